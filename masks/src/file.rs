@@ -1,0 +1,224 @@
+//! The mask file: one safetensors file with the leaves of a [`MaskSet`] and, as JSON metadata, everything needed to read it.
+//!
+//! Tensors, all F32: `log_alpha.<module>` of the mask's shape, `lambda_1.<module>` and `lambda_2.<module>` of shape `[]`.
+//! Metadata key `shearling_masks`: format version, source and target shape, constants, warm-up. A file is written whole or
+//! not at all; a file that is read is taken as hostile until everything in it agrees with its own description.
+
+use crate::error::{Error, Result};
+use crate::gates::cpu_values;
+use crate::hard_concrete::HardConcrete;
+use crate::mask_set::{Mask, MaskSet};
+use crate::shape::Shape;
+use crate::spec::{MaskSpec, ModuleSpec};
+use safetensors::tensor::{Dtype, TensorView};
+use safetensors::{SafeTensorError, SafeTensors};
+use serde::{Deserialize, Serialize};
+use std::collections::{BTreeMap, BTreeSet, HashMap};
+use std::ffi::OsString;
+use std::fs::{self, File};
+use std::io::{self, Read, Write};
+use std::path::Path;
+use tch::Device;
+
+const FORMAT_VERSION: u64 = 1;
+const METADATA_KEY: &str = "shearling_masks";
+/// Four times the masks of a 400-billion-parameter model; anything larger is some other file.
+const LARGEST_FILE_BYTES: u64 = 256 << 20;
+
+/// What the metadata holds.
+#[derive(Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct Description {
+    version: u64,
+    source: Shape,
+    target: Shape,
+    constants: HardConcrete,
+    warmup_steps: u64,
+}
+
+/// Read first: a later format may have other fields.
+#[derive(Deserialize)]
+struct FormatVersion {
+    version: u64,
+}
+
+impl MaskSet {
+    /// Writes the masks to `path`: first a temporary sibling, then a rename, so that `path` is always whole.
+    ///
+    /// # Errors
+    /// Whatever the file system refuses; nothing is left behind then.
+    pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
+        let path = path.as_ref();
+        let container = |source| Error::Container { path: path.into(), source };
+        let stored = self.masks().iter().map(Stored::of_mask).collect::<Result<Vec<_>>>()?;
+        let stored: Vec<&Stored> = stored.iter().flatten().collect();
+        let views = stored.iter().map(|tensor| Ok((&tensor.name, tensor.view().map_err(container)?)));
+        let views = views.collect::<Result<Vec<_>>>()?;
+        let bytes = safetensors::serialize(views, Some(self.metadata(path)?)).map_err(container)?;
+        write_whole(path, &bytes)
+    }
+
+    /// Reads masks from `path` to a device.
+    ///
+    /// # Errors
+    /// A file that cannot be read, is truncated or no mask file, has another version, or holds anything that does not agree
+    /// with its description; the message names the file and the key.
+    pub fn load(path: impl AsRef<Path>, device: Device) -> Result<MaskSet> {
+        let path = path.as_ref();
+        let bytes = read_bounded(path)?;
+        let container = |source| Error::Container { path: path.into(), source };
+        let (_, header) = SafeTensors::read_metadata(&bytes).map_err(container)?;
+        let tensors = SafeTensors::deserialize(&bytes).map_err(container)?;
+        let description = Description::read(path, header.metadata().as_ref())?;
+        let described = |source| Error::Described { path: path.into(), key: METADATA_KEY, source: Box::new(source) };
+        let spec = MaskSpec::new(&description.source, &description.target).map_err(described)?;
+        description.constants.check().map_err(described)?;
+        let values = read_tensors(path, &spec, &tensors)?;
+        let masks = spec.modules().iter().map(|module| mask_from(module, &values, device));
+        let masks = masks.collect::<Result<Vec<Mask>>>()?;
+        Ok(MaskSet::from_masks(spec, description.constants, description.warmup_steps, device, masks))
+    }
+
+    fn metadata(&self, path: &Path) -> Result<HashMap<String, String>> {
+        let description = Description {
+            version: FORMAT_VERSION,
+            source: self.spec.source().clone(),
+            target: self.spec.target().clone(),
+            constants: self.constants.clone(),
+            warmup_steps: self.warmup_steps,
+        };
+        let text = serde_json::to_string(&description).map_err(|error| bad_metadata(path, error.to_string()))?;
+        Ok(HashMap::from([(METADATA_KEY.to_owned(), text)]))
+    }
+}
+
+impl Description {
+    fn read(path: &Path, metadata: Option<&HashMap<String, String>>) -> Result<Description> {
+        let missing = || bad_metadata(path, "is missing: this safetensors file holds no masks".to_owned());
+        let text = metadata.and_then(|metadata| metadata.get(METADATA_KEY)).ok_or_else(missing)?;
+        let malformed = |error: serde_json::Error| bad_metadata(path, format!("is malformed: {error}"));
+        let FormatVersion { version: found } = serde_json::from_str(text).map_err(malformed)?;
+        if found != FORMAT_VERSION {
+            return Err(Error::Version { path: path.into(), found, supported: FORMAT_VERSION });
+        }
+        serde_json::from_str(text).map_err(malformed)
+    }
+}
+
+fn bad_metadata(path: &Path, problem: String) -> Error {
+    Error::Metadata { path: path.into(), key: METADATA_KEY, problem }
+}
+
+/// A tensor as it is stored.
+struct Stored {
+    name: String,
+    dims: Vec<usize>,
+    bytes: Vec<u8>,
+}
+
+impl Stored {
+    fn of_mask(mask: &Mask) -> Result<Vec<Stored>> {
+        let tensors = [&mask.log_alpha, &mask.lambda_1, &mask.lambda_2];
+        let stored = layout(&mask.spec).into_iter().zip(tensors).map(|((name, dims), tensor)| {
+            let bytes = cpu_values(tensor)?.into_iter().flat_map(f32::to_le_bytes).collect();
+            Ok(Stored { name, dims, bytes })
+        });
+        stored.collect()
+    }
+
+    fn view(&self) -> std::result::Result<TensorView<'_>, SafeTensorError> {
+        TensorView::new(Dtype::F32, self.dims.clone(), &self.bytes)
+    }
+}
+
+/// Names and shapes of a module's three tensors.
+fn layout(spec: &ModuleSpec) -> [(String, Vec<usize>); 3] {
+    let dims = spec.dims().into_iter().map(|dim| dim as usize).collect();
+    [
+        (format!("log_alpha.{}", spec.module), dims),
+        (format!("lambda_1.{}", spec.module), Vec::new()),
+        (format!("lambda_2.{}", spec.module), Vec::new()),
+    ]
+}
+
+/// The values of every tensor of the spec, or all that is wrong with them.
+fn read_tensors(path: &Path, spec: &MaskSpec, tensors: &SafeTensors<'_>) -> Result<HashMap<String, Vec<f32>>> {
+    let expected: BTreeMap<String, Vec<usize>> = spec.modules().iter().flat_map(layout).collect();
+    let (mut values, mut problems) = (HashMap::new(), Vec::new());
+    for (name, dims) in &expected {
+        match read_tensor(tensors, name, dims) {
+            Ok(found) => _ = values.insert(name.clone(), found),
+            Err(problem) => problems.push(format!("`{name}` {problem}")),
+        }
+    }
+    let superfluous: BTreeSet<&str> =
+        tensors.names().into_iter().filter(|name| !expected.contains_key(*name)).collect();
+    problems.extend(superfluous.iter().map(|name| format!("`{name}` belongs to no mask of the described shapes")));
+    if problems.is_empty() { Ok(values) } else { Err(Error::Tensors { path: path.into(), problems }) }
+}
+
+fn read_tensor(tensors: &SafeTensors<'_>, name: &str, dims: &[usize]) -> std::result::Result<Vec<f32>, String> {
+    let view = tensors.tensor(name).map_err(|_| "is missing".to_owned())?;
+    if view.dtype() != Dtype::F32 {
+        return Err(format!("has type {}, expected F32", view.dtype()));
+    }
+    if view.shape() != dims {
+        return Err(format!("has shape {:?}, expected {dims:?}", view.shape()));
+    }
+    let (chunks, _) = view.data().as_chunks::<4>();
+    let values: Vec<f32> = chunks.iter().map(|bytes| f32::from_le_bytes(*bytes)).collect();
+    match values.iter().position(|value| !value.is_finite()) {
+        None => Ok(values),
+        Some(at) => Err(format!("holds {} at element {at}, expected finite numbers", values[at])),
+    }
+}
+
+fn mask_from(spec: &ModuleSpec, values: &HashMap<String, Vec<f32>>, device: Device) -> Result<Mask> {
+    let [log_alpha, lambda_1, lambda_2] =
+        layout(spec).map(|(name, _)| values.get(&name).map_or(&[][..], Vec::as_slice));
+    let scalar = |value: &[f32]| value.first().copied().unwrap_or_default();
+    Mask::new(spec, log_alpha, [scalar(lambda_1), scalar(lambda_2)], device)
+}
+
+/// The whole file, unless it is no regular file or larger than any mask file.
+fn read_bounded(path: &Path) -> Result<Vec<u8>> {
+    let not_a_mask_file = |problem: String| Error::NotAMaskFile { path: path.into(), problem };
+    let io_error = |source| Error::Io { operation: "read", path: path.into(), source };
+    let about = fs::metadata(path).map_err(io_error)?;
+    if !about.is_file() {
+        return Err(not_a_mask_file("it is not a regular file".to_owned()));
+    }
+    let mut bytes = Vec::new();
+    let file = File::open(path).map_err(io_error)?;
+    file.take(LARGEST_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(io_error)?;
+    if bytes.len() as u64 > LARGEST_FILE_BYTES {
+        return Err(not_a_mask_file(format!("it is larger than {LARGEST_FILE_BYTES} bytes")));
+    }
+    Ok(bytes)
+}
+
+/// Writes a file so that `path` names either its former content or all of the new one.
+fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
+    let mut name = OsString::from(".");
+    name.push(path.file_name().unwrap_or_default());
+    name.push(".partial");
+    let partial = path.with_file_name(name);
+    let written = write_and_rename(&partial, path, bytes);
+    if written.is_err() {
+        // The first error is the one to report; if nothing was created there is nothing to remove.
+        let _ = fs::remove_file(&partial);
+    }
+    written.map_err(|source| Error::Io { operation: "write", path: path.into(), source })
+}
+
+fn write_and_rename(partial: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
+    let mut file = File::create(partial)?;
+    file.write_all(bytes)?;
+    file.sync_all()?;
+    fs::rename(partial, path)?;
+    // The rename is durable once the folder is; `parent` is empty for a bare file name.
+    match path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
+        Some(folder) => File::open(folder)?.sync_all(),
+        None => File::open(".")?.sync_all(),
+    }
+}

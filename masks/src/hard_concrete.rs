@@ -1,0 +1,230 @@
+//! The hard-concrete distribution (Louizos et al. 2018), as Sheared LLaMA uses it: a gate in [0, 1] that is exactly 0 or 1
+//! with positive probability and still has a gradient in its log-odds `a`.
+//!
+//! ```text
+//! s = σ((ln u − ln(1−u) + a) / β)            u ~ U(ε, 1−ε)
+//! z = clamp(s·(ζ−γ) + γ, 0, 1)
+//! P(z=0) = clamp(σ(β·logit(−γ/(ζ−γ)) − a), ε, 1−ε)        score(a) = 1 − P(z=0)
+//! soft(a) = σ(slope·a)                        the gate of a kept unit outside training
+//! ```
+//!
+//! Elementwise formulas only: noise comes from `noise`, sums over rows are taken by `mask_set`.
+
+use crate::error::{Error, Result};
+use serde::{Deserialize, Serialize};
+use tch::Tensor;
+
+/// Named sets of constants, for configurations.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum MaskPreset {
+    /// The constants of the original code, princeton-nlp/LLM-Shearing.
+    #[default]
+    LlmShearing,
+}
+
+impl MaskPreset {
+    /// The constants of this preset.
+    pub fn constants(self) -> HardConcrete {
+        match self {
+            MaskPreset::LlmShearing => MaskPreset::llm_shearing(),
+        }
+    }
+
+    /// The original's constants (its code; the paper's appendix says β = 0.83).
+    ///
+    /// Two of their properties are worth knowing. The initial Normal(5, 0.01) lies above the clamp ln 100 ≈ 4.605, so every
+    /// unit starts at the same value and only the gate noise and the data break the symmetry. And at the lower clamp a unit
+    /// still scores 0.047, so that polarised masks meet the constraint with fewer open units than the target: the missing
+    /// ones are kept half-alive, which [`crate::MaskReport`] counts.
+    pub fn llm_shearing() -> HardConcrete {
+        HardConcrete {
+            gamma: -0.1,
+            zeta: 1.1,
+            temperature: 2.0 / 3.0,
+            epsilon: 1e-6,
+            init_mean: 5.0,
+            init_std: 0.01,
+            clamp_low: 0.01f64.ln(),
+            clamp_high: 100f64.ln(),
+            soft_slope: 1.2,
+        }
+    }
+}
+
+/// Constants of the parametrisation.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HardConcrete {
+    /// Lower stretch limit γ, below 0.
+    pub gamma: f64,
+    /// Upper stretch limit ζ, above 1.
+    pub zeta: f64,
+    /// Temperature β.
+    pub temperature: f64,
+    /// Distance ε that uniforms and probabilities keep from 0 and 1.
+    pub epsilon: f64,
+    /// Mean of the initial log-odds.
+    pub init_mean: f64,
+    /// Standard deviation of the initial log-odds.
+    pub init_std: f64,
+    /// Smallest log-odds after an optimiser step.
+    pub clamp_low: f64,
+    /// Largest log-odds after an optimiser step.
+    pub clamp_high: f64,
+    /// Slope of the deterministic gate σ(slope·a); the original's 0.8/β.
+    pub soft_slope: f64,
+}
+
+impl Default for HardConcrete {
+    fn default() -> HardConcrete {
+        MaskPreset::default().constants()
+    }
+}
+
+impl HardConcrete {
+    /// Refuses constants for which the formulas have no meaning.
+    ///
+    /// # Errors
+    /// [`Error::Constant`] with the field, its value and what it must satisfy.
+    pub fn check(&self) -> Result<()> {
+        let rules = [
+            ("gamma", self.gamma, self.gamma < 0.0, "must be below 0, so that gates can be exactly 0"),
+            ("zeta", self.zeta, self.zeta > 1.0, "must be above 1, so that gates can be exactly 1"),
+            ("temperature", self.temperature, self.temperature > 0.0, "must be above 0"),
+            (
+                "epsilon",
+                self.epsilon,
+                (1e-7..0.5).contains(&self.epsilon),
+                "must be in [1e-7, 0.5): fp32 resolves no less",
+            ),
+            ("init_mean", self.init_mean, true, "must be finite"),
+            ("init_std", self.init_std, self.init_std >= 0.0, "must not be negative"),
+            ("clamp_low", self.clamp_low, self.clamp_low < self.clamp_high, "must be below clamp_high"),
+            ("clamp_high", self.clamp_high, true, "must be finite"),
+            ("soft_slope", self.soft_slope, self.soft_slope > 0.0, "must be above 0"),
+        ];
+        for (key, value, holds, requirement) in rules {
+            if !(holds && value.is_finite()) {
+                return Err(Error::Constant { key, value, requirement });
+            }
+        }
+        Ok(())
+    }
+
+    /// Gates for given noise, elementwise and differentiable in `log_alpha`: both of one shape, result of that shape.
+    pub fn sample(&self, log_alpha: &Tensor, uniform: &Tensor) -> Tensor {
+        let noise = uniform.log() - (1f64 - uniform).log();
+        let stretched = ((noise + log_alpha) / self.temperature).sigmoid() * (self.zeta - self.gamma) + self.gamma;
+        stretched.clamp(0.0, 1.0)
+    }
+
+    /// P(z = 0), elementwise, kept ε away from 0 and 1.
+    pub fn probability_of_zero(&self, log_alpha: &Tensor) -> Tensor {
+        (self.log_odds_at(0.0) - log_alpha).sigmoid().clamp(self.epsilon, 1.0 - self.epsilon)
+    }
+
+    /// P(z = 1), elementwise, kept ε away from 0 and 1.
+    pub fn probability_of_one(&self, log_alpha: &Tensor) -> Tensor {
+        (log_alpha - self.log_odds_at(1.0)).sigmoid().clamp(self.epsilon, 1.0 - self.epsilon)
+    }
+
+    /// The expected score P(z ≠ 0), elementwise and differentiable.
+    pub fn score(&self, log_alpha: &Tensor) -> Tensor {
+        1.0 - self.probability_of_zero(log_alpha)
+    }
+
+    /// The deterministic value σ(slope·a) of a kept unit, elementwise: never quite 1.
+    pub fn soft(&self, log_alpha: &Tensor) -> Tensor {
+        (log_alpha * self.soft_slope).sigmoid()
+    }
+
+    /// β·logit of the point whose stretched value is `gate`: the log-odds at which P(z ≤ gate) = ½.
+    fn log_odds_at(&self, gate: f64) -> f64 {
+        let point = (gate - self.gamma) / (self.zeta - self.gamma);
+        self.temperature * (point.ln() - (1.0 - point).ln())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// a, P(z=0), P(z=1), score, soft: computed from the formulas in double precision, to five decimals.
+    const TABLE: [[f64; 5]; 6] = [
+        [-4.60517, 0.95287, 0.00202, 0.04713, 0.00397],
+        [-2.0, 0.59902, 0.02663, 0.40098, 0.08317],
+        [-1.59860, 0.5, 0.03927, 0.5, 0.12805],
+        [0.0, 0.16818, 0.16818, 0.83182, 0.5],
+        [2.0, 0.02663, 0.59902, 0.97337, 0.91683],
+        [4.60517, 0.00202, 0.95287, 0.99798, 0.99603],
+    ];
+
+    #[test]
+    fn probabilities_and_soft_values() {
+        let constants = MaskPreset::llm_shearing();
+        for [log_alpha, zero, one, score, soft] in TABLE {
+            let a = Tensor::from(log_alpha as f32);
+            let found = [
+                (constants.probability_of_zero(&a), zero),
+                (constants.probability_of_one(&a), one),
+                (constants.score(&a), score),
+                (constants.soft(&a), soft),
+            ];
+            for (value, expected) in found {
+                assert!((value.double_value(&[]) - expected).abs() < 1e-5, "a = {log_alpha}: {value:?} {expected}");
+            }
+        }
+    }
+
+    #[test]
+    fn gradients_match_finite_differences() {
+        let constants = MaskPreset::llm_shearing();
+        let point = Tensor::from_slice(&[-3.0f64, -1.0, 0.2, 0.9, 2.5, 4.0]);
+        let uniform = Tensor::from_slice(&[0.7f64, 0.8, 0.4, 0.3, 0.02, 0.01]);
+        let functions: [(&str, &dyn Fn(&Tensor) -> Tensor); 3] = [
+            ("sample", &|a| constants.sample(a, &uniform)),
+            ("score", &|a| constants.score(a)),
+            ("soft", &|a| constants.soft(a)),
+        ];
+        for (name, function) in functions {
+            let a = point.copy().set_requires_grad(true);
+            function(&a).sum(tch::Kind::Double).backward();
+            let step = 1e-6;
+            let numeric = (function(&(&point + step)) - function(&(&point - step))) / (2.0 * step);
+            let error = (a.grad() - &numeric).abs().max().double_value(&[]);
+            assert!(error < 1e-8, "{name}: {error}");
+            assert!(numeric.abs().min().double_value(&[]) > 0.0, "{name}: a point without gradient checks nothing");
+        }
+    }
+
+    #[test]
+    fn the_gate_has_no_gradient_where_it_is_clipped() {
+        let a = Tensor::from_slice(&[-4.0f32, 4.0]).set_requires_grad(true);
+        let gate = MaskPreset::llm_shearing().sample(&a, &Tensor::from_slice(&[0.1f32, 0.9]));
+        gate.sum(tch::Kind::Float).backward();
+        assert_eq!(Vec::<f32>::try_from(gate).unwrap(), [0.0, 1.0]);
+        assert_eq!(Vec::<f32>::try_from(a.grad()).unwrap(), [0.0, 0.0]);
+    }
+
+    #[test]
+    fn meaningless_constants_are_refused_by_name() {
+        type Change = fn(&mut HardConcrete);
+        let changes: [(&str, Change); 8] = [
+            ("gamma", |c| c.gamma = 0.0),
+            ("zeta", |c| c.zeta = 1.0),
+            ("temperature", |c| c.temperature = 0.0),
+            ("epsilon", |c| c.epsilon = 0.5),
+            ("init_mean", |c| c.init_mean = f64::NAN),
+            ("init_std", |c| c.init_std = -1.0),
+            ("clamp_low", |c| c.clamp_low = 9.0),
+            ("soft_slope", |c| c.soft_slope = f64::INFINITY),
+        ];
+        for (key, change) in changes {
+            let mut constants = MaskPreset::llm_shearing();
+            assert!(constants.check().is_ok());
+            change(&mut constants);
+            assert!(constants.check().unwrap_err().to_string().contains(&format!("`{key}`")), "{key}");
+        }
+    }
+}

@@ -1,0 +1,281 @@
+//! The trainable state of a pruning run: log-odds per unit and two multipliers per module, all fp32 whatever the model's type.
+//!
+//! One call of [`MaskSet::sample`] per forward gives the gates, [`MaskSet::lagrangian`] the loss of the constraint; the caller's
+//! optimiser updates the leaves it got from `*_parameters` and then calls [`MaskSet::clamp`]. For evaluation and export the
+//! deterministic gates close exactly the units that are to go and leave the others at their soft value.
+
+use crate::error::Result;
+use crate::gates::{Gates, finite_values, to_tensor};
+use crate::hard_concrete::HardConcrete;
+use crate::lagrangian::{Constraint, Lagrangian, warmed_up};
+use crate::noise::{NoiseKey, Purpose, Stream};
+use crate::params;
+use crate::selection::top_k_per_row;
+use crate::shape::Module;
+use crate::spec::{MaskSpec, ModuleSpec};
+use tch::{Device, Kind, Tensor};
+
+/// Masks with their multipliers.
+#[derive(Debug)]
+pub struct MaskSet {
+    pub(crate) spec: MaskSpec,
+    pub(crate) constants: HardConcrete,
+    pub(crate) warmup_steps: u64,
+    device: Device,
+    masks: Vec<Mask>,
+}
+
+/// The leaves of one module.
+#[derive(Debug)]
+pub(crate) struct Mask {
+    pub spec: ModuleSpec,
+    /// Log-odds a, of the shape `spec.dims()`.
+    pub log_alpha: Tensor,
+    /// Multiplier of the linear term, a scalar.
+    pub lambda_1: Tensor,
+    /// Multiplier of the quadratic term, a scalar.
+    pub lambda_2: Tensor,
+}
+
+impl Mask {
+    /// Leaves on a device from values on the CPU.
+    pub(crate) fn new(spec: &ModuleSpec, log_alpha: &[f32], lambdas: [f32; 2], device: Device) -> Result<Mask> {
+        let scalar = |value: f32| -> Result<Tensor> {
+            Ok(Tensor::f_from_slice(&[value])?.f_reshape([0i64; 0])?.f_to_device(device)?.set_requires_grad(true))
+        };
+        Ok(Mask {
+            spec: spec.clone(),
+            log_alpha: to_tensor(spec, log_alpha, device)?.set_requires_grad(true),
+            lambda_1: scalar(lambdas[0])?,
+            lambda_2: scalar(lambdas[1])?,
+        })
+    }
+}
+
+impl MaskSet {
+    /// Fresh masks: log-odds from Normal(init_mean, init_std) by the run's seed, clamped at once; multipliers at 0.
+    ///
+    /// `warmup_steps` is how long the targets of the constraint take to rise from 0; 0 for no warm-up.
+    ///
+    /// # Errors
+    /// Meaningless constants, or libtorch's when the device has no room.
+    pub fn new(
+        spec: MaskSpec,
+        constants: HardConcrete,
+        warmup_steps: u64,
+        seed: u64,
+        device: Device,
+    ) -> Result<MaskSet> {
+        constants.check()?;
+        let key = NoiseKey { seed, step: 0, micro_batch: 0 };
+        let initial = |spec: &ModuleSpec| {
+            let normals = Stream::new(&key, Purpose::Init, spec.module.name()).normals(spec.units() as usize);
+            let values: Vec<f32> = normals.iter().map(|normal| initial_log_alpha(&constants, *normal)).collect();
+            Mask::new(spec, &values, [0.0, 0.0], device)
+        };
+        let masks = spec.modules().iter().map(initial).collect::<Result<Vec<Mask>>>()?;
+        Ok(MaskSet { spec, constants, warmup_steps, device, masks })
+    }
+
+    /// Puts a set together again, from a file.
+    pub(crate) fn from_masks(
+        spec: MaskSpec,
+        constants: HardConcrete,
+        warmup_steps: u64,
+        device: Device,
+        masks: Vec<Mask>,
+    ) -> MaskSet {
+        MaskSet { spec, constants, warmup_steps, device, masks }
+    }
+
+    /// Which masks there are.
+    pub fn spec(&self) -> &MaskSpec {
+        &self.spec
+    }
+
+    /// The constants of the parametrisation.
+    pub fn constants(&self) -> &HardConcrete {
+        &self.constants
+    }
+
+    /// Steps over which the targets rise.
+    pub fn warmup_steps(&self) -> u64 {
+        self.warmup_steps
+    }
+
+    /// Where the leaves live.
+    pub fn device(&self) -> Device {
+        self.device
+    }
+
+    pub(crate) fn masks(&self) -> &[Mask] {
+        &self.masks
+    }
+
+    fn mask(&self, module: Module) -> Option<&Mask> {
+        self.masks.iter().find(|mask| mask.spec.module == module)
+    }
+
+    /// The gates of one training forward, differentiable in the log-odds: the same for the same key.
+    ///
+    /// # Errors
+    /// libtorch's, when the noise does not reach the device.
+    pub fn sample(&self, key: &NoiseKey) -> Result<Gates> {
+        let mut uniform = Gates::none();
+        for mask in &self.masks {
+            let stream = Stream::new(key, Purpose::Gates, mask.spec.module.name());
+            let values = stream.uniforms(mask.spec.units() as usize, self.constants.epsilon as f32);
+            uniform.set(mask.spec.module, Some(to_tensor(&mask.spec, &values, self.device)?));
+        }
+        self.gates_for_uniform(&uniform)
+    }
+
+    /// The gates for given uniform noise in (0, 1), one tensor per mask in the place of its gate.
+    ///
+    /// # Errors
+    /// Noise that is missing or of another shape.
+    pub fn gates_for_uniform(&self, uniform: &Gates) -> Result<Gates> {
+        let mut gates = Gates::none();
+        for mask in &self.masks {
+            let noise = uniform.require(&mask.spec)?;
+            gates.set(mask.spec.module, Some(self.constants.sample(&mask.log_alpha, noise)));
+        }
+        Ok(gates)
+    }
+
+    /// Gates of an evaluation that follows the present expectation: `round(size − Σ score)` units per row are closed, the
+    /// others keep their soft value. At least one hidden dimension stays, for a norm over none is undefined.
+    ///
+    /// # Errors
+    /// Log-odds that are not finite.
+    pub fn deterministic_expected(&self) -> Result<Gates> {
+        self.deterministic(|mask| self.expected_survivors(mask))
+    }
+
+    /// Gates with exactly the target's number of open units in every row. Of equal log-odds the lower index stays.
+    ///
+    /// A kept unit is never 0, however small its soft value. Rows of removed layers are treated like the others.
+    ///
+    /// # Errors
+    /// Log-odds that are not finite.
+    pub fn deterministic_target(&self) -> Result<Gates> {
+        self.deterministic(|mask| Ok(vec![mask.spec.target; mask.spec.rows as usize]))
+    }
+
+    fn deterministic(&self, survivors: impl Fn(&Mask) -> Result<Vec<i64>>) -> Result<Gates> {
+        let mut gates = Gates::none();
+        for mask in &self.masks {
+            let kept = top_k_per_row(&mask.spec, &finite_values(&mask.spec, &mask.log_alpha)?, &survivors(mask)?);
+            let factors: Vec<f32> = kept.into_iter().map(|kept| if kept { 1.0 } else { 0.0 }).collect();
+            let soft = self.constants.soft(&mask.log_alpha.detach()).clamp_min(f64::from(f32::MIN_POSITIVE));
+            gates.set(mask.spec.module, Some(soft * to_tensor(&mask.spec, &factors, self.device)?));
+        }
+        Ok(gates)
+    }
+
+    /// How many units of each row the present expectation keeps.
+    pub(crate) fn expected_survivors(&self, mask: &Mask) -> Result<Vec<i64>> {
+        let spec = &mask.spec;
+        let scores = finite_values(spec, &self.constants.score(&mask.log_alpha.detach()))?;
+        let least = i64::from(spec.module == Module::Hidden);
+        let survivors = |row: &[f32]| {
+            let open: f64 = row.iter().map(|&score| f64::from(score)).sum();
+            spec.size - ((spec.size as f64 - open).round_ties_even() as i64).clamp(0, spec.size - least)
+        };
+        Ok(scores.chunks_exact(spec.size as usize).map(survivors).collect())
+    }
+
+    /// Expected scores P(z ≠ 0) of a module, `[rows, size]` or `[size]`, with graph; ones if it is not pruned.
+    pub fn expected_score(&self, module: Module) -> Tensor {
+        match self.mask(module) {
+            Some(mask) => self.constants.score(&mask.log_alpha),
+            None => Tensor::ones(&self.spec.layout(module).dims()[..], (Kind::Float, self.device)),
+        }
+    }
+
+    /// Expected sparsity 1 − Σ score / size of each row, `[rows]`, with graph; zeros if the module is not pruned.
+    pub fn expected_sparsity(&self, module: Module) -> Tensor {
+        let spec = self.spec.layout(module);
+        1.0 - self.expected_score(module).view([spec.rows, spec.size]).mean_dim(-1, false, Kind::Float)
+    }
+
+    /// Target sparsity of a module at a step; 0 if it is not pruned.
+    pub fn target_sparsity(&self, module: Module, step: u64) -> f64 {
+        self.spec.get(module).map_or(0.0, |spec| warmed_up(spec.target_sparsity(), step, self.warmup_steps))
+    }
+
+    /// Target of the overall sparsity at a step. Its warm-up is linear too, while the modules' targets multiply: during the
+    /// warm-up it differs from what they imply.
+    pub fn overall_target_sparsity(&self, step: u64) -> f64 {
+        let target = 1.0 - self.spec.target_prunable_params() as f64 / self.spec.prunable_params() as f64;
+        warmed_up(target, step, self.warmup_steps)
+    }
+
+    /// Expected sparsity over all projections, 1 − N̂ / N; NaN if the log-odds are.
+    pub fn overall_expected_sparsity(&self) -> f64 {
+        1.0 - self.expected_prunable_params() / self.spec.prunable_params() as f64
+    }
+
+    /// Expected number of projection weights N̂; NaN if the log-odds are.
+    pub fn expected_prunable_params(&self) -> f64 {
+        params::expected_prunable_params(&self.spec, &self.scores()).unwrap_or(f64::NAN)
+    }
+
+    /// Expected number of all parameters, see [`params::expected_total_params`]; NaN if the log-odds are.
+    pub fn expected_total_params(&self, vocab_size: i64, tied: bool) -> f64 {
+        params::expected_total_params(&self.spec, &self.scores(), vocab_size, tied).unwrap_or(f64::NAN)
+    }
+
+    /// The expected scores of all masks in the places of their gates, without graph.
+    fn scores(&self) -> Gates {
+        let mut scores = Gates::none();
+        for mask in &self.masks {
+            scores.set(mask.spec.module, Some(self.constants.score(&mask.log_alpha.detach())));
+        }
+        scores
+    }
+
+    /// The constraint at a step: its loss with graph, and its state for logs.
+    pub fn lagrangian(&self, step: u64) -> Lagrangian {
+        let constraints = self.masks.iter().map(|mask| Constraint {
+            module: mask.spec.module,
+            sparsity: self.expected_sparsity(mask.spec.module),
+            target: self.target_sparsity(mask.spec.module, step),
+            lambda_1: &mask.lambda_1,
+            lambda_2: &mask.lambda_2,
+        });
+        Lagrangian::new(&constraints.collect::<Vec<_>>(), Tensor::zeros([0i64; 0], (Kind::Float, self.device)))
+    }
+
+    /// The log-odds, named `log_alpha.<module>`: clones that share storage and gradient, for an optimiser that minimises.
+    pub fn log_alpha_parameters(&self) -> Vec<(String, Tensor)> {
+        let named = |mask: &Mask| (format!("log_alpha.{}", mask.spec.module), mask.log_alpha.shallow_clone());
+        self.masks.iter().map(named).collect()
+    }
+
+    /// The multipliers, named `lambda_1.<module>` and `lambda_2.<module>`: clones that share storage and gradient, for an
+    /// optimiser that maximises (negate their gradients).
+    pub fn multiplier_parameters(&self) -> Vec<(String, Tensor)> {
+        let named = |mask: &Mask| {
+            [("lambda_1", &mask.lambda_1), ("lambda_2", &mask.lambda_2)]
+                .map(|(name, value)| (format!("{name}.{}", mask.spec.module), value.shallow_clone()))
+        };
+        self.masks.iter().flat_map(named).collect()
+    }
+
+    /// Brings the log-odds back into their range. To be called after each optimiser step, on the masters: a clamp inside the
+    /// forward may act on a copy, and the masters then drift until units cannot come back.
+    pub fn clamp(&mut self) {
+        let (low, high) = (self.constants.clamp_low, self.constants.clamp_high);
+        tch::no_grad(|| {
+            for mask in &mut self.masks {
+                let _ = mask.log_alpha.clamp_(low, high);
+            }
+        });
+    }
+}
+
+/// An initial value, rounded to fp32 after the clamp like any later one.
+fn initial_log_alpha(constants: &HardConcrete, normal: f64) -> f32 {
+    (constants.init_mean + constants.init_std * normal).clamp(constants.clamp_low, constants.clamp_high) as f32
+}

@@ -1,0 +1,147 @@
+//! What the masks have decided, and what they have not: survivors, undecided units, kept units that are half-alive, removed
+//! units that were still open.
+//!
+//! The constraint is met in expectation, the target shape exactly. Where both disagree, the cut keeps units whose gate is
+//! near 0 or removes units whose gate is near 1; this report names them with their values. Data only: printing is for others.
+
+use crate::error::Result;
+use crate::gates::finite_values;
+use crate::mask_set::{Mask, MaskSet};
+use crate::selection::top_k_per_row;
+use crate::shape::Module;
+use serde::{Deserialize, Serialize};
+
+/// Soft values strictly between these are undecided.
+const UNDECIDED: (f32, f32) = (0.05, 0.95);
+/// A kept unit below this value, or a removed one above it, is on the wrong side.
+const HALF: f32 = 0.5;
+const HISTOGRAM_BINS: usize = 10;
+
+/// The state of all masks.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct MaskReport {
+    /// One report per mask.
+    pub modules: Vec<ModuleReport>,
+    /// The layers that the target cut removes, in order, with their soft values.
+    pub removed_layers: Vec<UnitValue>,
+}
+
+/// A unit by name, with its soft value σ(slope·a).
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct UnitValue {
+    /// `layer 3 kv_head 1`, `layer 3`, `hidden 17`.
+    pub name: String,
+    /// Its soft value.
+    pub value: f64,
+}
+
+/// The state of one mask. "Kept" and "removed" refer to the cut to the exact target.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct ModuleReport {
+    /// The kind of unit.
+    pub module: Module,
+    /// Independent rows.
+    pub rows: i64,
+    /// Units per row.
+    pub size: i64,
+    /// Units per row in the target.
+    pub target: i64,
+    /// Units per row that the present expectation would keep, `round(Σ score)`: equal to `target` when the constraint is met.
+    pub survivors: Vec<i64>,
+    /// Units per row whose soft value lies strictly between 0.05 and 0.95.
+    pub undecided: Vec<i64>,
+    /// Kept units whose soft value is below ½: their weights enter the small model almost switched off.
+    pub half_alive: Vec<UnitValue>,
+    /// Removed units whose soft value is above ½: the model still uses them.
+    pub still_open: Vec<UnitValue>,
+    /// Expected sparsity, mean over rows.
+    pub expected_sparsity: f64,
+    /// Final target of the sparsity.
+    pub target_sparsity: f64,
+    /// How many soft values fall into each tenth of [0, 1].
+    pub histogram: [u64; HISTOGRAM_BINS],
+}
+
+impl MaskReport {
+    /// Reads the masks once from their device.
+    ///
+    /// # Errors
+    /// Log-odds that are not finite.
+    pub fn new(masks: &MaskSet) -> Result<MaskReport> {
+        let mut report = MaskReport { modules: Vec::new(), removed_layers: Vec::new() };
+        for mask in masks.masks() {
+            let cut = Cut::new(masks, mask)?;
+            if mask.spec.module == Module::Layer {
+                report.removed_layers = cut.units(|kept, _| !kept);
+            }
+            report.modules.push(ModuleReport::new(masks, mask, &cut)?);
+        }
+        Ok(report)
+    }
+
+    /// The report of one module.
+    pub fn get(&self, module: Module) -> Option<&ModuleReport> {
+        self.modules.iter().find(|report| report.module == module)
+    }
+}
+
+impl ModuleReport {
+    fn new(masks: &MaskSet, mask: &Mask, cut: &Cut<'_>) -> Result<ModuleReport> {
+        let spec = &mask.spec;
+        let is_undecided = |value: &&f32| **value > UNDECIDED.0 && **value < UNDECIDED.1;
+        let undecided = |row: &[f32]| row.iter().filter(is_undecided).count() as i64;
+        let scores = finite_values(spec, &masks.constants.score(&mask.log_alpha.detach()))?;
+        let open: f64 = scores.iter().map(|&score| f64::from(score)).sum();
+        Ok(ModuleReport {
+            module: spec.module,
+            rows: spec.rows,
+            size: spec.size,
+            target: spec.target,
+            survivors: masks.expected_survivors(mask)?,
+            undecided: cut.soft.chunks_exact(spec.size as usize).map(undecided).collect(),
+            half_alive: cut.units(|kept, value| kept && value < HALF),
+            still_open: cut.units(|kept, value| !kept && value > HALF),
+            expected_sparsity: 1.0 - open / spec.units() as f64,
+            target_sparsity: spec.target_sparsity(),
+            histogram: histogram(&cut.soft),
+        })
+    }
+}
+
+/// The cut of one mask to its target, with the soft values of all units.
+struct Cut<'a> {
+    mask: &'a Mask,
+    kept: Vec<bool>,
+    soft: Vec<f32>,
+}
+
+impl<'a> Cut<'a> {
+    fn new(masks: &MaskSet, mask: &'a Mask) -> Result<Cut<'a>> {
+        let counts = vec![mask.spec.target; mask.spec.rows as usize];
+        Ok(Cut {
+            mask,
+            kept: top_k_per_row(&mask.spec, &finite_values(&mask.spec, &mask.log_alpha)?, &counts),
+            soft: finite_values(&mask.spec, &masks.constants.soft(&mask.log_alpha.detach()))?,
+        })
+    }
+
+    /// Units chosen by whether they are kept and by their soft value.
+    fn units(&self, choose: impl Fn(bool, f32) -> bool) -> Vec<UnitValue> {
+        let spec = &self.mask.spec;
+        let all = self.kept.iter().zip(&self.soft).enumerate();
+        let chosen = all.filter(|(_, (kept, value))| choose(**kept, **value));
+        let named = chosen.map(|(at, (_, &value))| {
+            let (row, index) = (at as i64 / spec.size, at as i64 % spec.size);
+            UnitValue { name: spec.module.unit_name(row, index), value: f64::from(value) }
+        });
+        named.collect()
+    }
+}
+
+fn histogram(values: &[f32]) -> [u64; HISTOGRAM_BINS] {
+    let mut bins = [0; HISTOGRAM_BINS];
+    for value in values {
+        bins[((value * HISTOGRAM_BINS as f32) as usize).min(HISTOGRAM_BINS - 1)] += 1;
+    }
+    bins
+}
