@@ -1,1 +1,26 @@
-//! Shearling.
+//! Shearling turns a large language model into a strong small one: it prunes a Hugging Face checkpoint to an exact
+//! shape by learned masks, then continues its pre-training while re-weighting the data domains.
+//!
+//! ```text
+//! config.toml + --set ─► config ─► plan
+//! HF checkpoint ─► checkpoint (mmap) ─► model ◄── masks (an argument of forward)
+//! text ─► domains::prepare ─► token rows ─► domains::loader ─► batch ─► train
+//!                                  ▲                                     │
+//!                                  └──── mixer ◄──── loss per domain ◄───┘
+//! run folder: checkpoints/step-N + metrics.jsonl + mask snapshots
+//! masks + source weights ─► prune (fold, slice, prove) ─► pruned HF folder ─► train ─► HF folder ─► eval
+//! ```
+//!
+//! Imports point down only: `cli`, `commands` → `train`, `eval`, `prune` → `model` → `config`, `checkpoint`, `native`
+//! → the crates `shearling_masks` and `shearling_domains`. docs/architecture.md has the whole table, a test holds it.
+
+pub mod checkpoint;
+pub mod cli;
+pub mod commands;
+pub mod config;
+pub mod eval;
+pub mod inspect;
+pub mod model;
+pub mod native;
+pub mod prune;
+pub mod train;

@@ -1,2 +1,21 @@
-//! Shearling.
-fn main() { println!("{:?}", tch::Tensor::from_slice(&[1f32, 2.0]).sum(tch::Kind::Float)); }
+//! The binary: loads the CUDA half of libtorch if it is there, reads the command line, runs the command, turns the
+//! result into an exit code.
+
+use clap::Parser;
+use shearling::cli::{Cli, printer};
+use shearling::commands;
+use std::process::ExitCode;
+
+fn main() -> ExitCode {
+    // Before anything else: libtorch remembers its first answer to "is there CUDA?".
+    let cuda = shearling::native::cuda::load();
+    let cli = Cli::parse();
+    match commands::run(cli.command, cuda) {
+        Ok(commands::Verdict::Done) => ExitCode::SUCCESS,
+        Ok(commands::Verdict::CheckFailed) => ExitCode::from(1),
+        Err(error) => {
+            printer::error(&error);
+            ExitCode::from(2)
+        }
+    }
+}

@@ -34,7 +34,7 @@ pub use hard_concrete::{HardConcrete, MaskPreset};
 pub use keep_plan::{KeepPlan, LayerKeep};
 pub use lagrangian::{Lagrangian, ModuleConstraint};
 pub use mask_set::MaskSet;
-pub use noise::NoiseKey;
+pub use noise::{NoiseKey, weight_normals};
 pub use params::{expected_prunable_params, expected_total_params};
 pub use report::{MaskReport, ModuleReport, UnitValue};
 pub use shape::{Module, Shape};

@@ -30,6 +30,8 @@ pub(crate) enum Purpose {
     Init,
     /// Gates of a forward.
     Gates,
+    /// Initial weights of a model.
+    Weights,
 }
 
 impl Purpose {
@@ -37,6 +39,7 @@ impl Purpose {
         match self {
             Purpose::Init => "mask-init",
             Purpose::Gates => "mask-gates",
+            Purpose::Weights => "weights",
         }
     }
 }
@@ -71,6 +74,12 @@ impl Stream {
         let transform = |pair: &[f32]| (-2.0 * f64::from(pair[0]).ln()).sqrt() * (TAU * f64::from(pair[1])).cos();
         uniforms.chunks_exact(2).map(transform).collect()
     }
+}
+
+/// `count` standard normals for the initial value of the weight called `name`: the same for the same seed and name.
+pub fn weight_normals(seed: u64, name: &str, count: usize) -> Vec<f32> {
+    let key = NoiseKey { seed, step: 0, micro_batch: 0 };
+    Stream::new(&key, Purpose::Weights, name).normals(count).into_iter().map(|value| value as f32).collect()
 }
 
 /// The midpoint of one of 2²³ equal cells of (0, 1), exact in fp32, then clamped to [ε, 1−ε].

@@ -1,0 +1,295 @@
+//! The command line, as clap reads it. The doc comments here are the `--help` text.
+
+use crate::config::Dtype;
+use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::path::PathBuf;
+
+/// Prunes a Hugging Face checkpoint to an exact shape by learned masks, then continues its pre-training while
+/// re-weighting the data domains (Sheared-LLaMA, arXiv 2310.06694).
+///
+/// The usual order: `doctor`, `data prepare`, `eval --write-reference`, `plan`, `prune`, `pretrain`, `eval`.
+/// `shearling demo` runs all of it on generated text in a few minutes.
+#[derive(Debug, Parser)]
+#[command(name = "shearling", version, arg_required_else_help = true, max_term_width = 100)]
+pub struct Cli {
+    /// What to do.
+    #[command(subcommand)]
+    pub command: Command,
+}
+
+/// The commands.
+#[derive(Debug, Subcommand)]
+pub enum Command {
+    /// Check libtorch, devices, threads and disk with a small computation.
+    Doctor(Doctor),
+    /// Turn text into token rows, and look at them.
+    #[command(subcommand)]
+    Data(Data),
+    /// Dry run of a configuration: shapes, parameters, rows, memory, FLOPs and time; nothing is written.
+    Plan(Plan),
+    /// Learn masks until the target shape is met, then write the small model as a Hugging Face folder.
+    ///
+    /// The run folder gets checkpoints/, masks/, metrics.jsonl and at the end pruned/, the Hugging Face folder. It
+    /// is published only if its logits equal the masked model's on real rows; otherwise the exit code is 1.
+    Prune(Run),
+    /// Train (or continue to train) a model on weighted domains, then write it as a Hugging Face folder (model/).
+    Pretrain(Run),
+    /// Write a Hugging Face folder from any step of a run.
+    Export(Export),
+    /// Loss per domain of one or more Hugging Face folders on held-out rows.
+    Eval(Eval),
+    /// Print what a model, a mask file or a run holds.
+    #[command(subcommand)]
+    Inspect(Inspect),
+    /// The whole job on generated text (or yours): train, prune, continue, compare with two baselines.
+    Demo(Demo),
+}
+
+/// `doctor`
+#[derive(Debug, Args)]
+pub struct Doctor {
+    /// Device to try: auto, cpu, cuda or cuda:N.
+    #[arg(long, default_value = "auto")]
+    pub device: String,
+    /// One JSON object instead of a table.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `data`
+#[derive(Debug, Subcommand)]
+pub enum Data {
+    /// Tokenize and pack text into rows, one domain per folder, with a held-out split per domain.
+    Prepare(Prepare),
+    /// Print what a prepared folder holds.
+    Inspect(DataInspect),
+}
+
+/// `data prepare`
+#[derive(Debug, Args)]
+pub struct Prepare {
+    /// A domain and its files or folders: name=path[,path…]. May be repeated. Files: .jsonl with `text`, .parquet with
+    /// `text`, .txt; text files also .gz or .zst.
+    #[arg(long = "domain", value_name = "NAME=PATH[,PATH]")]
+    pub domains: Vec<String>,
+    /// A folder with one folder per domain, instead of or beside --domain.
+    #[arg(long, value_name = "DIR")]
+    pub from: Option<PathBuf>,
+    /// Where to write; must not exist.
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// The model's tokenizer.json.
+    #[arg(long, value_name = "FILE", conflicts_with = "train_tokenizer", required_unless_present = "train_tokenizer")]
+    pub tokenizer: Option<PathBuf>,
+    /// Train a byte-level BPE of N entries on the data instead.
+    #[arg(long, value_name = "N")]
+    pub train_tokenizer: Option<usize>,
+    /// Tokens per row.
+    #[arg(long, default_value_t = 4096)]
+    pub sequence_length: usize,
+    /// Part of each domain held out, by document; at least two documents.
+    #[arg(long, default_value_t = 0.1)]
+    pub validation_fraction: f64,
+    /// Do not begin documents with BOS.
+    #[arg(long)]
+    pub no_bos: bool,
+    /// Do not end documents with EOS.
+    #[arg(long)]
+    pub no_eos: bool,
+    /// Token id of BOS, when the tokenizer's files do not tell.
+    #[arg(long, value_name = "ID")]
+    pub bos_id: Option<u32>,
+    /// Token id of EOS, when the tokenizer's files do not tell.
+    #[arg(long, value_name = "ID")]
+    pub eos_id: Option<u32>,
+    /// Name of the text field or column.
+    #[arg(long, default_value = "text")]
+    pub text_field: String,
+    /// Seed of the split.
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// Threads; default all cores. The output does not depend on it.
+    #[arg(long)]
+    pub threads: Option<usize>,
+}
+
+/// `data inspect`
+#[derive(Debug, Args)]
+pub struct DataInspect {
+    /// Folder written by `data prepare`.
+    pub path: PathBuf,
+    /// Recompute every hash; exit code 1 if a file differs.
+    #[arg(long)]
+    pub verify: bool,
+    /// Print the text of the first N training rows of each domain.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub preview: u64,
+    /// One JSON object instead of a table.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// A configuration with overrides.
+#[derive(Debug, Args)]
+pub struct ConfigArguments {
+    /// Configuration (see configs/).
+    #[arg(long, value_name = "FILE")]
+    pub config: Option<PathBuf>,
+    /// Override a key: table.key=value. May be repeated.
+    #[arg(long = "set", value_name = "KEY=VALUE")]
+    pub set: Vec<String>,
+}
+
+/// `plan`
+#[derive(Debug, Args)]
+pub struct Plan {
+    /// Which configuration.
+    #[command(flatten)]
+    pub config: ConfigArguments,
+    /// Tokens per second to reckon the time with.
+    #[arg(long, value_name = "RATE")]
+    pub tokens_per_second: Option<f64>,
+    /// Or the useful rate of the device in TFLOP/s.
+    #[arg(long, value_name = "TFLOPS", conflicts_with = "tokens_per_second")]
+    pub tflops: Option<f64>,
+    /// One JSON object instead of tables.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `prune` and `pretrain`
+#[derive(Debug, Args)]
+pub struct Run {
+    /// Which configuration.
+    #[command(flatten)]
+    pub config: ConfigArguments,
+    /// Go on with the run in this folder, from its last good checkpoint, with the configuration saved there.
+    #[arg(long, value_name = "RUN", conflicts_with = "config")]
+    pub resume: Option<PathBuf>,
+    /// Device: auto, cpu, cuda or cuda:N; overrides run.device.
+    #[arg(long)]
+    pub device: Option<String>,
+    /// Stop with a checkpoint after this step; --resume goes on.
+    #[arg(long, value_name = "STEP")]
+    pub stop_at: Option<u64>,
+}
+
+/// `export`
+#[derive(Debug, Args)]
+pub struct Export {
+    /// A run folder, or RUN@STEP; default its last step.
+    pub run: String,
+    /// Where to write the Hugging Face folder; must not exist.
+    #[arg(long, value_name = "DIR")]
+    pub out: PathBuf,
+    /// Kind of the written weights; default as in the run's configuration.
+    #[arg(long)]
+    pub dtype: Option<DtypeArgument>,
+    /// Device for folding and checking a prune run.
+    #[arg(long, default_value = "auto")]
+    pub device: String,
+}
+
+/// A dtype on the command line.
+#[derive(Clone, Copy, Debug, ValueEnum)]
+pub enum DtypeArgument {
+    /// 32-bit.
+    Fp32,
+    /// bfloat16.
+    Bf16,
+    /// IEEE half.
+    Fp16,
+}
+
+impl From<DtypeArgument> for Dtype {
+    fn from(argument: DtypeArgument) -> Dtype {
+        match argument {
+            DtypeArgument::Fp32 => Dtype::Fp32,
+            DtypeArgument::Bf16 => Dtype::Bf16,
+            DtypeArgument::Fp16 => Dtype::Fp16,
+        }
+    }
+}
+
+/// `eval`
+#[derive(Debug, Args)]
+pub struct Eval {
+    /// Hugging Face folders, compared side by side.
+    #[arg(required = true)]
+    pub models: Vec<PathBuf>,
+    /// Folder written by `data prepare`.
+    #[arg(long, value_name = "DIR")]
+    pub data: PathBuf,
+    /// Validation rows per domain.
+    #[arg(long, default_value_t = 256)]
+    pub rows: usize,
+    /// Rows per forward.
+    #[arg(long, default_value_t = 8)]
+    pub micro_batch: usize,
+    /// Write the losses of the (one) model as reference losses for mixer.reference_file.
+    #[arg(long, value_name = "FILE")]
+    pub write_reference: Option<PathBuf>,
+    /// Device: auto, cpu, cuda or cuda:N.
+    #[arg(long, default_value = "auto")]
+    pub device: String,
+    /// Kind of the computation.
+    #[arg(long, default_value = "fp32")]
+    pub dtype: DtypeArgument,
+    /// One JSON object instead of a table.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `inspect`
+#[derive(Debug, Subcommand)]
+pub enum Inspect {
+    /// Shape and parameters of a Hugging Face folder.
+    Model(InspectPath),
+    /// Survivors per layer of a mask file, or of a run's last step (RUN or RUN@STEP).
+    Masks(InspectTarget),
+    /// Summary of a run folder.
+    Run(InspectPath),
+}
+
+/// `inspect model`, `inspect run`
+#[derive(Debug, Args)]
+pub struct InspectPath {
+    /// The folder.
+    pub path: PathBuf,
+    /// One JSON object instead of tables.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `inspect masks`
+#[derive(Debug, Args)]
+pub struct InspectTarget {
+    /// A mask file, a run folder or RUN@STEP.
+    pub target: String,
+    /// One JSON object instead of tables.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `demo`
+#[derive(Debug, Args)]
+pub struct Demo {
+    /// Use your text: a folder with one folder per domain.
+    #[arg(long, value_name = "DIR")]
+    pub data: Option<PathBuf>,
+    /// Where to work; must not exist.
+    #[arg(long, value_name = "DIR", default_value = "runs/demo")]
+    pub out: PathBuf,
+    /// Multiplies all step counts: 1 takes minutes on two cores.
+    #[arg(long, default_value_t = 1.0)]
+    pub scale: f64,
+    /// Seed of everything.
+    #[arg(long, default_value_t = 0)]
+    pub seed: u64,
+    /// Device: auto, cpu, cuda or cuda:N.
+    #[arg(long, default_value = "auto")]
+    pub device: String,
+    /// One JSON object instead of tables.
+    #[arg(long)]
+    pub json: bool,
+}

@@ -1,0 +1,53 @@
+//! Progress of long work on stderr: one line that is redrawn on a terminal, a line every few seconds elsewhere.
+
+use std::io::{IsTerminal, Write};
+use std::time::{Duration, Instant};
+
+/// A line of progress.
+#[derive(Debug)]
+pub struct Progress {
+    terminal: bool,
+    last: Option<Instant>,
+    drawn: bool,
+}
+
+impl Default for Progress {
+    fn default() -> Progress {
+        Progress { terminal: std::io::stderr().is_terminal(), last: None, drawn: false }
+    }
+}
+
+impl Progress {
+    /// Shows `line` unless one was shown a moment ago.
+    pub fn show(&mut self, line: impl FnOnce() -> String) {
+        let pause = if self.terminal { Duration::from_millis(100) } else { Duration::from_secs(10) };
+        if self.last.is_some_and(|last| last.elapsed() < pause) {
+            return;
+        }
+        self.last = Some(Instant::now());
+        let mut stderr = std::io::stderr();
+        if self.terminal {
+            self.drawn = true;
+            let _ = write!(stderr, "\r\u{1b}[K{}", line());
+            let _ = stderr.flush();
+        } else {
+            let _ = writeln!(stderr, "{}", line());
+        }
+    }
+
+    /// Ends the redrawn line, so that what follows starts on its own.
+    pub fn finish(&mut self) {
+        if self.drawn {
+            let _ = write!(std::io::stderr(), "\r\u{1b}[K");
+            let _ = std::io::stderr().flush();
+        }
+        self.drawn = false;
+        self.last = None;
+    }
+}
+
+impl Drop for Progress {
+    fn drop(&mut self) {
+        self.finish();
+    }
+}

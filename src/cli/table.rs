@@ -1,0 +1,113 @@
+//! Plain text tables: first column left, the rest right, columns as wide as their widest cell.
+
+/// A table under construction.
+#[derive(Clone, Debug, Default)]
+pub struct Table {
+    rows: Vec<Vec<String>>,
+}
+
+impl Table {
+    /// A table with a header.
+    pub fn new<S: Into<String>>(header: impl IntoIterator<Item = S>) -> Table {
+        Table { rows: vec![header.into_iter().map(Into::into).collect()] }
+    }
+
+    /// Adds a row; missing cells stay empty.
+    pub fn row<S: Into<String>>(&mut self, cells: impl IntoIterator<Item = S>) {
+        self.rows.push(cells.into_iter().map(Into::into).collect());
+    }
+
+    fn widths(&self) -> Vec<usize> {
+        let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
+        let width = |column: usize| self.rows.iter().filter_map(|row| row.get(column)).map(|c| c.chars().count()).max();
+        (0..columns).map(|column| width(column).unwrap_or(0)).collect()
+    }
+}
+
+impl std::fmt::Display for Table {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        let widths = self.widths();
+        for (index, row) in self.rows.iter().enumerate() {
+            let cells = row.iter().zip(&widths).enumerate().map(|(column, (cell, width))| match column {
+                0 => format!("{cell:<width$}"),
+                _ => format!("{cell:>width$}"),
+            });
+            writeln!(f, "{}", cells.collect::<Vec<_>>().join("  ").trim_end())?;
+            if index == 0 {
+                let rule: Vec<String> = widths.iter().map(|width| "─".repeat(*width)).collect();
+                writeln!(f, "{}", rule.join("  "))?;
+            }
+        }
+        Ok(())
+    }
+}
+
+/// `1234567` as `1,234,567`.
+pub fn grouped(number: impl Into<i128>) -> String {
+    let number: i128 = number.into();
+    let digits = number.unsigned_abs().to_string();
+    let mut text = String::new();
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    if number < 0 { format!("-{text}") } else { text }
+}
+
+/// Seconds as `45 s`, `12 min 5 s`, `3 h 20 min` or `2 d 4 h`.
+pub fn duration(seconds: f64) -> String {
+    if !seconds.is_finite() {
+        return "?".to_string();
+    }
+    let whole = seconds.round() as u64;
+    match whole {
+        0..60 => format!("{whole} s"),
+        60..3600 => format!("{} min {} s", whole / 60, whole % 60),
+        3600..172_800 => format!("{} h {} min", whole / 3600, whole % 3600 / 60),
+        _ => format!("{} d {} h", whole / 86_400, whole % 86_400 / 3600),
+    }
+}
+
+/// A number, or `–` where there is none.
+pub fn optional(value: Option<f64>, decimals: usize) -> String {
+    value.filter(|value| value.is_finite()).map_or("–".to_string(), |value| format!("{value:.decimals$}"))
+}
+
+/// Bytes in binary units.
+pub fn bytes(count: f64) -> String {
+    let units = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let mut value = count;
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < units.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    if unit == 0 { format!("{value:.0} B") } else { format!("{value:.1} {}", units[unit]) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn columns_line_up() {
+        let mut table = Table::new(["domain", "loss"]);
+        table.row(["a", "1.25"]);
+        table.row(["long name", "10.5"]);
+        assert_eq!(table.to_string(), "domain     loss\n─────────  ────\na          1.25\nlong name  10.5\n");
+    }
+
+    #[test]
+    fn numbers_read_well() {
+        assert_eq!(grouped(1234567i64), "1,234,567");
+        assert_eq!(grouped(-12i64), "-12");
+        assert_eq!(duration(59.4), "59 s");
+        assert_eq!(duration(3725.0), "1 h 2 min");
+        assert_eq!(duration(f64::INFINITY), "?");
+        assert_eq!(optional(None, 2), "–");
+        assert_eq!(optional(Some(f64::NAN), 2), "–");
+        assert_eq!(bytes(1536.0), "1.5 KiB");
+    }
+}

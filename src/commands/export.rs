@@ -1,0 +1,270 @@
+//! From a step of a run to a Hugging Face folder: `shearling export`, and the last act of `prune` and `pretrain`.
+
+use super::Verdict;
+use super::run::{MODEL, PRUNED, finish, load_resolved};
+use crate::checkpoint::{
+    CardShape, Checkpoint, DType, HfModel, ModelCard, RunDir, ShardWriter, Staging, StepDir, TensorPlan, Verify,
+    carry_companions,
+};
+use crate::cli::Printer;
+use crate::cli::arguments::Export;
+use crate::cli::progress::Progress;
+use crate::config::{Dtype, RunConfig, Stage};
+use crate::eval::EvalRows;
+use crate::model::count::ParameterCount;
+use crate::model::parameters::parameters;
+use crate::native::device;
+use crate::prune::{Conversion, convert, magnitude};
+use crate::train::run::mask_file;
+use crate::train::{Outcome, Setup, resume};
+use anyhow::Context;
+use sha2::{Digest, Sha256};
+use shearling_domains::Dataset;
+use shearling_masks::{Gates, KeepPlan, MaskReport, MaskSet, MaskSpec};
+use std::path::{Path, PathBuf};
+use tch::{Device, Kind, Tensor};
+
+/// `RUN` or `RUN@STEP`.
+pub(super) fn split_step(text: &str) -> anyhow::Result<(PathBuf, Option<u64>)> {
+    match text.rsplit_once('@') {
+        Some((run, step)) => {
+            let step = step.parse().with_context(|| format!("{text:?}: after @ a step number is expected"))?;
+            Ok((run.into(), Some(step)))
+        }
+        None => Ok((text.into(), None)),
+    }
+}
+
+/// A step folder of a run, its hashes checked: the named one, or the last good one.
+pub(super) fn open_step(run: &Path, step: Option<u64>) -> anyhow::Result<StepDir> {
+    let folder = RunDir::open(run)?;
+    match step {
+        Some(step) => Ok(folder.open_step(step, Verify::Hashes)?),
+        None => {
+            let latest = folder.latest_valid(Verify::Hashes)?;
+            let reasons = latest.skipped.iter().map(|skipped| format!("\n  {}", skipped.reason)).collect::<String>();
+            latest.step.with_context(|| format!("{} has no good checkpoint{reasons}", run.display()))
+        }
+    }
+}
+
+/// `shearling export`
+pub fn run(arguments: &Export) -> anyhow::Result<Verdict> {
+    let printer = Printer::new(false);
+    let (run, step) = split_step(&arguments.run)?;
+    let mut config = load_resolved(&run, &[])?;
+    if let Some(dtype) = arguments.dtype {
+        config.prune.dtype = Some(dtype.into());
+        config.checkpoint.export_dtype = Some(dtype.into());
+    }
+    let step = open_step(&run, step)?;
+    let stage = if mask_file(step.path()).is_file() { Stage::Prune } else { Stage::Pretrain };
+    let job = Job { companions: companions_of(&config), config, stage, out: arguments.out.clone() };
+    let device = device::parse(&arguments.device)?;
+    let written = match stage {
+        Stage::Prune => job.prune(&step, device, &printer),
+        Stage::Pretrain => job.copy(&step),
+    };
+    finish(written, &printer)
+}
+
+/// The end of `prune`: cut to the target, check, publish.
+pub(super) fn prune_from_step(setup: &Setup, outcome: &Outcome, printer: &Printer) -> anyhow::Result<PathBuf> {
+    let step = open_step(&outcome.run, Some(outcome.step))?;
+    Job::of(setup, outcome.run.join(PRUNED)).prune(&step, setup.device, printer)
+}
+
+/// The end of `pretrain`: write the weights as a model folder.
+pub(super) fn export_trained(setup: &Setup, outcome: &Outcome, _printer: &Printer) -> anyhow::Result<PathBuf> {
+    let step = open_step(&outcome.run, Some(outcome.step))?;
+    Job::of(setup, outcome.run.join(MODEL)).copy(&step)
+}
+
+/// `prune.method = "magnitude"`: no run, the source is cut at once.
+pub(super) fn prune_one_shot(setup: &Setup, printer: &Printer) -> anyhow::Result<PathBuf> {
+    let source = setup.source.as_ref().context("the one-shot cut needs model.source")?;
+    let spec = setup.spec.as_ref().context("the one-shot cut needs a [target]")?;
+    let (plan, gates) = magnitude::one_shot(source, spec, setup.device)?;
+    let job = Job::of(setup, setup.config.run.directory.join(PRUNED));
+    let card = job.card(source.model(), 0, 0);
+    job.cut(source, spec, &gates, &plan, card, setup.device, printer)
+}
+
+/// One folder to write.
+struct Job {
+    config: RunConfig,
+    stage: Stage,
+    companions: PathBuf,
+    out: PathBuf,
+}
+
+impl Job {
+    fn of(setup: &Setup, out: PathBuf) -> Job {
+        Job { config: setup.config.clone(), stage: setup.stage, companions: setup.companions.clone(), out }
+    }
+
+    fn prune(&self, step: &StepDir, device: Device, printer: &Printer) -> anyhow::Result<PathBuf> {
+        let masks = MaskSet::load(mask_file(step.path()), device)?;
+        report_masks(&masks, printer)?;
+        let gates = masks.deterministic_target()?.detach();
+        let plan = KeepPlan::from_gates(masks.spec(), &gates)?;
+        let source = Checkpoint::open(&step.path().join(resume::MODEL))?;
+        let card = self.card(source.model(), step.step(), step.manifest().tokens);
+        self.cut(&source, masks.spec(), &gates, &plan, card, device, printer)
+    }
+
+    #[allow(clippy::too_many_arguments)]
+    fn cut(
+        &self,
+        source: &Checkpoint,
+        spec: &MaskSpec,
+        gates: &Gates,
+        plan: &KeepPlan,
+        card: ModelCard,
+        device: Device,
+        printer: &Printer,
+    ) -> anyhow::Result<PathBuf> {
+        let rows = check_rows(&self.config, device)?;
+        let conversion = Conversion {
+            source,
+            companions: &self.companions,
+            spec,
+            gates,
+            plan,
+            dtype: self.dtype(self.config.prune.dtype)?,
+            max_shard_bytes: self.config.checkpoint.max_shard_bytes,
+            check_rows: &rows,
+            device,
+        };
+        let mut progress = Progress::default();
+        let equivalence = convert(&conversion, &self.out, card, &mut |what, done, of| {
+            progress.show(|| format!("{what} {done}/{of}"));
+        })?;
+        progress.finish();
+        printer.note(equivalence);
+        Ok(self.out.clone())
+    }
+
+    /// Writes the weights of a step unchanged in shape.
+    fn copy(&self, step: &StepDir) -> anyhow::Result<PathBuf> {
+        let source = Checkpoint::open(&step.path().join(resume::MODEL))?;
+        let dtype: DType = self.dtype(self.config.checkpoint.export_dtype)?.into();
+        let staging = Staging::new(&self.out)?;
+        source.config().with_dtype(dtype)?.write(staging.path())?;
+        let wanted = parameters(source.model());
+        let plan = wanted.iter().map(|p| TensorPlan { name: p.name.clone(), shape: p.shape.clone(), dtype });
+        let mut writer = ShardWriter::create(staging.path(), plan.collect(), self.config.checkpoint.max_shard_bytes)?;
+        for parameter in &wanted {
+            writer.write(&parameter.name, &source.tensor(&parameter.name, dtype.kind(), Device::Cpu)?)?;
+        }
+        writer.finish()?;
+        carry_companions(&self.companions, staging.path())?;
+        self.card(source.model(), step.step(), step.manifest().tokens).write(staging.path())?;
+        Ok(staging.publish()?)
+    }
+
+    /// The kind asked for, else that of the source's files, else that of training.
+    fn dtype(&self, asked: Option<Dtype>) -> anyhow::Result<Dtype> {
+        if let Some(dtype) = asked {
+            return Ok(dtype);
+        }
+        let source = self.config.model.source.as_ref().map(|path| Checkpoint::open(path)).transpose()?;
+        let first = source.as_ref().and_then(|source| source.names().next().map(str::to_string));
+        Ok(match (source, first) {
+            (Some(source), Some(name)) => source.dtype(&name)?.into(),
+            _ => self.config.run.dtype,
+        })
+    }
+
+    fn card(&self, model: &HfModel, step: u64, tokens: u64) -> ModelCard {
+        let source = self.config.model.source.as_ref().map(|path| path.display().to_string());
+        let target = self.config.target.as_ref().filter(|_| self.stage == Stage::Prune);
+        let shape = CardShape::of(model, Some(ParameterCount::of(model).total() as u64));
+        let target_shape = target.and_then(|target| {
+            let source = crate::prune::shape::source_shape(model);
+            let small = crate::prune::shape::small_model(model, &crate::prune::shape::target_shape(&source, target));
+            Some(CardShape::of(&small, Some(ParameterCount::of(&small).total() as u64)))
+        });
+        let stage = match (self.stage, self.config.prune.method) {
+            (Stage::Pretrain, _) => "training".to_string(),
+            (Stage::Prune, method) => format!("pruning ({method:?})").to_lowercase(),
+        };
+        let proportions = self.config.mixer.proportions.clone().unwrap_or_default();
+        let resolved = crate::config::resolved_toml(&self.config).unwrap_or_default();
+        ModelCard {
+            title: self.out.file_name().map_or("model".to_string(), |name| name.to_string_lossy().into_owned()),
+            base_model: source.clone().filter(|source| is_hub_name(source)),
+            source,
+            target_shape: target_shape.or(Some(shape.clone())),
+            source_shape: target.is_some().then_some(shape),
+            stages: vec![(stage, step, tokens)],
+            domains: proportions.into_iter().collect(),
+            equivalence: None,
+            command: None,
+            config_digest: Some(hex(&Sha256::digest(resolved.as_bytes()))),
+            versions: vec![
+                ("shearling".to_string(), env!("CARGO_PKG_VERSION").to_string()),
+                ("libtorch".to_string(), "2.11.0 (tch 0.24)".to_string()),
+            ],
+        }
+    }
+}
+
+/// `owner/name`, as the model hub writes it, and nothing that looks like a path.
+fn is_hub_name(source: &str) -> bool {
+    let parts: Vec<&str> = source.split('/').collect();
+    parts.len() == 2 && parts.iter().all(|part| !part.is_empty() && !part.starts_with('.'))
+}
+
+fn hex(bytes: &[u8]) -> String {
+    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+}
+
+/// Tokenizer files come from the source model, or from the data when the model began with random weights.
+fn companions_of(config: &RunConfig) -> PathBuf {
+    config.model.source.clone().unwrap_or_else(|| config.data.path.clone())
+}
+
+/// The first validation rows of every domain.
+fn check_rows(config: &RunConfig, device: Device) -> anyhow::Result<Tensor> {
+    let dataset = Dataset::open(&config.data.path)?;
+    let domains = EvalRows::load(&dataset, config.prune.check_rows, device)?;
+    let rows: Vec<Tensor> = domains.into_iter().map(|domain| domain.rows.to_kind(Kind::Int64)).collect();
+    Ok(Tensor::f_cat(&rows, 0)?)
+}
+
+/// What the masks leave undecided, never silently.
+fn report_masks(masks: &MaskSet, printer: &Printer) -> anyhow::Result<()> {
+    const NAMED: usize = 8;
+    let report = MaskReport::new(masks)?;
+    for module in &report.modules {
+        let named = |units: &[shearling_masks::UnitValue]| {
+            let shown = units.iter().take(NAMED).map(|unit| format!("{} = {:.3}", unit.name, unit.value));
+            let more = if units.len() > NAMED { ", …" } else { "" };
+            format!("{}{more}", shown.collect::<Vec<_>>().join(", "))
+        };
+        let kept = module.rows * module.target;
+        if !module.half_alive.is_empty() {
+            printer.warn(format!(
+                "{}: {} of {kept} kept units are half-alive (gate below 0.5), their weights start almost switched \
+                 off: {}",
+                module.module,
+                module.half_alive.len(),
+                named(&module.half_alive)
+            ));
+        }
+        if !module.still_open.is_empty() {
+            printer.warn(format!(
+                "{}: {} removed units were still open (gate above 0.5): {}",
+                module.module,
+                module.still_open.len(),
+                named(&module.still_open)
+            ));
+        }
+    }
+    if !report.removed_layers.is_empty() {
+        let layers = report.removed_layers.iter().map(|layer| format!("{} = {:.3}", layer.name, layer.value));
+        printer.note(format!("layers removed: {}", layers.collect::<Vec<_>>().join(", ")));
+    }
+    Ok(())
+}

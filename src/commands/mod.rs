@@ -1,0 +1,39 @@
+//! One file per verb. A command opens what it needs, calls the layers below and prints through one printer.
+
+pub mod data;
+pub mod demo;
+pub mod doctor;
+pub mod eval;
+pub mod export;
+pub mod inspect;
+pub mod plan;
+pub mod run;
+pub mod watch;
+
+use crate::cli::arguments::Command;
+use crate::native::cuda::CudaLibrary;
+
+/// What a command that came to its end has to say to the shell.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Verdict {
+    /// Exit code 0.
+    Done,
+    /// A check said no: exit code 1.
+    CheckFailed,
+}
+
+/// Runs a command; errors are exit code 2.
+pub fn run(command: Command, cuda: CudaLibrary) -> anyhow::Result<Verdict> {
+    use crate::config::Stage;
+    match command {
+        Command::Doctor(arguments) => doctor::run(&arguments, &cuda),
+        Command::Data(arguments) => data::run(&arguments),
+        Command::Plan(arguments) => plan::run(&arguments),
+        Command::Prune(arguments) => run::run(&arguments, Stage::Prune),
+        Command::Pretrain(arguments) => run::run(&arguments, Stage::Pretrain),
+        Command::Export(arguments) => export::run(&arguments),
+        Command::Eval(arguments) => eval::run(&arguments),
+        Command::Inspect(arguments) => inspect::run(&arguments),
+        Command::Demo(arguments) => demo::run(&arguments),
+    }
+}

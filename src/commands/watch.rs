@@ -1,0 +1,115 @@
+//! Shows a run on the terminal: one line of progress, a line per evaluation and checkpoint; and turns Ctrl-C (or
+//! SIGTERM) into a checkpoint and a clean stop. A second signal stops at once.
+
+use crate::cli::progress::Progress;
+use crate::cli::table::{duration, optional};
+use crate::cli::Printer;
+use crate::train::evaluation::{EvalGates, EvalReport};
+use crate::train::metrics::Timing;
+use crate::train::step::StepReport;
+use crate::train::{Observer, Trainer};
+use std::path::Path;
+use std::sync::OnceLock;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+static HANDLER: OnceLock<bool> = OnceLock::new();
+
+/// The observer of the command line.
+pub struct Watch {
+    printer: Printer,
+    progress: Progress,
+    steps: u64,
+    label: String,
+    tokens_per_second: Option<f64>,
+}
+
+impl Watch {
+    /// Watches a run of `steps`; `label` starts every line.
+    pub fn new(printer: Printer, label: impl Into<String>, steps: u64) -> Watch {
+        HANDLER.get_or_init(|| ctrlc::set_handler(on_signal).is_ok());
+        Watch { printer, progress: Progress::default(), steps, label: label.into(), tokens_per_second: None }
+    }
+
+    fn line(&mut self, text: String) {
+        self.progress.finish();
+        self.printer.note(format!("{} {text}", self.label));
+    }
+}
+
+fn on_signal() {
+    if INTERRUPTED.swap(true, Ordering::SeqCst) {
+        std::process::exit(130);
+    }
+    eprintln!("\nstopping after this step with a checkpoint; once more to stop at once");
+}
+
+impl Observer for Watch {
+    fn started(&mut self, trainer: &Trainer, resumed: bool) {
+        let step = trainer.counters.step;
+        let action = if resumed { format!("resumes after step {step}") } else { "starts".to_string() };
+        self.line(format!("{action}, {} steps in all", self.steps));
+    }
+
+    fn stepped(&mut self, trainer: &Trainer, report: &StepReport, timing: Timing) {
+        // A running mean: single steps of a shared machine jump about.
+        let rate = self.tokens_per_second.map_or(timing.tokens_per_second, |rate| {
+            0.9 * rate + 0.1 * timing.tokens_per_second
+        });
+        self.tokens_per_second = Some(rate);
+        let left = (self.steps - report.step.min(self.steps)) as f64 * report.tokens as f64 / rate;
+        let (label, steps) = (self.label.clone(), self.steps);
+        self.progress.show(|| {
+            format!(
+                "{label} {}/{steps}  loss {:.4}{}{}  {rate:.0} tokens/s  {} left",
+                report.step,
+                report.cross_entropy,
+                domain_losses(trainer, report),
+                constraints(report),
+                duration(left)
+            )
+        });
+    }
+
+    fn evaluated(&mut self, trainer: &Trainer, report: &EvalReport) {
+        let domains = report.domains.iter().zip(&report.proportions).map(|(domain, share)| {
+            let error = domain.standard_error.map_or(String::new(), |error| format!("±{error:.3}"));
+            format!("{} {}{error} ({:.0} %)", domain.domain, optional(domain.loss, 4), 100.0 * share)
+        });
+        let domains = domains.collect::<Vec<_>>().join("  ");
+        let cut = if report.gates == EvalGates::Target { " cut to target" } else { "" };
+        let sparsity = trainer.masks().map_or(String::new(), |masks| {
+            let expected = masks.overall_expected_sparsity();
+            format!("  sparsity {expected:.3}/{:.3}", masks.overall_target_sparsity(report.step))
+        });
+        self.line(format!("step {}{cut}: validation {}{sparsity}  {domains}", report.step, optional(report.mean, 4)));
+    }
+
+    fn saved(&mut self, step: u64, path: &Path) {
+        self.line(format!("step {step}: checkpoint {}", path.display()));
+    }
+
+    fn noted(&mut self, message: &str) {
+        self.progress.finish();
+        self.printer.warn(message);
+    }
+
+    fn interrupted(&mut self) -> bool {
+        INTERRUPTED.load(Ordering::SeqCst)
+    }
+}
+
+fn domain_losses(trainer: &Trainer, report: &StepReport) -> String {
+    let known = trainer.domain_names().iter().zip(&report.domains);
+    let losses = known.filter_map(|(name, domain)| Some(format!("{name} {:.3}", domain.loss?)));
+    let losses = losses.collect::<Vec<_>>().join(" ");
+    if losses.is_empty() { losses } else { format!(" [{losses}]") }
+}
+
+fn constraints(report: &StepReport) -> String {
+    let module = |c: &shearling_masks::ModuleConstraint| {
+        format!("{} {:.2}/{:.2}", c.module, c.expected_sparsity, c.target_sparsity)
+    };
+    let text = report.constraints.iter().map(module).collect::<Vec<_>>().join(" ");
+    if text.is_empty() { text } else { format!("  sparsity {text}") }
+}

@@ -1,0 +1,17 @@
+//! What a run is told: the typed tree of a TOML file plus `--set a.b=v`, validated across its parts.
+//!
+//! ```text
+//! file ─► load (strict, "did you mean") ─► RunConfig ─► validate ─► saved as resolved.toml with the run
+//! ```
+//!
+//! `prune` and `pretrain` read the same tree; `[target]`, `[masks]` and `[prune]` matter to `prune` alone.
+
+mod error;
+mod load;
+mod tree;
+mod validate;
+
+pub use error::Error;
+pub use load::{load, parse, resolved_toml};
+pub use tree::*;
+pub use validate::{Stage, validate};

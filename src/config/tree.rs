@@ -1,0 +1,367 @@
+//! The tree of a run's configuration, one struct per TOML table. The doc line of a field is its reference.
+
+use serde::{Deserialize, Serialize};
+use shearling_domains::mixer::MixerKind;
+use shearling_masks::MaskPreset;
+use std::collections::BTreeMap;
+use std::path::PathBuf;
+
+/// The whole configuration of `prune` or `pretrain`.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RunConfig {
+    /// Where the run is written and on what it runs.
+    pub run: Run,
+    /// The model to start from.
+    pub model: Model,
+    /// The shape to prune to; `prune` only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub target: Option<Target>,
+    /// The prepared data.
+    pub data: Data,
+    /// How the domains are mixed.
+    #[serde(default)]
+    pub mixer: Mixer,
+    /// Steps, batch, learning rate of the weights.
+    pub train: Train,
+    /// Masks and multipliers; `prune` only.
+    #[serde(default)]
+    pub masks: Masks,
+    /// How the pruned model is made and checked; `prune` only.
+    #[serde(default)]
+    pub prune: Prune,
+    /// Evaluation on the held-out rows.
+    #[serde(default)]
+    pub eval: Eval,
+    /// What is kept of the run.
+    #[serde(default)]
+    pub checkpoint: Checkpoint,
+}
+
+/// `[run]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Run {
+    /// Folder of this run; must not exist yet unless `--resume` is given.
+    pub directory: PathBuf,
+    /// Seed of everything random: initial weights, gate noise, data order.
+    #[serde(default)]
+    pub seed: u64,
+    /// `auto`, `cpu`, `cuda` or `cuda:N`; `--device` overrides it.
+    #[serde(default = "auto")]
+    pub device: String,
+    /// Kind of the forward and backward pass; masters, masks and optimiser state are always fp32.
+    #[serde(default)]
+    pub dtype: Dtype,
+}
+
+fn auto() -> String {
+    "auto".to_string()
+}
+
+/// Floating-point kinds of computation and of written checkpoints.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Dtype {
+    /// 32-bit.
+    #[default]
+    Fp32,
+    /// bfloat16.
+    Bf16,
+    /// IEEE half; for written checkpoints only.
+    Fp16,
+}
+
+/// `[model]`: exactly one of `source` and `random`.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Model {
+    /// Hugging Face folder with `config.json` and safetensors weights.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub source: Option<PathBuf>,
+    /// A new Llama with random weights, vocabulary and special tokens from the data; `pretrain` only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub random: Option<RandomModel>,
+}
+
+/// `[model.random]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct RandomModel {
+    /// D.
+    pub hidden_size: i64,
+    /// F.
+    pub intermediate_size: i64,
+    /// L.
+    pub num_hidden_layers: i64,
+    /// H.
+    pub num_attention_heads: i64,
+    /// K; default H.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub num_key_value_heads: Option<i64>,
+    /// E; default D / H.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub head_dim: Option<i64>,
+    /// Base of the rotary embedding.
+    #[serde(default = "rope_theta")]
+    pub rope_theta: f64,
+    /// Whether the output head is the embedding.
+    #[serde(default)]
+    pub tie_word_embeddings: bool,
+}
+
+fn rope_theta() -> f64 {
+    10000.0
+}
+
+/// `[target]`: what is not given stays as in the source. `head_dim` never changes.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Target {
+    /// D.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub hidden_size: Option<i64>,
+    /// F.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub intermediate_size: Option<i64>,
+    /// L.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub num_hidden_layers: Option<i64>,
+    /// H.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub num_attention_heads: Option<i64>,
+    /// K; when absent and the source has K = H it follows H, else it stays.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub num_key_value_heads: Option<i64>,
+    /// Only to say what the source has: a value that differs is refused.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub head_dim: Option<i64>,
+}
+
+/// `[data]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Data {
+    /// Folder written by `shearling data prepare`.
+    pub path: PathBuf,
+    /// How often a domain may be repeated before it is dropped from the mix.
+    #[serde(default = "max_epochs")]
+    pub max_epochs: f64,
+    /// Batches read ahead.
+    #[serde(default = "prefetch")]
+    pub prefetch: usize,
+}
+
+fn max_epochs() -> f64 {
+    4.0
+}
+
+fn prefetch() -> usize {
+    2
+}
+
+/// `[mixer]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Mixer {
+    /// `static`, `dynamic` (Algorithm 1 of the paper) or `signed` (the released code).
+    pub kind: MixerKind,
+    /// Initial proportions by domain, summing to 1; all domains alike when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub proportions: Option<BTreeMap<String, f64>>,
+    /// Loss each domain should reach, nats per token; needed unless `static`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reference_loss: Option<BTreeMap<String, f64>>,
+    /// Takes the reference losses from this file of `shearling eval --write-reference`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub reference_file: Option<PathBuf>,
+    /// Step size η of the update.
+    pub eta: f64,
+    /// Smoothing c: after an update, proportions are (1−c)·w + c/k.
+    pub smoothing: f64,
+    /// No domain falls below this proportion.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub floor: Option<f64>,
+    /// No domain rises above this proportion.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cap: Option<f64>,
+}
+
+impl Default for Mixer {
+    fn default() -> Mixer {
+        Mixer {
+            kind: MixerKind::Static,
+            proportions: None,
+            reference_loss: None,
+            reference_file: None,
+            eta: 1.0,
+            smoothing: 1e-4,
+            floor: None,
+            cap: None,
+        }
+    }
+}
+
+/// `[train]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Train {
+    /// Optimiser steps.
+    pub steps: u64,
+    /// Rows per optimiser step.
+    pub batch_rows: usize,
+    /// Rows per forward; the batch is accumulated over `batch_rows / micro_batch_rows` of them.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub micro_batch_rows: Option<usize>,
+    /// Peak learning rate of the weights.
+    pub learning_rate: f64,
+    /// Steps of linear warm-up of all learning rates.
+    #[serde(default)]
+    pub warmup_steps: u64,
+    /// Where the cosine ends, as a fraction of the peak.
+    #[serde(default = "final_lr")]
+    pub final_lr_fraction: f64,
+    /// β of AdamW's first moment.
+    #[serde(default = "beta1")]
+    pub beta1: f64,
+    /// β of AdamW's second moment.
+    #[serde(default = "beta2")]
+    pub beta2: f64,
+    /// ε of AdamW.
+    #[serde(default = "adam_eps")]
+    pub eps: f64,
+    /// Decoupled weight decay of the matrices (norms and biases have none).
+    #[serde(default)]
+    pub weight_decay: f64,
+    /// Largest global gradient norm over weights, masks and multipliers together.
+    #[serde(default = "clip_norm")]
+    pub clip_norm: f64,
+    /// Steps with a non-finite loss or gradient in a row after which the run stops.
+    #[serde(default = "max_skipped")]
+    pub max_skipped_steps: u64,
+}
+
+fn final_lr() -> f64 {
+    0.1
+}
+
+fn beta1() -> f64 {
+    0.9
+}
+
+fn beta2() -> f64 {
+    0.95
+}
+
+fn adam_eps() -> f64 {
+    1e-8
+}
+
+fn clip_norm() -> f64 {
+    1.0
+}
+
+fn max_skipped() -> u64 {
+    10
+}
+
+impl Train {
+    /// Rows per forward.
+    pub fn micro_batch(&self) -> usize {
+        self.micro_batch_rows.unwrap_or(self.batch_rows)
+    }
+}
+
+/// `[masks]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Masks {
+    /// Named constants of the masks; `llm-shearing` are the original's.
+    pub preset: MaskPreset,
+    /// Peak learning rate of the masks' log α.
+    pub learning_rate: f64,
+    /// Peak learning rate of the multipliers (ascent).
+    pub multiplier_learning_rate: f64,
+    /// Steps over which the targets grow from 0; the recipe uses 20 % of the run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub warmup_steps: Option<u64>,
+}
+
+impl Default for Masks {
+    fn default() -> Masks {
+        let preset = MaskPreset::LlmShearing;
+        Masks { preset, learning_rate: 1.0, multiplier_learning_rate: 1.0, warmup_steps: None }
+    }
+}
+
+impl Masks {
+    /// Steps over which the targets grow, for a run of `steps`.
+    pub fn target_warmup(&self, steps: u64) -> u64 {
+        self.warmup_steps.unwrap_or(steps / 5)
+    }
+}
+
+/// `[prune]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Prune {
+    /// How the kept units are chosen.
+    pub method: PruneMethod,
+    /// Kind of the written checkpoint; default that of the source.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub dtype: Option<Dtype>,
+    /// Validation rows per domain on which masked and pruned model are compared.
+    pub check_rows: usize,
+}
+
+impl Default for Prune {
+    fn default() -> Prune {
+        Prune { method: PruneMethod::Learned, dtype: None, check_rows: 2 }
+    }
+}
+
+/// How the kept units are chosen.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum PruneMethod {
+    /// Masks learned against the constraint while the weights train on.
+    #[default]
+    Learned,
+    /// One-shot: the units with the largest weights, no training. The baseline.
+    Magnitude,
+}
+
+/// `[eval]`
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Eval {
+    /// Steps between evaluations; the mixer is updated at each.
+    pub every_steps: u64,
+    /// Validation rows per domain: a small fixed set keeps the evaluations cheap.
+    pub rows_per_domain: usize,
+}
+
+impl Default for Eval {
+    fn default() -> Eval {
+        Eval { every_steps: 50, rows_per_domain: 64 }
+    }
+}
+
+/// `[checkpoint]`: the last and the best are kept.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields, default)]
+pub struct Checkpoint {
+    /// Steps between checkpoints; one is always written at the end.
+    pub every_steps: u64,
+    /// Size at which a written weight file is split.
+    pub max_shard_bytes: u64,
+    /// Kind of the exported model of `pretrain`; default that of the source.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub export_dtype: Option<Dtype>,
+}
+
+impl Default for Checkpoint {
+    fn default() -> Checkpoint {
+        Checkpoint { every_steps: 500, max_shard_bytes: 5_000_000_000, export_dtype: None }
+    }
+}

@@ -1,0 +1,167 @@
+//! Whether the parts of a configuration fit together, before any file but the configuration is read. All problems
+//! are collected, each with its key, value and fix.
+
+use super::{Dtype, Error, RunConfig};
+use shearling_domains::mixer::MixerKind;
+
+/// Which command the configuration is for.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Stage {
+    /// Learn masks and cut.
+    Prune,
+    /// Train without masks.
+    Pretrain,
+}
+
+/// Checks values and their combinations for `stage`.
+pub fn validate(config: &RunConfig, stage: Stage) -> Result<(), Error> {
+    let mut problems = Problems(Vec::new());
+    check_model(config, stage, &mut problems);
+    check_train(config, &mut problems);
+    check_mixer(config, &mut problems);
+    check_rest(config, &mut problems);
+    if problems.0.is_empty() { Ok(()) } else { Err(Error::Invalid(problems.0)) }
+}
+
+struct Problems(Vec<String>);
+
+impl Problems {
+    fn unless(&mut self, fine: bool, problem: impl FnOnce() -> String) {
+        if !fine {
+            self.0.push(problem());
+        }
+    }
+}
+
+fn check_model(config: &RunConfig, stage: Stage, problems: &mut Problems) {
+    let model = &config.model;
+    problems.unless(model.source.is_some() != model.random.is_some(), || {
+        "[model] needs exactly one of source (a Hugging Face folder) and random (a new shape)".to_string()
+    });
+    if stage == Stage::Prune {
+        problems.unless(model.source.is_some(), || "prune needs model.source, the checkpoint to prune".to_string());
+        problems.unless(config.target.is_some(), || {
+            "prune needs a [target] table with the shape to reach, for example hidden_size = 2048".to_string()
+        });
+    } else {
+        problems.unless(config.target.is_none(), || {
+            "[target] is for prune; pretrain keeps the shape of its model, remove the table".to_string()
+        });
+    }
+    if let Some(random) = &model.random {
+        let sizes = [
+            ("hidden_size", random.hidden_size),
+            ("intermediate_size", random.intermediate_size),
+            ("num_hidden_layers", random.num_hidden_layers),
+            ("num_attention_heads", random.num_attention_heads),
+        ];
+        for (key, value) in sizes {
+            problems.unless(value > 0, || format!("model.random.{key} = {value} must be at least 1"));
+        }
+    }
+}
+
+fn check_train(config: &RunConfig, problems: &mut Problems) {
+    let train = &config.train;
+    problems.unless(train.steps > 0, || "train.steps = 0: at least one step is needed".to_string());
+    problems.unless(train.batch_rows > 0, || "train.batch_rows = 0: at least one row is needed".to_string());
+    let micro = train.micro_batch();
+    problems.unless(micro > 0 && train.batch_rows % micro.max(1) == 0, || {
+        format!("train.micro_batch_rows = {micro} must divide train.batch_rows = {}", train.batch_rows)
+    });
+    problems.unless(positive(train.learning_rate), || {
+        format!("train.learning_rate = {} must be a positive number", train.learning_rate)
+    });
+    problems.unless(train.warmup_steps < train.steps || train.steps == 0, || {
+        format!("train.warmup_steps = {} must be below train.steps = {}", train.warmup_steps, train.steps)
+    });
+    for (key, value) in [("final_lr_fraction", train.final_lr_fraction), ("beta1", train.beta1), ("beta2", train.beta2)]
+    {
+        let below = if key == "final_lr_fraction" { value <= 1.0 } else { value < 1.0 };
+        problems.unless(value >= 0.0 && below, || format!("train.{key} = {value} must lie between 0 and 1"));
+    }
+    problems.unless(positive(train.eps), || format!("train.eps = {} must be positive", train.eps));
+    problems.unless(positive(train.clip_norm), || format!("train.clip_norm = {} must be positive", train.clip_norm));
+    problems.unless(train.weight_decay >= 0.0 && train.weight_decay.is_finite(), || {
+        format!("train.weight_decay = {} must not be negative", train.weight_decay)
+    });
+}
+
+fn check_mixer(config: &RunConfig, problems: &mut Problems) {
+    let mixer = &config.mixer;
+    problems.unless(mixer.reference_loss.is_none() || mixer.reference_file.is_none(), || {
+        "mixer.reference_loss and mixer.reference_file are both given; keep one".to_string()
+    });
+    let has_reference = mixer.reference_loss.is_some() || mixer.reference_file.is_some();
+    problems.unless(mixer.kind == MixerKind::Static || has_reference, || {
+        "a mixer that is not static needs reference losses: give mixer.reference_loss, or measure them with \
+         `shearling eval MODEL --data DIR --write-reference FILE` and set mixer.reference_file"
+            .to_string()
+    });
+    if let Some(proportions) = &mixer.proportions {
+        let sum: f64 = proportions.values().sum();
+        problems.unless((sum - 1.0).abs() < 1e-6, || {
+            format!("mixer.proportions sum to {sum:.6}, expected 1; scale them")
+        });
+        for (domain, value) in proportions {
+            problems.unless(value.is_finite() && *value >= 0.0, || {
+                format!("mixer.proportions.{domain} = {value} must not be negative")
+            });
+        }
+    }
+}
+
+fn check_rest(config: &RunConfig, problems: &mut Problems) {
+    problems.unless(config.run.dtype != Dtype::Fp16, || {
+        "run.dtype = \"fp16\" is only for written checkpoints; train in \"bf16\" or \"fp32\"".to_string()
+    });
+    problems.unless(config.eval.every_steps > 0 && config.eval.rows_per_domain > 0, || {
+        "eval.every_steps and eval.rows_per_domain must be at least 1".to_string()
+    });
+    problems.unless(config.checkpoint.every_steps > 0, || "checkpoint.every_steps must be at least 1".to_string());
+    problems.unless(config.prune.check_rows > 0, || "prune.check_rows must be at least 1".to_string());
+    problems.unless(positive(config.data.max_epochs), || {
+        format!("data.max_epochs = {} must be a positive number", config.data.max_epochs)
+    });
+    for (key, value) in [
+        ("learning_rate", config.masks.learning_rate),
+        ("multiplier_learning_rate", config.masks.multiplier_learning_rate),
+    ] {
+        problems.unless(positive(value), || format!("masks.{key} = {value} must be a positive number"));
+    }
+}
+
+fn positive(value: f64) -> bool {
+    value.is_finite() && value > 0.0
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::parse;
+    use super::*;
+
+    const BAD: &str = r#"
+        [run]
+        directory = "out"
+        dtype = "fp16"
+        [model]
+        [data]
+        path = "data"
+        [mixer]
+        kind = "dynamic"
+        proportions = { a = 0.5, b = 0.4 }
+        [train]
+        steps = 10
+        batch_rows = 4
+        micro_batch_rows = 3
+        learning_rate = -1.0
+    "#;
+
+    #[test]
+    fn all_problems_are_reported_at_once() {
+        let message = validate(&parse(BAD, "test", &[]).unwrap(), Stage::Prune).unwrap_err().to_string();
+        for key in ["source", "[target]", "fp16", "micro_batch_rows", "learning_rate", "sum to 0.9", "reference"] {
+            assert!(message.contains(key), "{key} in {message}");
+        }
+    }
+}

@@ -1,0 +1,121 @@
+//! Per-domain cross entropy with its standard error, on a small fixed set of validation rows (the first of each
+//! domain's held-out split), so that evaluations are cheap and comparable along a run.
+
+use crate::model::{Decoder, ForwardContext, loss};
+use serde::{Deserialize, Serialize};
+use shearling_domains::dataset::Dataset;
+use tch::{Device, TchError, Tensor};
+
+/// The rows a domain is evaluated on.
+#[derive(Debug)]
+pub struct EvalRows {
+    /// Domain.
+    pub domain: String,
+    /// `[N, T]` int64 on the device of the model.
+    pub rows: Tensor,
+}
+
+impl EvalRows {
+    /// Up to `rows_per_domain` validation rows of every domain.
+    pub fn load(
+        dataset: &Dataset,
+        rows_per_domain: usize,
+        device: Device,
+    ) -> Result<Vec<EvalRows>, shearling_domains::Error> {
+        let tokens = dataset.sequence_length();
+        let domains = dataset.domain_names().into_iter().enumerate();
+        let load = |(index, domain): (usize, String)| {
+            let ids: Vec<i64> = dataset.validation_rows(index, rows_per_domain)?.iter().map(|id| *id as i64).collect();
+            let rows = Tensor::from_slice(&ids).view([-1, tokens as i64]).to_device(device);
+            Ok(EvalRows { domain, rows })
+        };
+        domains.map(load).collect()
+    }
+}
+
+/// Loss of one domain.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct DomainLoss {
+    /// Domain.
+    pub domain: String,
+    /// Mean cross entropy, nats per target token; `None` without rows.
+    pub loss: Option<f64>,
+    /// Standard error of the mean over rows; `None` with fewer than two rows.
+    pub standard_error: Option<f64>,
+    /// Rows evaluated.
+    pub rows: usize,
+    /// Target tokens evaluated.
+    pub tokens: usize,
+}
+
+/// Evaluates `decoder` under `context`'s gates on all domains, `micro_batch` rows at a time.
+pub fn evaluate(
+    decoder: &Decoder,
+    context: &ForwardContext,
+    domains: &[EvalRows],
+    micro_batch: usize,
+) -> Result<Vec<DomainLoss>, TchError> {
+    let _no_grad = tch::no_grad_guard();
+    domains.iter().map(|domain| evaluate_domain(decoder, context, domain, micro_batch)).collect()
+}
+
+fn evaluate_domain(
+    decoder: &Decoder,
+    context: &ForwardContext,
+    domain: &EvalRows,
+    micro_batch: usize,
+) -> Result<DomainLoss, TchError> {
+    let (count, tokens) = (domain.rows.size()[0], domain.rows.size()[1]);
+    let mut sums = Vec::with_capacity(count as usize);
+    for start in (0..count).step_by(micro_batch.max(1)) {
+        let rows = domain.rows.f_narrow(0, start, (micro_batch as i64).min(count - start))?;
+        let losses = loss::row_losses(&decoder.forward(&rows, context)?, &rows)?;
+        let losses: Vec<f64> = Vec::try_from(losses.f_to_kind(tch::Kind::Double)?.f_to_device(Device::Cpu)?)?;
+        sums.extend(losses);
+    }
+    Ok(summarise(&domain.domain, &sums, loss::targets_per_row(tokens as usize)))
+}
+
+/// Mean and standard error from the summed loss of each row.
+fn summarise(domain: &str, row_sums: &[f64], targets: usize) -> DomainLoss {
+    let means: Vec<f64> = row_sums.iter().map(|sum| sum / targets.max(1) as f64).collect();
+    let count = means.len() as f64;
+    let mean = means.iter().sum::<f64>() / count;
+    let variance = means.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / (count - 1.0);
+    DomainLoss {
+        domain: domain.to_string(),
+        loss: (!means.is_empty()).then_some(mean),
+        standard_error: (means.len() > 1).then(|| (variance / count).sqrt()),
+        rows: means.len(),
+        tokens: means.len() * targets,
+    }
+}
+
+/// Mean over the domains, each counting alike; `None` when no domain has a loss.
+pub fn mean_loss(losses: &[DomainLoss]) -> Option<f64> {
+    let known: Vec<f64> = losses.iter().filter_map(|loss| loss.loss).collect();
+    (!known.is_empty()).then(|| known.iter().sum::<f64>() / known.len() as f64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn mean_and_standard_error_over_rows() {
+        let loss = summarise("a", &[10.0, 20.0, 30.0], 10);
+        assert_eq!(loss.loss, Some(2.0));
+        assert!((loss.standard_error.unwrap() - (1.0f64 / 3.0).sqrt()).abs() < 1e-12);
+        assert_eq!((loss.rows, loss.tokens), (3, 30));
+    }
+
+    #[test]
+    fn no_rows_is_no_loss_and_not_a_nan() {
+        let none = summarise("a", &[], 10);
+        assert_eq!((none.loss, none.standard_error), (None, None));
+        let some = summarise("b", &[5.0], 10);
+        assert_eq!(some.standard_error, None);
+        assert_eq!(mean_loss(&[none.clone(), some]), Some(0.5));
+        assert_eq!(mean_loss(&[none]), None);
+    }
+}

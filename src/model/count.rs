@@ -1,0 +1,60 @@
+//! Parameters and FLOPs by part, computed from the config alone: what `plan` prints before anything is loaded.
+
+use super::parameters::{Role, parameters};
+use super::HfModel;
+use serde::Serialize;
+
+/// Parameter counts of a model by part.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize)]
+pub struct ParameterCount {
+    /// Token embedding.
+    pub embedding: i64,
+    /// All attention projections and their norms inside heads.
+    pub attention: i64,
+    /// All feed-forward projections.
+    pub mlp: i64,
+    /// All norms over the hidden dimension.
+    pub norms: i64,
+    /// Output head; 0 when tied to the embedding.
+    pub head: i64,
+}
+
+impl ParameterCount {
+    /// Counts by walking the parameter list.
+    pub fn of(model: &HfModel) -> ParameterCount {
+        use Role::*;
+        let mut count = ParameterCount::default();
+        for parameter in parameters(model) {
+            let numel: i64 = parameter.shape.iter().product();
+            match parameter.role {
+                Embedding => count.embedding += numel,
+                HiddenNorm => count.norms += numel,
+                QueryWeight | QueryBias | KeyWeight | KeyBias | ValueWeight | ValueBias | HeadNorm | OutputWeight
+                | OutputBias => count.attention += numel,
+                GateWeight | GateBias | UpWeight | UpBias | DownWeight | DownBias => count.mlp += numel,
+                Head => count.head += numel,
+            }
+        }
+        count
+    }
+
+    /// All parameters.
+    pub fn total(&self) -> i64 {
+        self.embedding + self.attention + self.mlp + self.norms + self.head
+    }
+
+    /// Parameters that take part in a matrix product for each token: all but the embedding look-up and the norms.
+    /// A tied embedding is the head and counts once.
+    pub fn matmul(&self) -> i64 {
+        let head = if self.head == 0 { self.embedding } else { self.head };
+        self.attention + self.mlp + head
+    }
+}
+
+/// Model FLOPs of one training token (forward and backward): 6 per matmul parameter plus causal attention,
+/// 6 · L · H · E · T (scores and values, half of them masked, backward twice the forward). Recomputation is not
+/// counted.
+pub fn training_flops_per_token(model: &HfModel, tokens_per_row: i64) -> f64 {
+    let attention = 6 * model.num_hidden_layers * model.num_attention_heads * model.head_dim * tokens_per_row;
+    6.0 * ParameterCount::of(model).matmul() as f64 + attention as f64
+}

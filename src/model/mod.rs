@@ -1,0 +1,28 @@
+//! The decoder: Llama-family models driven by `config.json`, with the masks as an explicit argument of forward.
+//!
+//! Legend of shapes used in this module: B batch rows, T tokens, D `hidden_size`, H `num_attention_heads`,
+//! K `num_key_value_heads`, G = H/K queries per group, E `head_dim`, F `intermediate_size`, L layers, V `vocab_size`.
+//!
+//! ```text
+//! parameters   every weight's name, shape and role, from the config          (the one place that knows names)
+//! decoder      embedding -> L blocks -> norm -> logits
+//!   attention    norm, q/k/v, rope, scaled dot product, head gates, output
+//!   mlp          norm, silu(gate) * up * gate mask, down
+//! loss         next-token cross entropy per token and per row
+//! count        parameters and FLOPs by part, without building a model
+//! ```
+
+pub mod attention;
+pub mod count;
+pub mod decoder;
+pub mod init;
+pub mod linear;
+pub mod loss;
+pub mod mlp;
+pub mod norm;
+pub mod parameters;
+pub mod rope;
+
+pub use crate::checkpoint::HfModel;
+pub use decoder::{Block, Decoder, Ends, ForwardContext};
+pub use parameters::{Parameter, Role};

@@ -1,0 +1,68 @@
+//! `--device auto|cpu|cuda|cuda:N`.
+
+use tch::{Cuda, Device};
+
+/// A device that cannot be used.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum DeviceError {
+    /// Not a device name.
+    #[error("device {0:?} is not known; use auto, cpu, cuda or cuda:N")]
+    Unknown(String),
+    /// CUDA was asked for and is not there.
+    #[error("device {0:?} was asked for, but this libtorch sees no CUDA device; run `shearling doctor`, or use --device cpu")]
+    NoCuda(String),
+    /// Fewer CUDA devices than asked for.
+    #[error("device {asked:?} was asked for, but there are {found} CUDA devices (cuda:0 to cuda:{})", .found - 1)]
+    NoSuchDevice {
+        /// What was asked for.
+        asked: String,
+        /// How many there are.
+        found: i64,
+    },
+}
+
+/// The device of that name; `auto` is the first CUDA device if there is one.
+pub fn parse(name: &str) -> Result<Device, DeviceError> {
+    let cuda = || if Cuda::is_available() { Cuda::device_count() } else { 0 };
+    match name {
+        "cpu" => Ok(Device::Cpu),
+        "auto" => Ok(if cuda() > 0 { Device::Cuda(0) } else { Device::Cpu }),
+        _ => {
+            let index = cuda_index(name).ok_or_else(|| DeviceError::Unknown(name.to_string()))?;
+            match cuda() {
+                0 => Err(DeviceError::NoCuda(name.to_string())),
+                found if index as i64 >= found => Err(DeviceError::NoSuchDevice { asked: name.to_string(), found }),
+                _ => Ok(Device::Cuda(index)),
+            }
+        }
+    }
+}
+
+fn cuda_index(name: &str) -> Option<usize> {
+    match name {
+        "cuda" => Some(0),
+        _ => name.strip_prefix("cuda:")?.parse().ok(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn names_are_parsed_and_wrong_ones_named() {
+        assert_eq!(parse("cpu").unwrap(), Device::Cpu);
+        assert_eq!(cuda_index("cuda"), Some(0));
+        assert_eq!(cuda_index("cuda:3"), Some(3));
+        for wrong in ["gpu", "cuda:", "cuda:x", "CPU"] {
+            assert!(matches!(parse(wrong), Err(DeviceError::Unknown(_))), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn auto_falls_back_to_the_cpu() {
+        let device = parse("auto").unwrap();
+        assert_eq!(device == Device::Cpu, !Cuda::is_available());
+    }
+}

@@ -1,0 +1,132 @@
+//! The one-shot baseline: keep the units with the largest weights, no training. Same keep-plan, fold and export as
+//! the learned masks, so that a comparison differs in the choice of units alone.
+//!
+//! The score of a unit is the L2 norm of all weights that disappear with it:
+//!
+//! ```text
+//! hidden j        every row or column that reads or writes residual dimension j
+//! group k         rows of q, k, v and columns of o of the group
+//! query slot g    rows of q and columns of o of slot g in every group
+//! intermediate i  rows of gate and up, column of down
+//! layer l         o and down: what the layer writes to the residual stream
+//! ```
+
+use super::Error;
+use crate::checkpoint::Checkpoint;
+use crate::model::{HfModel, Parameter, Role, parameters::parameters};
+use shearling_masks::{Gates, KeepPlan, MaskSpec, Module};
+use tch::{Device, Kind, TchError, Tensor};
+
+/// Scores every unit of the masks in `spec`, and keeps the best of each row: the plan and gates of exactly 1 and 0.
+pub fn one_shot(checkpoint: &Checkpoint, spec: &MaskSpec, device: Device) -> Result<(KeepPlan, Gates), Error> {
+    let _no_grad = tch::no_grad_guard();
+    let model = checkpoint.model()?;
+    let mut scores = Scores::new(&model, device)?;
+    for parameter in parameters(&model) {
+        let weight = checkpoint.tensor(&parameter.name, Kind::Float, device)?;
+        scores.add(&parameter, &weight.f_square()?)?;
+    }
+    Ok(KeepPlan::from_scores(spec, &scores.into_gates(spec))?)
+}
+
+/// Sums of squares per unit.
+struct Scores {
+    model: HfModel,
+    layer: Tensor,
+    kv_head: Tensor,
+    query_head: Tensor,
+    intermediate: Tensor,
+    hidden: Tensor,
+}
+
+impl Scores {
+    fn new(model: &HfModel, device: Device) -> Result<Scores, TchError> {
+        let zeros = |shape: &[i64]| Tensor::f_zeros(shape, (Kind::Float, device));
+        let layers = model.num_hidden_layers;
+        let group = model.num_attention_heads / model.num_key_value_heads;
+        Ok(Scores {
+            layer: zeros(&[layers])?,
+            kv_head: zeros(&[layers, model.num_key_value_heads])?,
+            query_head: zeros(&[layers, group])?,
+            intermediate: zeros(&[layers, model.intermediate_size])?,
+            hidden: zeros(&[model.hidden_size])?,
+            model: model.clone(),
+        })
+    }
+
+    /// Adds the squared weights of one parameter wherever it counts.
+    fn add(&mut self, parameter: &Parameter, squares: &Tensor) -> Result<(), TchError> {
+        use Role::*;
+        let layer = parameter.layer.unwrap_or(0);
+        match parameter.role {
+            Embedding | Head | HiddenNorm => self.add_hidden(squares, -1)?,
+            QueryWeight => {
+                self.add_hidden(squares, 1)?;
+                self.add_heads(layer, &sum(squares, 1)?, true)?;
+            }
+            KeyWeight | ValueWeight => {
+                self.add_hidden(squares, 1)?;
+                self.add_heads(layer, &sum(squares, 1)?, false)?;
+            }
+            OutputWeight => {
+                self.add_hidden(squares, 0)?;
+                self.add_heads(layer, &sum(squares, 0)?, true)?;
+                self.add_layer(layer, squares)?;
+            }
+            GateWeight | UpWeight => {
+                self.add_hidden(squares, 1)?;
+                accumulate(&self.intermediate, layer, &sum(squares, 1)?)?;
+            }
+            DownWeight => {
+                self.add_hidden(squares, 0)?;
+                accumulate(&self.intermediate, layer, &sum(squares, 0)?)?;
+                self.add_layer(layer, squares)?;
+            }
+            QueryBias | KeyBias | ValueBias | HeadNorm | OutputBias | GateBias | UpBias | DownBias => {}
+        }
+        Ok(())
+    }
+
+    /// `dim` is the residual dimension of `squares`.
+    fn add_hidden(&mut self, squares: &Tensor, dim: i64) -> Result<(), TchError> {
+        let per_unit = if squares.dim() == 1 { squares.shallow_clone() } else { sum(squares, if dim == 0 { 1 } else { 0 })? };
+        self.hidden.f_add_(&per_unit)?;
+        Ok(())
+    }
+
+    /// `per_row [heads*E]` of query heads (`queries`) or of key/value heads.
+    fn add_heads(&mut self, layer: i64, per_row: &Tensor, queries: bool) -> Result<(), TchError> {
+        let per_head = sum(&per_row.f_view([-1, self.model.head_dim])?, 1)?;
+        if !queries {
+            return accumulate(&self.kv_head, layer, &per_head);
+        }
+        let grouped = per_head.f_view([self.model.num_key_value_heads, -1])?;
+        accumulate(&self.kv_head, layer, &sum(&grouped, 1)?)?;
+        accumulate(&self.query_head, layer, &sum(&grouped, 0)?)
+    }
+
+    fn add_layer(&mut self, layer: i64, squares: &Tensor) -> Result<(), TchError> {
+        self.layer.f_select(0, layer)?.f_add_(&squares.f_sum(Kind::Float)?)?;
+        Ok(())
+    }
+
+    fn into_gates(self, spec: &MaskSpec) -> Gates {
+        let wanted = |module: Module, scores: Tensor| spec.get(module).map(|_| scores.sqrt());
+        Gates {
+            layer: wanted(Module::Layer, self.layer),
+            kv_head: wanted(Module::KvHead, self.kv_head),
+            query_head: wanted(Module::QueryHead, self.query_head),
+            intermediate: wanted(Module::Intermediate, self.intermediate),
+            hidden: wanted(Module::Hidden, self.hidden),
+        }
+    }
+}
+
+fn sum(x: &Tensor, dim: i64) -> Result<Tensor, TchError> {
+    x.f_sum_dim_intlist(&[dim][..], false, Kind::Float)
+}
+
+fn accumulate(rows: &Tensor, row: i64, values: &Tensor) -> Result<(), TchError> {
+    rows.f_select(0, row)?.f_add_(values)?;
+    Ok(())
+}

@@ -1,0 +1,91 @@
+//! When to evaluate, update the mixer, save and stop: pure functions of step numbers, so that a resumed run takes
+//! the same decisions. `step` counts finished steps, from 1 to `steps`.
+
+use crate::config::RunConfig;
+
+/// Intervals of a run.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Intervals {
+    /// Steps of the whole run.
+    pub steps: u64,
+    /// Steps between evaluations.
+    pub evaluate_every: u64,
+    /// Steps between checkpoints.
+    pub save_every: u64,
+    /// Stop (with a checkpoint) after this step.
+    pub stop_at: Option<u64>,
+}
+
+impl Intervals {
+    /// Intervals of a configuration.
+    pub fn new(config: &RunConfig, stop_at: Option<u64>) -> Intervals {
+        let (evaluate_every, save_every) = (config.eval.every_steps, config.checkpoint.every_steps);
+        Intervals { steps: config.train.steps, evaluate_every, save_every, stop_at }
+    }
+
+    /// Evaluate after `step`: on schedule and at the end.
+    pub fn evaluates(&self, step: u64) -> bool {
+        step == self.steps || (step > 0 && step.is_multiple_of(self.evaluate_every))
+    }
+
+    /// Update the mixer after the evaluation of `step`: on schedule, but not before the first step (nothing was
+    /// learned yet) and not after the last (nothing follows).
+    pub fn updates_mixer(&self, step: u64) -> bool {
+        step > 0 && step < self.steps && step.is_multiple_of(self.evaluate_every)
+    }
+
+    /// Save after `step` on schedule or at the end. Only these saves are evaluated and compete for "best", so that
+    /// stopping a run somewhere does not change what it keeps.
+    pub fn saves_on_schedule(&self, step: u64) -> bool {
+        step == self.steps || (step > 0 && step.is_multiple_of(self.save_every))
+    }
+
+    /// Save after `step`: on schedule, at the end, and where the run is told to stop.
+    pub fn saves(&self, step: u64, interrupted: bool) -> bool {
+        self.saves_on_schedule(step) || self.stops(step, interrupted)
+    }
+
+    /// Leave the loop after `step`.
+    pub fn stops(&self, step: u64, interrupted: bool) -> bool {
+        step >= self.steps || self.stop_at.is_some_and(|stop| step >= stop) || interrupted
+    }
+}
+
+/// Whether a new evaluation is the best so far. A NaN never is.
+pub fn improves(loss: f64, best: Option<f64>) -> bool {
+    loss.is_finite() && best.is_none_or(|best| loss < best)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const RUN: Intervals = Intervals { steps: 100, evaluate_every: 30, save_every: 40, stop_at: None };
+
+    #[test]
+    fn evaluates_on_schedule_and_at_the_end() {
+        let steps: Vec<u64> = (0..=100).filter(|step| RUN.evaluates(*step)).collect();
+        assert_eq!(steps, [30, 60, 90, 100]);
+    }
+
+    #[test]
+    fn the_mixer_moves_neither_before_the_first_nor_after_the_last_step() {
+        let steps: Vec<u64> = (0..=100).filter(|step| RUN.updates_mixer(*step)).collect();
+        assert_eq!(steps, [30, 60, 90]);
+        assert!(!Intervals { evaluate_every: 50, ..RUN }.updates_mixer(100));
+    }
+
+    #[test]
+    fn saves_on_schedule_at_the_end_and_when_stopped() {
+        let steps: Vec<u64> = (0..=100).filter(|step| RUN.saves(*step, false)).collect();
+        assert_eq!(steps, [40, 80, 100]);
+        assert!(RUN.saves(7, true) && RUN.stops(7, true));
+        assert!(Intervals { stop_at: Some(5), ..RUN }.saves(5, false));
+    }
+
+    #[test]
+    fn nan_is_never_the_best() {
+        assert!(improves(2.0, None) && improves(1.0, Some(2.0)));
+        assert!(!improves(f64::NAN, None) && !improves(2.0, Some(2.0)));
+    }
+}

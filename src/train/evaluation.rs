@@ -1,0 +1,123 @@
+//! Evaluations inside a run: loss per domain under the present masks, the mixer's update, what is best.
+//!
+//! During pruning the masks are evaluated as they stand (as many units open as expected now); at the end also cut to
+//! the exact target, which is what will be exported.
+
+use super::Error;
+use super::decide::Intervals;
+use super::trainer::Trainer;
+use crate::eval::{DomainLoss, evaluate, mean_loss};
+use serde::{Deserialize, Serialize};
+use shearling_masks::{Gates, MaskReport, Module};
+use std::collections::BTreeMap;
+
+/// How the gates are set in an evaluation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EvalGates {
+    /// No masks.
+    Plain,
+    /// As many units open as the masks expect now.
+    Expected,
+    /// Cut to the exact target.
+    Target,
+}
+
+/// What an evaluation found.
+#[derive(Clone, Debug, Serialize, Deserialize)]
+pub struct EvalReport {
+    /// Finished steps.
+    pub step: u64,
+    /// How the gates were set.
+    pub gates: EvalGates,
+    /// Loss by domain.
+    pub domains: Vec<DomainLoss>,
+    /// Mean over the domains.
+    pub mean: Option<f64>,
+    /// Loss over reference by domain, as the mixer uses it; `None` without references.
+    pub excess: Option<Vec<Option<f64>>>,
+    /// Proportions from here on.
+    pub proportions: Vec<f64>,
+    /// Whether the mixer moved at this evaluation.
+    pub mixer_updated: bool,
+    /// Expected sparsity of every row (layer) of every mask.
+    pub row_sparsity: BTreeMap<String, Vec<f64>>,
+    /// State of the masks.
+    pub masks: Option<MaskReport>,
+}
+
+impl Trainer {
+    /// Evaluates after the present step and, where the schedule says so, lets the mixer react.
+    pub fn evaluate(&mut self, intervals: &Intervals) -> Result<EvalReport, Error> {
+        let gates = if self.masks.is_some() { EvalGates::Expected } else { EvalGates::Plain };
+        let domains = self.domain_losses(gates)?;
+        let mixer_updated = intervals.updates_mixer(self.counters.step);
+        let mut excess = None;
+        if mixer_updated {
+            let losses: Vec<Option<f64>> = domains.iter().map(|domain| domain.loss).collect();
+            let update = self.mixer.update(&losses)?;
+            self.loader.set_proportions(&update.proportions)?;
+            excess = self.has_references.then_some(update.excess);
+        } else if self.has_references {
+            let gap = |(domain, reference): (&DomainLoss, &f64)| domain.loss.map(|loss| loss - reference);
+            excess = Some(domains.iter().zip(self.mixer.reference_losses()).map(gap).collect());
+        }
+        self.report(gates, domains, excess, mixer_updated)
+    }
+
+    /// Evaluates the masks cut to the exact target: the model that will be exported.
+    pub fn evaluate_target(&mut self) -> Result<EvalReport, Error> {
+        let domains = self.domain_losses(EvalGates::Target)?;
+        self.report(EvalGates::Target, domains, None, false)
+    }
+
+    /// Whether the present shape is near enough to the target for a loss to compete for "best".
+    pub fn constraint_holds(&self) -> bool {
+        const TOLERANCE: f64 = 0.02;
+        let Some(masks) = self.masks() else { return true };
+        let met = |module: Module| {
+            let expected = masks.expected_sparsity(module).mean(tch::Kind::Float).double_value(&[]);
+            (expected - masks.spec().get(module).map_or(0.0, |spec| spec.target_sparsity())).abs() <= TOLERANCE
+        };
+        masks.spec().modules().iter().all(|spec| met(spec.module))
+    }
+
+    fn domain_losses(&mut self, gates: EvalGates) -> Result<Vec<DomainLoss>, Error> {
+        let gates = match (&self.masks, gates) {
+            (Some(masks), EvalGates::Expected) => masks.set.deterministic_expected()?,
+            (Some(masks), EvalGates::Target) => masks.set.deterministic_target()?,
+            _ => Gates::none(),
+        };
+        self.context.set_gates(gates)?;
+        Ok(evaluate(&self.decoder, &self.context, &self.eval_rows, self.config.train.micro_batch())?)
+    }
+
+    fn report(
+        &self,
+        gates: EvalGates,
+        domains: Vec<DomainLoss>,
+        excess: Option<Vec<Option<f64>>>,
+        mixer_updated: bool,
+    ) -> Result<EvalReport, Error> {
+        Ok(EvalReport {
+            step: self.counters.step,
+            gates,
+            mean: mean_loss(&domains),
+            domains,
+            excess,
+            proportions: self.proportions().to_vec(),
+            mixer_updated,
+            row_sparsity: self.row_sparsity()?,
+            masks: self.masks().map(MaskReport::new).transpose()?,
+        })
+    }
+
+    fn row_sparsity(&self) -> Result<BTreeMap<String, Vec<f64>>, Error> {
+        let _no_grad = tch::no_grad_guard();
+        let Some(masks) = self.masks() else { return Ok(BTreeMap::new()) };
+        let rows = |module: Module| -> Result<Vec<f64>, Error> {
+            Ok(Vec::try_from(masks.expected_sparsity(module).f_to_kind(tch::Kind::Double)?.f_to_device(tch::Device::Cpu)?)?)
+        };
+        masks.spec().modules().iter().map(|spec| Ok((spec.module.to_string(), rows(spec.module)?))).collect()
+    }
+}

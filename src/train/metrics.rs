@@ -1,0 +1,197 @@
+//! `metrics.jsonl`: one JSON object per line and event, written as it happens. Reports are drawn from it; its fields
+//! are described in docs/formats/metrics.md.
+//!
+//! Every line has `type` and `step`. When a run resumes, lines after the step it resumes from are dropped, so the
+//! file always tells one history.
+
+use super::Error;
+use super::evaluation::EvalReport;
+use super::step::StepReport;
+use super::trainer::Trainer;
+use crate::checkpoint::write_atomic;
+use serde_json::{Map, Value, json};
+use std::fs::{File, OpenOptions};
+use std::io::{BufRead, BufReader, Write};
+use std::path::{Path, PathBuf};
+
+/// File name inside a run folder.
+pub const FILE_NAME: &str = "metrics.jsonl";
+
+/// The metrics file of a run, open for appending.
+#[derive(Debug)]
+pub struct MetricsFile {
+    path: PathBuf,
+    file: File,
+}
+
+impl MetricsFile {
+    /// Opens the file of a run folder, keeping lines up to `step` only.
+    pub fn open(run: &Path, step: u64) -> Result<MetricsFile, Error> {
+        let path = run.join(FILE_NAME);
+        if path.exists() {
+            truncate_after(&path, step)?;
+        }
+        let file = OpenOptions::new().create(true).append(true).open(&path);
+        let file = file.map_err(|source| Error::Io { action: "open", path: path.clone(), source })?;
+        Ok(MetricsFile { path, file })
+    }
+
+    /// Appends one line.
+    pub fn write(&mut self, record: &Value) -> Result<(), Error> {
+        let line = format!("{record}\n");
+        self.file
+            .write_all(line.as_bytes())
+            .map_err(|source| Error::Io { action: "write to", path: self.path.clone(), source })
+    }
+}
+
+/// All whole records of a metrics file; a last line cut by a crash is left out.
+pub fn read(path: &Path) -> Result<Vec<Value>, Error> {
+    let file = File::open(path).map_err(|source| Error::Io { action: "read", path: path.to_path_buf(), source })?;
+    let mut records = Vec::new();
+    for line in BufReader::new(file).lines() {
+        let line = line.map_err(|source| Error::Io { action: "read", path: path.to_path_buf(), source })?;
+        if let Ok(record) = serde_json::from_str(&line) {
+            records.push(record);
+        }
+    }
+    Ok(records)
+}
+
+fn truncate_after(path: &Path, step: u64) -> Result<(), Error> {
+    let mut kept = String::new();
+    for record in read(path)? {
+        if record["step"].as_u64().is_some_and(|at| at <= step) {
+            kept.push_str(&record.to_string());
+            kept.push('\n');
+        }
+    }
+    Ok(write_atomic(path, kept.as_bytes())?)
+}
+
+/// Time a step took.
+#[derive(Clone, Copy, Debug)]
+pub struct Timing {
+    /// Seconds of this step.
+    pub seconds: f64,
+    /// Tokens of this step per second.
+    pub tokens_per_second: f64,
+}
+
+/// The record of a step.
+pub fn step_record(trainer: &Trainer, report: &StepReport, timing: Timing) -> Value {
+    let factor = report.learning_rate_factor;
+    let mut record = json!({
+        "type": "step",
+        "step": report.step,
+        "tokens": trainer.counters.tokens,
+        "loss": {
+            "total": report.cross_entropy + report.lagrangian.unwrap_or(0.0),
+            "cross_entropy": report.cross_entropy,
+            "perplexity": report.cross_entropy.exp(),
+            "lagrangian": report.lagrangian,
+        },
+        "domains": step_domains(trainer, report),
+        "learning_rate": { "weights": trainer.weights.learning_rate * factor },
+        "gradient_norm": report.norms,
+        "clip_scale": report.clip_scale,
+        "applied": report.applied,
+        "skipped": trainer.counters.skipped,
+        "seconds": timing.seconds,
+        "tokens_per_second": timing.tokens_per_second,
+    });
+    if let Some(masks) = &trainer.masks {
+        record["learning_rate"]["masks"] = json!(masks.log_alpha.learning_rate * factor);
+        record["learning_rate"]["multipliers"] = json!(masks.multipliers.learning_rate * factor);
+        record["constraints"] = json!(report.constraints);
+        // The step's own index: the constraint was evaluated before the update.
+        record["sparsity"] = json!({
+            "expected": masks.set.overall_expected_sparsity(),
+            "target": masks.set.overall_target_sparsity(report.step - 1),
+            "expected_parameters":
+                masks.set.expected_total_params(trainer.model.vocab_size, trainer.model.tie_word_embeddings),
+        });
+    }
+    record
+}
+
+fn step_domains(trainer: &Trainer, report: &StepReport) -> Value {
+    let epochs = trainer.loader.epochs();
+    let domains = trainer.domains.iter().enumerate().map(|(index, name)| {
+        let step = &report.domains[index];
+        let fields = json!({
+            "loss": step.loss,
+            "rows": step.rows,
+            "rows_total": trainer.counters.domain_rows.get(index),
+            "epochs": epochs.get(index),
+            "proportion": trainer.proportions()[index],
+        });
+        (name.clone(), fields)
+    });
+    Value::Object(domains.collect::<Map<_, _>>())
+}
+
+/// The record of an evaluation; `snapshot` is the mask file written with it, relative to the run folder.
+pub fn eval_record(trainer: &Trainer, report: &EvalReport, snapshot: Option<&str>) -> Value {
+    let references = trainer.has_references.then(|| trainer.mixer.reference_losses());
+    let domains = report.domains.iter().enumerate().map(|(index, domain)| {
+        let fields = json!({
+            "loss": domain.loss,
+            "standard_error": domain.standard_error,
+            "perplexity": domain.loss.map(f64::exp),
+            "rows": domain.rows,
+            "tokens": domain.tokens,
+            "reference": references.map(|references| references[index]),
+            "excess": report.excess.as_ref().and_then(|excess| excess[index]),
+            "proportion": report.proportions[index],
+        });
+        (domain.domain.clone(), fields)
+    });
+    json!({
+        "type": "eval",
+        "step": report.step,
+        "tokens": trainer.counters.tokens,
+        "gates": report.gates,
+        "mean_loss": report.mean,
+        "domains": Value::Object(domains.collect::<Map<_, _>>()),
+        "mixer_updated": report.mixer_updated,
+        "row_sparsity": report.row_sparsity,
+        "masks": report.masks,
+        "snapshot": snapshot,
+    })
+}
+
+/// Any other event: `start`, `resume`, `save`, `exhausted`, `skip`, `pruned`, `exported`.
+pub fn event(kind: &str, step: u64, fields: Value) -> Value {
+    let mut record = json!({ "type": kind, "step": step });
+    if let (Value::Object(record), Value::Object(fields)) = (&mut record, fields) {
+        record.extend(fields);
+    }
+    record
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reopening_keeps_one_history_and_drops_a_cut_line() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut file = MetricsFile::open(folder.path(), 0).unwrap();
+        for step in 1..=5 {
+            file.write(&event("step", step, json!({ "x": step }))).unwrap();
+        }
+        std::fs::OpenOptions::new()
+            .append(true)
+            .open(folder.path().join(FILE_NAME))
+            .unwrap()
+            .write_all(b"{\"type\":\"st")
+            .unwrap();
+        let mut file = MetricsFile::open(folder.path(), 3).unwrap();
+        file.write(&event("resume", 3, json!({}))).unwrap();
+        let records = read(&folder.path().join(FILE_NAME)).unwrap();
+        let steps: Vec<u64> = records.iter().map(|record| record["step"].as_u64().unwrap()).collect();
+        assert_eq!(steps, [1, 2, 3, 3]);
+        assert_eq!(records[3]["type"], "resume");
+    }
+}

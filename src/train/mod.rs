@@ -1,0 +1,28 @@
+//! The training loop of both stages: `prune` trains weights, masks and multipliers together, `pretrain` the weights
+//! alone. Same loop, same data, same checkpoints.
+//!
+//! ```text
+//! setup ─► Trainer ─► [ step ─► (evaluate ─► mixer) ─► (save) ] × steps ─► Outcome
+//!            │          batch ─► micro-batches: gates ─► forward ─► loss ─► backward
+//!            │          Lagrangian ─► backward;  norms ─► clip ─► AdamW ─► clamp masks
+//!            └ run folder: resolved.toml, metrics.jsonl, masks/, checkpoints/step-N/
+//! ```
+//!
+//! Everything random comes from counters, so a run that stops at any step and resumes is the same run.
+
+pub mod adamw;
+pub mod decide;
+mod error;
+pub mod evaluation;
+pub mod metrics;
+pub mod resume;
+pub mod run;
+pub mod schedule;
+pub mod setup;
+pub mod step;
+pub mod trainer;
+
+pub use error::Error;
+pub use run::{Observer, Outcome, run};
+pub use setup::{Device, Setup};
+pub use trainer::Trainer;

@@ -1,0 +1,196 @@
+//! A run's checkpoints: what is in a step folder, how it is written, how a run continues from it bit for bit.
+//!
+//! ```text
+//! checkpoints/step-00000100/
+//!   model/                 fp32 masters as a Hugging Face folder (of the source shape while pruning)
+//!   optimizer.safetensors  moments of weights, masks and multipliers
+//!   masks.safetensors      log α and multipliers (prune)
+//!   state.json             counters, loader, mixer, update counts
+//!   manifest.json          sizes and hashes of the above, written last
+//! ```
+//!
+//! There is no state of a random generator: all noise comes from counters.
+
+use super::Error;
+use super::setup::Setup;
+use super::trainer::{Counters, Trainer, load_masters, loader_config};
+use crate::checkpoint::{Checkpoint, DType, RunDir, ShardWriter, StepDir, TensorFile, TensorPlan};
+use crate::config::RunConfig;
+use serde::{Deserialize, Serialize};
+use shearling_domains::loader::{Loader, LoaderState};
+use shearling_domains::mixer::{Mixer, MixerState};
+use shearling_masks::MaskSet;
+use std::collections::{BTreeMap, HashMap};
+use std::path::Path;
+use tch::Tensor;
+
+/// Folder of the weights inside a step folder.
+pub const MODEL: &str = "model";
+/// Mask file inside a step folder.
+pub const MASKS: &str = "masks.safetensors";
+const OPTIMIZER: &str = "optimizer.safetensors";
+const STATE: &str = "state.json";
+const FORMAT_VERSION: u32 = 1;
+
+/// `state.json`.
+#[derive(Debug, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+struct State {
+    format_version: u32,
+    counters: Counters,
+    loader: LoaderState,
+    mixer: MixerState,
+    /// Optimiser updates by group: t of the bias corrections.
+    updates: BTreeMap<String, u64>,
+}
+
+impl Trainer {
+    /// Writes a checkpoint of the present step; it is there as a whole or not at all.
+    pub fn save(&mut self, run: &RunDir, max_shard_bytes: u64, stage: &str) -> Result<StepDir, Error> {
+        let _no_grad = tch::no_grad_guard();
+        let staging = run.stage_step(self.counters.step)?;
+        let folder = staging.path().to_path_buf();
+        self.save_weights(&folder.join(MODEL), max_shard_bytes)?;
+        let moments: Vec<(String, Tensor)> = self.groups().flat_map(|group| group.moments()).collect();
+        TensorFile::write(&folder.join(OPTIMIZER), &moments, &BTreeMap::new())?;
+        if let Some(masks) = self.masks() {
+            masks.save(folder.join(MASKS))?;
+        }
+        let state = State {
+            format_version: FORMAT_VERSION,
+            counters: self.counters.clone(),
+            loader: self.loader.state(),
+            mixer: self.mixer.state(),
+            updates: self.groups().map(|group| (group.name.to_string(), group.updates())).collect(),
+        };
+        let path = folder.join(STATE);
+        let text = serde_json::to_string_pretty(&state)
+            .map_err(|error| Error::Damaged { path: path.clone(), problem: error.to_string() })?;
+        std::fs::write(&path, text).map_err(|source| Error::Io { action: "write", path, source })?;
+        Ok(staging.commit(self.counters.tokens, stage)?)
+    }
+
+    fn save_weights(&self, folder: &Path, max_shard_bytes: u64) -> Result<(), Error> {
+        std::fs::create_dir_all(folder)
+            .map_err(|source| Error::Io { action: "create", path: folder.to_path_buf(), source })?;
+        self.hf_config.with_dtype(DType::F32)?.write(folder)?;
+        let slots = self.weights.slots();
+        let plan = |name: &String, master: &Tensor| TensorPlan {
+            name: name.clone(),
+            shape: master.size(),
+            dtype: DType::F32,
+        };
+        let plans = slots.iter().map(|slot| plan(&slot.name, &slot.master)).collect();
+        let mut writer = ShardWriter::create(folder, plans, max_shard_bytes)?;
+        for slot in slots {
+            writer.write(&slot.name, &slot.master.f_detach()?)?;
+        }
+        writer.finish()?;
+        Ok(())
+    }
+
+    /// Restores a run from a step folder.
+    pub fn restore(setup: &Setup, step: &StepDir) -> Result<Trainer, Error> {
+        let folder = step.path();
+        let state = read_state(&folder.join(STATE))?;
+        let weights = load_masters(&Checkpoint::open(&folder.join(MODEL))?, &setup.model, setup.device)?;
+        let masks = match &setup.spec {
+            Some(_) => Some(MaskSet::load(folder.join(MASKS), setup.device)?),
+            None => None,
+        };
+        let loader = Loader::resume(setup.dataset.clone(), loader_config(&setup.config), state.loader)?;
+        let mixer = Mixer::restore(state.mixer)?;
+        let mut trainer = Trainer::assemble(setup, weights, masks, loader, mixer, state.counters)?;
+        let path = folder.join(OPTIMIZER);
+        let mut moments: HashMap<String, Tensor> = TensorFile::read(&path, setup.device)?.into_iter().collect();
+        for group in trainer.groups() {
+            let updates = state.updates.get(group.name).copied().unwrap_or(0);
+            let damaged = |problem: String| Error::Damaged { path: path.clone(), problem };
+            group.restore(&mut moments, updates).map_err(damaged)?;
+        }
+        Ok(trainer)
+    }
+}
+
+fn read_state(path: &Path) -> Result<State, Error> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|source| Error::Io { action: "read", path: path.to_path_buf(), source })?;
+    let damaged = |problem: String| Error::Damaged { path: path.to_path_buf(), problem };
+    let state: State = serde_json::from_str(&text).map_err(|error| damaged(error.to_string()))?;
+    if state.format_version != FORMAT_VERSION {
+        return Err(damaged(format!(
+            "format version {}, this program reads {FORMAT_VERSION}; resume with the version that wrote it",
+            state.format_version
+        )));
+    }
+    Ok(state)
+}
+
+/// Refuses to resume under a configuration that would make another run. What only changes where and how often things
+/// are written may differ.
+pub fn check_same_run(saved: &RunConfig, now: &RunConfig) -> Result<(), Error> {
+    let strip = |config: &RunConfig| {
+        let mut config = config.clone();
+        config.run.directory = Default::default();
+        config.run.device = String::new();
+        config.data.prefetch = 0;
+        config.checkpoint = Default::default();
+        config
+    };
+    let (saved, now) = (flat(&strip(saved))?, flat(&strip(now))?);
+    let keys = saved.keys().chain(now.keys()).collect::<std::collections::BTreeSet<_>>();
+    let shown = |value: Option<&String>| value.map_or("absent".to_string(), String::clone);
+    let changed: Vec<String> = keys
+        .into_iter()
+        .filter(|key| saved.get(*key) != now.get(*key))
+        .map(|key| format!("{key}: was {}, now {}", shown(saved.get(key)), shown(now.get(key))))
+        .collect();
+    if changed.is_empty() {
+        return Ok(());
+    }
+    Err(Error::Mismatch(format!(
+        "a resumed run must be the same run, but the configuration changed ({}); undo that, or start a new run",
+        changed.join("; ")
+    )))
+}
+
+/// Dotted keys and values of a configuration.
+fn flat(config: &RunConfig) -> Result<BTreeMap<String, String>, Error> {
+    let value = serde_json::to_value(config).map_err(|error| Error::Mismatch(error.to_string()))?;
+    let mut keys = BTreeMap::new();
+    flatten("", &value, &mut keys);
+    Ok(keys)
+}
+
+fn flatten(prefix: &str, value: &serde_json::Value, keys: &mut BTreeMap<String, String>) {
+    match value {
+        serde_json::Value::Object(map) => {
+            for (key, value) in map {
+                let key = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
+                flatten(&key, value, keys);
+            }
+        }
+        value => {
+            keys.insert(prefix.to_string(), value.to_string());
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::parse;
+
+    const CONFIG: &str = "[run]\ndirectory = 'a'\n[model]\nsource = 'm'\n[data]\npath = 'd'\n\
+                          [train]\nsteps = 4\nbatch_rows = 2\nlearning_rate = 0.1\n";
+
+    #[test]
+    fn only_what_changes_the_run_is_refused() {
+        let saved = parse(CONFIG, "saved", &[]).unwrap();
+        let same = ["run.device=cpu", "checkpoint.every_steps=3", "run.directory=b"].map(String::from);
+        check_same_run(&saved, &parse(CONFIG, "now", &same).unwrap()).unwrap();
+        let other = ["train.learning_rate=0.2".to_string()];
+        let message = check_same_run(&saved, &parse(CONFIG, "now", &other).unwrap()).unwrap_err().to_string();
+        assert!(message.contains("train.learning_rate: was 0.1, now 0.2"), "{message}");
+    }
+}

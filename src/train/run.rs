@@ -1,0 +1,243 @@
+//! A run from start (or resume) to its last step: the loop, and the folder it leaves behind.
+
+use super::decide::{Intervals, improves};
+use super::evaluation::EvalReport;
+use super::metrics::{self, MetricsFile, Timing};
+use super::resume::{MASKS, check_same_run};
+use super::setup::Setup;
+use super::step::StepReport;
+use super::trainer::{Best, Trainer};
+use super::Error;
+use crate::checkpoint::{RunDir, RunLock, Verify, write_atomic};
+use crate::config::{self, Stage};
+use serde_json::json;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+/// The configuration with all defaults, inside a run folder.
+pub const RESOLVED: &str = "resolved.toml";
+/// Folder of mask snapshots inside a run folder.
+pub const SNAPSHOTS: &str = "masks";
+
+/// Who watches a run; the only way it talks. All methods may be left alone.
+pub trait Observer {
+    /// The run is set up; `resumed` says that it continues.
+    fn started(&mut self, _trainer: &Trainer, _resumed: bool) {}
+    /// A step is done.
+    fn stepped(&mut self, _trainer: &Trainer, _report: &StepReport, _timing: Timing) {}
+    /// An evaluation is done.
+    fn evaluated(&mut self, _trainer: &Trainer, _report: &EvalReport) {}
+    /// A checkpoint is written.
+    fn saved(&mut self, _step: u64, _path: &Path) {}
+    /// Something to know: a skipped step, an exhausted domain, a checkpoint passed over.
+    fn noted(&mut self, _message: &str) {}
+    /// Whether to stop after this step, with a checkpoint.
+    fn interrupted(&mut self) -> bool {
+        false
+    }
+}
+
+/// How a run ended.
+#[derive(Debug)]
+pub struct Outcome {
+    /// The run folder.
+    pub run: PathBuf,
+    /// Its last checkpoint.
+    pub checkpoint: PathBuf,
+    /// Finished steps.
+    pub step: u64,
+    /// Whether these are all steps of the run.
+    pub finished: bool,
+    /// Tokens seen.
+    pub tokens: u64,
+    /// Rows seen by domain, in the order of the data's domains.
+    pub domain_rows: Vec<u64>,
+    /// Proportions at the end.
+    pub proportions: Vec<f64>,
+}
+
+/// Runs `setup` to its end, to `stop_at`, or until the observer interrupts. With `resume` the run folder exists and
+/// continues from its last good checkpoint; otherwise it must not exist.
+pub fn run(
+    setup: &Setup,
+    resume: bool,
+    stop_at: Option<u64>,
+    observer: &mut dyn Observer,
+) -> Result<Outcome, Error> {
+    let (folder, _lock, mut trainer) = if resume { reopen(setup, observer)? } else { start(setup)? };
+    let mut metrics = MetricsFile::open(folder.path(), trainer.counters.step)?;
+    let kind = if resume { "resume" } else { "start" };
+    metrics.write(&metrics::event(kind, trainer.counters.step, start_fields(setup, &trainer)))?;
+    observer.started(&trainer, resume);
+    let intervals = Intervals::new(&setup.config, stop_at);
+    let mut checkpoint = folder.step_path(trainer.counters.step);
+    while !intervals.stops(trainer.counters.step, false) {
+        one_step(&mut trainer, &mut metrics, observer)?;
+        let step = trainer.counters.step;
+        let interrupted = observer.interrupted();
+        if intervals.evaluates(step) || intervals.saves_on_schedule(step) {
+            evaluate(&mut trainer, &folder, &intervals, &mut metrics, observer)?;
+        }
+        if intervals.saves(step, interrupted) {
+            checkpoint = save(&mut trainer, setup, &folder, &mut metrics, observer)?;
+        }
+        if intervals.stops(step, interrupted) {
+            break;
+        }
+    }
+    Ok(Outcome {
+        run: folder.path().to_path_buf(),
+        checkpoint,
+        step: trainer.counters.step,
+        finished: trainer.counters.step >= setup.config.train.steps,
+        tokens: trainer.counters.tokens,
+        domain_rows: trainer.counters.domain_rows.clone(),
+        proportions: trainer.proportions().to_vec(),
+    })
+}
+
+fn start(setup: &Setup) -> Result<(RunDir, RunLock, Trainer), Error> {
+    // The trainer comes first: a run that cannot start leaves no folder behind.
+    let trainer = Trainer::new(setup)?;
+    let folder = RunDir::create(&setup.config.run.directory)?;
+    let lock = RunLock::acquire(folder.path())?;
+    let resolved = config::resolved_toml(&setup.config)?;
+    write_atomic(&folder.path().join(RESOLVED), resolved.as_bytes())?;
+    Ok((folder, lock, trainer))
+}
+
+fn reopen(setup: &Setup, observer: &mut dyn Observer) -> Result<(RunDir, RunLock, Trainer), Error> {
+    let folder = RunDir::open(&setup.config.run.directory)?;
+    let lock = RunLock::acquire(folder.path())?;
+    check_same_run(&config::load(&folder.path().join(RESOLVED), &[])?, &setup.config)?;
+    let latest = folder.latest_valid(Verify::Hashes)?;
+    for skipped in &latest.skipped {
+        observer.noted(&format!("{skipped}; using an older checkpoint"));
+    }
+    let step = latest.step.ok_or_else(|| {
+        Error::Mismatch(format!(
+            "{} has no good checkpoint to resume from; start a new run in another folder",
+            folder.path().display()
+        ))
+    })?;
+    let trainer = Trainer::restore(setup, &step)?;
+    remove_later_snapshots(&folder.path().join(SNAPSHOTS), trainer.counters.step)?;
+    Ok((folder, lock, trainer))
+}
+
+fn start_fields(setup: &Setup, trainer: &Trainer) -> serde_json::Value {
+    json!({
+        "stage": match setup.stage { Stage::Prune => "prune", Stage::Pretrain => "pretrain" },
+        "steps": setup.config.train.steps,
+        "version": env!("CARGO_PKG_VERSION"),
+        "domains": trainer.domains,
+        "proportions": trainer.proportions(),
+        "reference_losses": setup.reference_losses,
+        "data_fingerprint": setup.dataset.fingerprint(),
+        "device": format!("{:?}", setup.device),
+        "source_shape": crate::prune::shape::source_shape(&setup.model),
+        "target_shape": setup.spec.as_ref().map(|spec| spec.target()),
+    })
+}
+
+fn one_step(trainer: &mut Trainer, metrics: &mut MetricsFile, observer: &mut dyn Observer) -> Result<(), Error> {
+    let before = Instant::now();
+    let report = trainer.step()?;
+    let seconds = before.elapsed().as_secs_f64();
+    trainer.counters.seconds += seconds;
+    let timing = Timing { seconds, tokens_per_second: report.tokens as f64 / seconds.max(1e-9) };
+    metrics.write(&metrics::step_record(trainer, &report, timing))?;
+    if !report.exhausted.is_empty() {
+        let names = report.exhausted.join(", ");
+        metrics.write(&metrics::event("exhausted", report.step, json!({ "domains": report.exhausted })))?;
+        observer.noted(&format!(
+            "step {}: {names} reached data.max_epochs and left the mix; its share goes to the other domains",
+            report.step
+        ));
+    }
+    if !report.applied {
+        metrics.write(&metrics::event("skip", report.step, json!({ "in_row": trainer.counters.skipped_in_row })))?;
+        observer.noted(&format!("step {}: non-finite loss or gradient, the update was skipped", report.step));
+        let limit = trainer.config.train.max_skipped_steps;
+        if trainer.counters.skipped_in_row >= limit.max(1) {
+            return Err(Error::NonFinite { skipped: trainer.counters.skipped_in_row, step: report.step });
+        }
+    }
+    observer.stepped(trainer, &report, timing);
+    Ok(())
+}
+
+fn evaluate(
+    trainer: &mut Trainer,
+    folder: &RunDir,
+    intervals: &Intervals,
+    metrics: &mut MetricsFile,
+    observer: &mut dyn Observer,
+) -> Result<(), Error> {
+    let report = trainer.evaluate(intervals)?;
+    let snapshot = snapshot(trainer, folder.path())?;
+    metrics.write(&metrics::eval_record(trainer, &report, snapshot.as_deref()))?;
+    observer.evaluated(trainer, &report);
+    let mut loss = report.mean;
+    if trainer.masks().is_some() && trainer.counters.step == intervals.steps {
+        let cut = trainer.evaluate_target()?;
+        metrics.write(&metrics::eval_record(trainer, &cut, None))?;
+        observer.evaluated(trainer, &cut);
+        loss = cut.mean;
+    }
+    if let Some(loss) = loss.filter(|loss| {
+        intervals.saves_on_schedule(trainer.counters.step)
+            && trainer.constraint_holds() && improves(*loss, trainer.counters.best.map(|best| best.loss))
+    }) {
+        trainer.counters.best = Some(Best { step: trainer.counters.step, loss });
+    }
+    Ok(())
+}
+
+/// Writes the masks as they are; the path relative to the run folder.
+fn snapshot(trainer: &Trainer, run: &Path) -> Result<Option<String>, Error> {
+    let Some(masks) = trainer.masks() else { return Ok(None) };
+    let folder = run.join(SNAPSHOTS);
+    std::fs::create_dir_all(&folder)
+        .map_err(|source| Error::Io { action: "create", path: folder.clone(), source })?;
+    let name = format!("step-{:08}.safetensors", trainer.counters.step);
+    masks.save(folder.join(&name))?;
+    Ok(Some(format!("{SNAPSHOTS}/{name}")))
+}
+
+fn remove_later_snapshots(folder: &Path, step: u64) -> Result<(), Error> {
+    let Ok(entries) = std::fs::read_dir(folder) else { return Ok(()) };
+    for path in entries.flatten().map(|entry| entry.path()) {
+        let number = path.file_stem().and_then(|stem| stem.to_str()).and_then(|stem| stem.strip_prefix("step-"));
+        if number.and_then(|number| number.parse::<u64>().ok()).is_some_and(|number| number > step) {
+            std::fs::remove_file(&path).map_err(|source| Error::Io { action: "remove", path, source })?;
+        }
+    }
+    Ok(())
+}
+
+/// Saves, then removes older checkpoints: the last and the best stay.
+fn save(
+    trainer: &mut Trainer,
+    setup: &Setup,
+    folder: &RunDir,
+    metrics: &mut MetricsFile,
+    observer: &mut dyn Observer,
+) -> Result<PathBuf, Error> {
+    let stage = match setup.stage {
+        Stage::Prune => "prune",
+        Stage::Pretrain => "pretrain",
+    };
+    let saved = trainer.save(folder, setup.config.checkpoint.max_shard_bytes, stage)?;
+    let step = trainer.counters.step;
+    let keep: Vec<u64> = [Some(step), trainer.counters.best.map(|best| best.step)].into_iter().flatten().collect();
+    folder.retain(&keep)?;
+    metrics.write(&metrics::event("save", step, json!({ "kept": keep })))?;
+    observer.saved(step, saved.path());
+    Ok(saved.path().to_path_buf())
+}
+
+/// The mask file of a step folder.
+pub fn mask_file(step: &Path) -> PathBuf {
+    step.join(MASKS)
+}

@@ -1,0 +1,248 @@
+//! Everything a run needs, opened and checked against each other before a byte is written: configuration, device,
+//! data, source model, masks' shapes.
+
+use super::Error;
+use crate::checkpoint::{Checkpoint, HfConfig, HfModel, NewLlama};
+use crate::config::{Dtype, Mixer as MixerTable, RandomModel, RunConfig, Stage, validate};
+use crate::prune::{convert::require_complete, shape};
+use shearling_domains::dataset::Dataset;
+use shearling_domains::mixer::{Mixer, MixerConfig, MixerKind};
+use shearling_masks::MaskSpec;
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use tch::Kind;
+
+/// Where tensors live (libtorch's device).
+pub type Device = tch::Device;
+
+/// A run, ready to start or to resume.
+#[derive(Debug)]
+pub struct Setup {
+    /// The configuration, references resolved.
+    pub config: RunConfig,
+    /// Which stage this is.
+    pub stage: Stage,
+    /// Device of the run.
+    pub device: Device,
+    /// The model's config file.
+    pub hf_config: HfConfig,
+    /// The model's resolved config.
+    pub model: HfModel,
+    /// Initial weights; `None` for random ones.
+    pub source: Option<Checkpoint>,
+    /// Folder with the tokenizer and other files that travel with the model.
+    pub companions: PathBuf,
+    /// Masks of a prune run.
+    pub spec: Option<MaskSpec>,
+    /// Data.
+    pub dataset: Arc<Dataset>,
+    /// Proportions before the first update, in the order of the data's domains.
+    pub proportions: Vec<f64>,
+    /// Reference losses in that order; `None` for a static mixer without any.
+    pub reference_losses: Option<Vec<f64>>,
+}
+
+impl Setup {
+    /// Opens and checks everything; nothing is written.
+    pub fn new(mut config: RunConfig, stage: Stage, device: Device) -> Result<Setup, Error> {
+        validate(&config, stage)?;
+        let dataset = Arc::new(Dataset::open(&config.data.path)?);
+        resolve_references(&mut config.mixer)?;
+        let (source, hf_config, companions) = open_model(&config, &dataset)?;
+        let model = hf_config.model()?;
+        if let Some(source) = &source {
+            require_complete(source, &model)?;
+        }
+        check_data_fits(&dataset, &model)?;
+        let spec = match (&config.target, stage) {
+            (Some(target), Stage::Prune) => Some(shape::mask_spec(&model, target)?),
+            _ => None,
+        };
+        let names = dataset.domain_names();
+        let proportions = match &config.mixer.proportions {
+            Some(given) => in_order("mixer.proportions", given, &names)?,
+            None => vec![1.0 / names.len() as f64; names.len()],
+        };
+        let reference_losses = match &config.mixer.reference_loss {
+            Some(given) => Some(in_order("mixer.reference_loss", given, &names)?),
+            None => None,
+        };
+        let setup = Setup {
+            config,
+            stage,
+            device,
+            hf_config,
+            model,
+            source,
+            companions,
+            spec,
+            dataset,
+            proportions,
+            reference_losses,
+        };
+        setup.mixer()?;
+        Ok(setup)
+    }
+
+    /// Kind of forward and backward.
+    pub fn compute_kind(&self) -> Kind {
+        kind(self.config.run.dtype)
+    }
+
+    /// A mixer at its start.
+    pub fn mixer(&self) -> Result<Mixer, Error> {
+        let table = &self.config.mixer;
+        let config = MixerConfig {
+            kind: table.kind,
+            eta: table.eta,
+            smoothing: table.smoothing,
+            floor: table.floor,
+            cap: table.cap,
+        };
+        let references = self.reference_losses.clone().unwrap_or_else(|| vec![0.0; self.proportions.len()]);
+        Ok(Mixer::new(config, &self.proportions, &references)?)
+    }
+
+    /// Excess losses mean something only against references.
+    pub fn has_references(&self) -> bool {
+        self.reference_losses.is_some()
+    }
+}
+
+/// libtorch's kind of a dtype.
+pub fn kind(dtype: Dtype) -> Kind {
+    match dtype {
+        Dtype::Fp32 => Kind::Float,
+        Dtype::Bf16 => Kind::BFloat16,
+        Dtype::Fp16 => Kind::Half,
+    }
+}
+
+fn open_model(config: &RunConfig, dataset: &Dataset) -> Result<(Option<Checkpoint>, HfConfig, PathBuf), Error> {
+    match (&config.model.source, &config.model.random) {
+        (Some(path), _) => {
+            let source = Checkpoint::open(path)?;
+            let hf_config = source.config().clone();
+            Ok((Some(source), hf_config, path.clone()))
+        }
+        (None, Some(random)) => Ok((None, random_config(random, dataset)?, config.data.path.clone())),
+        (None, None) => Err(Error::Mismatch("[model] names neither source nor random".to_string())),
+    }
+}
+
+/// A new Llama whose vocabulary and special tokens are the data's.
+fn random_config(random: &RandomModel, dataset: &Dataset) -> Result<HfConfig, Error> {
+    let heads = random.num_attention_heads;
+    if random.head_dim.is_none() && random.hidden_size % heads != 0 {
+        return Err(Error::Mismatch(format!(
+            "model.random.hidden_size = {} is not divisible by num_attention_heads = {heads}; change one or give head_dim",
+            random.hidden_size
+        )));
+    }
+    let new = NewLlama {
+        vocab_size: dataset.vocab_size() as i64,
+        hidden_size: random.hidden_size,
+        intermediate_size: random.intermediate_size,
+        num_hidden_layers: random.num_hidden_layers,
+        num_attention_heads: heads,
+        num_key_value_heads: random.num_key_value_heads.unwrap_or(heads),
+        head_dim: random.head_dim.unwrap_or(random.hidden_size / heads),
+        max_position_embeddings: dataset.sequence_length() as i64,
+        rope_theta: random.rope_theta,
+        tie_word_embeddings: random.tie_word_embeddings,
+        bos_token_id: dataset.manifest().bos_token_id.map(i64::from),
+        eos_token_id: dataset.manifest().eos_token_id.map(i64::from),
+    };
+    Ok(HfConfig::new_llama(&new))
+}
+
+fn check_data_fits(dataset: &Dataset, model: &HfModel) -> Result<(), Error> {
+    if dataset.vocab_size() as i64 > model.vocab_size {
+        return Err(Error::Mismatch(format!(
+            "the data was tokenized with a vocabulary of {}, the model has {} (vocab_size): ids would be out of range; \
+             prepare the data with the model's own tokenizer.json",
+            dataset.vocab_size(),
+            model.vocab_size
+        )));
+    }
+    if dataset.sequence_length() as i64 > model.max_position_embeddings {
+        return Err(Error::Mismatch(format!(
+            "the data has rows of {} tokens, the model takes at most {} (max_position_embeddings); prepare the data \
+             with a shorter --sequence-length",
+            dataset.sequence_length(),
+            model.max_position_embeddings
+        )));
+    }
+    Ok(())
+}
+
+/// Reads `reference_file` into `reference_loss`, so that the resolved configuration carries the numbers themselves.
+fn resolve_references(mixer: &mut MixerTable) -> Result<(), Error> {
+    let Some(path) = &mixer.reference_file else { return Ok(()) };
+    if mixer.kind == MixerKind::Static && mixer.reference_loss.is_some() {
+        return Ok(());
+    }
+    mixer.reference_loss = Some(read_references(path)?);
+    mixer.reference_file = None;
+    Ok(())
+}
+
+/// Reads a file of `{"domain": loss, …}` under `reference_loss`, as `shearling eval --write-reference` writes it.
+pub fn read_references(path: &Path) -> Result<BTreeMap<String, f64>, Error> {
+    let text = std::fs::read_to_string(path)
+        .map_err(|source| Error::Io { action: "read", path: path.to_path_buf(), source })?;
+    let damaged = |problem: String| Error::Damaged { path: path.to_path_buf(), problem };
+    let value: serde_json::Value =
+        serde_json::from_str(&text).map_err(|error| damaged(format!("not JSON ({error}); write it with `shearling eval --write-reference`")))?;
+    let map = value.get("reference_loss").and_then(|losses| losses.as_object());
+    let map = map.ok_or_else(|| damaged("has no object \"reference_loss\"; write it with `shearling eval --write-reference`".to_string()))?;
+    let number = |(domain, loss): (&String, &serde_json::Value)| {
+        let loss = loss.as_f64().filter(|loss| loss.is_finite());
+        loss.map(|loss| (domain.clone(), loss))
+            .ok_or_else(|| damaged(format!("reference_loss.{domain} is not a number; measure it again")))
+    };
+    map.iter().map(number).collect()
+}
+
+/// The values of a per-domain table in the order of the data's domains; both must name the same domains.
+fn in_order(key: &str, given: &BTreeMap<String, f64>, names: &[String]) -> Result<Vec<f64>, Error> {
+    let list = names.join(", ");
+    if let Some(unknown) = given.keys().find(|name| !names.contains(name)) {
+        return Err(Error::Mismatch(format!("{key} names domain {unknown:?}, which the data does not have; it has {list}")));
+    }
+    let value = |name: &String| {
+        given.get(name).copied().ok_or_else(|| {
+            Error::Mismatch(format!("{key} has no value for domain {name:?}; give one for each of {list}"))
+        })
+    };
+    names.iter().map(value).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tables_follow_the_order_of_the_data() {
+        let given = BTreeMap::from([("a".to_string(), 0.25), ("b".to_string(), 0.75)]);
+        let names = ["b".to_string(), "a".to_string()];
+        assert_eq!(in_order("k", &given, &names).unwrap(), [0.75, 0.25]);
+        let message = in_order("k", &given, &names[..1]).unwrap_err().to_string();
+        assert!(message.contains("\"a\""), "{message}");
+        let more = ["b".to_string(), "a".to_string(), "c".to_string()];
+        assert!(in_order("k", &given, &more).unwrap_err().to_string().contains("\"c\""));
+    }
+
+    #[test]
+    fn a_reference_file_is_read_strictly() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("references.json");
+        std::fs::write(&path, r#"{"reference_loss": {"a": 1.5}}"#).unwrap();
+        assert_eq!(read_references(&path).unwrap()["a"], 1.5);
+        for wrong in ["{", "{}", r#"{"reference_loss": {"a": null}}"#, r#"{"reference_loss": {"a": "x"}}"#] {
+            std::fs::write(&path, wrong).unwrap();
+            assert!(read_references(&path).unwrap_err().to_string().contains("references.json"), "{wrong}");
+        }
+    }
+}

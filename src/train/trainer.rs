@@ -1,0 +1,207 @@
+//! The state of a run: weights, masks, data position, mixer, counters; made new or restored from a checkpoint.
+
+use super::Error;
+use super::adamw::{Direction, Group};
+use super::schedule::Schedule;
+use super::setup::{Device, Setup};
+use crate::checkpoint::{Checkpoint, HfConfig, HfModel};
+use crate::config::RunConfig;
+use crate::eval::EvalRows;
+use crate::model::{Decoder, ForwardContext, init, parameters::parameters};
+use serde::{Deserialize, Serialize};
+use shearling_domains::loader::{Batch, Loader, LoaderConfig};
+use shearling_domains::mixer::Mixer;
+use shearling_masks::{Gates, MaskSet};
+use std::collections::HashMap;
+use tch::{Kind, TchError, Tensor};
+
+/// The state of a run between two steps.
+#[derive(Debug)]
+pub struct Trainer {
+    pub(super) config: RunConfig,
+    pub(super) hf_config: HfConfig,
+    pub(super) model: HfModel,
+    pub(super) device: Device,
+    pub(super) decoder: Decoder,
+    pub(super) context: ForwardContext,
+    pub(super) weights: Group,
+    pub(super) masks: Option<MaskTraining>,
+    pub(super) loader: Loader,
+    pub(super) mixer: Mixer,
+    pub(super) has_references: bool,
+    pub(super) domains: Vec<String>,
+    pub(super) eval_rows: Vec<EvalRows>,
+    pub(super) schedule: Schedule,
+    /// Where the run stands.
+    pub counters: Counters,
+}
+
+/// Masks with the groups that train them; the groups' tensors are the set's own.
+#[derive(Debug)]
+pub struct MaskTraining {
+    /// The masks.
+    pub set: MaskSet,
+    pub(super) log_alpha: Group,
+    pub(super) multipliers: Group,
+}
+
+/// Where a run stands.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Counters {
+    /// Finished steps.
+    pub step: u64,
+    /// Tokens seen.
+    pub tokens: u64,
+    /// Rows seen of each domain.
+    pub domain_rows: Vec<u64>,
+    /// Steps whose update was skipped.
+    pub skipped: u64,
+    /// Of these, the last ones in a row.
+    pub skipped_in_row: u64,
+    /// Best saved evaluation so far.
+    pub best: Option<Best>,
+    /// Seconds spent in steps, over all sessions of the run.
+    pub seconds: f64,
+}
+
+/// The saved step with the lowest mean validation loss.
+#[derive(Clone, Copy, Debug, PartialEq, Serialize, Deserialize)]
+pub struct Best {
+    /// Step.
+    pub step: u64,
+    /// Mean over the domains.
+    pub loss: f64,
+}
+
+impl Counters {
+    pub(super) fn count(&mut self, batch: &Batch, applied: bool) {
+        self.step += 1;
+        self.tokens += batch.tokens.len() as u64;
+        for domain in &batch.domain {
+            if self.domain_rows.len() <= *domain {
+                self.domain_rows.resize(domain + 1, 0);
+            }
+            self.domain_rows[*domain] += 1;
+        }
+        self.skipped += u64::from(!applied);
+        self.skipped_in_row = if applied { 0 } else { self.skipped_in_row + 1 };
+    }
+}
+
+impl Trainer {
+    /// A run at step 0.
+    pub fn new(setup: &Setup) -> Result<Trainer, Error> {
+        let weights = initial_weights(setup)?;
+        let masks = match &setup.spec {
+            Some(spec) => {
+                let table = &setup.config.masks;
+                let warmup = table.target_warmup(setup.config.train.steps);
+                let constants = table.preset.constants();
+                let set = MaskSet::new(spec.clone(), constants, warmup, setup.config.run.seed, setup.device)?;
+                Some(set)
+            }
+            None => None,
+        };
+        let loader = Loader::new(setup.dataset.clone(), loader_config(&setup.config), &setup.proportions)?;
+        let counters = Counters { domain_rows: vec![0; setup.proportions.len()], ..Counters::default() };
+        Trainer::assemble(setup, weights, masks, loader, setup.mixer()?, counters)
+    }
+
+    /// Puts the parts of a run together; used by [`Trainer::new`] and by resume.
+    pub(super) fn assemble(
+        setup: &Setup,
+        weights: Vec<(String, Tensor)>,
+        masks: Option<MaskSet>,
+        loader: Loader,
+        mixer: Mixer,
+        counters: Counters,
+    ) -> Result<Trainer, Error> {
+        let train = &setup.config.train;
+        let kind = setup.compute_kind();
+        let weights = Group::new("weights", train.learning_rate, Direction::Descent, train, weights, kind)?;
+        let decoder = decoder(&setup.model, &weights)?;
+        let tokens = setup.dataset.sequence_length() as i64;
+        Ok(Trainer {
+            context: ForwardContext::new(&setup.model, tokens, setup.device, Gates::none())?,
+            masks: masks.map(|set| MaskTraining::new(set, &setup.config)).transpose()?,
+            eval_rows: EvalRows::load(&setup.dataset, setup.config.eval.rows_per_domain, setup.device)?,
+            schedule: Schedule {
+                warmup_steps: train.warmup_steps,
+                steps: train.steps,
+                final_fraction: train.final_lr_fraction,
+            },
+            config: setup.config.clone(),
+            hf_config: setup.hf_config.clone(),
+            model: setup.model.clone(),
+            device: setup.device,
+            decoder,
+            weights,
+            loader,
+            mixer,
+            has_references: setup.has_references(),
+            domains: setup.dataset.domain_names(),
+            counters,
+        })
+    }
+
+    /// The masks of a prune run.
+    pub fn masks(&self) -> Option<&MaskSet> {
+        self.masks.as_ref().map(|masks| &masks.set)
+    }
+
+    /// Present proportions, in the order of the data's domains.
+    pub fn proportions(&self) -> &[f64] {
+        self.mixer.proportions()
+    }
+}
+
+impl MaskTraining {
+    fn new(set: MaskSet, config: &RunConfig) -> Result<MaskTraining, TchError> {
+        let group = |name, learning_rate, direction, tensors| {
+            Group::new(name, learning_rate, direction, &config.train, tensors, Kind::Float)
+        };
+        let table = &config.masks;
+        let log_alpha = group("masks", table.learning_rate, Direction::Descent, set.log_alpha_parameters())?;
+        let multipliers =
+            group("multipliers", table.multiplier_learning_rate, Direction::Ascent, set.multiplier_parameters())?;
+        Ok(MaskTraining { set, log_alpha, multipliers })
+    }
+}
+
+pub(super) fn loader_config(config: &RunConfig) -> LoaderConfig {
+    LoaderConfig {
+        batch_rows: config.train.batch_rows,
+        seed: config.run.seed,
+        max_epochs: config.data.max_epochs,
+        prefetch: config.data.prefetch,
+    }
+}
+
+fn initial_weights(setup: &Setup) -> Result<Vec<(String, Tensor)>, Error> {
+    match &setup.source {
+        Some(source) => load_masters(source, &setup.model, setup.device),
+        None => {
+            let weights = init::random_weights(&setup.model, setup.config.run.seed)?;
+            weights.into_iter().map(|(name, weight)| Ok((name, weight.f_to_device(setup.device)?))).collect()
+        }
+    }
+}
+
+/// fp32 masters of all weights, tensor by tensor from the mapped file to the device.
+pub(super) fn load_masters(
+    source: &Checkpoint,
+    model: &HfModel,
+    device: Device,
+) -> Result<Vec<(String, Tensor)>, Error> {
+    let load = |name: String| Ok((source.tensor(&name, Kind::Float, device)?, name));
+    parameters(model).into_iter().map(|p| load(p.name).map(|(weight, name)| (name, weight))).collect()
+}
+
+fn decoder(model: &HfModel, weights: &Group) -> Result<Decoder, Error> {
+    let leaves: HashMap<&str, Tensor> = weights.slots().iter().map(|slot| (slot.name.as_str(), slot.leaf())).collect();
+    Decoder::build(model, &mut |name| {
+        let leaf = leaves.get(name).map(Tensor::shallow_clone);
+        leaf.ok_or_else(|| Error::Mismatch(format!("the model asks for a weight {name} that was not loaded")))
+    })
+}
