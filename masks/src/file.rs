@@ -22,7 +22,7 @@ use tch::Device;
 
 const FORMAT_VERSION: u64 = 1;
 const METADATA_KEY: &str = "shearling_masks";
-/// Four times the masks of a 400-billion-parameter model; anything larger is some other file.
+/// Far beyond any decoder of today (126 layers of width 53,248 make 27 MB); anything larger is some other file.
 const LARGEST_FILE_BYTES: u64 = 256 << 20;
 
 /// What the metadata holds.
@@ -46,7 +46,8 @@ impl MaskSet {
     /// Writes the masks to `path`: first a temporary sibling, then a rename, so that `path` is always whole.
     ///
     /// # Errors
-    /// Whatever the file system refuses; nothing is left behind then.
+    /// Values that are not finite, for the file could not be read again; whatever the file system refuses. Nothing is left
+    /// behind then.
     pub fn save(&self, path: impl AsRef<Path>) -> Result<()> {
         let path = path.as_ref();
         let container = |source| Error::Container { path: path.into(), source };
@@ -120,8 +121,11 @@ impl Stored {
     fn of_mask(mask: &Mask) -> Result<Vec<Stored>> {
         let tensors = [&mask.log_alpha, &mask.lambda_1, &mask.lambda_2];
         let stored = layout(&mask.spec).into_iter().zip(tensors).map(|((name, dims), tensor)| {
-            let bytes = cpu_values(tensor)?.into_iter().flat_map(f32::to_le_bytes).collect();
-            Ok(Stored { name, dims, bytes })
+            let values = cpu_values(tensor)?;
+            if let Some(&value) = values.iter().find(|value| !value.is_finite()) {
+                return Err(Error::NonFinite { unit: name, value });
+            }
+            Ok(Stored { name, dims, bytes: values.into_iter().flat_map(f32::to_le_bytes).collect() })
         });
         stored.collect()
     }
@@ -188,12 +192,12 @@ fn read_bounded(path: &Path) -> Result<Vec<u8>> {
     if !about.is_file() {
         return Err(not_a_mask_file("it is not a regular file".to_owned()));
     }
-    let mut bytes = Vec::new();
-    let file = File::open(path).map_err(io_error)?;
-    file.take(LARGEST_FILE_BYTES + 1).read_to_end(&mut bytes).map_err(io_error)?;
-    if bytes.len() as u64 > LARGEST_FILE_BYTES {
-        return Err(not_a_mask_file(format!("it is larger than {LARGEST_FILE_BYTES} bytes")));
+    if about.len() > LARGEST_FILE_BYTES {
+        return Err(not_a_mask_file(format!("it has {} bytes, more than any mask file", about.len())));
     }
+    let mut bytes = Vec::new();
+    // Limited again: the file may grow while it is read.
+    File::open(path).map_err(io_error)?.take(LARGEST_FILE_BYTES).read_to_end(&mut bytes).map_err(io_error)?;
     Ok(bytes)
 }
 

@@ -181,8 +181,9 @@ mod tests {
     fn gradients_match_finite_differences() {
         let constants = MaskPreset::llm_shearing();
         let point = Tensor::from_slice(&[-3.0f64, -1.0, 0.2, 0.9, 2.5, 4.0]);
-        let uniform = Tensor::from_slice(&[0.7f64, 0.8, 0.4, 0.3, 0.02, 0.01]);
-        let functions: [(&str, &dyn Fn(&Tensor) -> Tensor); 3] = [
+        let uniform = Tensor::from_slice(&[0.95f64, 0.8, 0.4, 0.3, 0.1, 0.03]);
+        type Formula<'a> = &'a dyn Fn(&Tensor) -> Tensor;
+        let functions: [(&str, Formula<'_>); 3] = [
             ("sample", &|a| constants.sample(a, &uniform)),
             ("score", &|a| constants.score(a)),
             ("soft", &|a| constants.soft(a)),

@@ -152,7 +152,7 @@ mod tests {
         assert!((lambda_2.grad().double_value(&[]) - 0.0425).abs() < 1e-6);
         assert!((sparsity.grad().double_value(&[0]) - (2.0 + 6.0 * 0.25) / 2.0).abs() < 1e-6);
 
-        tch::no_grad(|| lambda_1.shallow_clone().fill_(9.0));
+        tch::no_grad(|| _ = lambda_1.shallow_clone().fill_(9.0));
         let state = &lagrangian.constraints().unwrap()[0];
         assert_eq!(state.module, Module::KvHead);
         assert_eq!(state.lambda_1, 2.0, "the state is that of the forward, not of later updates");

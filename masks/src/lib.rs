@@ -36,6 +36,6 @@ pub use lagrangian::{Lagrangian, ModuleConstraint};
 pub use mask_set::MaskSet;
 pub use noise::{NoiseKey, weight_normals};
 pub use params::{expected_prunable_params, expected_total_params};
-pub use report::{MaskReport, ModuleReport, UnitValue};
+pub use report::{MaskReport, ModuleReport, UnitList, UnitValue};
 pub use shape::{Module, Shape};
 pub use spec::{MaskSpec, ModuleSpec};

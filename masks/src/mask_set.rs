@@ -221,7 +221,7 @@ impl MaskSet {
         params::expected_prunable_params(&self.spec, &self.scores()).unwrap_or(f64::NAN)
     }
 
-    /// Expected number of all parameters, see [`params::expected_total_params`]; NaN if the log-odds are.
+    /// Expected number of all parameters, see [`crate::expected_total_params`]; NaN if the log-odds are.
     pub fn expected_total_params(&self, vocab_size: i64, tied: bool) -> f64 {
         params::expected_total_params(&self.spec, &self.scores(), vocab_size, tied).unwrap_or(f64::NAN)
     }

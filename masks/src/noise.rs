@@ -171,10 +171,11 @@ mod tests {
     }
 
     /// Fixes the stream itself: a change of key derivation or of the mapping to (0, 1) would break the resume of old runs.
+    /// The bits were computed by a second implementation, in Python.
     #[test]
     fn the_stream_is_a_fixed_function() {
         let found: Vec<u32> = draw(KEY, Purpose::Gates, "hidden").iter().take(4).map(|value| value.to_bits()).collect();
-        assert_eq!(found, [0, 0, 0, 0]);
+        assert_eq!(found, [0x3d53_7d90, 0x3e74_131c, 0x3e1e_ec4c, 0x3ed8_c2c2]);
     }
 
     #[test]

@@ -2,7 +2,7 @@
 //! units that were still open.
 //!
 //! The constraint is met in expectation, the target shape exactly. Where both disagree, the cut keeps units whose gate is
-//! near 0 or removes units whose gate is near 1; this report names them with their values. Data only: printing is for others.
+//! near 0 or removes units whose gate is near 1; this report counts them and names them with their values. Data only: printing is for others.
 
 use crate::error::Result;
 use crate::gates::finite_values;
@@ -16,6 +16,8 @@ const UNDECIDED: (f32, f32) = (0.05, 0.95);
 /// A kept unit below this value, or a removed one above it, is on the wrong side.
 const HALF: f32 = 0.5;
 const HISTOGRAM_BINS: usize = 10;
+/// Most units a list names: before the masks have polarised, a large model has millions on the wrong side.
+const NAMED_UNITS: usize = 1000;
 
 /// The state of all masks.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -35,6 +37,15 @@ pub struct UnitValue {
     pub value: f64,
 }
 
+/// Units on the wrong side of the cut: how many, and the worst of them by name.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+pub struct UnitList {
+    /// How many there are.
+    pub count: u64,
+    /// The thousand furthest on the wrong side, worst first; all of them if there are no more.
+    pub worst: Vec<UnitValue>,
+}
+
 /// The state of one mask. "Kept" and "removed" refer to the cut to the exact target.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ModuleReport {
@@ -51,9 +62,9 @@ pub struct ModuleReport {
     /// Units per row whose soft value lies strictly between 0.05 and 0.95.
     pub undecided: Vec<i64>,
     /// Kept units whose soft value is below ½: their weights enter the small model almost switched off.
-    pub half_alive: Vec<UnitValue>,
+    pub half_alive: UnitList,
     /// Removed units whose soft value is above ½: the model still uses them.
-    pub still_open: Vec<UnitValue>,
+    pub still_open: UnitList,
     /// Expected sparsity, mean over rows.
     pub expected_sparsity: f64,
     /// Final target of the sparsity.
@@ -72,7 +83,7 @@ impl MaskReport {
         for mask in masks.masks() {
             let cut = Cut::new(masks, mask)?;
             if mask.spec.module == Module::Layer {
-                report.removed_layers = cut.units(|kept, _| !kept);
+                report.removed_layers = cut.removed();
             }
             report.modules.push(ModuleReport::new(masks, mask, &cut)?);
         }
@@ -99,8 +110,8 @@ impl ModuleReport {
             target: spec.target,
             survivors: masks.expected_survivors(mask)?,
             undecided: cut.soft.chunks_exact(spec.size as usize).map(undecided).collect(),
-            half_alive: cut.units(|kept, value| kept && value < HALF),
-            still_open: cut.units(|kept, value| !kept && value > HALF),
+            half_alive: cut.wrong_side(true),
+            still_open: cut.wrong_side(false),
             expected_sparsity: 1.0 - open / spec.units() as f64,
             target_sparsity: spec.target_sparsity(),
             histogram: histogram(&cut.soft),
@@ -125,16 +136,27 @@ impl<'a> Cut<'a> {
         })
     }
 
-    /// Units chosen by whether they are kept and by their soft value.
-    fn units(&self, choose: impl Fn(bool, f32) -> bool) -> Vec<UnitValue> {
+    /// Every unit that is removed, in order.
+    fn removed(&self) -> Vec<UnitValue> {
+        (0..self.kept.len()).filter(|&at| !self.kept[at]).map(|at| self.unit(at)).collect()
+    }
+
+    /// Kept units that are more closed than open, or removed ones that are more open than closed.
+    fn wrong_side(&self, kept: bool) -> UnitList {
+        let distance = |at: usize| if kept { HALF - self.soft[at] } else { self.soft[at] - HALF };
+        let mut units: Vec<usize> =
+            (0..self.kept.len()).filter(|&at| self.kept[at] == kept && distance(at) > 0.0).collect();
+        units.sort_by(|&a, &b| distance(b).total_cmp(&distance(a)));
+        UnitList {
+            count: units.len() as u64,
+            worst: units.into_iter().take(NAMED_UNITS).map(|at| self.unit(at)).collect(),
+        }
+    }
+
+    fn unit(&self, at: usize) -> UnitValue {
         let spec = &self.mask.spec;
-        let all = self.kept.iter().zip(&self.soft).enumerate();
-        let chosen = all.filter(|(_, (kept, value))| choose(**kept, **value));
-        let named = chosen.map(|(at, (_, &value))| {
-            let (row, index) = (at as i64 / spec.size, at as i64 % spec.size);
-            UnitValue { name: spec.module.unit_name(row, index), value: f64::from(value) }
-        });
-        named.collect()
+        let (row, index) = (at as i64 / spec.size, at as i64 % spec.size);
+        UnitValue { name: spec.module.unit_name(row, index), value: f64::from(self.soft[at]) }
     }
 }
 

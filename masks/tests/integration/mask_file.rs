@@ -85,21 +85,17 @@ fn chain(error: Error) -> String {
     message
 }
 
+fn leaves(masks: &MaskSet) -> Vec<(String, Tensor)> {
+    masks.log_alpha_parameters().into_iter().chain(masks.multiplier_parameters()).collect()
+}
+
 fn assert_same(a: &MaskSet, b: &MaskSet) {
     assert_eq!((a.spec(), a.constants(), a.warmup_steps()), (b.spec(), b.constants(), b.warmup_steps()));
-    let leaves = |masks: &MaskSet| [masks.log_alpha_parameters(), masks.multiplier_parameters()].concat_named();
-    assert_eq!(leaves(a), leaves(b));
-}
-
-trait ConcatNamed {
-    fn concat_named(self) -> Vec<(String, Vec<i64>, Vec<u32>)>;
-}
-
-impl ConcatNamed for [Vec<(String, Tensor)>; 2] {
-    fn concat_named(self) -> Vec<(String, Vec<i64>, Vec<u32>)> {
-        let bits = |tensor: &Tensor| values(tensor).iter().map(|value| value.to_bits()).collect();
-        self.into_iter().flatten().map(|(name, tensor)| (name, tensor.size(), bits(&tensor))).collect()
-    }
+    let bits = |tensor: &Tensor| values(tensor).iter().map(|value| value.to_bits()).collect::<Vec<u32>>();
+    let stored = |masks: &MaskSet| {
+        leaves(masks).iter().map(|(name, leaf)| (name.clone(), leaf.size(), bits(leaf))).collect::<Vec<_>>()
+    };
+    assert_eq!(stored(a), stored(b));
 }
 
 #[test]
@@ -107,8 +103,9 @@ fn a_file_gives_back_the_same_bits_as_trainable_leaves() {
     let saved = Saved::new();
     let loaded = saved.load().unwrap();
     assert_same(&saved.masks, &loaded);
-    let leaves = [loaded.log_alpha_parameters(), loaded.multiplier_parameters()].concat();
-    assert!(leaves.iter().all(|(_, leaf)| leaf.is_leaf() && leaf.requires_grad() && leaf.kind() == Kind::Float));
+    assert!(
+        leaves(&loaded).iter().all(|(_, leaf)| leaf.is_leaf() && leaf.requires_grad() && leaf.kind() == Kind::Float)
+    );
     let files: Vec<_> = std::fs::read_dir(saved.folder.path()).unwrap().collect();
     assert_eq!(files.len(), 1, "no temporary file stays");
 }
@@ -180,7 +177,7 @@ fn oversized_files_are_refused_without_reading_them() {
     let saved = Saved::new();
     // A sparse file: 300 MiB of nothing.
     std::fs::File::create(&saved.path).unwrap().set_len(300 << 20).unwrap();
-    assert!(chain(saved.load().unwrap_err()).contains("larger than"));
+    assert!(chain(saved.load().unwrap_err()).contains("more than any mask file"));
 }
 
 #[test]
@@ -210,7 +207,7 @@ fn every_tensor_that_does_not_fit_is_named_at_once() {
         parts.tensor("log_alpha.layer").1 = Dtype::I32;
         parts.tensor("log_alpha.intermediate").3[4..8].copy_from_slice(&f32::NAN.to_le_bytes());
         parts.tensor("lambda_2.layer").3.copy_from_slice(&f32::INFINITY.to_le_bytes());
-        parts.tensors.push(("q_proj.weight".to_owned(), Dtype::F32, vec![1], vec![0; 4]));
+        parts.tensors.push(("stranger".to_owned(), Dtype::F32, vec![1], vec![0; 4]));
     });
     for expected in [
         "`lambda_1.hidden` is missing",
@@ -218,7 +215,7 @@ fn every_tensor_that_does_not_fit_is_named_at_once() {
         "`log_alpha.layer` has type I32, expected F32",
         "`log_alpha.intermediate` holds NaN at element 1",
         "`lambda_2.layer` holds inf at element 0",
-        "`q_proj.weight` belongs to no mask",
+        "`stranger` belongs to no mask",
     ] {
         assert!(message.contains(expected), "{message:?} lacks {expected:?}");
     }
@@ -252,4 +249,14 @@ fn loaded_masks_give_the_same_gates() {
         let gate = |masks: &MaskSet| values(masks.deterministic_target().unwrap().get(module).unwrap());
         assert_eq!(gate(&saved.masks), gate(&loaded));
     }
+}
+
+#[test]
+fn masks_that_diverged_do_not_replace_a_good_file() {
+    let saved = Saved::new();
+    let before = std::fs::read(&saved.path).unwrap();
+    set_parameter(saved.masks.multiplier_parameters(), "lambda_1.layer", &Tensor::from(f32::NAN));
+    let message = saved.masks.save(&saved.path).unwrap_err().to_string();
+    assert!(message.contains("`lambda_1.layer` has the value NaN"), "{message}");
+    assert_eq!(before, std::fs::read(&saved.path).unwrap());
 }

@@ -1,7 +1,7 @@
 //! The report on what masks have decided.
 
 use crate::{gqa_masks, set_log_alpha};
-use shearling_masks::{MaskReport, Module};
+use shearling_masks::{HardConcrete, MaskReport, MaskSet, MaskSpec, Module, Shape};
 use tch::{Device, Kind, Tensor};
 
 fn names(units: &[shearling_masks::UnitValue]) -> Vec<&str> {
@@ -18,8 +18,8 @@ fn fresh_masks_are_open_and_what_the_cut_removes_is_named() {
     assert_eq!((kv_head.rows, kv_head.size, kv_head.target), (4, 4, 3));
     assert_eq!(kv_head.survivors, [4; 4]);
     assert_eq!(kv_head.undecided, [0; 4]);
-    assert!(kv_head.half_alive.is_empty());
-    assert_eq!(names(&kv_head.still_open), [0, 1, 2, 3].map(|l| format!("layer {l} kv_head 3")));
+    assert!(kv_head.half_alive.worst.is_empty() && kv_head.half_alive.count == 0);
+    assert_eq!(names(&kv_head.still_open.worst), [0, 1, 2, 3].map(|l| format!("layer {l} kv_head 3")));
     assert_eq!(kv_head.histogram, [0, 0, 0, 0, 0, 0, 0, 0, 0, 16]);
     assert!(kv_head.expected_sparsity < 0.003 && kv_head.target_sparsity == 0.25);
 }
@@ -34,9 +34,9 @@ fn half_alive_undecided_and_still_open_units() {
     set_log_alpha(&masks, Module::Layer, &Tensor::from_slice(&[high, low, high, high]));
     let report = MaskReport::new(&masks).unwrap();
     let kv_head = report.get(Module::KvHead).unwrap();
-    assert_eq!(names(&kv_head.half_alive), ["layer 1 kv_head 0", "layer 1 kv_head 1"]);
-    assert!(kv_head.half_alive.iter().all(|unit| (unit.value - 0.004).abs() < 1e-3));
-    assert_eq!(names(&kv_head.still_open), ["layer 2 kv_head 3"]);
+    assert_eq!(names(&kv_head.half_alive.worst), ["layer 1 kv_head 0", "layer 1 kv_head 1"]);
+    assert!(kv_head.half_alive.worst.iter().all(|unit| (unit.value - 0.004).abs() < 1e-3));
+    assert_eq!(names(&kv_head.still_open.worst), ["layer 2 kv_head 3"]);
     assert_eq!(kv_head.undecided, [2, 0, 0, 0]);
     assert_eq!(kv_head.survivors, [3, 1, 4, 3]);
     assert_eq!(kv_head.histogram, [5, 0, 0, 0, 0, 1, 0, 0, 0, 10]);
@@ -54,4 +54,27 @@ fn reports_are_plain_data_and_refuse_masks_that_diverged() {
     assert_eq!(names(&report.removed_layers), names(&back.removed_layers));
     set_log_alpha(&masks, Module::Hidden, &Tensor::full([16], f64::NAN, (Kind::Float, Device::Cpu)));
     assert!(MaskReport::new(&masks).unwrap_err().to_string().contains("`hidden 0`"));
+}
+
+#[test]
+fn long_lists_are_counted_in_full_and_named_worst_first() {
+    let shape = |intermediate_size| Shape {
+        hidden_size: 1,
+        intermediate_size,
+        num_hidden_layers: 2,
+        num_attention_heads: 1,
+        num_key_value_heads: 1,
+        head_dim: 1,
+    };
+    let spec = MaskSpec::new(&shape(3000), &shape(1500)).unwrap();
+    let masks = MaskSet::new(spec, HardConcrete::default(), 0, 0, Device::Cpu).unwrap();
+    let mut log_alpha = vec![3f32; 6000];
+    log_alpha[2999] = 2.0;
+    log_alpha[1700] = 2.5;
+    set_log_alpha(&masks, Module::Intermediate, &Tensor::from_slice(&log_alpha).view([2, 3000]));
+    let report = MaskReport::new(&masks).unwrap();
+    let still_open = &report.get(Module::Intermediate).unwrap().still_open;
+    assert_eq!((still_open.count, still_open.worst.len()), (3000, 1000));
+    assert_eq!(still_open.worst[0].name, "layer 0 intermediate 1500");
+    assert!(still_open.worst.iter().all(|unit| unit.name != "layer 0 intermediate 1700"));
 }
