@@ -1,0 +1,7 @@
+//! What was learned, as data: the state of masks and the history of a run. Printing is the commands' part.
+
+pub mod masks;
+pub mod run;
+
+pub use masks::MaskSummary;
+pub use run::RunSummary;
