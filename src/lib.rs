@@ -1,1 +1,3 @@
 //! Shearling.
+
+pub mod checkpoint;
