@@ -32,7 +32,7 @@ impl Staging {
         let name = final_dir.file_name().unwrap_or_default().to_string_lossy();
         let prefix = format!(".{name}{STAGING_MARK}");
         let mut builder = tempfile::Builder::new();
-        // Temporary folders are private by default; this one will be the published folder, so the umask decides.
+        // This will be the published folder, so the umask decides who may read it, as for any other folder.
         builder.prefix(&prefix).permissions(Permissions::from_mode(0o777));
         let dir = builder.tempdir_in(&parent).map_err(Error::io("create a temporary folder in", &parent))?;
         Ok(Staging { dir, final_dir: final_dir.to_owned() })
