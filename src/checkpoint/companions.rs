@@ -1,0 +1,83 @@
+//! The files beside the weights that a pruned model inherits unchanged: tokenizer, generation settings, licence.
+//!
+//! The vocabulary never changes, so the source's tokenizer is the pruned model's. Weights, `config.json` and the model card are
+//! written anew and never carried.
+
+use super::publish::entries_of;
+use super::{Error, Result};
+use std::fs;
+use std::path::Path;
+
+const NAMES: [&str; 17] = [
+    "added_tokens.json",
+    "chat_template.jinja",
+    "chat_template.json",
+    "generation_config.json",
+    "merges.txt",
+    "NOTICE",
+    "NOTICE.txt",
+    "Notice.txt",
+    "sentencepiece.bpe.model",
+    "special_tokens_map.json",
+    "spiece.model",
+    "tekken.json",
+    "tokenizer.json",
+    "tokenizer.model",
+    "tokenizer_config.json",
+    "vocab.json",
+    "vocab.txt",
+];
+
+/// Licences come as `LICENSE`, `LICENSE.txt`, `LICENCE.md`, `USE_POLICY.md`, ….
+const PREFIXES: [&str; 3] = ["LICENSE", "LICENCE", "USE_POLICY"];
+
+/// Whether a file of this name is carried along.
+pub fn is_companion(name: &str) -> bool {
+    NAMES.contains(&name) || PREFIXES.iter().any(|prefix| name.to_ascii_uppercase().starts_with(prefix))
+}
+
+/// Copies the companions of one folder into another and returns their names, sorted. A name that is already there is kept.
+pub fn carry_companions(from: &Path, to: &Path) -> Result<Vec<String>> {
+    let mut carried = Vec::new();
+    for path in entries_of(from)? {
+        let Some(name) = path.file_name().and_then(|name| name.to_str()).filter(|name| is_companion(name)) else {
+            continue;
+        };
+        let target = to.join(name);
+        if path.is_file() && !target.exists() {
+            fs::copy(&path, &target).map_err(Error::io("copy", &path))?;
+            carried.push(name.to_owned());
+        }
+    }
+    Ok(carried)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checkpoint::test_support::entries;
+
+    #[test]
+    fn tokenizer_and_licence_travel_weights_and_card_do_not() {
+        let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let stay = ["config.json", "model.safetensors", "README.md", "tokenizer.py", "model.safetensors.index.json"];
+        let travel = ["LICENSE.txt", "generation_config.json", "license", "tokenizer.json", "tokenizer_config.json"];
+        for name in stay.iter().chain(&travel) {
+            fs::write(from.path().join(name), name).unwrap();
+        }
+        fs::create_dir(from.path().join("tokenizer.model")).unwrap();
+        assert_eq!(carry_companions(from.path(), to.path()).unwrap(), travel);
+        assert_eq!(entries(to.path()), travel);
+        assert_eq!(fs::read(to.path().join("tokenizer.json")).unwrap(), b"tokenizer.json");
+    }
+
+    #[test]
+    fn what_is_already_there_is_kept() {
+        let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        fs::write(from.path().join("tokenizer.json"), "old").unwrap();
+        fs::write(to.path().join("tokenizer.json"), "new").unwrap();
+        assert!(carry_companions(from.path(), to.path()).unwrap().is_empty());
+        assert_eq!(fs::read(to.path().join("tokenizer.json")).unwrap(), b"new");
+        assert!(carry_companions(&from.path().join("none"), to.path()).is_err());
+    }
+}

@@ -1,0 +1,188 @@
+//! Every way in which reading or writing a checkpoint can fail.
+//!
+//! A message names the file (and the key or tensor), what was expected and what was found, and how to put it right. The cause
+//! below it, if there is one, is the error's `source`, so that the printed chain says nothing twice.
+
+use std::path::{Path, PathBuf};
+
+/// What functions of this module return.
+pub type Result<T, E = Error> = std::result::Result<T, E>;
+
+/// An error of checkpoint reading, writing or run-folder handling.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// The operating system refused.
+    #[error("cannot {operation} `{}`", path.display())]
+    Io {
+        /// What was tried, as a verb: "read", "rename".
+        operation: &'static str,
+        /// The file or folder.
+        path: PathBuf,
+        /// The system's reason.
+        source: std::io::Error,
+    },
+    /// A JSON file does not parse.
+    #[error("`{}` is not valid JSON: truncated or damaged; fetch or write it again", path.display())]
+    Json {
+        /// The file.
+        path: PathBuf,
+        /// Line, column and reason.
+        source: serde_json::Error,
+    },
+    /// A file that should be small is not.
+    #[error("`{}` has {bytes} bytes, more than the {limit_bytes} that such a file may have", path.display())]
+    TooLarge {
+        /// The file.
+        path: PathBuf,
+        /// Its size.
+        bytes: u64,
+        /// The largest size accepted.
+        limit_bytes: u64,
+    },
+    /// A key of a JSON file is missing, of the wrong type, out of range or at odds with another.
+    #[error("`{}`: key `{key}`: {problem}", path.display())]
+    Key {
+        /// The file.
+        path: PathBuf,
+        /// The key, with its parents: `rope_scaling.factor`.
+        key: String,
+        /// What is wrong and what is expected.
+        problem: String,
+    },
+    /// A key of a JSON file asks for something that exists but that we do not do.
+    #[error("`{}`: `{key}` = {found} is not supported; supported: {supported}", path.display())]
+    Unsupported {
+        /// The file.
+        path: PathBuf,
+        /// The key.
+        key: String,
+        /// The value found.
+        found: String,
+        /// What would be accepted.
+        supported: String,
+    },
+    /// A safetensors file is truncated, too long or has a broken header.
+    #[error("`{}` is not a whole safetensors file ({bytes} bytes): interrupted download or copy? fetch it again", path.display())]
+    Safetensors {
+        /// The file.
+        path: PathBuf,
+        /// Its size.
+        bytes: u64,
+        /// What the header check found.
+        source: safetensors::SafeTensorError,
+    },
+    /// A tensor of a file has a dtype that is not read.
+    #[error("`{}`: tensor `{tensor}` has dtype {found}; supported: {supported}", path.display())]
+    TensorDtype {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// Its dtype.
+        found: String,
+        /// The dtypes that are read.
+        supported: &'static str,
+    },
+    /// Something about one tensor of a file is wrong.
+    #[error("`{}`: tensor `{tensor}`: {problem}", path.display())]
+    Tensor {
+        /// The file or folder.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// What is wrong.
+        problem: String,
+    },
+    /// The shard index and the shards do not belong together.
+    #[error("`{}`: {problem}", path.display())]
+    Index {
+        /// The index file.
+        path: PathBuf,
+        /// What is wrong and how to put it right.
+        problem: String,
+    },
+    /// The folder holds no safetensors weights.
+    #[error("`{}`: {problem}", dir.display())]
+    NoWeights {
+        /// The folder.
+        dir: PathBuf,
+        /// What is there instead, and how to convert it.
+        problem: String,
+    },
+    /// libtorch refused an operation on a tensor.
+    #[error("libtorch cannot {operation} tensor `{tensor}`")]
+    Torch {
+        /// What was tried, as a verb.
+        operation: &'static str,
+        /// The tensor.
+        tensor: String,
+        /// libtorch's reason.
+        source: tch::TchError,
+    },
+    /// The final place is already taken; nothing is overwritten.
+    #[error("`{}` already exists and is not empty: choose another folder or move it away", path.display())]
+    Exists {
+        /// The folder or file.
+        path: PathBuf,
+    },
+    /// The disk would run full.
+    #[error("`{}`: {needed_bytes} bytes are needed, {available_bytes} are free: free some space or choose another disk", path.display())]
+    NoSpace {
+        /// A path on that disk.
+        path: PathBuf,
+        /// Bytes that are about to be written.
+        needed_bytes: u64,
+        /// Bytes that an ordinary user may still write.
+        available_bytes: u64,
+    },
+    /// A committed step (or what claims to be one) is not whole.
+    #[error("`{}` is not a whole checkpoint: {problem}", path.display())]
+    BrokenStep {
+        /// The step's folder.
+        path: PathBuf,
+        /// What is wrong.
+        problem: String,
+    },
+    /// A step was asked for that the run does not have.
+    #[error("`{}` has no checkpoint of step {step}; it has {available}", run.display())]
+    NoSuchStep {
+        /// The run's folder.
+        run: PathBuf,
+        /// The step asked for.
+        step: u64,
+        /// The steps there are, in words.
+        available: String,
+    },
+    /// Another process writes this run.
+    #[error("`{}` is in use by {holder}: two processes must not write one run; stop that one or choose another run folder", path.display())]
+    Locked {
+        /// The lock file.
+        path: PathBuf,
+        /// Who holds it, in words: "process 1234".
+        holder: String,
+    },
+    /// Selected layers or a shape that cannot be.
+    #[error("impossible shape: {problem}")]
+    Shape {
+        /// What is wrong.
+        problem: String,
+    },
+}
+
+impl Error {
+    /// Wraps an [`std::io::Error`]; meant for `map_err`.
+    pub(super) fn io(operation: &'static str, path: &Path) -> impl FnOnce(std::io::Error) -> Error {
+        move |source| Error::Io { operation, path: path.to_owned(), source }
+    }
+
+    /// Wraps a [`tch::TchError`]; meant for `map_err`.
+    pub(super) fn torch(operation: &'static str, tensor: &str) -> impl FnOnce(tch::TchError) -> Error {
+        move |source| Error::Torch { operation, tensor: tensor.to_owned(), source }
+    }
+
+    /// A problem of one tensor of a file.
+    pub(super) fn tensor(path: &Path, tensor: &str, problem: impl Into<String>) -> Error {
+        Error::Tensor { path: path.to_owned(), tensor: tensor.to_owned(), problem: problem.into() }
+    }
+}

@@ -1,0 +1,206 @@
+//! Reading JSON that others wrote: bounded size, and access by key that says which file and which key is wrong.
+
+use super::{Error, Result};
+use serde_json::{Map, Value};
+use std::fs::File;
+use std::io::Read;
+use std::ops::RangeInclusive;
+use std::path::Path;
+
+/// Configurations, indices and manifests stay far below this; more is a wrong or hostile file.
+const LIMIT_BYTES: u64 = 64 << 20;
+
+/// Reads a whole file of at most 64 MiB.
+pub(super) fn read_bounded(path: &Path) -> Result<Vec<u8>> {
+    let file = File::open(path).map_err(Error::io("open", path))?;
+    let mut bytes = Vec::new();
+    // One byte past the limit tells "too large" even if the size that the system reports is not the truth.
+    file.take(LIMIT_BYTES + 1).read_to_end(&mut bytes).map_err(Error::io("read", path))?;
+    match bytes.len() as u64 {
+        n if n > LIMIT_BYTES => Err(Error::TooLarge { path: path.to_owned(), bytes: n, limit_bytes: LIMIT_BYTES }),
+        _ => Ok(bytes),
+    }
+}
+
+/// Parses bytes as one JSON object; `path` is for messages.
+pub(super) fn parse_object(bytes: &[u8], path: &Path) -> Result<Map<String, Value>> {
+    serde_json::from_slice(bytes).map_err(|source| Error::Json { path: path.to_owned(), source })
+}
+
+/// The value of a key: the difference between absent and `null` decides about defaults in transformers.
+pub(super) enum Given<T> {
+    /// The key is not there.
+    Absent,
+    /// The key is there and says `null`.
+    Null,
+    /// The key has a value.
+    Value(T),
+}
+
+impl<T> Given<T> {
+    /// The value, if there is one.
+    pub(super) fn value(self) -> Option<T> {
+        match self {
+            Given::Value(value) => Some(value),
+            Given::Absent | Given::Null => None,
+        }
+    }
+
+    /// Keeps `null` as "none", replaces an absent key by a default.
+    pub(super) fn absent_is(self, default: Option<T>) -> Option<T> {
+        match self {
+            Given::Absent => default,
+            Given::Null => None,
+            Given::Value(value) => Some(value),
+        }
+    }
+}
+
+/// One JSON object of a file, with typed access.
+#[derive(Clone, Copy)]
+pub(super) struct Fields<'a> {
+    /// The file, for messages.
+    pub(super) path: &'a Path,
+    /// The key of this object in the file, empty at the top.
+    prefix: &'a str,
+    map: &'a Map<String, Value>,
+}
+
+impl<'a> Fields<'a> {
+    pub(super) fn new(path: &'a Path, map: &'a Map<String, Value>) -> Self {
+        Self { path, prefix: "", map }
+    }
+
+    /// The raw value; `None` when absent or `null`.
+    pub(super) fn get(&self, key: &str) -> Option<&'a Value> {
+        self.map.get(key).filter(|value| !value.is_null())
+    }
+
+    fn full_key(&self, key: &str) -> String {
+        if self.prefix.is_empty() { key.to_owned() } else { format!("{}.{key}", self.prefix) }
+    }
+
+    /// An error about a key of this object.
+    pub(super) fn problem(&self, key: &str, problem: impl Into<String>) -> Error {
+        Error::Key { path: self.path.to_owned(), key: self.full_key(key), problem: problem.into() }
+    }
+
+    /// A refusal of a value of this object.
+    pub(super) fn unsupported(&self, key: &str, found: impl Into<String>, supported: impl Into<String>) -> Error {
+        Error::Unsupported {
+            path: self.path.to_owned(),
+            key: self.full_key(key),
+            found: found.into(),
+            supported: supported.into(),
+        }
+    }
+
+    fn wrong(&self, key: &str, expected: &str, found: &Value) -> Error {
+        self.problem(key, format!("expected {expected}, found {}", excerpt(found)))
+    }
+
+    fn given<T>(&self, key: &str, read: impl FnOnce(&'a Value) -> Result<T>) -> Result<Given<T>> {
+        match self.map.get(key) {
+            None => Ok(Given::Absent),
+            Some(Value::Null) => Ok(Given::Null),
+            Some(value) => read(value).map(Given::Value),
+        }
+    }
+
+    /// An integer within a range, told apart from absent and `null`.
+    pub(super) fn integer_given(&self, key: &str, range: RangeInclusive<i64>) -> Result<Given<i64>> {
+        self.given(key, |value| self.as_integer(key, value, &range))
+    }
+
+    fn as_integer(&self, key: &str, value: &Value, range: &RangeInclusive<i64>) -> Result<i64> {
+        value
+            .as_i64()
+            .filter(|n| range.contains(n))
+            .ok_or_else(|| self.wrong(key, &format!("a whole number from {} to {}", range.start(), range.end()), value))
+    }
+
+    /// An integer that must be there.
+    pub(super) fn integer(&self, key: &str, range: RangeInclusive<i64>) -> Result<i64> {
+        self.integer_given(key, range)?.value().ok_or_else(|| self.problem(key, "missing; a whole number is expected"))
+    }
+
+    /// An integer with a default for the absent key; `null` is refused.
+    pub(super) fn integer_or(&self, key: &str, default: i64, range: RangeInclusive<i64>) -> Result<i64> {
+        let given = self.integer_given(key, range)?;
+        given.absent_is(Some(default)).ok_or_else(|| self.wrong(key, "a whole number", &Value::Null))
+    }
+
+    /// A finite number, told apart from absent and `null`.
+    pub(super) fn number_given(&self, key: &str) -> Result<Given<f64>> {
+        self.given(key, |value| {
+            value.as_f64().filter(|x| x.is_finite()).ok_or_else(|| self.wrong(key, "a number", value))
+        })
+    }
+
+    /// A finite number above zero that must be there.
+    pub(super) fn positive(&self, key: &str) -> Result<f64> {
+        let number =
+            self.number_given(key)?.value().ok_or_else(|| self.problem(key, "missing; a number is expected"))?;
+        self.check_positive(key, number)
+    }
+
+    /// A finite number above zero with a default for the absent key.
+    pub(super) fn positive_or(&self, key: &str, default: f64) -> Result<f64> {
+        let given = self.number_given(key)?.absent_is(Some(default));
+        self.check_positive(key, given.ok_or_else(|| self.wrong(key, "a number", &Value::Null))?)
+    }
+
+    fn check_positive(&self, key: &str, number: f64) -> Result<f64> {
+        if number > 0.0 { Ok(number) } else { Err(self.problem(key, format!("expected more than 0, found {number}"))) }
+    }
+
+    /// A truth value; absent and `null` are `default`.
+    pub(super) fn boolean_or(&self, key: &str, default: bool) -> Result<bool> {
+        match self.get(key) {
+            None => Ok(default),
+            Some(value) => value.as_bool().ok_or_else(|| self.wrong(key, "true or false", value)),
+        }
+    }
+
+    /// A string; `None` when absent or `null`.
+    pub(super) fn string(&self, key: &str) -> Result<Option<&'a str>> {
+        self.get(key).map(|v| v.as_str().ok_or_else(|| self.wrong(key, "a string", v))).transpose()
+    }
+
+    /// A list of strings; `None` when absent or `null`.
+    pub(super) fn strings(&self, key: &str) -> Result<Option<Vec<&'a str>>> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        let wrong = || self.wrong(key, "a list of strings", value);
+        let list = value.as_array().ok_or_else(wrong)?;
+        list.iter().map(|item| item.as_str().ok_or_else(wrong)).collect::<Result<Vec<_>>>().map(Some)
+    }
+
+    /// One integer or a list of them, within a range.
+    pub(super) fn integers_given(&self, key: &str, range: RangeInclusive<i64>) -> Result<Given<Vec<i64>>> {
+        self.given(key, |value| match value.as_array() {
+            None => self.as_integer(key, value, &range).map(|n| vec![n]),
+            Some(list) => list.iter().map(|item| self.as_integer(key, item, &range)).collect(),
+        })
+    }
+
+    /// An object within this one (at the top level only, so one level of prefix is enough); `None` when absent or `null`.
+    pub(super) fn object(&self, key: &'a str) -> Result<Option<Fields<'a>>> {
+        let Some(value) = self.get(key) else { return Ok(None) };
+        let map = value.as_object().ok_or_else(|| self.wrong(key, "an object", value))?;
+        Ok(Some(Fields { path: self.path, prefix: key, map }))
+    }
+
+    /// The values of this object.
+    pub(super) fn values(&self) -> impl Iterator<Item = (&'a String, &'a Value)> {
+        self.map.iter()
+    }
+}
+
+/// A value as JSON, cut short for messages.
+fn excerpt(value: &Value) -> String {
+    let text = value.to_string();
+    match text.char_indices().nth(60) {
+        Some((end, _)) => format!("{}…", &text[..end]),
+        None => text,
+    }
+}

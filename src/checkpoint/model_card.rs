@@ -1,0 +1,261 @@
+//! The README of a published checkpoint: where it comes from, what was done to it, and how sure we are that the export is exact.
+//!
+//! Everything is optional; what is not known is left out rather than guessed.
+
+use super::{HfModel, Result, publish};
+use std::fmt::Write;
+use std::path::Path;
+
+/// A model's dimensions, for the table of source and result.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct CardShape {
+    /// D.
+    pub hidden_size: i64,
+    /// F.
+    pub intermediate_size: i64,
+    /// L.
+    pub num_hidden_layers: i64,
+    /// H.
+    pub num_attention_heads: i64,
+    /// K.
+    pub num_key_value_heads: i64,
+    /// Width of one head.
+    pub head_dim: i64,
+    /// V.
+    pub vocab_size: i64,
+    /// All parameters, if counted.
+    pub parameters: Option<u64>,
+}
+
+impl CardShape {
+    /// The shape of a resolved configuration.
+    pub fn of(model: &HfModel, parameters: Option<u64>) -> CardShape {
+        CardShape {
+            hidden_size: model.hidden_size,
+            intermediate_size: model.intermediate_size,
+            num_hidden_layers: model.num_hidden_layers,
+            num_attention_heads: model.num_attention_heads,
+            num_key_value_heads: model.num_key_value_heads,
+            head_dim: model.head_dim,
+            vocab_size: model.vocab_size,
+            parameters,
+        }
+    }
+
+    fn rows(&self) -> [(&'static str, Option<u64>); 8] {
+        let size = |n: i64| u64::try_from(n).ok();
+        [
+            ("hidden size", size(self.hidden_size)),
+            ("intermediate size", size(self.intermediate_size)),
+            ("layers", size(self.num_hidden_layers)),
+            ("attention heads", size(self.num_attention_heads)),
+            ("key/value heads", size(self.num_key_value_heads)),
+            ("head dimension", size(self.head_dim)),
+            ("vocabulary", size(self.vocab_size)),
+            ("parameters", self.parameters),
+        ]
+    }
+}
+
+/// How far the written model was from the masked one when it was exported.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Equivalence {
+    /// Largest difference of a logit, relative to the largest logit.
+    pub error: f64,
+    /// What was allowed.
+    pub bound: f64,
+}
+
+/// What a model card can say.
+#[derive(Debug, Clone, Default, PartialEq)]
+pub struct ModelCard {
+    /// Heading.
+    pub title: String,
+    /// Hugging Face id of the source (`meta-llama/Llama-2-7b-hf`), if it has one; a local path does not belong here.
+    pub base_model: Option<String>,
+    /// Where the source came from, in words.
+    pub source: Option<String>,
+    /// The shape before.
+    pub source_shape: Option<CardShape>,
+    /// The shape of this checkpoint.
+    pub target_shape: Option<CardShape>,
+    /// Stages that made it, in order, with their optimiser steps and tokens: `("prune", 3200, 420_000_000)`.
+    pub stages: Vec<(String, u64, u64)>,
+    /// Domains with their share of the last stage's tokens, 0 to 1.
+    pub domains: Vec<(String, f64)>,
+    /// Exactness of the export.
+    pub equivalence: Option<Equivalence>,
+    /// The command that wrote it.
+    pub command: Option<String>,
+    /// SHA-256 of the resolved configuration.
+    pub config_digest: Option<String>,
+    /// Programs and their versions: `("shearling", "0.1.0")`.
+    pub versions: Vec<(String, String)>,
+}
+
+impl ModelCard {
+    /// The README's content.
+    pub fn render(&self) -> String {
+        let sections = [
+            Some(self.front_matter()),
+            Some(format!("# {}\n", one_line(&self.title))),
+            self.source.as_ref().map(|source| format!("Source: {}\n", one_line(source))),
+            self.shapes(),
+            self.training(),
+            self.mixture(),
+            self.exactness(),
+            self.provenance(),
+        ];
+        sections.into_iter().flatten().collect::<Vec<_>>().join("\n")
+    }
+
+    /// Writes it as `README.md` into a folder, atomically.
+    pub fn write(&self, dir: &Path) -> Result<()> {
+        publish::write_atomic(&dir.join("README.md"), self.render().as_bytes())
+    }
+
+    fn front_matter(&self) -> String {
+        let base = self.base_model.as_ref().map(|id| format!("base_model: {}\n", quoted(id))).unwrap_or_default();
+        format!(
+            "---\nlibrary_name: transformers\npipeline_tag: text-generation\ntags:\n- shearling\n- structured-pruning\n{base}---\n"
+        )
+    }
+
+    fn shapes(&self) -> Option<String> {
+        let target = self.target_shape?;
+        let mut text = match self.source_shape {
+            Some(_) => "## Shape\n\n| | source | this model |\n|---|---:|---:|\n".to_owned(),
+            None => "## Shape\n\n| | this model |\n|---|---:|\n".to_owned(),
+        };
+        for (index, (name, after)) in target.rows().into_iter().enumerate() {
+            let Some(after) = after else { continue };
+            let before = self.source_shape.map(|source| source.rows()[index].1);
+            let before = before.map(|n| format!(" {} |", n.map_or(String::new(), grouped))).unwrap_or_default();
+            let _ = writeln!(text, "| {name} |{before} {} |", grouped(after));
+        }
+        Some(text)
+    }
+
+    fn training(&self) -> Option<String> {
+        let rows = self
+            .stages
+            .iter()
+            .map(|(name, steps, tokens)| format!("| {} | {} | {} |\n", cell(name), grouped(*steps), grouped(*tokens)));
+        section("## Training\n\n| stage | steps | tokens |\n|---|---:|---:|\n", rows)
+    }
+
+    fn mixture(&self) -> Option<String> {
+        let rows = self.domains.iter().map(|(name, share)| format!("| {} | {:.4} |\n", cell(name), share));
+        section("## Data\n\n| domain | share of tokens |\n|---|---:|\n", rows)
+    }
+
+    fn exactness(&self) -> Option<String> {
+        let Equivalence { error, bound } = self.equivalence?;
+        Some(format!(
+            "## Exactness\n\nLargest difference between the logits of this model and of the masked source on real batches, relative to the \
+             largest logit: {error:.2e} (bound {bound:.0e}).\n"
+        ))
+    }
+
+    fn provenance(&self) -> Option<String> {
+        let command =
+            self.command.iter().map(|command| format!("- command: `{}`\n", one_line(command).replace('`', "'")));
+        let digest =
+            self.config_digest.iter().map(|digest| format!("- SHA-256 of the configuration: `{}`\n", one_line(digest)));
+        let versions =
+            self.versions.iter().map(|(name, version)| format!("- {}: {}\n", one_line(name), one_line(version)));
+        section("## Made with\n\n", command.chain(digest).chain(versions))
+    }
+}
+
+/// A heading with its rows; nothing without rows.
+fn section(heading: &str, rows: impl Iterator<Item = String>) -> Option<String> {
+    let rows: String = rows.collect();
+    if rows.is_empty() { None } else { Some(format!("{heading}{rows}")) }
+}
+
+/// A JSON string is a YAML string.
+fn quoted(text: &str) -> String {
+    serde_json::Value::from(text).to_string()
+}
+
+fn one_line(text: &str) -> String {
+    text.split_whitespace().collect::<Vec<_>>().join(" ")
+}
+
+fn cell(text: &str) -> String {
+    one_line(text).replace('|', "\\|")
+}
+
+/// 1234567 → 1,234,567.
+fn grouped(n: u64) -> String {
+    let digits = n.to_string();
+    let groups: Vec<_> = digits.as_bytes().rchunks(3).rev().map(String::from_utf8_lossy).collect();
+    groups.join(",")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const SHAPE: CardShape = CardShape {
+        hidden_size: 4096,
+        intermediate_size: 11008,
+        num_hidden_layers: 32,
+        num_attention_heads: 32,
+        num_key_value_heads: 8,
+        head_dim: 128,
+        vocab_size: 32000,
+        parameters: Some(6_738_415_616),
+    };
+
+    #[test]
+    fn an_empty_card_is_front_matter_and_title() {
+        let card = ModelCard { title: "tiny".into(), ..ModelCard::default() };
+        let text = card.render();
+        assert!(text.starts_with("---\nlibrary_name: transformers\n") && text.ends_with("# tiny\n"));
+        assert!(!text.contains("##") && !text.contains("base_model"));
+    }
+
+    #[test]
+    fn a_full_card_says_all_it_knows() {
+        let card = ModelCard {
+            title: "pruned\nmodel".into(),
+            base_model: Some("meta-llama/Llama-2-7b-hf".into()),
+            source: Some("a local copy".into()),
+            source_shape: Some(SHAPE),
+            target_shape: Some(CardShape { hidden_size: 2048, parameters: None, ..SHAPE }),
+            stages: vec![("prune".into(), 3200, 419_430_400)],
+            domains: vec![("c4".into(), 0.67), ("a|b".into(), 0.33)],
+            equivalence: Some(Equivalence { error: 1.25e-6, bound: 1e-4 }),
+            command: Some("shearling `prune`".into()),
+            config_digest: Some("abc".into()),
+            versions: vec![("libtorch".into(), "2.11.0".into())],
+        };
+        let dir = tempfile::tempdir().unwrap();
+        card.write(dir.path()).unwrap();
+        let text = std::fs::read_to_string(dir.path().join("README.md")).unwrap();
+        for part in [
+            "base_model: \"meta-llama/Llama-2-7b-hf\"",
+            "# pruned model\n",
+            "| hidden size | 4,096 | 2,048 |",
+            "| prune | 3,200 | 419,430,400 |",
+            "| c4 | 0.6700 |",
+            "| a\\|b | 0.3300 |",
+            "1.25e-6 (bound 1e-4)",
+            "`shearling 'prune'`",
+            "- libtorch: 2.11.0",
+        ] {
+            assert!(text.contains(part), "{part} in\n{text}");
+        }
+        assert!(!text.contains("| parameters |"));
+        assert_eq!(text.matches("---\n").count(), 2);
+    }
+
+    #[test]
+    fn a_hostile_name_stays_a_string() {
+        let card = ModelCard { base_model: Some("x\"\n- evil: true".into()), ..ModelCard::default() };
+        assert!(card.render().contains(r#"base_model: "x\"\n- evil: true""#));
+        assert_eq!((grouped(0), grouped(999), grouped(1000)), ("0".into(), "999".into(), "1,000".into()));
+    }
+}
