@@ -1,1 +1,16 @@
-//! Integration tests.
+//! The one integration test binary: what a user sees, from the command line and through the library.
+
+#![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
+
+mod integration {
+    pub mod architecture;
+    pub mod cli;
+    pub mod configs;
+    pub mod golden;
+    pub mod parity;
+    pub mod prune_round_trip;
+    pub mod resume;
+    pub mod support;
+    pub mod training;
+    pub mod wrong_input;
+}

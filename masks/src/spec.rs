@@ -5,9 +5,10 @@
 
 use crate::error::{Error, Result};
 use crate::shape::{Module, Shape};
+use serde::Serialize;
 
 /// One mask: `rows` independent rows of `size` units, of which each row keeps `target`.
-#[derive(Clone, Debug, PartialEq, Eq)]
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ModuleSpec {
     /// What a unit is.
     pub module: Module,

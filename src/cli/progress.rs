@@ -42,7 +42,6 @@ impl Progress {
             let _ = std::io::stderr().flush();
         }
         self.drawn = false;
-        self.last = None;
     }
 }
 

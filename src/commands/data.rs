@@ -25,7 +25,7 @@ fn prepare(arguments: &Prepare) -> anyhow::Result<Verdict> {
     let printer = Printer::new(false);
     let tokenizer = match (&arguments.tokenizer, arguments.train_tokenizer) {
         (Some(path), _) => TokenizerSource::File(path.clone()),
-        (None, Some(vocab_size)) => TokenizerSource::Train { vocab_size },
+        (None, Some(vocab_size)) => TokenizerSource::Train(vocab_size),
         (None, None) => anyhow::bail!("give --tokenizer FILE or --train-tokenizer N"),
     };
     let mut config = PrepareConfig::new(sources(arguments)?, &arguments.out, tokenizer, arguments.sequence_length);
@@ -36,7 +36,7 @@ fn prepare(arguments: &Prepare) -> anyhow::Result<Verdict> {
     config.eos_token_id = arguments.eos_id;
     config.text_field = arguments.text_field.clone();
     config.seed = arguments.seed;
-    config.threads = arguments.threads;
+    config.threads = arguments.threads.unwrap_or(0);
     prepare_dataset(&config, &PrepareProgress::default())?;
     printer.data(summary(&Dataset::open(&arguments.out)?), || json!({}));
     Ok(Verdict::Done)
@@ -88,7 +88,7 @@ impl Progress for PrepareProgress {
         let Ok(mut line) = self.0.lock() else { return };
         line.show(|| {
             let (done, total) = (bytes(done as f64), bytes(total as f64));
-            format!("{stage} {domain}: {} documents, {done} of {total}", grouped(documents))
+            format!("{} {domain}: {} documents, {done} of {total}", stage.name(), grouped(documents))
         });
     }
 

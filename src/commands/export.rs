@@ -1,7 +1,7 @@
 //! From a step of a run to a Hugging Face folder: `shearling export`, and the last act of `prune` and `pretrain`.
 
 use super::Verdict;
-use super::run::{MODEL, PRUNED, finish, load_resolved};
+use super::run::{MODEL, PRUNED, Written, finish, load_resolved};
 use crate::checkpoint::{
     CardShape, Checkpoint, DType, HfModel, ModelCard, RunDir, ShardWriter, Staging, StepDir, TensorPlan, Verify,
     carry_companions,
@@ -14,7 +14,7 @@ use crate::eval::EvalRows;
 use crate::model::count::ParameterCount;
 use crate::model::parameters::parameters;
 use crate::native::device;
-use crate::prune::{Conversion, convert, magnitude};
+use crate::prune::{Conversion, convert, magnitude, shape};
 use crate::train::run::mask_file;
 use crate::train::{Outcome, Setup, resume};
 use anyhow::Context;
@@ -65,23 +65,23 @@ pub fn run(arguments: &Export) -> anyhow::Result<Verdict> {
         Stage::Prune => job.prune(&step, device, &printer),
         Stage::Pretrain => job.copy(&step),
     };
-    finish(written, &printer)
+    finish(written.map(Some), &printer)
 }
 
 /// The end of `prune`: cut to the target, check, publish.
-pub(super) fn prune_from_step(setup: &Setup, outcome: &Outcome, printer: &Printer) -> anyhow::Result<PathBuf> {
+pub(super) fn prune_from_step(setup: &Setup, outcome: &Outcome, printer: &Printer) -> anyhow::Result<Written> {
     let step = open_step(&outcome.run, Some(outcome.step))?;
     Job::of(setup, outcome.run.join(PRUNED)).prune(&step, setup.device, printer)
 }
 
 /// The end of `pretrain`: write the weights as a model folder.
-pub(super) fn export_trained(setup: &Setup, outcome: &Outcome, _printer: &Printer) -> anyhow::Result<PathBuf> {
+pub(super) fn export_trained(setup: &Setup, outcome: &Outcome) -> anyhow::Result<Written> {
     let step = open_step(&outcome.run, Some(outcome.step))?;
     Job::of(setup, outcome.run.join(MODEL)).copy(&step)
 }
 
 /// `prune.method = "magnitude"`: no run, the source is cut at once.
-pub(super) fn prune_one_shot(setup: &Setup, printer: &Printer) -> anyhow::Result<PathBuf> {
+pub(super) fn prune_one_shot(setup: &Setup, printer: &Printer) -> anyhow::Result<Written> {
     let source = setup.source.as_ref().context("the one-shot cut needs model.source")?;
     let spec = setup.spec.as_ref().context("the one-shot cut needs a [target]")?;
     let (plan, gates) = magnitude::one_shot(source, spec, setup.device)?;
@@ -103,7 +103,7 @@ impl Job {
         Job { config: setup.config.clone(), stage: setup.stage, companions: setup.companions.clone(), out }
     }
 
-    fn prune(&self, step: &StepDir, device: Device, printer: &Printer) -> anyhow::Result<PathBuf> {
+    fn prune(&self, step: &StepDir, device: Device, printer: &Printer) -> anyhow::Result<Written> {
         let masks = MaskSet::load(mask_file(step.path()), device)?;
         report_masks(&masks, printer)?;
         let gates = masks.deterministic_target()?.detach();
@@ -123,7 +123,7 @@ impl Job {
         card: ModelCard,
         device: Device,
         printer: &Printer,
-    ) -> anyhow::Result<PathBuf> {
+    ) -> anyhow::Result<Written> {
         let rows = check_rows(&self.config, device)?;
         let conversion = Conversion {
             source,
@@ -141,12 +141,12 @@ impl Job {
             progress.show(|| format!("{what} {done}/{of}"));
         })?;
         progress.finish();
-        printer.note(equivalence);
-        Ok(self.out.clone())
+        printer.note(&equivalence);
+        Ok(Written { path: self.out.clone(), equivalence: Some(equivalence) })
     }
 
     /// Writes the weights of a step unchanged in shape.
-    fn copy(&self, step: &StepDir) -> anyhow::Result<PathBuf> {
+    fn copy(&self, step: &StepDir) -> anyhow::Result<Written> {
         let source = Checkpoint::open(&step.path().join(resume::MODEL))?;
         let dtype: DType = self.dtype(self.config.checkpoint.export_dtype)?.into();
         let staging = Staging::new(&self.out)?;
@@ -160,7 +160,7 @@ impl Job {
         writer.finish()?;
         carry_companions(&self.companions, staging.path())?;
         self.card(source.model(), step.step(), step.manifest().tokens).write(staging.path())?;
-        Ok(staging.publish()?)
+        Ok(Written { path: staging.publish()?, equivalence: None })
     }
 
     /// The kind asked for, else that of the source's files, else that of training.
@@ -179,11 +179,11 @@ impl Job {
     fn card(&self, model: &HfModel, step: u64, tokens: u64) -> ModelCard {
         let source = self.config.model.source.as_ref().map(|path| path.display().to_string());
         let target = self.config.target.as_ref().filter(|_| self.stage == Stage::Prune);
-        let shape = CardShape::of(model, Some(ParameterCount::of(model).total() as u64));
-        let target_shape = target.and_then(|target| {
-            let source = crate::prune::shape::source_shape(model);
-            let small = crate::prune::shape::small_model(model, &crate::prune::shape::target_shape(&source, target));
-            Some(CardShape::of(&small, Some(ParameterCount::of(&small).total() as u64)))
+        let own = CardShape::of(model, Some(ParameterCount::of(model).total() as u64));
+        let target_shape = target.map(|target| {
+            let source = shape::source_shape(model);
+            let small = shape::resized(model, &shape::target_shape(&source, target));
+            CardShape::of(&small, Some(ParameterCount::of(&small).total() as u64))
         });
         let stage = match (self.stage, self.config.prune.method) {
             (Stage::Pretrain, _) => "training".to_string(),
@@ -195,8 +195,8 @@ impl Job {
             title: self.out.file_name().map_or("model".to_string(), |name| name.to_string_lossy().into_owned()),
             base_model: source.clone().filter(|source| is_hub_name(source)),
             source,
-            target_shape: target_shape.or(Some(shape.clone())),
-            source_shape: target.is_some().then_some(shape),
+            source_shape: target.is_some().then(|| own.clone()),
+            target_shape: target_shape.or(Some(own)),
             stages: vec![(stage, step, tokens)],
             domains: proportions.into_iter().collect(),
             equivalence: None,
@@ -244,21 +244,21 @@ fn report_masks(masks: &MaskSet, printer: &Printer) -> anyhow::Result<()> {
             format!("{}{more}", shown.collect::<Vec<_>>().join(", "))
         };
         let kept = module.rows * module.target;
-        if !module.half_alive.is_empty() {
+        if module.half_alive.count > 0 {
             printer.warn(format!(
                 "{}: {} of {kept} kept units are half-alive (gate below 0.5), their weights start almost switched \
                  off: {}",
                 module.module,
-                module.half_alive.len(),
-                named(&module.half_alive)
+                module.half_alive.count,
+                named(&module.half_alive.worst)
             ));
         }
-        if !module.still_open.is_empty() {
+        if module.still_open.count > 0 {
             printer.warn(format!(
                 "{}: {} removed units were still open (gate above 0.5): {}",
                 module.module,
-                module.still_open.len(),
-                named(&module.still_open)
+                module.still_open.count,
+                named(&module.still_open.worst)
             ));
         }
     }

@@ -7,15 +7,25 @@ use crate::cli::Printer;
 use crate::cli::arguments::{ConfigArguments, Run};
 use crate::config::{self, PruneMethod, RunConfig, Stage};
 use crate::native::device;
-use crate::prune::Error as PruneError;
-use crate::train::{Setup, run as train_run, run::RESOLVED};
+use crate::prune::{Equivalence, Error as PruneError};
+use crate::train::run::{RESOLVED, refuse_existing};
+use crate::train::{Setup, run as train_run};
 use anyhow::Context;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Folder of the pruned model inside a run folder.
 pub const PRUNED: &str = "pruned";
 /// Folder of the trained model inside a run folder.
 pub const MODEL: &str = "model";
+
+/// A model folder that was written.
+#[derive(Debug)]
+pub struct Written {
+    /// The folder.
+    pub path: PathBuf,
+    /// How it was checked, if it was pruned.
+    pub equivalence: Option<Equivalence>,
+}
 
 /// Runs a stage from the command line.
 pub fn run(arguments: &Run, stage: Stage) -> anyhow::Result<Verdict> {
@@ -24,34 +34,49 @@ pub fn run(arguments: &Run, stage: Stage) -> anyhow::Result<Verdict> {
     if let Some(device) = &arguments.device {
         config.run.device = device.clone();
     }
+    finish(execute(config, stage, resume, arguments.stop_at, &printer), &printer)
+}
+
+/// Runs a stage to its end and writes its model; `None` when it stopped before its last step.
+pub fn execute(
+    config: RunConfig,
+    stage: Stage,
+    resume: bool,
+    stop_at: Option<u64>,
+    printer: &Printer,
+) -> anyhow::Result<Option<Written>> {
     let device = device::parse(&config.run.device)?;
-    let setup = Setup::new(config, stage, device)?;
-    let one_shot = stage == Stage::Prune && setup.config.prune.method == PruneMethod::Magnitude;
-    if one_shot {
-        return finish(prune_one_shot(&setup, &printer), &printer);
+    if !resume {
+        refuse_existing(&config.run.directory)?;
     }
-    warn_about_source(&setup, &printer);
+    let setup = Setup::new(config, stage, device)?;
+    if let Some(hint) = setup.source.as_ref().and_then(|source| source.tokenizer_hint()) {
+        printer.warn(hint);
+    }
+    if stage == Stage::Prune && setup.config.prune.method == PruneMethod::Magnitude {
+        return prune_one_shot(&setup, printer).map(Some);
+    }
     let label = if stage == Stage::Prune { "prune" } else { "pretrain" };
-    let mut watch = Watch::new(printer, label, setup.config.train.steps);
-    let outcome = train_run(&setup, resume, arguments.stop_at, &mut watch)?;
+    let mut watch = Watch::new(*printer, label, setup.config.train.steps);
+    let outcome = train_run(&setup, resume, stop_at, &mut watch)?;
     drop(watch);
     if !outcome.finished {
         let folder = outcome.run.display();
         printer.note(format!("stopped after step {}; go on with: shearling {label} --resume {folder}", outcome.step));
-        return Ok(Verdict::Done);
+        return Ok(None);
     }
-    let written = match stage {
-        Stage::Prune => prune_from_step(&setup, &outcome, &printer),
-        Stage::Pretrain => export_trained(&setup, &outcome, &printer),
-    };
-    finish(written, &printer)
+    match stage {
+        Stage::Prune => prune_from_step(&setup, &outcome, printer).map(Some),
+        Stage::Pretrain => export_trained(&setup, &outcome).map(Some),
+    }
 }
 
-/// A failed equivalence check is an answer (exit code 1), anything else an error.
-pub(super) fn finish(written: anyhow::Result<std::path::PathBuf>, printer: &Printer) -> anyhow::Result<Verdict> {
+/// Prints the written folder; a failed equivalence check is an answer (exit code 1), anything else an error.
+pub(super) fn finish(written: anyhow::Result<Option<Written>>, printer: &Printer) -> anyhow::Result<Verdict> {
     match written {
-        Ok(path) => {
-            let path = path.display().to_string();
+        Ok(None) => Ok(Verdict::Done),
+        Ok(Some(written)) => {
+            let path = written.path.display().to_string();
             printer.data(format!("{path}\n"), || serde_json::json!({ "model": path }));
             Ok(Verdict::Done)
         }
@@ -89,10 +114,4 @@ pub(super) fn load_resolved(run: &Path, overrides: &[String]) -> anyhow::Result<
         anyhow::bail!("{} is not a run folder (it has no {RESOLVED})", run.display());
     }
     Ok(config::load(&path, overrides)?)
-}
-
-fn warn_about_source(setup: &Setup, printer: &Printer) {
-    if let Some(hint) = setup.source.as_ref().and_then(|source| source.tokenizer_hint()) {
-        printer.warn(hint);
-    }
 }

@@ -1,7 +1,8 @@
 //! The tree of a run's configuration, one struct per TOML table. The doc line of a field is its reference.
 
+use crate::checkpoint::DType;
 use serde::{Deserialize, Serialize};
-use shearling_domains::mixer::MixerKind;
+use shearling_domains::MixerKind;
 use shearling_masks::MaskPreset;
 use std::collections::BTreeMap;
 use std::path::PathBuf;
@@ -70,6 +71,26 @@ pub enum Dtype {
     Bf16,
     /// IEEE half; for written checkpoints only.
     Fp16,
+}
+
+impl From<Dtype> for DType {
+    fn from(dtype: Dtype) -> DType {
+        match dtype {
+            Dtype::Fp32 => DType::F32,
+            Dtype::Bf16 => DType::BF16,
+            Dtype::Fp16 => DType::F16,
+        }
+    }
+}
+
+impl From<DType> for Dtype {
+    fn from(dtype: DType) -> Dtype {
+        match dtype {
+            DType::F32 => Dtype::Fp32,
+            DType::BF16 => Dtype::Bf16,
+            DType::F16 => Dtype::Fp16,
+        }
+    }
 }
 
 /// `[model]`: exactly one of `source` and `random`.

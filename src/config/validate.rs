@@ -2,7 +2,7 @@
 //! are collected, each with its key, value and fix.
 
 use super::{Dtype, Error, RunConfig};
-use shearling_domains::mixer::MixerKind;
+use shearling_domains::MixerKind;
 
 /// Which command the configuration is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

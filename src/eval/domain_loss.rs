@@ -3,7 +3,7 @@
 
 use crate::model::{Decoder, ForwardContext, loss};
 use serde::{Deserialize, Serialize};
-use shearling_domains::dataset::Dataset;
+use shearling_domains::{Dataset, Split};
 use tch::{Device, TchError, Tensor};
 
 /// The rows a domain is evaluated on.
@@ -23,14 +23,20 @@ impl EvalRows {
         device: Device,
     ) -> Result<Vec<EvalRows>, shearling_domains::Error> {
         let tokens = dataset.sequence_length();
-        let domains = dataset.domain_names().into_iter().enumerate();
-        let load = |(index, domain): (usize, String)| {
-            let ids: Vec<i64> = dataset.validation_rows(index, rows_per_domain)?.iter().map(|id| *id as i64).collect();
+        let load = |(index, domain): (usize, &String)| {
+            let ids = dataset.validation_rows(index, rows_per_domain as u64)?;
+            let ids: Vec<i64> = ids.into_iter().map(i64::from).collect();
             let rows = Tensor::from_slice(&ids).view([-1, tokens as i64]).to_device(device);
-            Ok(EvalRows { domain, rows })
+            Ok(EvalRows { domain: domain.clone(), rows })
         };
-        domains.map(load).collect()
+        dataset.domain_names().iter().enumerate().map(load).collect()
     }
+}
+
+/// Rows that one evaluation of all domains reads.
+pub fn rows_read(dataset: &Dataset, rows_per_domain: usize) -> u64 {
+    let read = |domain| dataset.rows(domain, Split::Validation).min(rows_per_domain as u64);
+    (0..dataset.domain_names().len()).map(read).sum()
 }
 
 /// Loss of one domain.

@@ -3,4 +3,4 @@
 
 pub mod domain_loss;
 
-pub use domain_loss::{DomainLoss, EvalRows, evaluate, mean_loss};
+pub use domain_loss::{DomainLoss, EvalRows, evaluate, mean_loss, rows_read};

@@ -5,7 +5,7 @@ use super::equivalence::{Equivalence, check};
 use super::fold::Folder;
 use super::shape::pruned_config;
 use super::Error;
-use crate::checkpoint::{Checkpoint, DType, ShardWriter, Staging, TensorPlan, companions, model_card::ModelCard};
+use crate::checkpoint::{self, Checkpoint, DType, ModelCard, ShardWriter, Staging, TensorPlan, carry_companions};
 use crate::config::Dtype;
 use crate::model::{HfModel, Parameter, parameters::layer_name, parameters::parameters};
 use shearling_masks::{Gates, KeepPlan, MaskSpec};
@@ -40,23 +40,25 @@ pub struct Conversion<'a> {
 pub fn convert(
     conversion: &Conversion,
     destination: &Path,
-    card: ModelCard,
+    mut card: ModelCard,
     progress: &mut dyn FnMut(&str, usize, usize),
 ) -> Result<Equivalence, Error> {
     let _no_grad = tch::no_grad_guard();
-    let source_model = conversion.source.model()?;
-    require_complete(conversion.source, &source_model)?;
+    let source_model = conversion.source.model();
+    require_complete(conversion.source, source_model)?;
     let staging = Staging::new(destination)?;
-    let config = pruned_config(conversion.source.config(), conversion.spec, conversion.plan, Some(conversion.dtype));
+    let dtype = conversion.dtype.into();
+    let config = pruned_config(conversion.source.config(), conversion.spec, conversion.plan, dtype)?;
     config.write(staging.path())?;
-    write_weights(conversion, &source_model, &config.model()?, staging.path(), progress)?;
-    companions::copy(conversion.companions, staging.path())?;
+    write_weights(conversion, source_model, &config.model()?, staging.path(), progress)?;
+    carry_companions(conversion.companions, staging.path())?;
     let pruned = Checkpoint::open(staging.path())?;
     let equivalence = check(conversion, &pruned, progress)?;
     if !equivalence.passed() {
         return Err(Error::NotEqual(Box::new(equivalence)));
     }
-    card.with_equivalence(&equivalence.summary()).write(staging.path())?;
+    card.equivalence = Some(checkpoint::Equivalence { error: equivalence.written, bound: equivalence.written_tolerance });
+    card.write(staging.path())?;
     staging.publish()?;
     Ok(equivalence)
 }
@@ -68,7 +70,7 @@ pub fn require_complete(checkpoint: &Checkpoint, model: &HfModel) -> Result<(), 
     if report.is_complete() {
         return Ok(());
     }
-    Err(Error::Incomplete { path: checkpoint.path().to_path_buf(), report: report.to_string() })
+    Err(Error::Incomplete { path: checkpoint.dir().to_path_buf(), report: report.to_string() })
 }
 
 fn write_weights(

@@ -136,22 +136,22 @@ pub(super) fn check(
 ) -> Result<Equivalence, Error> {
     let (rows, tokens) = (conversion.check_rows.size()[0], conversion.check_rows.size()[1]);
     let input_ids = conversion.check_rows.f_to_device(conversion.device)?;
-    let source_model = conversion.source.model()?;
-    let pruned_model = pruned.model()?;
-    let folder = Folder::new(&source_model, conversion.plan, conversion.gates, conversion.device);
-    let origins: HashMap<String, Parameter> = parameters(&pruned_model).into_iter().map(|p| (p.name.clone(), p)).collect();
+    let source_model = conversion.source.model();
+    let pruned_model = pruned.model();
+    let folder = Folder::new(source_model, conversion.plan, conversion.gates, conversion.device);
+    let origins: HashMap<String, Parameter> = parameters(pruned_model).into_iter().map(|p| (p.name.clone(), p)).collect();
     let device = conversion.device;
 
     let context = |model: &HfModel, gates: Gates| ForwardContext::new(model, tokens, device, gates);
     let load = |checkpoint: &Checkpoint, name: &str| Ok(checkpoint.tensor(name, Kind::Float, device)?);
     let mut masked = Stream {
-        context: context(&source_model, conversion.gates.to_device(device)?)?,
+        context: context(source_model, conversion.gates.to_device(device))?,
         model: source_model.clone(),
         weight: Box::new(|name| load(conversion.source, name)),
         x: Tensor::new(),
     };
     let mut folded = Stream {
-        context: context(&pruned_model, Gates::none())?,
+        context: context(pruned_model, Gates::none())?,
         model: pruned_model.clone(),
         weight: Box::new(|name| {
             let parameter = &origins[name];
@@ -162,7 +162,7 @@ pub(super) fn check(
         x: Tensor::new(),
     };
     let mut written = Stream {
-        context: context(&pruned_model, Gates::none())?,
+        context: context(pruned_model, Gates::none())?,
         model: pruned_model.clone(),
         weight: Box::new(|name| load(pruned, name)),
         x: Tensor::new(),
@@ -183,7 +183,7 @@ pub(super) fn check(
         }
         progress("checking", source_layer as usize + 1, source_model.num_hidden_layers as usize);
     }
-    let logits = ends[0].logits(&source_model, &masked.x, &masked.context)?;
+    let logits = ends[0].logits(source_model, &masked.x, &masked.context)?;
     let max_logit = largest(&logits)?;
     let apart = |ends: &Ends, stream: &Stream| -> Result<f64, Error> {
         let other = ends.logits(&stream.model, &stream.x, &stream.context)?;

@@ -20,9 +20,9 @@ use tch::{Device, Kind, TchError, Tensor};
 /// Scores every unit of the masks in `spec`, and keeps the best of each row: the plan and gates of exactly 1 and 0.
 pub fn one_shot(checkpoint: &Checkpoint, spec: &MaskSpec, device: Device) -> Result<(KeepPlan, Gates), Error> {
     let _no_grad = tch::no_grad_guard();
-    let model = checkpoint.model()?;
-    let mut scores = Scores::new(&model, device)?;
-    for parameter in parameters(&model) {
+    let model = checkpoint.model();
+    let mut scores = Scores::new(model, device)?;
+    for parameter in parameters(model) {
         let weight = checkpoint.tensor(&parameter.name, Kind::Float, device)?;
         scores.add(&parameter, &weight.f_square()?)?;
     }
@@ -90,7 +90,7 @@ impl Scores {
     /// `dim` is the residual dimension of `squares`.
     fn add_hidden(&mut self, squares: &Tensor, dim: i64) -> Result<(), TchError> {
         let per_unit = if squares.dim() == 1 { squares.shallow_clone() } else { sum(squares, if dim == 0 { 1 } else { 0 })? };
-        self.hidden.f_add_(&per_unit)?;
+        let _ = self.hidden.f_add_(&per_unit)?;
         Ok(())
     }
 
@@ -106,7 +106,7 @@ impl Scores {
     }
 
     fn add_layer(&mut self, layer: i64, squares: &Tensor) -> Result<(), TchError> {
-        self.layer.f_select(0, layer)?.f_add_(&squares.f_sum(Kind::Float)?)?;
+        let _ = self.layer.f_select(0, layer)?.f_add_(&squares.f_sum(Kind::Float)?)?;
         Ok(())
     }
 
@@ -127,6 +127,6 @@ fn sum(x: &Tensor, dim: i64) -> Result<Tensor, TchError> {
 }
 
 fn accumulate(rows: &Tensor, row: i64, values: &Tensor) -> Result<(), TchError> {
-    rows.f_select(0, row)?.f_add_(values)?;
+    let _ = rows.f_select(0, row)?.f_add_(values)?;
     Ok(())
 }

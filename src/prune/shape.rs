@@ -1,7 +1,7 @@
 //! From a model and a `[target]` table to the shapes that the masks work between.
 
-use crate::checkpoint::{HfConfig, HfModel, NewShape};
-use crate::config::{Dtype, Target};
+use crate::checkpoint::{DType, HfConfig, HfModel, NewShape, Result};
+use crate::config::Target;
 use shearling_masks::{KeepPlan, MaskSpec, Shape};
 
 /// The prunable dimensions of a model.
@@ -33,22 +33,28 @@ pub fn target_shape(source: &Shape, target: &Target) -> Shape {
 }
 
 /// Which masks a model needs to reach `[target]`; refuses what cannot be reached.
-pub fn mask_spec(model: &HfModel, target: &Target) -> Result<MaskSpec, shearling_masks::Error> {
+pub fn mask_spec(model: &HfModel, target: &Target) -> shearling_masks::Result<MaskSpec> {
     let source = source_shape(model);
     MaskSpec::new(&source, &target_shape(&source, target))
 }
 
-/// The configuration of the model with exactly `target`'s shape, before it is known which layers stay: for
-/// counting. (Which layers stay only matters for per-layer entries, which do not change counts.)
-pub fn target_model(config: &HfConfig, target: &Shape) -> Result<HfModel, crate::checkpoint::Error> {
-    let layers: Vec<i64> = (0..target.num_hidden_layers).collect();
-    config.with_shape(&new_shape(target, &layers), None).model()
+/// The model with exactly `target`'s shape, for counting before it is known which layers stay. (That only matters for
+/// per-layer entries, which count nothing; the first ones are taken.)
+pub fn resized(model: &HfModel, target: &Shape) -> HfModel {
+    let mut small = model.clone();
+    small.hidden_size = target.hidden_size;
+    small.intermediate_size = target.intermediate_size;
+    small.num_hidden_layers = target.num_hidden_layers;
+    small.num_attention_heads = target.num_attention_heads;
+    small.num_key_value_heads = target.num_key_value_heads;
+    small.sliding_window.truncate(target.num_hidden_layers as usize);
+    small
 }
 
 /// The configuration of the pruned model, its per-layer entries following the kept layers.
-pub fn pruned_config(config: &HfConfig, spec: &MaskSpec, plan: &KeepPlan, dtype: Option<Dtype>) -> HfConfig {
+pub fn pruned_config(config: &HfConfig, spec: &MaskSpec, plan: &KeepPlan, dtype: DType) -> Result<HfConfig> {
     let layers: Vec<i64> = plan.layers.iter().map(|layer| layer.source_index).collect();
-    config.with_shape(&new_shape(spec.target(), &layers), dtype.map(Into::into))
+    config.with_shape(&new_shape(spec.target(), &layers), dtype)
 }
 
 fn new_shape<'a>(target: &Shape, kept_layers: &'a [i64]) -> NewShape<'a> {

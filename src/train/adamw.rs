@@ -9,6 +9,7 @@
 //! forward and backward use; its gradients are added up in fp32 after every micro-batch.
 
 use crate::config::Train;
+use std::collections::BTreeMap;
 use tch::{Kind, TchError, Tensor};
 
 /// One trained tensor with its optimiser state.
@@ -49,8 +50,8 @@ impl Slot {
         if let (Some(working), Some(accumulated)) = (&self.working, &mut self.accumulated) {
             let mut gradient = working.grad();
             if gradient.defined() {
-                accumulated.f_add_(&gradient.f_to_kind(Kind::Float)?)?;
-                gradient.f_zero_()?;
+                let _ = accumulated.f_add_(&gradient.f_to_kind(Kind::Float)?)?;
+                let _ = gradient.f_zero_()?;
             }
         }
         Ok(())
@@ -67,16 +68,16 @@ impl Slot {
 
     fn update(&mut self, rule: &Rule, learning_rate: f64, count: u64) -> Result<(), TchError> {
         let Some(gradient) = self.gradient() else { return Ok(()) };
-        self.exp_avg.f_lerp_(&gradient, 1.0 - rule.beta1)?;
-        self.exp_avg_sq.f_lerp_(&gradient.f_square()?, 1.0 - rule.beta2)?;
+        let _ = self.exp_avg.f_lerp_(&gradient, 1.0 - rule.beta1)?;
+        let _ = self.exp_avg_sq.f_lerp_(&gradient.f_square()?, 1.0 - rule.beta2)?;
         let (bias1, bias2) = (1.0 - rule.beta1.powi(count as i32), 1.0 - rule.beta2.powi(count as i32));
         let mut denominator = self.exp_avg_sq.f_sqrt()?;
-        denominator.f_mul_scalar_(1.0 / bias2.sqrt())?.f_add_scalar_(rule.eps)?;
+        let _ = denominator.f_mul_scalar_(1.0 / bias2.sqrt())?.f_add_scalar_(rule.eps)?;
         if self.decays && rule.weight_decay > 0.0 {
-            self.master.f_mul_scalar_(1.0 - learning_rate * rule.weight_decay)?;
+            let _ = self.master.f_mul_scalar_(1.0 - learning_rate * rule.weight_decay)?;
         }
         let step = self.exp_avg.f_div(&denominator)?.f_mul_scalar(-learning_rate / bias1)?;
-        self.master.f_add_(&step)?;
+        let _ = self.master.f_add_(&step)?;
         if let Some(working) = &mut self.working {
             working.f_copy_(&self.master)?;
         }
@@ -164,7 +165,7 @@ impl Group {
         let sign = if self.direction == Direction::Ascent { -1.0 } else { 1.0 };
         for slot in &mut self.slots {
             if let Some(mut gradient) = slot.gradient().filter(|_| scale * sign != 1.0) {
-                gradient.f_mul_scalar_(scale * sign)?;
+                let _ = gradient.f_mul_scalar_(scale * sign)?;
             }
             slot.update(&self.rule, self.learning_rate * factor, self.updates)?;
         }
@@ -176,7 +177,7 @@ impl Group {
         let _no_grad = tch::no_grad_guard();
         for slot in &self.slots {
             if let Some(mut gradient) = slot.gradient() {
-                gradient.f_zero_()?;
+                let _ = gradient.f_zero_()?;
             }
         }
         Ok(())
@@ -201,7 +202,7 @@ impl Group {
     /// Restores moments and the update count; says what is missing or has another shape.
     pub fn restore(
         &mut self,
-        moments: &mut std::collections::HashMap<String, Tensor>,
+        moments: &mut BTreeMap<String, Tensor>,
         updates: u64,
     ) -> Result<(), String> {
         for slot in &mut self.slots {
@@ -291,7 +292,7 @@ mod tests {
         let mut whole = group(Direction::Descent, 0.1, Kind::Float);
         take_steps(&mut whole, 3);
         let master = whole.slots()[0].master.detach().copy();
-        let mut moments: std::collections::HashMap<String, Tensor> =
+        let mut moments: BTreeMap<String, Tensor> =
             whole.moments().into_iter().map(|(name, tensor)| (name, tensor.copy())).collect();
         let expected = take_steps(&mut whole, 2);
         let mut resumed =
@@ -299,7 +300,7 @@ mod tests {
                 .unwrap();
         resumed.restore(&mut moments, 3).unwrap();
         assert_eq!(take_steps(&mut resumed, 2), expected);
-        let missing = resumed.restore(&mut std::collections::HashMap::new(), 3).unwrap_err();
+        let missing = resumed.restore(&mut BTreeMap::new(), 3).unwrap_err();
         assert!(missing.contains("exp_avg.w"));
     }
 

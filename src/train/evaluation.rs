@@ -55,12 +55,12 @@ impl Trainer {
         let mut excess = None;
         if mixer_updated {
             let losses: Vec<Option<f64>> = domains.iter().map(|domain| domain.loss).collect();
-            let update = self.mixer.update(&losses)?;
+            let update = self.mixer.update(&losses);
             self.loader.set_proportions(&update.proportions)?;
-            excess = self.has_references.then_some(update.excess);
-        } else if self.has_references {
+            excess = self.references.is_some().then_some(update.excess);
+        } else if let Some(references) = &self.references {
             let gap = |(domain, reference): (&DomainLoss, &f64)| domain.loss.map(|loss| loss - reference);
-            excess = Some(domains.iter().zip(self.mixer.reference_losses()).map(gap).collect());
+            excess = Some(domains.iter().zip(references).map(gap).collect());
         }
         self.report(gates, domains, excess, mixer_updated)
     }

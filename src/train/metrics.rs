@@ -133,7 +133,7 @@ fn step_domains(trainer: &Trainer, report: &StepReport) -> Value {
 
 /// The record of an evaluation; `snapshot` is the mask file written with it, relative to the run folder.
 pub fn eval_record(trainer: &Trainer, report: &EvalReport, snapshot: Option<&str>) -> Value {
-    let references = trainer.has_references.then(|| trainer.mixer.reference_losses());
+    let references = trainer.references.as_ref();
     let domains = report.domains.iter().enumerate().map(|(index, domain)| {
         let fields = json!({
             "loss": domain.loss,
@@ -181,7 +181,7 @@ mod tests {
         for step in 1..=5 {
             file.write(&event("step", step, json!({ "x": step }))).unwrap();
         }
-        std::fs::OpenOptions::new()
+        OpenOptions::new()
             .append(true)
             .open(folder.path().join(FILE_NAME))
             .unwrap()

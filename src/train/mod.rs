@@ -14,6 +14,7 @@ pub mod adamw;
 pub mod decide;
 mod error;
 pub mod evaluation;
+pub mod memory;
 pub mod metrics;
 pub mod resume;
 pub mod run;

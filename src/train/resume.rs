@@ -18,9 +18,9 @@ use crate::checkpoint::{Checkpoint, DType, RunDir, ShardWriter, StepDir, TensorF
 use crate::config::RunConfig;
 use serde::{Deserialize, Serialize};
 use shearling_domains::loader::{Loader, LoaderState};
-use shearling_domains::mixer::{Mixer, MixerState};
+use shearling_domains::MixerState;
 use shearling_masks::MaskSet;
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::path::Path;
 use tch::Tensor;
 
@@ -60,7 +60,7 @@ impl Trainer {
             format_version: FORMAT_VERSION,
             counters: self.counters.clone(),
             loader: self.loader.state(),
-            mixer: self.mixer.state(),
+            mixer: self.mixer.state().clone(),
             updates: self.groups().map(|group| (group.name.to_string(), group.updates())).collect(),
         };
         let path = folder.join(STATE);
@@ -99,10 +99,10 @@ impl Trainer {
             None => None,
         };
         let loader = Loader::resume(setup.dataset.clone(), loader_config(&setup.config), state.loader)?;
-        let mixer = Mixer::restore(state.mixer)?;
+        let mixer = setup.resumed_mixer(state.mixer)?;
         let mut trainer = Trainer::assemble(setup, weights, masks, loader, mixer, state.counters)?;
         let path = folder.join(OPTIMIZER);
-        let mut moments: HashMap<String, Tensor> = TensorFile::read(&path, setup.device)?.into_iter().collect();
+        let mut moments = TensorFile::read(&path, setup.device)?.tensors;
         for group in trainer.groups() {
             let updates = state.updates.get(group.name).copied().unwrap_or(0);
             let damaged = |problem: String| Error::Damaged { path: path.clone(), problem };

@@ -43,7 +43,7 @@ pub struct Outcome {
     /// The run folder.
     pub run: PathBuf,
     /// Its last checkpoint.
-    pub checkpoint: PathBuf,
+    pub checkpoint: Option<PathBuf>,
     /// Finished steps.
     pub step: u64,
     /// Whether these are all steps of the run.
@@ -64,13 +64,13 @@ pub fn run(
     stop_at: Option<u64>,
     observer: &mut dyn Observer,
 ) -> Result<Outcome, Error> {
-    let (folder, _lock, mut trainer) = if resume { reopen(setup, observer)? } else { start(setup)? };
-    let mut metrics = MetricsFile::open(folder.path(), trainer.counters.step)?;
+    let Opened { folder, _lock, mut trainer, mut checkpoint } =
+        if resume { reopen(setup, observer)? } else { start(setup)? };
+    let mut metrics = MetricsFile::open(folder.root(), trainer.counters.step)?;
     let kind = if resume { "resume" } else { "start" };
     metrics.write(&metrics::event(kind, trainer.counters.step, start_fields(setup, &trainer)))?;
     observer.started(&trainer, resume);
     let intervals = Intervals::new(&setup.config, stop_at);
-    let mut checkpoint = folder.step_path(trainer.counters.step);
     while !intervals.stops(trainer.counters.step, false) {
         one_step(&mut trainer, &mut metrics, observer)?;
         let step = trainer.counters.step;
@@ -79,14 +79,14 @@ pub fn run(
             evaluate(&mut trainer, &folder, &intervals, &mut metrics, observer)?;
         }
         if intervals.saves(step, interrupted) {
-            checkpoint = save(&mut trainer, setup, &folder, &mut metrics, observer)?;
+            checkpoint = Some(save(&mut trainer, setup, &folder, &mut metrics, observer)?);
         }
         if intervals.stops(step, interrupted) {
             break;
         }
     }
     Ok(Outcome {
-        run: folder.path().to_path_buf(),
+        run: folder.root().to_path_buf(),
         checkpoint,
         step: trainer.counters.step,
         finished: trainer.counters.step >= setup.config.train.steps,
@@ -96,33 +96,56 @@ pub fn run(
     })
 }
 
-fn start(setup: &Setup) -> Result<(RunDir, RunLock, Trainer), Error> {
+/// A run folder that is ours, and the run in it.
+struct Opened {
+    folder: RunDir,
+    _lock: RunLock,
+    trainer: Trainer,
+    checkpoint: Option<PathBuf>,
+}
+
+fn start(setup: &Setup) -> Result<Opened, Error> {
+    refuse_existing(&setup.config.run.directory)?;
     // The trainer comes first: a run that cannot start leaves no folder behind.
     let trainer = Trainer::new(setup)?;
     let folder = RunDir::create(&setup.config.run.directory)?;
-    let lock = RunLock::acquire(folder.path())?;
+    let lock = RunLock::acquire(folder.root())?;
     let resolved = config::resolved_toml(&setup.config)?;
-    write_atomic(&folder.path().join(RESOLVED), resolved.as_bytes())?;
-    Ok((folder, lock, trainer))
+    write_atomic(&folder.root().join(RESOLVED), resolved.as_bytes())?;
+    Ok(Opened { folder, _lock: lock, trainer, checkpoint: None })
 }
 
-fn reopen(setup: &Setup, observer: &mut dyn Observer) -> Result<(RunDir, RunLock, Trainer), Error> {
+fn reopen(setup: &Setup, observer: &mut dyn Observer) -> Result<Opened, Error> {
     let folder = RunDir::open(&setup.config.run.directory)?;
-    let lock = RunLock::acquire(folder.path())?;
-    check_same_run(&config::load(&folder.path().join(RESOLVED), &[])?, &setup.config)?;
+    let lock = RunLock::acquire(folder.root())?;
+    folder.remove_leftovers()?;
+    check_same_run(&config::load(&folder.root().join(RESOLVED), &[])?, &setup.config)?;
     let latest = folder.latest_valid(Verify::Hashes)?;
     for skipped in &latest.skipped {
-        observer.noted(&format!("{skipped}; using an older checkpoint"));
+        observer.noted(&format!("checkpoint of step {} is passed over: {}", skipped.step, skipped.reason));
     }
     let step = latest.step.ok_or_else(|| {
         Error::Mismatch(format!(
             "{} has no good checkpoint to resume from; start a new run in another folder",
-            folder.path().display()
+            folder.root().display()
         ))
     })?;
     let trainer = Trainer::restore(setup, &step)?;
-    remove_later_snapshots(&folder.path().join(SNAPSHOTS), trainer.counters.step)?;
-    Ok((folder, lock, trainer))
+    remove_later_snapshots(&folder.root().join(SNAPSHOTS), trainer.counters.step)?;
+    Ok(Opened { folder, _lock: lock, trainer, checkpoint: Some(step.path().to_path_buf()) })
+}
+
+/// A new run gets a new folder.
+pub fn refuse_existing(folder: &Path) -> Result<(), Error> {
+    let empty = std::fs::read_dir(folder).map_or(!folder.exists(), |mut entries| entries.next().is_none());
+    if empty {
+        return Ok(());
+    }
+    Err(Error::Mismatch(format!(
+        "{} exists already; choose another run.directory, or go on with it by --resume {}",
+        folder.display(),
+        folder.display()
+    )))
 }
 
 fn start_fields(setup: &Setup, trainer: &Trainer) -> serde_json::Value {
@@ -147,9 +170,11 @@ fn one_step(trainer: &mut Trainer, metrics: &mut MetricsFile, observer: &mut dyn
     trainer.counters.seconds += seconds;
     let timing = Timing { seconds, tokens_per_second: report.tokens as f64 / seconds.max(1e-9) };
     metrics.write(&metrics::step_record(trainer, &report, timing))?;
-    if !report.exhausted.is_empty() {
-        let names = report.exhausted.join(", ");
-        metrics.write(&metrics::event("exhausted", report.step, json!({ "domains": report.exhausted })))?;
+    let exhausted: Vec<String> =
+        report.exhausted.iter().filter(|name| trainer.exhausted.insert((*name).clone())).cloned().collect();
+    if !exhausted.is_empty() {
+        let names = exhausted.join(", ");
+        metrics.write(&metrics::event("exhausted", report.step, json!({ "domains": exhausted })))?;
         observer.noted(&format!(
             "step {}: {names} reached data.max_epochs and left the mix; its share goes to the other domains",
             report.step
@@ -175,7 +200,7 @@ fn evaluate(
     observer: &mut dyn Observer,
 ) -> Result<(), Error> {
     let report = trainer.evaluate(intervals)?;
-    let snapshot = snapshot(trainer, folder.path())?;
+    let snapshot = snapshot(trainer, folder.root())?;
     metrics.write(&metrics::eval_record(trainer, &report, snapshot.as_deref()))?;
     observer.evaluated(trainer, &report);
     let mut loss = report.mean;
@@ -231,7 +256,7 @@ fn save(
     let saved = trainer.save(folder, setup.config.checkpoint.max_shard_bytes, stage)?;
     let step = trainer.counters.step;
     let keep: Vec<u64> = [Some(step), trainer.counters.best.map(|best| best.step)].into_iter().flatten().collect();
-    folder.retain(&keep)?;
+    folder.retain(&keep, Verify::Sizes)?;
     metrics.write(&metrics::event("save", step, json!({ "kept": keep })))?;
     observer.saved(step, saved.path());
     Ok(saved.path().to_path_buf())

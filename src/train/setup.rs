@@ -2,11 +2,10 @@
 //! data, source model, masks' shapes.
 
 use super::Error;
-use crate::checkpoint::{Checkpoint, HfConfig, HfModel, NewLlama};
+use crate::checkpoint::{Checkpoint, DType, HfConfig, HfModel, NewLlama};
 use crate::config::{Dtype, Mixer as MixerTable, RandomModel, RunConfig, Stage, validate};
 use crate::prune::{convert::require_complete, shape};
-use shearling_domains::dataset::Dataset;
-use shearling_domains::mixer::{Mixer, MixerConfig, MixerKind};
+use shearling_domains::{Dataset, Mixer, MixerConfig, MixerKind, MixerState};
 use shearling_masks::MaskSpec;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -59,7 +58,7 @@ impl Setup {
             (Some(target), Stage::Prune) => Some(shape::mask_spec(&model, target)?),
             _ => None,
         };
-        let names = dataset.domain_names();
+        let names = dataset.domain_names().to_vec();
         let proportions = match &config.mixer.proportions {
             Some(given) => in_order("mixer.proportions", given, &names)?,
             None => vec![1.0 / names.len() as f64; names.len()],
@@ -92,21 +91,22 @@ impl Setup {
 
     /// A mixer at its start.
     pub fn mixer(&self) -> Result<Mixer, Error> {
-        let table = &self.config.mixer;
-        let config = MixerConfig {
-            kind: table.kind,
-            eta: table.eta,
-            smoothing: table.smoothing,
-            floor: table.floor,
-            cap: table.cap,
-        };
-        let references = self.reference_losses.clone().unwrap_or_else(|| vec![0.0; self.proportions.len()]);
-        Ok(Mixer::new(config, &self.proportions, &references)?)
+        Ok(Mixer::new(self.mixer_config(), &self.proportions, self.references())?)
     }
 
-    /// Excess losses mean something only against references.
-    pub fn has_references(&self) -> bool {
-        self.reference_losses.is_some()
+    /// A mixer where a checkpoint left it.
+    pub fn resumed_mixer(&self, state: MixerState) -> Result<Mixer, Error> {
+        Ok(Mixer::resume(self.mixer_config(), self.references(), state)?)
+    }
+
+    fn mixer_config(&self) -> MixerConfig {
+        let table = &self.config.mixer;
+        let (eta, smoothing, floor, cap) = (table.eta, table.smoothing, table.floor.unwrap_or(0.0), table.cap);
+        MixerConfig { kind: table.kind, eta, smoothing, floor, cap }
+    }
+
+    fn references(&self) -> &[f64] {
+        self.reference_losses.as_deref().unwrap_or(&[])
     }
 }
 
@@ -150,14 +150,18 @@ fn random_config(random: &RandomModel, dataset: &Dataset) -> Result<HfConfig, Er
         head_dim: random.head_dim.unwrap_or(random.hidden_size / heads),
         max_position_embeddings: dataset.sequence_length() as i64,
         rope_theta: random.rope_theta,
+        rms_norm_eps: 1e-5,
+        initializer_range: 0.02,
         tie_word_embeddings: random.tie_word_embeddings,
         bos_token_id: dataset.manifest().bos_token_id.map(i64::from),
         eos_token_id: dataset.manifest().eos_token_id.map(i64::from),
+        dtype: DType::F32,
     };
-    Ok(HfConfig::new_llama(&new))
+    Ok(HfConfig::new_llama(&new)?)
 }
 
-fn check_data_fits(dataset: &Dataset, model: &HfModel) -> Result<(), Error> {
+/// Refuses data whose ids or rows the model cannot take.
+pub fn check_data_fits(dataset: &Dataset, model: &HfModel) -> Result<(), Error> {
     if dataset.vocab_size() as i64 > model.vocab_size {
         return Err(Error::Mismatch(format!(
             "the data was tokenized with a vocabulary of {}, the model has {} (vocab_size): ids would be out of range; \

@@ -12,7 +12,7 @@ use super::adamw::Group;
 use super::trainer::Trainer;
 use crate::model::loss;
 use serde::{Deserialize, Serialize};
-use shearling_domains::loader::Batch;
+use shearling_domains::Batch;
 use shearling_masks::{ModuleConstraint, NoiseKey};
 use tch::{Kind, Tensor};
 

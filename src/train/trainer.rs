@@ -9,10 +9,9 @@ use crate::config::RunConfig;
 use crate::eval::EvalRows;
 use crate::model::{Decoder, ForwardContext, init, parameters::parameters};
 use serde::{Deserialize, Serialize};
-use shearling_domains::loader::{Batch, Loader, LoaderConfig};
-use shearling_domains::mixer::Mixer;
+use shearling_domains::{Batch, Loader, LoaderConfig, Mixer};
 use shearling_masks::{Gates, MaskSet};
-use std::collections::HashMap;
+use std::collections::{BTreeSet, HashMap};
 use tch::{Kind, TchError, Tensor};
 
 /// The state of a run between two steps.
@@ -28,8 +27,10 @@ pub struct Trainer {
     pub(super) masks: Option<MaskTraining>,
     pub(super) loader: Loader,
     pub(super) mixer: Mixer,
-    pub(super) has_references: bool,
     pub(super) domains: Vec<String>,
+    pub(super) references: Option<Vec<f64>>,
+    /// Domains already reported as exhausted.
+    pub(super) exhausted: BTreeSet<String>,
     pub(super) eval_rows: Vec<EvalRows>,
     pub(super) schedule: Schedule,
     /// Where the run stands.
@@ -139,8 +140,9 @@ impl Trainer {
             weights,
             loader,
             mixer,
-            has_references: setup.has_references(),
-            domains: setup.dataset.domain_names(),
+            domains: setup.dataset.domain_names().to_vec(),
+            references: setup.reference_losses.clone(),
+            exhausted: BTreeSet::new(),
             counters,
         })
     }
@@ -148,6 +150,11 @@ impl Trainer {
     /// The masks of a prune run.
     pub fn masks(&self) -> Option<&MaskSet> {
         self.masks.as_ref().map(|masks| &masks.set)
+    }
+
+    /// Names of the domains, in the order of the data.
+    pub fn domain_names(&self) -> &[String] {
+        &self.domains
     }
 
     /// Present proportions, in the order of the data's domains.
@@ -194,8 +201,8 @@ pub(super) fn load_masters(
     model: &HfModel,
     device: Device,
 ) -> Result<Vec<(String, Tensor)>, Error> {
-    let load = |name: String| Ok((source.tensor(&name, Kind::Float, device)?, name));
-    parameters(model).into_iter().map(|p| load(p.name).map(|(weight, name)| (name, weight))).collect()
+    let load = |name: String| source.tensor(&name, Kind::Float, device).map(|weight| (name, weight));
+    Ok(parameters(model).into_iter().map(|p| load(p.name)).collect::<Result<_, _>>()?)
 }
 
 fn decoder(model: &HfModel, weights: &Group) -> Result<Decoder, Error> {

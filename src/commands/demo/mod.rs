@@ -1,0 +1,171 @@
+//! `shearling demo`: the whole job on generated text (or the user's), with two honest baselines on the same tokens.
+//!
+//! ```text
+//! text ─► data ─► source (from scratch) ─► prune ─► recovered
+//!                    │                                 ║ compared on the held-out rows of every domain
+//!                    ├─► one-shot magnitude cut ─► continued on as many tokens
+//!                    └── target shape from scratch, on as many tokens
+//! ```
+//!
+//! Every stage is an ordinary run with a configuration that is written beside it, so each can be looked at, changed
+//! and repeated with `shearling prune` and `shearling pretrain`.
+
+mod recipe;
+mod table;
+
+use super::Verdict;
+use super::data::{PrepareProgress, folders, summary};
+use super::eval::{Evaluated, evaluate_folder};
+use super::run::{Written, execute};
+use crate::checkpoint::write_atomic;
+use crate::cli::Printer;
+use crate::cli::arguments::Demo;
+use crate::config::{RunConfig, Stage, resolved_toml};
+use crate::eval::EvalRows;
+use crate::native::device;
+use crate::prune::Equivalence;
+use crate::train::run::refuse_existing;
+use anyhow::Context;
+use recipe::Recipe;
+use serde_json::json;
+use shearling_domains::{Dataset, PrepareConfig, TokenizerSource, prepare, synthetic};
+use std::collections::BTreeMap;
+use std::path::{Path, PathBuf};
+use std::time::Instant;
+
+/// `shearling demo`
+pub fn run(arguments: &Demo) -> anyhow::Result<Verdict> {
+    let printer = Printer::new(arguments.json);
+    if !(arguments.scale.is_finite() && arguments.scale > 0.0) {
+        anyhow::bail!("--scale {} must be a positive number", arguments.scale);
+    }
+    refuse_existing(&arguments.out)?;
+    let started = Instant::now();
+    let demo = Stages::new(arguments, printer)?;
+    let Some(results) = demo.run()? else {
+        printer.note("stopped; the finished stages are kept, but a demo does not resume");
+        return Ok(Verdict::Done);
+    };
+    let seconds = started.elapsed().as_secs_f64();
+    printer.data(table::text(&results, seconds), || table::json(&results, seconds));
+    let rerun = demo.recipe.folder.join("prune.toml");
+    printer.note(format!("to repeat a stage: shearling prune --config {} --set run.directory=NEW", rerun.display()));
+    Ok(Verdict::Done)
+}
+
+/// What the demo ends with.
+struct Results {
+    domains: Vec<String>,
+    source: Evaluated,
+    pruned: Evaluated,
+    recovered: Evaluated,
+    scratch: Evaluated,
+    one_shot: Evaluated,
+    equivalence: Equivalence,
+    one_shot_equivalence: Equivalence,
+    proportions: BTreeMap<String, f64>,
+    run: PathBuf,
+    recipe: Recipe,
+}
+
+struct Stages {
+    recipe: Recipe,
+    dataset: Dataset,
+    rows: Vec<EvalRows>,
+    printer: Printer,
+    device: tch::Device,
+}
+
+impl Stages {
+    fn new(arguments: &Demo, printer: Printer) -> anyhow::Result<Stages> {
+        let device = device::parse(&arguments.device)?;
+        let recipe = Recipe::new(&arguments.out, &arguments.device, arguments.seed, arguments.scale);
+        let dataset = prepare_data(&recipe, arguments.data.as_deref(), &printer)?;
+        let rows = EvalRows::load(&dataset, recipe.final_rows(), device)?;
+        Ok(Stages { recipe, dataset, rows, printer, device })
+    }
+
+    /// All stages; `None` when one was interrupted.
+    fn run(&self) -> anyhow::Result<Option<Results>> {
+        let recipe = &self.recipe;
+        self.printer.note(format!("1/5 a source model of {} layers, from scratch", recipe.source_layers()));
+        let Some(source) = self.stage("source", recipe.source(), Stage::Pretrain)? else { return Ok(None) };
+        let source_losses = self.evaluate(&source.path)?;
+        let references = references(&source_losses);
+
+        self.printer.note("2/5 prune it by learned masks");
+        let prune = recipe.prune(&source.path, &references);
+        let Some(pruned) = self.stage("prune", prune, Stage::Prune)? else { return Ok(None) };
+        self.printer.note("3/5 continue the pruned model");
+        let recover = recipe.recover(&pruned.path, &references);
+        let Some(recovered) = self.stage("recover", recover, Stage::Pretrain)? else { return Ok(None) };
+
+        self.printer.note("4/5 baseline: the target shape from scratch, on as many tokens");
+        let scratch = recipe.scratch(&references);
+        let Some(scratch) = self.stage("scratch", scratch, Stage::Pretrain)? else { return Ok(None) };
+
+        self.printer.note("5/5 baseline: a one-shot magnitude cut, continued on as many tokens");
+        let cut = recipe.magnitude(&source.path);
+        let Some(cut) = self.stage("magnitude", cut, Stage::Prune)? else { return Ok(None) };
+        let continued = recipe.magnitude_recover(&cut.path, &references);
+        let Some(one_shot) = self.stage("magnitude-recover", continued, Stage::Pretrain)? else { return Ok(None) };
+
+        Ok(Some(Results {
+            domains: self.dataset.domain_names().to_vec(),
+            pruned: self.evaluate(&pruned.path)?,
+            recovered: self.evaluate(&recovered.path)?,
+            scratch: self.evaluate(&scratch.path)?,
+            one_shot: self.evaluate(&one_shot.path)?,
+            source: source_losses,
+            equivalence: pruned.equivalence.context("the pruned model was not checked")?,
+            one_shot_equivalence: cut.equivalence.context("the cut model was not checked")?,
+            proportions: final_proportions(&recipe.folder.join("recover"))?,
+            run: recipe.folder.join("prune"),
+            recipe: recipe.clone(),
+        }))
+    }
+
+    /// Writes the configuration beside the run, then runs it.
+    fn stage(&self, name: &str, config: RunConfig, stage: Stage) -> anyhow::Result<Option<Written>> {
+        let path = self.recipe.folder.join(format!("{name}.toml"));
+        write_atomic(&path, resolved_toml(&config)?.as_bytes())?;
+        execute(config, stage, false, None, &self.printer).with_context(|| format!("stage {name}"))
+    }
+
+    fn evaluate(&self, model: &Path) -> anyhow::Result<Evaluated> {
+        evaluate_folder(model, &self.dataset, &self.rows, self.recipe.micro_batch(), tch::Kind::Float, self.device)
+    }
+}
+
+fn prepare_data(recipe: &Recipe, text: Option<&Path>, printer: &Printer) -> anyhow::Result<Dataset> {
+    let domains = match text {
+        Some(folder) => folders(folder)?,
+        None => {
+            let folder = recipe.folder.join("text");
+            printer.note(format!("generating text in {}", folder.display()));
+            synthetic::write_domains(&folder, recipe.bytes_per_domain(), recipe.seed)?
+        }
+    };
+    let tokenizer = TokenizerSource::Train(recipe.vocab_size());
+    let mut config = PrepareConfig::new(domains, &recipe.data, tokenizer, recipe.sequence_length());
+    config.seed = recipe.seed;
+    prepare(&config, &PrepareProgress::default())?;
+    let dataset = Dataset::open(&recipe.data)?;
+    printer.note(summary(&dataset));
+    Ok(dataset)
+}
+
+fn references(source: &Evaluated) -> BTreeMap<String, f64> {
+    source.domains.iter().filter_map(|domain| Some((domain.domain.clone(), domain.loss?))).collect()
+}
+
+/// Proportions of the last step of a run.
+fn final_proportions(run: &Path) -> anyhow::Result<BTreeMap<String, f64>> {
+    let summary = crate::inspect::RunSummary::read(run)?;
+    Ok(summary.domains.into_iter().map(|domain| (domain.domain, domain.last_proportion.unwrap_or(0.0))).collect())
+}
+
+/// JSON of an evaluated model.
+fn losses_json(evaluated: &Evaluated) -> serde_json::Value {
+    json!({ "model": evaluated.name, "parameters": evaluated.parameters, "domains": evaluated.domains })
+}

@@ -1,0 +1,83 @@
+//! What the demo prints at its end.
+
+use super::{Results, losses_json};
+use crate::cli::table::{Table, duration, grouped, optional};
+use crate::commands::eval::Evaluated;
+use crate::commands::export::open_step;
+use crate::eval::mean_loss;
+use crate::inspect::MaskSummary;
+use crate::train::run::mask_file;
+use serde_json::{Value, json};
+
+/// The tables and the lines below them.
+pub(super) fn text(results: &Results, seconds: f64) -> String {
+    let columns = columns(results);
+    let header = std::iter::once("domain (loss)").chain(columns.iter().map(|(name, _)| *name)).chain(["final share"]);
+    let mut table = Table::new(header);
+    for (index, domain) in results.domains.iter().enumerate() {
+        let losses = columns.iter().map(|(_, model)| optional(model.domains[index].loss, 3));
+        let share = results.proportions.get(domain).map(|share| format!("{:.1} %", 100.0 * share));
+        table.row(std::iter::once(domain.clone()).chain(losses).chain(share));
+    }
+    let mean = columns.iter().map(|(_, model)| optional(mean_loss(&model.domains), 3));
+    table.row(std::iter::once("mean".to_string()).chain(mean));
+    let parameters = columns.iter().map(|(_, model)| grouped(model.parameters));
+    table.row(std::iter::once("parameters".to_string()).chain(parameters));
+    let (prune, recover) = results.recipe.stage_steps();
+    let mut text = format!("\n{table}\n");
+    text.push_str(&format!(
+        "recovered = pruned ({prune} steps) and continued ({recover} steps); both baselines had {} steps of the same batch\n",
+        prune + recover
+    ));
+    text.push_str(&kept(results).unwrap_or_else(|error| format!("the kept units could not be read: {error}\n")));
+    text.push_str(&format!("learned masks: {}\n", results.equivalence.summary()));
+    text.push_str(&format!("one-shot cut:  {}\n", results.one_shot_equivalence.summary()));
+    text.push_str(&format!("{} in all, everything is in {}\n", duration(seconds), results.recipe.folder.display()));
+    text
+}
+
+/// The same as one JSON object.
+pub(super) fn json(results: &Results, seconds: f64) -> Value {
+    let models = columns(results).into_iter().map(|(name, model)| (name.to_string(), losses_json(model)));
+    json!({
+        "models": Value::Object(models.collect()),
+        "final_proportions": results.proportions,
+        "equivalence": { "learned": results.equivalence, "one_shot": results.one_shot_equivalence },
+        "seconds": seconds,
+        "folder": results.recipe.folder,
+    })
+}
+
+fn columns(results: &Results) -> [(&'static str, &Evaluated); 5] {
+    [
+        ("source", &results.source),
+        ("just pruned", &results.pruned),
+        ("recovered", &results.recovered),
+        ("from scratch", &results.scratch),
+        ("one-shot cut", &results.one_shot),
+    ]
+}
+
+/// The kept shape in a few lines.
+fn kept(results: &Results) -> anyhow::Result<String> {
+    let step = open_step(&results.run, None)?;
+    let summary = MaskSummary::read(&mask_file(step.path()))?;
+    let (source, target) = (&summary.source, &summary.target);
+    let change = |name: &str, before: i64, after: i64| format!("{name} {before} → {after}");
+    let shape = [
+        change("hidden", source.hidden_size, target.hidden_size),
+        change("intermediate", source.intermediate_size, target.intermediate_size),
+        change("layers", source.num_hidden_layers, target.num_hidden_layers),
+        change("heads", source.num_attention_heads, target.num_attention_heads),
+    ];
+    let layers = summary.plan.layers.iter().map(|layer| {
+        let heads = layer.kv_heads.iter().map(i64::to_string).collect::<Vec<_>>().join(" ");
+        format!("  layer {} of the source: heads {heads}", layer.source_index)
+    });
+    let half_alive: u64 = summary.report.modules.iter().map(|module| module.half_alive.count).sum();
+    Ok(format!(
+        "kept shape: {}; {half_alive} kept units half-alive\n{}\n",
+        shape.join(", "),
+        layers.collect::<Vec<_>>().join("\n")
+    ))
+}

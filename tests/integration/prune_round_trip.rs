@@ -1,0 +1,1 @@
+//! prune_round_trip
