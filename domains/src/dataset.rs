@@ -86,6 +86,11 @@ impl Cache {
         if let Some((_, old)) = self.blocks.insert(key, (self.clock, block)) {
             self.bytes -= old.bytes();
         }
+        self.shrink();
+    }
+
+    /// Forgets groups until the limit is kept; the one used last always stays.
+    fn shrink(&mut self) {
         while self.bytes > self.limit_bytes && self.blocks.len() > 1 {
             let Some(oldest) = self.blocks.iter().min_by_key(|(_, (used, _))| *used).map(|(key, _)| *key) else {
                 break;
@@ -196,7 +201,9 @@ impl Dataset {
     /// Limits the decoded row groups kept in memory. Less than a window of the loader's order per domain (16 groups of
     /// about 1 Mi tokens, two or four bytes each) means decoding groups more than once.
     pub fn set_cache_bytes(&self, bytes: usize) {
-        self.cache().limit_bytes = bytes;
+        let mut cache = self.cache();
+        cache.limit_bytes = bytes;
+        cache.shrink();
     }
 
     /// Row groups decoded so far; a measure of how well the cache serves.

@@ -145,7 +145,7 @@ impl ShardWriter {
 
     /// Bytes written so far.
     pub(crate) fn bytes(&self) -> u64 {
-        self.writer.inner().bytes
+        self.writer.bytes_written() as u64
     }
 
     /// Writes the footer and makes the file durable.

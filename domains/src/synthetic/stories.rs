@@ -1,5 +1,6 @@
 //! Tales told by a probabilistic grammar over a small world: people move between places and pass things on, and every
 //! sentence is true of the world at that point. Who holds what, and where, is decided many sentences before it matters.
+//! Sentences of description in between are mostly chance, which makes this the kind with the most entropy.
 
 use std::fmt::Write;
 
@@ -57,6 +58,80 @@ const MOODS: [&str; 8] = ["glad", "tired", "uneasy", "calm", "curious", "proud",
 const TIMES: [&str; 6] =
     ["In the morning", "At noon", "Towards evening", "After the rain", "Before long", "That night"];
 
+const QUALITIES: [&str; 30] = [
+    "grey", "warm", "distant", "narrow", "broken", "bright", "heavy", "quiet", "bitter", "golden", "hollow", "gentle",
+    "crooked", "empty", "early", "faded", "sudden", "silver", "muddy", "frozen", "tall", "hidden", "lonely", "sweet",
+    "sharp", "green", "wild", "pale", "loud", "ancient",
+];
+const SIGHTS: [&str; 30] = [
+    "clouds",
+    "gulls",
+    "roofs",
+    "leaves",
+    "bells",
+    "stones",
+    "lamps",
+    "waves",
+    "fields",
+    "voices",
+    "carts",
+    "shadows",
+    "horses",
+    "fences",
+    "candles",
+    "barrels",
+    "ropes",
+    "sparrows",
+    "footprints",
+    "windows",
+    "ladders",
+    "smoke rings",
+    "puddles",
+    "songs",
+    "branches",
+    "sails",
+    "wheels",
+    "gates",
+    "hills",
+    "stars",
+];
+const DOINGS: [&str; 20] = [
+    "drifted",
+    "waited",
+    "shone",
+    "faded",
+    "gathered",
+    "trembled",
+    "slept",
+    "turned",
+    "fell",
+    "rose",
+    "vanished",
+    "lingered",
+    "rattled",
+    "glowed",
+    "swayed",
+    "circled",
+    "scattered",
+    "rested",
+    "hummed",
+    "leaned",
+];
+const WHERE: [&str; 12] = [
+    "above",
+    "behind",
+    "beyond",
+    "beside",
+    "near",
+    "below",
+    "around",
+    "past",
+    "against",
+    "under",
+    "across from",
+    "towards",
+];
+
 /// A person of the tale, by indices into the lists above.
 struct Person {
     name: &'static str,
@@ -71,10 +146,11 @@ pub(super) fn document(numbers: &mut Sequence) -> String {
     let sentences = numbers.between(9, 20);
     for _ in 0..sentences {
         let who = numbers.below(people.len() as u64) as usize;
-        match numbers.below(6) {
+        match numbers.below(8) {
             0 | 1 => walk(numbers, &mut people, who, &mut text),
             2 | 3 => pass_on(numbers, &mut people, who, &mut text),
             4 => feel(numbers, &people[who], &mut text),
+            5 | 6 => describe(numbers, &people[who], &mut text),
             _ => look_around(&people, who, &mut text),
         }
     }
@@ -139,6 +215,17 @@ fn feel(numbers: &mut Sequence, person: &Person, text: &mut String) {
         Some(thing) => write!(text, "{} held the {} and felt {mood}. ", person.name, THINGS[thing]),
         None => write!(text, "{} held nothing and felt {mood}. ", person.name),
     };
+}
+
+/// A sentence that chance alone decides, but for the place it is set in.
+fn describe(numbers: &mut Sequence, person: &Person, text: &mut String) {
+    let (quality, sight, doing) = (numbers.pick(&QUALITIES), numbers.pick(&SIGHTS), numbers.pick(&DOINGS));
+    let (place, side) = (PLACES[person.place], numbers.pick(&WHERE));
+    let _ = write!(text, "The {quality} {sight} {doing} {side} the {place}");
+    if numbers.chance(50) {
+        let _ = write!(text, " like {} {}", numbers.pick(&QUALITIES), numbers.pick(&SIGHTS));
+    }
+    text.push_str(". ");
 }
 
 fn look_around(people: &[Person], who: usize, text: &mut String) {
