@@ -17,6 +17,9 @@ use crate::{Dataset, Error, Result, proportions};
 
 /// Version of [`LoaderState`].
 const STATE_VERSION: u64 = 1;
+/// Batches are held in memory, so absurd sizes are refused rather than tried.
+const MAX_BATCH_ROWS: usize = 1 << 24;
+const MAX_PREFETCH: usize = 1024;
 
 /// How batches are drawn.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
@@ -44,8 +47,11 @@ impl LoaderConfig {
     /// # Errors
     /// [`Error::Config`] names the first that cannot be used.
     pub fn validate(&self) -> Result<()> {
-        if self.batch_rows == 0 {
-            return Err(Error::config("batch_rows", 0, "a batch needs at least one row"));
+        if !(1..=MAX_BATCH_ROWS).contains(&self.batch_rows) {
+            return Err(Error::config("batch_rows", self.batch_rows, format!("expected 1 to {MAX_BATCH_ROWS} rows")));
+        }
+        if self.prefetch > MAX_PREFETCH {
+            return Err(Error::config("prefetch", self.prefetch, format!("expected at most {MAX_PREFETCH} batches")));
         }
         if !self.max_epochs.is_finite() || self.max_epochs <= 0.0 {
             return Err(Error::config("max_epochs", self.max_epochs, "expected a number above 0"));
@@ -142,8 +148,8 @@ impl Loader {
     /// The next batch.
     ///
     /// # Errors
-    /// [`Error::Exhausted`] when no domain has rows left, and those of [`Dataset::read_row`]. The loader stays where it
-    /// was and may be asked again.
+    /// [`Error::Exhausted`] when the rows left under the cap on epochs do not fill a batch, and those of
+    /// [`Dataset::read_row`]. The loader stays where it was and may be asked again.
     pub fn next_batch(&mut self) -> Result<Batch> {
         if self.config.prefetch == 0 {
             let before = self.sampler.cursor.clone();

@@ -308,7 +308,8 @@ mod tests {
     #[test]
     fn numbers_that_lie_are_found() {
         assert_eq!(manifest().check(), Ok(()));
-        let lies: [(fn(&mut Manifest), &str); 9] = [
+        type Lie = (fn(&mut Manifest), &'static str);
+        let lies: [Lie; 9] = [
             (|m| m.domains[0].train.rows = 6, "6 rows"),
             (|m| m.domains[0].train.tokens = 41, "41 tokens"),
             (|m| m.domains[0].validation.files[0].row_groups[0].rows = u64::MAX, "row group"),

@@ -97,7 +97,7 @@ impl Sampler {
         let positions = Permutation::new(rows.len() as u64, key(self.seed, "batch", &[&cursor.batch.to_le_bytes()]));
         let rows = (0..rows.len()).map(|at| rows[positions.at(at as u64) as usize]).collect();
         let exhausted = self.exhausted(&cursor);
-        cursor.batch += 1;
+        cursor.batch = cursor.batch.saturating_add(1);
         self.cursor = cursor;
         Ok(BatchPlan { rows, exhausted })
     }

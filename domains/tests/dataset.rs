@@ -76,16 +76,17 @@ fn a_manifest_is_not_trusted() {
     let root = tempfile::tempdir().unwrap();
     let (folder, _) = prepared(root.path());
     let original = fs::read(folder.join("manifest.json")).unwrap();
-    let cases: [(&dyn Fn(&mut Value), &str); 9] = [
-        (&|m| m["format_version"] = 2.into(), "format version 2, this program reads version 1"),
-        (&|m| m["surprise"] = 1.into(), "surprise"),
-        (&|m| m["domains"] = Value::Array(vec![]), "no domains"),
-        (&|m| m["domains"][0]["train"]["rows"] = 5.into(), "do not add up to 5 rows"),
-        (&|m| m["domains"][0]["train"]["files"] = Value::Array(vec![]), "do not add up"),
-        (&|m| m["domains"][0]["train"]["files"][0]["name"] = "../../secret".into(), "not a path inside"),
-        (&|m| m["domains"][0]["train"]["files"][0]["name"] = "/etc/passwd".into(), "not a path inside"),
-        (&|m| m["domains"][0]["name"] = "../up".into(), "cannot be the name of a domain"),
-        (&|m| m["domains"][0]["train"]["files"][0]["row_groups"][0]["rows"] = u64::MAX.into(), "row group of"),
+    type Case = (fn(&mut Value), &'static str);
+    let cases: [Case; 9] = [
+        (|m| m["format_version"] = 2.into(), "format version 2, this program reads version 1"),
+        (|m| m["surprise"] = 1.into(), "surprise"),
+        (|m| m["domains"] = Value::Array(vec![]), "no domains"),
+        (|m| m["domains"][0]["train"]["rows"] = 5.into(), "do not add up to 5 rows"),
+        (|m| m["domains"][0]["train"]["files"] = Value::Array(vec![]), "do not add up"),
+        (|m| m["domains"][0]["train"]["files"][0]["name"] = "../../secret".into(), "not a path inside"),
+        (|m| m["domains"][0]["train"]["files"][0]["name"] = "/etc/passwd".into(), "not a path inside"),
+        (|m| m["domains"][0]["name"] = "../up".into(), "cannot be the name of a domain"),
+        (|m| m["domains"][0]["train"]["files"][0]["row_groups"][0]["rows"] = u64::MAX.into(), "row group of"),
     ];
     for (change, expected) in cases {
         edit(&folder, change);

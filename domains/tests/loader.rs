@@ -115,6 +115,8 @@ fn wrong_proportions_and_settings_are_refused() {
     assert!(new(config(0), &[0.5, 0.5]).contains("2 were given for 3 domains"));
     assert!(new(config(0), &[0.5, 0.4, 0.2]).contains("sum to 1.1"));
     assert!(new(LoaderConfig { batch_rows: 0, ..config(0) }, &PROPORTIONS).contains("batch_rows = 0"));
+    assert!(new(LoaderConfig { batch_rows: usize::MAX, ..config(0) }, &PROPORTIONS).contains("batch_rows = 1844"));
+    assert!(new(config(usize::MAX), &PROPORTIONS).contains("prefetch = 1844"));
     assert!(new(LoaderConfig { max_epochs: 0.0, ..config(0) }, &PROPORTIONS).contains("max_epochs = 0"));
     let mut loader = Loader::new(Arc::clone(&dataset), config(2), &PROPORTIONS).unwrap();
     let first = loader.next_batch().unwrap();

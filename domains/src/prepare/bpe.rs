@@ -51,7 +51,7 @@ pub(super) fn train(
         .special_tokens(vec![special(BOS), special(EOS)])
         .initial_alphabet(ByteLevel::alphabet().into_iter().collect())
         .build();
-    let mut tokenizer = untrained().map_err(problem)?;
+    let mut tokenizer = untrained();
     feed(&mut tokenizer, &mut trainer, domains, config, progress)?.map_err(problem)?;
     let size = tokenizer.get_vocab_size(true);
     if size < vocab_size {
@@ -81,12 +81,12 @@ fn write_companion(folder: &Path, name: &str, content: &serde_json::Value) -> Re
     std::fs::write(&path, format!("{content:#}\n")).map_err(Error::io("write", &path))
 }
 
-fn untrained() -> std::result::Result<Trained, String> {
+fn untrained() -> Trained {
     let mut tokenizer = Trained::new(BPE::default());
     let pieces: Vec<PreTokenizerWrapper> = vec![Digits::new(true).into(), ByteLevel::new(false, false, true).into()];
     tokenizer.with_pre_tokenizer(Some(Sequence::new(pieces)));
     tokenizer.with_decoder(Some(ByteLevel::new(false, false, true)));
-    Ok(tokenizer)
+    tokenizer
 }
 
 /// Puts BOS first when transformers encodes, as in the rows prepared here.

@@ -64,7 +64,8 @@ pub struct PrepareConfig {
     /// Seed of the choice of held-out documents.
     #[serde(default)]
     pub seed: u64,
-    /// Threads that encode; 0 takes one per core. The output does not depend on it.
+    /// Threads that count and encode; 0 takes one per core. Training a tokenizer takes all cores in any case. The output
+    /// does not depend on it.
     #[serde(default)]
     pub threads: usize,
 }

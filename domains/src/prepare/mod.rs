@@ -1,8 +1,8 @@
 //! Text to token rows.
 //!
 //! Two passes over each domain's files, both streaming and both on all cores: the first counts the documents by the hash
-//! of their text, which decides the held-out split ([`split`]); the second encodes them, packs each side into rows of one
-//! length and writes Parquet ([`pack`]). A tokenizer is trained in between where one is asked for ([`bpe`]). The output
+//! of their text, which decides the held-out split (`split`); the second encodes them, packs each side into rows of one
+//! length and writes Parquet (`pack`). A tokenizer is trained in between where one is asked for (`bpe`). The output
 //! folder appears only when all of it is written; the manifest is written last.
 //!
 //! The bytes written depend on the text, the settings and the seed, never on the number of threads.
@@ -126,11 +126,11 @@ fn write(path: &Path, text: &str) -> Result<()> {
 fn adopt_tokenizer(path: &Path, config: &PrepareConfig, folder: &Path) -> Result<Encoder> {
     let file = tokenizer_file(path);
     let encoder = Encoder::load(&file, config)?;
-    fs::copy(&file, folder.join(TOKENIZER_FILE)).map_err(Error::io("copy", &file))?;
+    copy(&file, &folder.join(TOKENIZER_FILE))?;
     for name in COMPANIONS {
         let companion = file.with_file_name(name);
         if companion.is_file() {
-            fs::copy(&companion, folder.join(name)).map_err(Error::io("copy", &companion))?;
+            copy(&companion, &folder.join(name))?;
         }
     }
     Ok(encoder)
@@ -154,6 +154,12 @@ fn manifest(
         validation_fraction: config.validation_fraction,
         domains,
     })
+}
+
+/// Copies the content alone: `fs::copy` would also hand on that a file may not be written.
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    let bytes = fs::read(from).map_err(Error::io("open", from))?;
+    fs::write(to, bytes).map_err(Error::io("write", to))
 }
 
 fn count_all(config: &PrepareConfig, progress: &dyn Progress) -> Result<Vec<Domain>> {
