@@ -78,18 +78,18 @@ mod tests {
 
     /// Parameters of LLaMA-2 7B, 13B and 70B.
     const SIZES: [f64; 3] = [6_738_415_616.0, 13_015_864_320.0, 68_976_648_192.0];
-    /// Parameters of the two targets of Sheared-LLaMA, 2.7B and 1.3B.
-    const TARGETS: [f64; 2] = [2_701_560_320.0, 1_345_423_360.0];
+    /// Parameters of the targets of Sheared-LLaMA: 2.7B, 1.3B and 370M.
+    const TARGETS: [f64; 3] = [2_701_560_320.0, 1_345_423_360.0, 373_867_520.0];
 
-    /// Losses of the three models, then the reference losses published for 2.7B and 1.3B.
-    const PUBLISHED: [(&str, [f64; 3], [f64; 2]); 7] = [
-        ("cc", [1.7520, 1.6680, 1.4621], [1.8712, 1.9643]),
-        ("github", [0.6216, 0.5791, 0.4890], [0.6883, 0.7459]),
-        ("book", [1.9063, 1.8242, 1.6450], [2.0325, 2.1393]),
-        ("stackexchange", [1.4482, 1.3936, 1.2805], [1.5353, 1.6117]),
-        ("wiki", [1.4844, 1.3945, 1.2118], [1.6297, 1.7590]),
-        ("arxiv", [1.2637, 1.2109, 1.1148], [1.3560, 1.4449]),
-        ("c4", [1.9219, 1.8486, 1.6848], [2.0328, 2.1251]),
+    /// Losses of the three models, then the reference losses published for the targets.
+    const PUBLISHED: [(&str, [f64; 3], [f64; 3]); 7] = [
+        ("cc", [1.7520, 1.6680, 1.4621], [1.8712, 1.9643, 2.1401]),
+        ("github", [0.6216, 0.5791, 0.4890], [0.6883, 0.7459, 0.8694]),
+        ("book", [1.9063, 1.8242, 1.6450], [2.0325, 2.1393, 2.3625]),
+        ("stackexchange", [1.4482, 1.3936, 1.2805], [1.5353, 1.6117, 1.7791]),
+        ("wiki", [1.4844, 1.3945, 1.2118], [1.6297, 1.7590, 2.0470]),
+        ("arxiv", [1.2637, 1.2109, 1.1148], [1.3560, 1.4449, 1.6637]),
+        ("c4", [1.9219, 1.8486, 1.6848], [2.0328, 2.1251, 2.3139]),
     ];
 
     #[test]
@@ -99,7 +99,7 @@ mod tests {
             let law = ScalingLaw::through(points).unwrap();
             for (parameters, reference) in TARGETS.into_iter().zip(references) {
                 let predicted = law.loss(parameters);
-                assert!((predicted - reference).abs() < 1.01e-4, "{domain}: {predicted} for {reference}, {law:?}");
+                assert!((predicted - reference).abs() < 5.1e-5, "{domain}: {predicted} for {reference}, {law:?}");
             }
         }
     }
