@@ -1,1 +1,41 @@
-//! Domains.
+//! Domains of text as token rows, mixed by proportion.
+//!
+//! ```text
+//! text folders ─► prepare ─► Parquet token rows + manifest ─► Dataset ─► Loader ─► Batch {tokens, domain} ─► training
+//!                                                                          ▲                                    │
+//!                                                                          └─── Mixer ◄── loss per domain ◄─────┘
+//! ```
+//!
+//! * [`prepare()`] turns text into rows of equal length, with a validation split by document.
+//! * [`Dataset`] opens what it wrote and distrusts it: sizes, hashes and token ids are checked.
+//! * [`Loader`] hands out global batches whose mix follows the proportions exactly; its whole state is a few numbers.
+//! * [`Mixer`] turns losses per domain into new proportions (dynamic batch loading of Sheared-LLaMA).
+//! * [`scaling`] predicts reference losses from three models of one family, and [`synthetic`] makes text to try it on.
+//!
+//! Nothing here knows about tensors or models, and nothing depends on the timing of threads: every random choice is a
+//! function of a seed and of what it is for.
+
+pub mod dataset;
+mod error;
+pub mod loader;
+pub mod manifest;
+pub mod mixer;
+mod order;
+mod parallel;
+mod permutation;
+pub mod prepare;
+mod proportions;
+mod quotas;
+mod random;
+mod sampler;
+pub mod scaling;
+mod shard;
+pub mod synthetic;
+
+pub use dataset::Dataset;
+pub use error::{Error, Result};
+pub use loader::{Batch, Loader, LoaderConfig, LoaderState};
+pub use manifest::{Manifest, Split};
+pub use mixer::{Mixer, MixerConfig, MixerKind, MixerState, MixerUpdate};
+pub use prepare::{DomainSource, PrepareConfig, Progress, Silent, Stage, TokenizerSource, prepare};
+pub use quotas::rows_needed;

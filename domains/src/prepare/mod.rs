@@ -1,0 +1,288 @@
+//! Text to token rows.
+//!
+//! Two passes over each domain's files, both streaming and both on all cores: the first counts the documents by the hash
+//! of their text, which decides the held-out split (`split`); the second encodes them, packs each side into rows of one
+//! length and writes Parquet (`pack`). A tokenizer is trained in between where one is asked for (`bpe`). The output
+//! folder appears only when all of it is written; the manifest is written last.
+//!
+//! The bytes written depend on the text, the settings and the seed, never on the number of threads.
+
+mod bpe;
+mod card;
+mod config;
+mod documents;
+mod encoder;
+mod pack;
+mod sources;
+mod split;
+pub(crate) mod staging;
+
+use std::fs;
+use std::path::Path;
+
+pub use config::{DomainSource, MIN_TRAINED_VOCAB, PrepareConfig, TokenizerSource};
+
+use crate::dataset::{TOKENIZER_FILE, file_sha256};
+use crate::manifest::{DomainEntry, FORMAT_VERSION, MANIFEST_FILE, Manifest, Split, SplitEntry};
+use crate::{Error, Result, parallel};
+use documents::{Chunk, chunks};
+use encoder::{COMPANIONS, Encoder, tokenizer_file};
+use pack::Packer;
+use sources::Source;
+use split::{Census, Chosen, document_key};
+use staging::Staging;
+
+/// What preparation is doing.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Stage {
+    /// Counting documents, to choose the held-out ones.
+    Count,
+    /// Reading text to train a tokenizer on.
+    TrainTokenizer,
+    /// Encoding and writing rows.
+    Encode,
+}
+
+impl Stage {
+    /// A word for it.
+    pub fn name(self) -> &'static str {
+        match self {
+            Self::Count => "counting",
+            Self::TrainTokenizer => "training the tokenizer",
+            Self::Encode => "encoding",
+        }
+    }
+}
+
+/// Receives progress; called from the thread that called [`prepare()`] and from threads it started.
+pub trait Progress: Sync {
+    /// `documents` of `domain` are through `stage`, and `bytes` of the `total_bytes` of its input files are read.
+    fn advance(&self, stage: Stage, domain: &str, documents: u64, bytes: u64, total_bytes: u64);
+    /// Something the user should know that is no error.
+    fn note(&self, message: &str);
+}
+
+/// Progress that nobody watches.
+#[derive(Debug, Clone, Copy)]
+pub struct Silent;
+
+impl Progress for Silent {
+    fn advance(&self, _: Stage, _: &str, _: u64, _: u64, _: u64) {}
+    fn note(&self, _: &str) {}
+}
+
+/// A domain after the first pass.
+struct Domain {
+    name: String,
+    sources: Vec<Source>,
+    input_bytes: u64,
+    census: Census,
+    chosen: Chosen,
+}
+
+impl Domain {
+    fn chunks<'a>(&'a self, config: &'a PrepareConfig) -> impl Iterator<Item = Result<Chunk>> + Send + 'a {
+        chunks(&self.sources, &config.text_field)
+    }
+}
+
+/// Tokenizes the text of every domain into rows of `sequence_length` tokens and writes them to `config.output`.
+///
+/// Each document becomes BOS, its tokens, EOS (as configured); the documents of one side of a domain are joined and cut
+/// into rows, and the tokens at the end that fill no row are dropped. Special tokens spelt out in a text are encoded as
+/// ordinary characters.
+///
+/// # Errors
+/// A typed error that names the setting, file and line, or domain; nothing is written then.
+pub fn prepare(config: &PrepareConfig, progress: &dyn Progress) -> Result<Manifest> {
+    config.validate()?;
+    let staging = Staging::begin(&config.output)?;
+    let folder = staging.folder();
+    let (encoder, domains) = match &config.tokenizer {
+        // A tokenizer that cannot be used is reported before hours of counting.
+        TokenizerSource::File(path) => (adopt_tokenizer(path, config, folder)?, count_all(config, progress)?),
+        TokenizerSource::Train(vocab_size) => {
+            let domains = count_all(config, progress)?;
+            bpe::train(&domains, *vocab_size, config, folder, progress)?;
+            (Encoder::load(&folder.join(TOKENIZER_FILE), config)?, domains)
+        }
+    };
+    let entries = domains.into_iter().map(|domain| encode(domain, &encoder, config, folder, progress));
+    let entries = entries.collect::<Result<Vec<_>>>()?;
+    let manifest = manifest(config, &encoder, entries, &folder.join(TOKENIZER_FILE))?;
+    write(&folder.join("README.md"), &card::render(&manifest))?;
+    let json = serde_json::to_string_pretty(&manifest)
+        .map_err(|error| Error::Manifest { path: config.output.join(MANIFEST_FILE), problem: error.to_string() })?;
+    write(&folder.join(MANIFEST_FILE), &json)?;
+    staging.publish()?;
+    Ok(manifest)
+}
+
+fn write(path: &Path, text: &str) -> Result<()> {
+    fs::write(path, text).map_err(Error::io("write", path))
+}
+
+/// Loads the tokenizer at `path` and copies it, with the files that belong to it, into `folder`.
+fn adopt_tokenizer(path: &Path, config: &PrepareConfig, folder: &Path) -> Result<Encoder> {
+    let file = tokenizer_file(path);
+    let encoder = Encoder::load(&file, config)?;
+    copy(&file, &folder.join(TOKENIZER_FILE))?;
+    for name in COMPANIONS {
+        let companion = file.with_file_name(name);
+        if companion.is_file() {
+            copy(&companion, &folder.join(name))?;
+        }
+    }
+    Ok(encoder)
+}
+
+fn manifest(
+    config: &PrepareConfig,
+    encoder: &Encoder,
+    domains: Vec<DomainEntry>,
+    tokenizer: &Path,
+) -> Result<Manifest> {
+    Ok(Manifest {
+        format_version: FORMAT_VERSION,
+        created_by: concat!("shearling-domains ", env!("CARGO_PKG_VERSION")).to_string(),
+        sequence_length: config.sequence_length,
+        vocab_size: encoder.vocab_size,
+        bos_token_id: encoder.bos,
+        eos_token_id: encoder.eos,
+        tokenizer_sha256: file_sha256(tokenizer)?,
+        seed: config.seed,
+        validation_fraction: config.validation_fraction,
+        domains,
+    })
+}
+
+/// Copies the content alone: `fs::copy` would also hand on that a file may not be written.
+fn copy(from: &Path, to: &Path) -> Result<()> {
+    let bytes = fs::read(from).map_err(Error::io("open", from))?;
+    fs::write(to, bytes).map_err(Error::io("write", to))
+}
+
+fn count_all(config: &PrepareConfig, progress: &dyn Progress) -> Result<Vec<Domain>> {
+    config.domains.iter().map(|source| count(source, config, progress)).collect()
+}
+
+/// The first pass over a domain.
+fn count(source: &DomainSource, config: &PrepareConfig, progress: &dyn Progress) -> Result<Domain> {
+    let sources = sources::find(source, progress)?;
+    let input_bytes = sources.iter().map(|source| source.bytes).sum();
+    let mut census = Census::new();
+    parallel::map_in_order(
+        "counting documents",
+        config.threads,
+        chunks(&sources, &config.text_field),
+        |chunk| {
+            let mut found = Vec::new();
+            chunk.documents(&config.text_field, |text| {
+                found.push((document_key(config.seed, &source.name, text), text.len() as u64));
+                Ok(())
+            })?;
+            Ok((found, chunk.bytes_read))
+        },
+        |(found, bytes_read)| {
+            for (key, bytes) in found {
+                if bytes == 0 { census.empty_documents += 1 } else { census.count(key, bytes) }
+            }
+            progress.advance(Stage::Count, &source.name, census.documents, bytes_read, input_bytes);
+            Ok(())
+        },
+    )?;
+    let empty = |problem: String| Error::EmptyDomain { domain: source.name.clone(), problem };
+    if census.documents == 0 {
+        return Err(empty(format!("its {} files hold no text", sources.len())));
+    }
+    let chosen = census.choose(config.validation_fraction).ok_or_else(|| {
+        let problem =
+            "nothing would be left to train on: it takes at least three different documents, two of which are held out";
+        empty(problem.to_string())
+    })?;
+    Ok(Domain { name: source.name.clone(), sources, input_bytes, census, chosen })
+}
+
+/// The second pass over a domain. A validation side too small to fill a row is doubled until it does.
+fn encode(
+    mut domain: Domain,
+    encoder: &Encoder,
+    config: &PrepareConfig,
+    folder: &Path,
+    progress: &dyn Progress,
+) -> Result<DomainEntry> {
+    let own = folder.join(&domain.name);
+    let mut fraction = config.validation_fraction;
+    loop {
+        fs::create_dir(&own).map_err(Error::io("create", &own))?;
+        let [train, validation] = encode_once(&domain, encoder, config, folder, progress)?;
+        if validation.rows == 0 && train.rows > 0 && fraction < 0.5 {
+            fraction = (2.0 * fraction).min(0.5);
+            if let Some(chosen) = domain.census.choose(fraction) {
+                domain.chosen = chosen;
+            }
+            fs::remove_dir_all(&own).map_err(Error::io("remove", &own))?;
+            continue;
+        }
+        for (split, entry) in Split::ALL.into_iter().zip([&train, &validation]) {
+            if entry.rows == 0 {
+                let (split, tokens, sequence_length) = (split.name(), entry.dropped_tokens, config.sequence_length);
+                return Err(Error::TooFewTokens { domain: domain.name, split, tokens, sequence_length });
+            }
+        }
+        let empty_documents = domain.census.empty_documents;
+        return Ok(DomainEntry { name: domain.name, empty_documents, train, validation });
+    }
+}
+
+/// Ids of some documents of one side.
+#[derive(Default)]
+struct Encoded {
+    ids: Vec<u32>,
+    documents: u64,
+    text_bytes: u64,
+}
+
+fn encode_once(
+    domain: &Domain,
+    encoder: &Encoder,
+    config: &PrepareConfig,
+    folder: &Path,
+    progress: &dyn Progress,
+) -> Result<[SplitEntry; 2]> {
+    let packer = |split| Packer::new(folder, &domain.name, split, encoder.vocab_size, config.sequence_length);
+    let mut packers = Split::ALL.map(packer);
+    let mut documents = 0;
+    parallel::map_in_order(
+        "encoding documents",
+        config.threads,
+        domain.chunks(config),
+        |chunk| Ok((encode_chunk(&chunk, domain, encoder, config)?, chunk.bytes_read)),
+        |(sides, bytes_read)| {
+            for (packer, side) in packers.iter_mut().zip(sides) {
+                packer.push(&side.ids, side.documents, side.text_bytes)?;
+                documents += side.documents;
+            }
+            progress.advance(Stage::Encode, &domain.name, documents, bytes_read, domain.input_bytes);
+            Ok(())
+        },
+    )?;
+    let [train, validation] = packers;
+    Ok([train.finish()?, validation.finish()?])
+}
+
+/// The documents of a chunk as ids: those to train on, and those held out.
+fn encode_chunk(chunk: &Chunk, domain: &Domain, encoder: &Encoder, config: &PrepareConfig) -> Result<[Encoded; 2]> {
+    let mut sides = [Encoded::default(), Encoded::default()];
+    chunk.documents(&config.text_field, |text| {
+        if text.is_empty() {
+            return Ok(());
+        }
+        let held_out = domain.chosen.contains(document_key(config.seed, &domain.name, text));
+        let side = &mut sides[usize::from(held_out)];
+        side.documents += 1;
+        side.text_bytes += text.len() as u64;
+        encoder.encode(text, &mut side.ids)
+    })?;
+    Ok(sides)
+}
