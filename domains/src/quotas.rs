@@ -42,17 +42,18 @@ pub fn rows_needed(proportions: &[f64], batch_rows: usize, steps: u64) -> Vec<u6
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::random::Sequence;
+    use rand::rngs::StdRng;
+    use rand::{RngExt, SeedableRng};
 
-    fn random_weights(numbers: &mut Sequence, domains: usize) -> Vec<f64> {
-        let raw: Vec<f64> = (0..domains).map(|_| (numbers.below(1000) + 1) as f64).collect();
+    fn random_weights(numbers: &mut StdRng, domains: usize) -> Vec<f64> {
+        let raw: Vec<f64> = (0..domains).map(|_| f64::from(numbers.random_range(1..=1000u32))).collect();
         let sum: f64 = raw.iter().sum();
         raw.iter().map(|value| value / sum).collect()
     }
 
     #[test]
     fn drift_stays_below_two_rows_also_when_proportions_change() {
-        let mut numbers = Sequence::new(11);
+        let mut numbers = StdRng::seed_from_u64(11);
         for domains in [2, 3, 7, 22, 50] {
             for change_every in [1, 10, 100_000] {
                 let mut deficits = vec![0.0; domains];

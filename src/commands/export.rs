@@ -86,7 +86,7 @@ pub(super) fn prune_one_shot(setup: &Setup, printer: &Printer) -> anyhow::Result
     let spec = setup.spec.as_ref().context("the one-shot cut needs a [target]")?;
     let (plan, gates) = magnitude::one_shot(source, spec, setup.device)?;
     let job = Job::of(setup, setup.config.run.directory.join(PRUNED));
-    let card = job.card(source.model(), 0, 0);
+    let card = job.card(source.model(), None)?;
     job.cut(source, spec, &gates, &plan, card, setup.device, printer)
 }
 
@@ -109,7 +109,7 @@ impl Job {
         let gates = masks.deterministic_target()?.detach();
         let plan = KeepPlan::from_gates(masks.spec(), &gates)?;
         let source = Checkpoint::open(&step.path().join(resume::MODEL))?;
-        let card = self.card(source.model(), step.step(), step.manifest().tokens);
+        let card = self.card(source.model(), Some(step))?;
         self.cut(&source, masks.spec(), &gates, &plan, card, device, printer)
     }
 
@@ -159,7 +159,7 @@ impl Job {
         }
         writer.finish()?;
         carry_companions(&self.companions, staging.path())?;
-        self.card(source.model(), step.step(), step.manifest().tokens).write(staging.path())?;
+        self.card(source.model(), Some(step))?.write(staging.path())?;
         Ok(Written { path: staging.publish()?, equivalence: None })
     }
 
@@ -176,7 +176,8 @@ impl Job {
         })
     }
 
-    fn card(&self, model: &HfModel, step: u64, tokens: u64) -> ModelCard {
+    /// Provenance of the folder; `step` is where the weights were trained to, if they were.
+    fn card(&self, model: &HfModel, step: Option<&StepDir>) -> anyhow::Result<ModelCard> {
         let source = self.config.model.source.as_ref().map(|path| path.display().to_string());
         let target = self.config.target.as_ref().filter(|_| self.stage == Stage::Prune);
         let own = CardShape::of(model, Some(ParameterCount::of(model).total() as u64));
@@ -189,16 +190,16 @@ impl Job {
             (Stage::Pretrain, _) => "training".to_string(),
             (Stage::Prune, method) => format!("pruning ({method:?})").to_lowercase(),
         };
-        let proportions = self.config.mixer.proportions.clone().unwrap_or_default();
-        let resolved = crate::config::resolved_toml(&self.config).unwrap_or_default();
-        ModelCard {
+        let (steps, tokens) = step.map_or((0, 0), |step| (step.step(), step.manifest().tokens));
+        let resolved = crate::config::resolved_toml(&self.config)?;
+        Ok(ModelCard {
             title: self.out.file_name().map_or("model".to_string(), |name| name.to_string_lossy().into_owned()),
             base_model: source.clone().filter(|source| is_hub_name(source)),
             source,
             source_shape: target.is_some().then(|| own.clone()),
             target_shape: target_shape.or(Some(own)),
-            stages: vec![(stage, step, tokens)],
-            domains: proportions.into_iter().collect(),
+            stages: vec![(stage, steps, tokens)],
+            domains: step.map(resume::shares_seen).transpose()?.unwrap_or_default(),
             equivalence: None,
             command: None,
             config_digest: Some(hex(&Sha256::digest(resolved.as_bytes()))),
@@ -206,7 +207,7 @@ impl Job {
                 ("shearling".to_string(), env!("CARGO_PKG_VERSION").to_string()),
                 ("libtorch".to_string(), "2.11.0 (tch 0.24)".to_string()),
             ],
-        }
+        })
     }
 }
 

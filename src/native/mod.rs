@@ -1,4 +1,5 @@
-//! What libtorch has and tch does not bind: loading the CUDA half when it is there, and choosing a device.
+//! What the machine has to say: the CUDA half of libtorch when it is there, devices, memory.
 
 pub mod cuda;
 pub mod device;
+pub mod memory;

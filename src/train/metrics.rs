@@ -9,6 +9,7 @@ use super::evaluation::EvalReport;
 use super::step::StepReport;
 use super::trainer::Trainer;
 use crate::checkpoint::write_atomic;
+use crate::native::memory::peak_memory_bytes;
 use serde_json::{Map, Value, json};
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
@@ -99,6 +100,8 @@ pub fn step_record(trainer: &Trainer, report: &StepReport, timing: Timing) -> Va
         "skipped": trainer.counters.skipped,
         "seconds": timing.seconds,
         "tokens_per_second": timing.tokens_per_second,
+        "model_flops_per_second": timing.tokens_per_second * trainer.flops_per_token(),
+        "peak_memory_bytes": peak_memory_bytes(),
     });
     if let Some(masks) = &trainer.masks {
         record["learning_rate"]["masks"] = json!(masks.log_alpha.learning_rate * factor);
@@ -124,6 +127,7 @@ fn step_domains(trainer: &Trainer, report: &StepReport) -> Value {
             "rows": step.rows,
             "rows_total": trainer.counters.domain_rows.get(index),
             "epochs": epochs.get(index),
+            "rows_left": trainer.rows_left(index),
             "proportion": trainer.proportions()[index],
         });
         (name.clone(), fields)

@@ -112,6 +112,14 @@ impl Trainer {
     }
 }
 
+/// The share of all rows so far that each domain had, for a model card.
+pub fn shares_seen(step: &StepDir) -> Result<Vec<(String, f64)>, Error> {
+    let state = read_state(&step.path().join(STATE))?;
+    let total = state.counters.domain_rows.iter().sum::<u64>().max(1) as f64;
+    let shares = state.counters.domain_rows.iter().map(|rows| *rows as f64 / total);
+    Ok(state.loader.domains.into_iter().zip(shares).collect())
+}
+
 fn read_state(path: &Path) -> Result<State, Error> {
     let text = std::fs::read_to_string(path)
         .map_err(|source| Error::Io { action: "read", path: path.to_path_buf(), source })?;

@@ -5,7 +5,7 @@ use super::Error;
 use crate::checkpoint::{Checkpoint, DType, HfConfig, HfModel, NewLlama};
 use crate::config::{Dtype, Mixer as MixerTable, RandomModel, RunConfig, Stage, validate};
 use crate::prune::{convert::require_complete, shape};
-use shearling_domains::{Dataset, Mixer, MixerConfig, MixerKind, MixerState};
+use shearling_domains::{Dataset, Mixer, MixerConfig, MixerKind, MixerState, Split};
 use shearling_masks::MaskSpec;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -81,7 +81,24 @@ impl Setup {
             reference_losses,
         };
         setup.mixer()?;
+        setup.check_rows_suffice()?;
         Ok(setup)
+    }
+
+    /// Refuses a run that would come to its end without data, however it is mixed.
+    fn check_rows_suffice(&self) -> Result<(), Error> {
+        let train = &self.config.train;
+        let needed = train.steps.saturating_mul(train.batch_rows as u64);
+        let there: u64 = (0..self.proportions.len()).map(|domain| self.dataset.rows(domain, Split::Train)).sum();
+        let epochs = self.config.data.max_epochs;
+        if needed as f64 <= there as f64 * epochs {
+            return Ok(());
+        }
+        Err(Error::Mismatch(format!(
+            "the run needs {needed} rows ({} steps of {}), the data has {there} that may be seen {epochs} times \
+             (data.max_epochs); prepare more data, lower train.steps or raise data.max_epochs",
+            train.steps, train.batch_rows
+        )))
     }
 
     /// Kind of forward and backward.

@@ -7,9 +7,10 @@ use super::setup::{Device, Setup};
 use crate::checkpoint::{Checkpoint, HfConfig, HfModel};
 use crate::config::RunConfig;
 use crate::eval::EvalRows;
+use crate::model::count::training_flops_per_token;
 use crate::model::{Decoder, ForwardContext, init, parameters::parameters};
 use serde::{Deserialize, Serialize};
-use shearling_domains::{Batch, Loader, LoaderConfig, Mixer};
+use shearling_domains::{Batch, Loader, LoaderConfig, Mixer, Split};
 use shearling_masks::{Gates, MaskSet};
 use std::collections::{BTreeSet, HashMap};
 use tch::{Kind, TchError, Tensor};
@@ -155,6 +156,18 @@ impl Trainer {
     /// Names of the domains, in the order of the data.
     pub fn domain_names(&self) -> &[String] {
         &self.domains
+    }
+
+    /// Rows of a domain that may still be drawn before it reaches `data.max_epochs`.
+    pub fn rows_left(&self, domain: usize) -> u64 {
+        let rows = self.loader.dataset().rows(domain, Split::Train) as f64;
+        let drawn = self.counters.domain_rows.get(domain).copied().unwrap_or(0);
+        ((rows * self.config.data.max_epochs) as u64).saturating_sub(drawn)
+    }
+
+    /// Model FLOPs of one training token.
+    pub fn flops_per_token(&self) -> f64 {
+        training_flops_per_token(&self.model, self.loader.dataset().sequence_length() as i64)
     }
 
     /// Present proportions, in the order of the data's domains.

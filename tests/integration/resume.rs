@@ -87,7 +87,9 @@ fn history(run: &Path) -> Vec<serde_json::Value> {
     let kept = records.into_iter().filter(|record| record["type"] == "step" || record["type"] == "eval");
     kept.map(|mut record| {
         record["seconds"] = 0.into();
-        record["tokens_per_second"] = 0.into();
+        for key in ["tokens_per_second", "model_flops_per_second", "peak_memory_bytes"] {
+            record[key] = 0.into();
+        }
         record
     })
     .collect()
