@@ -7,8 +7,7 @@ use toml::{Table, Value};
 
 /// Reads `path` and applies the overrides in order. Relative paths stay relative to the working directory.
 pub fn load(path: &Path, overrides: &[String]) -> Result<RunConfig, Error> {
-    let text =
-        std::fs::read_to_string(path).map_err(|source| Error::Read { path: path.to_path_buf(), source })?;
+    let text = std::fs::read_to_string(path).map_err(|source| Error::Read { path: path.to_path_buf(), source })?;
     parse(&text, &path.display().to_string(), overrides)
 }
 

@@ -72,7 +72,10 @@ impl Source {
     /// Modules of the own crate that the code names, by `crate::a` or by climbing with `super::`.
     fn imports(&self) -> BTreeSet<String> {
         let name = self.path.display();
-        assert!(!self.code.contains("crate::{"), "{name}: one `use crate::module` line per module, so that they can be read");
+        assert!(
+            !self.code.contains("crate::{"),
+            "{name}: one `use crate::module` line per module, so that they can be read"
+        );
         let mut found: BTreeSet<String> = words_after(&self.code, "crate::").collect();
         for (start, _) in self.code.match_indices("super::") {
             if self.code[..start].ends_with("super::") {
@@ -194,7 +197,11 @@ fn masks_and_domains_stand_alone() {
     assert_eq!(masks.iter().find(|name| data.contains(&name.as_str())), None, "masks reads no data");
     let torch = ["tch", "torch-sys"];
     assert_eq!(domains.iter().find(|name| torch.contains(&name.as_str())), None, "domains has no libtorch");
-    assert_eq!(dependencies("Cargo.toml").iter().find(|name| data.contains(&name.as_str())), None, "data is read by domains");
+    assert_eq!(
+        dependencies("Cargo.toml").iter().find(|name| data.contains(&name.as_str())),
+        None,
+        "data is read by domains"
+    );
 }
 
 /// What the crate of masks must not know: the names of model families and of their weights.

@@ -28,7 +28,10 @@ fn every_command_explains_itself() {
         (&[], &["doctor", "data", "plan", "prune", "pretrain", "export", "eval", "inspect", "demo"]),
         (&["doctor"], &["--device", "--json"]),
         (&["data"], &["prepare", "inspect"]),
-        (&["data", "prepare"], &["--domain", "--from", "--out", "--tokenizer", "--train-tokenizer", "--sequence-length"]),
+        (
+            &["data", "prepare"],
+            &["--domain", "--from", "--out", "--tokenizer", "--train-tokenizer", "--sequence-length"],
+        ),
         (&["data", "inspect"], &["--verify", "--preview", "--json"]),
         (&["plan"], &["--config", "--set", "--tokens-per-second", "--tflops", "--json"]),
         (&["prune"], &["--config", "--set", "--resume", "--device", "--stop-at"]),
@@ -144,6 +147,43 @@ fn the_whole_job_leaves_models_of_the_target_shape() {
     ] {
         assert!(card.contains(&said), "{said:?} is not in the card:\n{card}");
     }
+    let summary = json(&["inspect", "run", &run("prune"), "--json"]);
+    for domain in summary["domains"].as_array().unwrap() {
+        let share = domain["rows"].as_f64().unwrap() / (40.0 * 8.0);
+        let said = format!("| {} | {share:.4} |", domain["domain"].as_str().unwrap());
+        assert!(card.contains(&said), "{said:?} is not in the card:\n{card}");
+    }
+}
+
+#[test]
+fn a_run_stops_where_it_is_told_and_goes_on_to_the_same_model() {
+    let folder = tempfile::tempdir().unwrap();
+    let directory = folder.path().join("run");
+    let overrides = sets([
+        ("run.directory", directory.display().to_string()),
+        ("run.device", "cpu".to_string()),
+        ("model.source", run("source/model")),
+        ("data.path", data_path()),
+        ("mixer.reference_file", run("reference.json")),
+        ("checkpoint.every_steps", "20".to_string()),
+    ]);
+    let (file, path) = (config("tiny-prune.toml").display().to_string(), directory.display().to_string());
+    let mut arguments = vec!["prune", "--config", &file, "--stop-at", "20"];
+    arguments.extend(overrides.iter().map(String::as_str));
+    let output = shearling(&arguments);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(0), "{stderr}");
+    assert!(output.stdout.is_empty() && !directory.join("pruned").exists(), "nothing is written before the last step");
+    assert!(stderr.contains(&format!("shearling prune --resume {path}")), "{stderr}");
+
+    let early = folder.path().join("early");
+    succeed(&["export", &format!("{path}@20"), "--out", &early.display().to_string()]);
+    let last = tiny_runs().join("prune/pruned");
+    assert_eq!(parameters(&early), parameters(&last));
+    succeed(&["prune", "--resume", &path]);
+    let weights = |folder: &Path| std::fs::read(folder.join("model.safetensors")).unwrap();
+    assert!(weights(&early) != weights(&last));
+    assert!(weights(&directory.join("pruned")) == weights(&last), "stopped and resumed as if never stopped");
 }
 
 #[test]
@@ -205,7 +245,8 @@ fn eval_compares_models_and_agrees_with_the_run() {
     assert_eq!(models[0]["parameters"], parameters(Path::new(&source)));
     // The run evaluated its last step on the same rows, and its fp32 weights were exported unrounded.
     let summary = json(&["inspect", "run", &run("pretrain"), "--json"]);
-    for (found, recorded) in models[1]["domains"].as_array().unwrap().iter().zip(summary["domains"].as_array().unwrap()) {
+    for (found, recorded) in models[1]["domains"].as_array().unwrap().iter().zip(summary["domains"].as_array().unwrap())
+    {
         let (found, recorded) = (found["loss"].as_f64().unwrap(), recorded["last_loss"].as_f64().unwrap());
         assert!((found - recorded).abs() < 1e-5, "{found} in eval, {recorded} in the run");
     }
@@ -283,7 +324,9 @@ fn a_pruned_model_that_differs_is_not_published() {
 
 #[test]
 fn a_reader_that_goes_away_is_no_failure() {
-    for arguments in [vec!["inspect", "run", &run("prune"), "--json"], vec!["doctor", "--device", "cpu"], vec!["--help"]] {
+    for arguments in
+        [vec!["inspect", "run", &run("prune"), "--json"], vec!["doctor", "--device", "cpu"], vec!["--help"]]
+    {
         let mut child = Command::new(env!("CARGO_BIN_EXE_shearling"))
             .args(&arguments)
             .env("OMP_NUM_THREADS", "1")

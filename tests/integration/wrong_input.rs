@@ -165,8 +165,14 @@ fn a_target_that_cannot_be_reached_names_key_and_both_values() {
     let cases: [(&[(&str, &str)], &[&str]); 7] = [
         (&[("target.hidden_size", "40")], &["hidden_size = 40", "source's 32"]),
         (&[("target.num_hidden_layers", "5")], &["num_hidden_layers = 5", "source's 3"]),
-        (&[("target.num_attention_heads", "3"), ("target.num_key_value_heads", "2")], &["num_attention_heads = 3", "num_key_value_heads = 2"]),
-        (&[("target.num_attention_heads", "4"), ("target.num_key_value_heads", "2")], &["4 / 2 = 2", "num_attention_heads"]),
+        (
+            &[("target.num_attention_heads", "3"), ("target.num_key_value_heads", "2")],
+            &["num_attention_heads = 3", "num_key_value_heads = 2"],
+        ),
+        (
+            &[("target.num_attention_heads", "4"), ("target.num_key_value_heads", "2")],
+            &["4 / 2 = 2", "num_attention_heads"],
+        ),
         (&[("target.head_dim", "4")], &["head_dim = 4", "source's 8"]),
         (&[("target.intermediate_size", "0")], &["intermediate_size = 0"]),
         (&[("target.hidden_size", "-8")], &["hidden_size = -8"]),
@@ -229,7 +235,8 @@ fn an_empty_domain_is_named() {
     for name in ["good", "none", "blank"] {
         std::fs::create_dir(place.path().join(name)).unwrap();
     }
-    let document = |index: i32| format!("{}\n", json!({ "text": format!("{index} words that are said again. ").repeat(40) }));
+    let document =
+        |index: i32| format!("{}\n", json!({ "text": format!("{index} words that are said again. ").repeat(40) }));
     std::fs::write(place.path().join("good/a.jsonl"), (0..30).map(document).collect::<String>()).unwrap();
     std::fs::write(place.path().join("blank/a.jsonl"), "{\"text\": \"\"}\n{\"text\": \"\"}\n").unwrap();
     let out = place.at("out");
