@@ -136,16 +136,6 @@ pub fn succeed(arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// Runs the binary and insists on an error (exit code 2); stderr.
-pub fn fail(arguments: &[&str]) -> String {
-    let output = shearling(arguments);
-    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(2), "{arguments:?}\n{stderr}");
-    assert!(stderr.starts_with("error: "), "{stderr}");
-    assert!(!stderr.contains("panicked"), "{stderr}");
-    stderr
-}
-
 /// Tiny prepared data of the generated domains, made once per process: vocabulary 300, rows of 32 tokens.
 pub fn data() -> &'static Path {
     static DATA: std::sync::OnceLock<(tempfile::TempDir, PathBuf)> = std::sync::OnceLock::new();
