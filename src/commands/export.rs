@@ -111,7 +111,7 @@ impl Job {
         let gates = masks.deterministic_target()?.detach();
         let plan = KeepPlan::from_gates(masks.spec(), &gates)?;
         let source = Checkpoint::open(&step.path().join(resume::MODEL))?;
-        let card = self.card_of_step(source.model(), step)?;
+        let card = self.card(source.model(), step.step(), step.manifest().tokens);
         self.cut(&source, masks.spec(), &gates, &plan, card, device, printer)
     }
 
@@ -161,7 +161,7 @@ impl Job {
         }
         writer.finish()?;
         carry_companions(&self.companions, staging.path())?;
-        self.card_of_step(source.model(), step)?.write(staging.path())?;
+        self.card(source.model(), step.step(), step.manifest().tokens).write(staging.path())?;
         Ok(Written { path: staging.publish()?, equivalence: None })
     }
 
@@ -178,16 +178,6 @@ impl Job {
         })
     }
 
-    /// The card with the shares that the domains really had: under a mixer they move.
-    fn card_of_step(&self, model: &HfModel, step: &StepDir) -> anyhow::Result<ModelCard> {
-        let rows = resume::domain_rows(step)?;
-        let total = rows.iter().sum::<u64>().max(1) as f64;
-        // The data may be gone by now; then its domains have no names.
-        let names = Dataset::open(&self.config.data.path).map_or(Vec::new(), |data| data.domain_names().to_vec());
-        let domains = names.into_iter().zip(rows).map(|(name, rows)| (name, rows as f64 / total)).collect();
-        Ok(ModelCard { domains, ..self.card(model, step.step(), step.manifest().tokens) })
-    }
-
     fn card(&self, model: &HfModel, step: u64, tokens: u64) -> ModelCard {
         let source = self.config.model.source.as_ref().map(|path| path.display().to_string());
         let target = self.config.target.as_ref().filter(|_| self.stage == Stage::Prune);
@@ -201,6 +191,7 @@ impl Job {
             (Stage::Pretrain, _) => "training".to_string(),
             (Stage::Prune, method) => format!("pruning ({method:?})").to_lowercase(),
         };
+        let proportions = self.config.mixer.proportions.clone().unwrap_or_default();
         let resolved = crate::config::resolved_toml(&self.config).unwrap_or_default();
         ModelCard {
             title: self.out.file_name().map_or("model".to_string(), |name| name.to_string_lossy().into_owned()),
@@ -209,7 +200,7 @@ impl Job {
             source_shape: target.is_some().then(|| own.clone()),
             target_shape: target_shape.or(Some(own)),
             stages: vec![(stage, step, tokens)],
-            domains: Vec::new(),
+            domains: proportions.into_iter().collect(),
             equivalence: None,
             command: None,
             config_digest: Some(hex(&Sha256::digest(resolved.as_bytes()))),

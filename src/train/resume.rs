@@ -112,11 +112,6 @@ impl Trainer {
     }
 }
 
-/// Rows seen of each domain up to a checkpoint, in the order of the data's domains.
-pub fn domain_rows(step: &StepDir) -> Result<Vec<u64>, Error> {
-    Ok(read_state(&step.path().join(STATE))?.counters.domain_rows)
-}
-
 fn read_state(path: &Path) -> Result<State, Error> {
     let text = std::fs::read_to_string(path)
         .map_err(|source| Error::Io { action: "read", path: path.to_path_buf(), source })?;
