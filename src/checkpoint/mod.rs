@@ -48,7 +48,7 @@ pub use hf_model::{AttentionBias, HfModel};
 pub use load_report::{LoadReport, Missing, WrongShape};
 pub use manifest::{FileEntry, MANIFEST_NAME, MANIFEST_VERSION, Manifest, sha256_of_file};
 pub use model_card::{CardShape, Equivalence, ModelCard};
-pub use publish::{Staging, write_atomic};
+pub use publish::{Staging, refuse_taken, write_atomic};
 pub use reader::Checkpoint;
 pub use rope::{Rope, RopeKind};
 pub use run_dir::{Latest, RunDir, SkippedStep};

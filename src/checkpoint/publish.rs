@@ -110,8 +110,11 @@ pub(super) fn entries_of(dir: &Path) -> Result<Vec<PathBuf>> {
     Ok(paths)
 }
 
-/// An empty folder may be taken over; anything else is somebody's.
-fn refuse_taken(path: &Path) -> Result<()> {
+/// Refuses a place that something is at already. An empty folder may be taken over; anything else is somebody's.
+///
+/// # Errors
+/// `path` is there and not an empty folder.
+pub fn refuse_taken(path: &Path) -> Result<()> {
     let taken = match fs::symlink_metadata(path) {
         Err(error) if error.kind() == std::io::ErrorKind::NotFound => false,
         Err(error) => return Err(Error::io("look at", path)(error)),

@@ -11,6 +11,7 @@ use crate::model::{Decoder, ForwardContext};
 use crate::native::device;
 use crate::prune::convert::require_complete;
 use crate::train::setup::{check_data_fits, kind};
+use anyhow::Context;
 use serde_json::{Map, Value, json};
 use shearling_domains::Dataset;
 use shearling_masks::Gates;
@@ -77,6 +78,9 @@ fn write_references(path: &Path, result: &Evaluated) -> anyhow::Result<()> {
     let losses: Map<String, Value> =
         result.domains.iter().filter_map(|domain| Some((domain.domain.clone(), json!(domain.loss?)))).collect();
     let record = json!({ "model": result.name, "reference_loss": losses, "domains": result.domains });
+    if let Some(parent) = path.parent() {
+        std::fs::create_dir_all(parent).with_context(|| format!("cannot create {}", parent.display()))?;
+    }
     Ok(write_atomic(path, format!("{record:#}\n").as_bytes())?)
 }
 

@@ -4,7 +4,7 @@ use super::Verdict;
 use super::run::{MODEL, PRUNED, Written, finish, load_resolved};
 use crate::checkpoint::{
     CardShape, Checkpoint, DType, HfModel, ModelCard, RunDir, ShardWriter, Staging, StepDir, TensorPlan, Verify,
-    carry_companions,
+    carry_companions, refuse_taken,
 };
 use crate::cli::Printer;
 use crate::cli::arguments::Export;
@@ -52,6 +52,8 @@ pub(super) fn open_step(run: &Path, step: Option<u64>) -> anyhow::Result<StepDir
 pub fn run(arguments: &Export) -> anyhow::Result<Verdict> {
     let printer = Printer::new(false);
     let (run, step) = split_step(&arguments.run)?;
+    // Before the hashes of a large checkpoint are computed.
+    refuse_taken(&arguments.out)?;
     let mut config = load_resolved(&run, &[])?;
     if let Some(dtype) = arguments.dtype {
         config.prune.dtype = Some(dtype.into());

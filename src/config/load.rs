@@ -7,8 +7,7 @@ use toml::{Table, Value};
 
 /// Reads `path` and applies the overrides in order. Relative paths stay relative to the working directory.
 pub fn load(path: &Path, overrides: &[String]) -> Result<RunConfig, Error> {
-    let text =
-        std::fs::read_to_string(path).map_err(|source| Error::Read { path: path.to_path_buf(), source })?;
+    let text = std::fs::read_to_string(path).map_err(|source| Error::Read { path: path.to_path_buf(), source })?;
     parse(&text, &path.display().to_string(), overrides)
 }
 
@@ -17,11 +16,30 @@ pub fn parse(text: &str, origin: &str, overrides: &[String]) -> Result<RunConfig
     // The text is parsed as a whole first: its errors then carry line numbers.
     let mut table: Table =
         toml::from_str(text).map_err(|error| Error::Parse { origin: origin.to_string(), message: advice(&error) })?;
+    if overrides.is_empty() {
+        return toml::from_str(text)
+            .map_err(|error| Error::Parse { origin: origin.to_string(), message: advice(&error) });
+    }
+    let base = table.clone();
     for text in overrides {
         apply_override(&mut table, text)?;
     }
-    let merged = if overrides.is_empty() { text.to_string() } else { table.to_string() };
-    toml::from_str(&merged).map_err(|error| Error::Parse { origin: origin.to_string(), message: advice(&error) })
+    table.try_into().map_err(|error| match (culprit(&base, overrides), toml::from_str::<RunConfig>(text)) {
+        (Some(text), _) => Error::Parse { origin: format!("--set {text}"), message: advice(&error) },
+        // The file's own error points at a line.
+        (None, Err(error)) => Error::Parse { origin: origin.to_string(), message: advice(&error) },
+        (None, Ok(_)) => Error::Parse { origin: "the --set overrides".to_string(), message: advice(&error) },
+    })
+}
+
+/// The override without which the configuration would parse.
+fn culprit<'a>(base: &Table, overrides: &'a [String]) -> Option<&'a String> {
+    overrides.iter().enumerate().find_map(|(index, text)| {
+        let mut table = base.clone();
+        let others = overrides.iter().enumerate().filter(|(other, _)| *other != index);
+        others.for_each(|(_, text)| drop(apply_override(&mut table, text)));
+        table.try_into::<RunConfig>().is_ok().then_some(text)
+    })
 }
 
 /// The configuration as TOML, every default written out.
@@ -114,7 +132,7 @@ mod tests {
         let message = parse(&text, "test", &[]).unwrap_err().to_string();
         assert!(message.contains("learning_rat") && message.contains("did you mean `learning_rate`"), "{message}");
         let message = parse(MINIMAL, "test", &["train.stepz=3".to_string()]).unwrap_err().to_string();
-        assert!(message.contains("did you mean `steps`"), "{message}");
+        assert!(message.starts_with("--set train.stepz=3: ") && message.contains("did you mean `steps`"), "{message}");
     }
 
     #[test]

@@ -136,16 +136,6 @@ pub fn succeed(arguments: &[&str]) -> String {
     String::from_utf8(output.stdout).unwrap()
 }
 
-/// Runs the binary and insists on an error (exit code 2); stderr.
-pub fn fail(arguments: &[&str]) -> String {
-    let output = shearling(arguments);
-    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
-    assert_eq!(output.status.code(), Some(2), "{arguments:?}\n{stderr}");
-    assert!(stderr.starts_with("error: "), "{stderr}");
-    assert!(!stderr.contains("panicked"), "{stderr}");
-    stderr
-}
-
 /// Tiny prepared data of the generated domains, made once per process: vocabulary 300, rows of 32 tokens.
 pub fn data() -> &'static Path {
     static DATA: std::sync::OnceLock<(tempfile::TempDir, PathBuf)> = std::sync::OnceLock::new();
@@ -168,4 +158,84 @@ pub fn write_tiny_source(folder: &Path) {
     config["initializer_range"] = json!(0.05);
     write_model(folder, &config, 5);
     std::fs::copy(data().join("tokenizer.json"), folder.join("tokenizer.json")).unwrap();
+}
+
+/// A file of `configs/`.
+pub fn config(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("configs").join(name)
+}
+
+/// `--set key=value` for each.
+pub fn sets<K: AsRef<str>, V: std::fmt::Display>(overrides: impl IntoIterator<Item = (K, V)>) -> Vec<String> {
+    overrides.into_iter().flat_map(|(key, value)| ["--set".to_string(), format!("{}={value}", key.as_ref())]).collect()
+}
+
+/// Every path below `folder` with the size of the files, hidden ones included: what a command that must write nothing
+/// has to leave as it is.
+pub fn listing(folder: &Path) -> Vec<(PathBuf, u64)> {
+    let mut found = Vec::new();
+    for entry in std::fs::read_dir(folder).unwrap() {
+        let path = entry.unwrap().path();
+        let metadata = std::fs::symlink_metadata(&path).unwrap();
+        if metadata.is_dir() {
+            found.extend(listing(&path));
+        }
+        found.push((path, if metadata.is_dir() { 0 } else { metadata.len() }));
+    }
+    found.sort();
+    found
+}
+
+/// Copies a folder with all that is in it.
+pub fn copy_folder(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let path = entry.unwrap().path();
+        let target = to.join(path.file_name().unwrap());
+        if path.is_dir() {
+            copy_folder(&path, &target);
+        } else {
+            std::fs::copy(&path, &target).unwrap();
+        }
+    }
+}
+
+/// Changes keys of a JSON file.
+pub fn edit_json(path: &Path, changes: Value) {
+    let mut value: Value = serde_json::from_slice(&std::fs::read(path).unwrap()).unwrap();
+    value.as_object_mut().unwrap().extend(changes.as_object().unwrap().clone());
+    std::fs::write(path, value.to_string()).unwrap();
+}
+
+/// The tiny configurations, run one after the other through the binary, once per process: `source/`, `reference.json`,
+/// `prune/`, `pretrain/` in one folder. To be read only.
+pub fn tiny_runs() -> &'static Path {
+    static RUNS: std::sync::OnceLock<tempfile::TempDir> = std::sync::OnceLock::new();
+    let folder = RUNS.get_or_init(|| {
+        let folder = tempfile::tempdir().unwrap();
+        let at = |name: &str| folder.path().join(name).display().to_string();
+        let reference = at("reference.json");
+        let run = |command: &str, name: &str, more: &[(&str, String)]| {
+            let common = [("run.directory", at(name)), ("run.device", "cpu".into()), ("data.path", data_path())];
+            let file = config(&format!("tiny-{name}.toml")).display().to_string();
+            let mut arguments = vec![command.to_string(), "--config".to_string(), file];
+            arguments.extend(sets(common.iter().chain(more).map(|(key, value)| (*key, value))));
+            succeed(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
+        };
+        run("pretrain", "source", &[]);
+        let data = data_path();
+        let eval = ["eval", &at("source/model"), "--data", &data, "--rows", "8", "--write-reference", &reference];
+        succeed(&eval);
+        let mixer = ("mixer.reference_file", reference.clone());
+        let keep = ("checkpoint.every_steps", "20".to_string());
+        run("prune", "prune", &[("model.source", at("source/model")), mixer.clone(), keep]);
+        run("pretrain", "pretrain", &[("model.source", at("prune/pruned")), mixer]);
+        folder
+    });
+    folder.path()
+}
+
+/// [`data`] as text for the command line.
+pub fn data_path() -> String {
+    data().display().to_string()
 }
