@@ -113,6 +113,14 @@ impl RunDir {
         Ok(delete)
     }
 
+    /// Deletes one step, whole or broken.
+    ///
+    /// # Errors
+    /// Whatever the file system refuses.
+    pub fn remove_step(&self, step: u64) -> Result<()> {
+        set_aside(&self.step_path(step))
+    }
+
     /// Removes what a crash left behind: temporary folders of steps that were never committed or not wholly deleted. To be
     /// called by the holder of the run's lock only, since another writer's unfinished step looks the same. Returns how many.
     pub fn remove_leftovers(&self) -> Result<usize> {

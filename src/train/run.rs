@@ -122,7 +122,7 @@ fn reopen(setup: &Setup, observer: &mut dyn Observer) -> Result<Opened, Error> {
     check_same_run(&config::load(&folder.root().join(RESOLVED), &[])?, &setup.config)?;
     let latest = folder.latest_valid(Verify::Hashes)?;
     for skipped in &latest.skipped {
-        observer.noted(&format!("checkpoint of step {} is passed over: {}", skipped.step, skipped.reason));
+        observer.noted(&format!("the checkpoint of step {} is broken and removed: {}", skipped.step, skipped.reason));
     }
     let step = latest.step.ok_or_else(|| {
         Error::Mismatch(format!(
@@ -131,6 +131,8 @@ fn reopen(setup: &Setup, observer: &mut dyn Observer) -> Result<Opened, Error> {
         ))
     })?;
     let trainer = Trainer::restore(setup, &step)?;
+    // Only now that an older one has loaded: the run will come past these steps again.
+    latest.skipped.iter().try_for_each(|skipped| folder.remove_step(skipped.step))?;
     remove_later_snapshots(&folder.root().join(SNAPSHOTS), trainer.counters.step)?;
     Ok(Opened { folder, _lock: lock, trainer, checkpoint: Some(step.path().to_path_buf()) })
 }

@@ -1,1 +1,188 @@
-//! prune_round_trip
+//! Fold and slice is exact: for every combination of pruned dimensions, soft masks, grouped queries, tied embeddings,
+//! biases, q/k norms and sliding windows, the written model's logits are the masked model's.
+
+use super::support::{apart, families, load, logits, write_model};
+use shearling::checkpoint::Checkpoint;
+use shearling::config::{Dtype, Target};
+use shearling::prune::{Conversion, Equivalence, Error, convert, magnitude, shape};
+use shearling_masks::{Gates, KeepPlan, MaskPreset, MaskSet, MaskSpec, weight_normals};
+use std::path::Path;
+use tch::{Device, Kind, Tensor};
+
+/// Every subset of the five dimensions; bit 3 (queries per group) only where there are groups.
+fn targets(grouped: bool) -> Vec<Target> {
+    let subsets = (1u32..32).filter(|bits| grouped || bits & 8 == 0);
+    let target = |bits: u32| {
+        let pruned = |bit: u32, value: i64| (bits & bit != 0).then_some(value);
+        let (kv, group) = match grouped {
+            true => (if bits & 4 != 0 { 2 } else { 4 }, if bits & 8 != 0 { 1 } else { 2 }),
+            false => (if bits & 4 != 0 { 2 } else { 4 }, 1),
+        };
+        Target {
+            hidden_size: pruned(1, 20),
+            intermediate_size: pruned(2, 30),
+            num_hidden_layers: pruned(16, 2),
+            num_attention_heads: Some(kv * group),
+            num_key_value_heads: Some(kv),
+            head_dim: None,
+        }
+    };
+    subsets.map(target).collect()
+}
+
+/// Masks far from converged: soft values all over (0, 1), then cut to the target.
+fn soft_masks(spec: &MaskSpec, seed: u64) -> MaskSet {
+    let masks = MaskSet::new(spec.clone(), MaskPreset::LlmShearing.constants(), 10, seed, Device::Cpu).unwrap();
+    tch::no_grad(|| {
+        for (name, mut log_alpha) in masks.log_alpha_parameters() {
+            let noise = Tensor::from_slice(&weight_normals(seed, &name, log_alpha.numel()));
+            log_alpha.copy_(&(noise.view(&log_alpha.size()[..]) * 2.0));
+        }
+    });
+    masks
+}
+
+fn rows() -> Tensor {
+    let ids: Vec<i64> = (0..48).map(|i| (i * 29 + 7) % 64).collect();
+    Tensor::from_slice(&ids).view([3, 16])
+}
+
+fn cut(
+    source: &Path,
+    spec: &MaskSpec,
+    gates: &Gates,
+    plan: &KeepPlan,
+    dtype: Dtype,
+    out: &Path,
+) -> Result<Equivalence, Error> {
+    let conversion = Conversion {
+        source: &Checkpoint::open(source).unwrap(),
+        companions: source,
+        spec,
+        gates,
+        plan,
+        dtype,
+        max_shard_bytes: 1 << 30,
+        check_rows: &rows(),
+        device: Device::Cpu,
+    };
+    convert(&conversion, out, Default::default(), &mut |_, _, _| {})
+}
+
+#[test]
+fn every_combination_in_every_family_is_exact() {
+    let mut checked = 0;
+    for (family, config) in families() {
+        let folder = tempfile::tempdir().unwrap();
+        let source = folder.path().join("source");
+        write_model(&source, &config, 3);
+        let loaded = load(&source);
+        let grouped = config["num_attention_heads"] != config["num_key_value_heads"];
+        for (number, target) in targets(grouped).iter().enumerate() {
+            let spec = shape::mask_spec(&loaded.model, target).unwrap();
+            let gates = soft_masks(&spec, number as u64).deterministic_target().unwrap().detach();
+            let plan = KeepPlan::from_gates(&spec, &gates).unwrap();
+            let out = folder.path().join(format!("pruned-{number}"));
+            let equivalence = cut(&source, &spec, &gates, &plan, Dtype::Fp32, &out).unwrap();
+            let (folded, written) = (equivalence.folded, equivalence.written);
+            assert!(folded < 2e-5 && written < 2e-5, "{family} {target:?}: {equivalence}");
+
+            // The check's own arithmetic is not trusted: the folder is loaded as any user would.
+            let pruned = load(&out);
+            assert_eq!(shape::source_shape(&pruned.model), *spec.target(), "{family} {target:?}");
+            let masked = logits(&loaded, &rows(), gates);
+            let difference = apart(&masked, &logits(&pruned, &rows(), Gates::none()));
+            let scale = masked.abs().max().double_value(&[]);
+            assert!(difference < 2e-5 * scale, "{family} {target:?}: {difference} of {scale}");
+            checked += 1;
+        }
+    }
+    assert_eq!(checked, 15 + 4 * 31);
+}
+
+#[test]
+fn per_layer_windows_follow_the_kept_layers() {
+    let (_, config) = families().into_iter().find(|(name, _)| *name == "qwen2").unwrap();
+    let folder = tempfile::tempdir().unwrap();
+    let source = folder.path().join("source");
+    write_model(&source, &config, 3);
+    let loaded = load(&source);
+    assert_eq!(loaded.model.sliding_window, [None, Some(6), Some(6)]);
+    let target = Target { num_hidden_layers: Some(2), ..Default::default() };
+    let spec = shape::mask_spec(&loaded.model, &target).unwrap();
+    for (gates, windows) in [([0.0, 0.7, 0.9], [Some(6), Some(6)]), ([0.7, 0.0, 0.9], [None, Some(6)])] {
+        let gates = Gates { layer: Some(Tensor::from_slice(&gates.map(|gate: f64| gate as f32))), ..Gates::none() };
+        let plan = KeepPlan::from_gates(&spec, &gates).unwrap();
+        let out = folder.path().join(format!("pruned-{}", plan.layers[0].source_index));
+        cut(&source, &spec, &gates, &plan, Dtype::Fp32, &out).unwrap();
+        assert_eq!(load(&out).model.sliding_window, windows);
+    }
+}
+
+#[test]
+fn bf16_is_written_within_its_bound_and_the_fold_stays_exact() {
+    let (_, config) = families().remove(0);
+    let folder = tempfile::tempdir().unwrap();
+    let source = folder.path().join("source");
+    write_model(&source, &config, 3);
+    let target = targets(false).pop().unwrap();
+    let spec = shape::mask_spec(&load(&source).model, &target).unwrap();
+    let gates = soft_masks(&spec, 9).deterministic_target().unwrap().detach();
+    let plan = KeepPlan::from_gates(&spec, &gates).unwrap();
+    let out = folder.path().join("pruned");
+    let equivalence = cut(&source, &spec, &gates, &plan, Dtype::Bf16, &out).unwrap();
+    assert!(equivalence.folded < 2e-5, "{equivalence}");
+    assert!(equivalence.written > 1e-4 && equivalence.written < 5e-2, "rounding shows: {equivalence}");
+    let written = Checkpoint::open(&out).unwrap();
+    assert!(written.names().all(|name| written.dtype(name).unwrap().bytes() == 2));
+}
+
+#[test]
+fn a_wrong_cut_names_its_layer_and_publishes_nothing() {
+    let (_, config) = families().remove(0);
+    let folder = tempfile::tempdir().unwrap();
+    let source = folder.path().join("source");
+    write_model(&source, &config, 3);
+    let target = Target { intermediate_size: Some(30), ..Default::default() };
+    let spec = shape::mask_spec(&load(&source).model, &target).unwrap();
+    let gates = soft_masks(&spec, 1).deterministic_target().unwrap().detach();
+    let plan = KeepPlan::from_gates(&spec, &gates).unwrap();
+    // The masked model still uses a unit of layer 1 that the plan drops.
+    let dropped = (0..48).find(|unit| !plan.layers[1].intermediate.contains(unit)).unwrap();
+    let _ = gates.intermediate.as_ref().unwrap().get(1).get(dropped).fill_(0.9);
+    let out = folder.path().join("pruned");
+    let error = cut(&source, &spec, &gates, &plan, Dtype::Fp32, &out).unwrap_err();
+    let Error::NotEqual(equivalence) = &error else { panic!("{error}") };
+    assert!(!equivalence.passed());
+    assert!(error.to_string().contains("layer 1 (layer 1 of the source)"), "{error}");
+    assert!(!out.exists(), "nothing is published");
+    let left: Vec<_> = std::fs::read_dir(folder.path()).unwrap().map(|entry| entry.unwrap().file_name()).collect();
+    assert_eq!(left, ["source"], "nothing is left behind");
+}
+
+#[test]
+fn the_magnitude_cut_keeps_the_largest_units_and_is_exact() {
+    let (_, config) = families().remove(0);
+    let folder = tempfile::tempdir().unwrap();
+    let source = folder.path().join("source");
+    write_model(&source, &config, 3);
+    let checkpoint = Checkpoint::open(&source).unwrap();
+    let target = targets(false).pop().unwrap();
+    let spec = shape::mask_spec(checkpoint.model(), &target).unwrap();
+    let (plan, gates) = magnitude::one_shot(&checkpoint, &spec, Device::Cpu).unwrap();
+
+    let norm = |name: &str, dim: i64| {
+        let weight = checkpoint.tensor(name, Kind::Float, Device::Cpu).unwrap();
+        weight.square().sum_dim_intlist(&[dim][..], false, Kind::Float)
+    };
+    let layer = plan.layers[0].source_index;
+    let mlp = |part: &str| format!("model.layers.{layer}.mlp.{part}_proj.weight");
+    let scores = norm(&mlp("gate"), 1) + norm(&mlp("up"), 1) + norm(&mlp("down"), 0);
+    let mut best = Vec::<i64>::try_from(scores.topk(30, 0, true, true).1).unwrap();
+    best.sort_unstable();
+    assert_eq!(plan.layers[0].intermediate, best);
+
+    let out = folder.path().join("pruned");
+    let equivalence = cut(&source, &spec, &gates, &plan, Dtype::Fp32, &out).unwrap();
+    assert!(equivalence.folded < 2e-5, "{equivalence}");
+}

@@ -1,1 +1,167 @@
-//! resume
+//! A run that stops and resumes is the same run, bit for bit, in both stages; and what a run keeps.
+
+use super::support::{data, tensors, write_tiny_source};
+use shearling::config::{RunConfig, Stage, parse};
+use shearling::train::{Observer, Outcome, Setup, metrics, run, run::mask_file};
+use std::path::{Path, PathBuf};
+use tch::Device;
+
+struct Quiet;
+impl Observer for Quiet {}
+
+/// Twelve steps with everything that has state: accumulation, moving proportions, evaluations, checkpoints.
+fn config(folder: &Path, run: &str, stage: Stage, sets: &[&str]) -> RunConfig {
+    let target = match stage {
+        Stage::Prune => "[target]\nhidden_size = 24\nintermediate_size = 32\nnum_hidden_layers = 2\nnum_attention_heads = 2",
+        Stage::Pretrain => "",
+    };
+    let domains = shearling_domains::Dataset::open(data()).unwrap().domain_names().to_vec();
+    let references = domains.iter().map(|name| format!("{name} = 4.0")).collect::<Vec<_>>().join(", ");
+    let text = format!(
+        "[run]\ndirectory = '{}'\nseed = 3\ndevice = 'cpu'\n[model]\nsource = '{}'\n{target}\n[data]\npath = '{}'\n\
+         max_epochs = 100\n[mixer]\nkind = 'dynamic'\nreference_loss = {{ {references} }}\n\
+         [train]\nsteps = 12\nbatch_rows = 6\nmicro_batch_rows = 3\nlearning_rate = 1e-3\nwarmup_steps = 2\n\
+         [eval]\nevery_steps = 4\nrows_per_domain = 2\n[checkpoint]\nevery_steps = 3\n",
+        folder.join(run).display(),
+        folder.join("source").display(),
+        data().display()
+    );
+    let sets: Vec<String> = sets.iter().map(|set| set.to_string()).collect();
+    parse(&text, "test", &sets).unwrap()
+}
+
+fn go(config: RunConfig, stage: Stage, resume: bool, stop_at: Option<u64>) -> Outcome {
+    tch::set_num_threads(1);
+    let setup = Setup::new(config, stage, Device::Cpu).unwrap();
+    run(&setup, resume, stop_at, &mut Quiet).unwrap()
+}
+
+fn same_bits(a: &Path, b: &Path) {
+    let (a, b) = (tensors(a), tensors(b));
+    assert_eq!(a.keys().collect::<Vec<_>>(), b.keys().collect::<Vec<_>>());
+    for (name, tensor) in &a {
+        assert!(tensor.equal(&b[name]), "{name} differs");
+    }
+}
+
+/// The state file without what is allowed to differ: time.
+fn state(step: &Path) -> serde_json::Value {
+    let text = std::fs::read_to_string(step.join("state.json")).unwrap();
+    let mut state: serde_json::Value = serde_json::from_str(&text).unwrap();
+    state["counters"]["seconds"] = 0.into();
+    state
+}
+
+fn last_step(outcome: &Outcome) -> PathBuf {
+    outcome.checkpoint.clone().unwrap()
+}
+
+fn stopping_anywhere_changes_nothing(stage: Stage) {
+    let folder = tempfile::tempdir().unwrap();
+    write_tiny_source(&folder.path().join("source"));
+    let whole = go(config(folder.path(), "whole", stage, &[]), stage, false, None);
+    assert!(whole.finished);
+    // On an evaluation, between two, and twice in one run.
+    for (name, stops) in [("at-4", vec![4]), ("at-5", vec![5]), ("at-2-7", vec![2, 7])] {
+        let mut resume = false;
+        for stop in stops {
+            let part = go(config(folder.path(), name, stage, &[]), stage, resume, Some(stop));
+            assert!(!part.finished && part.step == stop);
+            resume = true;
+        }
+        let parts = go(config(folder.path(), name, stage, &[]), stage, true, None);
+        let (a, b) = (last_step(&whole), last_step(&parts));
+        same_bits(&a.join("model/model.safetensors"), &b.join("model/model.safetensors"));
+        same_bits(&a.join("optimizer.safetensors"), &b.join("optimizer.safetensors"));
+        if stage == Stage::Prune {
+            same_bits(&mask_file(&a), &mask_file(&b));
+        }
+        assert_eq!(state(&a), state(&b), "{name}");
+        assert_eq!(history(&whole.run), history(&parts.run), "{name}");
+    }
+}
+
+/// The records of a run without times, resumes and the checkpoints of stops.
+fn history(run: &Path) -> Vec<serde_json::Value> {
+    let records = metrics::read(&run.join(metrics::FILE_NAME)).unwrap();
+    let kept = records.into_iter().filter(|record| record["type"] == "step" || record["type"] == "eval");
+    kept.map(|mut record| {
+        record["seconds"] = 0.into();
+        record["tokens_per_second"] = 0.into();
+        record
+    })
+    .collect()
+}
+
+#[test]
+fn a_prune_run_resumes_bit_for_bit() {
+    stopping_anywhere_changes_nothing(Stage::Prune);
+}
+
+#[test]
+fn a_pretrain_run_resumes_bit_for_bit() {
+    stopping_anywhere_changes_nothing(Stage::Pretrain);
+}
+
+#[test]
+fn another_seed_is_another_run() {
+    let folder = tempfile::tempdir().unwrap();
+    write_tiny_source(&folder.path().join("source"));
+    let one = go(config(folder.path(), "one", Stage::Prune, &[]), Stage::Prune, false, Some(4));
+    let two = go(config(folder.path(), "two", Stage::Prune, &["run.seed=4"]), Stage::Prune, false, Some(4));
+    let (one, two) = (tensors(&mask_file(&last_step(&one))), tensors(&mask_file(&last_step(&two))));
+    assert!(one.iter().any(|(name, tensor)| !tensor.equal(&two[name])));
+}
+
+#[test]
+fn a_broken_newest_checkpoint_falls_back_and_ends_the_same() {
+    let folder = tempfile::tempdir().unwrap();
+    write_tiny_source(&folder.path().join("source"));
+    let stage = Stage::Prune;
+    let whole = go(config(folder.path(), "whole", stage, &[]), stage, false, None);
+    let stopped = go(config(folder.path(), "broken", stage, &[]), stage, false, Some(3));
+    let kept = last_step(&stopped);
+    let spare = folder.path().join("spare");
+    copy_folder(&kept, &spare);
+    let stopped = go(config(folder.path(), "broken", stage, &[]), stage, true, Some(6));
+    // Only the newest is left after retention: put the older one back, then flip a byte of the newest.
+    copy_folder(&spare, &kept);
+    let weights = last_step(&stopped).join("model/model.safetensors");
+    let mut bytes = std::fs::read(&weights).unwrap();
+    let middle = bytes.len() / 2;
+    bytes[middle] ^= 1;
+    std::fs::write(&weights, bytes).unwrap();
+    let resumed = go(config(folder.path(), "broken", stage, &[]), stage, true, None);
+    same_bits(&mask_file(&last_step(&whole)), &mask_file(&last_step(&resumed)));
+}
+
+fn copy_folder(from: &Path, to: &Path) {
+    std::fs::create_dir_all(to).unwrap();
+    for entry in std::fs::read_dir(from).unwrap() {
+        let entry = entry.unwrap();
+        let target = to.join(entry.file_name());
+        if entry.file_type().unwrap().is_dir() {
+            copy_folder(&entry.path(), &target);
+        } else {
+            std::fs::copy(entry.path(), target).unwrap();
+        }
+    }
+}
+
+#[test]
+fn the_last_and_the_best_checkpoint_are_kept() {
+    let folder = tempfile::tempdir().unwrap();
+    write_tiny_source(&folder.path().join("source"));
+    // A learning rate that ruins the model after a good start: the best step is an early one.
+    let sets = ["train.learning_rate=3.0", "train.warmup_steps=11"];
+    let outcome = go(config(folder.path(), "run", Stage::Pretrain, &sets), Stage::Pretrain, false, None);
+    let mut steps: Vec<String> = std::fs::read_dir(outcome.run.join("checkpoints"))
+        .unwrap()
+        .map(|entry| entry.unwrap().file_name().into_string().unwrap())
+        .collect();
+    steps.sort();
+    let state = state(&last_step(&outcome));
+    let best = state["counters"]["best"]["step"].as_u64().unwrap();
+    assert!(best < 12, "an early step was best");
+    assert_eq!(steps, [format!("step-{best:08}"), "step-00000012".to_string()]);
+}
