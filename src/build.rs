@@ -7,5 +7,4 @@ fn main() {
     // The checkout's `.libtorch` is a link; an installed binary must not depend on the checkout.
     let folder = std::fs::canonicalize(&libtorch).unwrap_or_else(|_| libtorch.into());
     println!("cargo:rustc-link-arg=-Wl,-rpath,{}", folder.display());
-    println!("cargo:rustc-env=SHEARLING_LIBTORCH_LIB={}", folder.display());
 }

@@ -25,7 +25,7 @@ pub struct Manifest {
     pub format_version: u64,
     /// Optimiser steps done.
     pub step: u64,
-    /// Target tokens seen.
+    /// Tokens seen.
     pub tokens: u64,
     /// What kind of run wrote it: "prune", "pretrain".
     pub kind: String,

@@ -121,17 +121,18 @@ impl RunDir {
         set_aside(&self.step_path(step))
     }
 
-    /// Removes what a crash left behind: temporary folders of steps that were never committed or not wholly deleted. To be
+    /// Removes what a crash left behind: temporary folders of models and steps that were never published. To be
     /// called by the holder of the run's lock only, since another writer's unfinished step looks the same. Returns how many.
     pub fn remove_leftovers(&self) -> Result<usize> {
-        if !self.checkpoints.exists() {
-            return Ok(0);
-        }
         let is_leftover = |path: &PathBuf| {
             let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
             name.starts_with('.') && name.contains(STAGING_MARK)
         };
-        let leftovers: Vec<_> = entries_of(&self.checkpoints)?.into_iter().filter(is_leftover).collect();
+        let mut entries = entries_of(&self.root)?;
+        if self.checkpoints.exists() {
+            entries.extend(entries_of(&self.checkpoints)?);
+        }
+        let leftovers: Vec<_> = entries.into_iter().filter(is_leftover).collect();
         leftovers.iter().try_for_each(|path| remove_any(path))?;
         Ok(leftovers.len())
     }

@@ -45,7 +45,7 @@ pub fn colours() -> bool {
     std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
 }
 
-/// Prints an error with its causes, each once; `hint:` lines stand apart.
+/// Prints an error with its causes, each once.
 pub fn error(error: &anyhow::Error) {
     let mark = if colours() { "\u{1b}[31merror:\u{1b}[0m" } else { "error:" };
     let mut text = format!("{mark} {error}");

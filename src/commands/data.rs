@@ -126,7 +126,8 @@ fn inspect(arguments: &DataInspect) -> anyhow::Result<Verdict> {
 
 /// The table both commands print.
 pub(super) fn summary(dataset: &Dataset) -> String {
-    let header = ["domain", "train rows", "train tokens", "documents", "held-out rows", "held-out documents", "bytes/token"];
+    let header =
+        ["domain", "train rows", "train tokens", "documents", "held-out rows", "held-out documents", "bytes/token"];
     let mut table = Table::new(header);
     let mut totals = [0u64; 4];
     for entry in &dataset.manifest().domains {

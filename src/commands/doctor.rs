@@ -144,10 +144,15 @@ fn device_name(device: Device) -> String {
 fn matmul(device: Device) -> Check {
     match small_gradient(device, Kind::Float) {
         Ok(error) if error < 1e-5 => Check::ok("matmul", "forward and backward agree with the exact result"),
-        Ok(error) => {
-            Check::bad("matmul", Level::Error, format!("off by {error:.1e}"), "this libtorch or device computes wrongly")
+        Ok(error) => Check::bad(
+            "matmul",
+            Level::Error,
+            format!("off by {error:.1e}"),
+            "this libtorch or device computes wrongly",
+        ),
+        Err(error) => {
+            Check::bad("matmul", Level::Error, error.to_string(), "this libtorch does not work on the device")
         }
-        Err(error) => Check::bad("matmul", Level::Error, error.to_string(), "this libtorch does not work on the device"),
     }
 }
 

@@ -196,9 +196,10 @@ impl Job {
         let resolved = crate::config::resolved_toml(&self.config)?;
         Ok(ModelCard {
             title: self.out.file_name().map_or("model".to_string(), |name| name.to_string_lossy().into_owned()),
-            base_model: source.clone().filter(|source| is_hub_name(source)),
+            // A local folder does not tell its name on a hub.
+            base_model: None,
             source,
-            source_shape: target.is_some().then(|| own.clone()),
+            source_shape: target.is_some().then_some(own),
             target_shape: target_shape.or(Some(own)),
             stages: vec![(stage, steps, tokens)],
             domains: step.map(resume::shares_seen).transpose()?.unwrap_or_default(),
@@ -211,12 +212,6 @@ impl Job {
             ],
         })
     }
-}
-
-/// `owner/name`, as the model hub writes it, and nothing that looks like a path.
-fn is_hub_name(source: &str) -> bool {
-    let parts: Vec<&str> = source.split('/').collect();
-    parts.len() == 2 && parts.iter().all(|part| !part.is_empty() && !part.starts_with('.'))
 }
 
 fn hex(bytes: &[u8]) -> String {

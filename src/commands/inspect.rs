@@ -112,7 +112,8 @@ fn masks_text(summary: &MaskSummary) -> String {
     let mut text = format!("expected sparsity {sparsity:.4}, target {target:.4}\n\n{}", modules_table(summary));
     text.push_str(&format!("\nsurvivors by layer of the source\n{}", layers_table(summary)));
     for module in &summary.report.modules {
-        for (what, units) in [("kept, but half-alive", &module.half_alive), ("removed, but still open", &module.still_open)]
+        for (what, units) in
+            [("kept, but half-alive", &module.half_alive), ("removed, but still open", &module.still_open)]
         {
             if units.count > 0 {
                 let named = units.worst.iter().take(10).map(|unit| format!("{} = {:.3}", unit.name, unit.value));
@@ -126,8 +127,17 @@ fn masks_text(summary: &MaskSummary) -> String {
 }
 
 fn modules_table(summary: &MaskSummary) -> Table {
-    let header =
-        ["mask", "rows", "units", "target", "expected sparsity", "target sparsity", "undecided", "half-alive", "still open"];
+    let header = [
+        "mask",
+        "rows",
+        "units",
+        "target",
+        "expected sparsity",
+        "target sparsity",
+        "undecided",
+        "half-alive",
+        "still open",
+    ];
     let mut table = Table::new(header);
     for module in &summary.report.modules {
         table.row([
@@ -201,7 +211,17 @@ fn run_text(summary: &RunSummary) -> String {
         optional(summary.last_loss, 4),
         summary.checkpoints.iter().map(u64::to_string).collect::<Vec<_>>().join(", "),
     );
-    let mut table = Table::new(["domain", "first loss", "last loss", "±", "reference", "share first", "share last", "rows", "epochs"]);
+    let mut table = Table::new([
+        "domain",
+        "first loss",
+        "last loss",
+        "±",
+        "reference",
+        "share first",
+        "share last",
+        "rows",
+        "epochs",
+    ]);
     for domain in &summary.domains {
         table.row([
             domain.domain.clone(),

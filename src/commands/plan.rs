@@ -1,5 +1,5 @@
 //! `shearling plan`: everything a run will be, before it starts. Opens the files the run would open and refuses what
-//! the run would refuse, but writes nothing.
+//! the run would refuse, an existing run folder apart; writes nothing.
 
 use super::Verdict;
 use super::inspect::{shape_json, shape_table};
@@ -8,7 +8,7 @@ use crate::checkpoint::HfModel;
 use crate::cli::Printer;
 use crate::cli::arguments::Plan;
 use crate::cli::table::{Table, bytes, duration, grouped};
-use crate::config::{RunConfig, Stage};
+use crate::config::{PruneMethod, RunConfig, Stage};
 use crate::eval::rows_read;
 use crate::model::count::{ParameterCount, training_flops_per_token};
 use crate::prune::shape;
@@ -68,7 +68,8 @@ impl Report {
         let tokens = config.train.steps as f64 * config.train.batch_rows as f64 * row_tokens as f64;
         let per_token = training_flops_per_token(&setup.model, row_tokens);
         let evaluations = (config.train.steps / config.eval.every_steps + 1) as f64;
-        let eval_tokens = evaluations * rows_read(&setup.dataset, config.eval.rows_per_domain) as f64 * row_tokens as f64;
+        let eval_tokens =
+            evaluations * rows_read(&setup.dataset, config.eval.rows_per_domain) as f64 * row_tokens as f64;
         // A forward is a third of a step's FLOPs.
         let (train_flops, eval_flops) = (per_token * tokens, per_token / 3.0 * eval_tokens);
         let seconds = match (arguments.tokens_per_second, arguments.tflops) {
@@ -119,10 +120,7 @@ impl Report {
             None => "time: give --tokens-per-second or --tflops\n".to_string(),
         });
         text.push_str(&format!("memory (estimate): {}\n", self.memory));
-        text.push_str(&format!(
-            "disk: {} per checkpoint, up to three at a time\n",
-            bytes(self.checkpoint_bytes)
-        ));
+        text.push_str(&format!("disk: {} per checkpoint, up to three at a time\n", bytes(self.checkpoint_bytes)));
         text
     }
 
@@ -181,7 +179,11 @@ fn domain_rows(setup: &Setup) -> Vec<DomainRows> {
 
 fn warnings(setup: &Setup, small: Option<&HfModel>, domains: &[DomainRows]) -> Vec<String> {
     let config = &setup.config;
-    let mut warnings = Vec::new();
+    let mut warnings = setup.warnings();
+    if config.target.is_some() && config.prune.method == PruneMethod::Magnitude {
+        warnings
+            .push("prune.method = \"magnitude\" cuts at once: no step is taken and no checkpoint written".to_string());
+    }
     for domain in domains.iter().filter(|domain| domain.epochs() > config.data.max_epochs) {
         warnings.push(format!(
             "domain {} needs {:.1} epochs at its first proportion, data.max_epochs = {}: it will run out and leave the mix",
@@ -203,7 +205,8 @@ fn warnings(setup: &Setup, small: Option<&HfModel>, domains: &[DomainRows]) -> V
             }
         }
     }
-    let shapes = small.into_iter().flat_map(|m| [("hidden_size", m.hidden_size), ("intermediate_size", m.intermediate_size)]);
+    let shapes =
+        small.into_iter().flat_map(|m| [("hidden_size", m.hidden_size), ("intermediate_size", m.intermediate_size)]);
     for (key, value) in shapes.filter(|(_, value)| value % 64 != 0) {
         warnings.push(format!("target.{key} = {value} is no multiple of 64: slower on GPUs and in quantised formats"));
     }

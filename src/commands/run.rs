@@ -50,8 +50,8 @@ pub fn execute(
         refuse_existing(&config.run.directory)?;
     }
     let setup = Setup::new(config, stage, device)?;
-    if let Some(hint) = setup.source.as_ref().and_then(|source| source.tokenizer_hint()) {
-        printer.warn(hint);
+    for warning in setup.warnings() {
+        printer.warn(warning);
     }
     if stage == Stage::Prune && setup.config.prune.method == PruneMethod::Magnitude {
         return prune_one_shot(&setup, printer).map(Some);

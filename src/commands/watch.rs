@@ -1,9 +1,9 @@
 //! Shows a run on the terminal: one line of progress, a line per evaluation and checkpoint; and turns Ctrl-C (or
 //! SIGTERM) into a checkpoint and a clean stop. A second signal stops at once.
 
+use crate::cli::Printer;
 use crate::cli::progress::Progress;
 use crate::cli::table::{duration, optional};
-use crate::cli::Printer;
 use crate::train::evaluation::{EvalGates, EvalReport};
 use crate::train::metrics::Timing;
 use crate::train::step::StepReport;
@@ -53,9 +53,8 @@ impl Observer for Watch {
 
     fn stepped(&mut self, trainer: &Trainer, report: &StepReport, timing: Timing) {
         // A running mean: single steps of a shared machine jump about.
-        let rate = self.tokens_per_second.map_or(timing.tokens_per_second, |rate| {
-            0.9 * rate + 0.1 * timing.tokens_per_second
-        });
+        let rate =
+            self.tokens_per_second.map_or(timing.tokens_per_second, |rate| 0.9 * rate + 0.1 * timing.tokens_per_second);
         self.tokens_per_second = Some(rate);
         let left = (self.steps - report.step.min(self.steps)) as f64 * report.tokens as f64 / rate;
         let (label, steps) = (self.label.clone(), self.steps);

@@ -66,7 +66,7 @@ fn check_train(config: &RunConfig, problems: &mut Problems) {
     problems.unless(train.steps > 0, || "train.steps = 0: at least one step is needed".to_string());
     problems.unless(train.batch_rows > 0, || "train.batch_rows = 0: at least one row is needed".to_string());
     let micro = train.micro_batch();
-    problems.unless(micro > 0 && train.batch_rows % micro.max(1) == 0, || {
+    problems.unless(micro > 0 && train.batch_rows.is_multiple_of(micro), || {
         format!("train.micro_batch_rows = {micro} must divide train.batch_rows = {}", train.batch_rows)
     });
     problems.unless(positive(train.learning_rate), || {
@@ -100,9 +100,8 @@ fn check_mixer(config: &RunConfig, problems: &mut Problems) {
     });
     if let Some(proportions) = &mixer.proportions {
         let sum: f64 = proportions.values().sum();
-        problems.unless((sum - 1.0).abs() < 1e-6, || {
-            format!("mixer.proportions sum to {sum:.6}, expected 1; scale them")
-        });
+        problems
+            .unless((sum - 1.0).abs() < 1e-6, || format!("mixer.proportions sum to {sum:.6}, expected 1; scale them"));
         for (domain, value) in proportions {
             problems.unless(value.is_finite() && *value >= 0.0, || {
                 format!("mixer.proportions.{domain} = {value} must not be negative")

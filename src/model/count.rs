@@ -1,7 +1,7 @@
 //! Parameters and FLOPs by part, computed from the config alone: what `plan` prints before anything is loaded.
 
-use super::parameters::{Role, parameters};
 use super::HfModel;
+use super::parameters::{Role, parameters};
 use serde::Serialize;
 
 /// Parameter counts of a model by part.

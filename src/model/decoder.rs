@@ -7,13 +7,13 @@
 //! masked by the hidden gates, a tied one is not (it is only sliced at the end, so that it stays tied), and the
 //! output head never is, because the final norm already carries the gates.
 
+use super::HfModel;
 use super::attention::Attention;
 use super::linear::Linear;
 use super::mlp::Mlp;
 use super::norm::{HiddenGate, rms_norm};
 use super::parameters::{EMBEDDING, FINAL_NORM, HEAD, layer_name};
 use super::rope::RopeTable;
-use super::HfModel;
 use shearling_masks::Gates;
 use tch::{Device, TchError, Tensor};
 

@@ -10,7 +10,9 @@ pub enum DeviceError {
     #[error("device {0:?} is not known; use auto, cpu, cuda or cuda:N")]
     Unknown(String),
     /// CUDA was asked for and is not there.
-    #[error("device {0:?} was asked for, but this libtorch sees no CUDA device; run `shearling doctor`, or use --device cpu")]
+    #[error(
+        "device {0:?} was asked for, but this libtorch sees no CUDA device; run `shearling doctor`, or use --device cpu"
+    )]
     NoCuda(String),
     /// Fewer CUDA devices than asked for.
     #[error("device {asked:?} was asked for, but there are {found} CUDA devices (cuda:0 to cuda:{})", .found - 1)]

@@ -1,10 +1,10 @@
 //! Writes the pruned model: source weights in, one at a time, folded and sliced, streamed into a staged folder,
 //! proven equal to the masked model, published.
 
+use super::Error;
 use super::equivalence::{Equivalence, check};
 use super::fold::Folder;
 use super::shape::pruned_config;
-use super::Error;
 use crate::checkpoint::{self, Checkpoint, DType, ModelCard, ShardWriter, Staging, TensorPlan, carry_companions};
 use crate::config::Dtype;
 use crate::model::{HfModel, Parameter, parameters::layer_name, parameters::parameters};
@@ -57,7 +57,8 @@ pub fn convert(
     if !equivalence.passed() {
         return Err(Error::NotEqual(Box::new(equivalence)));
     }
-    card.equivalence = Some(checkpoint::Equivalence { error: equivalence.written, bound: equivalence.written_tolerance });
+    card.equivalence =
+        Some(checkpoint::Equivalence { error: equivalence.written, bound: equivalence.written_tolerance });
     card.write(staging.path())?;
     staging.publish()?;
     Ok(equivalence)

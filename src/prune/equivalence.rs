@@ -12,9 +12,9 @@
 //! The residual streams are compared after every layer (on the kept hidden dimensions), so a difference names the
 //! layer where it starts.
 
+use super::Error;
 use super::convert::{Conversion, source_parameter};
 use super::fold::Folder;
-use super::Error;
 use crate::checkpoint::Checkpoint;
 use crate::config::Dtype;
 use crate::model::parameters::parameters;
@@ -106,11 +106,15 @@ impl std::fmt::Display for Equivalence {
     }
 }
 
+/// Hands out a model's weights by name.
+type Weights<'a> = Box<dyn FnMut(&str) -> Result<Tensor, Error> + 'a>;
+
 /// One of the three models that are compared: where its weights come from and what runs through it.
 struct Stream<'a> {
     model: HfModel,
     context: ForwardContext,
-    weight: Box<dyn FnMut(&str) -> Result<Tensor, Error> + 'a>,
+    weight: Weights<'a>,
+    /// Residual stream `[N, T, D]`.
     x: Tensor,
 }
 
@@ -123,8 +127,16 @@ impl Stream<'_> {
 
     fn advance(&mut self, layer: i64) -> Result<(), Error> {
         let block = Block::build(&self.model, layer, &mut *self.weight)?;
-        self.x = block.forward(&self.model, layer, &self.x, &self.context)?;
+        // Row by row: what a layer needs for itself is many times the residual stream.
+        let rows = (0..self.x.size()[0])
+            .map(|row| block.forward(&self.model, layer, &self.x.f_narrow(0, row, 1)?, &self.context));
+        self.x = Tensor::f_cat(&rows.collect::<Result<Vec<_>, _>>()?, 0)?;
         Ok(())
+    }
+
+    /// Logits `[1, T, V]` of one row.
+    fn logits(&self, ends: &Ends, row: i64) -> Result<Tensor, Error> {
+        Ok(ends.logits(&self.model, &self.x.f_narrow(0, row, 1)?, &self.context)?)
     }
 }
 
@@ -139,7 +151,8 @@ pub(super) fn check(
     let source_model = conversion.source.model();
     let pruned_model = pruned.model();
     let folder = Folder::new(source_model, conversion.plan, conversion.gates, conversion.device);
-    let origins: HashMap<String, Parameter> = parameters(pruned_model).into_iter().map(|p| (p.name.clone(), p)).collect();
+    let origins: HashMap<String, Parameter> =
+        parameters(pruned_model).into_iter().map(|p| (p.name.clone(), p)).collect();
     let device = conversion.device;
 
     let context = |model: &HfModel, gates: Gates| ForwardContext::new(model, tokens, device, gates);
@@ -183,21 +196,43 @@ pub(super) fn check(
         }
         progress("checking", source_layer as usize + 1, source_model.num_hidden_layers as usize);
     }
-    let logits = ends[0].logits(source_model, &masked.x, &masked.context)?;
-    let max_logit = largest(&logits)?;
-    let apart = |ends: &Ends, stream: &Stream| -> Result<f64, Error> {
-        let other = ends.logits(&stream.model, &stream.x, &stream.context)?;
-        Ok(largest(&logits.f_sub(&other)?)? / max_logit.max(f64::MIN_POSITIVE))
-    };
+    let mut logits = LogitDifference::default();
+    for row in 0..rows {
+        let reference = masked.logits(&ends[0], row)?;
+        logits.add(&reference, &folded.logits(&ends[1], row)?, &written.logits(&ends[2], row)?)?;
+    }
+    let scale = logits.largest.max(f64::MIN_POSITIVE);
     Ok(Equivalence {
         rows,
         tokens,
-        max_logit,
-        folded: apart(&ends[1], &folded)?,
-        written: apart(&ends[2], &written)?,
+        max_logit: logits.largest,
+        folded: logits.folded / scale,
+        written: logits.written / scale,
         written_tolerance: written_tolerance(conversion.dtype),
         layers,
     })
+}
+
+/// Running maxima over the rows.
+#[derive(Default)]
+struct LogitDifference {
+    largest: f64,
+    folded: f64,
+    written: f64,
+}
+
+impl LogitDifference {
+    fn add(&mut self, reference: &Tensor, folded: &Tensor, written: &Tensor) -> Result<(), Error> {
+        self.largest = worse(self.largest, largest(reference)?);
+        self.folded = worse(self.folded, largest(&reference.f_sub(folded)?)?);
+        self.written = worse(self.written, largest(&reference.f_sub(written)?)?);
+        Ok(())
+    }
+}
+
+/// The larger of two; a NaN stays one, so that it fails the check.
+fn worse(a: f64, b: f64) -> f64 {
+    if a.is_nan() || b.is_nan() { f64::NAN } else { a.max(b) }
 }
 
 fn difference(

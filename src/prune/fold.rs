@@ -109,7 +109,11 @@ impl<'a> Folder<'a> {
     fn group_gated(&self, layer: &LayerKeep, weight: &Tensor) -> Result<Tensor, TchError> {
         match &self.gates.kv_head {
             Some(gates) => {
-                let per_row = gates.f_select(0, layer.source_index)?.f_repeat_interleave_self_int(self.model.head_dim, 0, None)?;
+                let per_row = gates.f_select(0, layer.source_index)?.f_repeat_interleave_self_int(
+                    self.model.head_dim,
+                    0,
+                    None,
+                )?;
                 scale(weight, Some(&per_row), 0)
             }
             None => Ok(weight.shallow_clone()),

@@ -89,7 +89,8 @@ impl Scores {
 
     /// `dim` is the residual dimension of `squares`.
     fn add_hidden(&mut self, squares: &Tensor, dim: i64) -> Result<(), TchError> {
-        let per_unit = if squares.dim() == 1 { squares.shallow_clone() } else { sum(squares, if dim == 0 { 1 } else { 0 })? };
+        let per_unit =
+            if squares.dim() == 1 { squares.shallow_clone() } else { sum(squares, if dim == 0 { 1 } else { 0 })? };
         let _ = self.hidden.f_add_(&per_unit)?;
         Ok(())
     }

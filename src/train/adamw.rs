@@ -200,11 +200,7 @@ impl Group {
     }
 
     /// Restores moments and the update count; says what is missing or has another shape.
-    pub fn restore(
-        &mut self,
-        moments: &mut BTreeMap<String, Tensor>,
-        updates: u64,
-    ) -> Result<(), String> {
+    pub fn restore(&mut self, moments: &mut BTreeMap<String, Tensor>, updates: u64) -> Result<(), String> {
         for slot in &mut self.slots {
             for (prefix, tensor) in [("exp_avg", &mut slot.exp_avg), ("exp_avg_sq", &mut slot.exp_avg_sq)] {
                 let name = format!("{prefix}.{}", slot.name);
@@ -248,18 +244,19 @@ mod tests {
     /// The update in plain f64 arithmetic.
     fn reference(steps: usize, sign: f64, weight_decay: f64) -> Vec<f64> {
         let (b1, b2, eps, lr) = (0.9f64, 0.95f64, 1e-8, 0.1);
-        [1.0f64, -2.0, 3.0, 0.5].map(|start| {
-            let (mut p, mut m, mut v) = (start, 0.0, 0.0);
-            for t in 1..=steps as i32 {
-                let g = sign * 2.0 * p;
-                m = b1 * m + (1.0 - b1) * g;
-                v = b2 * v + (1.0 - b2) * g * g;
-                p *= 1.0 - lr * weight_decay;
-                p -= lr * (m / (1.0 - b1.powi(t))) / ((v / (1.0 - b2.powi(t))).sqrt() + eps);
-            }
-            p
-        })
-        .to_vec()
+        [1.0f64, -2.0, 3.0, 0.5]
+            .map(|start| {
+                let (mut p, mut m, mut v) = (start, 0.0, 0.0);
+                for t in 1..=steps as i32 {
+                    let g = sign * 2.0 * p;
+                    m = b1 * m + (1.0 - b1) * g;
+                    v = b2 * v + (1.0 - b2) * g * g;
+                    p *= 1.0 - lr * weight_decay;
+                    p -= lr * (m / (1.0 - b1.powi(t))) / ((v / (1.0 - b2.powi(t))).sqrt() + eps);
+                }
+                p
+            })
+            .to_vec()
     }
 
     #[test]

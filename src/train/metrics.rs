@@ -40,9 +40,11 @@ impl MetricsFile {
     /// Appends one line.
     pub fn write(&mut self, record: &Value) -> Result<(), Error> {
         let line = format!("{record}\n");
-        self.file
-            .write_all(line.as_bytes())
-            .map_err(|source| Error::Io { action: "write to", path: self.path.clone(), source })
+        self.file.write_all(line.as_bytes()).map_err(|source| Error::Io {
+            action: "write to",
+            path: self.path.clone(),
+            source,
+        })
     }
 }
 
@@ -165,7 +167,7 @@ pub fn eval_record(trainer: &Trainer, report: &EvalReport, snapshot: Option<&str
     })
 }
 
-/// Any other event: `start`, `resume`, `save`, `exhausted`, `skip`, `pruned`, `exported`.
+/// Any other event: `start`, `resume`, `save`, `exhausted`, `skip`.
 pub fn event(kind: &str, step: u64, fields: Value) -> Value {
     let mut record = json!({ "type": kind, "step": step });
     if let (Value::Object(record), Value::Object(fields)) = (&mut record, fields) {

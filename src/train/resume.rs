@@ -12,13 +12,14 @@
 //! There is no state of a random generator: all noise comes from counters.
 
 use super::Error;
+use super::memory::checkpoint_bytes;
 use super::setup::Setup;
 use super::trainer::{Counters, Trainer, load_masters, loader_config};
-use crate::checkpoint::{Checkpoint, DType, RunDir, ShardWriter, StepDir, TensorFile, TensorPlan};
-use crate::config::RunConfig;
+use crate::checkpoint::{Checkpoint, DType, RunDir, ShardWriter, StepDir, TensorFile, TensorPlan, ensure_space};
+use crate::config::{Prune, RunConfig};
 use serde::{Deserialize, Serialize};
-use shearling_domains::loader::{Loader, LoaderState};
 use shearling_domains::MixerState;
+use shearling_domains::loader::{Loader, LoaderState};
 use shearling_masks::MaskSet;
 use std::collections::BTreeMap;
 use std::path::Path;
@@ -48,6 +49,7 @@ impl Trainer {
     /// Writes a checkpoint of the present step; it is there as a whole or not at all.
     pub fn save(&mut self, run: &RunDir, max_shard_bytes: u64, stage: &str) -> Result<StepDir, Error> {
         let _no_grad = tch::no_grad_guard();
+        ensure_space(run.root(), checkpoint_bytes(&self.model) as u64)?;
         let staging = run.stage_step(self.counters.step)?;
         let folder = staging.path().to_path_buf();
         self.save_weights(&folder.join(MODEL), max_shard_bytes)?;
@@ -71,15 +73,15 @@ impl Trainer {
     }
 
     fn save_weights(&self, folder: &Path, max_shard_bytes: u64) -> Result<(), Error> {
-        std::fs::create_dir_all(folder)
-            .map_err(|source| Error::Io { action: "create", path: folder.to_path_buf(), source })?;
+        std::fs::create_dir_all(folder).map_err(|source| Error::Io {
+            action: "create",
+            path: folder.to_path_buf(),
+            source,
+        })?;
         self.hf_config.with_dtype(DType::F32)?.write(folder)?;
         let slots = self.weights.slots();
-        let plan = |name: &String, master: &Tensor| TensorPlan {
-            name: name.clone(),
-            shape: master.size(),
-            dtype: DType::F32,
-        };
+        let plan =
+            |name: &String, master: &Tensor| TensorPlan { name: name.clone(), shape: master.size(), dtype: DType::F32 };
         let plans = slots.iter().map(|slot| plan(&slot.name, &slot.master)).collect();
         let mut writer = ShardWriter::create(folder, plans, max_shard_bytes)?;
         for slot in slots {
@@ -121,8 +123,11 @@ pub fn shares_seen(step: &StepDir) -> Result<Vec<(String, f64)>, Error> {
 }
 
 fn read_state(path: &Path) -> Result<State, Error> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|source| Error::Io { action: "read", path: path.to_path_buf(), source })?;
+    let text = std::fs::read_to_string(path).map_err(|source| Error::Io {
+        action: "read",
+        path: path.to_path_buf(),
+        source,
+    })?;
     let damaged = |problem: String| Error::Damaged { path: path.to_path_buf(), problem };
     let state: State = serde_json::from_str(&text).map_err(|error| damaged(error.to_string()))?;
     if state.format_version != FORMAT_VERSION {
@@ -143,6 +148,8 @@ pub fn check_same_run(saved: &RunConfig, now: &RunConfig) -> Result<(), Error> {
         config.run.device = String::new();
         config.data.prefetch = 0;
         config.checkpoint = Default::default();
+        // How the cut is written and checked comes after the run; whether it is learned is the run.
+        config.prune = Prune { method: config.prune.method, ..Prune::default() };
         config
     };
     let (saved, now) = (flat(&strip(saved))?, flat(&strip(now))?);

@@ -1,14 +1,15 @@
 //! A run from start (or resume) to its last step: the loop, and the folder it leaves behind.
 
+use super::Error;
 use super::decide::{Intervals, improves};
 use super::evaluation::EvalReport;
+use super::memory::checkpoint_bytes;
 use super::metrics::{self, MetricsFile, Timing};
 use super::resume::{MASKS, check_same_run};
 use super::setup::Setup;
 use super::step::StepReport;
 use super::trainer::{Best, Trainer};
-use super::Error;
-use crate::checkpoint::{RunDir, RunLock, Verify, write_atomic};
+use crate::checkpoint::{RunDir, RunLock, Verify, ensure_space, write_atomic};
 use crate::config::{self, Stage};
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -58,12 +59,7 @@ pub struct Outcome {
 
 /// Runs `setup` to its end, to `stop_at`, or until the observer interrupts. With `resume` the run folder exists and
 /// continues from its last good checkpoint; otherwise it must not exist.
-pub fn run(
-    setup: &Setup,
-    resume: bool,
-    stop_at: Option<u64>,
-    observer: &mut dyn Observer,
-) -> Result<Outcome, Error> {
+pub fn run(setup: &Setup, resume: bool, stop_at: Option<u64>, observer: &mut dyn Observer) -> Result<Outcome, Error> {
     let Opened { folder, _lock, mut trainer, mut checkpoint } =
         if resume { reopen(setup, observer)? } else { start(setup)? };
     let mut metrics = MetricsFile::open(folder.root(), trainer.counters.step)?;
@@ -106,6 +102,7 @@ struct Opened {
 
 fn start(setup: &Setup) -> Result<Opened, Error> {
     refuse_existing(&setup.config.run.directory)?;
+    ensure_space(&setup.config.run.directory, checkpoint_bytes(&setup.model) as u64)?;
     // The trainer comes first: a run that cannot start leaves no folder behind.
     let trainer = Trainer::new(setup)?;
     let folder = RunDir::create(&setup.config.run.directory)?;
@@ -205,17 +202,28 @@ fn evaluate(
     let snapshot = snapshot(trainer, folder.root())?;
     metrics.write(&metrics::eval_record(trainer, &report, snapshot.as_deref()))?;
     observer.evaluated(trainer, &report);
-    let mut loss = report.mean;
-    if trainer.masks().is_some() && trainer.counters.step == intervals.steps {
+    if intervals.saves_on_schedule(trainer.counters.step) {
+        compete(trainer, report.mean, metrics, observer)?;
+    }
+    Ok(())
+}
+
+/// Lets a step that will be saved compete for "best". What competes is the model that an export would give: while
+/// pruning, the masks cut to the exact target, and only near enough to it.
+fn compete(
+    trainer: &mut Trainer,
+    mut loss: Option<f64>,
+    metrics: &mut MetricsFile,
+    observer: &mut dyn Observer,
+) -> Result<(), Error> {
+    if trainer.masks().is_some() {
         let cut = trainer.evaluate_target()?;
         metrics.write(&metrics::eval_record(trainer, &cut, None))?;
         observer.evaluated(trainer, &cut);
         loss = cut.mean;
     }
-    if let Some(loss) = loss.filter(|loss| {
-        intervals.saves_on_schedule(trainer.counters.step)
-            && trainer.constraint_holds() && improves(*loss, trainer.counters.best.map(|best| best.loss))
-    }) {
+    let best = trainer.counters.best.map(|best| best.loss);
+    if let Some(loss) = loss.filter(|loss| improves(*loss, best) && trainer.constraint_holds()) {
         trainer.counters.best = Some(Best { step: trainer.counters.step, loss });
     }
     Ok(())
@@ -225,8 +233,7 @@ fn evaluate(
 fn snapshot(trainer: &Trainer, run: &Path) -> Result<Option<String>, Error> {
     let Some(masks) = trainer.masks() else { return Ok(None) };
     let folder = run.join(SNAPSHOTS);
-    std::fs::create_dir_all(&folder)
-        .map_err(|source| Error::Io { action: "create", path: folder.clone(), source })?;
+    std::fs::create_dir_all(&folder).map_err(|source| Error::Io { action: "create", path: folder.clone(), source })?;
     let name = format!("step-{:08}.safetensors", trainer.counters.step);
     masks.save(folder.join(&name))?;
     Ok(Some(format!("{SNAPSHOTS}/{name}")))

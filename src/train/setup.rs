@@ -2,10 +2,10 @@
 //! data, source model, masks' shapes.
 
 use super::Error;
-use crate::checkpoint::{Checkpoint, DType, HfConfig, HfModel, NewLlama};
+use crate::checkpoint::{Checkpoint, DType, HfConfig, HfModel, NewLlama, sha256_of_file};
 use crate::config::{Dtype, Mixer as MixerTable, RandomModel, RunConfig, Stage, validate};
 use crate::prune::{convert::require_complete, shape};
-use shearling_domains::{Dataset, Mixer, MixerConfig, MixerKind, MixerState, Split};
+use shearling_domains::{Dataset, Mixer, MixerConfig, MixerState, Split};
 use shearling_masks::MaskSpec;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -99,6 +99,22 @@ impl Setup {
              (data.max_epochs); prepare more data, lower train.steps or raise data.max_epochs",
             train.steps, train.batch_rows
         )))
+    }
+
+    /// What may be a mistake, but is not one for certain.
+    pub fn warnings(&self) -> Vec<String> {
+        let Some(source) = &self.source else { return Vec::new() };
+        let mut warnings: Vec<String> = source.tokenizer_hint().into_iter().collect();
+        let tokenizer = source.dir().join("tokenizer.json");
+        let hash = sha256_of_file(&tokenizer);
+        if hash.is_ok_and(|hash| hash != self.dataset.manifest().tokenizer_sha256) {
+            warnings.push(format!(
+                "the data was prepared with another tokenizer.json than {}; unless both give the same ids, the model \
+                 reads nonsense",
+                tokenizer.display()
+            ));
+        }
+        warnings
     }
 
     /// Kind of forward and backward.
@@ -201,9 +217,6 @@ pub fn check_data_fits(dataset: &Dataset, model: &HfModel) -> Result<(), Error> 
 /// Reads `reference_file` into `reference_loss`, so that the resolved configuration carries the numbers themselves.
 fn resolve_references(mixer: &mut MixerTable) -> Result<(), Error> {
     let Some(path) = &mixer.reference_file else { return Ok(()) };
-    if mixer.kind == MixerKind::Static && mixer.reference_loss.is_some() {
-        return Ok(());
-    }
     mixer.reference_loss = Some(read_references(path)?);
     mixer.reference_file = None;
     Ok(())
@@ -211,13 +224,18 @@ fn resolve_references(mixer: &mut MixerTable) -> Result<(), Error> {
 
 /// Reads a file of `{"domain": loss, …}` under `reference_loss`, as `shearling eval --write-reference` writes it.
 pub fn read_references(path: &Path) -> Result<BTreeMap<String, f64>, Error> {
-    let text = std::fs::read_to_string(path)
-        .map_err(|source| Error::Io { action: "read", path: path.to_path_buf(), source })?;
+    let text = std::fs::read_to_string(path).map_err(|source| Error::Io {
+        action: "read",
+        path: path.to_path_buf(),
+        source,
+    })?;
     let damaged = |problem: String| Error::Damaged { path: path.to_path_buf(), problem };
-    let value: serde_json::Value =
-        serde_json::from_str(&text).map_err(|error| damaged(format!("not JSON ({error}); write it with `shearling eval --write-reference`")))?;
+    let value: serde_json::Value = serde_json::from_str(&text)
+        .map_err(|error| damaged(format!("not JSON ({error}); write it with `shearling eval --write-reference`")))?;
     let map = value.get("reference_loss").and_then(|losses| losses.as_object());
-    let map = map.ok_or_else(|| damaged("has no object \"reference_loss\"; write it with `shearling eval --write-reference`".to_string()))?;
+    let map = map.ok_or_else(|| {
+        damaged("has no object \"reference_loss\"; write it with `shearling eval --write-reference`".to_string())
+    })?;
     let number = |(domain, loss): (&String, &serde_json::Value)| {
         let loss = loss.as_f64().filter(|loss| loss.is_finite());
         loss.map(|loss| (domain.clone(), loss))
@@ -230,7 +248,9 @@ pub fn read_references(path: &Path) -> Result<BTreeMap<String, f64>, Error> {
 fn in_order(key: &str, given: &BTreeMap<String, f64>, names: &[String]) -> Result<Vec<f64>, Error> {
     let list = names.join(", ");
     if let Some(unknown) = given.keys().find(|name| !names.contains(name)) {
-        return Err(Error::Mismatch(format!("{key} names domain {unknown:?}, which the data does not have; it has {list}")));
+        return Err(Error::Mismatch(format!(
+            "{key} names domain {unknown:?}, which the data does not have; it has {list}"
+        )));
     }
     let value = |name: &String| {
         given.get(name).copied().ok_or_else(|| {

@@ -138,7 +138,9 @@ impl Trainer {
         let known: Vec<&Tensor> = squares.iter().flatten().collect();
         let values: Vec<f64> = match known.is_empty() {
             true => Vec::new(),
-            false => Vec::try_from(Tensor::f_stack(&known, 0)?.f_to_kind(Kind::Double)?.f_to_device(tch::Device::Cpu)?)?,
+            false => {
+                Vec::try_from(Tensor::f_stack(&known, 0)?.f_to_kind(Kind::Double)?.f_to_device(tch::Device::Cpu)?)?
+            }
         };
         let mut values = values.into_iter();
         let mut norm = |square: &Option<Tensor>| square.as_ref().and_then(|_| values.next());

@@ -124,7 +124,7 @@ impl Trainer {
         let weights = Group::new("weights", train.learning_rate, Direction::Descent, train, weights, kind)?;
         let decoder = decoder(&setup.model, &weights)?;
         let tokens = setup.dataset.sequence_length() as i64;
-        Ok(Trainer {
+        let mut trainer = Trainer {
             context: ForwardContext::new(&setup.model, tokens, setup.device, Gates::none())?,
             masks: masks.map(|set| MaskTraining::new(set, &setup.config)).transpose()?,
             eval_rows: EvalRows::load(&setup.dataset, setup.config.eval.rows_per_domain, setup.device)?,
@@ -145,7 +145,12 @@ impl Trainer {
             references: setup.reference_losses.clone(),
             exhausted: BTreeSet::new(),
             counters,
-        })
+        };
+        // A resumed run does not report again what ran out before.
+        let out = |domain: &usize| trainer.rows_left(*domain) == 0;
+        let exhausted = (0..trainer.domains.len()).filter(out).map(|domain| trainer.domains[domain].clone()).collect();
+        trainer.exhausted = exhausted;
+        Ok(trainer)
     }
 
     /// The masks of a prune run.

@@ -75,7 +75,12 @@ fn masked_logits_and_their_gradients_are_the_originals() {
     assert!((mean.double_value(&[]) - json["masked_loss"].as_f64().unwrap()).abs() < TOLERANCE, "loss");
 
     mean.backward();
-    let named = [("layer", &gates.layer), ("head", &gates.kv_head), ("intermediate", &gates.intermediate), ("hidden", &gates.hidden)];
+    let named = [
+        ("layer", &gates.layer),
+        ("head", &gates.kv_head),
+        ("intermediate", &gates.intermediate),
+        ("hidden", &gates.hidden),
+    ];
     for (name, gate) in named {
         let expected = &values[&format!("masked_loss_grad.{name}")];
         let found = gate.as_ref().unwrap().grad().view(&expected.size()[..]);

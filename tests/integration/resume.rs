@@ -12,7 +12,9 @@ impl Observer for Quiet {}
 /// Twelve steps with everything that has state: accumulation, moving proportions, evaluations, checkpoints.
 fn config(folder: &Path, run: &str, stage: Stage, sets: &[&str]) -> RunConfig {
     let target = match stage {
-        Stage::Prune => "[target]\nhidden_size = 24\nintermediate_size = 32\nnum_hidden_layers = 2\nnum_attention_heads = 2",
+        Stage::Prune => {
+            "[target]\nhidden_size = 24\nintermediate_size = 32\nnum_hidden_layers = 2\nnum_attention_heads = 2"
+        }
         Stage::Pretrain => "",
     };
     let domains = shearling_domains::Dataset::open(data()).unwrap().domain_names().to_vec();

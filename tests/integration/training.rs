@@ -96,8 +96,15 @@ fn a_non_finite_gradient_never_reaches_the_weights() {
 #[test]
 fn masks_reach_their_target_and_the_constraint_is_recorded() {
     let folder = tempfile::tempdir().unwrap();
-    let target = ["target.hidden_size=24", "target.intermediate_size=32", "target.num_hidden_layers=2",
-        "target.num_attention_heads=2", "masks.warmup_steps=30", "train.steps=120", "checkpoint.every_steps=120"];
+    let target = [
+        "target.hidden_size=24",
+        "target.intermediate_size=32",
+        "target.num_hidden_layers=2",
+        "target.num_attention_heads=2",
+        "masks.warmup_steps=30",
+        "train.steps=120",
+        "checkpoint.every_steps=120",
+    ];
     let setup = setup(folder.path(), &target, Stage::Prune);
     let outcome = run(&setup, false, None, &mut Quiet).unwrap();
     let records = metrics::read(&outcome.run.join(metrics::FILE_NAME)).unwrap();

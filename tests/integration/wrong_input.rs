@@ -162,7 +162,8 @@ fn a_bad_override_is_quoted() {
 fn a_target_that_cannot_be_reached_names_key_and_both_values() {
     let place = Place::new();
     let source = place.source(json!({}));
-    let cases: [(&[(&str, &str)], &[&str]); 7] = [
+    type Case<'a> = (&'a [(&'a str, &'a str)], &'a [&'a str]);
+    let cases: [Case; 7] = [
         (&[("target.hidden_size", "40")], &["hidden_size = 40", "source's 32"]),
         (&[("target.num_hidden_layers", "5")], &["num_hidden_layers = 5", "source's 3"]),
         (
