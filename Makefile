@@ -8,8 +8,8 @@ CARGO ?= cargo
 
 demo: libtorch
 	$(CARGO) build --release --bin shearling
-	rm -rf runs/demo
-	./target/release/shearling demo --out runs/demo
+	rm -rf runs/make-demo
+	./target/release/shearling demo --out runs/make-demo
 
 test: libtorch
 	$(CARGO) test --workspace

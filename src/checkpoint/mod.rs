@@ -47,7 +47,7 @@ pub use hf_config::{HfConfig, NewLlama, NewShape};
 pub use hf_model::{AttentionBias, HfModel};
 pub use load_report::{LoadReport, Missing, WrongShape};
 pub use manifest::{FileEntry, MANIFEST_NAME, MANIFEST_VERSION, Manifest, sha256_of_file};
-pub use model_card::{CardShape, Equivalence, ModelCard};
+pub use model_card::{CardShape, Equivalence, HISTORY_NAME, ModelCard};
 pub use publish::{Staging, refuse_taken, write_atomic};
 pub use reader::Checkpoint;
 pub use rope::{Rope, RopeKind};

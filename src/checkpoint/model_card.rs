@@ -1,13 +1,17 @@
 //! The README of a published checkpoint: where it comes from, what was done to it, and how sure we are that the export is exact.
 //!
-//! Everything is optional; what is not known is left out rather than guessed.
+//! Everything is optional; what is not known is left out rather than guessed. The same data is written as `shearling.json`, so
+//! that the next stage can tell the whole history and not only its own part.
 
-use super::{HfModel, Result, publish};
+use super::{Error, HfModel, Result, json, publish};
+use serde::{Deserialize, Serialize};
+use serde_json::Value;
 use std::fmt::Write;
 use std::path::Path;
 
 /// A model's dimensions, for the table of source and result.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct CardShape {
     /// D.
     pub hidden_size: i64,
@@ -57,8 +61,12 @@ impl CardShape {
     }
 }
 
+/// File with the card's data, for the next stage.
+pub const HISTORY_NAME: &str = "shearling.json";
+
 /// How far the written model was from the masked one when it was exported.
-#[derive(Debug, Clone, Copy, PartialEq)]
+#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct Equivalence {
     /// Largest difference of a logit, relative to the largest logit.
     pub error: f64,
@@ -67,15 +75,14 @@ pub struct Equivalence {
 }
 
 /// What a model card can say.
-#[derive(Debug, Clone, Default, PartialEq)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
 pub struct ModelCard {
     /// Heading.
     pub title: String,
-    /// Hugging Face id of the source (`meta-llama/Llama-2-7b-hf`), if it has one; a local path does not belong here.
-    pub base_model: Option<String>,
-    /// Where the source came from, in words.
+    /// The folder that the first stage started from.
     pub source: Option<String>,
-    /// The shape before.
+    /// The shape before pruning.
     pub source_shape: Option<CardShape>,
     /// The shape of this checkpoint.
     pub target_shape: Option<CardShape>,
@@ -85,8 +92,6 @@ pub struct ModelCard {
     pub domains: Vec<(String, f64)>,
     /// Exactness of the export.
     pub equivalence: Option<Equivalence>,
-    /// The command that wrote it.
-    pub command: Option<String>,
     /// SHA-256 of the resolved configuration.
     pub config_digest: Option<String>,
     /// Programs and their versions: `("shearling", "0.1.0")`.
@@ -109,16 +114,30 @@ impl ModelCard {
         sections.into_iter().flatten().collect::<Vec<_>>().join("\n")
     }
 
-    /// Writes it as `README.md` into a folder, atomically.
+    /// Writes it as `README.md` and as `shearling.json` into a folder, atomically.
     pub fn write(&self, dir: &Path) -> Result<()> {
+        let history = serde_json::to_value(self).unwrap_or(Value::Null);
+        publish::write_atomic(&dir.join(HISTORY_NAME), format!("{history:#}\n").as_bytes())?;
         publish::write_atomic(&dir.join("README.md"), self.render().as_bytes())
     }
 
+    /// What an earlier stage wrote into a folder; `None` for folders of other origin.
+    ///
+    /// # Errors
+    /// There is such a file, and it is damaged.
+    pub fn read(dir: &Path) -> Result<Option<ModelCard>> {
+        let path = dir.join(HISTORY_NAME);
+        if !path.is_file() {
+            return Ok(None);
+        }
+        let raw = json::parse_object(&json::read_bounded(&path)?, &path)?;
+        let card = serde_json::from_value(Value::Object(raw));
+        card.map(Some).map_err(|source| Error::Json { path, source })
+    }
+
     fn front_matter(&self) -> String {
-        let base = self.base_model.as_ref().map(|id| format!("base_model: {}\n", quoted(id))).unwrap_or_default();
-        format!(
-            "---\nlibrary_name: transformers\npipeline_tag: text-generation\ntags:\n- shearling\n- structured-pruning\n{base}---\n"
-        )
+        let tags = "tags:\n- shearling\n- structured-pruning\n";
+        format!("---\nlibrary_name: transformers\npipeline_tag: text-generation\n{tags}---\n")
     }
 
     fn shapes(&self) -> Option<String> {
@@ -158,13 +177,11 @@ impl ModelCard {
     }
 
     fn provenance(&self) -> Option<String> {
-        let command =
-            self.command.iter().map(|command| format!("- command: `{}`\n", one_line(command).replace('`', "'")));
         let digest =
             self.config_digest.iter().map(|digest| format!("- SHA-256 of the configuration: `{}`\n", one_line(digest)));
         let versions =
             self.versions.iter().map(|(name, version)| format!("- {}: {}\n", one_line(name), one_line(version)));
-        section("## Made with\n\n", command.chain(digest).chain(versions))
+        section("## Made with\n\n", digest.chain(versions))
     }
 }
 
@@ -172,11 +189,6 @@ impl ModelCard {
 fn section(heading: &str, rows: impl Iterator<Item = String>) -> Option<String> {
     let rows: String = rows.collect();
     if rows.is_empty() { None } else { Some(format!("{heading}{rows}")) }
-}
-
-/// A JSON string is a YAML string.
-fn quoted(text: &str) -> String {
-    serde_json::Value::from(text).to_string()
 }
 
 fn one_line(text: &str) -> String {
@@ -214,21 +226,19 @@ mod tests {
         let card = ModelCard { title: "tiny".into(), ..ModelCard::default() };
         let text = card.render();
         assert!(text.starts_with("---\nlibrary_name: transformers\n") && text.ends_with("# tiny\n"));
-        assert!(!text.contains("##") && !text.contains("base_model"));
+        assert!(!text.contains("##"));
     }
 
     #[test]
     fn a_full_card_says_all_it_knows() {
         let card = ModelCard {
             title: "pruned\nmodel".into(),
-            base_model: Some("meta-llama/Llama-2-7b-hf".into()),
             source: Some("a local copy".into()),
             source_shape: Some(SHAPE),
             target_shape: Some(CardShape { hidden_size: 2048, parameters: None, ..SHAPE }),
             stages: vec![("prune".into(), 3200, 419_430_400)],
             domains: vec![("c4".into(), 0.67), ("a|b".into(), 0.33)],
             equivalence: Some(Equivalence { error: 1.25e-6, bound: 1e-4 }),
-            command: Some("shearling `prune`".into()),
             config_digest: Some("abc".into()),
             versions: vec![("libtorch".into(), "2.11.0".into())],
         };
@@ -236,26 +246,29 @@ mod tests {
         card.write(dir.path()).unwrap();
         let text = std::fs::read_to_string(dir.path().join("README.md")).unwrap();
         for part in [
-            "base_model: \"meta-llama/Llama-2-7b-hf\"",
             "# pruned model\n",
             "| hidden size | 4,096 | 2,048 |",
             "| prune | 3,200 | 419,430,400 |",
             "| c4 | 0.6700 |",
             "| a\\|b | 0.3300 |",
             "1.25e-6 (bound 1e-4)",
-            "`shearling 'prune'`",
             "- libtorch: 2.11.0",
         ] {
             assert!(text.contains(part), "{part} in\n{text}");
         }
+        assert_eq!(ModelCard::read(dir.path()).unwrap(), Some(card));
         assert!(!text.contains("| parameters |"));
         assert_eq!(text.matches("---\n").count(), 2);
     }
 
     #[test]
-    fn a_hostile_name_stays_a_string() {
-        let card = ModelCard { base_model: Some("x\"\n- evil: true".into()), ..ModelCard::default() };
-        assert!(card.render().contains(r#"base_model: "x\"\n- evil: true""#));
+    fn a_damaged_history_names_its_file_and_none_is_no_error() {
+        let dir = tempfile::tempdir().unwrap();
+        assert_eq!(ModelCard::read(dir.path()).unwrap(), None);
+        for wrong in ["{", "[]", "{\"title\": 3}", "{\"title\": \"x\"}"] {
+            std::fs::write(dir.path().join(HISTORY_NAME), wrong).unwrap();
+            assert!(ModelCard::read(dir.path()).unwrap_err().to_string().contains(HISTORY_NAME), "{wrong}");
+        }
         assert_eq!((grouped(0), grouped(999), grouped(1000)), ("0".into(), "999".into(), "1,000".into()));
     }
 }

@@ -2,6 +2,7 @@
 
 use crate::config::Dtype;
 use clap::{Args, Parser, Subcommand, ValueEnum};
+use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 
 /// Prunes a Hugging Face checkpoint to an exact shape by learned masks, then continues its pre-training while
@@ -171,7 +172,7 @@ pub struct Run {
     pub device: Option<String>,
     /// Stop with a checkpoint after this step; --resume goes on.
     #[arg(long, value_name = "STEP")]
-    pub stop_at: Option<u64>,
+    pub stop_at: Option<NonZeroU64>,
 }
 
 /// `export`
@@ -182,7 +183,7 @@ pub struct Export {
     /// Where to write the Hugging Face folder; must not exist.
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
-    /// Kind of the written weights; default as in the run's configuration.
+    /// Kind of the written weights; default prune.dtype or checkpoint.export_dtype of the run, else that of its source.
     #[arg(long)]
     pub dtype: Option<DtypeArgument>,
     /// Device for folding and checking a prune run.
@@ -221,11 +222,11 @@ pub struct Eval {
     #[arg(long, value_name = "DIR")]
     pub data: PathBuf,
     /// Validation rows per domain.
-    #[arg(long, default_value_t = 256)]
-    pub rows: usize,
+    #[arg(long, default_value = "256")]
+    pub rows: NonZeroUsize,
     /// Rows per forward.
-    #[arg(long, default_value_t = 8)]
-    pub micro_batch: usize,
+    #[arg(long, default_value = "8")]
+    pub micro_batch: NonZeroUsize,
     /// Write the losses of the (one) model as reference losses for mixer.reference_file.
     #[arg(long, value_name = "FILE")]
     pub write_reference: Option<PathBuf>,

@@ -34,9 +34,13 @@ impl Printer {
 
 fn write_stdout(text: &str) {
     let mut stdout = std::io::stdout().lock();
-    if stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()).is_err() {
-        // The reader went away (`| head`): nothing is left to say to it.
-        std::process::exit(0);
+    if let Err(cause) = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        // The reader went away (`| head`): nothing is left to say to it. Anything else, such as a full disk, is an error.
+        if cause.kind() == std::io::ErrorKind::BrokenPipe {
+            std::process::exit(0);
+        }
+        error(&anyhow::Error::new(cause).context("cannot write the result to stdout"));
+        std::process::exit(2);
     }
 }
 
@@ -48,14 +52,35 @@ pub fn colours() -> bool {
 /// Prints an error with its causes, each once.
 pub fn error(error: &anyhow::Error) {
     let mark = if colours() { "\u{1b}[31merror:\u{1b}[0m" } else { "error:" };
-    let mut text = format!("{mark} {error}");
-    let mut said = error.to_string();
+    let mut said = brief(&error.to_string()).to_string();
+    let mut text = format!("{mark} {said}");
     for cause in error.chain().skip(1) {
-        let cause = cause.to_string();
+        let cause = brief(&cause.to_string()).to_string();
         if !said.contains(&cause) {
             text.push_str(&format!("\n  caused by: {cause}"));
             said.push_str(&cause);
         }
     }
+    if said.contains("out of memory") {
+        text.push_str("\n  hint: lower train.micro_batch_rows; `shearling plan` says what takes the memory");
+    }
     let _ = writeln!(std::io::stderr(), "{text}");
+}
+
+/// A message of libtorch without the stack of C++ calls that follows it.
+fn brief(message: &str) -> &str {
+    message.split("\nException raised from").next().unwrap_or(message)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::brief;
+
+    #[test]
+    fn the_stack_of_a_libtorch_error_is_not_shown() {
+        let x = tch::Tensor::from_slice(&[1.0f32, 2.0]);
+        let error = x.f_view([3]).unwrap_err().to_string();
+        assert!(error.contains("\nException raised from"), "{error}");
+        assert!(brief(&error).contains("invalid for input of size 2") && !brief(&error).contains("raised from"));
+    }
 }

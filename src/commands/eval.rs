@@ -37,12 +37,12 @@ pub fn run(arguments: &Eval) -> anyhow::Result<Verdict> {
     }
     let device = device::parse(&arguments.device)?;
     let dataset = Dataset::open(&arguments.data)?;
-    let rows = EvalRows::load(&dataset, arguments.rows, device)?;
+    let rows = EvalRows::load(&dataset, arguments.rows.get(), device)?;
     let compute = kind(arguments.dtype.into());
     let mut results = Vec::new();
     for path in &arguments.models {
         printer.note(format!("evaluating {}", path.display()));
-        results.push(evaluate_folder(path, &dataset, &rows, arguments.micro_batch, compute, device)?);
+        results.push(evaluate_folder(path, &dataset, &rows, arguments.micro_batch.get(), compute, device)?);
     }
     if let Some(path) = &arguments.write_reference {
         write_references(path, &results[0])?;

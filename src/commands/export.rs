@@ -26,6 +26,9 @@ use tch::{Device, Kind, Tensor};
 
 /// `RUN` or `RUN@STEP`.
 pub(super) fn split_step(text: &str) -> anyhow::Result<(PathBuf, Option<u64>)> {
+    if Path::new(text).is_dir() {
+        return Ok((text.into(), None));
+    }
     match text.rsplit_once('@') {
         Some((run, step)) => {
             let step = step.parse().with_context(|| format!("{text:?}: after @ a step number is expected"))?;
@@ -55,13 +58,14 @@ pub fn run(arguments: &Export) -> anyhow::Result<Verdict> {
     // Before the hashes of a large checkpoint are computed.
     refuse_taken(&arguments.out)?;
     let mut config = load_resolved(&run, &[])?;
+    let digest = digest(&config)?;
     if let Some(dtype) = arguments.dtype {
         config.prune.dtype = Some(dtype.into());
         config.checkpoint.export_dtype = Some(dtype.into());
     }
     let step = open_step(&run, step)?;
     let stage = if mask_file(step.path()).is_file() { Stage::Prune } else { Stage::Pretrain };
-    let job = Job { companions: companions_of(&config), config, stage, out: arguments.out.clone() };
+    let job = Job { companions: companions_of(&config), config, digest, stage, out: arguments.out.clone() };
     let device = device::parse(&arguments.device)?;
     let written = match stage {
         Stage::Prune => job.prune(&step, device, &printer),
@@ -73,13 +77,13 @@ pub fn run(arguments: &Export) -> anyhow::Result<Verdict> {
 /// The end of `prune`: cut to the target, check, publish.
 pub(super) fn prune_from_step(setup: &Setup, outcome: &Outcome, printer: &Printer) -> anyhow::Result<Written> {
     let step = open_step(&outcome.run, Some(outcome.step))?;
-    Job::of(setup, outcome.run.join(PRUNED)).prune(&step, setup.device, printer)
+    Job::of(setup, outcome.run.join(PRUNED))?.prune(&step, setup.device, printer)
 }
 
 /// The end of `pretrain`: write the weights as a model folder.
 pub(super) fn export_trained(setup: &Setup, outcome: &Outcome) -> anyhow::Result<Written> {
     let step = open_step(&outcome.run, Some(outcome.step))?;
-    Job::of(setup, outcome.run.join(MODEL)).copy(&step)
+    Job::of(setup, outcome.run.join(MODEL))?.copy(&step)
 }
 
 /// `prune.method = "magnitude"`: no run, the source is cut at once.
@@ -87,7 +91,7 @@ pub(super) fn prune_one_shot(setup: &Setup, printer: &Printer) -> anyhow::Result
     let source = setup.source.as_ref().context("the one-shot cut needs model.source")?;
     let spec = setup.spec.as_ref().context("the one-shot cut needs a [target]")?;
     let (plan, gates) = magnitude::one_shot(source, spec, setup.device)?;
-    let job = Job::of(setup, setup.config.run.directory.join(PRUNED));
+    let job = Job::of(setup, setup.config.run.directory.join(PRUNED))?;
     let card = job.card(source.model(), None)?;
     job.cut(source, spec, &gates, &plan, card, setup.device, printer)
 }
@@ -95,14 +99,17 @@ pub(super) fn prune_one_shot(setup: &Setup, printer: &Printer) -> anyhow::Result
 /// One folder to write.
 struct Job {
     config: RunConfig,
+    /// SHA-256 of the configuration as the run has it, before options of `export`.
+    digest: String,
     stage: Stage,
     companions: PathBuf,
     out: PathBuf,
 }
 
 impl Job {
-    fn of(setup: &Setup, out: PathBuf) -> Job {
-        Job { config: setup.config.clone(), stage: setup.stage, companions: setup.companions.clone(), out }
+    fn of(setup: &Setup, out: PathBuf) -> anyhow::Result<Job> {
+        let (config, companions) = (setup.config.clone(), setup.companions.clone());
+        Ok(Job { digest: digest(&config)?, config, stage: setup.stage, companions, out })
     }
 
     fn prune(&self, step: &StepDir, device: Device, printer: &Printer) -> anyhow::Result<Written> {
@@ -193,19 +200,19 @@ impl Job {
             (Stage::Prune, method) => format!("pruning ({method:?})").to_lowercase(),
         };
         let (steps, tokens) = step.map_or((0, 0), |step| (step.step(), step.manifest().tokens));
-        let resolved = crate::config::resolved_toml(&self.config)?;
+        let before =
+            self.config.model.source.as_deref().map(ModelCard::read).transpose()?.flatten().unwrap_or_default();
+        let mut stages = before.stages;
+        stages.push((stage, steps, tokens));
         Ok(ModelCard {
             title: self.out.file_name().map_or("model".to_string(), |name| name.to_string_lossy().into_owned()),
-            // A local folder does not tell its name on a hub.
-            base_model: None,
-            source,
-            source_shape: target.is_some().then_some(own),
+            source: before.source.or(source),
+            source_shape: before.source_shape.or(target.is_some().then_some(own)),
             target_shape: target_shape.or(Some(own)),
-            stages: vec![(stage, steps, tokens)],
+            stages,
             domains: step.map(resume::shares_seen).transpose()?.unwrap_or_default(),
-            equivalence: None,
-            command: None,
-            config_digest: Some(hex(&Sha256::digest(resolved.as_bytes()))),
+            equivalence: before.equivalence,
+            config_digest: Some(self.digest.clone()),
             versions: vec![
                 ("shearling".to_string(), env!("CARGO_PKG_VERSION").to_string()),
                 ("libtorch".to_string(), "2.11.0 (tch 0.24)".to_string()),
@@ -214,8 +221,10 @@ impl Job {
     }
 }
 
-fn hex(bytes: &[u8]) -> String {
-    bytes.iter().map(|byte| format!("{byte:02x}")).collect()
+/// SHA-256 of a resolved configuration, in hex.
+fn digest(config: &RunConfig) -> anyhow::Result<String> {
+    let digest = Sha256::digest(crate::config::resolved_toml(config)?.as_bytes());
+    Ok(digest.iter().map(|byte| format!("{byte:02x}")).collect())
 }
 
 /// Tokenizer files come from the source model, or from the data when the model began with random weights.

@@ -20,6 +20,11 @@ use shearling_domains::{MixerKind, Split, rows_needed};
 /// `shearling plan`
 pub fn run(arguments: &Plan) -> anyhow::Result<Verdict> {
     let printer = Printer::new(arguments.json);
+    for (name, rate) in [("tokens-per-second", arguments.tokens_per_second), ("tflops", arguments.tflops)] {
+        if let Some(rate) = rate.filter(|rate| !(rate.is_finite() && *rate > 0.0)) {
+            anyhow::bail!("--{name} {rate} must be a positive number");
+        }
+    }
     let config = load(&arguments.config)?;
     let stage = if config.target.is_some() { Stage::Prune } else { Stage::Pretrain };
     // Shapes and rows do not depend on the device; the plan may be made elsewhere.

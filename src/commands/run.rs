@@ -11,6 +11,7 @@ use crate::prune::{Equivalence, Error as PruneError};
 use crate::train::run::{RESOLVED, refuse_existing};
 use crate::train::{Setup, run as train_run};
 use anyhow::Context;
+use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
 
 /// Folder of the pruned model inside a run folder.
@@ -34,7 +35,7 @@ pub fn run(arguments: &Run, stage: Stage) -> anyhow::Result<Verdict> {
     if let Some(device) = &arguments.device {
         config.run.device = device.clone();
     }
-    finish(execute(config, stage, resume, arguments.stop_at, &printer), &printer)
+    finish(execute(config, stage, resume, arguments.stop_at.map(NonZeroU64::get), &printer), &printer)
 }
 
 /// Runs a stage to its end and writes its model; `None` when it stopped before its last step.
@@ -82,7 +83,7 @@ pub(super) fn finish(written: anyhow::Result<Option<Written>>, printer: &Printer
         }
         Err(error) => match error.downcast_ref::<PruneError>() {
             Some(PruneError::NotEqual(equivalence)) => {
-                printer.warn(format!("{equivalence}; nothing was published, the run's checkpoint is kept"));
+                printer.warn(format!("{equivalence}; nothing was published, a run's checkpoint is kept"));
                 Ok(Verdict::CheckFailed)
             }
             _ => Err(error),

@@ -13,6 +13,8 @@ use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
 
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
+/// Whether a loop is running that will look at `INTERRUPTED`.
+static WATCHING: AtomicBool = AtomicBool::new(false);
 static HANDLER: OnceLock<bool> = OnceLock::new();
 
 /// The observer of the command line.
@@ -28,6 +30,7 @@ impl Watch {
     /// Watches a run of `steps`; `label` starts every line.
     pub fn new(printer: Printer, label: impl Into<String>, steps: u64) -> Watch {
         HANDLER.get_or_init(|| ctrlc::set_handler(on_signal).is_ok());
+        WATCHING.store(true, Ordering::SeqCst);
         Watch { printer, progress: Progress::default(), steps, label: label.into(), tokens_per_second: None }
     }
 
@@ -38,10 +41,17 @@ impl Watch {
 }
 
 fn on_signal() {
-    if INTERRUPTED.swap(true, Ordering::SeqCst) {
+    // Outside the loop (folding, exporting) there is nothing to save: the checkpoint is whole.
+    if INTERRUPTED.swap(true, Ordering::SeqCst) || !WATCHING.load(Ordering::SeqCst) {
         std::process::exit(130);
     }
-    eprintln!("\nstopping after this step with a checkpoint; once more to stop at once");
+    Printer::new(false).note("\nstopping after this step with a checkpoint; once more to stop at once");
+}
+
+impl Drop for Watch {
+    fn drop(&mut self) {
+        WATCHING.store(false, Ordering::SeqCst);
+    }
 }
 
 impl Observer for Watch {

@@ -40,6 +40,13 @@ fn check_model(config: &RunConfig, stage: Stage, problems: &mut Problems) {
     });
     if stage == Stage::Prune {
         problems.unless(model.source.is_some(), || "prune needs model.source, the checkpoint to prune".to_string());
+        let warmup = config.masks.target_warmup(config.train.steps);
+        problems.unless(warmup <= config.train.steps, || {
+            format!(
+                "masks.warmup_steps = {warmup} must not exceed train.steps = {}: the target would never be reached",
+                config.train.steps
+            )
+        });
         problems.unless(config.target.is_some(), || {
             "prune needs a [target] table with the shape to reach, for example hidden_size = 2048".to_string()
         });

@@ -26,8 +26,8 @@ impl EvalRows {
         let load = |(index, domain): (usize, &String)| {
             let ids = dataset.validation_rows(index, rows_per_domain as u64)?;
             let ids: Vec<i64> = ids.into_iter().map(i64::from).collect();
-            let rows = Tensor::from_slice(&ids).view([-1, tokens as i64]).to_device(device);
-            Ok(EvalRows { domain: domain.clone(), rows })
+            let rows = Tensor::from_slice(&ids).view([-1, tokens as i64]);
+            Ok(EvalRows { domain: domain.clone(), rows: rows.to_device(device) })
         };
         dataset.domain_names().iter().enumerate().map(load).collect()
     }

@@ -48,8 +48,10 @@ pub struct DomainSummary {
     pub domain: String,
     /// Validation loss at the first evaluation.
     pub first_loss: Option<f64>,
-    /// Validation loss at the last evaluation.
+    /// Validation loss at the last evaluation of the same kind: while pruning, with as many units open as expected.
     pub last_loss: Option<f64>,
+    /// Validation loss of the masks cut to their target, at the last such evaluation.
+    pub cut_loss: Option<f64>,
     /// Its standard error.
     pub standard_error: Option<f64>,
     /// Reference loss.
@@ -103,13 +105,15 @@ impl RunSummary {
 fn domains(starts: &[&Value], steps: &[&Value], evals: &[&Value]) -> Vec<DomainSummary> {
     let names = starts.first().and_then(|start| start["domains"].as_array());
     let names = names.into_iter().flatten().filter_map(Value::as_str);
+    let (cut, plain): (Vec<&Value>, Vec<&Value>) = evals.iter().partition(|eval| eval["gates"] == "target");
     let field = |record: Option<&&Value>, domain: &str, key: &str| record?["domains"][domain][key].as_f64();
     let summary = |domain: &str| DomainSummary {
         domain: domain.to_string(),
-        first_loss: field(evals.first(), domain, "loss"),
-        last_loss: field(evals.last(), domain, "loss"),
-        standard_error: field(evals.last(), domain, "standard_error"),
-        reference: field(evals.last(), domain, "reference").or(field(evals.first(), domain, "reference")),
+        first_loss: field(plain.first(), domain, "loss"),
+        last_loss: field(plain.last(), domain, "loss"),
+        cut_loss: field(cut.last(), domain, "loss"),
+        standard_error: field(plain.last(), domain, "standard_error"),
+        reference: field(plain.last(), domain, "reference"),
         first_proportion: field(steps.first(), domain, "proportion"),
         last_proportion: field(steps.last(), domain, "proportion"),
         rows: steps.last().and_then(|step| step["domains"][domain]["rows_total"].as_u64()),

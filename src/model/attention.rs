@@ -50,7 +50,8 @@ impl Attention {
         let value = split(&self.value, model.num_key_value_heads)?;
         let query = context.rope.rotate(&head_norm(query, self.query_norm.as_ref(), model)?)?;
         let key = context.rope.rotate(&head_norm(key, self.key_norm.as_ref(), model)?)?;
-        let heads = attend(model, layer, &query, &key, &value)?;
+        let window = context.window_mask(model, layer, tokens)?;
+        let heads = attend(&query, &key, &value, window.as_ref())?;
         let heads = match context.gates.heads(layer, model.num_attention_heads, model.num_key_value_heads) {
             Some(gate) => heads.f_mul(&gate.f_to_kind(heads.f_kind()?)?.f_view([1, -1, 1, 1])?)?,
             None => heads,
@@ -67,15 +68,12 @@ fn head_norm(heads: Tensor, weight: Option<&Tensor>, model: &HfModel) -> Result<
     }
 }
 
-/// Scaled dot product of `query [B, H, T, E]` with `key`, `value [B, K, T, E]`: `[B, H, T, E]`.
-fn attend(model: &HfModel, layer: i64, query: &Tensor, key: &Tensor, value: &Tensor) -> Result<Tensor, TchError> {
-    let group = model.num_attention_heads / model.num_key_value_heads;
+/// Scaled dot product of `query [B, H, T, E]` with `key`, `value [B, K, T, E]` under `mask [T, T]`, else causal:
+/// `[B, H, T, E]`.
+fn attend(query: &Tensor, key: &Tensor, value: &Tensor, mask: Option<&Tensor>) -> Result<Tensor, TchError> {
+    let group = query.size()[1] / key.size()[1];
     let (key, value) = (repeat_groups(key, group)?, repeat_groups(value, group)?);
-    let tokens = query.size()[2];
-    let window = model.sliding_window.get(layer as usize).copied().flatten().filter(|window| *window < tokens);
-    let mask = window.map(|window| window_mask(tokens, window, query.device())).transpose()?;
-    let causal = mask.is_none();
-    Tensor::f_scaled_dot_product_attention(query, &key, &value, mask.as_ref(), 0.0, causal, None, false)
+    Tensor::f_scaled_dot_product_attention(query, &key, &value, mask, 0.0, mask.is_none(), None, false)
 }
 
 /// `[B, K, T, E]` to `[B, K*G, T, E]`: head k·G+g reads group k.
@@ -90,7 +88,7 @@ fn repeat_groups(heads: &Tensor, group: i64) -> Result<Tensor, TchError> {
 }
 
 /// `[T, T]`, true where position i may read position j: `0 ≤ i − j < window`.
-fn window_mask(tokens: i64, window: i64, device: Device) -> Result<Tensor, TchError> {
+pub(super) fn window_mask(tokens: i64, window: i64, device: Device) -> Result<Tensor, TchError> {
     let ones = Tensor::f_ones([tokens, tokens], (Kind::Bool, device))?;
     ones.f_tril(0)?.f_logical_and(&ones.f_triu(1 - window)?)
 }

@@ -8,13 +8,14 @@
 //! output head never is, because the final norm already carries the gates.
 
 use super::HfModel;
-use super::attention::Attention;
+use super::attention::{Attention, window_mask};
 use super::linear::Linear;
 use super::mlp::Mlp;
 use super::norm::{HiddenGate, rms_norm};
 use super::parameters::{EMBEDDING, FINAL_NORM, HEAD, layer_name};
 use super::rope::RopeTable;
 use shearling_masks::Gates;
+use std::collections::HashMap;
 use tch::{Device, TchError, Tensor};
 
 /// What all layers of one forward share: rotary tables and the gates.
@@ -26,13 +27,19 @@ pub struct ForwardContext {
     pub gates: Gates,
     /// The hidden gates, prepared for the norms.
     pub hidden: Option<HiddenGate>,
+    /// Attention masks `[T, T]` of the sliding windows that are shorter than T, by window.
+    window_masks: HashMap<i64, Tensor>,
 }
 
 impl ForwardContext {
     /// Context for rows of up to `tokens` tokens.
     pub fn new(model: &HfModel, tokens: i64, device: Device, gates: Gates) -> Result<ForwardContext, TchError> {
         let rope = RopeTable::new(&model.rope, model.head_dim, tokens, device)?;
-        let mut context = ForwardContext { rope, gates: Gates::none(), hidden: None };
+        let mut window_masks = HashMap::new();
+        for window in model.sliding_window.iter().flatten().filter(|window| **window < tokens) {
+            window_masks.insert(*window, window_mask(tokens, *window, device)?);
+        }
+        let mut context = ForwardContext { rope, gates: Gates::none(), hidden: None, window_masks };
         context.set_gates(gates)?;
         Ok(context)
     }
@@ -42,6 +49,13 @@ impl ForwardContext {
         self.hidden = gates.hidden.as_ref().map(HiddenGate::new).transpose()?;
         self.gates = gates;
         Ok(())
+    }
+
+    /// The mask of a layer's sliding window for rows of `tokens`; `None` where plain causal attention does.
+    pub(super) fn window_mask(&self, model: &HfModel, layer: i64, tokens: i64) -> Result<Option<Tensor>, TchError> {
+        let window = model.sliding_window.get(layer as usize).copied().flatten().filter(|window| *window < tokens);
+        let mask = window.and_then(|window| self.window_masks.get(&window));
+        mask.map(|mask| mask.f_narrow(0, 0, tokens)?.f_narrow(1, 0, tokens)).transpose()
     }
 
     /// `z^layer · h ⊙ y`: what a half-layer `y [B, T, D]` writes to the residual stream.
@@ -112,35 +126,57 @@ fn linear<E>(get: &mut impl FnMut(&str) -> Result<Tensor, E>, stem: &str, bias: 
     Ok(Linear { weight, bias })
 }
 
-/// Both ends of the decoder: embedding, final norm and head.
+/// The way in: token embedding.
 #[derive(Debug)]
-pub struct Ends {
-    embedding: Tensor,
-    norm: Tensor,
-    head: Option<Tensor>,
+pub struct Embedding {
+    weight: Tensor,
+    /// A tied embedding is not masked: the head, which is the same tensor, is only read through the final norm.
+    masked: bool,
 }
 
-impl Ends {
-    /// Takes the weights outside the layers from `weight`.
-    pub fn build<E>(model: &HfModel, weight: &mut dyn FnMut(&str) -> Result<Tensor, E>) -> Result<Ends, E> {
-        let (embedding, norm) = (weight(EMBEDDING)?, weight(FINAL_NORM)?);
-        let head = (!model.tie_word_embeddings).then(|| weight(HEAD)).transpose()?;
-        Ok(Ends { embedding, norm, head })
+impl Embedding {
+    /// Takes the embedding from `weight`.
+    pub fn build<E>(model: &HfModel, weight: &mut dyn FnMut(&str) -> Result<Tensor, E>) -> Result<Embedding, E> {
+        Ok(Embedding { weight: weight(EMBEDDING)?, masked: !model.tie_word_embeddings })
     }
 
     /// `input_ids [B, T]` (int64) to the residual stream `[B, T, D]`.
-    pub fn embed(&self, input_ids: &Tensor, context: &ForwardContext) -> Result<Tensor, TchError> {
-        let x = Tensor::f_embedding(&self.embedding, input_ids, -1, false, false)?;
+    pub fn forward(&self, input_ids: &Tensor, context: &ForwardContext) -> Result<Tensor, TchError> {
+        let x = Tensor::f_embedding(&self.weight, input_ids, -1, false, false)?;
         match &context.hidden {
-            Some(hidden) if self.head.is_some() => x.f_mul(&hidden.gate.f_to_kind(x.f_kind()?)?),
+            Some(hidden) if self.masked => x.f_mul(&hidden.gate.f_to_kind(x.f_kind()?)?),
             _ => Ok(x),
         }
     }
+}
+
+/// The way out: final norm and output head.
+#[derive(Debug)]
+pub struct Head {
+    norm: Tensor,
+    weight: Tensor,
+}
+
+impl Head {
+    /// Takes norm and head from `weight`. A tied head is the tensor of `embedding` if that is given, else asked for.
+    pub fn build<E>(
+        model: &HfModel,
+        embedding: Option<&Embedding>,
+        weight: &mut dyn FnMut(&str) -> Result<Tensor, E>,
+    ) -> Result<Head, E> {
+        let norm = weight(FINAL_NORM)?;
+        let weight = match (model.tie_word_embeddings, embedding) {
+            (true, Some(embedding)) => embedding.weight.shallow_clone(),
+            (true, None) => weight(EMBEDDING)?,
+            (false, _) => weight(HEAD)?,
+        };
+        Ok(Head { norm, weight })
+    }
 
     /// Residual stream `x [B, T, D]` to logits `[B, T, V]`.
-    pub fn logits(&self, model: &HfModel, x: &Tensor, context: &ForwardContext) -> Result<Tensor, TchError> {
+    pub fn forward(&self, model: &HfModel, x: &Tensor, context: &ForwardContext) -> Result<Tensor, TchError> {
         let normed = rms_norm(x, &self.norm, model.rms_norm_eps, context.hidden.as_ref())?;
-        normed.f_linear(self.head.as_ref().unwrap_or(&self.embedding), None::<&Tensor>)
+        normed.f_linear(&self.weight, None::<&Tensor>)
     }
 }
 
@@ -148,16 +184,19 @@ impl Ends {
 #[derive(Debug)]
 pub struct Decoder {
     model: HfModel,
-    ends: Ends,
+    embedding: Embedding,
     blocks: Vec<Block>,
+    head: Head,
 }
 
 impl Decoder {
     /// Takes all weights from `weight` by Hugging Face name.
     pub fn build<E>(model: &HfModel, weight: &mut dyn FnMut(&str) -> Result<Tensor, E>) -> Result<Decoder, E> {
-        let ends = Ends::build(model, weight)?;
+        let embedding = Embedding::build(model, weight)?;
         let blocks = (0..model.num_hidden_layers).map(|layer| Block::build(model, layer, weight));
-        Ok(Decoder { model: model.clone(), ends, blocks: blocks.collect::<Result<_, E>>()? })
+        let blocks = blocks.collect::<Result<_, E>>()?;
+        let head = Head::build(model, Some(&embedding), weight)?;
+        Ok(Decoder { model: model.clone(), embedding, blocks, head })
     }
 
     /// The configuration it was built from.
@@ -167,10 +206,10 @@ impl Decoder {
 
     /// Logits `[B, T, V]` of `input_ids [B, T]` (int64).
     pub fn forward(&self, input_ids: &Tensor, context: &ForwardContext) -> Result<Tensor, TchError> {
-        let mut x = self.ends.embed(input_ids, context)?;
+        let mut x = self.embedding.forward(input_ids, context)?;
         for (layer, block) in self.blocks.iter().enumerate() {
             x = block.forward(&self.model, layer as i64, &x, context)?;
         }
-        self.ends.logits(&self.model, &x, context)
+        self.head.forward(&self.model, &x, context)
     }
 }

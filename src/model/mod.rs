@@ -24,5 +24,5 @@ pub mod parameters;
 pub mod rope;
 
 pub use crate::checkpoint::HfModel;
-pub use decoder::{Block, Decoder, Ends, ForwardContext};
+pub use decoder::{Block, Decoder, Embedding, ForwardContext, Head};
 pub use parameters::{Parameter, Role};

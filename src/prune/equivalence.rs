@@ -18,7 +18,7 @@ use super::fold::Folder;
 use crate::checkpoint::Checkpoint;
 use crate::config::Dtype;
 use crate::model::parameters::parameters;
-use crate::model::{Block, Ends, ForwardContext, HfModel, Parameter};
+use crate::model::{Block, Embedding, ForwardContext, Head, HfModel, Parameter};
 use serde::Serialize;
 use shearling_masks::Gates;
 use std::collections::HashMap;
@@ -119,10 +119,14 @@ struct Stream<'a> {
 }
 
 impl Stream<'_> {
-    fn embed(&mut self, input_ids: &Tensor) -> Result<Ends, Error> {
-        let ends = Ends::build(&self.model, &mut *self.weight)?;
-        self.x = ends.embed(input_ids, &self.context)?;
-        Ok(ends)
+    fn embed(&mut self, input_ids: &Tensor) -> Result<(), Error> {
+        let embedding = Embedding::build(&self.model, &mut *self.weight)?;
+        self.x = embedding.forward(input_ids, &self.context)?;
+        Ok(())
+    }
+
+    fn head(&mut self) -> Result<Head, Error> {
+        Head::build(&self.model, None, &mut *self.weight)
     }
 
     fn advance(&mut self, layer: i64) -> Result<(), Error> {
@@ -135,8 +139,8 @@ impl Stream<'_> {
     }
 
     /// Logits `[1, T, V]` of one row.
-    fn logits(&self, ends: &Ends, row: i64) -> Result<Tensor, Error> {
-        Ok(ends.logits(&self.model, &self.x.f_narrow(0, row, 1)?, &self.context)?)
+    fn logits(&self, head: &Head, row: i64) -> Result<Tensor, Error> {
+        Ok(head.forward(&self.model, &self.x.f_narrow(0, row, 1)?, &self.context)?)
     }
 }
 
@@ -181,7 +185,7 @@ pub(super) fn check(
         x: Tensor::new(),
     };
 
-    let ends = [masked.embed(&input_ids)?, folded.embed(&input_ids)?, written.embed(&input_ids)?];
+    [&mut masked, &mut folded, &mut written].into_iter().try_for_each(|stream| stream.embed(&input_ids))?;
     let kept_hidden = Tensor::f_from_slice(&conversion.plan.hidden)?.f_to_device(device)?;
     let mut layers = vec![difference(None, None, &kept_hidden, [&masked.x, &folded.x, &written.x])?];
     let mut kept = 0;
@@ -196,10 +200,11 @@ pub(super) fn check(
         }
         progress("checking", source_layer as usize + 1, source_model.num_hidden_layers as usize);
     }
+    let heads = [masked.head()?, folded.head()?, written.head()?];
     let mut logits = LogitDifference::default();
     for row in 0..rows {
-        let reference = masked.logits(&ends[0], row)?;
-        logits.add(&reference, &folded.logits(&ends[1], row)?, &written.logits(&ends[2], row)?)?;
+        let reference = masked.logits(&heads[0], row)?;
+        logits.add(&reference, &folded.logits(&heads[1], row)?, &written.logits(&heads[2], row)?)?;
     }
     let scale = logits.largest.max(f64::MIN_POSITIVE);
     Ok(Equivalence {

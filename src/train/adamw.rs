@@ -208,7 +208,7 @@ impl Group {
                 if saved.size() != tensor.size() {
                     return Err(format!("{name} has shape {:?}, expected {:?}", saved.size(), tensor.size()));
                 }
-                *tensor = saved.f_to_device(tensor.device()).map_err(|error| error.to_string())?;
+                tensor.f_copy_(&saved).map_err(|error| error.to_string())?;
             }
         }
         self.updates = updates;

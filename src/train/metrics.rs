@@ -167,7 +167,7 @@ pub fn eval_record(trainer: &Trainer, report: &EvalReport, snapshot: Option<&str
     })
 }
 
-/// Any other event: `start`, `resume`, `save`, `exhausted`, `skip`.
+/// Any other event: `start`, `resume`, `save`, `not_saved`, `exhausted`, `skip`.
 pub fn event(kind: &str, step: u64, fields: Value) -> Value {
     let mut record = json!({ "type": kind, "step": step });
     if let (Value::Object(record), Value::Object(fields)) = (&mut record, fields) {

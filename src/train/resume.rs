@@ -13,14 +13,16 @@
 
 use super::Error;
 use super::memory::checkpoint_bytes;
-use super::setup::Setup;
+use super::setup::{Device, Setup};
 use super::trainer::{Counters, Trainer, load_masters, loader_config};
-use crate::checkpoint::{Checkpoint, DType, RunDir, ShardWriter, StepDir, TensorFile, TensorPlan, ensure_space};
+use crate::checkpoint::{
+    Checkpoint, DType, HfModel, RunDir, ShardWriter, StepDir, TensorFile, TensorPlan, ensure_space,
+};
 use crate::config::{Prune, RunConfig};
 use serde::{Deserialize, Serialize};
 use shearling_domains::MixerState;
 use shearling_domains::loader::{Loader, LoaderState};
-use shearling_masks::MaskSet;
+use shearling_masks::{MaskSet, MaskSpec};
 use std::collections::BTreeMap;
 use std::path::Path;
 use tch::Tensor;
@@ -95,16 +97,19 @@ impl Trainer {
     pub fn restore(setup: &Setup, step: &StepDir) -> Result<Trainer, Error> {
         let folder = step.path();
         let state = read_state(&folder.join(STATE))?;
-        let weights = load_masters(&Checkpoint::open(&folder.join(MODEL))?, &setup.model, setup.device)?;
+        let weights = Checkpoint::open(&folder.join(MODEL))?;
+        require_same_model(weights.model(), &setup.model)?;
+        let weights = load_masters(&weights, &setup.model, setup.device)?;
         let masks = match &setup.spec {
-            Some(_) => Some(MaskSet::load(folder.join(MASKS), setup.device)?),
+            Some(spec) => Some(load_masks(&folder.join(MASKS), spec, setup.device)?),
             None => None,
         };
         let loader = Loader::resume(setup.dataset.clone(), loader_config(&setup.config), state.loader)?;
         let mixer = setup.resumed_mixer(state.mixer)?;
         let mut trainer = Trainer::assemble(setup, weights, masks, loader, mixer, state.counters)?;
         let path = folder.join(OPTIMIZER);
-        let mut moments = TensorFile::read(&path, setup.device)?.tensors;
+        // By way of the CPU: on the device the moments have their places already.
+        let mut moments = TensorFile::read(&path, Device::Cpu)?.tensors;
         for group in trainer.groups() {
             let updates = state.updates.get(group.name).copied().unwrap_or(0);
             let damaged = |problem: String| Error::Damaged { path: path.clone(), problem };
@@ -112,6 +117,28 @@ impl Trainer {
         }
         Ok(trainer)
     }
+}
+
+/// The source's config.json must still say what it said when the run began.
+fn require_same_model(saved: &HfModel, now: &HfModel) -> Result<(), Error> {
+    let (mut saved, mut now) = (saved.clone(), now.clone());
+    (saved.dtype, now.dtype) = (None, None);
+    if saved == now {
+        return Ok(());
+    }
+    Err(Error::Mismatch(format!(
+        "model.source now describes another model than when this run began; restore its config.json, or start a new \
+         run (then {saved:?}, now {now:?})"
+    )))
+}
+
+fn load_masks(path: &Path, spec: &MaskSpec, device: Device) -> Result<MaskSet, Error> {
+    let masks = MaskSet::load(path, device)?;
+    if masks.spec() == spec {
+        return Ok(masks);
+    }
+    let problem = format!("masks for {:?}, the configuration asks for {:?}", masks.spec().target(), spec.target());
+    Err(Error::Damaged { path: path.to_path_buf(), problem })
 }
 
 /// The share of all rows so far that each domain had, for a model card.

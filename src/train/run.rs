@@ -9,7 +9,7 @@ use super::resume::{MASKS, check_same_run};
 use super::setup::Setup;
 use super::step::StepReport;
 use super::trainer::{Best, Trainer};
-use crate::checkpoint::{RunDir, RunLock, Verify, ensure_space, write_atomic};
+use crate::checkpoint::{Error as CheckpointError, RunDir, RunLock, Verify, ensure_space, write_atomic};
 use crate::config::{self, Stage};
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -68,16 +68,30 @@ pub fn run(setup: &Setup, resume: bool, stop_at: Option<u64>, observer: &mut dyn
     observer.started(&trainer, resume);
     let intervals = Intervals::new(&setup.config, stop_at);
     while !intervals.stops(trainer.counters.step, false) {
-        one_step(&mut trainer, &mut metrics, observer)?;
+        if let Err(error) = one_step(&mut trainer, &mut metrics, observer) {
+            // Data that ran out or broke leaves the state between two steps whole: the steps so far are kept.
+            if matches!(error, Error::Domains(_)) && trainer.counters.step > 0 {
+                save(&mut trainer, setup, &folder, &mut metrics, observer)?;
+            }
+            return Err(error);
+        }
         let step = trainer.counters.step;
         let interrupted = observer.interrupted();
         if intervals.evaluates(step) || intervals.saves_on_schedule(step) {
             evaluate(&mut trainer, &folder, &intervals, &mut metrics, observer)?;
         }
+        let stops = intervals.stops(step, interrupted);
         if intervals.saves(step, interrupted) {
-            checkpoint = Some(save(&mut trainer, setup, &folder, &mut metrics, observer)?);
+            match save(&mut trainer, setup, &folder, &mut metrics, observer) {
+                // There will be another save; the last good one is still there.
+                Err(Error::Checkpoint(error @ CheckpointError::NoSpace { .. })) if !stops => {
+                    metrics.write(&metrics::event("not_saved", step, json!({ "reason": error.to_string() })))?;
+                    observer.noted(&format!("step {step}: no checkpoint was written: {error}"));
+                }
+                saved => checkpoint = Some(saved?),
+            }
         }
-        if intervals.stops(step, interrupted) {
+        if stops {
             break;
         }
     }
@@ -102,7 +116,7 @@ struct Opened {
 
 fn start(setup: &Setup) -> Result<Opened, Error> {
     refuse_existing(&setup.config.run.directory)?;
-    ensure_space(&setup.config.run.directory, checkpoint_bytes(&setup.model) as u64)?;
+    ensure_space(&setup.config.run.directory, run_bytes(setup))?;
     // The trainer comes first: a run that cannot start leaves no folder behind.
     let trainer = Trainer::new(setup)?;
     let folder = RunDir::create(&setup.config.run.directory)?;
@@ -116,7 +130,8 @@ fn reopen(setup: &Setup, observer: &mut dyn Observer) -> Result<Opened, Error> {
     let folder = RunDir::open(&setup.config.run.directory)?;
     let lock = RunLock::acquire(folder.root())?;
     folder.remove_leftovers()?;
-    check_same_run(&config::load(&folder.root().join(RESOLVED), &[])?, &setup.config)?;
+    let resolved = folder.root().join(RESOLVED);
+    check_same_run(&config::load(&resolved, &[])?, &setup.config)?;
     let latest = folder.latest_valid(Verify::Hashes)?;
     for skipped in &latest.skipped {
         observer.noted(&format!("the checkpoint of step {} is broken and removed: {}", skipped.step, skipped.reason));
@@ -130,8 +145,18 @@ fn reopen(setup: &Setup, observer: &mut dyn Observer) -> Result<Opened, Error> {
     let trainer = Trainer::restore(setup, &step)?;
     // Only now that an older one has loaded: the run will come past these steps again.
     latest.skipped.iter().try_for_each(|skipped| folder.remove_step(skipped.step))?;
+    // What may change (where and how often is written) holds from here on, for `export` too.
+    write_atomic(&resolved, config::resolved_toml(&setup.config)?.as_bytes())?;
     remove_later_snapshots(&folder.root().join(SNAPSHOTS), trainer.counters.step)?;
     Ok(Opened { folder, _lock: lock, trainer, checkpoint: Some(step.path().to_path_buf()) })
+}
+
+/// Disk a run will take: the last and the best checkpoint and the one being written (one, if it saves only once), and
+/// the exported model in fp32.
+fn run_bytes(setup: &Setup) -> u64 {
+    let once = setup.config.checkpoint.every_steps >= setup.config.train.steps;
+    let one = checkpoint_bytes(&setup.model);
+    (one * if once { 1.0 } else { 3.0 } + one / 3.0) as u64
 }
 
 /// A new run gets a new folder.

@@ -5,7 +5,7 @@ use super::Error;
 use crate::checkpoint::{Checkpoint, DType, HfConfig, HfModel, NewLlama, sha256_of_file};
 use crate::config::{Dtype, Mixer as MixerTable, RandomModel, RunConfig, Stage, validate};
 use crate::prune::{convert::require_complete, shape};
-use shearling_domains::{Dataset, Mixer, MixerConfig, MixerState, Split};
+use shearling_domains::{Dataset, Mixer, MixerConfig, MixerKind, MixerState, Split};
 use shearling_masks::MaskSpec;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -81,6 +81,7 @@ impl Setup {
             reference_losses,
         };
         setup.mixer()?;
+        super::trainer::loader_config(&setup.config).validate()?;
         setup.check_rows_suffice()?;
         Ok(setup)
     }
@@ -89,14 +90,17 @@ impl Setup {
     fn check_rows_suffice(&self) -> Result<(), Error> {
         let train = &self.config.train;
         let needed = train.steps.saturating_mul(train.batch_rows as u64);
-        let there: u64 = (0..self.proportions.len()).map(|domain| self.dataset.rows(domain, Split::Train)).sum();
+        let mixer = self.mixer_config();
+        let moves = mixer.kind != MixerKind::Static && (mixer.smoothing > 0.0 || mixer.floor > 0.0);
+        let drawn = (0..self.proportions.len()).filter(|domain| moves || self.proportions[*domain] > 0.0);
         let epochs = self.config.data.max_epochs;
-        if needed as f64 <= there as f64 * epochs {
+        let there: u64 = drawn.map(|domain| (self.dataset.rows(domain, Split::Train) as f64 * epochs) as u64).sum();
+        if needed <= there {
             return Ok(());
         }
         Err(Error::Mismatch(format!(
-            "the run needs {needed} rows ({} steps of {}), the data has {there} that may be seen {epochs} times \
-             (data.max_epochs); prepare more data, lower train.steps or raise data.max_epochs",
+            "the run needs {needed} rows ({} steps of {}), the domains that are drawn from have {there}, seen {epochs} \
+             times (data.max_epochs); prepare more data, lower train.steps or raise data.max_epochs",
             train.steps, train.batch_rows
         )))
     }

@@ -147,6 +147,11 @@ fn the_whole_job_leaves_models_of_the_target_shape() {
     ] {
         assert!(card.contains(&said), "{said:?} is not in the card:\n{card}");
     }
+    // The continued model tells the whole history: both stages, the first source, the check.
+    let continued = std::fs::read_to_string(runs.join("pretrain/model/README.md")).unwrap();
+    for said in [&format!("Source: {}", source.display()), "| pruning (learned) |", "| training |", "(bound 1e-4)"] {
+        assert!(continued.contains(said), "{said:?} is not in the card:\n{continued}");
+    }
     let summary = json(&["inspect", "run", &run("prune"), "--json"]);
     for domain in summary["domains"].as_array().unwrap() {
         let share = domain["rows"].as_f64().unwrap() / (40.0 * 8.0);
@@ -304,6 +309,7 @@ fn a_pruned_model_that_differs_is_not_published() {
         ("target.num_hidden_layers", "2".to_string()),
         ("train.steps", "3".to_string()),
         ("train.warmup_steps", "0".to_string()),
+        ("masks.warmup_steps", "1".to_string()),
         ("prune.dtype", "fp16".to_string()),
     ]);
     let file = config("tiny-prune.toml").display().to_string();

@@ -5,8 +5,15 @@ use shearling::model::loss;
 use shearling_masks::Gates;
 use tch::Kind;
 
-const FOLDERS: [&str; 5] =
-    ["llama2-mha", "llama2-mha-sharded", "llama3-gqa-tied", "llama3-gqa-tied-v4config", "qwen3-qknorm"];
+const FOLDERS: [&str; 7] = [
+    "llama2-mha",
+    "llama2-mha-sharded",
+    "llama3-gqa-tied",
+    "llama3-gqa-tied-v4config",
+    "qwen3-qknorm",
+    "mistral-window",
+    "qwen2-window",
+];
 
 #[test]
 fn logits_loss_and_gradients_agree_with_transformers() {

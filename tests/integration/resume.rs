@@ -153,6 +153,21 @@ fn copy_folder(from: &Path, to: &Path) {
 }
 
 #[test]
+fn a_source_that_changed_meanwhile_is_refused() {
+    let folder = tempfile::tempdir().unwrap();
+    write_tiny_source(&folder.path().join("source"));
+    let stage = Stage::Prune;
+    go(config(folder.path(), "run", stage, &[]), stage, false, Some(3));
+    let path = folder.path().join("source/config.json");
+    let text = std::fs::read_to_string(&path).unwrap();
+    std::fs::write(&path, text.replace("\"rope_theta\":10000.0", "\"rope_theta\":50.0")).unwrap();
+    assert_ne!(text, std::fs::read_to_string(&path).unwrap());
+    let setup = Setup::new(config(folder.path(), "run", stage, &[]), stage, Device::Cpu).unwrap();
+    let message = run(&setup, true, None, &mut Quiet).unwrap_err().to_string();
+    assert!(message.contains("another model"), "{message}");
+}
+
+#[test]
 fn the_last_and_the_best_checkpoint_are_kept() {
     let folder = tempfile::tempdir().unwrap();
     write_tiny_source(&folder.path().join("source"));

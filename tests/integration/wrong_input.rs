@@ -85,7 +85,8 @@ impl Place {
 fn the_command_that_the_others_spoil_is_fine() {
     let place = Place::new();
     let source = place.source(json!({}));
-    let arguments = place.prune(&source, &[("train.steps", "1"), ("train.warmup_steps", "0")]);
+    let arguments =
+        place.prune(&source, &[("train.steps", "1"), ("train.warmup_steps", "0"), ("masks.warmup_steps", "1")]);
     let output = shearling(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
     assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
     assert!(place.path().join("run/pruned/model.safetensors").is_file());

@@ -31,7 +31,7 @@ for seed in ${SEEDS:-0 1 2}; do
   "$shearling" pretrain --config "$configs/scratch.toml" $(at scratch) "${set[@]}" "${both_set[@]}"
   "$shearling" prune --config "$configs/prune.toml" $(at one-shot) --set prune.method=magnitude "${set[@]}"
   "$shearling" pretrain --config "$configs/continue.toml" $(at one-shot-continued) \
-    --set "model.source=seed-$seed/one-shot/pruned" --set train.steps=480 "${set[@]}" "${both_set[@]}"
+    --set "model.source=seed-$seed/one-shot/pruned" --set train.steps=400 "${set[@]}" "${both_set[@]}"
   "$shearling" eval --json --data data --rows 1000 source/model "seed-$seed/prune/pruned" "seed-$seed/recover/model" \
     "seed-$seed/scratch/model" "seed-$seed/one-shot-continued/model" >"seed-$seed/losses.json"
 done

@@ -16,7 +16,7 @@ mod table;
 use super::Verdict;
 use super::data::{PrepareProgress, folders, summary};
 use super::eval::{Evaluated, evaluate_folder};
-use super::run::{Written, execute};
+use super::run::{Written, execute, finish};
 use crate::checkpoint::write_atomic;
 use crate::cli::Printer;
 use crate::cli::arguments::Demo;
@@ -42,7 +42,11 @@ pub fn run(arguments: &Demo) -> anyhow::Result<Verdict> {
     refuse_existing(&arguments.out)?;
     let started = Instant::now();
     let demo = Stages::new(arguments, printer)?;
-    let Some(results) = demo.run()? else {
+    let results = match demo.run() {
+        Err(error) => return finish(Err(error), &printer),
+        Ok(results) => results,
+    };
+    let Some(results) = results else {
         printer.note("stopped; the finished stages are kept, but a demo does not resume");
         return Ok(Verdict::Done);
     };
