@@ -9,7 +9,7 @@ use super::resume::{MASKS, check_same_run};
 use super::setup::Setup;
 use super::step::StepReport;
 use super::trainer::{Best, Trainer};
-use crate::checkpoint::{Error as CheckpointError, RunDir, RunLock, Verify, ensure_space, write_atomic};
+use crate::checkpoint::{Error as CheckpointError, RunDir, RunLock, StepDir, Verify, ensure_space, write_atomic};
 use crate::config::{self, Stage};
 use serde_json::json;
 use std::path::{Path, PathBuf};
@@ -70,7 +70,7 @@ pub fn run(setup: &Setup, resume: bool, stop_at: Option<u64>, observer: &mut dyn
     while !intervals.stops(trainer.counters.step, false) {
         if let Err(error) = one_step(&mut trainer, &mut metrics, observer) {
             // Data that ran out or broke leaves the state between two steps whole: the steps so far are kept.
-            if matches!(error, Error::Domains(_)) && trainer.counters.step > 0 {
+            if matches!(error, Error::Domains(_)) && is_unsaved(&trainer, checkpoint.as_ref()) {
                 save(&mut trainer, setup, &folder, &mut metrics, observer)?;
             }
             return Err(error);
@@ -97,7 +97,7 @@ pub fn run(setup: &Setup, resume: bool, stop_at: Option<u64>, observer: &mut dyn
     }
     Ok(Outcome {
         run: folder.root().to_path_buf(),
-        checkpoint,
+        checkpoint: checkpoint.map(|step| step.path().to_path_buf()),
         step: trainer.counters.step,
         finished: trainer.counters.step >= setup.config.train.steps,
         tokens: trainer.counters.tokens,
@@ -111,7 +111,12 @@ struct Opened {
     folder: RunDir,
     _lock: RunLock,
     trainer: Trainer,
-    checkpoint: Option<PathBuf>,
+    checkpoint: Option<StepDir>,
+}
+
+/// Whether steps were taken since the last checkpoint.
+fn is_unsaved(trainer: &Trainer, checkpoint: Option<&StepDir>) -> bool {
+    trainer.counters.step > checkpoint.map_or(0, StepDir::step)
 }
 
 fn start(setup: &Setup) -> Result<Opened, Error> {
@@ -148,7 +153,7 @@ fn reopen(setup: &Setup, observer: &mut dyn Observer) -> Result<Opened, Error> {
     // What may change (where and how often is written) holds from here on, for `export` too.
     write_atomic(&resolved, config::resolved_toml(&setup.config)?.as_bytes())?;
     remove_later_snapshots(&folder.root().join(SNAPSHOTS), trainer.counters.step)?;
-    Ok(Opened { folder, _lock: lock, trainer, checkpoint: Some(step.path().to_path_buf()) })
+    Ok(Opened { folder, _lock: lock, trainer, checkpoint: Some(step) })
 }
 
 /// Disk a run will take: the last and the best checkpoint and the one being written (one, if it saves only once), and
@@ -282,7 +287,7 @@ fn save(
     folder: &RunDir,
     metrics: &mut MetricsFile,
     observer: &mut dyn Observer,
-) -> Result<PathBuf, Error> {
+) -> Result<StepDir, Error> {
     let stage = match setup.stage {
         Stage::Prune => "prune",
         Stage::Pretrain => "pretrain",
@@ -293,7 +298,7 @@ fn save(
     folder.retain(&keep, Verify::Sizes)?;
     metrics.write(&metrics::event("save", step, json!({ "kept": keep })))?;
     observer.saved(step, saved.path());
-    Ok(saved.path().to_path_buf())
+    Ok(saved)
 }
 
 /// The mask file of a step folder.

@@ -1,6 +1,6 @@
 //! A run that stops and resumes is the same run, bit for bit, in both stages; and what a run keeps.
 
-use super::support::{data, tensors, write_tiny_source};
+use super::support::{copy_folder, data, tensors, write_tiny_source};
 use shearling::config::{RunConfig, Stage, parse};
 use shearling::train::{Observer, Outcome, Setup, metrics, run, run::mask_file};
 use std::path::{Path, PathBuf};
@@ -137,19 +137,6 @@ fn a_broken_newest_checkpoint_falls_back_and_ends_the_same() {
     std::fs::write(&weights, bytes).unwrap();
     let resumed = go(config(folder.path(), "broken", stage, &[]), stage, true, None);
     same_bits(&mask_file(&last_step(&whole)), &mask_file(&last_step(&resumed)));
-}
-
-fn copy_folder(from: &Path, to: &Path) {
-    std::fs::create_dir_all(to).unwrap();
-    for entry in std::fs::read_dir(from).unwrap() {
-        let entry = entry.unwrap();
-        let target = to.join(entry.file_name());
-        if entry.file_type().unwrap().is_dir() {
-            copy_folder(&entry.path(), &target);
-        } else {
-            std::fs::copy(entry.path(), target).unwrap();
-        }
-    }
 }
 
 #[test]

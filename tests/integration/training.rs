@@ -164,3 +164,31 @@ fn an_exhausted_domain_leaves_the_mix_and_is_reported_once() {
     assert_eq!(exhausted.len(), 1);
     assert_eq!(exhausted[0]["domains"][0], names[0].as_str());
 }
+
+#[test]
+fn data_that_breaks_in_the_middle_leaves_a_checkpoint_to_resume_from() {
+    let folder = tempfile::tempdir().unwrap();
+    let setup = setup(folder.path(), &["data.prefetch=0"], Stage::Pretrain);
+    // After three steps the next batch is refused: the observer takes the data away.
+    struct Breaks<'a>(&'a Path);
+    impl Observer for Breaks<'_> {
+        fn stepped(&mut self, trainer: &Trainer, _: &StepReport, _: metrics::Timing) {
+            if trainer.counters.step == 3 {
+                std::fs::rename(self.0, self.0.with_extension("away")).unwrap();
+            }
+        }
+    }
+    let data = folder.path().join("data");
+    super::support::copy_folder(super::support::data(), &data);
+    let mut config = setup.config.clone();
+    config.data.path = data.clone();
+    let own = Setup::new(config, Stage::Pretrain, Device::Cpu).unwrap();
+    // Nothing decoded is remembered, so every batch reads its rows again.
+    own.dataset.set_cache_bytes(0);
+    let error = run(&own, false, None, &mut Breaks(&data)).unwrap_err();
+    assert!(matches!(error, Error::Domains(_)), "{error}");
+    std::fs::rename(data.with_extension("away"), &data).unwrap();
+    let outcome = run(&own, true, Some(5), &mut Quiet).unwrap();
+    assert_eq!(outcome.step, 5);
+    assert!(folder.path().join("run/checkpoints/step-00000005").is_dir());
+}

@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Repeats the experiment: run.sh TEXT WORK, with one folder of JSONL per domain in TEXT; everything is written to WORK.
-# TOKENIZER=FILE uses that tokenizer.json instead of a BPE of 4,096 trained on the text; SEEDS="0 1 2"; SET="--set ..."
-# is given to every run, and SOURCE_SET to the source alone. SHEARLING names the binary.
+# TOKENIZER=FILE uses that tokenizer.json instead of a BPE of 4,096 trained on the text; SEEDS="0 1 2"; ROWS validation
+# rows per domain are evaluated at the end. Overrides ("--set a.b=c ..."): SET for every run, SOURCE_SET, PRUNE_SET,
+# RECOVER_SET, and BOTH_SET for the two baselines. SHEARLING names the binary.
 set -euo pipefail
 configs=$(cd "$(dirname "$0")" && pwd)
 shearling=${SHEARLING:-shearling}
@@ -32,6 +33,6 @@ for seed in ${SEEDS:-0 1 2}; do
   "$shearling" prune --config "$configs/prune.toml" $(at one-shot) --set prune.method=magnitude "${set[@]}"
   "$shearling" pretrain --config "$configs/continue.toml" $(at one-shot-continued) \
     --set "model.source=seed-$seed/one-shot/pruned" --set train.steps=400 "${set[@]}" "${both_set[@]}"
-  "$shearling" eval --json --data data --rows 1000 source/model "seed-$seed/prune/pruned" "seed-$seed/recover/model" \
+  "$shearling" eval --json --data data --rows "${ROWS:-1000}" source/model "seed-$seed/prune/pruned" "seed-$seed/recover/model" \
     "seed-$seed/scratch/model" "seed-$seed/one-shot-continued/model" >"seed-$seed/losses.json"
 done
