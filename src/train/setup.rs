@@ -2,7 +2,7 @@
 //! data, source model, masks' shapes.
 
 use super::Error;
-use crate::checkpoint::{Checkpoint, DType, HfConfig, HfModel, NewLlama, sha256_of_file};
+use crate::checkpoint::{Architecture, Checkpoint, DType, HfConfig, HfModel, NewLlama, sha256_of_file};
 use crate::config::{Dtype, Mixer as MixerTable, RandomModel, RunConfig, Stage, validate};
 use crate::prune::{convert::require_complete, shape};
 use shearling_domains::{Dataset, Mixer, MixerConfig, MixerKind, MixerState, Split};
@@ -58,6 +58,8 @@ impl Setup {
             (Some(target), Stage::Prune) => Some(shape::mask_spec(&model, target)?),
             _ => None,
         };
+        let written = spec.as_ref().map(|spec| shape::resized(&model, spec.target()));
+        check_loads_elsewhere(written.as_ref().unwrap_or(&model))?;
         let names = dataset.domain_names().to_vec();
         let proportions = match &config.mixer.proportions {
             Some(given) => in_order("mixer.proportions", given, &names)?,
@@ -195,6 +197,20 @@ fn random_config(random: &RandomModel, dataset: &Dataset) -> Result<HfConfig, Er
         dtype: DType::F32,
     };
     Ok(HfConfig::new_llama(&new)?)
+}
+
+/// Refuses shapes that we could train, but that no other tool would load: transformers 5 insists in its Llama class on
+/// a hidden size that is a multiple of the heads, whatever `head_dim` says.
+fn check_loads_elsewhere(model: &HfModel) -> Result<(), Error> {
+    let (hidden, heads) = (model.hidden_size, model.num_attention_heads);
+    if model.architecture != Architecture::Llama || hidden % heads == 0 {
+        return Ok(());
+    }
+    Err(Error::Mismatch(format!(
+        "hidden_size = {hidden} is not a multiple of num_attention_heads = {heads}: transformers 5 would not load the \
+         written LlamaForCausalLM; take for example hidden_size = {} or another number of heads",
+        (hidden / heads).max(1) * heads
+    )))
 }
 
 /// Refuses data whose ids or rows the model cannot take.

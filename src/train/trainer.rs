@@ -63,7 +63,7 @@ pub struct Counters {
     pub skipped_in_row: u64,
     /// Best saved evaluation so far.
     pub best: Option<Best>,
-    /// Seconds spent in steps, over all sessions of the run.
+    /// Seconds spent in steps, over the start and all resumes.
     pub seconds: f64,
 }
 

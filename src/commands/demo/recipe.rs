@@ -36,7 +36,7 @@ pub struct Recipe {
 /// Source shape: hidden, intermediate, layers, heads.
 const SOURCE: [i64; 4] = [128, 352, 6, 8];
 /// Target shape, smaller in all four.
-const TARGET: [i64; 4] = [96, 224, 4, 5];
+const TARGET: [i64; 4] = [96, 224, 4, 6];
 const HEAD_DIM: i64 = 16;
 
 impl Recipe {
