@@ -107,12 +107,12 @@ impl Report {
         text.push_str(&format!("{}\n", self.domains_table()));
         let micro = train.batch_rows / train.micro_batch();
         text.push_str(&format!(
-            "{} steps × {} rows ({micro} micro-batches of {}) × {} tokens = {:.3} B tokens\n",
+            "{} steps × {} rows ({micro} micro-batches of {}) × {} tokens = {} tokens\n",
             grouped(train.steps),
             train.batch_rows,
             train.micro_batch(),
             setup.dataset.sequence_length(),
-            self.tokens / 1e9
+            grouped(self.tokens as i64)
         ));
         text.push_str(&format!(
             "FLOPs: {:.3e} training + {:.3e} evaluation ({:.1} %)\n",
