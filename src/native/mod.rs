@@ -1,5 +1,10 @@
-//! What the machine has to say: the CUDA half of libtorch when it is there, devices, memory.
+//! What the machine and libtorch have and tch does not bind: devices, memory, and the C++ shim in `cpp/`.
+//!
+//! Every function of the shim has a reference of plain tch operators beside it that says what it computes, and a test
+//! that compares the two. The reference is also what runs where there is no kernel.
 
+pub mod autograd;
 pub mod cuda;
 pub mod device;
 pub mod memory;
+mod shim;
