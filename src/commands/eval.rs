@@ -66,7 +66,7 @@ pub fn evaluate_folder(
     require_complete(&checkpoint, model)?;
     check_data_fits(dataset, model)?;
     let decoder = Decoder::build(model, &mut |name| checkpoint.tensor(name, compute, device))?;
-    let context = ForwardContext::new(model, dataset.sequence_length() as i64, device, Gates::none())?;
+    let context = ForwardContext::new(model, dataset.sequence_length() as i64, device, &Gates::none())?;
     Ok(Evaluated {
         name: path.display().to_string(),
         parameters: ParameterCount::of(model).total(),

@@ -1,5 +1,6 @@
 //! One file per verb. A command opens what it needs, calls the layers below and prints through one printer.
 
+pub mod bench;
 pub mod data;
 pub mod demo;
 pub mod doctor;
@@ -34,6 +35,7 @@ pub fn run(command: Command, cuda: CudaLibrary) -> anyhow::Result<Verdict> {
         Command::Export(arguments) => export::run(&arguments),
         Command::Eval(arguments) => eval::run(&arguments),
         Command::Inspect(arguments) => inspect::run(&arguments),
+        Command::Bench(arguments) => bench::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
     }
 }

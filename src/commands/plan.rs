@@ -82,9 +82,9 @@ impl Report {
             (None, Some(tflops)) => Some((train_flops + eval_flops) / (tflops * 1e12)),
             (None, None) => None,
         };
-        let memory = MemoryEstimate::new(&setup.model, config.run.dtype, config.train.micro_batch() as i64, row_tokens);
+        let memory = MemoryEstimate::new(&setup.model, config, row_tokens);
         let warnings = warnings(setup, small.as_ref(), &domains);
-        let checkpoint_bytes = checkpoint_bytes(&setup.model);
+        let checkpoint_bytes = checkpoint_bytes(&setup.model, config);
         Report { small, domains, memory, checkpoint_bytes, tokens, train_flops, eval_flops, seconds, warnings }
     }
 

@@ -123,6 +123,9 @@ pub struct RandomModel {
     /// E; default D / H.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub head_dim: Option<i64>,
+    /// V; default that of the data, which it must not be below.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub vocab_size: Option<i64>,
     /// Base of the rotary embedding.
     #[serde(default = "rope_theta")]
     pub rope_theta: f64,
@@ -257,6 +260,10 @@ pub struct Train {
     /// Largest global gradient norm over weights, masks and multipliers together.
     #[serde(default = "clip_norm")]
     pub clip_norm: f64,
+    /// Trades time for memory: every n-th block keeps only its input for the backward and is computed again there; 0
+    /// keeps everything, 1 recomputes every block.
+    #[serde(default)]
+    pub activation_checkpointing: usize,
     /// Steps with a non-finite loss or gradient in a row after which the run stops.
     #[serde(default = "max_skipped")]
     pub max_skipped_steps: u64,

@@ -75,7 +75,7 @@ fn evaluate_domain(
     let mut sums = Vec::with_capacity(count as usize);
     for start in (0..count).step_by(micro_batch.max(1)) {
         let rows = domain.rows.f_narrow(0, start, (micro_batch as i64).min(count - start))?;
-        let losses = loss::row_losses(&decoder.forward(&rows, context)?, &rows)?;
+        let losses = decoder.losses(&decoder.residual_stream(&rows, context)?, &rows, 1.0, context)?.rows()?;
         let losses: Vec<f64> = Vec::try_from(losses.f_to_kind(tch::Kind::Double)?.f_to_device(Device::Cpu)?)?;
         sums.extend(losses);
     }

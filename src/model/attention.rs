@@ -1,15 +1,17 @@
 //! Self-attention of one layer: norm, projections, rope, scaled dot product, head gates, output.
 //!
 //! ```text
-//! c_i ← z^hd_i · softmax(q_i k_{i/G}ᵀ / √E + causal) v_{i/G}      att ← z^layer · h ⊙ (concat(c) Woᵀ + b)
+//! c_i ← z^hd_i · softmax(q_i k_{i/G}ᵀ / √E + causal) v_{i/G}      x ← x + z^layer · h ⊙ (concat(c) Woᵀ + b)
 //! ```
 //!
 //! The head gate z^hd is the group gate times the in-group query gate (GQA), each absent when that dimension is
-//! not pruned.
+//! not pruned. It is a factor on columns of Wo, z^layer·h one on its rows: no activation is multiplied for a mask.
 
-use super::linear::Linear;
+use super::HfModel;
+use super::decoder::LayerContext;
+use super::linear::{Linear, project};
 use super::norm::rms_norm;
-use super::{ForwardContext, HfModel};
+use crate::native::attention::causal_attention;
 use tch::{Device, Kind, TchError, Tensor};
 
 /// Weights of the attention half of a layer.
@@ -29,62 +31,72 @@ pub struct Attention {
     pub key_norm: Option<Tensor>,
     /// Output projection `[D, H*E]`.
     pub output: Linear,
+    /// How the projections are cut into heads.
+    pub heads: HeadLayout,
+    /// ε of the norms.
+    pub eps: f64,
+}
+
+/// Numbers of heads and their size.
+#[derive(Clone, Copy, Debug)]
+pub struct HeadLayout {
+    /// H.
+    pub num_attention_heads: i64,
+    /// K.
+    pub num_key_value_heads: i64,
+    /// E.
+    pub head_dim: i64,
+}
+
+impl HeadLayout {
+    /// Of a model.
+    pub fn of(model: &HfModel) -> HeadLayout {
+        HeadLayout {
+            num_attention_heads: model.num_attention_heads,
+            num_key_value_heads: model.num_key_value_heads,
+            head_dim: model.head_dim,
+        }
+    }
 }
 
 impl Attention {
-    /// What the layer adds to the residual stream `x [B, T, D]`.
-    pub fn forward(
-        &self,
-        model: &HfModel,
-        layer: i64,
-        x: &Tensor,
-        context: &ForwardContext,
-    ) -> Result<Tensor, TchError> {
+    /// The residual stream `x [B, T, D]` after this half.
+    pub fn forward(&self, x: &Tensor, context: &LayerContext) -> Result<Tensor, TchError> {
         let (rows, tokens) = (x.size()[0], x.size()[1]);
-        let normed = rms_norm(x, &self.norm, model.rms_norm_eps, context.hidden.as_ref())?;
-        let split = |linear: &Linear, heads: i64| {
-            linear.forward(&normed)?.f_view([rows, tokens, heads, model.head_dim])?.f_transpose(1, 2)
-        };
-        let query = split(&self.query, model.num_attention_heads)?;
-        let key = split(&self.key, model.num_key_value_heads)?;
-        let value = split(&self.value, model.num_key_value_heads)?;
-        let query = context.rope.rotate(&head_norm(query, self.query_norm.as_ref(), model)?)?;
-        let key = context.rope.rotate(&head_norm(key, self.key_norm.as_ref(), model)?)?;
-        let window = context.window_mask(model, layer, tokens)?;
-        let heads = attend(&query, &key, &value, window.as_ref())?;
-        let heads = match context.gates.heads(layer, model.num_attention_heads, model.num_key_value_heads) {
-            Some(gate) => heads.f_mul(&gate.f_to_kind(heads.f_kind()?)?.f_view([1, -1, 1, 1])?)?,
+        let (normed, x) = rms_norm(x, &self.norm, self.eps, context.hidden.as_ref())?;
+        let [query, key, value] = project(&normed, [&self.query, &self.key, &self.value])?;
+        let split = |x: &Tensor, heads: i64| x.f_view([rows, tokens, heads, self.heads.head_dim]);
+        let query = self.rotated(split(&query, self.heads.num_attention_heads)?, self.query_norm.as_ref(), context)?;
+        let key = self.rotated(split(&key, self.heads.num_key_value_heads)?, self.key_norm.as_ref(), context)?;
+        let value = split(&value, self.heads.num_key_value_heads)?;
+        let joined = causal_attention(&query, &key, &value, context.window.as_ref())?.f_reshape([rows, tokens, -1])?;
+        self.output.forward_gated(&joined, context.gates.residual.as_ref(), context.gates.heads.as_ref(), &x)
+    }
+
+    /// Heads `[B, T, H, E]`, normed where the family does that, with their positions.
+    fn rotated(&self, heads: Tensor, norm: Option<&Tensor>, context: &LayerContext) -> Result<Tensor, TchError> {
+        let heads = match norm {
+            Some(weight) => rms_norm(&heads, weight, self.eps, None)?.0,
             None => heads,
         };
-        let joined = heads.f_transpose(1, 2)?.f_reshape([rows, tokens, -1])?;
-        context.gate_residual(layer, self.output.forward(&joined)?)
+        context.rope.rotate(&heads)
     }
-}
 
-fn head_norm(heads: Tensor, weight: Option<&Tensor>, model: &HfModel) -> Result<Tensor, TchError> {
-    match weight {
-        Some(weight) => rms_norm(&heads, weight, model.rms_norm_eps, None),
-        None => Ok(heads),
+    /// The same tensors again.
+    pub fn shallow_clone(&self) -> Attention {
+        let clone = |tensor: &Option<Tensor>| tensor.as_ref().map(Tensor::shallow_clone);
+        Attention {
+            norm: self.norm.shallow_clone(),
+            query: self.query.shallow_clone(),
+            key: self.key.shallow_clone(),
+            value: self.value.shallow_clone(),
+            query_norm: clone(&self.query_norm),
+            key_norm: clone(&self.key_norm),
+            output: self.output.shallow_clone(),
+            heads: self.heads,
+            eps: self.eps,
+        }
     }
-}
-
-/// Scaled dot product of `query [B, H, T, E]` with `key`, `value [B, K, T, E]` under `mask [T, T]`, else causal:
-/// `[B, H, T, E]`.
-fn attend(query: &Tensor, key: &Tensor, value: &Tensor, mask: Option<&Tensor>) -> Result<Tensor, TchError> {
-    let group = query.size()[1] / key.size()[1];
-    let (key, value) = (repeat_groups(key, group)?, repeat_groups(value, group)?);
-    Tensor::f_scaled_dot_product_attention(query, &key, &value, mask, 0.0, mask.is_none(), None, false)
-}
-
-/// `[B, K, T, E]` to `[B, K*G, T, E]`: head k·G+g reads group k.
-fn repeat_groups(heads: &Tensor, group: i64) -> Result<Tensor, TchError> {
-    if group == 1 {
-        return Ok(heads.shallow_clone());
-    }
-    let size = heads.size();
-    let (rows, groups, tokens, dim) = (size[0], size[1], size[2], size[3]);
-    let wide = heads.f_unsqueeze(2)?.f_expand([rows, groups, group, tokens, dim], false)?;
-    wide.f_reshape([rows, groups * group, tokens, dim])
 }
 
 /// `[T, T]`, true where position i may read position j: `0 ≤ i − j < window`.
@@ -104,12 +116,5 @@ mod tests {
         assert_eq!(rows, [1, 2, 2, 2, 2]);
         assert_eq!(mask.int64_value(&[4, 3]), 1);
         assert_eq!(mask.int64_value(&[4, 2]), 0);
-    }
-
-    #[test]
-    fn repeated_groups_stay_together() {
-        let heads = Tensor::arange(2, (Kind::Float, Device::Cpu)).view([1, 2, 1, 1]);
-        let wide = repeat_groups(&heads, 3).unwrap().view([-1]);
-        assert_eq!(Vec::<f32>::try_from(wide).unwrap(), [0.0, 0.0, 0.0, 1.0, 1.0, 1.0]);
     }
 }

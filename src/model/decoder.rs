@@ -1,4 +1,4 @@
-//! The decoder: embedding, blocks, final norm, logits; and what one forward shares between its layers.
+//! The decoder: embedding, blocks, final norm, logits or losses; and what one forward shares between its layers.
 //!
 //! Weights are taken by name from any source through a closure, so the same code serves training (leaf tensors),
 //! inspection (memory-mapped checkpoints) and the block-by-block equivalence check (one layer at a time).
@@ -8,68 +8,78 @@
 //! output head never is, because the final norm already carries the gates.
 
 use super::HfModel;
-use super::attention::{Attention, window_mask};
+use super::attention::{Attention, HeadLayout, window_mask};
+use super::gates::{GateLinks, LayerGates, ModelGates};
 use super::linear::Linear;
+use super::loss::{self, BatchLosses};
 use super::mlp::Mlp;
 use super::norm::{HiddenGate, rms_norm};
 use super::parameters::{EMBEDDING, FINAL_NORM, HEAD, layer_name};
 use super::rope::RopeTable;
+use crate::native::checkpoint::checkpoint;
+use crate::native::embedding::embedding;
 use shearling_masks::Gates;
 use std::collections::HashMap;
 use tch::{Device, TchError, Tensor};
 
-/// What all layers of one forward share: rotary tables and the gates.
+/// What all layers of one forward share: rotary tables, attention masks and the gates.
 #[derive(Debug)]
 pub struct ForwardContext {
-    /// Rotary tables for at least T positions.
-    pub rope: RopeTable,
-    /// Gates of this forward; `Gates::none()` is the plain model.
-    pub gates: Gates,
-    /// The hidden gates, prepared for the norms.
-    pub hidden: Option<HiddenGate>,
+    rope: RopeTable,
+    gates: ModelGates,
     /// Attention masks `[T, T]` of the sliding windows that are shorter than T, by window.
     window_masks: HashMap<i64, Tensor>,
 }
 
+/// What one layer needs besides its weights and its input.
+#[derive(Debug)]
+pub struct LayerContext {
+    pub(super) rope: RopeTable,
+    pub(super) hidden: Option<HiddenGate>,
+    pub(super) gates: LayerGates,
+    /// Attention mask `[T, T]` of a sliding window; `None` where plain causal attention does.
+    pub(super) window: Option<Tensor>,
+}
+
 impl ForwardContext {
     /// Context for rows of up to `tokens` tokens.
-    pub fn new(model: &HfModel, tokens: i64, device: Device, gates: Gates) -> Result<ForwardContext, TchError> {
+    pub fn new(model: &HfModel, tokens: i64, device: Device, gates: &Gates) -> Result<ForwardContext, TchError> {
         let rope = RopeTable::new(&model.rope, model.head_dim, tokens, device)?;
         let mut window_masks = HashMap::new();
         for window in model.sliding_window.iter().flatten().filter(|window| **window < tokens) {
             window_masks.insert(*window, window_mask(tokens, *window, device)?);
         }
-        let mut context = ForwardContext { rope, gates: Gates::none(), hidden: None, window_masks };
-        context.set_gates(gates)?;
-        Ok(context)
+        Ok(ForwardContext { rope, gates: ModelGates::new(model, gates)?, window_masks })
     }
 
     /// Replaces the gates, keeping the tables.
-    pub fn set_gates(&mut self, gates: Gates) -> Result<(), TchError> {
-        self.hidden = gates.hidden.as_ref().map(HiddenGate::new).transpose()?;
-        self.gates = gates;
+    pub fn set_gates(&mut self, model: &HfModel, gates: &Gates) -> Result<(), TchError> {
+        self.gates = ModelGates::new(model, gates)?;
         Ok(())
     }
 
-    /// The mask of a layer's sliding window for rows of `tokens`; `None` where plain causal attention does.
-    pub(super) fn window_mask(&self, model: &HfModel, layer: i64, tokens: i64) -> Result<Option<Tensor>, TchError> {
-        let window = model.sliding_window.get(layer as usize).copied().flatten().filter(|window| *window < tokens);
-        let mask = window.and_then(|window| self.window_masks.get(&window));
-        mask.map(|mask| mask.f_narrow(0, 0, tokens)?.f_narrow(1, 0, tokens)).transpose()
+    /// Replaces the gates by leaves (see [`ModelGates::leaves`]): for a backward that recomputes layers.
+    pub fn set_gate_leaves(&mut self, model: &HfModel, gates: &Gates) -> Result<GateLinks, TchError> {
+        let (leaves, links) = ModelGates::leaves(model, gates)?;
+        self.gates = leaves;
+        Ok(links)
     }
 
-    /// `z^layer · h ⊙ y`: what a half-layer `y [B, T, D]` writes to the residual stream.
-    pub(super) fn gate_residual(&self, layer: i64, y: Tensor) -> Result<Tensor, TchError> {
-        let layer_gate = self.gates.layer.as_ref().map(|gates| gates.f_select(0, layer)).transpose()?;
-        let hidden = self.hidden.as_ref().map(|hidden| &hidden.gate);
-        // The two gates are combined first: one pass over the activations instead of two.
-        let gate = match (layer_gate, hidden) {
-            (Some(layer), Some(hidden)) => hidden.f_mul(&layer)?,
-            (Some(layer), None) => layer,
-            (None, Some(hidden)) => hidden.shallow_clone(),
-            (None, None) => return Ok(y),
-        };
-        y.f_mul(&gate.f_to_kind(y.f_kind()?)?)
+    /// What layer `layer` of `model` needs for rows of `tokens`.
+    pub fn layer(&self, model: &HfModel, layer: i64, tokens: i64) -> Result<LayerContext, TchError> {
+        let gates = self.gates.layers.get(layer as usize);
+        let window = model.sliding_window.get(layer as usize).copied().flatten().filter(|window| *window < tokens);
+        let window = window.and_then(|window| self.window_masks.get(&window));
+        Ok(LayerContext {
+            rope: self.rope.shallow_clone(),
+            hidden: self.hidden().map(HiddenGate::shallow_clone),
+            gates: gates.map(LayerGates::shallow_clone).unwrap_or_default(),
+            window: window.map(|mask| mask.f_narrow(0, 0, tokens)?.f_narrow(1, 0, tokens)).transpose()?,
+        })
+    }
+
+    fn hidden(&self) -> Option<&HiddenGate> {
+        self.gates.hidden.as_ref()
     }
 }
 
@@ -89,6 +99,7 @@ impl Block {
     ) -> Result<Block, E> {
         let mut get = |suffix: &str| weight(&layer_name(layer, suffix));
         let bias = model.attention_bias;
+        let eps = model.rms_norm_eps;
         let attention = Attention {
             norm: get("input_layernorm.weight")?,
             query: linear(&mut get, "self_attn.q_proj", bias.qkv)?,
@@ -97,26 +108,28 @@ impl Block {
             query_norm: model.qk_norm.then(|| get("self_attn.q_norm.weight")).transpose()?,
             key_norm: model.qk_norm.then(|| get("self_attn.k_norm.weight")).transpose()?,
             output: linear(&mut get, "self_attn.o_proj", bias.output)?,
+            heads: HeadLayout::of(model),
+            eps,
         };
         let mlp = Mlp {
             norm: get("post_attention_layernorm.weight")?,
             gate: linear(&mut get, "mlp.gate_proj", model.mlp_bias)?,
             up: linear(&mut get, "mlp.up_proj", model.mlp_bias)?,
             down: linear(&mut get, "mlp.down_proj", model.mlp_bias)?,
+            eps,
         };
         Ok(Block { attention, mlp })
     }
 
-    /// Residual stream `x [B, T, D]` after this layer; `layer` is its index in the context's gates.
-    pub fn forward(
-        &self,
-        model: &HfModel,
-        layer: i64,
-        x: &Tensor,
-        context: &ForwardContext,
-    ) -> Result<Tensor, TchError> {
-        let x = x.f_add(&self.attention.forward(model, layer, x, context)?)?;
-        x.f_add(&self.mlp.forward(model, layer, &x, context)?)
+    /// Residual stream `x [B, T, D]` after this layer.
+    pub fn forward(&self, x: &Tensor, context: &LayerContext) -> Result<Tensor, TchError> {
+        self.mlp.forward(&self.attention.forward(x, context)?, context)
+    }
+
+    /// As [`Block::forward`], keeping only `x` for the backward, which computes the layer again.
+    fn forward_recomputed(&self, x: &Tensor, context: LayerContext) -> Result<Tensor, TchError> {
+        let block = Block { attention: self.attention.shallow_clone(), mlp: self.mlp.shallow_clone() };
+        checkpoint(x, move |x| block.forward(x, &context))
     }
 }
 
@@ -142,11 +155,8 @@ impl Embedding {
 
     /// `input_ids [B, T]` (int64) to the residual stream `[B, T, D]`.
     pub fn forward(&self, input_ids: &Tensor, context: &ForwardContext) -> Result<Tensor, TchError> {
-        let x = Tensor::f_embedding(&self.weight, input_ids, -1, false, false)?;
-        match &context.hidden {
-            Some(hidden) if self.masked => x.f_mul(&hidden.gate.f_to_kind(x.f_kind()?)?),
-            _ => Ok(x),
-        }
+        let gate = context.hidden().filter(|_| self.masked).map(|hidden| &hidden.gate);
+        embedding(input_ids, &self.weight, gate)
     }
 }
 
@@ -175,8 +185,22 @@ impl Head {
 
     /// Residual stream `x [B, T, D]` to logits `[B, T, V]`.
     pub fn forward(&self, model: &HfModel, x: &Tensor, context: &ForwardContext) -> Result<Tensor, TchError> {
-        let normed = rms_norm(x, &self.norm, model.rms_norm_eps, context.hidden.as_ref())?;
+        let (normed, _) = rms_norm(x, &self.norm, model.rms_norm_eps, context.hidden())?;
         normed.f_linear(&self.weight, None::<&Tensor>)
+    }
+
+    /// Residual stream `x [B, T, D]` of `input_ids [B, T]` to the losses of the next tokens, without holding all
+    /// logits.
+    fn losses(
+        &self,
+        model: &HfModel,
+        x: &Tensor,
+        input_ids: &Tensor,
+        scale: f64,
+        context: &ForwardContext,
+    ) -> Result<BatchLosses, TchError> {
+        let (normed, _) = rms_norm(x, &self.norm, model.rms_norm_eps, context.hidden())?;
+        loss::next_token_losses(&normed, &self.weight, input_ids, scale)
     }
 }
 
@@ -187,6 +211,8 @@ pub struct Decoder {
     embedding: Embedding,
     blocks: Vec<Block>,
     head: Head,
+    /// Every n-th block is computed again in the backward; 0: none.
+    recompute_every: usize,
 }
 
 impl Decoder {
@@ -196,7 +222,12 @@ impl Decoder {
         let blocks = (0..model.num_hidden_layers).map(|layer| Block::build(model, layer, weight));
         let blocks = blocks.collect::<Result<_, E>>()?;
         let head = Head::build(model, Some(&embedding), weight)?;
-        Ok(Decoder { model: model.clone(), embedding, blocks, head })
+        Ok(Decoder { model: model.clone(), embedding, blocks, head, recompute_every: 0 })
+    }
+
+    /// Trades time for memory: every n-th block keeps only its input and is computed again in the backward; 0: none.
+    pub fn with_activation_checkpointing(self, recompute_every: usize) -> Decoder {
+        Decoder { recompute_every, ..self }
     }
 
     /// The configuration it was built from.
@@ -206,10 +237,32 @@ impl Decoder {
 
     /// Logits `[B, T, V]` of `input_ids [B, T]` (int64).
     pub fn forward(&self, input_ids: &Tensor, context: &ForwardContext) -> Result<Tensor, TchError> {
+        self.head.forward(&self.model, &self.residual_stream(input_ids, context)?, context)
+    }
+
+    /// The residual stream `[B, T, D]` after the last block.
+    pub fn residual_stream(&self, input_ids: &Tensor, context: &ForwardContext) -> Result<Tensor, TchError> {
+        let tokens = input_ids.size()[1];
         let mut x = self.embedding.forward(input_ids, context)?;
         for (layer, block) in self.blocks.iter().enumerate() {
-            x = block.forward(&self.model, layer as i64, &x, context)?;
+            let layer_context = context.layer(&self.model, layer as i64, tokens)?;
+            x = match self.recompute_every > 0 && layer.is_multiple_of(self.recompute_every) {
+                true => block.forward_recomputed(&x, layer_context)?,
+                false => block.forward(&x, &layer_context)?,
+            };
         }
-        self.head.forward(&self.model, &x, context)
+        Ok(x)
+    }
+
+    /// Losses of the next tokens of `input_ids [B, T]`, from the residual stream after the last block `x [B, T, D]`;
+    /// their sum times `scale` is the objective. Logits exist for a few rows at a time only.
+    pub fn losses(
+        &self,
+        x: &Tensor,
+        input_ids: &Tensor,
+        scale: f64,
+        context: &ForwardContext,
+    ) -> Result<BatchLosses, TchError> {
+        self.head.losses(&self.model, x, input_ids, scale, context)
     }
 }

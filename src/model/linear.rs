@@ -1,5 +1,6 @@
-//! A linear map with an optional bias: `y = x Wᵀ + b`.
+//! The weights of a linear map with an optional bias, `y = x Wᵀ + b`, and the two ways in which a layer uses them.
 
+use crate::native::projection;
 use tch::{TchError, Tensor};
 
 /// Weight `[out, in]` and bias `[out]` as stored in the checkpoint.
@@ -12,8 +13,31 @@ pub struct Linear {
 }
 
 impl Linear {
-    /// Maps `x [.., in]` to `[.., out]`.
-    pub fn forward(&self, x: &Tensor) -> Result<Tensor, TchError> {
-        x.f_linear(&self.weight, self.bias.as_ref())
+    /// The same tensors again.
+    pub fn shallow_clone(&self) -> Linear {
+        Linear { weight: self.weight.shallow_clone(), bias: self.bias.as_ref().map(Tensor::shallow_clone) }
     }
+
+    /// Adds the map of `x [.., in]` to `residual [.., out]`: `residual + row ⊙ (W (column ⊙ x) + b)`.
+    pub fn forward_gated(
+        &self,
+        x: &Tensor,
+        row: Option<&Tensor>,
+        column: Option<&Tensor>,
+        residual: &Tensor,
+    ) -> Result<Tensor, TchError> {
+        let bias = match (&self.bias, row) {
+            (Some(bias), Some(row)) => Some(bias.f_mul(&row.f_to_kind(bias.f_kind()?)?)?),
+            (bias, _) => bias.as_ref().map(Tensor::shallow_clone),
+        };
+        projection::project_gated(x, &self.weight, row, column, bias.as_ref(), residual)
+    }
+}
+
+/// Maps `x [.., in]` by several maps at once, each to `[.., out]`.
+pub fn project<const N: usize>(x: &Tensor, maps: [&Linear; N]) -> Result<[Tensor; N], TchError> {
+    let maps = maps.map(|map| (&map.weight, map.bias.as_ref()));
+    let outputs = projection::project(x, &maps)?;
+    let found = outputs.len();
+    outputs.try_into().map_err(|_| TchError::Shape(format!("{N} maps gave {found} outputs")))
 }

@@ -1,29 +1,64 @@
-//! Next-token cross entropy, per token and per row, in fp32. Document boundaries inside a packed row count like
-//! any other token, BOS and EOS are predicted too.
+//! Next-token cross entropy per token and per row. Document boundaries inside a packed row count like any other
+//! token, BOS and EOS are predicted too. Output head and loss are one operation, so that logits of a few rows of
+//! tokens exist at a time and never all of them.
 
-use tch::{Kind, Reduction, TchError, Tensor};
+use crate::native::cross_entropy::{IGNORED, LinearCrossEntropy, linear_cross_entropy};
+use tch::{Kind, TchError, Tensor};
 
-/// Cross entropy (nats) of predicting token t+1 from position t: `[B, T]`, 0 at the last position, which has no
-/// target. `logits [B, T, V]`, `input_ids [B, T]`.
-pub fn token_losses(logits: &Tensor, input_ids: &Tensor) -> Result<Tensor, TchError> {
-    let size = logits.size();
-    let (rows, tokens, vocab) = (size[0], size[1], size[2]);
+/// Memory that logits may take at a time.
+pub const LOGITS_BYTES: i64 = 128 << 20;
+
+/// Losses of a batch of rows.
+#[derive(Debug)]
+pub struct BatchLosses {
+    /// Scalar with graph: the sum of all losses times the caller's scale.
+    pub objective: Tensor,
+    /// Cross entropy (nats) of predicting token t+1 from position t, no graph: `[B, T]`, 0 at the last position,
+    /// which has no target.
+    pub tokens: Tensor,
+}
+
+impl BatchLosses {
+    /// The sum of each row, no graph: `[B]`.
+    pub fn rows(&self) -> Result<Tensor, TchError> {
+        self.tokens.f_sum_dim_intlist(&[1i64][..], false, Kind::Float)
+    }
+}
+
+/// Losses of `input_ids [B, T]` given the normed residual stream `x [B, T, D]` and the output head `[V, D]`.
+pub fn next_token_losses(x: &Tensor, head: &Tensor, input_ids: &Tensor, scale: f64) -> Result<BatchLosses, TchError> {
+    let size = x.size();
+    let (rows, tokens, hidden) = (size[0], size[1], size[2]);
     let next = input_ids.f_narrow(1, 1, tokens - 1)?;
     let none = Tensor::f_full([rows, 1], IGNORED, (Kind::Int64, input_ids.device()))?;
     let targets = Tensor::f_cat(&[&next, &none], 1)?.f_view([-1])?;
-    let flat = logits.f_view([rows * tokens, vocab])?.f_to_kind(Kind::Float)?;
-    let no_weights = None::<&Tensor>;
-    flat.f_cross_entropy_loss(&targets, no_weights, Reduction::None, IGNORED, 0.0)?.f_view([rows, tokens])
+    let flat = x.f_reshape([rows * tokens, hidden])?;
+    let chunk = chunk_tokens(head.size()[0], head.f_kind()?, rows * tokens);
+    let LinearCrossEntropy { objective, token_losses } = linear_cross_entropy(&flat, head, &targets, scale, chunk)?;
+    Ok(BatchLosses { objective, tokens: token_losses.f_view([rows, tokens])? })
 }
 
-const IGNORED: i64 = -100;
-
-/// Sum of [`token_losses`] over each row: `[B]`.
-pub fn row_losses(logits: &Tensor, input_ids: &Tensor) -> Result<Tensor, TchError> {
-    token_losses(logits, input_ids)?.f_sum_dim_intlist(&[1i64][..], false, Kind::Float)
+/// How many tokens have logits at a time: chunks of one size within [`LOGITS_BYTES`].
+pub fn chunk_tokens(vocab_size: i64, kind: Kind, tokens: i64) -> i64 {
+    let most = (LOGITS_BYTES / (vocab_size * kind.elt_size_in_bytes() as i64).max(1)).max(64);
+    let chunks = (tokens + most - 1) / most;
+    (tokens + chunks - 1) / chunks.max(1)
 }
 
 /// How many targets a row of `tokens` has.
 pub fn targets_per_row(tokens: usize) -> usize {
     tokens.saturating_sub(1)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn chunks_are_even_and_within_the_limit() {
+        assert_eq!(chunk_tokens(32_000, Kind::Float, 8192), 1024);
+        assert_eq!(chunk_tokens(32_000, Kind::BFloat16, 8192), 2048);
+        assert_eq!(chunk_tokens(100, Kind::Float, 30), 30);
+        assert_eq!(chunk_tokens(10_000_000, Kind::Float, 130), 44);
+    }
 }

@@ -1,11 +1,12 @@
-//! The gated feed-forward half of a layer: `z^layer · h ⊙ ((silu(b Wgᵀ) ⊙ (b Wuᵀ) ⊙ z^int) Wdᵀ)`.
+//! The gated feed-forward half of a layer: `x + z^layer · h ⊙ ((silu(b Wgᵀ) ⊙ (b Wuᵀ) ⊙ z^int) Wdᵀ)`.
 //!
 //! The intermediate mask multiplies the up branch only; the gate branch is untouched, so folding it into the
 //! up projection is exact.
 
-use super::linear::Linear;
+use super::decoder::LayerContext;
+use super::linear::{Linear, project};
 use super::norm::rms_norm;
-use super::{ForwardContext, HfModel};
+use crate::native::swiglu::swiglu;
 use tch::{TchError, Tensor};
 
 /// Weights of the feed-forward half of a layer.
@@ -19,24 +20,27 @@ pub struct Mlp {
     pub up: Linear,
     /// Down projection `[D, F]`.
     pub down: Linear,
+    /// ε of the norm.
+    pub eps: f64,
 }
 
 impl Mlp {
-    /// What the layer adds to the residual stream `x [B, T, D]`.
-    pub fn forward(
-        &self,
-        model: &HfModel,
-        layer: i64,
-        x: &Tensor,
-        context: &ForwardContext,
-    ) -> Result<Tensor, TchError> {
-        let normed = rms_norm(x, &self.norm, model.rms_norm_eps, context.hidden.as_ref())?;
-        let up = self.up.forward(&normed)?;
-        let up = match &context.gates.intermediate {
-            Some(gates) => up.f_mul(&gates.f_select(0, layer)?.f_to_kind(up.f_kind()?)?)?,
-            None => up,
-        };
-        let inner = self.gate.forward(&normed)?.f_silu()?.f_mul(&up)?;
-        context.gate_residual(layer, self.down.forward(&inner)?)
+    /// The residual stream `x [B, T, D]` after this half.
+    pub fn forward(&self, x: &Tensor, context: &LayerContext) -> Result<Tensor, TchError> {
+        let (normed, x) = rms_norm(x, &self.norm, self.eps, context.hidden.as_ref())?;
+        let [gate, up] = project(&normed, [&self.gate, &self.up])?;
+        let inner = swiglu(&gate, &up, context.gates.intermediate.as_ref())?;
+        self.down.forward_gated(&inner, context.gates.residual.as_ref(), None, &x)
+    }
+
+    /// The same tensors again.
+    pub fn shallow_clone(&self) -> Mlp {
+        Mlp {
+            norm: self.norm.shallow_clone(),
+            gate: self.gate.shallow_clone(),
+            up: self.up.shallow_clone(),
+            down: self.down.shallow_clone(),
+            eps: self.eps,
+        }
     }
 }

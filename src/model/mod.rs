@@ -8,13 +8,15 @@
 //! decoder      embedding -> L blocks -> norm -> logits
 //!   attention    norm, q/k/v, rope, scaled dot product, head gates, output
 //!   mlp          norm, silu(gate) * up * gate mask, down
-//! loss         next-token cross entropy per token and per row
+//! gates        the masks' gates in the form in which the layers use them
+//! loss         next-token cross entropy per token and per row, a few rows of logits at a time
 //! count        parameters and FLOPs by part, without building a model
 //! ```
 
 pub mod attention;
 pub mod count;
 pub mod decoder;
+pub mod gates;
 pub mod init;
 pub mod linear;
 pub mod loss;

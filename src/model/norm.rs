@@ -6,8 +6,10 @@
 //! v = (1/|R|) Σ_{j∈R} x_j²        y_j = h_j · w_j · x_j · (v + ε)^(−1/2)
 //! ```
 //!
-//! so that dropping the dimensions outside R and storing w⊙h gives the same numbers. Statistics are in fp32.
+//! so that dropping the dimensions outside R and storing w⊙h gives the same numbers. The mask costs nothing here: it
+//! is part of the weight, and R part of the weights of the mean.
 
+use crate::native::rms_norm;
 use tch::{Kind, TchError, Tensor};
 
 /// The hidden gates of one forward, with what every norm needs of them computed once.
@@ -26,20 +28,26 @@ impl HiddenGate {
         let count = alive.f_sum(Kind::Float)?.f_clamp_min(1.0)?;
         Ok(HiddenGate { gate: gate.shallow_clone(), mean_weights: alive.f_div(&count)? })
     }
+
+    /// The same tensors again.
+    pub fn shallow_clone(&self) -> HiddenGate {
+        HiddenGate { gate: self.gate.shallow_clone(), mean_weights: self.mean_weights.shallow_clone() }
+    }
 }
 
-/// Normalises `x [.., D]` with weight `[D]`, under `hidden` when that mask exists. The result has x's kind.
-pub fn rms_norm(x: &Tensor, weight: &Tensor, eps: f64, hidden: Option<&HiddenGate>) -> Result<Tensor, TchError> {
-    let kind = x.f_kind()?;
-    let wide = x.f_to_kind(Kind::Float)?;
-    let squares = wide.f_square()?;
-    let mean = match hidden {
-        Some(hidden) => squares.f_matmul(&hidden.mean_weights)?.f_unsqueeze(-1)?,
-        None => squares.f_mean_dim(&[-1i64][..], true, Kind::Float)?,
-    };
-    let normed = wide.f_mul(&mean.f_add_scalar(eps)?.f_rsqrt()?)?;
+/// Normalises `x [.., D]` with weight `[D]`, under `hidden` when that mask exists: the normed tensor, and `x` again.
+/// Whoever goes on with that second x as the residual stream gets both gradients added in one pass.
+pub fn rms_norm(
+    x: &Tensor,
+    weight: &Tensor,
+    eps: f64,
+    hidden: Option<&HiddenGate>,
+) -> Result<(Tensor, Tensor), TchError> {
     match hidden {
-        Some(hidden) => normed.f_mul(&weight.f_to_kind(Kind::Float)?.f_mul(&hidden.gate)?)?.f_to_kind(kind),
-        None => normed.f_to_kind(kind)?.f_mul(weight),
+        None => rms_norm::rms_norm(x, weight, None, eps),
+        Some(hidden) => {
+            let weight = weight.f_to_kind(Kind::Float)?.f_mul(&hidden.gate)?;
+            rms_norm::rms_norm(x, &weight, Some(&hidden.mean_weights), eps)
+        }
     }
 }

@@ -3,6 +3,7 @@
 //! Every function of the shim has a reference of plain tch operators beside it that says what it computes, and a test
 //! that compares the two. The reference is also what runs where there is no kernel.
 
+pub mod attention;
 pub mod autograd;
 pub mod cuda;
 pub mod device;

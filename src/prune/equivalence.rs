@@ -132,8 +132,8 @@ impl Stream<'_> {
     fn advance(&mut self, layer: i64) -> Result<(), Error> {
         let block = Block::build(&self.model, layer, &mut *self.weight)?;
         // Row by row: what a layer needs for itself is many times the residual stream.
-        let rows = (0..self.x.size()[0])
-            .map(|row| block.forward(&self.model, layer, &self.x.f_narrow(0, row, 1)?, &self.context));
+        let context = self.context.layer(&self.model, layer, self.x.size()[1])?;
+        let rows = (0..self.x.size()[0]).map(|row| block.forward(&self.x.f_narrow(0, row, 1)?, &context));
         self.x = Tensor::f_cat(&rows.collect::<Result<Vec<_>, _>>()?, 0)?;
         Ok(())
     }
@@ -159,7 +159,7 @@ pub(super) fn check(
         parameters(pruned_model).into_iter().map(|p| (p.name.clone(), p)).collect();
     let device = conversion.device;
 
-    let context = |model: &HfModel, gates: Gates| ForwardContext::new(model, tokens, device, gates);
+    let context = |model: &HfModel, gates: Gates| ForwardContext::new(model, tokens, device, &gates);
     let load = |checkpoint: &Checkpoint, name: &str| Ok(checkpoint.tensor(name, Kind::Float, device)?);
     let mut masked = Stream {
         context: context(source_model, conversion.gates.to_device(device))?,

@@ -88,7 +88,7 @@ impl Trainer {
             (Some(masks), EvalGates::Target) => masks.set.deterministic_target()?,
             _ => Gates::none(),
         };
-        self.context.set_gates(gates)?;
+        self.context.set_gates(&self.model, &gates)?;
         Ok(evaluate(&self.decoder, &self.context, &self.eval_rows, self.config.train.micro_batch())?)
     }
 

@@ -1,44 +1,112 @@
-//! How much memory and disk a run takes, reckoned from the configuration: what `plan` prints.
+//! How much memory and disk a run takes, reckoned from the configuration: what `plan` prints, and what a run compares
+//! with what it took.
+//!
+//! ```text
+//! peak = states + activations kept for the backward + max(what the loss, what the backward of a block needs besides)
+//! ```
 
-use crate::config::Dtype;
+use crate::config::{Dtype, MomentKind, RunConfig};
 use crate::model::HfModel;
 use crate::model::count::ParameterCount;
+use crate::model::loss::chunk_tokens;
+use crate::train::setup::kind;
 use serde::Serialize;
 
-/// Bytes by use while training.
+/// Bytes by use while training, on the device of the run.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct MemoryEstimate {
     /// fp32 masters and, in bf16, the working copy.
     pub weight_bytes: f64,
-    /// Gradients and their fp32 sums.
+    /// fp32 gradients; those of the backward are added to them one by one.
     pub gradient_bytes: f64,
-    /// Moments of AdamW.
+    /// Moments of AdamW, unless they live on the host.
     pub optimizer_bytes: f64,
-    /// What the forward keeps for the backward, one micro-batch.
+    /// What the forward of one micro-batch keeps for the backward.
     pub activation_bytes: f64,
+    /// What comes and goes at the peak: logits and the head's gradient, or a block's backward.
+    pub transient_bytes: f64,
 }
 
 impl MemoryEstimate {
-    /// For micro-batches of `rows` × `tokens`. Activations are counted tensor by tensor as the composed layers save
-    /// them; libtorch's workspace and fragmentation are not in it.
-    pub fn new(model: &HfModel, dtype: Dtype, rows: i64, tokens: i64) -> MemoryEstimate {
+    /// Of a run of `config` on `model` with rows of `tokens`. Counts what the layers save, tensor by tensor; the
+    /// process itself and libtorch's workspace are not in it.
+    pub fn new(model: &HfModel, config: &RunConfig, tokens: i64) -> MemoryEstimate {
         let parameters = ParameterCount::of(model).total() as f64;
-        let (weight, gradient) = match dtype {
-            Dtype::Fp32 => (4.0, 4.0),
-            Dtype::Bf16 | Dtype::Fp16 => (6.0, 6.0),
-        };
+        let train = &config.train;
+        let micro_batch = train.micro_batch() as i64 * tokens;
+        let block = BlockBytes::new(model, config.run.dtype, micro_batch as f64);
+        let layers = model.num_hidden_layers as usize;
+        let recomputed = if train.activation_checkpointing == 0 { 0 } else { layers.div_ceil(train.activation_checkpointing) };
+        let again = if recomputed > 0 { block.kept } else { 0.0 };
+        let folded = if config.target.is_some() { 3.0 * block.largest_weight } else { 0.0 };
         MemoryEstimate {
-            weight_bytes: weight * parameters,
-            gradient_bytes: gradient * parameters,
-            optimizer_bytes: 8.0 * parameters,
-            activation_bytes: activation_bytes_per_token(model, dtype) * (rows * tokens) as f64,
+            weight_bytes: parameters * if config.run.dtype == Dtype::Fp32 { 4.0 } else { 6.0 },
+            gradient_bytes: parameters * 4.0,
+            optimizer_bytes: parameters * moment_bytes(config),
+            activation_bytes: recomputed as f64 * block.input + (layers - recomputed) as f64 * block.kept,
+            transient_bytes: loss_bytes(model, config.run.dtype, micro_batch).max(again + block.backward + folded),
         }
     }
 
     /// All of it.
     pub fn total_bytes(&self) -> f64 {
-        self.weight_bytes + self.gradient_bytes + self.optimizer_bytes + self.activation_bytes
+        self.weight_bytes + self.gradient_bytes + self.optimizer_bytes + self.activation_bytes + self.transient_bytes
     }
+}
+
+/// Bytes of both moments of a parameter on the device.
+fn moment_bytes(config: &RunConfig) -> f64 {
+    match (config.train.moments_on_host, config.train.moments) {
+        (true, _) => 0.0,
+        (false, MomentKind::Fp32) => 8.0,
+        (false, MomentKind::Bf16) => 4.0,
+    }
+}
+
+/// Bytes of one block for one micro-batch.
+struct BlockBytes {
+    /// Its input.
+    input: f64,
+    /// All that its forward saves, the input with it.
+    kept: f64,
+    /// What its backward needs besides.
+    backward: f64,
+    /// Its largest weight matrix.
+    largest_weight: f64,
+}
+
+impl BlockBytes {
+    fn new(model: &HfModel, dtype: Dtype, tokens: f64) -> BlockBytes {
+        let element = element_bytes(dtype);
+        let (d, f) = (model.hidden_size as f64, model.intermediate_size as f64);
+        let q = (model.num_attention_heads * model.head_dim) as f64;
+        let kv = (model.num_key_value_heads * model.head_dim) as f64;
+        let head_norms = if model.qk_norm { q + kv } else { 0.0 };
+        // Input and normed input of both halves; q, k and v in all heads, their output; gate, up, their product.
+        let kept = 4.0 * d + 4.0 * q + head_norms + 3.0 * f;
+        // Gradients of the stream and of gate and up, or of q, k, v and the heads.
+        let backward = 2.0 * d + (2.0 * f).max(4.0 * q);
+        let log_sum_exp = 4.0 * model.num_attention_heads as f64;
+        BlockBytes {
+            input: tokens * element * d,
+            kept: tokens * (element * kept + log_sum_exp),
+            backward: tokens * element * backward,
+            largest_weight: element * d * f.max(q),
+        }
+    }
+}
+
+/// Output head and loss: the normed stream and its gradient, a chunk of logits, the head's gradient in fp32.
+fn loss_bytes(model: &HfModel, dtype: Dtype, tokens: i64) -> f64 {
+    let (d, vocab) = (model.hidden_size as f64, model.vocab_size as f64);
+    let element = element_bytes(dtype);
+    let chunk = chunk_tokens(model.vocab_size, kind(dtype), tokens) as f64;
+    let summand = if dtype == Dtype::Fp32 { 0.0 } else { element * vocab * d };
+    3.0 * element * tokens as f64 * d + element * chunk * vocab + 4.0 * vocab * d + summand
+}
+
+fn element_bytes(dtype: Dtype) -> f64 {
+    if dtype == Dtype::Fp32 { 4.0 } else { 2.0 }
 }
 
 impl std::fmt::Display for MemoryEstimate {
@@ -46,52 +114,60 @@ impl std::fmt::Display for MemoryEstimate {
         let gib = |bytes: f64| bytes / (1u64 << 30) as f64;
         write!(
             f,
-            "{:.2} GiB = weights {:.2} + gradients {:.2} + optimiser {:.2} + activations {:.2}",
+            "{:.2} GiB = weights {:.2} + gradients {:.2} + optimiser {:.2} + activations {:.2} + transient {:.2}",
             gib(self.total_bytes()),
             gib(self.weight_bytes),
             gib(self.gradient_bytes),
             gib(self.optimizer_bytes),
-            gib(self.activation_bytes)
+            gib(self.activation_bytes),
+            gib(self.transient_bytes)
         )
     }
 }
 
 /// Bytes of a checkpoint: fp32 masters and two moments.
-pub fn checkpoint_bytes(model: &HfModel) -> f64 {
-    12.0 * ParameterCount::of(model).total() as f64
-}
-
-fn activation_bytes_per_token(model: &HfModel, dtype: Dtype) -> f64 {
-    let c = if dtype == Dtype::Fp32 { 4.0 } else { 2.0 };
-    let d = model.hidden_size as f64;
-    let f = model.intermediate_size as f64;
-    let q = (model.num_attention_heads * model.head_dim) as f64;
-    let kv = (model.num_key_value_heads * model.head_dim) as f64;
-    // Two norms: the fp32 input and its product, the result; two gated writes to the residual stream.
-    let hidden = 2.0 * (8.0 * d + 2.0 * c * d);
-    // Projections, rotation in fp32, expanded groups, the attention's output before and after its gate.
-    let attention = c * (q + 2.0 * kv) + 8.0 * (q + kv) + c * 2.0 * q + 3.0 * c * q;
-    // gate, silu(gate), up, gated up, their product.
-    let mlp = 5.0 * c * f;
-    let logits = (c + 8.0) * model.vocab_size as f64;
-    model.num_hidden_layers as f64 * (hidden + attention + mlp) + logits
+pub fn checkpoint_bytes(model: &HfModel, config: &RunConfig) -> f64 {
+    let moments = if config.train.moments == MomentKind::Bf16 { 4.0 } else { 8.0 };
+    (4.0 + moments) * ParameterCount::of(model).total() as f64
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
 
-    #[test]
-    fn seven_billion_in_bf16_takes_twenty_bytes_a_parameter_and_activations() {
+    fn llama2_7b() -> HfModel {
         let config = include_str!("../../tests/fixtures/configs/llama2-7b.json");
         let serde_json::Value::Object(raw) = serde_json::from_str(config).unwrap() else { panic!("an object") };
-        let model = crate::checkpoint::HfConfig::from_raw(raw, std::path::Path::new("llama2-7b.json")).model().unwrap();
-        let estimate = MemoryEstimate::new(&model, Dtype::Bf16, 1, 4096);
-        let states = estimate.weight_bytes + estimate.gradient_bytes + estimate.optimizer_bytes;
-        assert_eq!(states, 20.0 * 6_738_415_616.0);
-        let gib = estimate.activation_bytes / (1u64 << 30) as f64;
-        assert!((20.0..60.0).contains(&gib), "{gib}");
-        let twice = MemoryEstimate::new(&model, Dtype::Bf16, 2, 4096);
-        assert_eq!(twice.activation_bytes, 2.0 * estimate.activation_bytes);
+        crate::checkpoint::HfConfig::from_raw(raw, std::path::Path::new("llama2-7b.json")).model().unwrap()
+    }
+
+    fn estimate(overrides: &str) -> MemoryEstimate {
+        let text = format!(
+            "[run]\ndirectory = 'a'\ndtype = 'bf16'\n[model]\nsource = 'm'\n[target]\n[data]\npath = 'd'\n\
+             [train]\nsteps = 4\nbatch_rows = 32\nmicro_batch_rows = 1\nlearning_rate = 0.1\n{overrides}"
+        );
+        MemoryEstimate::new(&llama2_7b(), &crate::config::parse(&text, "test", &[]).unwrap(), 4096)
+    }
+
+    #[test]
+    fn seven_billion_in_bf16_with_recomputation_fit_one_gpu() {
+        let all = estimate("activation_checkpointing = 1");
+        let states = all.weight_bytes + all.gradient_bytes + all.optimizer_bytes;
+        assert_eq!(states, 18.0 * 6_738_415_616.0);
+        // A layer keeps its input: 4096 tokens of 4096 values in bf16.
+        assert_eq!(all.activation_bytes, 32.0 * 4096.0 * 4096.0 * 2.0);
+        let gib = all.total_bytes() / (1u64 << 30) as f64;
+        assert!((114.0..120.0).contains(&gib), "{gib}");
+        let none = estimate("");
+        assert!(none.activation_bytes > 15.0 * all.activation_bytes);
+        let half = estimate("activation_checkpointing = 2");
+        assert!(half.activation_bytes < none.activation_bytes && half.activation_bytes > all.activation_bytes);
+    }
+
+    #[test]
+    fn moments_take_what_they_are_given() {
+        let states = |overrides| estimate(overrides).optimizer_bytes / 6_738_415_616.0;
+        assert_eq!(states("moments = 'bf16'"), 4.0);
+        assert_eq!(states("moments_on_host = true"), 0.0);
     }
 }

@@ -9,7 +9,7 @@ use super::evaluation::EvalReport;
 use super::step::StepReport;
 use super::trainer::Trainer;
 use crate::checkpoint::write_atomic;
-use crate::native::memory::peak_memory_bytes;
+use crate::native::memory::peak_bytes;
 use serde_json::{Map, Value, json};
 use std::fs::{File, OpenOptions};
 use std::io::{BufRead, BufReader, Write};
@@ -103,7 +103,7 @@ pub fn step_record(trainer: &Trainer, report: &StepReport, timing: Timing) -> Va
         "seconds": timing.seconds,
         "tokens_per_second": timing.tokens_per_second,
         "model_flops_per_second": timing.tokens_per_second * trainer.flops_per_token(),
-        "peak_memory_bytes": peak_memory_bytes(),
+        "peak_memory_bytes": peak_bytes(trainer.device),
     });
     if let Some(masks) = &trainer.masks {
         record["learning_rate"]["masks"] = json!(masks.log_alpha.learning_rate * factor);
@@ -111,10 +111,11 @@ pub fn step_record(trainer: &Trainer, report: &StepReport, timing: Timing) -> Va
         record["constraints"] = json!(report.constraints);
         // The step's own index: the constraint was evaluated before the update.
         record["sparsity"] = json!({
-            "expected": masks.set.overall_expected_sparsity(),
+            "expected": report.expected.as_ref().map(|expected| expected.overall_sparsity),
             "target": masks.set.overall_target_sparsity(report.step - 1),
-            "expected_parameters":
-                masks.set.expected_total_params(trainer.model.vocab_size, trainer.model.tie_word_embeddings),
+            "expected_parameters": report.expected.as_ref().map(|expected| {
+                expected.total_params(trainer.model.vocab_size, trainer.model.tie_word_embeddings)
+            }),
         });
     }
     record

@@ -16,6 +16,7 @@ mod error;
 pub mod evaluation;
 pub mod memory;
 pub mod metrics;
+pub mod phases;
 pub mod resume;
 pub mod run;
 pub mod schedule;

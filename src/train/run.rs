@@ -160,7 +160,7 @@ fn reopen(setup: &Setup, observer: &mut dyn Observer) -> Result<Opened, Error> {
 /// the exported model in fp32.
 fn run_bytes(setup: &Setup) -> u64 {
     let once = setup.config.checkpoint.every_steps >= setup.config.train.steps;
-    let one = checkpoint_bytes(&setup.model);
+    let one = checkpoint_bytes(&setup.model, &setup.config);
     (one * if once { 1.0 } else { 3.0 } + one / 3.0) as u64
 }
 

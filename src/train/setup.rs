@@ -180,7 +180,7 @@ fn random_config(random: &RandomModel, dataset: &Dataset) -> Result<HfConfig, Er
         )));
     }
     let new = NewLlama {
-        vocab_size: dataset.vocab_size() as i64,
+        vocab_size: random.vocab_size.unwrap_or(dataset.vocab_size() as i64),
         hidden_size: random.hidden_size,
         intermediate_size: random.intermediate_size,
         num_hidden_layers: random.num_hidden_layers,

@@ -1,4 +1,4 @@
-//! One optimiser step: micro-batches forward and backward, the Lagrangian, the norms, one decision, the update.
+//! One optimiser step: micro-batches forward and backward, the Lagrangian, the norms, the update, one look back.
 //!
 //! ```text
 //! loss = Σ_rows Σ_tokens CE / (target tokens of the batch) + L_lag
@@ -6,15 +6,19 @@
 //!
 //! The cross entropy is divided by the target tokens of the whole batch, so the number of micro-batches does not
 //! change the gradient. The Lagrangian has no noise and is added once.
+//!
+//! Nothing waits for the device until the step is done: whether it is finite and how it is clipped is decided there,
+//! and all numbers for the log come back in one transfer.
 
 use super::Error;
 use super::adamw::Group;
+use super::phases::Phase;
 use super::trainer::Trainer;
 use crate::model::loss;
 use serde::{Deserialize, Serialize};
 use shearling_domains::Batch;
-use shearling_masks::{ModuleConstraint, NoiseKey};
-use tch::{Kind, Tensor};
+use shearling_masks::{ExpectedSize, Lagrangian, ModuleConstraint, NoiseKey};
+use tch::{Device, Kind, TchError, Tensor};
 
 /// What one step did.
 #[derive(Clone, Debug, Serialize, Deserialize)]
@@ -29,6 +33,8 @@ pub struct StepReport {
     pub domains: Vec<DomainStep>,
     /// State of the constraint before the update, by module.
     pub constraints: Vec<ModuleConstraint>,
+    /// What the masks expected the model to be before the update; `None` without masks.
+    pub expected: Option<ExpectedSize>,
     /// L2 norm of the gradients before clipping.
     pub norms: Norms,
     /// Factor on the gradients (1 when not clipped).
@@ -69,95 +75,84 @@ impl Trainer {
     /// Draws a batch and takes one step.
     pub fn step(&mut self) -> Result<StepReport, Error> {
         let index = self.counters.step;
+        self.clock.start();
         let batch = self.loader.next_batch()?;
+        self.clock.mark(Phase::Data);
         let row_losses = self.accumulate(&batch, index)?;
-        let (lagrangian, constraints) = self.constrain(index)?;
-        let targets = loss::targets_per_row(batch.sequence_length);
-        let cross_entropy = row_losses.iter().sum::<f64>() / (row_losses.len() * targets) as f64;
-        let norms = self.norms()?;
-        let finite = cross_entropy.is_finite() && norms.total.is_finite() && lagrangian.is_none_or(f64::is_finite);
-        let clip_scale = clip_scale(norms.total, self.config.train.clip_norm);
+        let lagrangian = self.constrain(index)?;
+        let squares = self.groups().map(|group| group.squared_norm()).collect::<Result<Vec<_>, _>>()?;
+        let verdict = Verdict::new(&row_losses, &squares, lagrangian.as_ref(), self.config.train.clip_norm)?;
+        self.clock.mark(Phase::Clip);
         let learning_rate_factor = self.schedule.factor(index);
-        if finite {
-            self.update(clip_scale, learning_rate_factor)?;
-        }
-        self.groups().try_for_each(Group::zero_gradients)?;
-        self.counters.count(&batch, finite);
+        self.update(&verdict, learning_rate_factor)?;
+        let log = StepLog::read(&row_losses, &squares, &verdict, lagrangian.as_ref())?;
+        self.groups().for_each(|group| group.finish(log.applied));
+        self.counters.count(&batch, log.applied);
+        self.clock.mark(Phase::Optimizer);
+        let targets = loss::targets_per_row(batch.sequence_length);
         Ok(StepReport {
             step: self.counters.step,
-            cross_entropy,
-            lagrangian,
-            domains: domain_steps(&batch, &row_losses, self.domains.len(), targets),
-            constraints,
-            norms,
-            clip_scale,
+            cross_entropy: log.row_losses.iter().sum::<f64>() / (log.row_losses.len() * targets) as f64,
+            lagrangian: self.masks.as_ref().map(|_| log.constraints.iter().map(|constraint| constraint.loss).sum()),
+            domains: domain_steps(&batch, &log.row_losses, self.domains.len(), targets),
+            constraints: log.constraints,
+            expected: log.expected,
+            norms: log.norms,
+            clip_scale: log.clip_scale,
             learning_rate_factor,
-            applied: finite,
+            applied: log.applied,
             exhausted: batch.exhausted,
             tokens: batch.tokens.len(),
         })
     }
 
-    /// Forward and backward of all micro-batches; the summed loss of every row, in one transfer at the end.
-    fn accumulate(&mut self, batch: &Batch, step: u64) -> Result<Vec<f64>, Error> {
+    /// Forward and backward of all micro-batches; the summed loss of every row, on the device.
+    fn accumulate(&mut self, batch: &Batch, step: u64) -> Result<Tensor, Error> {
         let tokens = batch.sequence_length;
-        let total_targets = (batch.rows * loss::targets_per_row(tokens)) as f64;
-        let micro = self.config.train.micro_batch();
+        let scale = 1.0 / (batch.rows * loss::targets_per_row(tokens)) as f64;
+        let micro = self.config.train.micro_batch() as i64;
+        let ids: Vec<i64> = batch.tokens.iter().map(|id| i64::from(*id)).collect();
+        let ids = Tensor::f_from_slice(&ids)?.f_view([-1, tokens as i64])?.f_to_device(self.device)?;
         let mut row_losses = Vec::new();
-        for (micro_batch, ids) in batch.tokens.chunks(micro * tokens).enumerate() {
-            let ids: Vec<i64> = ids.iter().map(|id| i64::from(*id)).collect();
-            let ids = Tensor::f_from_slice(&ids)?.f_view([-1, tokens as i64])?.f_to_device(self.device)?;
-            if let Some(masks) = &self.masks {
-                let key = NoiseKey { seed: self.config.run.seed, step, micro_batch: micro_batch as u64 };
-                self.context.set_gates(masks.set.sample(&key)?)?;
-            }
-            let rows = loss::row_losses(&self.decoder.forward(&ids, &self.context)?, &ids)?;
-            rows.f_sum(Kind::Float)?.f_div_scalar(total_targets)?.f_backward()?;
-            self.groups().try_for_each(Group::collect)?;
-            row_losses.push(rows.f_detach()?);
+        for (micro_batch, start) in (0..batch.rows as i64).step_by(micro as usize).enumerate() {
+            let ids = ids.f_narrow(0, start, micro.min(batch.rows as i64 - start))?;
+            let links = match &self.masks {
+                Some(masks) => {
+                    let key = NoiseKey { seed: self.config.run.seed, step, micro_batch: micro_batch as u64 };
+                    Some(self.context.set_gate_leaves(&self.model, &masks.set.sample(&key)?)?)
+                }
+                None => None,
+            };
+            self.clock.mark(Phase::Masks);
+            let x = self.decoder.residual_stream(&ids, &self.context)?;
+            self.clock.mark(Phase::Forward);
+            let losses = self.decoder.losses(&x, &ids, scale, &self.context)?;
+            drop(x);
+            self.clock.mark(Phase::Loss);
+            losses.objective.f_backward()?;
+            self.clock.mark(Phase::Backward);
+            links.map_or(Ok(()), |links| links.backward())?;
+            row_losses.push(losses.rows()?);
+            self.clock.mark(Phase::Masks);
         }
-        let all = Tensor::f_cat(&row_losses, 0)?.f_to_kind(Kind::Double)?.f_to_device(tch::Device::Cpu)?;
-        Ok(Vec::try_from(all)?)
+        Ok(Tensor::f_cat(&row_losses, 0)?)
     }
 
     /// Backward of the Lagrangian.
-    fn constrain(&mut self, step: u64) -> Result<(Option<f64>, Vec<ModuleConstraint>), Error> {
-        let Some(masks) = &mut self.masks else { return Ok((None, Vec::new())) };
-        if masks.set.spec().modules().is_empty() {
-            return Ok((Some(0.0), Vec::new()));
+    fn constrain(&mut self, step: u64) -> Result<Option<Lagrangian>, Error> {
+        let Some(masks) = &mut self.masks else { return Ok(None) };
+        let lagrangian = masks.set.lagrangian(step)?;
+        if lagrangian.loss.requires_grad() {
+            lagrangian.loss.f_backward()?;
         }
-        let lagrangian = masks.set.lagrangian(step);
-        lagrangian.loss.f_backward()?;
-        let constraints = lagrangian.constraints()?;
-        Ok((Some(constraints.iter().map(|constraint| constraint.loss).sum()), constraints))
+        self.clock.mark(Phase::Masks);
+        Ok(Some(lagrangian))
     }
 
-    /// Norms by group and over all, with one transfer for all of them.
-    fn norms(&mut self) -> Result<Norms, Error> {
-        let squares = self.groups().map(|group| group.squared_norm()).collect::<Result<Vec<_>, _>>()?;
-        let known: Vec<&Tensor> = squares.iter().flatten().collect();
-        let values: Vec<f64> = match known.is_empty() {
-            true => Vec::new(),
-            false => {
-                Vec::try_from(Tensor::f_stack(&known, 0)?.f_to_kind(Kind::Double)?.f_to_device(tch::Device::Cpu)?)?
-            }
-        };
-        let mut values = values.into_iter();
-        let mut norm = |square: &Option<Tensor>| square.as_ref().and_then(|_| values.next());
-        let squares: Vec<Option<f64>> = squares.iter().map(&mut norm).collect();
-        let root = |index: usize| squares.get(index).copied().flatten().map(f64::sqrt);
-        Ok(Norms {
-            total: squares.iter().flatten().sum::<f64>().sqrt(),
-            weights: root(0).unwrap_or(0.0),
-            masks: root(1),
-            multipliers: root(2),
-        })
-    }
-
-    fn update(&mut self, clip_scale: f64, learning_rate_factor: f64) -> Result<(), Error> {
-        self.groups().try_for_each(|group| group.update(clip_scale, learning_rate_factor))?;
+    fn update(&mut self, verdict: &Verdict, learning_rate_factor: f64) -> Result<(), Error> {
+        self.groups().try_for_each(|group| group.update(&verdict.scale, &verdict.skip, learning_rate_factor))?;
         if let Some(masks) = &mut self.masks {
-            masks.set.clamp();
+            masks.set.clamp()?;
         }
         Ok(())
     }
@@ -169,9 +164,77 @@ impl Trainer {
     }
 }
 
-/// Factor that brings a gradient of L2 norm `norm` to at most `limit`.
-fn clip_scale(norm: f64, limit: f64) -> f64 {
-    if norm > limit { limit / norm } else { 1.0 }
+/// What is to be done with the gradients, decided on the device.
+struct Verdict {
+    /// Factor that brings the global norm to at most the limit; a scalar.
+    scale: Tensor,
+    /// 1 where loss or gradients are not finite, else 0; a scalar.
+    skip: Tensor,
+}
+
+impl Verdict {
+    fn new(
+        row_losses: &Tensor,
+        squares: &[Tensor],
+        lagrangian: Option<&Lagrangian>,
+        limit: f64,
+    ) -> Result<Verdict, TchError> {
+        let _no_grad = tch::no_grad_guard();
+        let norm = Tensor::f_stack(squares, 0)?.f_sum(Kind::Double)?.f_sqrt()?;
+        let scale = norm.f_reciprocal()?.f_mul_scalar(limit)?.f_clamp_max(1.0)?.f_to_kind(Kind::Float)?;
+        let mut probe = norm.f_add(&row_losses.f_sum(Kind::Double)?)?;
+        if let Some(lagrangian) = lagrangian {
+            probe = probe.f_add(&lagrangian.loss)?;
+        }
+        let skip = probe.f_isfinite()?.f_logical_not()?.f_to_kind(Kind::Float)?;
+        Ok(Verdict { scale, skip })
+    }
+}
+
+/// The numbers of a step on the host.
+struct StepLog {
+    row_losses: Vec<f64>,
+    norms: Norms,
+    clip_scale: f64,
+    applied: bool,
+    constraints: Vec<ModuleConstraint>,
+    expected: Option<ExpectedSize>,
+}
+
+impl StepLog {
+    /// Brings everything over in one transfer.
+    fn read(
+        row_losses: &Tensor,
+        squares: &[Tensor],
+        verdict: &Verdict,
+        lagrangian: Option<&Lagrangian>,
+    ) -> Result<StepLog, Error> {
+        let summary = lagrangian.map(Lagrangian::summary).transpose()?;
+        let scalars = squares.iter().chain([&verdict.scale, &verdict.skip]);
+        let mut parts = vec![row_losses.f_to_kind(Kind::Double)?];
+        for scalar in scalars {
+            parts.push(scalar.f_to_kind(Kind::Double)?.f_view([1])?);
+        }
+        parts.extend(summary.map(|summary| summary.f_to_kind(Kind::Double)).transpose()?);
+        let values: Vec<f64> = Vec::try_from(Tensor::f_cat(&parts, 0)?.f_to_device(Device::Cpu)?)?;
+        let (row_losses, rest) = values.split_at(row_losses.size()[0] as usize);
+        let (squares, rest) = rest.split_at(squares.len());
+        let summary: Vec<f32> = rest[2..].iter().map(|value| *value as f32).collect();
+        let root = |index: usize| squares.get(index).copied().map(f64::sqrt);
+        Ok(StepLog {
+            row_losses: row_losses.to_vec(),
+            norms: Norms {
+                total: squares.iter().sum::<f64>().sqrt(),
+                weights: root(0).unwrap_or(0.0),
+                masks: root(1),
+                multipliers: root(2),
+            },
+            clip_scale: rest[0],
+            applied: rest[1] == 0.0,
+            constraints: lagrangian.map(|lagrangian| lagrangian.constraints_from(&summary)).unwrap_or_default(),
+            expected: lagrangian.map(|lagrangian| lagrangian.expected(&summary)),
+        })
+    }
 }
 
 fn domain_steps(batch: &Batch, row_losses: &[f64], domains: usize, targets: usize) -> Vec<DomainStep> {
@@ -188,11 +251,24 @@ fn domain_steps(batch: &Batch, row_losses: &[f64], domains: usize, targets: usiz
 mod tests {
     use super::*;
 
+    fn verdict(loss: f32, square: f32) -> (f64, f64) {
+        let verdict = Verdict::new(&Tensor::from_slice(&[loss]), &[Tensor::from(square)], None, 1.0).unwrap();
+        (verdict.scale.double_value(&[]), verdict.skip.double_value(&[]))
+    }
+
     #[test]
     fn clipping_leaves_small_gradients_alone() {
-        assert_eq!(clip_scale(0.5, 1.0), 1.0);
-        assert_eq!(clip_scale(4.0, 1.0), 0.25);
-        assert_eq!(clip_scale(0.0, 1.0), 1.0);
+        assert_eq!(verdict(1.0, 0.25), (1.0, 0.0));
+        assert_eq!(verdict(1.0, 16.0), (0.25, 0.0));
+        assert_eq!(verdict(1.0, 0.0), (1.0, 0.0));
+    }
+
+    #[test]
+    fn what_is_not_finite_is_skipped() {
+        assert_eq!(verdict(f32::NAN, 1.0).1, 1.0);
+        assert_eq!(verdict(f32::INFINITY, 1.0).1, 1.0);
+        assert_eq!(verdict(1.0, f32::NAN).1, 1.0);
+        assert_eq!(verdict(1.0, f32::INFINITY).1, 1.0);
     }
 
     #[test]

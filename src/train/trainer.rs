@@ -2,6 +2,7 @@
 
 use super::Error;
 use super::adamw::{Direction, Group};
+use super::phases::{Phase, PhaseClock};
 use super::schedule::Schedule;
 use super::setup::{Device, Setup};
 use crate::checkpoint::{Checkpoint, HfConfig, HfModel};
@@ -34,6 +35,7 @@ pub struct Trainer {
     pub(super) exhausted: BTreeSet<String>,
     pub(super) eval_rows: Vec<EvalRows>,
     pub(super) schedule: Schedule,
+    pub(super) clock: PhaseClock,
     /// Where the run stands.
     pub counters: Counters,
 }
@@ -94,7 +96,11 @@ impl Counters {
 impl Trainer {
     /// A run at step 0.
     pub fn new(setup: &Setup) -> Result<Trainer, Error> {
-        let weights = initial_weights(setup)?;
+        Trainer::with_weights(setup, initial_weights(setup)?)
+    }
+
+    /// A run at step 0 from given fp32 weights on its device, by Hugging Face name.
+    pub fn with_weights(setup: &Setup, weights: Vec<(String, Tensor)>) -> Result<Trainer, Error> {
         let masks = match &setup.spec {
             Some(spec) => {
                 let table = &setup.config.masks;
@@ -122,10 +128,10 @@ impl Trainer {
         let train = &setup.config.train;
         let kind = setup.compute_kind();
         let weights = Group::new("weights", train.learning_rate, Direction::Descent, train, weights, kind)?;
-        let decoder = decoder(&setup.model, &weights)?;
+        let decoder = decoder(&setup.model, &weights)?.with_activation_checkpointing(train.activation_checkpointing);
         let tokens = setup.dataset.sequence_length() as i64;
         let mut trainer = Trainer {
-            context: ForwardContext::new(&setup.model, tokens, setup.device, Gates::none())?,
+            context: ForwardContext::new(&setup.model, tokens, setup.device, &Gates::none())?,
             masks: masks.map(|set| MaskTraining::new(set, &setup.config)).transpose()?,
             eval_rows: EvalRows::load(&setup.dataset, setup.config.eval.rows_per_domain, setup.device)?,
             schedule: Schedule {
@@ -133,6 +139,7 @@ impl Trainer {
                 steps: train.steps,
                 final_fraction: train.final_lr_fraction,
             },
+            clock: PhaseClock::off(setup.device),
             config: setup.config.clone(),
             hf_config: setup.hf_config.clone(),
             model: setup.model.clone(),
@@ -173,6 +180,16 @@ impl Trainer {
     /// Model FLOPs of one training token.
     pub fn flops_per_token(&self) -> f64 {
         training_flops_per_token(&self.model, self.loader.dataset().sequence_length() as i64)
+    }
+
+    /// Measures phases from the next step on; every phase then waits for the device.
+    pub fn measure_phases(&mut self) {
+        self.clock.turn_on();
+    }
+
+    /// Seconds of the last step by phase; empty unless they are measured.
+    pub fn phases(&self) -> Vec<(Phase, f64)> {
+        self.clock.seconds()
     }
 
     /// Present proportions, in the order of the data's domains.

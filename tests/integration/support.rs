@@ -110,8 +110,23 @@ pub fn load(folder: &Path) -> Loaded {
 
 /// Logits under `gates`.
 pub fn logits(loaded: &Loaded, input_ids: &Tensor, gates: Gates) -> Tensor {
-    let context = ForwardContext::new(&loaded.model, input_ids.size()[1], Device::Cpu, gates).unwrap();
+    let context = ForwardContext::new(&loaded.model, input_ids.size()[1], Device::Cpu, &gates).unwrap();
     loaded.decoder.forward(input_ids, &context).unwrap()
+}
+
+/// Mean loss per target token as the training step computes it, after its backward into weights and gates.
+pub fn trained_loss(loaded: &Loaded, input_ids: &Tensor, gates: &Gates) -> f64 {
+    let (rows, tokens) = (input_ids.size()[0], input_ids.size()[1]);
+    let mut context = ForwardContext::new(&loaded.model, tokens, Device::Cpu, &Gates::none()).unwrap();
+    let links = context.set_gate_leaves(&loaded.model, gates).unwrap();
+    let x = loaded.decoder.residual_stream(input_ids, &context).unwrap();
+    let scale = 1.0 / (rows * (tokens - 1)) as f64;
+    let losses = loaded.decoder.losses(&x, input_ids, scale, &context).unwrap();
+    losses.objective.backward();
+    links.backward().unwrap();
+    let mean = losses.rows().unwrap().sum(Kind::Double).double_value(&[]) * scale;
+    assert!((mean - losses.objective.double_value(&[])).abs() < 1e-5 * mean.abs());
+    mean
 }
 
 /// Tensors of a safetensors file.

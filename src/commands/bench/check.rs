@@ -1,0 +1,205 @@
+//! `shearling bench check`: every fast kernel and three steps of pruning on a device against the same on the CPU. The
+//! tests compare the CPU's kernels with plain operators; this carries the comparison to a device that has no tests.
+
+use super::subject::Subject;
+use crate::cli::Printer;
+use crate::cli::arguments::BenchCheck;
+use crate::cli::table::Table;
+use crate::commands::Verdict;
+use crate::native::{autograd, checkpoint, cross_entropy, device, embedding, projection, rms_norm, rope, swiglu};
+use crate::train::Trainer;
+use crate::train::setup::Device;
+use serde_json::json;
+use tch::{Kind, TchError, Tensor};
+
+/// Steps of pruning that are compared.
+const STEPS: usize = 3;
+
+/// `shearling bench check`
+pub(super) fn run(arguments: &BenchCheck) -> anyhow::Result<Verdict> {
+    let printer = Printer::new(arguments.json);
+    let device = device::parse(&arguments.device)?;
+    let mut results = Vec::new();
+    for (kind, tolerance) in [(Kind::Float, 1e-4), (Kind::BFloat16, 2e-2)] {
+        for case in cases()? {
+            let error = case.compare(kind, device)?;
+            results.push(Compared { name: format!("{} {kind:?}", case.name), error, tolerance });
+        }
+    }
+    results.push(Compared { name: "gate noise".to_string(), error: noise_error(device)?, tolerance: 0.0 });
+    results.push(Compared { name: "three steps of pruning Float".into(), error: steps_error(device)?, tolerance: 1e-3 });
+    let passed = results.iter().all(Compared::passed);
+    printer.data(table(&results), || to_json(&results, passed));
+    Ok(if passed { Verdict::Done } else { Verdict::CheckFailed })
+}
+
+/// One comparison.
+struct Compared {
+    name: String,
+    /// Largest difference over outputs and gradients, each relative to its largest value.
+    error: f64,
+    tolerance: f64,
+}
+
+impl Compared {
+    /// A NaN never passes.
+    fn passed(&self) -> bool {
+        self.error <= self.tolerance
+    }
+}
+
+fn table(results: &[Compared]) -> Table {
+    let mut table = Table::new(["what", "difference", "bound", ""]);
+    for result in results {
+        let verdict = if result.passed() { "ok" } else { "DIFFERS" };
+        let numbers = [result.error, result.tolerance].map(|number| format!("{number:.1e}"));
+        table.row([result.name.clone(), numbers[0].clone(), numbers[1].clone(), verdict.to_string()]);
+    }
+    table
+}
+
+fn to_json(results: &[Compared], passed: bool) -> serde_json::Value {
+    let result = |result: &Compared| {
+        json!({ "name": result.name, "difference": result.error, "bound": result.tolerance, "passed": result.passed() })
+    };
+    json!({ "passed": passed, "checks": results.iter().map(result).collect::<Vec<_>>() })
+}
+
+type Outputs = Result<Vec<Tensor>, TchError>;
+
+/// A function with inputs to compare it on; all inputs are differentiable.
+struct Case {
+    name: &'static str,
+    inputs: Vec<Tensor>,
+    function: Box<dyn Fn(&[Tensor]) -> Outputs>,
+}
+
+impl Case {
+    fn new(
+        name: &'static str,
+        shapes: &[&[i64]],
+        function: impl Fn(&[Tensor]) -> Outputs + 'static,
+    ) -> Result<Case, TchError> {
+        let input = |shape: &&[i64]| Tensor::f_randn(*shape, (Kind::Float, Device::Cpu));
+        Ok(Case { name, inputs: shapes.iter().map(input).collect::<Result<_, _>>()?, function: Box::new(function) })
+    }
+
+    /// Largest relative difference of outputs and gradients between the CPU and `device`.
+    fn compare(&self, kind: Kind, device: Device) -> Result<f64, TchError> {
+        let (expected, found) = (self.run(kind, Device::Cpu)?, self.run(kind, device)?);
+        let mut worst: f64 = 0.0;
+        for (expected, found) in expected.iter().zip(&found) {
+            worst = larger(worst, relative(expected, found)?);
+        }
+        Ok(worst)
+    }
+
+    /// Outputs, then the gradients of the inputs, in fp32 on the CPU.
+    fn run(&self, kind: Kind, device: Device) -> Outputs {
+        let leaf = |input: &Tensor| input.f_to_device(device)?.f_to_kind(kind)?.f_detach()?.f_set_requires_grad(true);
+        let leaves = self.inputs.iter().map(leaf).collect::<Result<Vec<_>, _>>()?;
+        let outputs = (self.function)(&leaves)?;
+        let gradients = outputs.iter().map(|output| output.f_detach()?.f_cos()).collect::<Result<Vec<_>, _>>()?;
+        autograd::backward(&outputs, &gradients)?;
+        let host = |tensor: &Tensor| tensor.f_detach()?.f_to_device(Device::Cpu)?.f_to_kind(Kind::Float);
+        outputs.iter().map(host).chain(leaves.iter().map(|leaf| host(&leaf.grad()))).collect()
+    }
+}
+
+fn larger(a: f64, b: f64) -> f64 {
+    if a.is_nan() || b.is_nan() { f64::NAN } else { a.max(b) }
+}
+
+fn relative(expected: &Tensor, found: &Tensor) -> Result<f64, TchError> {
+    let largest = |tensor: &Tensor| tensor.f_abs()?.f_max()?.f_double_value(&[]);
+    Ok(largest(&expected.f_sub(found)?)? / largest(expected)?.max(f64::MIN_POSITIVE))
+}
+
+fn cases() -> Result<Vec<Case>, TchError> {
+    tch::manual_seed(1);
+    let ids = Tensor::f_randint(50, [2, 37], (Kind::Int64, Device::Cpu))?;
+    let targets = Tensor::f_randint(50, [37], (Kind::Int64, Device::Cpu))?;
+    let angles = Tensor::f_rand([40, 16], (Kind::Float, Device::Cpu))?;
+    let mean_weights = Tensor::f_full([48], 1.0 / 48.0, (Kind::Float, Device::Cpu))?;
+    Ok(vec![
+        Case::new("rms_norm", &[&[2, 37, 48], &[48]], |x| {
+            let (normed, again) = rms_norm::rms_norm(&x[0], &x[1], None, 1e-5)?;
+            Ok(vec![normed, again])
+        })?,
+        Case::new("rms_norm under a mask", &[&[2, 37, 48], &[48]], move |x| {
+            let weights = mean_weights.f_to_device(x[0].device())?;
+            Ok(vec![rms_norm::rms_norm(&x[0], &x[1], Some(&weights), 1e-5)?.0])
+        })?,
+        Case::new("swiglu", &[&[2, 37, 48], &[2, 37, 48], &[48]], |x| {
+            Ok(vec![swiglu::swiglu(&x[0], &x[1], Some(&x[2].f_to_kind(Kind::Float)?))?])
+        })?,
+        Case::new("rope", &[&[2, 37, 3, 16]], move |x| {
+            let angles = angles.f_to_device(x[0].device())?;
+            Ok(vec![rope::rope(&x[0], &angles.f_cos()?, &angles.f_sin()?)?])
+        })?,
+        Case::new("embedding", &[&[50, 48], &[48]], move |x| {
+            let gate = x[1].f_to_kind(Kind::Float)?;
+            Ok(vec![embedding::embedding(&ids.f_to_device(x[0].device())?, &x[0], Some(&gate))?])
+        })?,
+        Case::new("project", &[&[2, 37, 48], &[64, 48], &[64], &[32, 48]], |x| {
+            projection::project(&x[0], &[(&x[1], Some(&x[2])), (&x[3], None)])
+        })?,
+        Case::new("project_gated", &[&[2, 37, 48], &[64, 48], &[64], &[48], &[2, 37, 64]], |x| {
+            let (row, column) = (x[2].f_to_kind(Kind::Float)?, x[3].f_to_kind(Kind::Float)?);
+            Ok(vec![projection::project_gated(&x[0], &x[1], Some(&row), Some(&column), None, &x[4])?])
+        })?,
+        Case::new("linear_cross_entropy", &[&[37, 48], &[50, 48]], move |x| {
+            let targets = targets.f_to_device(x[0].device())?;
+            Ok(vec![cross_entropy::linear_cross_entropy(&x[0], &x[1], &targets, 1.0 / 37.0, 16)?.objective])
+        })?,
+        Case::new("checkpoint", &[&[2, 37, 48], &[48, 48]], |x| {
+            let weight = x[1].shallow_clone();
+            let block = move |x: &Tensor| projection::project_gated(&x.f_silu()?, &weight, None, None, None, x);
+            Ok(vec![checkpoint::checkpoint(&x[0], block)?])
+        })?,
+        Case::new("attention", &[&[2, 37, 4, 16], &[2, 37, 4, 16], &[2, 37, 4, 16]], |x| {
+            let heads = x.iter().map(|x| x.f_transpose(1, 2)).collect::<Result<Vec<_>, _>>()?;
+            let none = None::<&Tensor>;
+            Ok(vec![Tensor::f_scaled_dot_product_attention(
+                &heads[0], &heads[1], &heads[2], none, 0.0, true, None, false,
+            )?])
+        })?,
+    ])
+}
+
+/// Largest difference of the gates of a key.
+fn noise_error(device: Device) -> anyhow::Result<f64> {
+    use shearling_masks::{Module, NoiseKey};
+    let gates = |device| -> anyhow::Result<Vec<Tensor>> {
+        let trainer = Subject::tiny(device)?.trainer()?;
+        let masks = trainer.masks().ok_or_else(|| anyhow::anyhow!("a run without masks"))?;
+        let gates = masks.sample(&NoiseKey { seed: 5, step: 1 << 33, micro_batch: 3 })?;
+        let host = |module| gates.get(module).map(|gate| gate.f_detach()?.f_to_device(Device::Cpu));
+        Ok(Module::ALL.into_iter().filter_map(host).collect::<Result<_, _>>()?)
+    };
+    let mut worst: f64 = 0.0;
+    // The noise is equal bit for bit; logarithm and sigmoid of two devices may differ in the last place.
+    for (expected, found) in gates(Device::Cpu)?.iter().zip(&gates(device)?) {
+        let difference = expected.f_sub(found)?.f_abs()?.f_max()?.f_double_value(&[])?;
+        worst = larger(worst, (difference - 1e-6).max(0.0));
+    }
+    Ok(worst)
+}
+
+/// Largest relative difference of the losses of a few steps from the same weights.
+fn steps_error(device: Device) -> anyhow::Result<f64> {
+    let (cpu, other) = (Subject::tiny(Device::Cpu)?, Subject::tiny(device)?);
+    let weights = || cpu.normal_weights(Device::Cpu);
+    let moved = weights()?.into_iter().map(|(name, weight)| Ok((name, weight.f_to_device(device)?)));
+    let moved = moved.collect::<Result<Vec<_>, TchError>>()?;
+    let mut expected = Trainer::with_weights(&cpu.setup, weights()?)?;
+    let mut found = Trainer::with_weights(&other.setup, moved)?;
+    let mut worst: f64 = 0.0;
+    for _ in 0..STEPS {
+        let (expected, found) = (expected.step()?, found.step()?);
+        for (a, b) in [(expected.cross_entropy, found.cross_entropy), (expected.norms.total, found.norms.total)] {
+            worst = larger(worst, (a - b).abs() / a.abs().max(f64::MIN_POSITIVE));
+        }
+    }
+    Ok(worst)
+}

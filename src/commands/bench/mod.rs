@@ -1,0 +1,18 @@
+//! `shearling bench`: how fast a training step is here, and whether the fast kernels compute what the plain ones do.
+
+mod check;
+mod peak;
+mod shapes;
+mod step;
+mod subject;
+
+use super::Verdict;
+use crate::cli::arguments::Bench;
+
+/// `shearling bench`
+pub fn run(arguments: &Bench) -> anyhow::Result<Verdict> {
+    match arguments {
+        Bench::Step(arguments) => step::run(arguments),
+        Bench::Check(arguments) => check::run(arguments),
+    }
+}

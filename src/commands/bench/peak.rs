@@ -1,0 +1,33 @@
+//! What a device can do at most: the denominator of model FLOPs utilisation.
+
+use crate::native::projection::project;
+use std::time::Instant;
+use tch::{Device, Kind, TchError, Tensor};
+
+/// Dense bf16 peak of an H100 or H200 (SXM), FLOP/s.
+const H200_FLOPS: f64 = 989e12;
+/// Side of the square matrices that measure a CPU: large enough that the rate no longer grows.
+const SIDE: i64 = 2048;
+/// Products of which the fastest counts.
+const PRODUCTS: usize = 5;
+
+/// FLOP/s of `device` in computations of `kind`: the known peak of a GPU, the measured rate of a CPU.
+pub(super) fn flops(device: Device, kind: Kind) -> Result<f64, TchError> {
+    match device {
+        Device::Cuda(_) => Ok(H200_FLOPS),
+        _ => measured(device, kind),
+    }
+}
+
+fn measured(device: Device, kind: Kind) -> Result<f64, TchError> {
+    let _no_grad = tch::no_grad_guard();
+    let matrix = || Tensor::f_ones([SIDE, SIDE], (kind, device));
+    let (x, weight) = (matrix()?, matrix()?);
+    let mut best = f64::INFINITY;
+    for _ in 0..=PRODUCTS {
+        let start = Instant::now();
+        project(&x, &[(&weight, None)])?;
+        best = best.min(start.elapsed().as_secs_f64());
+    }
+    Ok(2.0 * (SIDE as f64).powi(3) / best)
+}
