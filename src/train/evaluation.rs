@@ -117,7 +117,7 @@ impl Trainer {
         let Some(masks) = self.masks() else { return Ok(BTreeMap::new()) };
         let rows = |module: Module| -> Result<Vec<f64>, Error> {
             Ok(Vec::try_from(
-                masks.expected_sparsity(module).f_to_kind(tch::Kind::Double)?.f_to_device(tch::Device::Cpu)?,
+                masks.expected_sparsity(module)?.f_to_kind(tch::Kind::Double)?.f_to_device(tch::Device::Cpu)?,
             )?)
         };
         masks.spec().modules().iter().map(|spec| Ok((spec.module.to_string(), rows(spec.module)?))).collect()
