@@ -93,7 +93,7 @@ impl Lagrangian {
         }
     }
 
-    /// How many numbers the summary has: at most 4·L + 1 + L + 10.
+    /// How many numbers the summary has: at most 4·L + 12.
     pub fn summary_len(&self) -> usize {
         let of_module = |module: &ModuleSpec| {
             let single_scores = if module.module == Module::Layer { module.size } else { 0 };
