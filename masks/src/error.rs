@@ -148,6 +148,16 @@ pub enum Error {
         /// Units the source has there.
         size: i64,
     },
+    /// Numbers that are no summary of this constraint.
+    #[error(
+        "the constraint's summary has {expected} numbers, {found} were given: pass back exactly those of `Lagrangian::summary`"
+    )]
+    SummaryLength {
+        /// Numbers of the summary.
+        expected: usize,
+        /// Numbers given.
+        found: usize,
+    },
     /// The operating system refused.
     #[error("cannot {operation} mask file {}", path.display())]
     Io {

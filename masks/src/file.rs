@@ -77,7 +77,7 @@ impl MaskSet {
         let values = read_tensors(path, &spec, &tensors)?;
         let masks = spec.modules().iter().map(|module| mask_from(module, &values, device));
         let masks = masks.collect::<Result<Vec<Mask>>>()?;
-        Ok(MaskSet::from_masks(spec, description.constants, description.warmup_steps, device, masks))
+        MaskSet::from_masks(spec, description.constants, description.warmup_steps, device, masks)
     }
 
     fn metadata(&self, path: &Path) -> Result<HashMap<String, String>> {

@@ -5,7 +5,7 @@
 use crate::error::{Error, Result};
 use crate::shape::Module;
 use crate::spec::{MaskSpec, ModuleSpec};
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Kind, TchError, Tensor};
 
 /// Gates of one forward, fp32. `None` means that the dimension is not pruned: all of it is open.
 #[derive(Debug, Default)]
@@ -50,44 +50,59 @@ impl Gates {
         }
     }
 
-    /// The gates of the query heads of one layer, `[H]`: head k·G + g gets `kv_head[layer][k] · query_head[layer][g]`.
+    /// The gates of the query heads of every layer, `[L, H]`: head k·G + g of layer l gets `kv_head[l][k] · query_head[l][g]`.
     /// `None` if neither exists.
     ///
     /// `num_attention_heads` is H and `num_key_value_heads` K of the model the gates were made for.
-    pub fn heads(&self, layer: i64, num_attention_heads: i64, num_key_value_heads: i64) -> Option<Tensor> {
-        let group_size = num_attention_heads / num_key_value_heads;
-        let groups = self.kv_head.as_ref().map(|gate| gate.get(layer).unsqueeze(1));
-        let places = self.query_head.as_ref().map(|gate| gate.get(layer).unsqueeze(0));
-        let product = match (groups, places) {
-            (Some(groups), Some(places)) => groups * places,
-            (Some(only), None) | (None, Some(only)) => only.expand([num_key_value_heads, group_size], false),
-            (None, None) => return None,
+    ///
+    /// # Errors
+    /// libtorch's, if the gates are of other sizes.
+    pub fn all_heads(&self, num_attention_heads: i64, num_key_value_heads: i64) -> Result<Option<Tensor>> {
+        let group_size = num_attention_heads.checked_div(num_key_value_heads).unwrap_or(0);
+        let spread = |gate: &Option<Tensor>, dim: i64| -> Result<Option<Tensor>> {
+            let spread = |gate: &Tensor| gate.f_unsqueeze(dim)?.f_expand([-1, num_key_value_heads, group_size], false);
+            Ok(gate.as_ref().map(spread).transpose()?)
         };
-        Some(product.reshape([num_attention_heads]))
+        let product = match (spread(&self.kv_head, 2)?, spread(&self.query_head, 1)?) {
+            (Some(groups), Some(places)) => groups.f_mul(&places)?,
+            (Some(only), None) | (None, Some(only)) => only,
+            (None, None) => return Ok(None),
+        };
+        Ok(Some(product.f_reshape([-1, num_attention_heads])?))
     }
 
     /// The same tensors again, sharing storage and graph.
     pub fn shallow_clone(&self) -> Gates {
-        self.map(Tensor::shallow_clone)
+        let mut gates = Gates::none();
+        for module in Module::ALL {
+            gates.set(module, self.get(module).map(Tensor::shallow_clone));
+        }
+        gates
     }
 
     /// The same values without a graph.
-    pub fn detach(&self) -> Gates {
-        self.map(Tensor::detach)
+    ///
+    /// # Errors
+    /// libtorch's.
+    pub fn detach(&self) -> Result<Gates> {
+        self.map(Tensor::f_detach)
     }
 
     /// The same values on another device.
-    pub fn to_device(&self, device: Device) -> Gates {
-        self.map(|gate| gate.to_device(device))
+    ///
+    /// # Errors
+    /// libtorch's, when the device has no room.
+    pub fn to_device(&self, device: Device) -> Result<Gates> {
+        self.map(|gate| gate.f_to_device(device))
     }
 
     /// Every gate changed by the same function.
-    fn map(&self, function: impl Fn(&Tensor) -> Tensor) -> Gates {
+    fn map(&self, function: impl Fn(&Tensor) -> std::result::Result<Tensor, TchError>) -> Result<Gates> {
         let mut gates = Gates::none();
         for module in Module::ALL {
-            gates.set(module, self.get(module).map(&function));
+            gates.set(module, self.get(module).map(&function).transpose()?);
         }
-        gates
+        Ok(gates)
     }
 
     /// The tensor of a mask of the spec, refused if missing or of another shape.
@@ -124,7 +139,7 @@ pub(crate) fn finite_values(spec: &ModuleSpec, tensor: &Tensor) -> Result<Vec<f3
 /// The elements of any tensor as fp32 on the CPU.
 pub(crate) fn cpu_values(tensor: &Tensor) -> Result<Vec<f32>> {
     let mut values = vec![0.0; tensor.numel()];
-    let plain = tensor.detach().f_to_device(Device::Cpu)?.f_to_kind(Kind::Float)?;
+    let plain = tensor.f_detach()?.f_to_device(Device::Cpu)?.f_to_kind(Kind::Float)?;
     plain.f_copy_data(&mut values, tensor.numel())?;
     Ok(values)
 }
@@ -140,22 +155,41 @@ mod tests {
 
     fn gates() -> Gates {
         Gates {
-            kv_head: Some(Tensor::from_slice(&[0f32, 0.0, 2.0, 3.0]).view([2, 2])),
-            query_head: Some(Tensor::from_slice(&[0f32, 0.0, 0.0, 5.0, 7.0, 11.0]).view([2, 3])),
+            kv_head: Some(Tensor::from_slice(&[1f32, 2.0, 2.0, 3.0]).view([2, 2])),
+            query_head: Some(Tensor::from_slice(&[3f32, 0.0, 4.0, 5.0, 7.0, 11.0]).view([2, 3])),
             ..Gates::none()
         }
     }
 
     fn heads(gates: &Gates) -> Vec<f32> {
-        Vec::try_from(gates.heads(1, 6, 2).unwrap()).unwrap()
+        let heads = gates.all_heads(6, 2).unwrap().unwrap();
+        assert_eq!(heads.size(), [2, 6]);
+        Vec::try_from(heads.flatten(0, 1)).unwrap()
     }
 
     #[test]
     fn heads_are_groups_times_places() {
-        assert_eq!(heads(&gates()), [10.0, 14.0, 22.0, 15.0, 21.0, 33.0]);
-        assert_eq!(heads(&Gates { query_head: None, ..gates() }), [2.0, 2.0, 2.0, 3.0, 3.0, 3.0]);
-        assert_eq!(heads(&Gates { kv_head: None, ..gates() }), [5.0, 7.0, 11.0, 5.0, 7.0, 11.0]);
-        assert!(Gates::none().heads(0, 6, 2).is_none());
+        assert_eq!(heads(&gates()), [3.0, 0.0, 4.0, 6.0, 0.0, 8.0, 10.0, 14.0, 22.0, 15.0, 21.0, 33.0]);
+        let groups = Gates { query_head: None, ..gates() };
+        assert_eq!(heads(&groups), [1.0, 1.0, 1.0, 2.0, 2.0, 2.0, 2.0, 2.0, 2.0, 3.0, 3.0, 3.0]);
+        let places = Gates { kv_head: None, ..gates() };
+        assert_eq!(heads(&places), [3.0, 0.0, 4.0, 3.0, 0.0, 4.0, 5.0, 7.0, 11.0, 5.0, 7.0, 11.0]);
+        assert!(Gates::none().all_heads(6, 2).unwrap().is_none());
+    }
+
+    #[test]
+    fn the_gradient_of_a_group_is_the_sum_over_its_places() {
+        let gates = gates();
+        let kv_head = gates.kv_head.as_ref().unwrap().set_requires_grad(true);
+        gates.all_heads(6, 2).unwrap().unwrap().sum(Kind::Float).backward();
+        assert_eq!(Vec::<f32>::try_from(kv_head.grad().flatten(0, 1)).unwrap(), [7.0, 7.0, 23.0, 23.0]);
+    }
+
+    #[test]
+    fn heads_of_another_model_are_refused() {
+        for (heads, kv_heads) in [(6, 3), (8, 2), (6, 0), (0, 2), (9, 4)] {
+            assert!(matches!(gates().all_heads(heads, kv_heads), Err(Error::Torch(_))), "{heads} {kv_heads}");
+        }
     }
 
     #[test]
@@ -163,7 +197,7 @@ mod tests {
         let log_alpha = Tensor::from_slice(&[1f32, 2.0]).set_requires_grad(true);
         let gates = Gates { hidden: Some(log_alpha.sigmoid()), ..Gates::none() };
         assert!(gates.shallow_clone().get(Module::Hidden).unwrap().requires_grad());
-        assert!(!gates.detach().get(Module::Hidden).unwrap().requires_grad());
-        assert!(gates.to_device(Device::Cpu).get(Module::Layer).is_none());
+        assert!(!gates.detach().unwrap().get(Module::Hidden).unwrap().requires_grad());
+        assert!(gates.to_device(Device::Cpu).unwrap().get(Module::Layer).is_none());
     }
 }

@@ -113,30 +113,53 @@ impl HardConcrete {
     }
 
     /// Gates for given noise, elementwise and differentiable in `log_alpha`: both of one shape, result of that shape.
-    pub fn sample(&self, log_alpha: &Tensor, uniform: &Tensor) -> Tensor {
-        let noise = uniform.log() - (1f64 - uniform).log();
-        let stretched = ((noise + log_alpha) / self.temperature).sigmoid() * (self.zeta - self.gamma) + self.gamma;
-        stretched.clamp(0.0, 1.0)
+    ///
+    /// # Errors
+    /// libtorch's, for shapes or devices that do not go together; so too below.
+    pub fn sample(&self, log_alpha: &Tensor, uniform: &Tensor) -> Result<Tensor> {
+        let noise = uniform.f_log()?.f_sub(&uniform.f_rsub_scalar(1.0)?.f_log()?)?;
+        let concrete = noise.f_add(log_alpha)?.f_div_scalar(self.temperature)?.f_sigmoid()?;
+        let stretched = concrete.f_mul_scalar(self.zeta - self.gamma)?.f_add_scalar(self.gamma)?;
+        Ok(stretched.f_clamp(0.0, 1.0)?)
     }
 
     /// P(z = 0), elementwise, kept ε away from 0 and 1.
-    pub fn probability_of_zero(&self, log_alpha: &Tensor) -> Tensor {
-        (self.log_odds_at(0.0) - log_alpha).sigmoid().clamp(self.epsilon, 1.0 - self.epsilon)
+    ///
+    /// # Errors
+    /// libtorch's.
+    pub fn probability_of_zero(&self, log_alpha: &Tensor) -> Result<Tensor> {
+        self.bounded(&log_alpha.f_rsub_scalar(self.log_odds_at(0.0))?)
     }
 
     /// P(z = 1), elementwise, kept ε away from 0 and 1.
-    pub fn probability_of_one(&self, log_alpha: &Tensor) -> Tensor {
-        (log_alpha - self.log_odds_at(1.0)).sigmoid().clamp(self.epsilon, 1.0 - self.epsilon)
+    ///
+    /// # Errors
+    /// libtorch's.
+    pub fn probability_of_one(&self, log_alpha: &Tensor) -> Result<Tensor> {
+        self.bounded(&log_alpha.f_sub_scalar(self.log_odds_at(1.0))?)
     }
 
     /// The expected score P(z ≠ 0), elementwise and differentiable.
-    pub fn score(&self, log_alpha: &Tensor) -> Tensor {
-        1.0 - self.probability_of_zero(log_alpha)
+    ///
+    /// σ and its bounds are symmetric, so this is 1 − P(z = 0) without the subtraction and its rounding.
+    ///
+    /// # Errors
+    /// libtorch's.
+    pub fn score(&self, log_alpha: &Tensor) -> Result<Tensor> {
+        self.bounded(&log_alpha.f_sub_scalar(self.log_odds_at(0.0))?)
     }
 
     /// The deterministic value σ(slope·a) of a kept unit, elementwise: never quite 1.
-    pub fn soft(&self, log_alpha: &Tensor) -> Tensor {
-        (log_alpha * self.soft_slope).sigmoid()
+    ///
+    /// # Errors
+    /// libtorch's.
+    pub fn soft(&self, log_alpha: &Tensor) -> Result<Tensor> {
+        Ok(log_alpha.f_mul_scalar(self.soft_slope)?.f_sigmoid()?)
+    }
+
+    /// clamp(σ(log-odds), ε, 1−ε).
+    fn bounded(&self, log_odds: &Tensor) -> Result<Tensor> {
+        Ok(log_odds.f_sigmoid()?.f_clamp(self.epsilon, 1.0 - self.epsilon)?)
     }
 
     /// β·logit of the point whose stretched value is `gate`: the log-odds at which P(z ≤ gate) = ½.
@@ -166,10 +189,10 @@ mod tests {
         for [log_alpha, zero, one, score, soft] in TABLE {
             let a = Tensor::from(log_alpha as f32);
             let found = [
-                (constants.probability_of_zero(&a), zero),
-                (constants.probability_of_one(&a), one),
-                (constants.score(&a), score),
-                (constants.soft(&a), soft),
+                (constants.probability_of_zero(&a).unwrap(), zero),
+                (constants.probability_of_one(&a).unwrap(), one),
+                (constants.score(&a).unwrap(), score),
+                (constants.soft(&a).unwrap(), soft),
             ];
             for (value, expected) in found {
                 assert!((value.double_value(&[]) - expected).abs() < 1e-5, "a = {log_alpha}: {value:?} {expected}");
@@ -184,9 +207,9 @@ mod tests {
         let uniform = Tensor::from_slice(&[0.95f64, 0.8, 0.4, 0.3, 0.1, 0.03]);
         type Formula<'a> = &'a dyn Fn(&Tensor) -> Tensor;
         let functions: [(&str, Formula<'_>); 3] = [
-            ("sample", &|a| constants.sample(a, &uniform)),
-            ("score", &|a| constants.score(a)),
-            ("soft", &|a| constants.soft(a)),
+            ("sample", &|a| constants.sample(a, &uniform).unwrap()),
+            ("score", &|a| constants.score(a).unwrap()),
+            ("soft", &|a| constants.soft(a).unwrap()),
         ];
         for (name, function) in functions {
             let a = point.copy().set_requires_grad(true);
@@ -200,9 +223,23 @@ mod tests {
     }
 
     #[test]
+    fn scores_and_closed_probabilities_add_up_to_one() {
+        let constants = MaskPreset::llm_shearing();
+        let a = Tensor::linspace(-30.0, 30.0, 121, (tch::Kind::Double, tch::Device::Cpu));
+        let sum = constants.score(&a).unwrap() + constants.probability_of_zero(&a).unwrap();
+        assert!((sum - 1.0).abs().max().double_value(&[]) < 1e-15);
+    }
+
+    #[test]
+    fn shapes_that_do_not_go_together_are_an_error() {
+        let (a, uniform) = (Tensor::from_slice(&[0f32, 1.0]), Tensor::from_slice(&[0.5f32, 0.5, 0.5]));
+        assert!(matches!(MaskPreset::llm_shearing().sample(&a, &uniform), Err(Error::Torch(_))));
+    }
+
+    #[test]
     fn the_gate_has_no_gradient_where_it_is_clipped() {
         let a = Tensor::from_slice(&[-4.0f32, 4.0]).set_requires_grad(true);
-        let gate = MaskPreset::llm_shearing().sample(&a, &Tensor::from_slice(&[0.1f32, 0.9]));
+        let gate = MaskPreset::llm_shearing().sample(&a, &Tensor::from_slice(&[0.1f32, 0.9])).unwrap();
         gate.sum(tch::Kind::Float).backward();
         assert_eq!(Vec::<f32>::try_from(gate).unwrap(), [0.0, 1.0]);
         assert_eq!(Vec::<f32>::try_from(a.grad()).unwrap(), [0.0, 0.0]);

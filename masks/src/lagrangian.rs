@@ -6,47 +6,28 @@
 //!
 //! s is the expected sparsity of a row, 1 − mean score. λ1 and λ2 are two scalars per module, shared by its rows: the linear
 //! term holds the average over layers, the quadratic term each layer. The training loop adds the loss to the cross entropy.
+//!
+//! Everything that logs want to know follows from a few hundred numbers, the [`Lagrangian::summary`]. It stays on the masks'
+//! device until the caller brings it over, together with whatever else it logs; the rest is arithmetic on the host.
 
-use crate::error::Result;
-use crate::gates::cpu_values;
+use crate::constraint_rows::ConstraintRows;
+use crate::error::{Error, Result};
+use crate::expected_size::ExpectedSize;
 use crate::shape::Module;
+use crate::spec::{MaskSpec, ModuleSpec};
 use serde::{Deserialize, Serialize};
-use tch::{Kind, Tensor};
-
-/// The constraint of one module: what [`Lagrangian`] is made of.
-pub(crate) struct Constraint<'a> {
-    pub module: Module,
-    /// Expected sparsity per row, `[rows]`.
-    pub sparsity: Tensor,
-    /// Target sparsity at this step.
-    pub target: f64,
-    /// λ1, a scalar.
-    pub lambda_1: &'a Tensor,
-    /// λ2, a scalar.
-    pub lambda_2: &'a Tensor,
-}
-
-impl Constraint<'_> {
-    /// λ1·mean(s − t) + λ2·mean((s − t)²), a scalar.
-    fn penalty(&self) -> Tensor {
-        let excess = &self.sparsity - self.target;
-        (self.lambda_1 * &excess + self.lambda_2 * excess.square()).mean(Kind::Float)
-    }
-
-    /// Mean sparsity, largest deviation of a row, λ1, λ2 and the penalty as a tensor `[5]`.
-    fn summary(&self, penalty: &Tensor) -> Tensor {
-        let worst = (&self.sparsity - self.target).abs().max();
-        let mean = self.sparsity.mean(Kind::Float);
-        Tensor::stack(&[&mean, &worst, self.lambda_1, self.lambda_2, penalty], 0)
-    }
-}
+use tch::{Device, Kind, Tensor};
 
 /// The constraint at one step.
+#[derive(Debug)]
 pub struct Lagrangian {
     /// Scalar with a graph to the log-odds and the multipliers; 0 if nothing is pruned.
     pub loss: Tensor,
-    targets: Vec<(Module, f64)>,
-    summaries: Vec<Tensor>,
+    spec: MaskSpec,
+    progress: f64,
+    /// The parts of the summary, one after the other; none of them shares storage with a leaf.
+    parts: Vec<Tensor>,
+    device: Device,
 }
 
 /// The state of one module's constraint, for logs.
@@ -71,49 +52,128 @@ pub struct ModuleConstraint {
 }
 
 impl Lagrangian {
-    /// The sum over modules; `zero` is a scalar on the masks' device.
-    pub(crate) fn new(constraints: &[Constraint<'_>], zero: Tensor) -> Lagrangian {
-        let penalties: Vec<Tensor> = constraints.iter().map(Constraint::penalty).collect();
-        let summaries = tch::no_grad(|| constraints.iter().zip(&penalties).map(|(c, p)| c.summary(p)).collect());
-        Lagrangian {
-            loss: penalties.iter().fold(zero, |sum, penalty| sum + penalty),
-            targets: constraints.iter().map(|constraint| (constraint.module, constraint.target)).collect(),
-            summaries,
+    /// The constraint for the scores of all masks in one vector `[U]` and the multipliers `[2, M]`, both with graph and no
+    /// views of leaves, in the order of the spec. `progress` is the share of the targets that holds at this step.
+    pub(crate) fn new(
+        spec: &MaskSpec,
+        rows: &ConstraintRows,
+        scores: &Tensor,
+        multipliers: &Tensor,
+        progress: f64,
+    ) -> Result<Lagrangian> {
+        let units: Vec<i64> = spec.modules().iter().map(ModuleSpec::units).collect();
+        let scores = scores.f_split_with_sizes(&units[..], 0)?;
+        let row_sums = spec.modules().iter().zip(&scores).map(|(module, scores)| -> Result<Tensor> {
+            Ok(scores.f_view([module.rows, module.size])?.f_sum_dim_intlist(-1, false, Kind::Float)?)
+        });
+        let open = Tensor::f_cat(&row_sums.collect::<Result<Vec<_>>>()?, 0)?;
+        let with_layers = spec.modules().iter().zip(&scores).filter(|(module, _)| module.module == Module::Layer);
+        let mut parts = with_layers.map(|(_, scores)| scores.f_detach()).collect::<std::result::Result<Vec<_>, _>>()?;
+        parts.extend([open.f_detach()?, multipliers.f_detach()?.f_view([-1])?]);
+        let (loss, device) = (rows.loss(&open, multipliers, progress)?, open.device());
+        Ok(Lagrangian { loss, spec: spec.clone(), progress, parts, device })
+    }
+
+    /// The constraint when nothing is pruned.
+    pub(crate) fn of_nothing(spec: &MaskSpec, device: Device) -> Result<Lagrangian> {
+        let loss = Tensor::f_zeros([0i64; 0], (Kind::Float, device))?;
+        Ok(Lagrangian { loss, spec: spec.clone(), progress: 1.0, parts: Vec::new(), device })
+    }
+
+    /// Everything there is to log as of the call that made this: fp32, one dimension of [`summary_len`](Self::summary_len)
+    /// numbers, on the masks' device and without graph. [`constraints_from`](Self::constraints_from) and
+    /// [`expected`](Self::expected) read it once it is on the host.
+    ///
+    /// # Errors
+    /// libtorch's.
+    pub fn summary(&self) -> Result<Tensor> {
+        match self.parts.is_empty() {
+            true => Ok(Tensor::f_zeros([0], (Kind::Float, self.device))?),
+            false => Ok(Tensor::f_cat(&self.parts, 0)?),
         }
     }
 
-    /// The state of every module as of the call that made this, in one transfer from the device.
+    /// How many numbers the summary has: at most 4·L + 12.
+    pub fn summary_len(&self) -> usize {
+        let of_module = |module: &ModuleSpec| {
+            let single_scores = if module.module == Module::Layer { module.size } else { 0 };
+            (single_scores + module.rows + 2) as usize
+        };
+        self.spec.modules().iter().map(of_module).sum()
+    }
+
+    /// The state of every module, from the values of the summary.
     ///
     /// # Errors
-    /// libtorch's, if the transfer fails.
-    pub fn constraints(&self) -> Result<Vec<ModuleConstraint>> {
-        if self.summaries.is_empty() {
-            return Ok(Vec::new());
+    /// Another number of values than the summary has.
+    pub fn constraints_from(&self, summary: &[f32]) -> Result<Vec<ModuleConstraint>> {
+        let summary = self.read(summary)?;
+        Ok((0..self.spec.modules().len()).map(|at| self.constraint(at, &summary)).collect())
+    }
+
+    /// The expected size of the model, from the values of the summary.
+    ///
+    /// # Errors
+    /// Another number of values than the summary has.
+    pub fn expected(&self, summary: &[f32]) -> Result<ExpectedSize> {
+        let summary = self.read(summary)?;
+        let of = |module: Module| self.spec.modules().iter().position(|spec| spec.module == module);
+        // What is not pruned is open in full.
+        let sums = |module: Module| match of(module) {
+            Some(at) => summary.rows[at].clone(),
+            None => vec![module.size_in(self.spec.source()) as f64; self.spec.layout(module).rows as usize],
+        };
+        let layers = match of(Module::Layer) {
+            Some(_) => summary.layers.clone(),
+            None => vec![1.0; self.spec.source().num_hidden_layers as usize],
+        };
+        let per_layer = [Module::KvHead, Module::QueryHead, Module::Intermediate].map(sums);
+        Ok(ExpectedSize::new(&self.spec, &layers, per_layer, sums(Module::Hidden).iter().sum()))
+    }
+
+    fn constraint(&self, at: usize, summary: &Summary) -> ModuleConstraint {
+        let spec = &self.spec.modules()[at];
+        let target_sparsity = spec.target_sparsity() * self.progress;
+        let sparsity = summary.rows[at].iter().map(|open| 1.0 - open / spec.size as f64);
+        let excess: Vec<f64> = sparsity.map(|sparsity| sparsity - target_sparsity).collect();
+        let mean = |power: i32| excess.iter().map(|e| e.powi(power)).sum::<f64>() / excess.len() as f64;
+        let [lambda_1, lambda_2] = summary.multipliers[at];
+        ModuleConstraint {
+            module: spec.module,
+            expected_sparsity: target_sparsity + mean(1),
+            target_sparsity,
+            violation: mean(1),
+            // The total order puts NaN last, so that a diverged row shows.
+            worst_row_violation: excess.iter().map(|e| e.abs()).max_by(f64::total_cmp).unwrap_or(0.0),
+            lambda_1,
+            lambda_2,
+            loss: lambda_1 * mean(1) + lambda_2 * mean(2),
         }
-        let values = cpu_values(&Tensor::f_cat(&self.summaries, 0)?)?;
-        Ok(self
-            .targets
-            .iter()
-            .zip(values.chunks_exact(5))
-            .map(|(&(m, t), row)| ModuleConstraint::new(m, t, row))
-            .collect())
+    }
+
+    fn read(&self, summary: &[f32]) -> Result<Summary> {
+        let (expected, found) = (self.summary_len(), summary.len());
+        if found != expected {
+            return Err(Error::SummaryLength { expected, found });
+        }
+        let mut rest = summary.iter().map(|&value| f64::from(value));
+        let mut take = |count: i64| rest.by_ref().take(count as usize).collect::<Vec<f64>>();
+        let layers = take(self.spec.get(Module::Layer).map_or(0, |spec| spec.size));
+        let rows = self.spec.modules().iter().map(|spec| take(spec.rows)).collect();
+        let count = self.spec.modules().len() as i64;
+        let multipliers = take(count).into_iter().zip(take(count)).map(|(one, two)| [one, two]).collect();
+        Ok(Summary { layers, rows, multipliers })
     }
 }
 
-impl ModuleConstraint {
-    fn new(module: Module, target_sparsity: f64, summary: &[f32]) -> ModuleConstraint {
-        let value = |at: usize| f64::from(summary[at]);
-        ModuleConstraint {
-            module,
-            expected_sparsity: value(0),
-            target_sparsity,
-            violation: value(0) - target_sparsity,
-            worst_row_violation: value(1),
-            lambda_1: value(2),
-            lambda_2: value(3),
-            loss: value(4),
-        }
-    }
+/// The parts of a summary, on the host.
+struct Summary {
+    /// Score of every layer, if layers are pruned.
+    layers: Vec<f64>,
+    /// Per module, the sum of the scores of every row.
+    rows: Vec<Vec<f64>>,
+    /// Per module, λ1 and λ2.
+    multipliers: Vec<[f64; 2]>,
 }
 
 /// The warmed-up target: linear from 0 to `target` over `warmup_steps`, constant if there is no warm-up.
@@ -130,33 +190,5 @@ mod tests {
         let at = |step| warmed_up(0.5, step, 20);
         assert_eq!([at(0), at(5), at(10), at(20), at(1000)], [0.0, 0.125, 0.25, 0.5, 0.5]);
         assert_eq!(warmed_up(0.5, 0, 0), 0.5);
-    }
-
-    #[test]
-    fn the_loss_and_its_gradients_are_those_of_the_formula() {
-        let leaf = |value: f32| Tensor::from(value).set_requires_grad(true);
-        let (lambda_1, lambda_2) = (leaf(2.0), leaf(3.0));
-        let sparsity = Tensor::from_slice(&[0.5f32, 0.1]).set_requires_grad(true);
-        let constraint = Constraint {
-            module: Module::KvHead,
-            sparsity: sparsity.shallow_clone(),
-            target: 0.25,
-            lambda_1: &lambda_1,
-            lambda_2: &lambda_2,
-        };
-        let lagrangian = Lagrangian::new(&[constraint], Tensor::from(0f32));
-        lagrangian.loss.backward();
-        let expected = 2.0 * 0.05 + 3.0 * (0.0625 + 0.0225) / 2.0;
-        assert!((lagrangian.loss.double_value(&[]) - expected).abs() < 1e-6);
-        assert!((lambda_1.grad().double_value(&[]) - 0.05).abs() < 1e-6);
-        assert!((lambda_2.grad().double_value(&[]) - 0.0425).abs() < 1e-6);
-        assert!((sparsity.grad().double_value(&[0]) - (2.0 + 6.0 * 0.25) / 2.0).abs() < 1e-6);
-
-        tch::no_grad(|| _ = lambda_1.shallow_clone().fill_(9.0));
-        let state = &lagrangian.constraints().unwrap()[0];
-        assert_eq!(state.module, Module::KvHead);
-        assert_eq!(state.lambda_1, 2.0, "the state is that of the forward, not of later updates");
-        assert!((state.violation - 0.05).abs() < 1e-6 && (state.worst_row_violation - 0.25).abs() < 1e-6);
-        assert!((state.loss - expected).abs() < 1e-6);
     }
 }

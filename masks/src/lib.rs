@@ -3,18 +3,22 @@
 //! ```text
 //! Shape, Shape ─► MaskSpec ─► MaskSet (log-odds a, multipliers λ1, λ2; all fp32)
 //!                               ├─ sample(noise key) ─► Gates ─► the model's forward
-//!                               ├─ lagrangian(step)  ─► loss to add, numbers to log
+//!                               ├─ lagrangian(step)  ─► loss to add; summary ─► constraints, expected size
 //!                               ├─ deterministic_*   ─► Gates ─► evaluation; KeepPlan ─► fold and slice
 //!                               ├─ MaskReport: survivors, undecided, half-alive
 //!                               └─ save / load
 //! scores of any importance ─► KeepPlan::from_scores (one-shot cut)
 //! ```
 //!
-//! The crate knows no model, no weight names and no file but its own. Randomness comes from counters, never from global state.
+//! The crate knows no model, no weight names and no file but its own. Randomness comes from counters, never from global state,
+//! and gives the same bits on every device.
 //!
 //! Letters in shapes: L layers, D hidden, H query heads, K key/value heads, G = H/K queries per group, F intermediate.
 
+mod constraint_rows;
+mod device_noise;
 mod error;
+mod expected_size;
 mod file;
 mod gates;
 mod hard_concrete;
@@ -22,20 +26,19 @@ mod keep_plan;
 mod lagrangian;
 mod mask_set;
 mod noise;
-mod params;
 mod report;
 mod selection;
 mod shape;
 mod spec;
 
 pub use error::{Error, Result};
+pub use expected_size::ExpectedSize;
 pub use gates::Gates;
 pub use hard_concrete::{HardConcrete, MaskPreset};
 pub use keep_plan::{KeepPlan, LayerKeep};
 pub use lagrangian::{Lagrangian, ModuleConstraint};
 pub use mask_set::MaskSet;
 pub use noise::{NoiseKey, weight_normals};
-pub use params::{expected_prunable_params, expected_total_params};
 pub use report::{MaskReport, ModuleReport, UnitList, UnitValue};
 pub use shape::{Module, Shape};
 pub use spec::{MaskSpec, ModuleSpec};

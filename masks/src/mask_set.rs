@@ -4,12 +4,14 @@
 //! optimiser updates the leaves it got from `*_parameters` and then calls [`MaskSet::clamp`]. For evaluation and export the
 //! deterministic gates close exactly the units that are to go and leave the others at their soft value.
 
+use crate::constraint_rows::ConstraintRows;
+use crate::device_noise::DeviceNoise;
 use crate::error::Result;
+use crate::expected_size::ExpectedSize;
 use crate::gates::{Gates, finite_values, to_tensor};
 use crate::hard_concrete::HardConcrete;
-use crate::lagrangian::{Constraint, Lagrangian, warmed_up};
+use crate::lagrangian::{Lagrangian, warmed_up};
 use crate::noise::{NoiseKey, Purpose, Stream};
-use crate::params;
 use crate::selection::top_k_per_row;
 use crate::shape::Module;
 use crate::spec::{MaskSpec, ModuleSpec};
@@ -23,6 +25,9 @@ pub struct MaskSet {
     pub(crate) warmup_steps: u64,
     device: Device,
     masks: Vec<Mask>,
+    rows: ConstraintRows,
+    /// Makes the noise, unless the masks are on the CPU, where the scalar stream is faster.
+    noise: Option<DeviceNoise>,
 }
 
 /// The leaves of one module.
@@ -41,11 +46,11 @@ impl Mask {
     /// Leaves on a device from values on the CPU.
     pub(crate) fn new(spec: &ModuleSpec, log_alpha: &[f32], lambdas: [f32; 2], device: Device) -> Result<Mask> {
         let scalar = |value: f32| -> Result<Tensor> {
-            Ok(Tensor::f_from_slice(&[value])?.f_reshape([0i64; 0])?.f_to_device(device)?.set_requires_grad(true))
+            Ok(Tensor::f_from_slice(&[value])?.f_reshape([0i64; 0])?.f_to_device(device)?.f_set_requires_grad(true)?)
         };
         Ok(Mask {
             spec: spec.clone(),
-            log_alpha: to_tensor(spec, log_alpha, device)?.set_requires_grad(true),
+            log_alpha: to_tensor(spec, log_alpha, device)?.f_set_requires_grad(true)?,
             lambda_1: scalar(lambdas[0])?,
             lambda_2: scalar(lambdas[1])?,
         })
@@ -74,18 +79,21 @@ impl MaskSet {
             Mask::new(spec, &values, [0.0, 0.0], device)
         };
         let masks = spec.modules().iter().map(initial).collect::<Result<Vec<Mask>>>()?;
-        Ok(MaskSet { spec, constants, warmup_steps, device, masks })
+        MaskSet::from_masks(spec, constants, warmup_steps, device, masks)
     }
 
-    /// Puts a set together again, from a file.
+    /// Puts a set together from its leaves.
     pub(crate) fn from_masks(
         spec: MaskSpec,
         constants: HardConcrete,
         warmup_steps: u64,
         device: Device,
         masks: Vec<Mask>,
-    ) -> MaskSet {
-        MaskSet { spec, constants, warmup_steps, device, masks }
+    ) -> Result<MaskSet> {
+        let rows = ConstraintRows::new(&spec, device)?;
+        let away = device != Device::Cpu && !masks.is_empty();
+        let noise = away.then(|| DeviceNoise::new(spec.modules(), device)).transpose()?;
+        Ok(MaskSet { spec, constants, warmup_steps, device, masks, rows, noise })
     }
 
     /// Which masks there are.
@@ -119,15 +127,28 @@ impl MaskSet {
     /// The gates of one training forward, differentiable in the log-odds: the same for the same key.
     ///
     /// # Errors
-    /// libtorch's, when the noise does not reach the device.
+    /// libtorch's.
     pub fn sample(&self, key: &NoiseKey) -> Result<Gates> {
-        let mut uniform = Gates::none();
-        for mask in &self.masks {
-            let stream = Stream::new(key, Purpose::Gates, mask.spec.module.name());
-            let values = stream.uniforms(mask.spec.units() as usize, self.constants.epsilon as f32);
-            uniform.set(mask.spec.module, Some(to_tensor(&mask.spec, &values, self.device)?));
+        self.gates_for_uniform(&self.uniforms(key)?)
+    }
+
+    /// The noise of a forward, uniform in [ε, 1−ε], one fp32 tensor per mask in the place of its gate: made on the masks'
+    /// device, with the same bits on every device.
+    ///
+    /// # Errors
+    /// libtorch's.
+    pub fn uniforms(&self, key: &NoiseKey) -> Result<Gates> {
+        let epsilon = self.constants.epsilon as f32;
+        if let Some(noise) = &self.noise {
+            return noise.uniforms(key, epsilon);
         }
-        self.gates_for_uniform(&uniform)
+        let mut uniforms = Gates::none();
+        for spec in self.spec.modules() {
+            let stream = Stream::new(key, Purpose::Gates, spec.module.name());
+            let values = stream.uniforms(spec.units() as usize, epsilon);
+            uniforms.set(spec.module, Some(to_tensor(spec, &values, self.device)?));
+        }
+        Ok(uniforms)
     }
 
     /// The gates for given uniform noise in (0, 1), one tensor per mask in the place of its gate.
@@ -138,7 +159,7 @@ impl MaskSet {
         let mut gates = Gates::none();
         for mask in &self.masks {
             let noise = uniform.require(&mask.spec)?;
-            gates.set(mask.spec.module, Some(self.constants.sample(&mask.log_alpha, noise)));
+            gates.set(mask.spec.module, Some(self.constants.sample(&mask.log_alpha, noise)?));
         }
         Ok(gates)
     }
@@ -167,8 +188,8 @@ impl MaskSet {
         for mask in &self.masks {
             let kept = top_k_per_row(&mask.spec, &finite_values(&mask.spec, &mask.log_alpha)?, &survivors(mask)?);
             let factors: Vec<f32> = kept.into_iter().map(|kept| if kept { 1.0 } else { 0.0 }).collect();
-            let soft = self.constants.soft(&mask.log_alpha.detach()).clamp_min(f64::from(f32::MIN_POSITIVE));
-            gates.set(mask.spec.module, Some(soft * to_tensor(&mask.spec, &factors, self.device)?));
+            let soft = self.constants.soft(&mask.log_alpha.f_detach()?)?.f_clamp_min(f64::from(f32::MIN_POSITIVE))?;
+            gates.set(mask.spec.module, Some(soft.f_mul(&to_tensor(&mask.spec, &factors, self.device)?)?));
         }
         Ok(gates)
     }
@@ -176,7 +197,7 @@ impl MaskSet {
     /// How many units of each row the present expectation keeps.
     pub(crate) fn expected_survivors(&self, mask: &Mask) -> Result<Vec<i64>> {
         let spec = &mask.spec;
-        let scores = finite_values(spec, &self.constants.score(&mask.log_alpha.detach()))?;
+        let scores = finite_values(spec, &self.constants.score(&mask.log_alpha.f_detach()?)?)?;
         let least = i64::from(spec.module == Module::Hidden);
         let survivors = |row: &[f32]| {
             let open: f64 = row.iter().map(|&score| f64::from(score)).sum();
@@ -186,17 +207,24 @@ impl MaskSet {
     }
 
     /// Expected scores P(z ≠ 0) of a module, `[rows, size]` or `[size]`, with graph; ones if it is not pruned.
-    pub fn expected_score(&self, module: Module) -> Tensor {
+    ///
+    /// # Errors
+    /// libtorch's.
+    pub fn expected_score(&self, module: Module) -> Result<Tensor> {
         match self.mask(module) {
             Some(mask) => self.constants.score(&mask.log_alpha),
-            None => Tensor::ones(&self.spec.layout(module).dims()[..], (Kind::Float, self.device)),
+            None => Ok(Tensor::f_ones(&self.spec.layout(module).dims()[..], (Kind::Float, self.device))?),
         }
     }
 
     /// Expected sparsity 1 − Σ score / size of each row, `[rows]`, with graph; zeros if the module is not pruned.
-    pub fn expected_sparsity(&self, module: Module) -> Tensor {
+    ///
+    /// # Errors
+    /// libtorch's.
+    pub fn expected_sparsity(&self, module: Module) -> Result<Tensor> {
         let spec = self.spec.layout(module);
-        1.0 - self.expected_score(module).view([spec.rows, spec.size]).mean_dim(-1, false, Kind::Float)
+        let scores = self.expected_score(module)?.f_view([spec.rows, spec.size])?;
+        Ok(scores.f_mean_dim(-1, false, Kind::Float)?.f_rsub_scalar(1.0)?)
     }
 
     /// Target sparsity of a module at a step; 0 if it is not pruned.
@@ -211,40 +239,34 @@ impl MaskSet {
         warmed_up(target, step, self.warmup_steps)
     }
 
-    /// Expected sparsity over all projections, 1 − N̂ / N; NaN if the log-odds are.
-    pub fn overall_expected_sparsity(&self) -> f64 {
-        1.0 - self.expected_prunable_params() / self.spec.prunable_params() as f64
-    }
-
-    /// Expected number of projection weights N̂; NaN if the log-odds are.
-    pub fn expected_prunable_params(&self) -> f64 {
-        params::expected_prunable_params(&self.spec, &self.scores()).unwrap_or(f64::NAN)
-    }
-
-    /// Expected number of all parameters, see [`crate::expected_total_params`]; NaN if the log-odds are.
-    pub fn expected_total_params(&self, vocab_size: i64, tied: bool) -> f64 {
-        params::expected_total_params(&self.spec, &self.scores(), vocab_size, tied).unwrap_or(f64::NAN)
-    }
-
-    /// The expected scores of all masks in the places of their gates, without graph.
-    fn scores(&self) -> Gates {
+    /// The size of the model that the masks expect now. It copies all scores to the host: a training step has
+    /// [`Lagrangian::expected`].
+    ///
+    /// # Errors
+    /// Log-odds that are not finite.
+    pub fn expected_size(&self) -> Result<ExpectedSize> {
         let mut scores = Gates::none();
         for mask in &self.masks {
-            scores.set(mask.spec.module, Some(self.constants.score(&mask.log_alpha.detach())));
+            scores.set(mask.spec.module, Some(self.constants.score(&mask.log_alpha.f_detach()?)?));
         }
-        scores
+        ExpectedSize::of_scores(&self.spec, &scores)
     }
 
-    /// The constraint at a step: its loss with graph, and its state for logs.
-    pub fn lagrangian(&self, step: u64) -> Lagrangian {
-        let constraints = self.masks.iter().map(|mask| Constraint {
-            module: mask.spec.module,
-            sparsity: self.expected_sparsity(mask.spec.module),
-            target: self.target_sparsity(mask.spec.module, step),
-            lambda_1: &mask.lambda_1,
-            lambda_2: &mask.lambda_2,
-        });
-        Lagrangian::new(&constraints.collect::<Vec<_>>(), Tensor::zeros([0i64; 0], (Kind::Float, self.device)))
+    /// The constraint at a step: its loss with graph, and its state for logs. The scores of all masks are computed at once.
+    ///
+    /// # Errors
+    /// libtorch's.
+    pub fn lagrangian(&self, step: u64) -> Result<Lagrangian> {
+        if self.masks.is_empty() {
+            return Lagrangian::of_nothing(&self.spec, self.device);
+        }
+        let flat = self.masks.iter().map(|mask| mask.log_alpha.f_view([-1]));
+        let flat = flat.collect::<std::result::Result<Vec<Tensor>, _>>()?;
+        let scores = self.constants.score(&Tensor::f_cat(&flat, 0)?)?;
+        let lambdas = self.masks.iter().map(|mask| &mask.lambda_1).chain(self.masks.iter().map(|mask| &mask.lambda_2));
+        let multipliers = Tensor::f_stack(&lambdas.collect::<Vec<_>>(), 0)?.f_view([2, -1])?;
+        let progress = warmed_up(1.0, step, self.warmup_steps);
+        Lagrangian::new(&self.spec, &self.rows, &scores, &multipliers, progress)
     }
 
     /// The log-odds, named `log_alpha.<module>`: clones that share storage and gradient, for an optimiser that minimises.
@@ -265,17 +287,58 @@ impl MaskSet {
 
     /// Brings the log-odds back into their range. To be called after each optimiser step, on the masters: a clamp inside the
     /// forward may act on a copy, and the masters then drift until units cannot come back.
-    pub fn clamp(&mut self) {
+    ///
+    /// # Errors
+    /// libtorch's.
+    pub fn clamp(&mut self) -> Result<()> {
         let (low, high) = (self.constants.clamp_low, self.constants.clamp_high);
         tch::no_grad(|| {
             for mask in &mut self.masks {
-                let _ = mask.log_alpha.clamp_(low, high);
+                let _ = mask.log_alpha.f_clamp_(low, high)?;
             }
-        });
+            Ok(())
+        })
     }
 }
 
 /// An initial value, rounded to fp32 after the clamp like any later one.
 fn initial_log_alpha(constants: &HardConcrete, normal: f64) -> f32 {
     (constants.init_mean + constants.init_std * normal).clamp(constants.clamp_low, constants.clamp_high) as f32
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::shape::Shape;
+
+    #[test]
+    fn noise_of_the_device_gives_the_gates_of_noise_of_the_host() {
+        let source = Shape {
+            hidden_size: 37,
+            intermediate_size: 22,
+            num_hidden_layers: 3,
+            num_attention_heads: 10,
+            num_key_value_heads: 5,
+            head_dim: 2,
+        };
+        let target = Shape {
+            hidden_size: 20,
+            intermediate_size: 21,
+            num_hidden_layers: 2,
+            num_attention_heads: 3,
+            num_key_value_heads: 3,
+            head_dim: 2,
+        };
+        let masks = MaskSet::new(MaskSpec::new(&source, &target).unwrap(), HardConcrete::default(), 0, 1, Device::Cpu);
+        let mut masks = masks.unwrap();
+        let key = NoiseKey { seed: 3, step: (5 << 32) + 1, micro_batch: 31 };
+        assert!(masks.noise.is_none(), "the CPU keeps the scalar stream");
+        let host = masks.sample(&key).unwrap();
+        masks.noise = Some(DeviceNoise::new(masks.spec.modules(), Device::Cpu).unwrap());
+        let device = masks.sample(&key).unwrap();
+        assert_eq!(masks.spec.modules().len(), Module::ALL.len());
+        for module in Module::ALL {
+            assert_eq!(host.get(module).unwrap(), device.get(module).unwrap(), "{module}");
+        }
+    }
 }

@@ -2,15 +2,19 @@
 //! from (key, counter) to four random words.
 //!
 //! Nothing here has state: the noise of a forward follows from its [`NoiseKey`] and the mask's name alone, so a resumed run
-//! sees the same gates, and a kernel on another device can compute any element by itself. To keep that possible to the bit,
-//! a uniform is made with exact fp32 operations only (no rounding until the clamp).
+//! sees the same gates, and `device_noise` computes the same numbers on another device. To keep that possible to the bit, a
+//! uniform is made with exact fp32 operations only (no rounding until the clamp). The scalar code here serves the CPU.
 
 use serde::{Deserialize, Serialize};
 use std::f64::consts::TAU;
 
-const MULTIPLIERS: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];
-const KEY_INCREMENTS: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];
-const ROUNDS: usize = 10;
+pub(crate) const MULTIPLIERS: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];
+pub(crate) const KEY_INCREMENTS: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];
+pub(crate) const ROUNDS: usize = 10;
+/// Random words, and so uniforms, per counter.
+pub(crate) const WORDS_PER_BLOCK: usize = 4;
+/// Uniforms are midpoints of 2²³ cells: the most that leaves a midpoint exact in fp32.
+pub(crate) const CELLS_LOG2: u32 = 23;
 
 /// Which forward the noise is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -57,10 +61,15 @@ impl Stream {
         Stream { key: first_words(philox4x32_10(counter(key.step, key.micro_batch), labelled)) }
     }
 
+    /// The Philox key of this stream; block b of its words is the value at `counter(b, 0)`.
+    pub(crate) fn key(&self) -> [u32; 2] {
+        self.key
+    }
+
     /// The first `count` uniforms, each in [ε, 1−ε].
     pub(crate) fn uniforms(&self, count: usize, epsilon: f32) -> Vec<f32> {
-        let mut values = Vec::with_capacity(count + 3);
-        for block in 0..count.div_ceil(4) {
+        let mut values = Vec::with_capacity(count + WORDS_PER_BLOCK - 1);
+        for block in 0..count.div_ceil(WORDS_PER_BLOCK) {
             let words = philox4x32_10(counter(block as u64, 0), self.key);
             values.extend(words.map(|word| uniform(word, epsilon)));
         }
@@ -82,10 +91,10 @@ pub fn weight_normals(seed: u64, name: &str, count: usize) -> Vec<f32> {
     Stream::new(&key, Purpose::Weights, name).normals(count).into_iter().map(|value| value as f32).collect()
 }
 
-/// The midpoint of one of 2²³ equal cells of (0, 1), exact in fp32, then clamped to [ε, 1−ε].
+/// The midpoint of a cell of (0, 1), exact in fp32, then clamped to [ε, 1−ε].
 fn uniform(word: u32, epsilon: f32) -> f32 {
-    const CELL: f32 = 1.0 / (1u32 << 23) as f32;
-    (((word >> 9) as f32 + 0.5) * CELL).clamp(epsilon, 1.0 - epsilon)
+    const CELL: f32 = 1.0 / (1u32 << CELLS_LOG2) as f32;
+    (((word >> (u32::BITS - CELLS_LOG2)) as f32 + 0.5) * CELL).clamp(epsilon, 1.0 - epsilon)
 }
 
 /// Ten rounds of Philox on a 128-bit counter under a 64-bit key.
@@ -109,7 +118,8 @@ fn halves(value: u64) -> [u32; 2] {
     [value as u32, (value >> 32) as u32]
 }
 
-fn counter(low: u64, high: u64) -> [u32; 4] {
+/// The 128-bit counter of two 64-bit numbers.
+pub(crate) fn counter(low: u64, high: u64) -> [u32; 4] {
     let ([a, b], [c, d]) = (halves(low), halves(high));
     [a, b, c, d]
 }

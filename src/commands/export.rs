@@ -115,7 +115,7 @@ impl Job {
     fn prune(&self, step: &StepDir, device: Device, printer: &Printer) -> anyhow::Result<Written> {
         let masks = MaskSet::load(mask_file(step.path()), device)?;
         report_masks(&masks, printer)?;
-        let gates = masks.deterministic_target()?.detach();
+        let gates = masks.deterministic_target()?.detach()?;
         let plan = KeepPlan::from_gates(masks.spec(), &gates)?;
         let source = Checkpoint::open(&step.path().join(resume::MODEL))?;
         let card = self.card(source.model(), Some(step))?;

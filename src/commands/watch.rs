@@ -88,7 +88,7 @@ impl Observer for Watch {
         let domains = domains.collect::<Vec<_>>().join("  ");
         let cut = if report.gates == EvalGates::Target { " cut to target" } else { "" };
         let sparsity = trainer.masks().map_or(String::new(), |masks| {
-            let expected = masks.overall_expected_sparsity();
+            let expected = masks.expected_size().map_or(f64::NAN, |size| size.overall_sparsity);
             format!("  sparsity {expected:.3}/{:.3}", masks.overall_target_sparsity(report.step))
         });
         self.line(format!("step {}{cut}: validation {}{sparsity}  {domains}", report.step, optional(report.mean, 4)));

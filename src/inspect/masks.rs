@@ -30,7 +30,7 @@ impl MaskSummary {
         Ok(MaskSummary {
             source: spec.source().clone(),
             target: spec.target().clone(),
-            expected_sparsity: masks.overall_expected_sparsity(),
+            expected_sparsity: masks.expected_size()?.overall_sparsity,
             target_sparsity: 1.0 - spec.target_prunable_params() as f64 / spec.prunable_params() as f64,
             report: MaskReport::new(&masks)?,
             plan: KeepPlan::from_gates(spec, &masks.deterministic_target()?)?,

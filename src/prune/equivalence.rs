@@ -162,7 +162,7 @@ pub(super) fn check(
     let context = |model: &HfModel, gates: Gates| ForwardContext::new(model, tokens, device, &gates);
     let load = |checkpoint: &Checkpoint, name: &str| Ok(checkpoint.tensor(name, Kind::Float, device)?);
     let mut masked = Stream {
-        context: context(source_model, conversion.gates.to_device(device))?,
+        context: context(source_model, conversion.gates.to_device(device)?)?,
         model: source_model.clone(),
         weight: Box::new(|name| load(conversion.source, name)),
         x: Tensor::new(),

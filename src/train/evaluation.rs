@@ -8,7 +8,7 @@ use super::decide::Intervals;
 use super::trainer::Trainer;
 use crate::eval::{DomainLoss, evaluate, mean_loss};
 use serde::{Deserialize, Serialize};
-use shearling_masks::{Gates, MaskReport, Module};
+use shearling_masks::{Gates, MaskReport, Module, ModuleSpec};
 use std::collections::BTreeMap;
 
 /// How the gates are set in an evaluation.
@@ -71,15 +71,17 @@ impl Trainer {
         self.report(EvalGates::Target, domains, None, false)
     }
 
-    /// Whether the present shape is near enough to the target for a loss to compete for "best".
+    /// Whether the present shape is near enough to the target for a loss to compete for "best"; a sparsity that cannot be
+    /// read is not.
     pub fn constraint_holds(&self) -> bool {
         const TOLERANCE: f64 = 0.02;
         let Some(masks) = self.masks() else { return true };
-        let met = |module: Module| {
-            let expected = masks.expected_sparsity(module).mean(tch::Kind::Float).double_value(&[]);
-            (expected - masks.spec().get(module).map_or(0.0, |spec| spec.target_sparsity())).abs() <= TOLERANCE
+        let expected = |module: Module| -> Result<f64, Error> {
+            Ok(masks.expected_sparsity(module)?.f_mean(tch::Kind::Float)?.f_double_value(&[])?)
         };
-        masks.spec().modules().iter().all(|spec| met(spec.module))
+        let met = |expected: f64, target: f64| (expected - target).abs() <= TOLERANCE;
+        let holds = |spec: &ModuleSpec| expected(spec.module).is_ok_and(|found| met(found, spec.target_sparsity()));
+        masks.spec().modules().iter().all(holds)
     }
 
     fn domain_losses(&mut self, gates: EvalGates) -> Result<Vec<DomainLoss>, Error> {
@@ -117,7 +119,7 @@ impl Trainer {
         let Some(masks) = self.masks() else { return Ok(BTreeMap::new()) };
         let rows = |module: Module| -> Result<Vec<f64>, Error> {
             Ok(Vec::try_from(
-                masks.expected_sparsity(module).f_to_kind(tch::Kind::Double)?.f_to_device(tch::Device::Cpu)?,
+                masks.expected_sparsity(module)?.f_to_kind(tch::Kind::Double)?.f_to_device(tch::Device::Cpu)?,
             )?)
         };
         masks.spec().modules().iter().map(|spec| Ok((spec.module.to_string(), rows(spec.module)?))).collect()

@@ -67,9 +67,9 @@ fn the_constraint_is_met_and_the_half_alive_units_are_reported() {
     for step in 0..STEPS {
         let gates = masks.sample(&NoiseKey { seed: 3, step, micro_batch: 0 }).unwrap();
         let task_loss = (&importance * (1f64 - gates.hidden.unwrap())).sum(Kind::Float) / UNITS as f64;
-        (task_loss + masks.lagrangian(step).loss).backward();
+        (task_loss + masks.lagrangian(step).unwrap().loss).backward();
         optimisers.iter_mut().for_each(|adam| adam.step(step, rate(step)));
-        masks.clamp();
+        masks.clamp().unwrap();
     }
     let report = MaskReport::new(&masks).unwrap();
     let hidden = report.get(Module::Hidden).unwrap();

@@ -3,6 +3,7 @@
 // clippy.toml allows these in tests; it does not see that all of this crate is one.
 #![allow(clippy::unwrap_used, clippy::panic)]
 
+mod constraint;
 mod convergence;
 mod golden;
 mod mask_file;

@@ -33,6 +33,7 @@ fn a_plan_lists_the_open_units_of_the_kept_layers() {
     let layers: Vec<i64> = plan.layers.iter().map(|layer| layer.source_index).collect();
     assert_eq!(layers, open(&gates, Module::Layer, 0, 4));
     assert_eq!(layers.len(), 3);
+    let head_gates = gates.all_heads(12, 4).unwrap().unwrap();
     for layer in &plan.layers {
         let row = layer.source_index;
         assert_eq!(layer.kv_heads, open(&gates, Module::KvHead, row, 4));
@@ -40,7 +41,7 @@ fn a_plan_lists_the_open_units_of_the_kept_layers() {
         assert_eq!(layer.intermediate, open(&gates, Module::Intermediate, row, 24));
         let heads = layer.query_heads(3);
         assert_eq!(heads.len(), 6);
-        let gate = values(&gates.heads(row, 12, 4).unwrap());
+        let gate = values(&head_gates.get(row));
         assert_eq!(heads, (0..12).filter(|&head| gate[head as usize] != 0.0).collect::<Vec<i64>>());
     }
 }
@@ -91,11 +92,11 @@ fn gates_off_the_target_are_refused_with_the_row() {
     let spec = gqa_spec();
     let (_, gates) = KeepPlan::from_scores(&spec, &scores(&spec)).unwrap();
     let kept = KeepPlan::from_gates(&spec, &gates).unwrap().layers[1].source_index;
-    let mut one_more = gates.detach();
+    let mut one_more = gates.detach().unwrap();
     one_more.kv_head = Some(Tensor::ones([4, 4], (Kind::Float, Device::Cpu)));
     let message = KeepPlan::from_gates(&spec, &one_more).unwrap_err().to_string();
     assert!(message.contains("kv_head keeps 4 units, the target is 3"), "{message}");
-    let mut poisoned = gates.detach();
+    let mut poisoned = gates.detach().unwrap();
     let _ = poisoned.query_head.as_mut().unwrap().get(kept).fill_(f64::NAN);
     assert!(
         KeepPlan::from_gates(&spec, &poisoned).unwrap_err().to_string().contains("query_head 0` has the value NaN")

@@ -7,82 +7,71 @@
 //! ```
 //!
 //! (q and o; k and v; gate, up and down). A dimension without a mask counts in full. Gates of 0 and 1 give the count of the
-//! model that they describe.
+//! model that they describe. Only the layers' scores are needed one by one, of everything else the sum of each row: a training
+//! step takes these from the summary of its constraint (`lagrangian`).
 
 use crate::error::Result;
 use crate::gates::Gates;
 use crate::shape::Module;
 use crate::spec::MaskSpec;
 
-/// Expected sizes of every part of a model.
-struct ExpectedSizes {
+/// Expected sizes of a masked model.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct ExpectedSize {
+    /// Projection weights, N̂.
+    pub prunable_params: f64,
+    /// Sparsity over all projections, 1 − N̂ / N.
+    pub overall_sparsity: f64,
     hidden: f64,
-    layers: Vec<ExpectedLayer>,
+    layers: f64,
 }
 
-struct ExpectedLayer {
-    open: f64,
-    kv_heads: f64,
-    group_size: f64,
-    intermediate: f64,
-}
-
-impl ExpectedSizes {
-    fn new(spec: &MaskSpec, scores: &Gates) -> Result<ExpectedSizes> {
-        let open = scores.values(spec, Module::Layer)?;
-        let kv_heads = row_sums(spec, scores, Module::KvHead)?;
-        let group_sizes = row_sums(spec, scores, Module::QueryHead)?;
-        let intermediate = row_sums(spec, scores, Module::Intermediate)?;
-        let layer = |l: usize| ExpectedLayer {
-            open: f64::from(open[l]),
-            kv_heads: kv_heads[l],
-            group_size: group_sizes[l],
-            intermediate: intermediate[l],
+impl ExpectedSize {
+    /// The sizes for the given scores (or gates of 0 and 1), one tensor per mask in the place of its gate.
+    ///
+    /// # Errors
+    /// A module of the spec that is missing, of another shape or not finite.
+    pub fn of_scores(spec: &MaskSpec, scores: &Gates) -> Result<ExpectedSize> {
+        let values = |module: Module| scores.values(spec, module);
+        let row_sums = |module: Module| -> Result<Vec<f64>> {
+            Ok(values(module)?.chunks_exact(spec.layout(module).size as usize).map(sum).collect())
         };
-        Ok(ExpectedSizes {
-            hidden: row_sums(spec, scores, Module::Hidden)?.iter().sum(),
-            layers: (0..open.len()).map(layer).collect(),
-        })
+        let layers: Vec<f64> = values(Module::Layer)?.into_iter().map(f64::from).collect();
+        Ok(ExpectedSize::new(
+            spec,
+            &layers,
+            [row_sums(Module::KvHead)?, row_sums(Module::QueryHead)?, row_sums(Module::Intermediate)?],
+            row_sums(Module::Hidden)?.iter().sum(),
+        ))
     }
 
-    fn prunable_params(&self, head_dim: i64) -> f64 {
-        let width = |layer: &ExpectedLayer| {
-            let attention = 2.0 * head_dim as f64 * layer.kv_heads * (layer.group_size + 1.0);
-            layer.open * (attention + 3.0 * layer.intermediate)
-        };
-        self.hidden * self.layers.iter().map(width).sum::<f64>()
+    /// From the scores of the layers `[L]`, the sums over each layer's key/value heads, places and MLP dimensions `[L]`, and
+    /// the sum over hidden.
+    pub(crate) fn new(spec: &MaskSpec, layers: &[f64], per_layer: [Vec<f64>; 3], hidden: f64) -> ExpectedSize {
+        let [kv_heads, group_sizes, intermediate] = per_layer;
+        let head_dim = spec.source().head_dim as f64;
+        let attention = kv_heads.iter().zip(&group_sizes).map(|(heads, group)| 2.0 * head_dim * heads * (group + 1.0));
+        let widths = attention.zip(&intermediate).map(|(attention, units)| attention + 3.0 * units);
+        let prunable_params = hidden * layers.iter().zip(widths).map(|(open, width)| open * width).sum::<f64>();
+        ExpectedSize {
+            prunable_params,
+            overall_sparsity: 1.0 - prunable_params / spec.prunable_params() as f64,
+            hidden,
+            layers: layers.iter().sum(),
+        }
     }
 
-    fn norm_params(&self) -> f64 {
-        self.hidden * (2.0 * self.layers.iter().map(|layer| layer.open).sum::<f64>() + 1.0)
+    /// All parameters: projections, the norms of the residual stream, the embedding, and the output layer unless it is `tied`
+    /// to the embedding. Biases and norms inside heads are not counted.
+    pub fn total_params(&self, vocab_size: i64, tied: bool) -> f64 {
+        let tables = if tied { 1.0 } else { 2.0 };
+        let norms = self.hidden * (2.0 * self.layers + 1.0);
+        self.prunable_params + norms + tables * vocab_size as f64 * self.hidden
     }
 }
 
-/// Expected number of projection weights for the given scores (or gates of 0 and 1).
-///
-/// # Errors
-/// A module of the spec that is missing, of another shape or not finite.
-pub fn expected_prunable_params(spec: &MaskSpec, scores: &Gates) -> Result<f64> {
-    Ok(ExpectedSizes::new(spec, scores)?.prunable_params(spec.source().head_dim))
-}
-
-/// Expected number of all parameters: projections, the norms of the residual stream, the embedding, and the output layer
-/// unless it is `tied` to the embedding. Biases and norms inside heads are not counted.
-///
-/// # Errors
-/// As [`expected_prunable_params`].
-pub fn expected_total_params(spec: &MaskSpec, scores: &Gates, vocab_size: i64, tied: bool) -> Result<f64> {
-    let sizes = ExpectedSizes::new(spec, scores)?;
-    let tables = if tied { 1.0 } else { 2.0 };
-    let embeddings = tables * vocab_size as f64 * sizes.hidden;
-    Ok(embeddings + sizes.norm_params() + sizes.prunable_params(spec.source().head_dim))
-}
-
-/// The sum of each row, in double precision.
-fn row_sums(spec: &MaskSpec, scores: &Gates, module: Module) -> Result<Vec<f64>> {
-    let values = scores.values(spec, module)?;
-    let rows = values.chunks_exact(spec.layout(module).size as usize);
-    Ok(rows.map(|row| row.iter().map(|&value| f64::from(value)).sum()).collect())
+fn sum(row: &[f32]) -> f64 {
+    row.iter().map(|&value| f64::from(value)).sum()
 }
 
 #[cfg(test)]
@@ -122,12 +111,12 @@ mod tests {
             head_dim: 128,
         };
         let spec = MaskSpec::new(&source, &target).unwrap();
-        assert_eq!(expected_prunable_params(&spec, &ones(&spec)).unwrap(), 6_476_005_376.0);
-        assert_eq!(expected_total_params(&spec, &ones(&spec), 32_000, false).unwrap(), 6_738_415_616.0);
-        assert_eq!(expected_total_params(&spec, &ones(&spec), 32_000, true).unwrap(), 6_607_343_616.0);
+        assert_eq!(ExpectedSize::of_scores(&spec, &ones(&spec)).unwrap().prunable_params, 6_476_005_376.0);
+        assert_eq!(ExpectedSize::of_scores(&spec, &ones(&spec)).unwrap().total_params(32_000, false), 6_738_415_616.0);
+        assert_eq!(ExpectedSize::of_scores(&spec, &ones(&spec)).unwrap().total_params(32_000, true), 6_607_343_616.0);
         for (shape, total) in [(&source, 6_738_415_616.0), (&target, 1_345_423_360.0)] {
             let unmasked = MaskSpec::new(shape, shape).unwrap();
-            assert_eq!(expected_total_params(&unmasked, &Gates::none(), 32_000, false).unwrap(), total);
+            assert_eq!(ExpectedSize::of_scores(&unmasked, &Gates::none()).unwrap().total_params(32_000, false), total);
         }
     }
 
@@ -188,7 +177,7 @@ mod tests {
                 Some(values) => values.view([-1]).double_value(&[row * spec.layout(module).size + index]),
             };
             let expected = brute_force(&source, &gate);
-            let found = expected_prunable_params(&spec, &gates).unwrap();
+            let found = ExpectedSize::of_scores(&spec, &gates).unwrap().prunable_params;
             assert!((found - expected).abs() < 1e-9 * expected, "{target:?}: {found} {expected}");
         }
     }
@@ -196,9 +185,9 @@ mod tests {
     #[test]
     fn missing_and_misshapen_scores_are_refused() {
         let spec = MaskSpec::new(&llama_7b(), &Shape { num_hidden_layers: 24, ..llama_7b() }).unwrap();
-        let message = expected_prunable_params(&spec, &Gates::none()).unwrap_err().to_string();
+        let message = ExpectedSize::of_scores(&spec, &Gates::none()).unwrap_err().to_string();
         assert!(message.contains("`layer`") && message.contains("[32]"), "{message}");
         let short = Gates { layer: Some(Tensor::ones([31], (Kind::Float, Device::Cpu))), ..Gates::none() };
-        assert!(expected_prunable_params(&spec, &short).unwrap_err().to_string().contains("[31]"));
+        assert!(ExpectedSize::of_scores(&spec, &short).unwrap_err().to_string().contains("[31]"));
     }
 }
