@@ -4,6 +4,7 @@ use super::Verdict;
 use super::export::{export_trained, prune_from_step, prune_one_shot};
 use super::watch::Watch;
 use crate::cli::Printer;
+use crate::cli::table::bytes;
 use crate::cli::arguments::{ConfigArguments, Run};
 use crate::config::{self, PruneMethod, RunConfig, Stage};
 use crate::native::device;
@@ -61,6 +62,10 @@ pub fn execute(
     let mut watch = Watch::new(*printer, label, setup.config.train.steps);
     let outcome = train_run(&setup, resume, stop_at, &mut watch)?;
     drop(watch);
+    if let Some(peak) = outcome.peak_memory_bytes {
+        let predicted = outcome.predicted_memory.total_bytes();
+        printer.note(format!("peak memory of the run {}, predicted {}", bytes(peak as f64), bytes(predicted)));
+    }
     if !outcome.finished {
         let folder = outcome.run.display();
         printer.note(format!("stopped after step {}; go on with: shearling {label} --resume {folder}", outcome.step));

@@ -3,7 +3,7 @@
 use super::Error;
 use super::decide::{Intervals, improves};
 use super::evaluation::EvalReport;
-use super::memory::checkpoint_bytes;
+use super::memory::{MemoryEstimate, checkpoint_bytes};
 use super::metrics::{self, MetricsFile, Timing};
 use super::resume::{MASKS, check_same_run};
 use super::setup::Setup;
@@ -11,6 +11,7 @@ use super::step::StepReport;
 use super::trainer::{Best, Trainer};
 use crate::checkpoint::{Error as CheckpointError, RunDir, RunLock, StepDir, Verify, ensure_space, write_atomic};
 use crate::config::{self, Stage};
+use crate::native::memory;
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -55,13 +56,19 @@ pub struct Outcome {
     pub domain_rows: Vec<u64>,
     /// Proportions at the end.
     pub proportions: Vec<f64>,
+    /// Peak memory of the steps on the device of the run, as predicted.
+    pub predicted_memory: MemoryEstimate,
+    /// The same as measured, without what the process had before the model; where the system tells.
+    pub peak_memory_bytes: Option<u64>,
 }
 
 /// Runs `setup` to its end, to `stop_at`, or until the observer interrupts. With `resume` the run folder exists and
 /// continues from its last good checkpoint; otherwise it must not exist.
 pub fn run(setup: &Setup, resume: bool, stop_at: Option<u64>, observer: &mut dyn Observer) -> Result<Outcome, Error> {
+    let base = memory::used_bytes(setup.device);
     let Opened { folder, _lock, mut trainer, mut checkpoint } =
         if resume { reopen(setup, observer)? } else { start(setup)? };
+    memory::restart_peak(setup.device);
     let mut metrics = MetricsFile::open(folder.root(), trainer.counters.step)?;
     let kind = if resume { "resume" } else { "start" };
     metrics.write(&metrics::event(kind, trainer.counters.step, start_fields(setup, &trainer)))?;
@@ -103,7 +110,13 @@ pub fn run(setup: &Setup, resume: bool, stop_at: Option<u64>, observer: &mut dyn
         tokens: trainer.counters.tokens,
         domain_rows: trainer.counters.domain_rows.clone(),
         proportions: trainer.proportions().to_vec(),
+        predicted_memory: predicted_memory(setup),
+        peak_memory_bytes: memory::peak_bytes(setup.device).zip(base).map(|(peak, base)| peak.saturating_sub(base)),
     })
+}
+
+fn predicted_memory(setup: &Setup) -> MemoryEstimate {
+    MemoryEstimate::new(&setup.model, &setup.config, setup.dataset.sequence_length() as i64)
 }
 
 /// A run folder that is ours, and the run in it.
@@ -187,6 +200,7 @@ fn start_fields(setup: &Setup, trainer: &Trainer) -> serde_json::Value {
         "reference_losses": setup.reference_losses,
         "data_fingerprint": setup.dataset.fingerprint(),
         "device": format!("{:?}", setup.device),
+        "predicted_memory_bytes": predicted_memory(setup).total_bytes(),
         "source_shape": crate::prune::shape::source_shape(&setup.model),
         "target_shape": setup.spec.as_ref().map(|spec| spec.target()),
     })

@@ -15,13 +15,13 @@ use super::adamw::Group;
 use super::phases::Phase;
 use super::trainer::Trainer;
 use crate::model::loss;
-use serde::{Deserialize, Serialize};
+use serde::Serialize;
 use shearling_domains::Batch;
 use shearling_masks::{ExpectedSize, Lagrangian, ModuleConstraint, NoiseKey};
 use tch::{Device, Kind, TchError, Tensor};
 
 /// What one step did.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug)]
 pub struct StepReport {
     /// Finished steps, this one included.
     pub step: u64,
@@ -50,7 +50,7 @@ pub struct StepReport {
 }
 
 /// A domain's part of a batch.
-#[derive(Clone, Debug, Serialize, Deserialize)]
+#[derive(Clone, Debug)]
 pub struct DomainStep {
     /// Rows in the batch.
     pub rows: usize,
@@ -59,7 +59,7 @@ pub struct DomainStep {
 }
 
 /// L2 norms of gradients.
-#[derive(Clone, Copy, Debug, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, Serialize)]
 pub struct Norms {
     /// Over all groups together.
     pub total: f64,
@@ -231,8 +231,8 @@ impl StepLog {
             },
             clip_scale: rest[0],
             applied: rest[1] == 0.0,
-            constraints: lagrangian.map(|lagrangian| lagrangian.constraints_from(&summary)).unwrap_or_default(),
-            expected: lagrangian.map(|lagrangian| lagrangian.expected(&summary)),
+            constraints: lagrangian.map_or(Ok(Vec::new()), |lagrangian| lagrangian.constraints_from(&summary))?,
+            expected: lagrangian.map(|lagrangian| lagrangian.expected(&summary)).transpose()?,
         })
     }
 }

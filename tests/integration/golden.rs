@@ -91,7 +91,7 @@ fn pruned_weights_and_logits_are_the_originals() {
     source(folder.path());
     let (json, values) = reference();
     let checkpoint = Checkpoint::open(folder.path()).unwrap();
-    let (spec, gates) = (spec(&checkpoint), gates(&values).detach());
+    let (spec, gates) = (spec(&checkpoint), gates(&values).detach().unwrap());
     let plan = KeepPlan::from_gates(&spec, &gates).unwrap();
     let kept: Vec<i64> = plan.layers.iter().map(|layer| layer.source_index).collect();
     assert_eq!(json!(kept), json["kept_layers"]);

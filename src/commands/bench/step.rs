@@ -44,7 +44,7 @@ struct Measured {
 fn measure(subject: &Subject, arguments: &BenchStep, printer: &Printer) -> anyhow::Result<Measured> {
     let device = subject.setup.device;
     let base_bytes = memory::used_bytes(device);
-    memory::reset_peak(device);
+    memory::restart_peak(device);
     let mut trainer = subject.trainer()?;
     trainer.measure_phases();
     let (mut seconds, mut losses, mut tokens) = (Vec::new(), Vec::new(), 0);
