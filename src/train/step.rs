@@ -78,10 +78,7 @@ impl Trainer {
         let finite = cross_entropy.is_finite() && norms.total.is_finite() && lagrangian.is_none_or(f64::is_finite);
         let clip_scale = clip_scale(norms.total, self.config.train.clip_norm);
         let learning_rate_factor = self.schedule.factor(index);
-        if finite {
-            self.update(clip_scale, learning_rate_factor)?;
-        }
-        self.groups().try_for_each(Group::zero_gradients)?;
+        self.update(clip_scale, finite, learning_rate_factor)?;
         self.counters.count(&batch, finite);
         Ok(StepReport {
             step: self.counters.step,
@@ -113,7 +110,6 @@ impl Trainer {
             }
             let rows = loss::row_losses(&self.decoder.forward(&ids, &self.context)?, &ids)?;
             rows.f_sum(Kind::Float)?.f_div_scalar(total_targets)?.f_backward()?;
-            self.groups().try_for_each(Group::collect)?;
             row_losses.push(rows.f_detach()?);
         }
         let all = Tensor::f_cat(&row_losses, 0)?.f_to_kind(Kind::Double)?.f_to_device(tch::Device::Cpu)?;
@@ -132,19 +128,11 @@ impl Trainer {
         Ok((Some(constraints.iter().map(|constraint| constraint.loss).sum()), constraints))
     }
 
-    /// Norms by group and over all, with one transfer for all of them.
+    /// Norms by group and over all.
     fn norms(&mut self) -> Result<Norms, Error> {
         let squares = self.groups().map(|group| group.squared_norm()).collect::<Result<Vec<_>, _>>()?;
-        let known: Vec<&Tensor> = squares.iter().flatten().collect();
-        let values: Vec<f64> = match known.is_empty() {
-            true => Vec::new(),
-            false => {
-                Vec::try_from(Tensor::f_stack(&known, 0)?.f_to_kind(Kind::Double)?.f_to_device(tch::Device::Cpu)?)?
-            }
-        };
-        let mut values = values.into_iter();
-        let mut norm = |square: &Option<Tensor>| square.as_ref().and_then(|_| values.next());
-        let squares: Vec<Option<f64>> = squares.iter().map(&mut norm).collect();
+        let squares: Vec<Option<f64>> =
+            squares.iter().map(|square| square.f_double_value(&[]).map(Some)).collect::<Result<_, _>>()?;
         let root = |index: usize| squares.get(index).copied().flatten().map(f64::sqrt);
         Ok(Norms {
             total: squares.iter().flatten().sum::<f64>().sqrt(),
@@ -154,8 +142,11 @@ impl Trainer {
         })
     }
 
-    fn update(&mut self, clip_scale: f64, learning_rate_factor: f64) -> Result<(), Error> {
-        self.groups().try_for_each(|group| group.update(clip_scale, learning_rate_factor))?;
+    fn update(&mut self, clip_scale: f64, finite: bool, learning_rate_factor: f64) -> Result<(), Error> {
+        let on_device = |value: f64| Tensor::from(value as f32).f_to_device(self.device);
+        let (scale, skip) = (on_device(clip_scale)?, on_device(if finite { 0.0 } else { 1.0 })?);
+        self.groups().try_for_each(|group| group.update(&scale, &skip, learning_rate_factor))?;
+        self.groups().for_each(|group| group.finish(finite));
         if let Some(masks) = &mut self.masks {
             masks.set.clamp();
         }
