@@ -1,5 +1,5 @@
-//! The binary: loads the CUDA half of libtorch if it is there, reads the command line, runs the command, turns the
-//! result into an exit code.
+//! The binary: sets up the allocator, loads the CUDA half of libtorch if it is there, reads the command line, runs the
+//! command, turns the result into an exit code.
 
 use clap::Parser;
 use shearling::cli::{Cli, printer};
@@ -7,7 +7,9 @@ use shearling::commands;
 use std::process::ExitCode;
 
 fn main() -> ExitCode {
-    // Before anything else: libtorch remembers its first answer to "is there CUDA?".
+    // Before memory is in use.
+    shearling::native::allocator::tune();
+    // Before anything asks libtorch: it remembers its first answer to "is there CUDA?".
     let cuda = shearling::native::cuda::load();
     let cli = Cli::parse();
     match commands::run(cli.command, cuda) {

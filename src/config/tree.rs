@@ -51,7 +51,7 @@ pub struct Run {
     /// `auto`, `cpu`, `cuda` or `cuda:N`; `--device` overrides it.
     #[serde(default = "auto")]
     pub device: String,
-    /// Kind of the forward and backward pass; masters, masks and optimiser state are always fp32.
+    /// Kind of the forward and backward pass; masters, masks and gradient sums are always fp32.
     #[serde(default)]
     pub dtype: Dtype,
 }
@@ -267,6 +267,24 @@ pub struct Train {
     /// Steps with a non-finite loss or gradient in a row after which the run stops.
     #[serde(default = "max_skipped")]
     pub max_skipped_steps: u64,
+    /// Kind in which AdamW's moments of the weights are kept; bf16 halves their memory.
+    #[serde(default)]
+    pub moments: MomentKind,
+    /// Keeps the moments of the weights in host memory and streams them through the device at each update; without
+    /// effect on the CPU.
+    #[serde(default)]
+    pub moments_on_host: bool,
+}
+
+/// Kind in which AdamW's moments are kept.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MomentKind {
+    /// Exact.
+    #[default]
+    Fp32,
+    /// Rounded to nearest at each update; needs β below 1 − 2⁻⁸.
+    Bf16,
 }
 
 fn final_lr() -> f64 {

@@ -1,7 +1,7 @@
 //! Whether the parts of a configuration fit together, before any file but the configuration is read. All problems
 //! are collected, each with its key, value and fix.
 
-use super::{Dtype, Error, RunConfig};
+use super::{Dtype, Error, MomentKind, RunConfig};
 use shearling_domains::MixerKind;
 
 /// Which command the configuration is for.
@@ -86,6 +86,14 @@ fn check_train(config: &RunConfig, problems: &mut Problems) {
     {
         let below = if key == "final_lr_fraction" { value <= 1.0 } else { value < 1.0 };
         problems.unless(value >= 0.0 && below, || format!("train.{key} = {value} must lie between 0 and 1"));
+        // Less than half a unit in the last of bf16's eight bits is rounded away: such a moment could not fall.
+        let falls = key == "final_lr_fraction" || train.moments == MomentKind::Fp32 || 1.0 - value > 1.0 / 256.0;
+        problems.unless(falls, || {
+            format!(
+                "train.{key} = {value} is too near 1 for train.moments = \"bf16\": a moment that falls by less than \
+                 1/256 a step is rounded back; take at most 0.996, or \"fp32\""
+            )
+        });
     }
     problems.unless(positive(train.eps), || format!("train.eps = {} must be positive", train.eps));
     problems.unless(positive(train.clip_norm), || format!("train.clip_norm = {} must be positive", train.clip_norm));
@@ -169,5 +177,20 @@ mod tests {
         for key in ["source", "[target]", "fp16", "micro_batch_rows", "learning_rate", "sum to 0.9", "reference"] {
             assert!(message.contains(key), "{key} in {message}");
         }
+    }
+
+    #[test]
+    fn bf16_moments_need_a_beta_that_they_can_follow() {
+        let text = "[run]\ndirectory = 'a'\n[model]\nsource = 'm'\n[data]\npath = 'd'\n\
+                    [train]\nsteps = 4\nbatch_rows = 2\nlearning_rate = 0.1\n";
+        let check = |sets: &[&str]| {
+            let sets: Vec<String> = sets.iter().map(|set| set.to_string()).collect();
+            validate(&parse(text, "test", &sets).unwrap(), Stage::Pretrain).map_err(|error| error.to_string())
+        };
+        check(&["train.beta2=0.999"]).unwrap();
+        check(&["train.moments=bf16"]).unwrap();
+        let message = check(&["train.moments=bf16", "train.beta2=0.999"]).unwrap_err();
+        assert!(message.contains("train.beta2 = 0.999") && message.contains("fp32"), "{message}");
+        assert!(!message.contains("beta1"), "{message}");
     }
 }

@@ -3,9 +3,13 @@
 //! Every function of the shim has a reference of plain tch operators beside it that says what it computes, and a test
 //! that compares the two. The reference is also what runs where there is no kernel.
 
+pub mod adamw;
+pub mod allocator;
 pub mod attention;
 pub mod autograd;
 pub mod cuda;
 pub mod device;
+pub mod gradient;
+pub mod gradient_norm;
 pub mod memory;
 mod shim;

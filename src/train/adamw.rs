@@ -1,14 +1,18 @@
-//! AdamW (Loshchilov & Hutter) with a state of our own, so that it can be saved and resumed exactly.
+//! The optimiser's state by group: fp32 masters, their gradients, AdamW's moments; saved and resumed exactly.
 //!
-//! ```text
-//! m ← β₁m + (1−β₁)g     v ← β₂v + (1−β₂)g²
-//! p ← p(1 − lr·wd) − lr · (m/(1−β₁ᵗ)) / (√(v/(1−β₂ᵗ)) + ε)
-//! ```
+//! The update itself is [`native::adamw`](crate::native::adamw), which has the equations. In bf16 training each master
+//! has a bf16 working copy that forward and backward use. Every tensor has one fp32 gradient for the whole run, and
+//! backward adds to it, also from a bf16 copy: micro-batches are summed in fp32 by themselves, and no gradient exists
+//! twice.
 //!
-//! Masters, moments and accumulated gradients are fp32. In bf16 training each master has a bf16 working copy that
-//! forward and backward use; its gradients are added up in fp32 after every micro-batch.
+//! Neither the norm nor the update waits for the device. Whether an update was applied is known there first; the host
+//! says so with [`Group::finish`] when it has read it.
 
-use crate::config::Train;
+use crate::config::{MomentKind, Train};
+use crate::native::adamw::{AdamwRule, AdamwTensor, adamw};
+use crate::native::gradient::set_gradient_buffer;
+use crate::native::gradient_norm::squared_norm;
+use crate::native::memory::host_zeros;
 use std::collections::BTreeMap;
 use tch::{Kind, TchError, Tensor};
 
@@ -20,23 +24,30 @@ pub struct Slot {
     /// fp32 values. The leaf of the graph itself when there is no working copy.
     pub master: Tensor,
     working: Option<Tensor>,
-    accumulated: Option<Tensor>,
+    gradient: Tensor,
     exp_avg: Tensor,
     exp_avg_sq: Tensor,
-    decays: bool,
+    weight_decay: f64,
 }
 
 impl Slot {
-    fn new(name: String, master: Tensor, working_kind: Kind, decays: bool) -> Result<Slot, TchError> {
-        let (exp_avg, exp_avg_sq) = (master.f_zeros_like()?, master.f_zeros_like()?);
-        let mut slot = Slot { name, master, working: None, accumulated: None, exp_avg, exp_avg_sq, decays };
+    fn new(
+        name: String,
+        master: Tensor,
+        working_kind: Kind,
+        moments: Moments,
+        weight_decay: f64,
+    ) -> Result<Slot, TchError> {
+        let gradient = master.f_zeros_like()?;
+        let (exp_avg, exp_avg_sq) = (moments.zeros(&master)?, moments.zeros(&master)?);
+        let mut slot = Slot { name, master, working: None, gradient, exp_avg, exp_avg_sq, weight_decay };
         if working_kind == Kind::Float {
             slot.master = slot.master.f_set_requires_grad(true)?;
         } else {
             let working = tch::no_grad(|| slot.master.f_to_kind(working_kind))?;
             slot.working = Some(working.f_set_requires_grad(true)?);
-            slot.accumulated = Some(slot.master.f_zeros_like()?);
         }
+        set_gradient_buffer(&slot.leaf(), &slot.gradient)?;
         Ok(slot)
     }
 
@@ -45,53 +56,46 @@ impl Slot {
         self.working.as_ref().unwrap_or(&self.master).shallow_clone()
     }
 
-    /// Moves the gradient of a micro-batch out of the bf16 working copy.
-    fn collect(&mut self) -> Result<(), TchError> {
-        if let (Some(working), Some(accumulated)) = (&self.working, &mut self.accumulated) {
-            let mut gradient = working.grad();
-            if gradient.defined() {
-                let _ = accumulated.f_add_(&gradient.f_to_kind(Kind::Float)?)?;
-                let _ = gradient.f_zero_()?;
-            }
-        }
-        Ok(())
+    /// The fp32 gradient of the leaf: what backward has added since the last update.
+    pub fn gradient(&self) -> &Tensor {
+        &self.gradient
     }
 
-    /// The accumulated gradient; `None` when no graph reached this tensor.
-    fn gradient(&self) -> Option<Tensor> {
-        let gradient = match &self.accumulated {
-            Some(accumulated) => accumulated.shallow_clone(),
-            None => self.master.grad(),
-        };
-        gradient.defined().then_some(gradient)
-    }
-
-    fn update(&mut self, rule: &Rule, learning_rate: f64, count: u64) -> Result<(), TchError> {
-        let Some(gradient) = self.gradient() else { return Ok(()) };
-        let _ = self.exp_avg.f_lerp_(&gradient, 1.0 - rule.beta1)?;
-        let _ = self.exp_avg_sq.f_lerp_(&gradient.f_square()?, 1.0 - rule.beta2)?;
-        let (bias1, bias2) = (1.0 - rule.beta1.powi(count as i32), 1.0 - rule.beta2.powi(count as i32));
-        let mut denominator = self.exp_avg_sq.f_sqrt()?;
-        let _ = denominator.f_mul_scalar_(1.0 / bias2.sqrt())?.f_add_scalar_(rule.eps)?;
-        if self.decays && rule.weight_decay > 0.0 {
-            let _ = self.master.f_mul_scalar_(1.0 - learning_rate * rule.weight_decay)?;
+    fn view(&self) -> AdamwTensor<'_> {
+        AdamwTensor {
+            master: &self.master,
+            gradient: &self.gradient,
+            exp_avg: &self.exp_avg,
+            exp_avg_sq: &self.exp_avg_sq,
+            working: self.working.as_ref(),
+            weight_decay: self.weight_decay,
         }
-        let step = self.exp_avg.f_div(&denominator)?.f_mul_scalar(-learning_rate / bias1)?;
-        let _ = self.master.f_add_(&step)?;
-        if let Some(working) = &mut self.working {
-            working.f_copy_(&self.master)?;
-        }
-        Ok(())
     }
 }
 
-/// Constants of the update.
+/// How moments are kept.
 #[derive(Clone, Copy, Debug)]
-struct Rule {
-    beta1: f64,
-    beta2: f64,
-    eps: f64,
-    weight_decay: f64,
+struct Moments {
+    kind: Kind,
+    on_host: bool,
+}
+
+impl Moments {
+    /// As the configuration asks for the weights; the few numbers of masks and multipliers stay fp32 on the device.
+    fn of(name: &str, train: &Train) -> Moments {
+        match (name, train.moments) {
+            ("weights", MomentKind::Bf16) => Moments { kind: Kind::BFloat16, on_host: train.moments_on_host },
+            ("weights", MomentKind::Fp32) => Moments { kind: Kind::Float, on_host: train.moments_on_host },
+            _ => Moments { kind: Kind::Float, on_host: false },
+        }
+    }
+
+    fn zeros(self, master: &Tensor) -> Result<Tensor, TchError> {
+        match self.on_host && master.device() != tch::Device::Cpu {
+            true => host_zeros(master, self.kind),
+            false => Tensor::f_zeros(master.size(), (self.kind, master.device())),
+        }
+    }
 }
 
 /// Whether a group goes down its gradient or, like the multipliers, up.
@@ -110,15 +114,15 @@ pub struct Group {
     pub name: &'static str,
     /// Peak learning rate.
     pub learning_rate: f64,
-    direction: Direction,
-    rule: Rule,
+    /// The constants; learning rate and count are filled in at each update.
+    rule: AdamwRule,
     slots: Vec<Slot>,
     updates: u64,
 }
 
 impl Group {
-    /// A group over fp32 `tensors`. With a `working_kind` other than fp32, [`Slot::leaf`] is a copy of that kind.
-    /// Matrices decay when `train.weight_decay` says so; vectors (norms, biases) and masks never do.
+    /// A group over contiguous fp32 `tensors`. With a `working_kind` other than fp32, [`Slot::leaf`] is a copy of that
+    /// kind. Matrices decay when `train.weight_decay` says so; vectors (norms, biases) and masks never do.
     pub fn new(
         name: &'static str,
         learning_rate: f64,
@@ -128,12 +132,20 @@ impl Group {
         working_kind: Kind,
     ) -> Result<Group, TchError> {
         let decays = |tensor: &Tensor| direction == Direction::Descent && name == "weights" && tensor.dim() > 1;
+        let moments = Moments::of(name, train);
         let slots = tensors.into_iter().map(|(name, tensor)| {
-            let decays = decays(&tensor);
-            Slot::new(name, tensor, working_kind, decays)
+            let weight_decay = if decays(&tensor) { train.weight_decay } else { 0.0 };
+            Slot::new(name, tensor, working_kind, moments, weight_decay)
         });
-        let rule = Rule { beta1: train.beta1, beta2: train.beta2, eps: train.eps, weight_decay: train.weight_decay };
-        Ok(Group { name, learning_rate, direction, rule, slots: slots.collect::<Result<_, _>>()?, updates: 0 })
+        let rule = AdamwRule {
+            learning_rate,
+            beta1: train.beta1,
+            beta2: train.beta2,
+            eps: train.eps,
+            step: 0,
+            maximize: direction == Direction::Ascent,
+        };
+        Ok(Group { name, learning_rate, rule, slots: slots.collect::<Result<_, _>>()?, updates: 0 })
     }
 
     /// Its tensors.
@@ -141,49 +153,28 @@ impl Group {
         &self.slots
     }
 
-    /// Call after every backward pass.
-    pub fn collect(&mut self) -> Result<(), TchError> {
-        let _no_grad = tch::no_grad_guard();
-        self.slots.iter_mut().try_for_each(Slot::collect)
+    /// Squared L2 norm of all gradients, fp64 of shape `[]` on their device (no synchronisation). A group without
+    /// tensors has a zero on the CPU.
+    pub fn squared_norm(&self) -> Result<Tensor, TchError> {
+        let gradients: Vec<Tensor> = self.slots.iter().map(|slot| slot.gradient.shallow_clone()).collect();
+        squared_norm(&gradients)
     }
 
-    /// Squared L2 norm of all gradients, a scalar on the device (no synchronisation).
-    pub fn squared_norm(&self) -> Result<Option<Tensor>, TchError> {
-        let _no_grad = tch::no_grad_guard();
-        let squares = self.slots.iter().filter_map(Slot::gradient).map(|g| g.f_square()?.f_sum(Kind::Float));
-        let squares = squares.collect::<Result<Vec<_>, _>>()?;
-        if squares.is_empty() {
-            return Ok(None);
-        }
-        Ok(Some(Tensor::f_stack(&squares, 0)?.f_sum(Kind::Float)?))
+    /// One update with gradients times `scale` and the peak learning rate times `factor`, unless `skip` is other than
+    /// zero; both are one number on the device, which is not waited for. The gradients are zero afterwards in any case.
+    /// Call [`Group::finish`] before the next one.
+    pub fn update(&mut self, scale: &Tensor, skip: &Tensor, factor: f64) -> Result<(), TchError> {
+        let views: Vec<AdamwTensor> = self.slots.iter().map(Slot::view).collect();
+        let rule = AdamwRule { learning_rate: self.learning_rate * factor, step: self.updates + 1, ..self.rule };
+        adamw(&views, &rule, scale, skip)
     }
 
-    /// One update with gradients times `scale` and the peak learning rate times `factor`.
-    pub fn update(&mut self, scale: f64, factor: f64) -> Result<(), TchError> {
-        let _no_grad = tch::no_grad_guard();
-        self.updates += 1;
-        let sign = if self.direction == Direction::Ascent { -1.0 } else { 1.0 };
-        for slot in &mut self.slots {
-            if let Some(mut gradient) = slot.gradient().filter(|_| scale * sign != 1.0) {
-                let _ = gradient.f_mul_scalar_(scale * sign)?;
-            }
-            slot.update(&self.rule, self.learning_rate * factor, self.updates)?;
-        }
-        Ok(())
+    /// Counts the last update if it was `applied`, that is, not skipped.
+    pub fn finish(&mut self, applied: bool) {
+        self.updates += u64::from(applied);
     }
 
-    /// Forgets the gradients; call after every step, taken or skipped.
-    pub fn zero_gradients(&mut self) -> Result<(), TchError> {
-        let _no_grad = tch::no_grad_guard();
-        for slot in &self.slots {
-            if let Some(mut gradient) = slot.gradient() {
-                let _ = gradient.f_zero_()?;
-            }
-        }
-        Ok(())
-    }
-
-    /// Number of updates so far (t of the bias corrections).
+    /// Number of applied updates so far (t of the bias corrections).
     pub fn updates(&self) -> u64 {
         self.updates
     }
@@ -199,14 +190,15 @@ impl Group {
         self.slots.iter().flat_map(pair).collect()
     }
 
-    /// Restores moments and the update count; says what is missing or has another shape.
+    /// Restores moments and the update count; says what is missing or has another shape or kind.
     pub fn restore(&mut self, moments: &mut BTreeMap<String, Tensor>, updates: u64) -> Result<(), String> {
         for slot in &mut self.slots {
             for (prefix, tensor) in [("exp_avg", &mut slot.exp_avg), ("exp_avg_sq", &mut slot.exp_avg_sq)] {
                 let name = format!("{prefix}.{}", slot.name);
                 let saved = moments.remove(&name).ok_or_else(|| format!("{name} is missing"))?;
-                if saved.size() != tensor.size() {
-                    return Err(format!("{name} has shape {:?}, expected {:?}", saved.size(), tensor.size()));
+                if saved.size() != tensor.size() || saved.kind() != tensor.kind() {
+                    let (found, expected) = ((saved.kind(), saved.size()), (tensor.kind(), tensor.size()));
+                    return Err(format!("{name} is {found:?}, expected {expected:?}"));
                 }
                 tensor.f_copy_(&saved).map_err(|error| error.to_string())?;
             }
@@ -219,26 +211,45 @@ impl Group {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use tch::Device;
 
-    fn train(weight_decay: f64) -> Train {
-        let text = format!("steps = 1\nbatch_rows = 1\nlearning_rate = 0.1\nweight_decay = {weight_decay}");
-        toml::from_str(&text).unwrap()
+    fn train(extra: &str) -> Train {
+        toml::from_str(&format!("steps = 1\nbatch_rows = 1\nlearning_rate = 0.1\n{extra}")).unwrap()
     }
 
-    fn group(direction: Direction, weight_decay: f64, kind: Kind) -> Group {
-        let start = Tensor::from_slice(&[1.0f32, -2.0, 3.0, 0.5]).view([2, 2]);
-        Group::new("weights", 0.1, direction, &train(weight_decay), vec![("w".into(), start)], kind).unwrap()
+    fn start() -> Vec<(String, Tensor)> {
+        vec![("w".into(), Tensor::from_slice(&[1.0f32, -2.0, 3.0, 0.5]).view([2, 2]))]
+    }
+
+    fn group(direction: Direction, extra: &str, kind: Kind) -> Group {
+        Group::new("weights", 0.1, direction, &train(extra), start(), kind).unwrap()
+    }
+
+    /// Adds the gradient of Σ w² to that of the group.
+    fn backward(group: &Group) {
+        group.slots()[0].leaf().square().sum(Kind::Float).backward();
+    }
+
+    fn update(group: &mut Group, scale: f64, skip: bool) {
+        let skip_flag = Tensor::from(f32::from(u8::from(skip)));
+        group.update(&Tensor::from(scale as f32), &skip_flag, 1.0).unwrap();
+        group.finish(!skip);
     }
 
     fn take_steps(group: &mut Group, steps: usize) -> Vec<f32> {
         for _ in 0..steps {
-            let w = group.slots()[0].leaf();
-            w.square().sum(Kind::Float).backward();
-            group.collect().unwrap();
-            group.update(1.0, 1.0).unwrap();
-            group.zero_gradients().unwrap();
+            backward(group);
+            update(group, 1.0, false);
         }
+        master(group)
+    }
+
+    fn master(group: &Group) -> Vec<f32> {
         Vec::try_from(group.slots()[0].master.detach().view([-1])).unwrap()
+    }
+
+    fn gradient(group: &Group) -> Vec<f32> {
+        Vec::try_from(group.slots()[0].gradient().view([-1])).unwrap()
     }
 
     /// The update in plain f64 arithmetic.
@@ -263,7 +274,7 @@ mod tests {
     fn matches_the_equations_down_and_up_with_and_without_decay() {
         for (direction, sign) in [(Direction::Descent, 1.0), (Direction::Ascent, -1.0)] {
             for decay in [0.0, 0.1] {
-                let found = take_steps(&mut group(direction, decay, Kind::Float), 7);
+                let found = take_steps(&mut group(direction, &format!("weight_decay = {decay}"), Kind::Float), 7);
                 // Ascent groups (multipliers) never decay.
                 let expected = reference(7, sign, if sign < 0.0 { 0.0 } else { decay });
                 for (a, b) in found.iter().zip(&expected) {
@@ -275,38 +286,110 @@ mod tests {
 
     #[test]
     fn bf16_working_copies_follow_fp32_masters() {
-        let mut group = group(Direction::Descent, 0.0, Kind::BFloat16);
+        let mut group = group(Direction::Descent, "", Kind::BFloat16);
         take_steps(&mut group, 3);
         let slot = &group.slots()[0];
         assert_eq!(slot.master.kind(), Kind::Float);
-        assert_eq!(slot.leaf().kind(), Kind::BFloat16);
-        let apart = (slot.leaf().to_kind(Kind::Float) - &slot.master).abs().max().double_value(&[]);
-        assert!(apart > 0.0 && apart < 0.02, "{apart}");
+        assert!(slot.leaf().equal(&slot.master.to_kind(Kind::BFloat16)));
+        assert!(!slot.leaf().to_kind(Kind::Float).equal(&slot.master));
+    }
+
+    #[test]
+    fn micro_batches_add_up_in_one_fp32_gradient() {
+        for kind in [Kind::Float, Kind::BFloat16] {
+            let mut group = group(Direction::Descent, "", kind);
+            let address = group.slots()[0].gradient().data_ptr();
+            for _ in 0..2 {
+                // 256 + 1 is no bf16 number.
+                for factor in [256.0, 1.0] {
+                    (group.slots()[0].leaf() * factor).sum(Kind::Float).backward();
+                }
+                assert_eq!(gradient(&group), [257.0; 4]);
+                update(&mut group, 1.0, false);
+                assert_eq!(gradient(&group), [0.0; 4]);
+            }
+            assert_eq!(group.slots()[0].leaf().grad().data_ptr(), address);
+        }
+    }
+
+    #[test]
+    fn a_skipped_update_leaves_no_trace() {
+        let mut clean = group(Direction::Descent, "", Kind::BFloat16);
+        let mut skipping = group(Direction::Descent, "", Kind::BFloat16);
+        take_steps(&mut clean, 1);
+        take_steps(&mut skipping, 1);
+        (skipping.slots()[0].leaf() * f64::NAN).sum(Kind::Float).backward();
+        assert!(skipping.squared_norm().unwrap().double_value(&[]).is_nan());
+        update(&mut skipping, f64::NAN, true);
+        assert_eq!((skipping.updates(), gradient(&skipping)), (1, vec![0.0; 4]));
+        assert_eq!(take_steps(&mut skipping, 2), take_steps(&mut clean, 2));
+    }
+
+    #[test]
+    fn the_scale_is_a_factor_on_the_gradients() {
+        let mut scaled = group(Direction::Descent, "", Kind::Float);
+        let mut plain = group(Direction::Descent, "", Kind::Float);
+        for _ in 0..3 {
+            backward(&scaled);
+            update(&mut scaled, 0.25, false);
+            (plain.slots()[0].leaf().square().sum(Kind::Float) * 0.25).backward();
+            update(&mut plain, 1.0, false);
+        }
+        assert_eq!(master(&scaled), master(&plain));
+        assert!(scaled.moments()[0].1.equal(&plain.moments()[0].1));
     }
 
     #[test]
     fn restored_moments_continue_exactly() {
-        let mut whole = group(Direction::Descent, 0.1, Kind::Float);
-        take_steps(&mut whole, 3);
-        let master = whole.slots()[0].master.detach().copy();
-        let mut moments: BTreeMap<String, Tensor> =
-            whole.moments().into_iter().map(|(name, tensor)| (name, tensor.copy())).collect();
-        let expected = take_steps(&mut whole, 2);
-        let mut resumed =
-            Group::new("weights", 0.1, Direction::Descent, &train(0.1), vec![("w".into(), master)], Kind::Float)
-                .unwrap();
-        resumed.restore(&mut moments, 3).unwrap();
-        assert_eq!(take_steps(&mut resumed, 2), expected);
-        let missing = resumed.restore(&mut BTreeMap::new(), 3).unwrap_err();
-        assert!(missing.contains("exp_avg.w"));
+        for extra in ["weight_decay = 0.1", "moments = 'bf16'"] {
+            let mut whole = group(Direction::Descent, extra, Kind::Float);
+            take_steps(&mut whole, 3);
+            let tensors = vec![("w".into(), whole.slots()[0].master.detach().copy())];
+            let mut moments: BTreeMap<String, Tensor> =
+                whole.moments().into_iter().map(|(name, tensor)| (name, tensor.copy())).collect();
+            let expected = take_steps(&mut whole, 2);
+            let train = train(extra);
+            let mut resumed = Group::new("weights", 0.1, Direction::Descent, &train, tensors, Kind::Float).unwrap();
+            resumed.restore(&mut moments, 3).unwrap();
+            assert_eq!(take_steps(&mut resumed, 2), expected);
+        }
+    }
+
+    #[test]
+    fn moments_that_do_not_fit_are_refused() {
+        let mut group = group(Direction::Descent, "", Kind::Float);
+        assert!(group.restore(&mut BTreeMap::new(), 3).unwrap_err().contains("exp_avg.w is missing"));
+        for wrong in
+            [Tensor::zeros([2], (Kind::Float, Device::Cpu)), Tensor::zeros([2, 2], (Kind::BFloat16, Device::Cpu))]
+        {
+            let problem = group.restore(&mut BTreeMap::from([("exp_avg.w".to_string(), wrong)]), 3).unwrap_err();
+            assert!(problem.contains("expected (Float, [2, 2])"), "{problem}");
+        }
+        assert_eq!(group.updates(), 0);
+    }
+
+    #[test]
+    fn bf16_moments_are_for_weights_and_come_as_near_to_a_minimum() {
+        let away = |extra: &str| {
+            let mut group =
+                Group::new("weights", 0.02, Direction::Descent, &train(extra), start(), Kind::Float).unwrap();
+            take_steps(&mut group, 300).iter().map(|value| value.abs()).fold(0.0, f32::max)
+        };
+        let (fp32, bf16) = (away(""), away("moments = 'bf16'"));
+        assert!(fp32 < 0.05 && bf16 < 0.05, "{fp32} {bf16}");
+        let train = train("moments = 'bf16'\nmoments_on_host = true");
+        for (name, kind) in [("weights", Kind::BFloat16), ("masks", Kind::Float), ("multipliers", Kind::Float)] {
+            let group = Group::new(name, 0.1, Direction::Descent, &train, start(), Kind::Float).unwrap();
+            assert!(group.moments().iter().all(|(_, moment)| moment.kind() == kind), "{name}");
+        }
     }
 
     #[test]
     fn the_norm_is_that_of_all_gradients() {
-        let group = group(Direction::Descent, 0.0, Kind::Float);
-        group.slots()[0].leaf().square().sum(Kind::Float).backward();
+        let group = group(Direction::Descent, "", Kind::Float);
+        backward(&group);
         let expected = 4.0 * (1.0 + 4.0 + 9.0 + 0.25);
-        let found = group.squared_norm().unwrap().unwrap().double_value(&[]);
+        let found = group.squared_norm().unwrap().double_value(&[]);
         assert!((found - expected).abs() < 1e-4);
     }
 }

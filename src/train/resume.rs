@@ -174,6 +174,8 @@ pub fn check_same_run(saved: &RunConfig, now: &RunConfig) -> Result<(), Error> {
         config.run.directory = Default::default();
         config.run.device = String::new();
         config.data.prefetch = 0;
+        config.train.moments_on_host = false;
+        config.train.activation_checkpointing = 0;
         config.checkpoint = Default::default();
         // How the cut is written and checked comes after the run; whether it is learned is the run.
         config.prune = Prune { method: config.prune.method, ..Prune::default() };
@@ -229,10 +231,16 @@ mod tests {
     #[test]
     fn only_what_changes_the_run_is_refused() {
         let saved = parse(CONFIG, "saved", &[]).unwrap();
-        let same = ["run.device=cpu", "checkpoint.every_steps=3", "run.directory=b"].map(String::from);
+        let same = ["run.device=cpu", "checkpoint.every_steps=3", "run.directory=b", "train.moments_on_host=true"];
+        let same = same.map(String::from);
         check_same_run(&saved, &parse(CONFIG, "now", &same).unwrap()).unwrap();
-        let other = ["train.learning_rate=0.2".to_string()];
-        let message = check_same_run(&saved, &parse(CONFIG, "now", &other).unwrap()).unwrap_err().to_string();
-        assert!(message.contains("train.learning_rate: was 0.1, now 0.2"), "{message}");
+        for (other, expected) in [
+            ("train.learning_rate=0.2", "train.learning_rate: was 0.1, now 0.2"),
+            ("train.moments=bf16", "train.moments: was \"fp32\", now \"bf16\""),
+        ] {
+            let now = parse(CONFIG, "now", &[other.to_string()]).unwrap();
+            let message = check_same_run(&saved, &now).unwrap_err().to_string();
+            assert!(message.contains(expected), "{message}");
+        }
     }
 }

@@ -4,7 +4,7 @@ use super::support::{copy_folder, data, tensors, write_tiny_source};
 use shearling::config::{RunConfig, Stage, parse};
 use shearling::train::{Observer, Outcome, Setup, metrics, run, run::mask_file};
 use std::path::{Path, PathBuf};
-use tch::Device;
+use tch::{Device, Kind};
 
 struct Quiet;
 impl Observer for Quiet {}
@@ -58,20 +58,20 @@ fn last_step(outcome: &Outcome) -> PathBuf {
     outcome.checkpoint.clone().unwrap()
 }
 
-fn stopping_anywhere_changes_nothing(stage: Stage) {
+fn stopping_anywhere_changes_nothing(stage: Stage, sets: &[&str]) {
     let folder = tempfile::tempdir().unwrap();
     write_tiny_source(&folder.path().join("source"));
-    let whole = go(config(folder.path(), "whole", stage, &[]), stage, false, None);
+    let whole = go(config(folder.path(), "whole", stage, sets), stage, false, None);
     assert!(whole.finished);
     // On an evaluation, between two, and twice in one run.
     for (name, stops) in [("at-4", vec![4]), ("at-5", vec![5]), ("at-2-7", vec![2, 7])] {
         let mut resume = false;
         for stop in stops {
-            let part = go(config(folder.path(), name, stage, &[]), stage, resume, Some(stop));
+            let part = go(config(folder.path(), name, stage, sets), stage, resume, Some(stop));
             assert!(!part.finished && part.step == stop);
             resume = true;
         }
-        let parts = go(config(folder.path(), name, stage, &[]), stage, true, None);
+        let parts = go(config(folder.path(), name, stage, sets), stage, true, None);
         let (a, b) = (last_step(&whole), last_step(&parts));
         same_bits(&a.join("model/model.safetensors"), &b.join("model/model.safetensors"));
         same_bits(&a.join("optimizer.safetensors"), &b.join("optimizer.safetensors"));
@@ -99,12 +99,29 @@ fn history(run: &Path) -> Vec<serde_json::Value> {
 
 #[test]
 fn a_prune_run_resumes_bit_for_bit() {
-    stopping_anywhere_changes_nothing(Stage::Prune);
+    stopping_anywhere_changes_nothing(Stage::Prune, &[]);
 }
 
 #[test]
 fn a_pretrain_run_resumes_bit_for_bit() {
-    stopping_anywhere_changes_nothing(Stage::Pretrain);
+    stopping_anywhere_changes_nothing(Stage::Pretrain, &[]);
+}
+
+#[test]
+fn a_bf16_run_with_bf16_moments_resumes_bit_for_bit() {
+    stopping_anywhere_changes_nothing(Stage::Prune, &["run.dtype=bf16", "train.moments=bf16"]);
+}
+
+#[test]
+fn moments_are_saved_in_their_kind() {
+    let folder = tempfile::tempdir().unwrap();
+    write_tiny_source(&folder.path().join("source"));
+    let config = config(folder.path(), "run", Stage::Prune, &["train.moments=bf16"]);
+    let outcome = go(config, Stage::Prune, false, Some(2));
+    for (name, moment) in tensors(&last_step(&outcome).join("optimizer.safetensors")) {
+        let of_weights = name.contains("model.") || name.contains("lm_head");
+        assert_eq!(moment.kind(), if of_weights { Kind::BFloat16 } else { Kind::Float }, "{name}");
+    }
 }
 
 #[test]

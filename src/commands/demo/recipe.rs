@@ -1,7 +1,8 @@
 //! The demo's sizes, steps and learning rates: the configurations of its six runs.
 
 use crate::config::{
-    Checkpoint, Data, Dtype, Eval, Masks, Mixer, Model, Prune, PruneMethod, RandomModel, Run, RunConfig, Target, Train,
+    Checkpoint, Data, Dtype, Eval, Masks, Mixer, Model, MomentKind, Prune, PruneMethod, RandomModel, Run, RunConfig,
+    Target, Train,
 };
 use shearling_domains::MixerKind;
 use std::collections::BTreeMap;
@@ -153,6 +154,8 @@ impl Recipe {
                 weight_decay: 0.0,
                 clip_norm: 1.0,
                 max_skipped_steps: 10,
+                moments: MomentKind::Fp32,
+                moments_on_host: false,
             },
             masks: Masks::default(),
             prune: Prune::default(),

@@ -1,0 +1,398 @@
+//! AdamW (Loshchilov & Hutter) over many tensors in one pass, with everything that decides about it on the device.
+//!
+//! ```text
+//! g ← ± scale · g          (− goes up the gradient)
+//! m ← β₁m + (1−β₁)g        v ← β₂v + (1−β₂)g²
+//! p ← p(1 − lr·wd) − lr · (m/(1−β₁ᵗ)) / (√(v/(1−β₂ᵗ)) + ε)
+//! working ← bf16(p)        g ← 0
+//! ```
+//!
+//! `scale` and `skip` are tensors, so that a step on a GPU needs no answer from it: clipping decides the one, a
+//! non-finite loss or norm the other. A skipped update leaves everything as it was but the gradients, which are cleared
+//! all the same: a NaN must not live on in them.
+//!
+//! bf16 moments take half the memory. They are read into fp32 and rounded to nearest when stored, with a relative error
+//! of up to 2⁻⁹: the first moment stops following a gradient that is within 2⁻⁹/(1−β₁) of it (2 % for β₁ = 0.9), the
+//! second, for β₂ = 0.95, one within 4 % of it, of which the step feels half. Where 1−β₂ is below 2⁻⁸ the second could
+//! not fall at all.
+//!
+//! On the CPU a kernel of ours touches each tensor once; on other devices libtorch's fused kernel runs over all tensors
+//! in one launch, and moments in bf16 or on the host are brought to fp32 on the device one tensor after the other.
+
+use super::shim::{self, CError, CTensor};
+use std::ffi::c_int;
+use tch::{Kind, TchError, Tensor};
+
+/// What is the same for all tensors of an update.
+#[derive(Clone, Copy, Debug, PartialEq)]
+#[repr(C)]
+pub struct AdamwRule {
+    /// lr.
+    pub learning_rate: f64,
+    /// β₁.
+    pub beta1: f64,
+    /// β₂.
+    pub beta2: f64,
+    /// ε.
+    pub eps: f64,
+    /// t, counted from 1: the number of this update.
+    pub step: u64,
+    /// Whether to go up the gradient.
+    pub maximize: bool,
+}
+
+/// One trained tensor with its state: all of one shape and contiguous.
+#[derive(Clone, Copy, Debug)]
+pub struct AdamwTensor<'a> {
+    /// p, fp32.
+    pub master: &'a Tensor,
+    /// g, fp32, on the master's device; zero afterwards.
+    pub gradient: &'a Tensor,
+    /// m, fp32 or bf16; on the master's device or on the host.
+    pub exp_avg: &'a Tensor,
+    /// v, like m.
+    pub exp_avg_sq: &'a Tensor,
+    /// bf16 copy of the master that forward and backward use.
+    pub working: Option<&'a Tensor>,
+    /// wd.
+    pub weight_decay: f64,
+}
+
+unsafe extern "C" {
+    fn shearling_adamw(
+        masters: *const CTensor,
+        gradients: *const CTensor,
+        exp_avgs: *const CTensor,
+        exp_avg_sqs: *const CTensor,
+        working: *const CTensor,
+        weight_decays: *const f64,
+        count: usize,
+        rule: *const AdamwRule,
+        scale: CTensor,
+        skip: CTensor,
+        kernel: c_int,
+        error: CError,
+    ) -> c_int;
+}
+
+/// One update of all `tensors`, which are on one device. `scale` is the factor on the gradients; with a `skip` other
+/// than zero nothing is updated. Both are one number on that device, and it is not waited for, except for moments that
+/// are on the host.
+///
+/// # Errors
+/// A kind, shape, layout or device other than described; nothing is changed then.
+pub fn adamw(tensors: &[AdamwTensor], rule: &AdamwRule, scale: &Tensor, skip: &Tensor) -> Result<(), TchError> {
+    call(tensors, rule, scale, skip, true)
+}
+
+/// The same by libtorch's fused kernel on every device: what [`adamw`] does where there is no kernel of ours.
+///
+/// # Errors
+/// As [`adamw`].
+pub fn adamw_libtorch(
+    tensors: &[AdamwTensor],
+    rule: &AdamwRule,
+    scale: &Tensor,
+    skip: &Tensor,
+) -> Result<(), TchError> {
+    call(tensors, rule, scale, skip, false)
+}
+
+fn call(
+    tensors: &[AdamwTensor],
+    rule: &AdamwRule,
+    scale: &Tensor,
+    skip: &Tensor,
+    kernel: bool,
+) -> Result<(), TchError> {
+    let masters = shim::pointers(tensors.iter().map(|tensor| tensor.master));
+    let gradients = shim::pointers(tensors.iter().map(|tensor| tensor.gradient));
+    let exp_avgs = shim::pointers(tensors.iter().map(|tensor| tensor.exp_avg));
+    let exp_avg_sqs = shim::pointers(tensors.iter().map(|tensor| tensor.exp_avg_sq));
+    let working: Vec<CTensor> = tensors.iter().map(|tensor| shim::optional(tensor.working)).collect();
+    let weight_decays: Vec<f64> = tensors.iter().map(|tensor| tensor.weight_decay).collect();
+    // SAFETY: all arrays have `tensors.len()` entries, of tensors that live for the time of the call; only those of
+    // `working` may be null. `AdamwRule` is laid out as its C++ twin.
+    shim::check(|error| unsafe {
+        shearling_adamw(
+            masters.as_ptr(),
+            gradients.as_ptr(),
+            exp_avgs.as_ptr(),
+            exp_avg_sqs.as_ptr(),
+            working.as_ptr(),
+            weight_decays.as_ptr(),
+            tensors.len(),
+            rule,
+            shim::pointer(scale),
+            shim::pointer(skip),
+            c_int::from(kernel),
+            error,
+        )
+    })
+}
+
+/// The same of plain operators, tensor by tensor; waits for the device.
+///
+/// # Errors
+/// As libtorch's operators.
+pub fn adamw_reference(
+    tensors: &[AdamwTensor],
+    rule: &AdamwRule,
+    scale: &Tensor,
+    skip: &Tensor,
+) -> Result<(), TchError> {
+    let _no_grad = tch::no_grad_guard();
+    let (scale, skip) = (scale.f_double_value(&[])?, skip.f_double_value(&[])? != 0.0);
+    for tensor in tensors {
+        if !skip {
+            update(tensor, rule, scale)?;
+        }
+        let _ = tensor.gradient.shallow_clone().f_zero_()?;
+    }
+    Ok(())
+}
+
+fn update(tensor: &AdamwTensor, rule: &AdamwRule, scale: f64) -> Result<(), TchError> {
+    let AdamwRule { learning_rate, beta1, beta2, eps, step, maximize } = *rule;
+    let gradient = tensor.gradient.f_mul_scalar(if maximize { -scale } else { scale })?;
+    let exp_avg = tensor.exp_avg.f_to_device_(tensor.master.device(), Kind::Float, false, true)?;
+    let exp_avg_sq = tensor.exp_avg_sq.f_to_device_(tensor.master.device(), Kind::Float, false, true)?;
+    let exp_avg = exp_avg.f_lerp(&gradient, 1.0 - beta1)?;
+    let exp_avg_sq = exp_avg_sq.f_lerp(&gradient.f_square()?, 1.0 - beta2)?;
+    let (bias1, bias2) = (1.0 - beta1.powf(step as f64), 1.0 - beta2.powf(step as f64));
+    let denominator = exp_avg_sq.f_sqrt()?.f_div_scalar(bias2.sqrt())?.f_add_scalar(eps)?;
+    let kept = tensor.master.f_mul_scalar(1.0 - learning_rate * tensor.weight_decay)?;
+    let master = kept.f_sub(&exp_avg.f_div(&denominator)?.f_mul_scalar(learning_rate / bias1)?)?;
+    tensor.exp_avg.shallow_clone().f_copy_(&exp_avg)?;
+    tensor.exp_avg_sq.shallow_clone().f_copy_(&exp_avg_sq)?;
+    tensor.master.shallow_clone().f_copy_(&master)?;
+    if let Some(working) = tensor.working {
+        working.shallow_clone().f_copy_(&master)?;
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use tch::Device;
+
+    type Update = fn(&[AdamwTensor], &AdamwRule, &Tensor, &Tensor) -> Result<(), TchError>;
+
+    const RULE: AdamwRule =
+        AdamwRule { learning_rate: 1e-2, beta1: 0.9, beta2: 0.95, eps: 1e-8, step: 1, maximize: false };
+
+    struct State {
+        master: Tensor,
+        gradient: Tensor,
+        exp_avg: Tensor,
+        exp_avg_sq: Tensor,
+        working: Option<Tensor>,
+    }
+
+    impl State {
+        fn new(size: &[i64], moments: Kind, copies: bool, device: Device) -> State {
+            let master = numbers(size, 0.7).to_device(device);
+            let zeros = |kind| Tensor::zeros(size, (kind, device));
+            let working = copies.then(|| master.to_kind(Kind::BFloat16));
+            let (exp_avg, exp_avg_sq) = (zeros(moments), zeros(moments));
+            State { master, gradient: zeros(Kind::Float), exp_avg, exp_avg_sq, working }
+        }
+
+        fn view(&self, weight_decay: f64) -> AdamwTensor<'_> {
+            AdamwTensor {
+                master: &self.master,
+                gradient: &self.gradient,
+                exp_avg: &self.exp_avg,
+                exp_avg_sq: &self.exp_avg_sq,
+                working: self.working.as_ref(),
+                weight_decay,
+            }
+        }
+
+        fn all(&self) -> Vec<Tensor> {
+            let state = [&self.master, &self.gradient, &self.exp_avg, &self.exp_avg_sq];
+            state.into_iter().chain(&self.working).map(Tensor::copy).collect()
+        }
+    }
+
+    /// Numbers that look random and are the same for every caller, on any thread.
+    fn numbers(size: &[i64], stretch: f64) -> Tensor {
+        let count = size.iter().product::<i64>();
+        (Tensor::arange(count, (Kind::Double, Device::Cpu)) * stretch + stretch).sin().to_kind(Kind::Float).view(size)
+    }
+
+    /// One element, odd sizes, more than one range of the kernel, no elements.
+    fn states(moments: Kind, copies: bool, device: Device) -> Vec<State> {
+        [vec![1], vec![7], vec![3, 31], vec![70_003], vec![0]]
+            .iter()
+            .map(|size| State::new(size, moments, copies, device))
+            .collect()
+    }
+
+    fn number(value: f64) -> Tensor {
+        Tensor::from(value as f32)
+    }
+
+    /// Takes `steps` updates, each with its own gradients.
+    fn train(states: &[State], rule: AdamwRule, steps: u64, scale: f64, update: Update) {
+        let device = states[0].master.device();
+        for step in 1..=steps {
+            for state in states {
+                state.gradient.shallow_clone().copy_(&numbers(&state.master.size(), step as f64 + 0.3));
+            }
+            // Both kinds of weight decay in one list.
+            let views: Vec<_> = states.iter().enumerate().map(|(i, s)| s.view([0.1, 0.0][i % 2])).collect();
+            let (scale, skip) = (number(scale).to_device(device), number(0.0).to_device(device));
+            update(&views, &AdamwRule { step, ..rule }, &scale, &skip).unwrap();
+        }
+    }
+
+    fn apart(a: &Tensor, b: &Tensor) -> f64 {
+        if a.numel() == 0 {
+            return 0.0;
+        }
+        let (a, b) = (a.to_device(Device::Cpu).to_kind(Kind::Double), b.to_device(Device::Cpu).to_kind(Kind::Double));
+        ((&a - &b).abs() / (b.abs() + 1.0)).max().double_value(&[])
+    }
+
+    fn agree(found: &[State], expected: &[State], tolerance: f64, working_tolerance: f64) {
+        for (found, expected) in found.iter().zip(expected) {
+            for (i, (a, b)) in found.all().iter().zip(expected.all()).enumerate() {
+                let allowed = if i == 4 { working_tolerance } else { tolerance };
+                assert!(apart(a, &b) <= allowed, "{i} of {:?}: {} apart", b.size(), apart(a, &b));
+            }
+            assert_eq!(found.gradient.abs().sum(Kind::Float).double_value(&[]), 0.0);
+            if let Some(working) = &found.working {
+                assert!(working.equal(&found.master.to_kind(Kind::BFloat16)), "the copy is the rounded master");
+            }
+        }
+    }
+
+    #[test]
+    fn the_kernel_and_libtorch_compute_the_reference() {
+        for (copies, maximize, scale) in [(false, false, 1.0), (true, false, 0.3), (true, true, 1.0)] {
+            let rule = AdamwRule { maximize, ..RULE };
+            let expected = states(Kind::Float, copies, Device::Cpu);
+            train(&expected, rule, 5, scale, adamw_reference);
+            for update in [adamw as Update, adamw_libtorch] {
+                let found = states(Kind::Float, copies, Device::Cpu);
+                train(&found, rule, 5, scale, update);
+                agree(&found, &expected, 2e-6, 1e-2);
+            }
+        }
+    }
+
+    #[test]
+    fn bf16_moments_are_rounded_only_when_stored() {
+        let expected = states(Kind::BFloat16, true, Device::Cpu);
+        train(&expected, RULE, 1, 0.3, adamw_reference);
+        for update in [adamw as Update, adamw_libtorch] {
+            let found = states(Kind::BFloat16, true, Device::Cpu);
+            train(&found, RULE, 1, 0.3, update);
+            for (found, expected) in found.iter().zip(&expected) {
+                assert!(apart(&found.master, &expected.master) < 2e-6);
+                // A value on the edge between two bf16 numbers may fall either way; no other does.
+                for (a, b) in [(&found.exp_avg, &expected.exp_avg), (&found.exp_avg_sq, &expected.exp_avg_sq)] {
+                    assert!(a.ne_tensor(b).to_kind(Kind::Double).sum(Kind::Double).double_value(&[]) <= 20.0);
+                    assert!(apart(a, b) < 0.005);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_skipped_update_only_clears_the_gradients() {
+        for moments in [Kind::Float, Kind::BFloat16] {
+            for update in [adamw as Update, adamw_libtorch, adamw_reference] {
+                let states = states(moments, true, Device::Cpu);
+                train(&states, RULE, 2, 1.0, update);
+                let before: Vec<Vec<Tensor>> = states.iter().map(State::all).collect();
+                for state in &states {
+                    let _ = state.gradient.shallow_clone().fill_(f64::NAN);
+                }
+                let views: Vec<_> = states.iter().map(|state| state.view(0.1)).collect();
+                let rule = AdamwRule { step: 3, ..RULE };
+                // Any number but zero, and a scale that is no number.
+                update(&views, &rule, &number(f64::NAN), &number(2.0)).unwrap();
+                for (state, before) in states.iter().zip(&before) {
+                    assert!(state.all().iter().zip(before).all(|(now, before)| now.equal(before)));
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_number_of_threads_changes_nothing() {
+        let threads = tch::get_num_threads();
+        let results = [1, 3].map(|threads| {
+            tch::set_num_threads(threads);
+            let states = states(Kind::BFloat16, true, Device::Cpu);
+            train(&states, RULE, 3, 0.7, adamw);
+            states
+        });
+        tch::set_num_threads(threads);
+        for (one, three) in results[0].iter().zip(&results[1]) {
+            assert!(one.all().iter().zip(three.all()).all(|(a, b)| a.equal(&b)));
+        }
+    }
+
+    #[test]
+    fn what_does_not_fit_is_refused_and_changes_nothing() {
+        let break_it: [fn(&mut State); 6] = [
+            |state| state.master = state.master.to_kind(Kind::BFloat16),
+            |state| state.gradient = state.gradient.to_kind(Kind::BFloat16),
+            |state| state.gradient = Tensor::zeros([4, 3], (Kind::Float, Device::Cpu)).transpose(0, 1),
+            |state| state.exp_avg = Tensor::zeros([12], (Kind::Float, Device::Cpu)),
+            |state| state.exp_avg_sq = state.exp_avg_sq.to_kind(Kind::BFloat16),
+            |state| state.working = Some(state.master.copy()),
+        ];
+        for (case, break_it) in break_it.into_iter().enumerate() {
+            let fine = State::new(&[3, 4], Kind::Float, true, Device::Cpu);
+            let mut broken = State::new(&[3, 4], Kind::Float, true, Device::Cpu);
+            break_it(&mut broken);
+            let before = fine.all();
+            let views = [fine.view(0.1), broken.view(0.1)];
+            for update in [adamw as Update, adamw_libtorch] {
+                let problem = update(&views, &RULE, &number(1.0), &number(0.0)).unwrap_err().to_string();
+                assert!(problem.contains("adamw"), "{case}: {problem}");
+            }
+            assert!(fine.all().iter().zip(&before).all(|(now, before)| now.equal(before)));
+        }
+        let fine = State::new(&[3], Kind::Float, false, Device::Cpu);
+        let two = Tensor::ones([2], (Kind::Float, Device::Cpu));
+        assert!(adamw(&[fine.view(0.0)], &RULE, &two, &number(0.0)).is_err());
+        adamw(&[], &RULE, &number(1.0), &number(0.0)).unwrap();
+    }
+
+    #[test]
+    fn a_graph_that_wants_the_old_values_notices() {
+        let state = State::new(&[5], Kind::Float, false, Device::Cpu);
+        let leaf = state.master.shallow_clone().set_requires_grad(true);
+        let loss = leaf.square().sum(Kind::Float);
+        adamw(&[state.view(0.0)], &RULE, &number(1.0), &number(0.0)).unwrap();
+        let problem = loss.f_backward().unwrap_err().to_string();
+        assert!(problem.contains("modified by an inplace operation"), "{problem}");
+    }
+
+    #[test]
+    fn cuda_agrees_with_the_cpu() {
+        if !tch::Cuda::is_available() {
+            eprintln!("skipped: no CUDA device");
+            return;
+        }
+        let expected = states(Kind::Float, true, Device::Cpu);
+        train(&expected, RULE, 5, 0.3, adamw_reference);
+        let mut found = states(Kind::Float, true, Device::Cuda(0));
+        train(&found, RULE, 5, 0.3, adamw);
+        agree(&found, &expected, 1e-5, 1e-2);
+        // Moments on the host are streamed.
+        found = states(Kind::Float, true, Device::Cuda(0));
+        for state in &mut found {
+            let host = || super::super::memory::host_zeros(&state.master, Kind::Float).unwrap();
+            (state.exp_avg, state.exp_avg_sq) = (host(), host());
+        }
+        train(&found, RULE, 5, 0.3, adamw);
+        agree(&found, &expected, 1e-5, 1e-2);
+    }
+}
