@@ -6,5 +6,12 @@
 pub mod autograd;
 pub mod cuda;
 pub mod device;
+mod dispatch;
+pub mod embedding;
 pub mod memory;
+pub mod rms_norm;
+pub mod rope;
 mod shim;
+pub mod swiglu;
+#[cfg(test)]
+mod test_support;
