@@ -49,6 +49,8 @@ mod tests {
     use super::*;
     use tch::{Device, Kind};
 
+    type Function = fn(&Tensor, &Tensor, Option<&Tensor>) -> Result<Tensor, TchError>;
+
     const KINDS: [(Kind, f64); 2] = [(Kind::Float, 1e-5), (Kind::BFloat16, 4e-3)];
 
     /// Ids `[rows, tokens]` below 11, most of them more than once.
@@ -86,7 +88,7 @@ mod tests {
         let expected = embedding_reference(&ids(3, 9), &weight, Some(&gate)).unwrap();
         assert_eq!(y, expected);
         // Halfway between two bf16 numbers, above and below an even one, and at the edge of infinity.
-        let gate = Tensor::from_slice(&[1.00390625f32, 1.01171875, 3.4e38, -1.5e-41]);
+        let gate = Tensor::from_slice(&[1.0 + 1.0 / 256.0, 1.0 + 3.0 / 256.0, 3.4e38, -1.5e-41f32]);
         let y = embedding(&ids(1, 1), &Tensor::ones([11, 4], (Kind::BFloat16, Device::Cpu)), Some(&gate)).unwrap();
         assert_eq!(y.view([4]), gate.to_kind(Kind::BFloat16));
     }
@@ -133,7 +135,7 @@ mod tests {
 
     #[test]
     fn a_weight_used_elsewhere_too_gets_both_gradients() {
-        let tied = |f: fn(&Tensor, &Tensor, Option<&Tensor>) -> Result<Tensor, TchError>| {
+        let tied = |f: Function| {
             move |inputs: &[Tensor]| {
                 let x = f(&ids(2, 5), &inputs[0], None).unwrap();
                 vec![x.matmul(&inputs[0].tr()), f(&ids(1, 3), &inputs[0], None).unwrap()]
@@ -144,7 +146,7 @@ mod tests {
 
     #[test]
     fn not_a_leaf_or_named_gets_an_ordinary_gradient() {
-        let derived = |f: fn(&Tensor, &Tensor, Option<&Tensor>) -> Result<Tensor, TchError>| {
+        let derived = |f: Function| {
             move |inputs: &[Tensor]| vec![f(&ids(2, 9), &inputs[0].square().transpose(0, 1), Some(&inputs[1])).unwrap()]
         };
         compare(&[sample(&[7, 11], 1), sample(&[7], 2)], 1e-5, derived(embedding), derived(embedding_reference));

@@ -72,6 +72,8 @@ mod tests {
     use super::*;
     use tch::Device;
 
+    type Function = fn(&Tensor, &Tensor, Option<&Tensor>, f64) -> Result<(Tensor, Tensor), TchError>;
+
     const EPS: f64 = 1e-5;
     const KINDS: [(Kind, f64); 2] = [(Kind::Float, 1e-5), (Kind::BFloat16, 4e-3)];
 
@@ -127,7 +129,7 @@ mod tests {
     fn x_may_be_read_around_the_norm_and_need_not_be_contiguous() {
         let x = sample(&[5, 3, 9], 1);
         let inputs = [x, sample(&[9], 2)];
-        let twice = |function: fn(&Tensor, &Tensor, Option<&Tensor>, f64) -> Result<(Tensor, Tensor), TchError>| {
+        let twice = |function: Function| {
             move |inputs: &[Tensor]| {
                 let strided = inputs[0].transpose(0, 1);
                 let (y, through) = function(&strided, &inputs[1], None, EPS).unwrap();

@@ -42,6 +42,8 @@ mod tests {
     use super::*;
     use tch::{Device, Kind};
 
+    type Function = fn(&Tensor, &Tensor, Option<&Tensor>) -> Result<Tensor, TchError>;
+
     const KINDS: [(Kind, f64); 2] = [(Kind::Float, 1e-5), (Kind::BFloat16, 4e-3)];
 
     #[test]
@@ -50,13 +52,10 @@ mod tests {
             for shape in [&[1, 5][..], &[3, 16], &[7, 33], &[2, 3, 67], &[1100, 19]] {
                 let mask = sample(&shape[shape.len() - 1..], 3);
                 let inputs = [sample(shape, 1).to_kind(kind) * 3.0, sample(shape, 2).to_kind(kind), mask];
-                let masked = |f: fn(&Tensor, &Tensor, Option<&Tensor>) -> Result<Tensor, TchError>| {
-                    move |inputs: &[Tensor]| vec![f(&inputs[0], &inputs[1], Some(&inputs[2])).unwrap()]
-                };
+                let masked =
+                    |f: Function| move |inputs: &[Tensor]| vec![f(&inputs[0], &inputs[1], Some(&inputs[2])).unwrap()];
                 compare(&inputs, tolerance, masked(swiglu), masked(swiglu_reference));
-                let plain = |f: fn(&Tensor, &Tensor, Option<&Tensor>) -> Result<Tensor, TchError>| {
-                    move |inputs: &[Tensor]| vec![f(&inputs[0], &inputs[1], None).unwrap()]
-                };
+                let plain = |f: Function| move |inputs: &[Tensor]| vec![f(&inputs[0], &inputs[1], None).unwrap()];
                 compare(&inputs[..2], tolerance, plain(swiglu), plain(swiglu_reference));
             }
         }
@@ -64,7 +63,7 @@ mod tests {
 
     #[test]
     fn strided_branches_and_strided_gradients() {
-        let both = |f: fn(&Tensor, &Tensor, Option<&Tensor>) -> Result<Tensor, TchError>| {
+        let both = |f: Function| {
             move |inputs: &[Tensor]| {
                 let halves = inputs[0].chunk(2, -1);
                 vec![f(&halves[0], &halves[1], Some(&inputs[1])).unwrap().transpose(0, 1)]
@@ -75,9 +74,7 @@ mod tests {
 
     #[test]
     fn one_tensor_may_be_both_branches() {
-        let square = |f: fn(&Tensor, &Tensor, Option<&Tensor>) -> Result<Tensor, TchError>| {
-            move |inputs: &[Tensor]| vec![f(&inputs[0], &inputs[0], None).unwrap()]
-        };
+        let square = |f: Function| move |inputs: &[Tensor]| vec![f(&inputs[0], &inputs[0], None).unwrap()];
         compare(&[sample(&[7, 33], 1)], 1e-5, square(swiglu), square(swiglu_reference));
     }
 
