@@ -11,5 +11,12 @@ pub mod cuda;
 pub mod device;
 pub mod gradient;
 pub mod gradient_norm;
+mod dispatch;
+pub mod embedding;
 pub mod memory;
+pub mod rms_norm;
+pub mod rope;
 mod shim;
+pub mod swiglu;
+#[cfg(test)]
+mod test_support;
