@@ -4,7 +4,13 @@
 //! that compares the two. The reference is also what runs where there is no kernel.
 
 pub mod autograd;
+pub mod checkpoint;
+pub mod cross_entropy;
 pub mod cuda;
 pub mod device;
+pub mod gradient;
 pub mod memory;
+pub mod projection;
 mod shim;
+#[cfg(test)]
+mod test_support;
