@@ -1,8 +1,11 @@
-// Adding a gradient straight into a leaf's buffer, so that a large weight's gradient exists once, and in the buffer's
-// kind: fp32 for a bf16 weight, when the optimiser has put such a buffer there.
+// Gradients that go straight into a leaf's buffer instead of through autograd, so that a large weight's gradient exists
+// once, and in the buffer's kind: fp32 for a bf16 weight, when the optimiser has put such a buffer there.
+//
+// Autograd gets an undefined gradient then, and hooks on the leaf see nothing. All of it is for use inside a backward,
+// where gradients are off.
 #pragma once
 
-#include "shim.h"
+#include "matmul.h"
 
 #include <ATen/ops/zeros_like.h>
 #include <torch/csrc/autograd/graph_task.h>
@@ -17,10 +20,34 @@ inline bool collects_in_leaf(const Tensor& weight) {
 }
 
 // The buffer of a leaf's gradient; zeros of the leaf's kind where there is none yet.
-inline Tensor& leaf_gradient(Tensor& leaf) {
+inline Tensor& leaf_gradient(const Tensor& leaf) {
   Tensor& gradient = leaf.mutable_grad();
-  if (!gradient.defined()) gradient = at::zeros_like(leaf);
+  if (!gradient.defined()) gradient = at::zeros_like(leaf, leaf.options(), at::MemoryFormat::Contiguous);
   return gradient;
+}
+
+// Hands over a gradient that nobody else holds: into the leaf's buffer, or (returned) to autograd.
+inline Tensor deliver(const Tensor& tensor, const Tensor& gradient) {
+  if (!collects_in_leaf(tensor)) return gradient.to(tensor.scalar_type());
+  Tensor& buffer = tensor.mutable_grad();
+  if (buffer.defined()) {
+    buffer.add_(gradient);
+  } else {
+    buffer = gradient.to(tensor.scalar_type());
+  }
+  return Tensor();
+}
+
+// Hands over the gradient a b in the same way; the product itself adds it to a buffer.
+inline Tensor deliver_product(const Tensor& weight, const Tensor& a, const Tensor& b) {
+  if (!collects_in_leaf(weight)) return product(a, b);
+  Tensor& buffer = weight.mutable_grad();
+  if (buffer.defined()) {
+    gemm(a, b, buffer, true);
+  } else {
+    buffer = product(a, b);
+  }
+  return Tensor();
 }
 
 }  // namespace shearling
