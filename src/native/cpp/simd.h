@@ -4,8 +4,8 @@
 // calls is always inlined, so that `SHEARLING_RUN` compiles all of it once per CPU level; the level is chosen when the
 // program is loaded. Elsewhere (macOS, musl, ARM) there is one version, for the compiler's own target.
 //
-// The build lets sums be reordered (`-fassociative-math`). Where the order of a formula is what makes it accurate, it
-// says so with `as_written`.
+// The build lets sums be reordered (`-fassociative-math`), and a formula must be accurate in any order:
+// `__builtin_assoc_barrier` is no help, gcc 12 drops it where it vectorises.
 #pragma once
 
 #include <ATen/Parallel.h>
@@ -55,43 +55,37 @@ SHEARLING_INLINE void store(BFloat16& place, float value) {
   place.x = static_cast<uint16_t>(value == value ? rounded : 0x7fc0);
 }
 
-// The value of an expression that must not be reordered with what uses it.
-#if defined(__GNUC__) && !defined(__clang__) && __GNUC__ >= 12
-SHEARLING_INLINE float as_written(float value) { return __builtin_assoc_barrier(value); }
-#else
-SHEARLING_INLINE float as_written(float value) { return value; }
-#endif
-
-// 2^exponent for -126 <= exponent <= 127.
-SHEARLING_INLINE float power_of_two(int32_t exponent) {
-  const uint32_t bits = static_cast<uint32_t>(exponent + 127) << 23;
-  float power;
-  std::memcpy(&power, &bits, sizeof power);
-  return power;
+// value · 2^exponent by adding to the exponent's bits; value and result must be normal numbers.
+SHEARLING_INLINE float shift_exponent(float value, int32_t exponent) {
+  uint32_t bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  bits += static_cast<uint32_t>(exponent) << 23;
+  float shifted;
+  std::memcpy(&shifted, &bits, sizeof shifted);
+  return shifted;
 }
 
-// e^x to about 1e-7 relative; infinity above 88.73, denormal below -87.34, zero below -104; NaN stays NaN.
+// e^x to 2e-7 relative; infinity above 88.73, denormal below -87.34, zero below -104; NaN stays NaN.
 //
-// x = n·ln 2 + r with |r| <= ln 2 / 2, e^r by its Taylor series, and the power of two in two steps because 2^n alone
-// may be out of range. ln 2 is split so that n times its upper part is exact.
+// x = n ln 2 + r with |r| <= ln 2 / 2, e^r by its Taylor series, 2^n in two steps because 2^n alone may be out of
+// range. x − n ln 2 cancels, so its upper part is taken in fixed point (units of 2^-24): of integers the compiler
+// keeps the order, of floats it would not.
 SHEARLING_INLINE float exponential(float x) {
-#if defined(__clang__)
-#pragma clang fp reassociate(off)
-#endif
   const float above = x > -104.0f ? x : -104.0f;
   const float bounded = above < 89.0f ? above : 89.0f;
-  const int32_t n = static_cast<int32_t>(bounded * 1.44269504f + (bounded < 0.0f ? -0.5f : 0.5f));
-  const float count = static_cast<float>(n);
-  const float r = as_written(bounded - count * 0x1.62e4p-1f) - count * 0x1.7f7d1cp-20f;
+  // Cutting a positive number rounds down.
+  const int32_t n = static_cast<int32_t>(bounded * 1.44269504f + 160.5f) - 160;
+  const int32_t upper = static_cast<int32_t>(bounded * 0x1p24f) - n * 11629080;
+  const float r = static_cast<float>(upper) * 0x1p-24f + static_cast<float>(n) * 1.9046543e-9f;
   float tail = 1.0f / 5040.0f;
   tail = tail * r + 1.0f / 720.0f;
   tail = tail * r + 1.0f / 120.0f;
   tail = tail * r + 1.0f / 24.0f;
   tail = tail * r + 1.0f / 6.0f;
   tail = tail * r + 0.5f;
-  const float series = 1.0f + as_written(r + r * r * tail);
+  const float series = 1.0f + (r + r * r * tail);
   const int32_t half = n >> 1;
-  const float power = as_written(series * power_of_two(half)) * power_of_two(n - half);
+  const float power = shift_exponent(series, half) * shift_exponent(1.0f, n - half);
   return x == x ? power : x;
 }
 
