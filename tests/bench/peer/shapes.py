@@ -28,17 +28,11 @@ class Shape:
         return self.heads // self.kv_heads
 
     def target(self):
-        """Three quarters of every dimension, rounded to whole units; the head dimension stays."""
-
-        def cut(size):
-            return max(1, round(0.75 * size))
-
-        kv_heads = cut(self.kv_heads)
-        # A group loses members only where there are too few groups to lose one.
-        group = self.group if kv_heads < self.kv_heads else cut(self.group)
+        """Three quarters of every dimension, of the groups where heads are grouped; as `shearling bench` prunes."""
+        kv_heads = max(1, self.kv_heads * 3 // 4)
         return replace(
-            self, layers=cut(self.layers), hidden=cut(self.hidden), intermediate=cut(self.intermediate),
-            heads=kv_heads * group, kv_heads=kv_heads,
+            self, layers=self.layers * 3 // 4, hidden=self.hidden * 3 // 4, intermediate=self.intermediate * 3 // 4,
+            heads=kv_heads * self.group, kv_heads=kv_heads,
         )
 
     def matmul_parameters(self):
@@ -56,11 +50,12 @@ class Shape:
         return self
 
 
+# Those of `shearling bench`, same names; `tiny` with a small vocabulary, for checks.
 SHAPES = {
-    "tiny": Shape(layers=4, hidden=64, intermediate=96, heads=8, kv_heads=4, vocab=128, rows=2, tokens=32),
+    "tiny": Shape(layers=4, hidden=128, intermediate=352, heads=4, kv_heads=2, vocab=256, rows=4, tokens=128),
     "small": Shape(layers=8, hidden=512, intermediate=1376, heads=8, kv_heads=8, vocab=32000, rows=4, tokens=2048),
     "base": Shape(layers=12, hidden=768, intermediate=2048, heads=12, kv_heads=4, vocab=32000, rows=2, tokens=1024),
-    "1.3b": Shape(layers=24, hidden=2048, intermediate=5504, heads=16, kv_heads=16, vocab=32000, tokens=4096),
-    "2.7b": Shape(layers=32, hidden=2560, intermediate=6912, heads=20, kv_heads=20, vocab=32000, tokens=4096),
-    "7b": Shape(layers=32, hidden=4096, intermediate=11008, heads=32, kv_heads=32, vocab=32000, tokens=4096),
+    "1.3b": Shape(layers=24, hidden=2048, intermediate=5504, heads=16, kv_heads=16, vocab=32000, rows=8, tokens=4096),
+    "2.7b": Shape(layers=32, hidden=2560, intermediate=6912, heads=20, kv_heads=20, vocab=32000, rows=8, tokens=4096),
+    "7b": Shape(layers=32, hidden=4096, intermediate=11008, heads=32, kv_heads=32, vocab=32000, rows=32, tokens=4096),
 }
