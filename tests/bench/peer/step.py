@@ -46,6 +46,8 @@ def arguments():
     options = parser.parse_args()
     if options.steps < 1 or options.warmup < 0:
         parser.error("--steps must be at least 1, --warmup not negative")
+    if options.pure_bf16 and options.dtype != "bf16":
+        parser.error("--pure-bf16 goes with --dtype bf16")
     given = {name: getattr(options, name) for name in DIMENSIONS if getattr(options, name) is not None}
     try:
         options.dimensions = replace(SHAPES[options.shape], **given).check()

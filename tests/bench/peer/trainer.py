@@ -42,8 +42,11 @@ class Trainer:
         self.masks = Masks(shape, shape.target(), device=device) if kind.startswith("masked") else None
         self.weights = list(self.model.parameters())
         self.optimiser = torch.optim.AdamW(self.groups(), lr=1e-4, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.0, fused=True)
-        self.forward = torch.compile(self.model, dynamic=False) if kind.endswith("-compiled") else self.model
         self.ids = torch.randint(shape.vocab, (shape.rows, shape.tokens), device=device)
+        if not self.transformers:
+            # Made here, for a table that appears during the first forward would make torch.compile compile twice.
+            self.model.rope_tables(shape.tokens, torch.float32 if dtype == "fp32" else torch.bfloat16, self.ids.device)
+        self.forward = torch.compile(self.model, dynamic=False) if kind.endswith("-compiled") else self.model
         self.stopwatch = Stopwatch(device)
         self.steps = 0
 
