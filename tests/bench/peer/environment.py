@@ -29,10 +29,13 @@ def python():
     complete = folder / "complete"
     if not complete.is_file():
         print(f"installing {', '.join(REQUIREMENTS.read_text().split())} into {folder}", file=sys.stderr, flush=True)
-        venv.create(folder, with_pip=True, clear=True)
-        install = [interpreter, "-m", "pip", "install", "--quiet", "--requirement", REQUIREMENTS]
-        # stdout is for data.
-        subprocess.run(install, check=True, stdout=sys.stderr)
+        try:
+            venv.create(folder, with_pip=True, clear=True)
+            install = [interpreter, "-m", "pip", "install", "--quiet", "--requirement", REQUIREMENTS]
+            # stdout is for data.
+            subprocess.run(install, check=True, stdout=sys.stderr)
+        except (OSError, subprocess.CalledProcessError) as error:
+            sys.exit(f"error: the peer's environment could not be made ({error}); set PEER_PYTHON to a Python that has it")
         complete.touch()
     return str(interpreter)
 
