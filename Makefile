@@ -1,10 +1,12 @@
 # Everything on a fresh machine with Rust, a C++ compiler and python3 + pip.
 #   make demo   the whole job on generated text, in minutes
 #   make test   all tests
+#   make bench-peer   our training step against PyTorch's, in turn; about an hour (ARGS="--only small,bf16,prune" for less)
+#   make gpu-binary   the stripped binary that tests/bench/gpu.sh runs on a machine with a GPU
 
 CARGO ?= cargo
 
-.PHONY: demo test lint libtorch
+.PHONY: demo test lint libtorch bench-peer gpu-binary
 
 demo: libtorch
 	$(CARGO) build --release --bin shearling
@@ -17,6 +19,13 @@ test: libtorch
 lint: libtorch
 	$(CARGO) fmt --all --check
 	$(CARGO) clippy --workspace --all-targets -- -D warnings
+
+bench-peer: libtorch
+	$(CARGO) build --release --bin shearling
+	python3 tests/bench/peer/compare.py $(ARGS)
+
+gpu-binary: libtorch
+	CARGO="$(CARGO)" tests/bench/gpu_pack.sh
 
 # Downloads libtorch 2.11.0 unless LIBTORCH or a Python torch of that version is there, and links it as .libtorch.
 libtorch:
