@@ -1,9 +1,9 @@
 //! Linear maps whose gradients add up in place: several maps of one input (q, k, v; gate, up) as one autograd node,
 //! and a map onto the residual stream with its masks folded into the weight.
 //!
-//! A weight that is a leaf gets its gradient added straight into its buffer ([`super::gradient`]), by the matrix
-//! product itself; so gradients are there after `backward` only, not through `f_run_backward`, and only of first
-//! order. The input of a map is kept for backward, its output is not.
+//! The gradient of a weight that is a leaf goes straight into its buffer ([`super::gradient`]), added there by the
+//! matrix product itself; hooks on the leaf do not see it. Gradients are of first order. The input of a map is kept
+//! for backward, its output is not.
 
 use super::shim::{self, CError, CTensor};
 use std::ffi::c_int;

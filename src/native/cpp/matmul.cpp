@@ -1,6 +1,8 @@
 // Matrix products by the fastest road that this machine has.
 #include "matmul.h"
 
+#include "simd.h"
+
 #include <ATen/Context.h>
 #include <ATen/ops/addmm.h>
 #include <ATen/ops/arange.h>
@@ -63,6 +65,26 @@ bool mixed_addmm_serves(const Tensor& a, const Tensor& out) {
   return there;
 }
 
+struct AddBFloat16 {
+  const BFloat16* from;
+  float* into;
+
+  SHEARLING_INLINE void operator()(int64_t begin, int64_t end) const {
+    for (int64_t i = begin; i < end; ++i) into[i] += load(from[i]);
+  }
+};
+SHEARLING_RUN(AddBFloat16)
+
+// `add_` would first make an fp32 copy of a bf16 tensor on a CPU.
+void add(const Tensor& from, Tensor& into) {
+  const bool kinds = from.scalar_type() == at::kBFloat16 && into.scalar_type() == at::kFloat;
+  if (from.is_cpu() && kinds && from.is_contiguous() && into.is_contiguous()) {
+    parallel(into.numel(), 1 << 15, AddBFloat16{from.const_data_ptr<BFloat16>(), into.mutable_data_ptr<float>()});
+  } else {
+    into.add_(from);
+  }
+}
+
 // The product in the kind of `a`, a block of rows at a time, added to `out` in its own kind.
 void by_blocks(const Tensor& a, const Tensor& b, Tensor& out, bool accumulate) {
   const int64_t row_bytes = out.size(1) * static_cast<int64_t>(a.element_size());
@@ -74,7 +96,7 @@ void by_blocks(const Tensor& a, const Tensor& b, Tensor& out, bool accumulate) {
     gemm(a.narrow(0, start, count), b, part, false);
     Tensor into = out.narrow(0, start, count);
     if (accumulate) {
-      into.add_(part);
+      add(part, into);
     } else {
       into.copy_(part);
     }
