@@ -80,7 +80,10 @@ impl Trainer {
         self.clock.mark(Phase::Data);
         let row_losses = self.accumulate(&batch, index)?;
         let lagrangian = self.constrain(index)?;
-        let squares = self.groups().map(|group| group.squared_norm()).collect::<Result<Vec<_>, _>>()?;
+        let device = self.device;
+        // An empty group has no device; its norm has to come to that of the others.
+        let squares = self.groups().map(|group| group.squared_norm()?.f_to_device(device));
+        let squares = squares.collect::<Result<Vec<_>, TchError>>()?;
         let verdict = Verdict::new(&row_losses, &squares, lagrangian.as_ref(), self.config.train.clip_norm)?;
         self.clock.mark(Phase::Clip);
         let learning_rate_factor = self.schedule.factor(index);

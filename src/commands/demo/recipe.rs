@@ -154,6 +154,7 @@ impl Recipe {
                 weight_decay: 0.0,
                 clip_norm: 1.0,
                 max_skipped_steps: 10,
+                activation_checkpointing: 0,
                 moments: MomentKind::Fp32,
                 moments_on_host: false,
             },
@@ -173,6 +174,7 @@ fn random([hidden_size, intermediate_size, num_hidden_layers, num_attention_head
         num_attention_heads,
         num_key_value_heads: None,
         head_dim: Some(HEAD_DIM),
+        vocab_size: None,
         rope_theta: 10000.0,
         tie_word_embeddings: false,
     };

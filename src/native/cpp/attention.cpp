@@ -32,7 +32,7 @@ constexpr int64_t LANES = 16;
 struct Shape {
   int64_t rows, tokens, heads, groups, dim;
 
-  int64_t blocks() const { return at::divup(tokens, BLOCK); }
+  int64_t blocks() const { return divup(tokens, BLOCK); }
   int64_t size(int64_t block) const { return std::min(BLOCK, tokens - block * BLOCK); }
   // First element of a head's vector at token 0 in `[rows, tokens, count, dim]`, and the way to the next token.
   int64_t start(int64_t row, int64_t head, int64_t count) const { return (row * tokens * count + head) * dim; }

@@ -59,7 +59,7 @@ struct RowParts {
   int64_t count;
 
   explicit RowParts(int64_t rows_)
-      : rows(rows_), rows_each(std::max<int64_t>(16, at::divup(rows_, 64))), count(at::divup(rows_, rows_each)) {}
+      : rows(rows_), rows_each(std::max<int64_t>(16, divup(rows_, 64))), count(divup(rows_, rows_each)) {}
 
   int64_t begin(int64_t part) const { return part * rows_each; }
   int64_t end(int64_t part) const { return std::min(rows, (part + 1) * rows_each); }

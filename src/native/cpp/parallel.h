@@ -13,12 +13,15 @@
 
 namespace shearling {
 
+// How many parts of size `part` cover `whole`.
+inline int64_t divup(int64_t whole, int64_t part) { return (whole + part - 1) / part; }
+
 // Calls `body(from, to)` for ranges that together cover [begin, end), each but the last a multiple of `grain` long.
 template <class Body>
 void parallel_for(int64_t begin, int64_t end, int64_t grain, const Body& body) {
   if (begin >= end) return;
   grain = std::max<int64_t>(grain, 1);
-  const int64_t tasks = (end - begin + grain - 1) / grain;
+  const int64_t tasks = divup(end - begin, grain);
   if (tasks == 1) return body(begin, end);
   // One byte for each task; only its address is used.
   at::Tensor bytes = at::empty({tasks}, at::kByte);

@@ -8,7 +8,8 @@
 // `__builtin_assoc_barrier` is no help, gcc 12 drops it where it vectorises.
 #pragma once
 
-#include <ATen/Parallel.h>
+#include "parallel.h"
+
 #include <c10/util/BFloat16.h>
 
 #include <cstdint>
@@ -33,7 +34,7 @@ using c10::BFloat16;
 // Runs a kernel over `0..count` on libtorch's threads, at least `grain` at a time.
 template <class Kernel>
 void parallel(int64_t count, int64_t grain, const Kernel& kernel) {
-  at::parallel_for(0, count, grain, [&](int64_t begin, int64_t end) { run(kernel, begin, end); });
+  parallel_for(0, count, grain, [&](int64_t begin, int64_t end) { run(kernel, begin, end); });
 }
 
 SHEARLING_INLINE float load(float value) { return value; }
