@@ -25,7 +25,14 @@ fn compile(include: &Path) {
     files.retain(|file| file.extension().is_some_and(|end| end == "cpp"));
     files.sort();
     let mut build = cc::Build::new();
-    build.cpp(true).std("c++17").opt_level(3).debug(false).files(files).define("_GLIBCXX_USE_CXX11_ABI", "1").warnings(false);
+    build
+        .cpp(true)
+        .std("c++17")
+        .opt_level(3)
+        .debug(false)
+        .files(files)
+        .define("_GLIBCXX_USE_CXX11_ABI", "1")
+        .warnings(false);
     for folder in [include.to_path_buf(), include.join("torch/csrc/api/include")] {
         build.flag("-isystem").flag(folder.as_os_str());
     }

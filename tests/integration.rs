@@ -7,6 +7,7 @@ mod integration {
     pub mod cli;
     pub mod configs;
     pub mod golden;
+    pub mod loss_curves;
     pub mod parity;
     pub mod prune_round_trip;
     pub mod resume;

@@ -139,7 +139,8 @@ pub struct GateLinks {
 impl GateLinks {
     fn new(stacks: Stacks, leaves: Vec<Tensor>, layers: usize) -> GateLinks {
         let mut leaves = leaves.into_iter();
-        let links = stacks.in_order(layers).map(|(stack, rows)| (stack, leaves.by_ref().take(rows).collect::<Vec<_>>()));
+        let links =
+            stacks.in_order(layers).map(|(stack, rows)| (stack, leaves.by_ref().take(rows).collect::<Vec<_>>()));
         GateLinks { links: links.filter(|(stack, _)| stack.requires_grad()).collect() }
     }
 

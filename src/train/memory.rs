@@ -36,7 +36,8 @@ impl MemoryEstimate {
         let micro_batch = train.micro_batch() as i64 * tokens;
         let block = BlockBytes::new(model, config.run.dtype, micro_batch as f64);
         let layers = model.num_hidden_layers as usize;
-        let recomputed = if train.activation_checkpointing == 0 { 0 } else { layers.div_ceil(train.activation_checkpointing) };
+        let recomputed =
+            if train.activation_checkpointing == 0 { 0 } else { layers.div_ceil(train.activation_checkpointing) };
         let again = if recomputed > 0 { block.kept } else { 0.0 };
         let folded = if config.target.is_some() { 3.0 * block.largest_weight } else { 0.0 };
         MemoryEstimate {

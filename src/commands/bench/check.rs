@@ -27,7 +27,11 @@ pub(super) fn run(arguments: &BenchCheck) -> anyhow::Result<Verdict> {
         }
     }
     results.push(Compared { name: "gate noise".to_string(), error: noise_error(device)?, tolerance: 0.0 });
-    results.push(Compared { name: "three steps of pruning Float".into(), error: steps_error(device)?, tolerance: 1e-3 });
+    results.push(Compared {
+        name: "three steps of pruning Float".into(),
+        error: steps_error(device)?,
+        tolerance: 1e-3,
+    });
     let passed = results.iter().all(Compared::passed);
     printer.data(table(&results), || to_json(&results, passed));
     Ok(if passed { Verdict::Done } else { Verdict::CheckFailed })
@@ -59,9 +63,7 @@ fn table(results: &[Compared]) -> Table {
 }
 
 fn to_json(results: &[Compared], passed: bool) -> serde_json::Value {
-    let result = |result: &Compared| {
-        json!({ "name": result.name, "difference": result.error, "bound": result.tolerance, "passed": result.passed() })
-    };
+    let result = |result: &Compared| json!({ "name": result.name, "difference": result.error, "bound": result.tolerance, "passed": result.passed() });
     json!({ "passed": passed, "checks": results.iter().map(result).collect::<Vec<_>>() })
 }
 

@@ -12,8 +12,8 @@ use crate::train::{Error, Setup, Trainer};
 use anyhow::Context;
 use shearling_domains::{PrepareConfig, Silent, TokenizerSource, prepare, synthetic};
 use std::path::Path;
-use tempfile::TempDir;
 use tch::{Kind, TchError, Tensor};
+use tempfile::TempDir;
 
 /// A set-up that trains, and the generated data it reads.
 pub(super) struct Subject {
