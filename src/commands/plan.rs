@@ -11,6 +11,7 @@ use crate::cli::table::{Table, bytes, duration, grouped};
 use crate::config::{PruneMethod, RunConfig, Stage};
 use crate::eval::rows_read;
 use crate::model::count::{ParameterCount, training_flops_per_token};
+use crate::native::device;
 use crate::prune::shape;
 use crate::train::Setup;
 use crate::train::memory::{MemoryEstimate, checkpoint_bytes};
@@ -27,7 +28,7 @@ pub fn run(arguments: &Plan) -> anyhow::Result<Verdict> {
     }
     let config = load(&arguments.config)?;
     let stage = if config.target.is_some() { Stage::Prune } else { Stage::Pretrain };
-    // Shapes and rows do not depend on the device; the plan may be made elsewhere.
+    // Shapes and rows do not depend on the device.
     let setup = Setup::new(config, stage, tch::Device::Cpu)?;
     let report = Report::new(&setup, arguments);
     printer.data(report.text(&setup), || report.json(&setup));
@@ -82,7 +83,7 @@ impl Report {
             (None, Some(tflops)) => Some((train_flops + eval_flops) / (tflops * 1e12)),
             (None, None) => None,
         };
-        let memory = MemoryEstimate::new(&setup.model, config, row_tokens);
+        let memory = MemoryEstimate::new(&setup.model, config, row_tokens, planned_device(config));
         let warnings = warnings(setup, small.as_ref(), &domains);
         let checkpoint_bytes = checkpoint_bytes(&setup.model, config);
         Report { small, domains, memory, checkpoint_bytes, tokens, train_flops, eval_flops, seconds, warnings }
@@ -167,6 +168,11 @@ impl Report {
             "warnings": self.warnings,
         })
     }
+}
+
+/// Where the run would be: the plan for a GPU may be made where there is none.
+fn planned_device(config: &RunConfig) -> tch::Device {
+    device::parse(&config.run.device).unwrap_or(tch::Device::Cuda(0))
 }
 
 fn domain_rows(setup: &Setup) -> Vec<DomainRows> {

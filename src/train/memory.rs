@@ -9,7 +9,7 @@ use crate::config::{Dtype, MomentKind, RunConfig};
 use crate::model::HfModel;
 use crate::model::count::ParameterCount;
 use crate::model::loss::chunk_tokens;
-use crate::train::setup::kind;
+use crate::train::setup::{Device, kind};
 use serde::Serialize;
 
 /// Bytes by use while training, on the device of the run.
@@ -25,12 +25,17 @@ pub struct MemoryEstimate {
     pub activation_bytes: f64,
     /// What comes and goes at the peak: logits and the head's gradient, or a block's backward.
     pub transient_bytes: f64,
+    /// What the libraries take for themselves; on a GPU that is outside of what libtorch's allocator counts.
+    pub workspace_bytes: f64,
 }
 
+/// What libtorch and its threads take on a CPU before the first product, as measured: code, stacks, compiled kernels.
+const CPU_RUNTIME_BYTES: f64 = 80.0 * (1 << 20) as f64;
+
 impl MemoryEstimate {
-    /// Of a run of `config` on `model` with rows of `tokens`. Counts what the layers save, tensor by tensor; the
-    /// process itself and libtorch's workspace are not in it.
-    pub fn new(model: &HfModel, config: &RunConfig, tokens: i64) -> MemoryEstimate {
+    /// Of a run of `config` on `model` with rows of `tokens` on `device`. Counts what the layers save, tensor by
+    /// tensor; what the process had before the model is not in it.
+    pub fn new(model: &HfModel, config: &RunConfig, tokens: i64, device: Device) -> MemoryEstimate {
         let parameters = ParameterCount::of(model).total() as f64;
         let train = &config.train;
         let micro_batch = train.micro_batch() as i64 * tokens;
@@ -46,12 +51,14 @@ impl MemoryEstimate {
             optimizer_bytes: parameters * moment_bytes(config),
             activation_bytes: recomputed as f64 * block.input + (layers - recomputed) as f64 * block.kept,
             transient_bytes: loss_bytes(model, config.run.dtype, micro_batch).max(again + block.backward + folded),
+            workspace_bytes: workspace_bytes(model, config.run.dtype, micro_batch, device),
         }
     }
 
     /// All of it.
     pub fn total_bytes(&self) -> f64 {
-        self.weight_bytes + self.gradient_bytes + self.optimizer_bytes + self.activation_bytes + self.transient_bytes
+        let states = self.weight_bytes + self.gradient_bytes + self.optimizer_bytes;
+        states + self.activation_bytes + self.transient_bytes + self.workspace_bytes
     }
 }
 
@@ -106,6 +113,17 @@ fn loss_bytes(model: &HfModel, dtype: Dtype, tokens: i64) -> f64 {
     3.0 * element * tokens as f64 * d + element * chunk * vocab + 4.0 * vocab * d + summand
 }
 
+/// On a CPU oneDNN copies the transposed operand of a weight gradient; the largest is the gradient of the logits or of
+/// the intermediate layer.
+fn workspace_bytes(model: &HfModel, dtype: Dtype, tokens: i64, device: Device) -> f64 {
+    if device != Device::Cpu {
+        return 0.0;
+    }
+    let logits = chunk_tokens(model.vocab_size, kind(dtype), tokens) * model.vocab_size;
+    let intermediate = tokens * model.intermediate_size;
+    CPU_RUNTIME_BYTES + element_bytes(dtype) * logits.max(intermediate) as f64
+}
+
 fn element_bytes(dtype: Dtype) -> f64 {
     if dtype == Dtype::Fp32 { 4.0 } else { 2.0 }
 }
@@ -115,13 +133,15 @@ impl std::fmt::Display for MemoryEstimate {
         let gib = |bytes: f64| bytes / (1u64 << 30) as f64;
         write!(
             f,
-            "{:.2} GiB = weights {:.2} + gradients {:.2} + optimiser {:.2} + activations {:.2} + transient {:.2}",
+            "{:.2} GiB = weights {:.2} + gradients {:.2} + optimiser {:.2} + activations {:.2} + transient {:.2} + \
+             workspace {:.2}",
             gib(self.total_bytes()),
             gib(self.weight_bytes),
             gib(self.gradient_bytes),
             gib(self.optimizer_bytes),
             gib(self.activation_bytes),
-            gib(self.transient_bytes)
+            gib(self.transient_bytes),
+            gib(self.workspace_bytes)
         )
     }
 }
@@ -147,7 +167,7 @@ mod tests {
             "[run]\ndirectory = 'a'\ndtype = 'bf16'\n[model]\nsource = 'm'\n[target]\n[data]\npath = 'd'\n\
              [train]\nsteps = 4\nbatch_rows = 32\nmicro_batch_rows = 1\nlearning_rate = 0.1\n{overrides}"
         );
-        MemoryEstimate::new(&llama2_7b(), &crate::config::parse(&text, "test", &[]).unwrap(), 4096)
+        MemoryEstimate::new(&llama2_7b(), &crate::config::parse(&text, "test", &[]).unwrap(), 4096, Device::Cuda(0))
     }
 
     #[test]

@@ -116,7 +116,7 @@ pub fn run(setup: &Setup, resume: bool, stop_at: Option<u64>, observer: &mut dyn
 }
 
 fn predicted_memory(setup: &Setup) -> MemoryEstimate {
-    MemoryEstimate::new(&setup.model, &setup.config, setup.dataset.sequence_length() as i64)
+    MemoryEstimate::new(&setup.model, &setup.config, setup.dataset.sequence_length() as i64, setup.device)
 }
 
 /// A run folder that is ours, and the run in it.

@@ -103,7 +103,7 @@ impl Report<'_> {
 
     fn estimate(&self) -> MemoryEstimate {
         let tokens = self.setup.dataset.sequence_length() as i64;
-        MemoryEstimate::new(&self.setup.model, &self.setup.config, tokens)
+        MemoryEstimate::new(&self.setup.model, &self.setup.config, tokens, self.setup.device)
     }
 
     fn text(&self) -> String {
