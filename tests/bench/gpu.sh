@@ -1,7 +1,7 @@
 #!/usr/bin/env bash
 # What a machine with a GPU can tell, part by part: correctness of the CUDA paths, speed and memory of the real sizes
 # beside the PyTorch peer. Needs a Python with torch 2.11 and transformers, and the binary of `make gpu-binary`; no
-# compiler, no network. A part ends within nine minutes.
+# compiler, no network. A part ends within eight minutes.
 #
 #   tests/bench/gpu.sh PART...      results in $OUT: PART.jsonl (one line per measurement), PART.log
 #
@@ -30,7 +30,7 @@ STEPS=${STEPS:-3}
 WARMUP=${WARMUP:-1}
 read -ra MORE_OURS <<<"${SHEARLING_ARGS:-}"
 read -ra MORE_PEER <<<"${PEER_ARGS:-}"
-BUDGET_SECONDS=530 # of one part
+BUDGET_SECONDS=470 # of one part
 
 # Both sides use the same allocator of libtorch; whole 7B states fit only without fragmentation.
 export PYTORCH_CUDA_ALLOC_CONF=${PYTORCH_CUDA_ALLOC_CONF:-expandable_segments:True}
