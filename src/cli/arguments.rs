@@ -283,7 +283,8 @@ pub enum Bench {
     /// Takes steps of a run's configuration (--config), or of a shape by name on generated text with random weights.
     /// Nothing is kept. The first steps are not counted; the device is waited for after every phase.
     Step(BenchStep),
-    /// Compare a device with the CPU: every fast kernel, and three steps of pruning; exit code 1 on a difference.
+    /// Compare the fast operations on a device with plain ones in fp64 on the CPU, and three steps of pruning with the
+    /// CPU's; exit code 1 on a difference.
     Check(BenchCheck),
 }
 
