@@ -69,7 +69,8 @@ impl MappedFile {
 
     /// The bytes of a tensor as they lie in the file; not necessarily aligned to its elements.
     pub(super) fn bytes(&self, name: &str) -> Result<&[u8]> {
-        Ok(&self.map[self.place(name)?])
+        let (start, end) = self.info(name)?.data_offsets;
+        Ok(&self.map[self.data_start + start..self.data_start + end])
     }
 
     /// Copies a tensor to a device, in the kind asked for or else the one it is stored in.
@@ -81,38 +82,34 @@ impl MappedFile {
             found: info.dtype.to_string(),
             supported: STATE_DTYPES,
         })?;
-        self.will_need(name)?;
-        let copied = copy_out(self.bytes(name)?, &self.shape(name)?, stored, kind.unwrap_or(stored), device);
+        let bytes = self.bytes(name)?;
+        self.will_need(bytes, 0..bytes.len());
+        let copied = copy_out(bytes, &self.shape(name)?, stored, kind.unwrap_or(stored), device);
         copied.map_err(Error::torch("copy or convert", name))
     }
 
-    /// Lets the system begin to read a tensor. Only advice: what it makes of it is no matter of correctness.
-    pub(super) fn will_need(&self, name: &str) -> Result<()> {
-        let place = self.place(name)?;
-        let _ = self.map.advise_range(Advice::WillNeed, place.start, place.len());
-        Ok(())
+    /// Lets the system begin to read a part of `bytes`, which are a tensor's. Only advice: what the system makes of it is
+    /// no matter of correctness.
+    pub(super) fn will_need(&self, bytes: &[u8], part: Range<usize>) {
+        let _ = self.map.advise_range(Advice::WillNeed, self.offset(bytes) + part.start, part.len());
     }
 
-    /// Takes the pages of a tensor out of this process's resident set; they are read again if they are used again.
-    pub(super) fn release(&self, name: &str) -> Result<()> {
-        self.release_range(self.place(name)?);
-        Ok(())
+    /// Takes the pages of a tensor's `bytes` out of this process's resident set; they are read again if they are used
+    /// again.
+    pub(super) fn release(&self, bytes: &[u8]) {
+        let (start, length) = (self.offset(bytes), bytes.len());
+        // SAFETY: the map is read-only and backed by its file, so a page that was dropped comes back with the same bytes.
+        let _ = unsafe { self.map.unchecked_advise_range(UncheckedAdvice::DontNeed, start, length) };
     }
 
     /// The same for the whole file.
     pub(super) fn release_all(&self) {
-        self.release_range(0..self.map.len());
+        self.release(&self.map);
     }
 
-    fn release_range(&self, range: Range<usize>) {
-        // SAFETY: the map is read-only and backed by its file, so a page that was dropped comes back with the same bytes.
-        let _ = unsafe { self.map.unchecked_advise_range(UncheckedAdvice::DontNeed, range.start, range.len()) };
-    }
-
-    /// Where a tensor lies in the map.
-    fn place(&self, name: &str) -> Result<Range<usize>> {
-        let (start, end) = self.info(name)?.data_offsets;
-        Ok(self.data_start + start..self.data_start + end)
+    /// Where bytes of the map begin in it.
+    fn offset(&self, bytes: &[u8]) -> usize {
+        bytes.as_ptr().addr() - self.map.as_ptr().addr()
     }
 }
 

@@ -2,6 +2,7 @@
 
 use super::mapped::MappedFile;
 use super::{DType, Result};
+use std::ops::Range;
 
 /// One tensor of a [`Checkpoint`](super::Checkpoint), not copied.
 #[derive(Clone, Copy, Debug)]
@@ -38,13 +39,13 @@ impl<'a> StoredTensor<'a> {
         self.bytes
     }
 
-    /// Lets the system begin to read it from the disk, while something else is worked on.
-    pub fn will_need(&self) {
-        let _ = self.file.will_need(self.name);
+    /// Lets the system begin to read a part of its bytes from the disk, while something else is worked on.
+    pub fn will_need(&self, part: Range<usize>) {
+        self.file.will_need(self.bytes, part);
     }
 
     /// Takes its pages out of this process's resident memory; they are read again if they are used again.
     pub fn release(&self) {
-        let _ = self.file.release(self.name);
+        self.file.release(self.bytes);
     }
 }

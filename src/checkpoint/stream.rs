@@ -11,6 +11,8 @@ use serde_json::{Map, Value, json};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::io::Write;
+#[cfg(target_os = "linux")]
+use std::os::fd::AsRawFd;
 use std::os::unix::fs::FileExt;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicU64, Ordering};
@@ -87,6 +89,7 @@ impl SafetensorsStream {
         let region = self.region(name, shape)?;
         fill(&region)?;
         region.check_whole()?;
+        region.begin_flush();
         self.next += 1;
         Ok(())
     }
@@ -151,6 +154,16 @@ impl TensorRegion<'_> {
         match self.written.load(Ordering::Relaxed) {
             written if written == self.bytes => Ok(()),
             written => Err(self.problem(format!("{written} of {} bytes were written", self.bytes))),
+        }
+    }
+
+    /// Lets the system begin to write the tensor to the disk while the next one is made; otherwise all of it would be
+    /// left to the flush at the end. Only advice: [`SafetensorsStream::finish`] is what makes sure.
+    fn begin_flush(&self) {
+        #[cfg(target_os = "linux")]
+        if let (Ok(start), Ok(bytes)) = (i64::try_from(self.start), i64::try_from(self.bytes)) {
+            // SAFETY: the descriptor is open for as long as `file` lives; nothing else is passed.
+            unsafe { libc::sync_file_range(self.file.as_raw_fd(), start, bytes, libc::SYNC_FILE_RANGE_WRITE) };
         }
     }
 

@@ -2,14 +2,14 @@
 //! proven equal to the masked model, published.
 //!
 //! ```text
-//! mapped source ─► fold in blocks of rows, a thread each ─► their place in the shard       next weight: read ahead
+//! mapped source ─► read ahead ─► fold in blocks of rows, a thread each ─► their place in the shard ─► flushed behind
 //! ```
 
 use super::blocks::Workers;
 use super::equivalence::{Equivalence, check};
 use super::fold::Folder;
 use super::shape::pruned_config;
-use super::{Error, Transfer};
+use super::{Error, Transfer, read_ahead};
 use crate::checkpoint::{
     self, Checkpoint, DType, ModelCard, ShardWriter, Staging, TensorPlan, carry_companions, ensure_space,
 };
@@ -111,24 +111,25 @@ fn write_weights(
     let plan: Vec<TensorPlan> =
         wanted.iter().map(|p| TensorPlan { name: p.name.clone(), shape: p.shape.clone(), dtype }).collect();
     ensure_space(folder, plan.iter().filter_map(TensorPlan::bytes).sum())?;
-    let origins: Vec<String> = wanted.iter().map(|p| source_parameter(p, conversion.plan).name).collect();
     let start = Instant::now();
     let mut writer = ShardWriter::create(folder, plan, conversion.max_shard_bytes)?;
     let folder = Folder::new(source.model(), conversion.plan, conversion.gates)?;
-    let (mut workers, mut transfer) = (Workers::new(), Transfer::default());
-    for (done, parameter) in wanted.iter().enumerate() {
-        if let Some(next) = origins.get(done + 1) {
-            source.stored(next)?.will_need();
-        }
+    let folds = wanted.iter().map(|parameter| {
+        let origin = source_parameter(parameter, conversion.plan);
         let kept = parameter.layer.map(|layer| layer as usize);
-        let fold = folder.bind(parameter.role, kept, source.stored(&origins[done])?, dtype)?;
-        writer.write_pieces(&parameter.name, &fold.shape(), |region| {
+        folder.bind(parameter.role, kept, source.stored(&origin.name)?, dtype)
+    });
+    let (mut workers, mut transfer, mut done) = (Workers::new(), Transfer::default(), 0);
+    read_ahead::for_each(folds, |fold| {
+        writer.write_pieces(&wanted[done].name, &fold.shape(), |region| {
             workers.fold(&fold, |offset, bytes| Ok(region.write_at(offset, bytes)?))
         })?;
         transfer.add(fold.source_bytes(), (fold.rows() * fold.row_bytes()) as u64);
         fold.source().release();
-        progress("folding", done + 1, wanted.len());
-    }
+        done += 1;
+        progress("folding", done, wanted.len());
+        Ok(())
+    })?;
     writer.finish()?;
     Ok(transfer.since(start))
 }

@@ -122,6 +122,19 @@ impl<'a> Fold<'a> {
         (self.rows() * self.stride) as u64
     }
 
+    /// Where those rows lie in the source's bytes; small gaps are part of it, as one long read is faster than many.
+    pub(super) fn source_pieces(&self) -> Vec<Range<usize>> {
+        const SMALL_GAP: usize = 256 << 10;
+        let rows = runs(self.plan.rows.indices()).map(|run| run.start * self.stride..run.end * self.stride);
+        rows.fold(Vec::new(), |mut pieces: Vec<Range<usize>>, rows| {
+            match pieces.last_mut() {
+                Some(last) if rows.start - last.end <= SMALL_GAP => last.end = rows.end,
+                _ => pieces.push(rows),
+            }
+            pieces
+        })
+    }
+
     /// The weight that is folded.
     pub(super) fn source(&self) -> &StoredTensor<'a> {
         &self.source
@@ -252,6 +265,19 @@ mod tests {
         assert_eq!(Columns::new(&long, 50), Columns::Runs(vec![0..20, 30..50]));
         assert_eq!(Columns::new(&[0, 2, 3], 4), Columns::Each(vec![0, 2, 3]));
         assert_eq!(Columns::new(&[], 4), Columns::Runs(vec![]));
+    }
+
+    #[test]
+    fn far_pieces_are_read_apart_and_near_ones_together() {
+        let dir = tempfile::tempdir().unwrap();
+        let weight = Tensor::zeros([1000, 1024], (Kind::Float, Device::Cpu));
+        let checkpoint = checkpoint_of(dir.path(), &[("w", weight)]);
+        let plan = FoldPlan::matrix(Side::kept([1, 2, 4, 300, 301, 365, 430]), Side::all(8));
+        let fold = Fold::new(plan, checkpoint.stored("w").unwrap(), DType::F32).unwrap();
+        // A row has 4096 bytes: 63 rows between 301 and 365 are a small gap, 64 between 365 and 430 just so.
+        let expected = [1 << 12..5 << 12, 300 << 12..431 << 12];
+        assert_eq!(fold.source_pieces(), expected);
+        assert_eq!(fold.source_bytes(), 7 << 12);
     }
 
     #[test]

@@ -18,6 +18,7 @@ mod fold_plan;
 mod fold_reference;
 mod gather;
 pub mod magnitude;
+mod read_ahead;
 pub mod shape;
 mod transfer;
 
