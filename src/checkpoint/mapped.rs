@@ -16,6 +16,10 @@ use std::ops::Range;
 use std::path::{Path, PathBuf};
 use tch::{Device, Kind, TchError, Tensor};
 
+/// Bytes that are asked for at a time: of a longer request Linux reads no more than its window for reading ahead, which
+/// has this size unless somebody chose a larger one.
+const READ_BYTES: usize = 128 << 10;
+
 /// An open safetensors file.
 #[derive(Debug)]
 pub(super) struct MappedFile {
@@ -33,6 +37,9 @@ impl MappedFile {
         // SAFETY: the map is read-only. If another process shortens the file while it is mapped, a read past its new end kills
         // this process; files of a checkpoint are replaced by renaming, never rewritten in place, by us and by safetensors.
         let map = unsafe { Mmap::map(&file) }.map_err(Error::io("map", path))?;
+        // Tensors are read front to back. Without this, Linux stops reading ahead for a map after a number of misses, and
+        // every page becomes a request of its own.
+        let _ = map.advise(Advice::Sequential);
         let (header_bytes, metadata) = SafeTensors::read_metadata(&map).map_err(|source| Error::Safetensors {
             path: path.to_owned(),
             bytes: map.len() as u64,
@@ -91,7 +98,10 @@ impl MappedFile {
     /// Lets the system begin to read a part of `bytes`, which are a tensor's. Only advice: what the system makes of it is
     /// no matter of correctness.
     pub(super) fn will_need(&self, bytes: &[u8], part: Range<usize>) {
-        let _ = self.map.advise_range(Advice::WillNeed, self.offset(bytes) + part.start, part.len());
+        let (begin, end) = (self.offset(bytes) + part.start, self.offset(bytes) + part.end);
+        for start in (begin..end).step_by(READ_BYTES) {
+            let _ = self.map.advise_range(Advice::WillNeed, start, READ_BYTES.min(end - start));
+        }
     }
 
     /// Takes the pages of a tensor's `bytes` out of this process's resident set; they are read again if they are used

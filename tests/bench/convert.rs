@@ -12,7 +12,7 @@
 //! (as much of it as memory holds). The conversion always ends with its files flushed. Everything is removed in the end.
 
 use clap::Parser;
-use rustix::fs::{Advice, fadvise};
+use rustix::fs::{Advice, fadvise, syncfs};
 use serde_json::json;
 use shearling::checkpoint::{Checkpoint, DType, HfConfig, ShardWriter, TensorPlan};
 use shearling::config::{Dtype, Target};
@@ -55,6 +55,7 @@ fn main() -> Result<()> {
     let work = tempfile::tempdir_in(&arguments.folder)?;
     let source = work.path().join("source");
     make_source(&source, arguments.layers, arguments.max_shard_bytes)?;
+    settle(work.path())?;
     let bench = Bench::new(&source, work.path(), arguments.max_shard_bytes)?;
     println!("| cache | what | GB read | GB written | s | GB/s | of cp | of cp + flush | peak anonymous, GiB |");
     println!("|---|---|---|---|---|---|---|---|---|");
@@ -176,6 +177,7 @@ impl Bench {
         }
         let flushed = start.elapsed().as_secs_f64();
         fs::remove_dir_all(&copy)?;
+        settle(&self.work)?;
         Ok(Copied { plain, flushed })
     }
 
@@ -195,6 +197,7 @@ impl Bench {
         };
         let transfer = write_model(&conversion, &folder, &mut |_, _, _| {})?;
         fs::remove_dir_all(&folder)?;
+        settle(&self.work)?;
         Ok(transfer)
     }
 
@@ -209,6 +212,11 @@ impl Bench {
         }
         Ok(())
     }
+}
+
+/// Lets the file system finish with what was removed, so that it does not slow down what comes next.
+fn settle(folder: &Path) -> Result<()> {
+    Ok(syncfs(File::open(folder)?)?)
 }
 
 /// Gates in (0.5, 1) for every mask, 0 where `open` is.
