@@ -2,8 +2,8 @@
 //!
 //! ```text
 //! HF folder ─► HfConfig (raw) ─► HfModel (resolved)           one config mirrors the file, one is checked
-//!           ─► Checkpoint (memory-mapped shards) ─► LoadReport ─► tensors, one at a time
-//! tensors, one at a time ─► ShardWriter ─► Staging ─► published HF folder (+ companions, model card)
+//!           ─► Checkpoint (memory-mapped shards) ─► LoadReport ─► tensors, one at a time, or bytes where they lie
+//! tensors or their bytes, one at a time ─► ShardWriter ─► Staging ─► published HF folder (+ companions, model card)
 //! state of a run ─► StepStaging ─► RUN/checkpoints/step-00000100/ {files…, manifest.json}
 //! ```
 //!
@@ -32,6 +32,7 @@ mod run_lock;
 mod shard_index;
 mod sliding_window;
 mod step_dir;
+mod stored;
 mod stream;
 mod tensor_file;
 #[cfg(test)]
@@ -54,5 +55,7 @@ pub use rope::{Rope, RopeKind};
 pub use run_dir::{Latest, RunDir, SkippedStep};
 pub use run_lock::RunLock;
 pub use step_dir::{StepDir, StepStaging, Verify};
+pub use stored::StoredTensor;
+pub use stream::TensorRegion;
 pub use tensor_file::TensorFile;
 pub use writer::{ShardWriter, TensorPlan};

@@ -3,8 +3,9 @@
 //! Nothing is loaded on opening; shards are memory-mapped, so that the peak is the tensors the caller holds.
 
 use super::load_report::LoadReport;
-use super::mapped::{MappedFile, place};
+use super::mapped::MappedFile;
 use super::shard_index::{INDEX_NAME, ShardIndex};
+use super::stored::StoredTensor;
 use super::{DType, Error, HfConfig, HfModel, Result};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -91,10 +92,21 @@ impl Checkpoint {
         self.entries.values().map(|entry| entry.bytes).sum()
     }
 
-    /// Copies one tensor to a device, in the kind asked for.
+    /// Copies one tensor to a device, in the kind asked for, straight from the mapped file.
     pub fn tensor(&self, name: &str, kind: Kind, device: Device) -> Result<Tensor> {
-        let stored = self.shards[self.entry(name)?.shard].tensor(name)?;
-        place(stored, name, kind, device)
+        self.shards[self.entry(name)?.shard].tensor(name, Some(kind), device)
+    }
+
+    /// One tensor where it lies in its file, not copied.
+    pub fn stored(&self, name: &str) -> Result<StoredTensor<'_>> {
+        let (name, entry) = self.entries.get_key_value(name).ok_or_else(|| self.absent(name))?;
+        StoredTensor::new(&self.shards[entry.shard], name, &entry.shape, entry.dtype)
+    }
+
+    /// Takes what has been read of the files out of this process's resident memory, once it has been copied to where it
+    /// is needed. The checkpoint stays usable; what is used again is read again, usually from the system's cache.
+    pub fn release(&self) {
+        self.shards.iter().for_each(MappedFile::release_all);
     }
 
     /// Compares the tensors a model needs (name, shape) with those of this checkpoint.
@@ -116,7 +128,11 @@ impl Checkpoint {
     }
 
     fn entry(&self, name: &str) -> Result<&Entry> {
-        self.entries.get(name).ok_or_else(|| Error::tensor(&self.dir, name, "not in this checkpoint"))
+        self.entries.get(name).ok_or_else(|| self.absent(name))
+    }
+
+    fn absent(&self, name: &str) -> Error {
+        Error::tensor(&self.dir, name, "not in this checkpoint")
     }
 }
 
@@ -301,6 +317,50 @@ mod tests {
         TensorFile::write(&dir.path().join(SINGLE_NAME), &tensors, &BTreeMap::new()).unwrap();
         let error = open_error(dir.path());
         assert!(error.contains("model.norm.weight") && error.contains("I64") && error.contains("BF16"), "{error}");
+    }
+
+    /// Resident pages of all mapped files, in bytes.
+    #[cfg(target_os = "linux")]
+    fn mapped_bytes(path: &Path) -> u64 {
+        let maps = fs::read_to_string("/proc/self/smaps").unwrap();
+        let file = path.to_str().unwrap();
+        let entry = maps.split_once(file).unwrap().1;
+        let line = entry.lines().find_map(|line| line.strip_prefix("Rss:")).unwrap();
+        line.trim().trim_end_matches(" kB").parse::<u64>().unwrap() * 1024
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn what_is_released_is_not_resident_and_reads_again() {
+        let dir = copy_of("llama2-mha");
+        let path = dir.path().join(SINGLE_NAME);
+        let tensors =
+            [("a".to_owned(), ramp(&[1 << 20], Kind::Float)), ("b".to_owned(), ramp(&[1 << 20], Kind::Float))];
+        TensorFile::write(&path, &tensors, &BTreeMap::new()).unwrap();
+        let checkpoint = Checkpoint::open(dir.path()).unwrap();
+        let read = |name: &str| checkpoint.tensor(name, Kind::Float, Device::Cpu).unwrap();
+        let both = [read("a"), read("b")];
+        assert!(mapped_bytes(&path) >= 8 << 20);
+        checkpoint.stored("a").unwrap().release();
+        assert!((4 << 20..5 << 20).contains(&mapped_bytes(&path)));
+        checkpoint.release();
+        assert!(mapped_bytes(&path) < 1 << 20);
+        assert_eq!([read("a"), read("b")], both);
+    }
+
+    #[test]
+    fn a_tensor_is_a_copy_and_a_stored_one_is_not() {
+        let checkpoint = Checkpoint::open(&fixture("llama2-mha")).unwrap();
+        let name = "model.norm.weight";
+        let stored = checkpoint.stored(name).unwrap();
+        let tensor = checkpoint.tensor(name, Kind::Float, Device::Cpu).unwrap();
+        assert_eq!((stored.name(), stored.shape(), stored.dtype()), (name, &tensor.size()[..], DType::F32));
+        assert_eq!(stored.bytes(), bytes(&tensor));
+        assert_ne!(stored.bytes().as_ptr(), tensor.data_ptr().cast());
+        // Writable and independent of the file.
+        let _ = tensor.shallow_clone().fill_(7.0);
+        assert_ne!(stored.bytes(), bytes(&tensor));
+        assert_eq!(stored.bytes(), checkpoint.stored(name).unwrap().bytes());
     }
 
     fn edit_index(dir: &Path, edit: impl FnOnce(&mut serde_json::Map<String, serde_json::Value>)) {

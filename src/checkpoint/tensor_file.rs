@@ -48,7 +48,7 @@ impl TensorFile {
         let file = MappedFile::open(path)?;
         let mut tensors = BTreeMap::new();
         for name in file.names() {
-            let tensor = file.tensor(&name)?.f_to_device(device).map_err(Error::torch("move", &name))?;
+            let tensor = file.tensor(&name, None, device)?;
             tensors.insert(name, tensor);
         }
         Ok(TensorFile { metadata: file.header_metadata(), tensors })

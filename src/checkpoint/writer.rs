@@ -6,7 +6,7 @@
 
 use super::reader::SINGLE_NAME;
 use super::shard_index::INDEX_NAME;
-use super::stream::{SafetensorsStream, Slot};
+use super::stream::{SafetensorsStream, Slot, TensorRegion};
 use super::{DType, Error, Result, publish};
 use serde_json::{Map, Value, json};
 use std::collections::{BTreeMap, BTreeSet, VecDeque};
@@ -78,12 +78,31 @@ impl ShardWriter {
     /// # Errors
     /// Not the next name, another shape than planned, or the disk refuses.
     pub fn write(&mut self, name: &str, tensor: &Tensor) -> Result<()> {
+        self.stream_for(name)?.write(name, tensor)
+    }
+
+    /// Writes the next tensor of the plan, of shape `shape`, by the bytes that `fill` writes to its place, already in
+    /// the planned format.
+    ///
+    /// # Errors
+    /// As [`ShardWriter::write`], more or fewer bytes than planned, or what `fill` returns.
+    pub fn write_pieces<E: From<Error>>(
+        &mut self,
+        name: &str,
+        shape: &[i64],
+        fill: impl FnOnce(&TensorRegion) -> Result<(), E>,
+    ) -> Result<(), E> {
+        self.stream_for(name)?.write_pieces(name, shape, fill)
+    }
+
+    /// The file that the next tensor belongs to.
+    fn stream_for(&mut self, name: &str) -> Result<&mut SafetensorsStream> {
         if self.current.as_ref().is_some_and(|stream| stream.expected().is_none()) && !self.waiting.is_empty() {
             self.finish_current()?;
             self.begin_next()?;
         }
         match &mut self.current {
-            Some(stream) => stream.write(name, tensor),
+            Some(stream) => Ok(stream),
             None => Err(Error::tensor(&self.dir, name, "written after a failure of this writer")),
         }
     }
@@ -303,6 +322,44 @@ mod tests {
         assert!(writer.finish().unwrap_err().to_string().contains("`a`"));
         assert!(entries(dir.path()).is_empty());
         drop(begin());
+        assert!(entries(dir.path()).is_empty());
+    }
+
+    #[test]
+    fn pieces_from_several_threads_make_the_tensor() {
+        let dir = tempfile::tempdir().unwrap();
+        let plan = vec![TensorPlan { name: "t".into(), shape: vec![100, 10], dtype: DType::BF16 }];
+        let mut writer = ShardWriter::create(dir.path(), plan, u64::MAX).unwrap();
+        let expected: Vec<u8> = (0..2000u32).map(|i| (i * 7) as u8).collect();
+        let fill = |region: &TensorRegion| -> Result<()> {
+            std::thread::scope(|scope| {
+                let piece = |(at, piece)| scope.spawn(move || region.write_at(at as u64 * 300, piece));
+                let threads: Vec<_> = expected.chunks(300).enumerate().map(piece).collect();
+                threads.into_iter().try_for_each(|thread| thread.join().unwrap())
+            })
+        };
+        writer.write_pieces("t", &[100, 10], fill).unwrap();
+        writer.finish().unwrap();
+        let file = fs::read(dir.path().join(SINGLE_NAME)).unwrap();
+        assert_eq!(safetensors::SafeTensors::deserialize(&file).unwrap().tensor("t").unwrap().data(), expected);
+    }
+
+    #[test]
+    fn pieces_must_be_the_tensor_and_nothing_else() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut writer = ShardWriter::create(dir.path(), plan(DType::F32), u64::MAX).unwrap();
+        let mut write = |pieces: &[(u64, usize)]| {
+            let each = |region: &TensorRegion| -> Result<()> {
+                pieces.iter().try_for_each(|(offset, length)| region.write_at(*offset, &vec![1; *length]))
+            };
+            writer.write_pieces("c", &[3, 5], each)
+        };
+        assert!(write(&[(0, 59)]).unwrap_err().to_string().contains("59 of 60 bytes"));
+        assert!(write(&[(1, 60)]).unwrap_err().to_string().contains("60 bytes at 1 of 60"));
+        assert!(write(&[(u64::MAX, 2)]).is_err());
+        write(&[(32, 28), (0, 32)]).unwrap();
+        assert!(writer.write_pieces("a", &[8], |_| Ok::<(), Error>(())).unwrap_err().to_string().contains("[7]"));
+        drop(writer);
         assert!(entries(dir.path()).is_empty());
     }
 

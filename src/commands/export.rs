@@ -146,12 +146,13 @@ impl Job {
             device,
         };
         let mut progress = Progress::default();
-        let equivalence = convert(&conversion, &self.out, card, &mut |what, done, of| {
+        let converted = convert(&conversion, &self.out, card, &mut |what, done, of| {
             progress.show(|| format!("{what} {done}/{of}"));
         })?;
         progress.finish();
-        printer.note(&equivalence);
-        Ok(Written { path: self.out.clone(), equivalence: Some(equivalence) })
+        printer.note(converted.transfer);
+        printer.note(&converted.equivalence);
+        Ok(Written { path: self.out.clone(), equivalence: Some(converted.equivalence) })
     }
 
     /// Writes the weights of a step unchanged in shape.

@@ -1,15 +1,23 @@
 //! Writes the pruned model: source weights in, one at a time, folded and sliced, streamed into a staged folder,
 //! proven equal to the masked model, published.
+//!
+//! ```text
+//! mapped source ─► read ahead ─► fold in blocks of rows, a thread each ─► their place in the shard ─► flushed behind
+//! ```
 
-use super::Error;
+use super::blocks::Workers;
 use super::equivalence::{Equivalence, check};
 use super::fold::Folder;
 use super::shape::pruned_config;
-use crate::checkpoint::{self, Checkpoint, DType, ModelCard, ShardWriter, Staging, TensorPlan, carry_companions};
+use super::{Error, Transfer, read_ahead};
+use crate::checkpoint::{
+    self, Checkpoint, DType, ModelCard, ShardWriter, Staging, TensorPlan, carry_companions, ensure_space,
+};
 use crate::config::Dtype;
 use crate::model::{HfModel, Parameter, parameters::layer_name, parameters::parameters};
 use shearling_masks::{Gates, KeepPlan, MaskSpec};
 use std::path::Path;
+use std::time::Instant;
 use tch::{Device, Tensor};
 
 /// What to convert and how.
@@ -31,8 +39,17 @@ pub struct Conversion<'a> {
     pub max_shard_bytes: u64,
     /// Real rows `[N, T]` (int64) on which masked and pruned model must agree.
     pub check_rows: &'a Tensor,
-    /// Where the work is done.
+    /// Where the check runs; fold and slice run on the CPU, beside the files.
     pub device: Device,
+}
+
+/// A published conversion.
+#[derive(Clone, Debug)]
+pub struct Converted {
+    /// What writing the weights cost.
+    pub transfer: Transfer,
+    /// How far masked and pruned model are apart.
+    pub equivalence: Equivalence,
 }
 
 /// Makes the pruned folder at `destination`. It appears there only when the check has passed; `card` gets the
@@ -42,15 +59,10 @@ pub fn convert(
     destination: &Path,
     mut card: ModelCard,
     progress: &mut dyn FnMut(&str, usize, usize),
-) -> Result<Equivalence, Error> {
+) -> Result<Converted, Error> {
     let _no_grad = tch::no_grad_guard();
-    let source_model = conversion.source.model();
-    require_complete(conversion.source, source_model)?;
     let staging = Staging::new(destination)?;
-    let dtype = conversion.dtype.into();
-    let config = pruned_config(conversion.source.config(), conversion.spec, conversion.plan, dtype)?;
-    config.write(staging.path())?;
-    write_weights(conversion, source_model, &config.model()?, staging.path(), progress)?;
+    let transfer = write_model(conversion, staging.path(), progress)?;
     carry_companions(conversion.companions, staging.path())?;
     let pruned = Checkpoint::open(staging.path())?;
     let equivalence = check(conversion, &pruned, progress)?;
@@ -61,7 +73,21 @@ pub fn convert(
         Some(checkpoint::Equivalence { error: equivalence.written, bound: equivalence.written_tolerance });
     card.write(staging.path())?;
     staging.publish()?;
-    Ok(equivalence)
+    Ok(Converted { transfer, equivalence })
+}
+
+/// Writes configuration and weights of the pruned model into an existing folder, unchecked: the first half of
+/// [`convert`], by itself for benchmarks.
+pub fn write_model(
+    conversion: &Conversion,
+    folder: &Path,
+    progress: &mut dyn FnMut(&str, usize, usize),
+) -> Result<Transfer, Error> {
+    require_complete(conversion.source, conversion.source.model())?;
+    let dtype = conversion.dtype.into();
+    let config = pruned_config(conversion.source.config(), conversion.spec, conversion.plan, dtype)?;
+    config.write(folder)?;
+    write_weights(conversion, &config.model()?, folder, progress)
 }
 
 /// Refuses a checkpoint without all the weights that its config asks for.
@@ -76,25 +102,36 @@ pub fn require_complete(checkpoint: &Checkpoint, model: &HfModel) -> Result<(), 
 
 fn write_weights(
     conversion: &Conversion,
-    source: &HfModel,
     pruned: &HfModel,
     folder: &Path,
     progress: &mut dyn FnMut(&str, usize, usize),
-) -> Result<(), Error> {
+) -> Result<Transfer, Error> {
+    let (source, dtype) = (conversion.source, DType::from(conversion.dtype));
     let wanted = parameters(pruned);
-    let dtype = DType::from(conversion.dtype);
-    let plan = wanted.iter().map(|p| TensorPlan { name: p.name.clone(), shape: p.shape.clone(), dtype }).collect();
+    let plan: Vec<TensorPlan> =
+        wanted.iter().map(|p| TensorPlan { name: p.name.clone(), shape: p.shape.clone(), dtype }).collect();
+    ensure_space(folder, plan.iter().filter_map(TensorPlan::bytes).sum())?;
+    let start = Instant::now();
     let mut writer = ShardWriter::create(folder, plan, conversion.max_shard_bytes)?;
-    let folder = Folder::new(source, conversion.plan, conversion.gates, conversion.device);
-    for (done, parameter) in wanted.iter().enumerate() {
+    let folder = Folder::new(source.model(), conversion.plan, conversion.gates)?;
+    let folds = wanted.iter().map(|parameter| {
         let origin = source_parameter(parameter, conversion.plan);
-        let weight = conversion.source.tensor(&origin.name, tch::Kind::Float, conversion.device)?;
         let kept = parameter.layer.map(|layer| layer as usize);
-        writer.write(&parameter.name, &folder.fold(&origin, kept, &weight)?)?;
-        progress("folding", done + 1, wanted.len());
-    }
+        folder.bind(parameter.role, kept, source.stored(&origin.name)?, dtype)
+    });
+    let (mut workers, mut transfer, mut done) = (Workers::new(), Transfer::default(), 0);
+    read_ahead::for_each(folds, |fold| {
+        writer.write_pieces(&wanted[done].name, &fold.shape(), |region| {
+            workers.fold(&fold, |offset, bytes| Ok(region.write_at(offset, bytes)?))
+        })?;
+        transfer.add(fold.source_bytes(), (fold.rows() * fold.row_bytes()) as u64);
+        fold.source().release();
+        done += 1;
+        progress("folding", done, wanted.len());
+        Ok(())
+    })?;
     writer.finish()?;
-    Ok(())
+    Ok(transfer.since(start))
 }
 
 /// The source's parameter that becomes `parameter` of the pruned model.

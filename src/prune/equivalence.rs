@@ -154,7 +154,7 @@ pub(super) fn check(
     let input_ids = conversion.check_rows.f_to_device(conversion.device)?;
     let source_model = conversion.source.model();
     let pruned_model = pruned.model();
-    let folder = Folder::new(source_model, conversion.plan, conversion.gates, conversion.device);
+    let folder = Folder::new(source_model, conversion.plan, conversion.gates)?;
     let origins: HashMap<String, Parameter> =
         parameters(pruned_model).into_iter().map(|p| (p.name.clone(), p)).collect();
     let device = conversion.device;
@@ -173,8 +173,9 @@ pub(super) fn check(
         weight: Box::new(|name| {
             let parameter = &origins[name];
             let origin = source_parameter(parameter, conversion.plan);
-            let weight = load(conversion.source, &origin.name)?;
-            Ok(folder.fold(&origin, parameter.layer.map(|layer| layer as usize), &weight)?)
+            let kept = parameter.layer.map(|layer| layer as usize);
+            let weight = folder.fold(parameter.role, kept, conversion.source.stored(&origin.name)?)?;
+            Ok(weight.f_to_device(device)?)
         }),
         x: Tensor::new(),
     };
@@ -198,6 +199,9 @@ pub(super) fn check(
             layers.push(difference(Some(kept), Some(source_layer), &kept_hidden, streams)?);
             kept += 1;
         }
+        // The layer's weights are where they are used; without this the whole source would become resident.
+        conversion.source.release();
+        pruned.release();
         progress("checking", source_layer as usize + 1, source_model.num_hidden_layers as usize);
     }
     let heads = [masked.head()?, folded.head()?, written.head()?];

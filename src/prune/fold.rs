@@ -1,4 +1,4 @@
-//! Fold and slice one weight: gates are multiplied in, removed rows and columns dropped, all in fp32.
+//! How one weight is folded and sliced: which rows and columns stay, and which gates they are multiplied by.
 //!
 //! ```text
 //! mask              multiplied into                              sliced from
@@ -12,156 +12,196 @@
 //!
 //! A mask is multiplied in exactly once on each path from input to output; that is what makes the pruned model
 //! equal to the masked one (Sheared-LLaMA's converter counted `hidden` twice at the head).
+//!
+//! Here the table becomes a [`FoldPlan`] per weight; [`Fold`] does what the plan says, in one pass over the bytes.
 
-use crate::model::{HfModel, Parameter, Role};
+use super::Error;
+use super::fold_plan::{FoldPlan, Side};
+use super::gather::Fold;
+use crate::checkpoint::{self, DType, StoredTensor};
+use crate::model::{HfModel, Role};
 use shearling_masks::{Gates, KeepPlan, LayerKeep};
-use tch::{Device, Kind, TchError, Tensor};
+use tch::{Kind, Tensor};
 
 /// Everything the fold of a weight depends on besides the weight itself.
 #[derive(Debug)]
 pub struct Folder<'a> {
     model: &'a HfModel,
     plan: &'a KeepPlan,
-    gates: &'a Gates,
-    hidden: Tensor,
-    device: Device,
+    gates: HostGates,
 }
 
 impl<'a> Folder<'a> {
-    /// Prepares folding weights of the source `model` on `device`.
-    pub fn new(model: &'a HfModel, plan: &'a KeepPlan, gates: &'a Gates, device: Device) -> Folder<'a> {
-        let hidden = Tensor::from_slice(&plan.hidden).to_device(device);
-        Folder { model, plan, gates, hidden, device }
+    /// Prepares folding weights of the source `model`.
+    ///
+    /// # Errors
+    /// Gates of another shape than the model's.
+    pub fn new(model: &'a HfModel, plan: &'a KeepPlan, gates: &Gates) -> Result<Folder<'a>, Error> {
+        Ok(Folder { model, plan, gates: HostGates::read(gates, model)? })
     }
 
-    /// The pruned form of a source weight. `weight` is the source's tensor of `parameter` (named and placed as in
-    /// the source); a layer's weight needs that layer to be in the plan, at `kept`.
-    pub fn fold(&self, parameter: &Parameter, kept: Option<usize>, weight: &Tensor) -> Result<Tensor, TchError> {
-        let weight = weight.f_to_device(self.device)?.f_to_kind(Kind::Float)?;
-        let layer = kept.and_then(|kept| self.plan.layers.get(kept));
-        match layer {
-            Some(layer) => self.fold_layer(parameter.role, layer, &weight),
-            None => self.fold_outer(parameter.role, &weight),
+    /// The pruned form of a source weight in fp32, never rounded, on the CPU. A layer's weight needs that layer to be in
+    /// the plan, at `kept`.
+    ///
+    /// # Errors
+    /// A weight of another shape than the plan's.
+    pub fn fold(&self, role: Role, kept: Option<usize>, weight: StoredTensor) -> Result<Tensor, Error> {
+        self.bind(role, kept, weight, DType::F32)?.to_tensor()
+    }
+
+    /// The same fold, to be written in pieces as `target`.
+    pub(super) fn bind<'w>(
+        &self,
+        role: Role,
+        kept: Option<usize>,
+        weight: StoredTensor<'w>,
+        target: DType,
+    ) -> Result<Fold<'w>, Error> {
+        Fold::new(self.plan_of(role, kept), weight, target)
+    }
+
+    fn plan_of(&self, role: Role, kept: Option<usize>) -> FoldPlan {
+        match kept.and_then(|kept| self.plan.layers.get(kept)) {
+            Some(layer) => self.plan_of_layer(role, layer),
+            None => self.plan_of_outer(role),
         }
     }
 
-    fn fold_outer(&self, role: Role, weight: &Tensor) -> Result<Tensor, TchError> {
+    fn plan_of_outer(&self, role: Role) -> FoldPlan {
+        let tokens = Side::all(self.model.vocab_size);
         match role {
             // A tied embedding is the head as well: it is only sliced, as the masked forward only reads it.
-            Role::Embedding if !self.model.tie_word_embeddings => {
-                self.columns(&scale(weight, self.gates.hidden.as_ref(), 1)?)
-            }
-            Role::HiddenNorm => self.rows(&scale(weight, self.gates.hidden.as_ref(), 0)?),
-            _ => self.columns(weight),
+            Role::Embedding if !self.model.tie_word_embeddings => FoldPlan::matrix(tokens, self.hidden_gated()),
+            Role::HiddenNorm => FoldPlan::vector(self.hidden_gated()),
+            _ => FoldPlan::matrix(tokens, self.hidden()),
         }
     }
 
-    fn fold_layer(&self, role: Role, layer: &LayerKeep, weight: &Tensor) -> Result<Tensor, TchError> {
+    fn plan_of_layer(&self, role: Role, layer: &LayerKeep) -> FoldPlan {
         use Role::*;
         match role {
-            HeadNorm => Ok(weight.shallow_clone()),
-            HiddenNorm => self.rows(&scale(weight, self.gates.hidden.as_ref(), 0)?),
-            QueryWeight => select(&self.columns(weight)?, 0, &self.query_rows(layer)),
-            QueryBias => select(weight, 0, &self.query_rows(layer)),
-            KeyWeight => select(&self.columns(weight)?, 0, &self.kv_rows(layer)),
-            KeyBias => select(weight, 0, &self.kv_rows(layer)),
-            ValueWeight => select(&self.columns(&self.group_gated(layer, weight)?)?, 0, &self.kv_rows(layer)),
-            ValueBias => select(&self.group_gated(layer, weight)?, 0, &self.kv_rows(layer)),
-            OutputWeight => {
-                let gated = self.residual_gated(layer, &self.query_gated(layer, weight)?)?;
-                select(&self.rows(&gated)?, 1, &self.query_rows(layer))
-            }
-            OutputBias | DownBias => self.rows(&self.residual_gated(layer, weight)?),
-            GateWeight => select(&self.columns(weight)?, 0, &layer.intermediate),
-            GateBias => select(weight, 0, &layer.intermediate),
-            UpWeight => select(&self.columns(&self.intermediate_gated(layer, weight)?)?, 0, &layer.intermediate),
-            UpBias => select(&self.intermediate_gated(layer, weight)?, 0, &layer.intermediate),
-            DownWeight => select(&self.rows(&self.residual_gated(layer, weight)?)?, 1, &layer.intermediate),
-            Embedding | Head => self.columns(weight),
+            HeadNorm => FoldPlan::vector(Side::all(self.model.head_dim)),
+            HiddenNorm => FoldPlan::vector(self.hidden_gated()),
+            QueryWeight => FoldPlan::matrix(self.query(layer), self.hidden()),
+            QueryBias => FoldPlan::vector(self.query(layer)),
+            KeyWeight => FoldPlan::matrix(self.kv(layer), self.hidden()),
+            KeyBias => FoldPlan::vector(self.kv(layer)),
+            ValueWeight => FoldPlan::matrix(self.kv_gated(layer), self.hidden()),
+            ValueBias => FoldPlan::vector(self.kv_gated(layer)),
+            OutputWeight => FoldPlan::matrix(self.residual_gated(layer), self.query_gated(layer)),
+            OutputBias | DownBias => FoldPlan::vector(self.residual_gated(layer)),
+            GateWeight => FoldPlan::matrix(self.intermediate(layer), self.hidden()),
+            GateBias => FoldPlan::vector(self.intermediate(layer)),
+            UpWeight => FoldPlan::matrix(self.intermediate_gated(layer), self.hidden()),
+            UpBias => FoldPlan::vector(self.intermediate_gated(layer)),
+            DownWeight => FoldPlan::matrix(self.residual_gated(layer), self.intermediate(layer)),
+            Embedding | Head => self.plan_of_outer(role),
         }
     }
 
-    /// Kept hidden dimensions as rows.
-    fn rows(&self, weight: &Tensor) -> Result<Tensor, TchError> {
-        weight.f_index_select(0, &self.hidden)
+    /// Kept dimensions of the residual stream.
+    fn hidden(&self) -> Side {
+        Side::kept(self.plan.hidden.iter().copied())
     }
 
-    /// Kept hidden dimensions as columns.
-    fn columns(&self, weight: &Tensor) -> Result<Tensor, TchError> {
-        weight.f_index_select(1, &self.hidden)
+    /// The same times h.
+    fn hidden_gated(&self) -> Side {
+        self.gated(self.hidden(), &self.gates.hidden, |dimension| dimension)
+    }
+
+    /// What is written to the residual stream: h · z^layer.
+    fn residual_gated(&self, layer: &LayerKeep) -> Side {
+        let source = layer.source_index as usize;
+        self.gated(self.hidden_gated(), &self.gates.layer, |_| source)
     }
 
     /// Rows of the kept query heads, whole heads in source order.
-    fn query_rows(&self, layer: &LayerKeep) -> Vec<i64> {
-        head_rows(layer.query_heads(self.group()).into_iter(), self.model.head_dim)
+    fn query(&self, layer: &LayerKeep) -> Side {
+        head_side(layer.query_heads(self.group()).into_iter(), self.model.head_dim)
+    }
+
+    /// The same times z^q: slot g of every group.
+    fn query_gated(&self, layer: &LayerKeep) -> Side {
+        let (source, head_dim, group) = (layer.source_index as usize, self.head_dim(), self.group() as usize);
+        let slot = |index: usize| source * group + index / head_dim % group;
+        self.gated(self.query(layer), &self.gates.query_head, slot)
     }
 
     /// Rows of the kept key and value heads.
-    fn kv_rows(&self, layer: &LayerKeep) -> Vec<i64> {
-        head_rows(layer.kv_heads.iter().copied(), self.model.head_dim)
+    fn kv(&self, layer: &LayerKeep) -> Side {
+        head_side(layer.kv_heads.iter().copied(), self.model.head_dim)
+    }
+
+    /// The same times z^kv.
+    fn kv_gated(&self, layer: &LayerKeep) -> Side {
+        let (source, head_dim) = (layer.source_index as usize, self.head_dim());
+        let heads = self.model.num_key_value_heads as usize;
+        self.gated(self.kv(layer), &self.gates.kv_head, |index| source * heads + index / head_dim)
+    }
+
+    /// Kept dimensions of the MLP.
+    fn intermediate(&self, layer: &LayerKeep) -> Side {
+        Side::kept(layer.intermediate.iter().copied())
+    }
+
+    /// The same times z^int.
+    fn intermediate_gated(&self, layer: &LayerKeep) -> Side {
+        let (source, size) = (layer.source_index as usize, self.model.intermediate_size as usize);
+        self.gated(self.intermediate(layer), &self.gates.intermediate, |index| source * size + index)
+    }
+
+    /// `side` times the gate at `place(index)`; an index without a gate is beyond the weight and refused with it.
+    fn gated(&self, side: Side, gates: &Option<Vec<f32>>, place: impl Fn(usize) -> usize) -> Side {
+        match gates {
+            Some(gates) => side.times(|index| gates.get(place(index)).copied().unwrap_or(f32::NAN)),
+            None => side,
+        }
     }
 
     fn group(&self) -> i64 {
         self.model.num_attention_heads / self.model.num_key_value_heads
     }
 
-    /// z^kv on value rows.
-    fn group_gated(&self, layer: &LayerKeep, weight: &Tensor) -> Result<Tensor, TchError> {
-        match &self.gates.kv_head {
-            Some(gates) => {
-                let per_row = gates.f_select(0, layer.source_index)?.f_repeat_interleave_self_int(
-                    self.model.head_dim,
-                    0,
-                    None,
-                )?;
-                scale(weight, Some(&per_row), 0)
-            }
-            None => Ok(weight.shallow_clone()),
-        }
-    }
-
-    /// z^q on output columns: slot g of every group.
-    fn query_gated(&self, layer: &LayerKeep, weight: &Tensor) -> Result<Tensor, TchError> {
-        match &self.gates.query_head {
-            Some(gates) => {
-                let per_head = gates.f_select(0, layer.source_index)?.f_repeat([self.model.num_key_value_heads])?;
-                let per_column = per_head.f_repeat_interleave_self_int(self.model.head_dim, 0, None)?;
-                scale(weight, Some(&per_column), 1)
-            }
-            None => Ok(weight.shallow_clone()),
-        }
-    }
-
-    /// z^int on up rows.
-    fn intermediate_gated(&self, layer: &LayerKeep, weight: &Tensor) -> Result<Tensor, TchError> {
-        let gates = self.gates.intermediate.as_ref().map(|gates| gates.f_select(0, layer.source_index)).transpose()?;
-        scale(weight, gates.as_ref(), 0)
-    }
-
-    /// z^layer · h on what is written to the residual stream.
-    fn residual_gated(&self, layer: &LayerKeep, weight: &Tensor) -> Result<Tensor, TchError> {
-        let gated = scale(weight, self.gates.hidden.as_ref(), 0)?;
-        match &self.gates.layer {
-            Some(gates) => gated.f_mul(&gates.f_select(0, layer.source_index)?.f_to_device(self.device)?),
-            None => Ok(gated),
-        }
+    fn head_dim(&self) -> usize {
+        self.model.head_dim as usize
     }
 }
 
-/// `weight` with `gate` multiplied along `dim`; unchanged without a gate.
-fn scale(weight: &Tensor, gate: Option<&Tensor>, dim: i64) -> Result<Tensor, TchError> {
-    let Some(gate) = gate else { return Ok(weight.shallow_clone()) };
-    let gate = gate.f_to_device(weight.device())?;
-    match (weight.dim(), dim) {
-        (2, 0) => weight.f_mul(&gate.f_unsqueeze(1)?),
-        _ => weight.f_mul(&gate),
+/// All rows of the given heads.
+fn head_side(heads: impl Iterator<Item = i64>, head_dim: i64) -> Side {
+    Side::kept(heads.flat_map(|head| head * head_dim..(head + 1) * head_dim))
+}
+
+/// The gates as plain numbers, row-major, in the shapes that [`Gates`] documents.
+#[derive(Debug)]
+struct HostGates {
+    layer: Option<Vec<f32>>,
+    kv_head: Option<Vec<f32>>,
+    query_head: Option<Vec<f32>>,
+    intermediate: Option<Vec<f32>>,
+    hidden: Option<Vec<f32>>,
+}
+
+impl HostGates {
+    fn read(gates: &Gates, model: &HfModel) -> Result<HostGates, Error> {
+        let (layers, kv_heads) = (model.num_hidden_layers, model.num_key_value_heads);
+        let group = model.num_attention_heads / kv_heads;
+        Ok(HostGates {
+            layer: to_host("layer", &gates.layer, &[layers])?,
+            kv_head: to_host("KV head", &gates.kv_head, &[layers, kv_heads])?,
+            query_head: to_host("query head", &gates.query_head, &[layers, group])?,
+            intermediate: to_host("intermediate", &gates.intermediate, &[layers, model.intermediate_size])?,
+            hidden: to_host("hidden", &gates.hidden, &[model.hidden_size])?,
+        })
     }
 }
 
-fn select(weight: &Tensor, dim: i64, kept: &[i64]) -> Result<Tensor, TchError> {
-    weight.f_index_select(dim, &Tensor::f_from_slice(kept)?.f_to_device(weight.device())?)
-}
-
-fn head_rows(heads: impl Iterator<Item = i64>, head_dim: i64) -> Vec<i64> {
-    heads.flat_map(|head| head * head_dim..(head + 1) * head_dim).collect()
+fn to_host(name: &str, gate: &Option<Tensor>, shape: &[i64]) -> Result<Option<Vec<f32>>, Error> {
+    let Some(gate) = gate else { return Ok(None) };
+    if gate.size() != shape {
+        let problem = format!("{name} gates of shape {:?} for a model with {shape:?}", gate.size());
+        return Err(checkpoint::Error::Shape { problem }.into());
+    }
+    let flat = gate.f_detach()?.f_to_device(tch::Device::Cpu)?.f_to_kind(Kind::Float)?.f_reshape([-1])?;
+    Ok(Some(Vec::<f32>::try_from(&flat)?))
 }

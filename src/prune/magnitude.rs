@@ -25,6 +25,7 @@ pub fn one_shot(checkpoint: &Checkpoint, spec: &MaskSpec, device: Device) -> Res
     for parameter in parameters(model) {
         let weight = checkpoint.tensor(&parameter.name, Kind::Float, device)?;
         scores.add(&parameter, &weight.f_square()?)?;
+        checkpoint.stored(&parameter.name)?.release();
     }
     Ok(KeepPlan::from_scores(spec, &scores.into_gates(spec))?)
 }

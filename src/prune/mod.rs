@@ -3,17 +3,26 @@
 //!
 //! ```text
 //! source config + [target] ─► shape ─► MaskSpec ─► (training)
-//! source weights + gates + keep-plan ─► fold (one weight at a time) ─► convert (staged folder)
-//!                                                                    └► equivalence (layer by layer) ─► published
+//! source weights + gates + keep-plan ─► fold (one pass over each weight) ─► convert (staged folder)
+//!                                                                       └► equivalence (layer by layer) ─► published
 //! ```
 
+mod blocks;
 pub mod convert;
+mod element;
 pub mod equivalence;
 mod error;
 pub mod fold;
+mod fold_plan;
+#[cfg(test)]
+mod fold_reference;
+mod gather;
 pub mod magnitude;
+mod read_ahead;
 pub mod shape;
+mod transfer;
 
-pub use convert::{Conversion, convert};
+pub use convert::{Conversion, Converted, convert, write_model};
 pub use equivalence::{Equivalence, LayerDifference};
 pub use error::Error;
+pub use transfer::Transfer;

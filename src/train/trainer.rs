@@ -237,7 +237,10 @@ pub(super) fn load_masters(
     device: Device,
 ) -> Result<Vec<(String, Tensor)>, Error> {
     let load = |name: String| source.tensor(&name, Kind::Float, device).map(|weight| (name, weight));
-    Ok(parameters(model).into_iter().map(|p| load(p.name)).collect::<Result<_, _>>()?)
+    let weights = parameters(model).into_iter().map(|p| load(p.name)).collect::<Result<_, _>>()?;
+    // The pages of the file are not needed again soon, and would count as this process's memory.
+    source.release();
+    Ok(weights)
 }
 
 fn decoder(model: &HfModel, weights: &Group) -> Result<Decoder, Error> {

@@ -110,6 +110,7 @@ fn pruned_weights_and_logits_are_the_originals() {
     };
     let out = folder.path().join("pruned");
     let equivalence = convert(&conversion, &out, Default::default(), &mut |_, _, _| {}).unwrap();
+    let equivalence = equivalence.equivalence;
     assert!(equivalence.folded < 1e-5 && equivalence.written < 1e-5, "{equivalence}");
     assert!(out.join("model.safetensors.index.json").is_file(), "small shards make an index");
 
