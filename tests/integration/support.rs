@@ -195,7 +195,9 @@ pub fn listing(folder: &Path) -> Vec<(PathBuf, u64)> {
         if metadata.is_dir() {
             found.extend(listing(&path));
         }
-        found.push((path, if metadata.is_dir() { 0 } else { metadata.len() }));
+        // A lock names its last holder; process ids have four digits or more.
+        let sized = !metadata.is_dir() && path.file_name().is_none_or(|name| name != "run.lock");
+        found.push((path, if sized { metadata.len() } else { 0 }));
     }
     found.sort();
     found
