@@ -48,7 +48,7 @@ impl MemoryEstimate {
         MemoryEstimate {
             weight_bytes: parameters * if config.run.dtype == Dtype::Fp32 { 4.0 } else { 6.0 },
             gradient_bytes: parameters * 4.0,
-            optimizer_bytes: parameters * moment_bytes(config),
+            optimizer_bytes: parameters * moment_bytes(config, device),
             activation_bytes: recomputed as f64 * block.input + (layers - recomputed) as f64 * block.kept,
             transient_bytes: loss_bytes(model, config.run.dtype, micro_batch).max(again + block.backward + folded),
             workspace_bytes: workspace_bytes(model, config.run.dtype, micro_batch, device),
@@ -62,9 +62,9 @@ impl MemoryEstimate {
     }
 }
 
-/// Bytes of both moments of a parameter on the device.
-fn moment_bytes(config: &RunConfig) -> f64 {
-    match (config.train.moments_on_host, config.train.moments) {
+/// Bytes of both moments of a parameter on the device; a CPU is its own host.
+fn moment_bytes(config: &RunConfig, device: Device) -> f64 {
+    match (config.train.moments_on_host && device != Device::Cpu, config.train.moments) {
         (true, _) => 0.0,
         (false, MomentKind::Fp32) => 8.0,
         (false, MomentKind::Bf16) => 4.0,
@@ -163,11 +163,15 @@ mod tests {
     }
 
     fn estimate(overrides: &str) -> MemoryEstimate {
+        estimate_on(Device::Cuda(0), overrides)
+    }
+
+    fn estimate_on(device: Device, overrides: &str) -> MemoryEstimate {
         let text = format!(
             "[run]\ndirectory = 'a'\ndtype = 'bf16'\n[model]\nsource = 'm'\n[target]\n[data]\npath = 'd'\n\
              [train]\nsteps = 4\nbatch_rows = 32\nmicro_batch_rows = 1\nlearning_rate = 0.1\n{overrides}"
         );
-        MemoryEstimate::new(&llama2_7b(), &crate::config::parse(&text, "test", &[]).unwrap(), 4096, Device::Cuda(0))
+        MemoryEstimate::new(&llama2_7b(), &crate::config::parse(&text, "test", &[]).unwrap(), 4096, device)
     }
 
     #[test]
@@ -190,5 +194,7 @@ mod tests {
         let states = |overrides| estimate(overrides).optimizer_bytes / 6_738_415_616.0;
         assert_eq!(states("moments = 'bf16'"), 4.0);
         assert_eq!(states("moments_on_host = true"), 0.0);
+        let on_cpu = estimate_on(Device::Cpu, "moments_on_host = true");
+        assert_eq!(on_cpu.optimizer_bytes, 8.0 * 6_738_415_616.0, "a CPU keeps them where they are");
     }
 }
