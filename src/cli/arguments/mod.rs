@@ -1,8 +1,16 @@
-//! The command line, as clap reads it. The doc comments here are the `--help` text.
+//! The command line, as clap reads it. The doc comments here and in the files below are the `--help` text.
+
+mod bench;
+mod eval;
+mod inspect;
+
+pub use bench::{Bench, BenchCheck, BenchStep, Switch};
+pub use eval::Eval;
+pub use inspect::{Inspect, InspectPath, InspectTarget};
 
 use crate::config::Dtype;
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use std::num::{NonZeroU64, NonZeroUsize};
+use std::num::NonZeroU64;
 use std::path::PathBuf;
 
 /// Prunes a Hugging Face checkpoint to an exact shape by learned masks, then continues its pre-training while
@@ -213,150 +221,6 @@ impl From<DtypeArgument> for Dtype {
             DtypeArgument::Fp16 => Dtype::Fp16,
         }
     }
-}
-
-/// `eval`
-#[derive(Debug, Args)]
-pub struct Eval {
-    /// Hugging Face folders, compared side by side.
-    #[arg(required = true)]
-    pub models: Vec<PathBuf>,
-    /// Folder written by `data prepare`.
-    #[arg(long, value_name = "DIR")]
-    pub data: PathBuf,
-    /// Validation rows per domain.
-    #[arg(long, default_value = "256")]
-    pub rows: NonZeroUsize,
-    /// Rows per forward.
-    #[arg(long, default_value = "8")]
-    pub micro_batch: NonZeroUsize,
-    /// Write the losses of the (one) model as reference losses for mixer.reference_file.
-    #[arg(long, value_name = "FILE")]
-    pub write_reference: Option<PathBuf>,
-    /// Device: auto, cpu, cuda or cuda:N.
-    #[arg(long, default_value = "auto")]
-    pub device: String,
-    /// Kind of the computation.
-    #[arg(long, default_value = "fp32")]
-    pub dtype: DtypeArgument,
-    /// One JSON object instead of a table.
-    #[arg(long)]
-    pub json: bool,
-}
-
-/// `inspect`
-#[derive(Debug, Subcommand)]
-pub enum Inspect {
-    /// Shape and parameters of a Hugging Face folder.
-    Model(InspectPath),
-    /// Survivors per layer of a mask file, or of a run's last step (RUN or RUN@STEP).
-    Masks(InspectTarget),
-    /// Summary of a run folder.
-    Run(InspectPath),
-}
-
-/// `inspect model`, `inspect run`
-#[derive(Debug, Args)]
-pub struct InspectPath {
-    /// The folder.
-    pub path: PathBuf,
-    /// One JSON object instead of tables.
-    #[arg(long)]
-    pub json: bool,
-}
-
-/// `inspect masks`
-#[derive(Debug, Args)]
-pub struct InspectTarget {
-    /// A mask file, a run folder or RUN@STEP.
-    pub target: String,
-    /// One JSON object instead of tables.
-    #[arg(long)]
-    pub json: bool,
-}
-
-/// `bench`
-#[derive(Debug, Subcommand)]
-pub enum Bench {
-    /// Tokens per second, time by phase, model FLOPs utilisation and peak memory of training steps.
-    ///
-    /// Takes steps of a run's configuration (--config), or of a shape by name on generated text with random weights.
-    /// Nothing is kept. The first steps are not counted; the device is waited for after every phase.
-    Step(BenchStep),
-    /// Compare the fast operations on a device with plain ones in fp64 on the CPU, and three steps of pruning with the
-    /// CPU's; exit code 1 on a difference.
-    Check(BenchCheck),
-}
-
-/// `bench step`
-#[derive(Debug, Args)]
-pub struct BenchStep {
-    /// The configuration of a run (TOML); instead of a shape by name.
-    #[command(flatten)]
-    pub config: ConfigArguments,
-    /// Shape: tiny, small, base, 1.3b, 2.7b or 7b.
-    #[arg(long, value_name = "NAME", default_value = "tiny", conflicts_with = "config")]
-    pub shape: String,
-    /// Whether masks are trained too, towards three quarters of every dimension.
-    #[arg(long, value_name = "on|off", default_value = "on", conflicts_with = "config")]
-    pub masks: Switch,
-    /// Kind of forward and backward.
-    #[arg(long, default_value = "bf16", conflicts_with = "config")]
-    pub dtype: DtypeArgument,
-    /// Rows per step; default that of the shape.
-    #[arg(long, conflicts_with = "config")]
-    pub rows: Option<NonZeroUsize>,
-    /// Rows per forward; default all rows of a step.
-    #[arg(long, conflicts_with = "config")]
-    pub micro_rows: Option<NonZeroUsize>,
-    /// Tokens per row; default that of the shape.
-    #[arg(long, conflicts_with = "config")]
-    pub tokens: Option<NonZeroUsize>,
-    /// Recompute every n-th block in the backward; 0: none.
-    #[arg(long, value_name = "N", default_value_t = 0, conflicts_with = "config")]
-    pub activation_checkpointing: usize,
-    /// Keep AdamW's moments in bf16.
-    #[arg(long, conflicts_with = "config")]
-    pub moments_bf16: bool,
-    /// Keep AdamW's moments in the host's memory.
-    #[arg(long, conflicts_with = "config")]
-    pub moments_on_host: bool,
-    /// Steps to time.
-    #[arg(long, default_value = "5")]
-    pub steps: NonZeroUsize,
-    /// Steps before them that are not counted.
-    #[arg(long, default_value_t = 2)]
-    pub warmup: usize,
-    /// Device: auto, cpu, cuda or cuda:N.
-    #[arg(long, default_value = "auto")]
-    pub device: String,
-    /// Dense peak of the device in TFLOP/s; default 989 on CUDA (H100, H200 in bf16), on a CPU what a large matrix
-    /// product reaches.
-    #[arg(long, value_name = "N")]
-    pub peak_tflops: Option<f64>,
-    /// One JSON object instead of a table.
-    #[arg(long)]
-    pub json: bool,
-}
-
-/// On or off.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
-pub enum Switch {
-    /// On.
-    On,
-    /// Off.
-    Off,
-}
-
-/// `bench check`
-#[derive(Debug, Args)]
-pub struct BenchCheck {
-    /// Device to compare with the CPU: auto, cpu, cuda or cuda:N.
-    #[arg(long, default_value = "auto")]
-    pub device: String,
-    /// One JSON object instead of a table.
-    #[arg(long)]
-    pub json: bool,
 }
 
 /// `demo`
