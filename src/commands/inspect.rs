@@ -6,7 +6,7 @@ use crate::checkpoint::{Checkpoint, HfModel};
 use crate::cli::Printer;
 use crate::cli::arguments::{Inspect, InspectPath, InspectTarget};
 use crate::cli::table::{Table, duration, grouped, optional};
-use crate::inspect::{MaskSummary, RunSummary};
+use crate::inspect::{MaskSummary, RunHistory, RunSummary};
 use crate::model::count::ParameterCount;
 use crate::model::parameters::parameters;
 use crate::train::run::mask_file;
@@ -190,19 +190,20 @@ fn intermediate(layer: &LayerKeep, summary: &MaskSummary) -> String {
 
 fn run_folder(arguments: &InspectPath) -> anyhow::Result<Verdict> {
     let printer = Printer::new(arguments.json);
-    let summary = RunSummary::read(&arguments.path)?;
-    printer.data(run_text(&summary), || serde_json::to_value(&summary).unwrap_or_default());
+    let history = RunHistory::read(&arguments.path)?;
+    let summary = RunSummary::of(&history);
+    printer.data(run_text(&summary, &history), || serde_json::to_value(&summary).unwrap_or_default());
     Ok(Verdict::Done)
 }
 
-fn run_text(summary: &RunSummary) -> String {
+fn run_text(summary: &RunSummary, history: &RunHistory) -> String {
     let steps = summary.steps.map_or("?".to_string(), |steps| steps.to_string());
     let mut text = format!(
         "{} run: step {} of {steps}, {} tokens in {} ({} tokens/s), resumed {} times, {} steps skipped\n\
          training loss {} → {}; checkpoints at {}\n\n",
         summary.stage.as_deref().unwrap_or("?"),
         summary.step,
-        summary.tokens.map_or("?".to_string(), grouped),
+        optional(summary.tokens, 0),
         duration(summary.seconds),
         optional(summary.tokens_per_second, 0),
         summary.resumed,
@@ -233,7 +234,7 @@ fn run_text(summary: &RunSummary) -> String {
             optional(domain.reference, 4),
             optional(domain.first_proportion, 3),
             optional(domain.last_proportion, 3),
-            domain.rows.map_or("–".to_string(), grouped),
+            optional(domain.rows, 0),
             optional(domain.epochs, 2),
         ]);
     }
@@ -241,8 +242,8 @@ fn run_text(summary: &RunSummary) -> String {
     if !summary.constraints.is_empty() {
         text.push_str(&format!("\n{}", constraints_table(summary)));
     }
-    for note in &summary.notes {
-        text.push_str(&format!("note: {note}\n"));
+    for note in &history.notes {
+        text.push_str(&format!("note: {}\n", note.text));
     }
     text
 }
@@ -250,14 +251,14 @@ fn run_text(summary: &RunSummary) -> String {
 fn constraints_table(summary: &RunSummary) -> Table {
     let mut table = Table::new(["mask", "expected sparsity", "target", "violation", "λ1", "λ2"]);
     for constraint in &summary.constraints {
-        let number = |key: &str| optional(constraint[key].as_f64(), 4);
+        let number = |value: Option<f64>| optional(value, 4);
         table.row([
-            constraint["module"].as_str().unwrap_or("?").to_string(),
-            number("expected_sparsity"),
-            number("target_sparsity"),
-            number("violation"),
-            number("lambda_1"),
-            number("lambda_2"),
+            constraint.module.clone(),
+            number(constraint.expected_sparsity),
+            number(constraint.target_sparsity),
+            number(constraint.violation),
+            number(constraint.lambda_1),
+            number(constraint.lambda_2),
         ]);
     }
     table
