@@ -8,6 +8,7 @@ pub mod eval;
 pub mod export;
 pub mod inspect;
 pub mod plan;
+pub mod report;
 pub mod run;
 pub mod watch;
 
@@ -35,6 +36,7 @@ pub fn run(command: Command, cuda: CudaLibrary) -> anyhow::Result<Verdict> {
         Command::Export(arguments) => export::run(&arguments),
         Command::Eval(arguments) => eval::run(&arguments),
         Command::Inspect(arguments) => inspect::run(&arguments),
+        Command::Report(arguments) => report::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
     }

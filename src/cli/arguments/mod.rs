@@ -3,10 +3,12 @@
 mod bench;
 mod eval;
 mod inspect;
+mod report;
 
 pub use bench::{Bench, BenchCheck, BenchStep, Switch};
 pub use eval::Eval;
 pub use inspect::{Inspect, InspectPath, InspectTarget};
+pub use report::Report;
 
 use crate::config::Dtype;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -50,6 +52,11 @@ pub enum Command {
     /// Print what a model, a mask file or a run holds.
     #[command(subcommand)]
     Inspect(Inspect),
+    /// One page of pictures and answers from one or more runs: a self-contained HTML file, or served while a run goes on.
+    ///
+    /// Give the runs of one model together, in any order: `shearling report runs/prune runs/recover -o report.html`.
+    /// What a run folder lacks is said in the report. docs/guides/report.md tells how to read each figure.
+    Report(Report),
     /// Time training steps and check the fast kernels against plain ones, on this machine.
     #[command(subcommand)]
     Bench(Bench),
