@@ -22,7 +22,8 @@ pub fn run(arguments: &arguments::Report) -> anyhow::Result<Verdict> {
         return serve(arguments, port, printer);
     }
     let report = read(arguments)?;
-    let warnings = report.runs.iter().flat_map(|run| &run.notes).filter(|note| note.severity == Severity::Warning).count();
+    let warnings =
+        report.runs.iter().flat_map(|run| &run.notes).filter(|note| note.severity == Severity::Warning).count();
     if let Some(out) = &arguments.out {
         let page = report.html();
         write_atomic(out, page.as_bytes()).with_context(|| format!("cannot write the report {}", out.display()))?;

@@ -49,7 +49,8 @@ pub fn lines<'a, 'b>(views: &'b [RunView<'a>]) -> Vec<Vec<&'b RunView<'a>>> {
         let next = |line: &[&RunView]| {
             let last = line.last().map(|view| view.index);
             // Of the runs that continue it, the last that was given; never one that is in the line already.
-            let continues = |view: &&RunView| view.parent == last && !line.iter().any(|known| known.index == view.index);
+            let continues =
+                |view: &&RunView| view.parent == last && !line.iter().any(|known| known.index == view.index);
             views.iter().rev().find(|view| continues(view) && !view.history.is_prune())
         };
         while let Some(view) = next(&line) {
@@ -120,7 +121,10 @@ mod tests {
             run("prune", "prune", "runs/source/model", "pruned"),
         ];
         let views = views(&runs);
-        assert_eq!(views.iter().map(|v| v.label.as_str()).collect::<Vec<_>>()[1..], ["prune", "source", "scratch", "runs/prune"]);
+        assert_eq!(
+            views.iter().map(|v| v.label.as_str()).collect::<Vec<_>>()[1..],
+            ["prune", "source", "scratch", "runs/prune"]
+        );
         assert_eq!(views.iter().map(|v| v.parent).collect::<Vec<_>>(), [Some(1), Some(2), None, None, Some(2)]);
         assert_eq!(views.iter().map(|v| v.tokens_before).collect::<Vec<_>>(), [200.0, 100.0, 0.0, 0.0, 100.0]);
         let names = |line: &[&RunView]| line.iter().map(|v| v.index).collect::<Vec<_>>();

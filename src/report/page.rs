@@ -10,13 +10,15 @@ use super::figures::{NamedTable, Section, Slider};
 use super::lineage::views;
 use super::markup::Markup;
 use super::number::Unit;
-use crate::inspect::Severity;
+use crate::inspect::{Note, Severity};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use sha2::{Digest, Sha256};
 
 const STYLE: &str = include_str!("page/report.css");
 const SCRIPT: &str = include_str!("page/report.js");
+/// Warnings that are not folded: enough to be alarmed, few enough to get to the answers.
+const SHOWN_WARNINGS: usize = 8;
 
 /// The report as an HTML file. A `live` one asks its server for news.
 pub fn html(report: &Report, live: bool) -> String {
@@ -51,10 +53,10 @@ fn hash(text: &str) -> String {
 
 fn write_head(head: &mut Markup, report: &Report, live: bool) {
     head.leaf("meta", &[("charset", &"utf-8")]);
-    // A file talks to nobody, a served page to its own server.
+    // The icon is an empty one of our own. A file talks to nobody, a served page to its own server.
     let connect = if live { "'self'" } else { "'none'" };
     let policy = format!(
-        "default-src 'none'; script-src {}; style-src {}; connect-src {connect}; base-uri 'none'; form-action 'none'",
+        "default-src 'none'; img-src data:; script-src {}; style-src {}; connect-src {connect}; base-uri 'none'; form-action 'none'",
         hash(SCRIPT),
         hash(STYLE)
     );
@@ -72,7 +74,8 @@ fn write_header(header: &mut Markup, report: &Report, sections: &[Section], live
             left.text_element("h1", &[], &report.title);
             for view in views(&report.runs) {
                 let run = view.history;
-                let planned = run.planned_steps.map_or(String::new(), |steps| format!(" of {}", Unit::Count.text(steps as f64)));
+                let planned =
+                    run.planned_steps.map_or(String::new(), |steps| format!(" of {}", Unit::Count.text(steps as f64)));
                 let facts = [
                     run.stage.clone(),
                     Some(format!("{}{planned} steps", Unit::Count.text(run.finished_steps as f64))),
@@ -111,7 +114,9 @@ fn write_main(main: &mut Markup, report: &Report, sections: &[Section]) {
             if groups.len() > 1 {
                 out.text_element("h3", &[], run);
             }
-            out.element("div", &[("class", &"answers")], |out| answers.iter().for_each(|answer| write_answer(out, answer)));
+            out.element("div", &[("class", &"answers")], |out| {
+                answers.iter().for_each(|answer| write_answer(out, answer))
+            });
         }
     });
     for part in sections {
@@ -130,19 +135,36 @@ fn section(out: &mut Markup, id: &str, title: &str, content: impl FnOnce(&mut Ma
 
 fn write_notes(out: &mut Markup, report: &Report) {
     let views = views(&report.runs);
-    let notes: Vec<(&str, &crate::inspect::Note)> =
+    let notes: Vec<(&str, &Note)> =
         views.iter().flat_map(|view| view.history.notes.iter().map(|note| (view.label.as_str(), note))).collect();
-    let (warnings, others): (Vec<_>, Vec<_>) = notes.into_iter().partition(|(_, note)| note.severity == Severity::Warning);
+    let (warnings, others): (Vec<_>, Vec<_>) =
+        notes.into_iter().partition(|(_, note)| note.severity == Severity::Warning);
     out.element("ul", &[("class", &"notes")], |list| {
         if warnings.is_empty() {
-            list.text_element("li", &[("class", &"fine")], "None: nothing is missing, and the runs ended as they should.");
+            list.text_element(
+                "li",
+                &[("class", &"fine")],
+                "None: nothing is missing, and the runs ended as they should.",
+            );
         }
-        for (run, note) in warnings.iter().chain(&others) {
-            let class = if note.severity == Severity::Warning { "warning" } else { "info" };
-            let text = if views.len() > 1 { format!("{run}: {}", note.text) } else { note.text.clone() };
-            list.text_element("li", &[("class", &class)], text);
-        }
+        warnings.iter().take(SHOWN_WARNINGS).for_each(|(run, note)| write_note(list, run, note, views.len() > 1));
     });
+    let rest: Vec<_> = warnings.iter().skip(SHOWN_WARNINGS).chain(&others).collect();
+    if !rest.is_empty() {
+        out.element("details", &[("id", &"more-notes")], |out| {
+            let more = warnings.len().saturating_sub(SHOWN_WARNINGS);
+            out.text_element("summary", &[], format!("{more} more warnings, {} remarks", others.len()));
+            out.element("ul", &[("class", &"notes")], |list| {
+                rest.iter().for_each(|(run, note)| write_note(list, run, note, views.len() > 1));
+            });
+        });
+    }
+}
+
+fn write_note(list: &mut Markup, run: &str, note: &Note, several: bool) {
+    let class = if note.severity == Severity::Warning { "warning" } else { "info" };
+    let text = if several { format!("{run}: {}", note.text) } else { note.text.clone() };
+    list.text_element("li", &[("class", &class)], text);
 }
 
 fn write_answer(out: &mut Markup, answer: &Answer) {
@@ -166,7 +188,9 @@ fn write_section(out: &mut Markup, part: &Section) {
     if let Some(slider) = &part.slider {
         write_slider(out, slider);
     }
-    out.element("div", &[("class", &"figures")], |out| part.figures.iter().for_each(|figure| write_figure(out, figure)));
+    out.element("div", &[("class", &"figures")], |out| {
+        part.figures.iter().for_each(|figure| write_figure(out, figure))
+    });
     for (index, table) in part.tables.iter().enumerate() {
         write_named_table(out, table, &format!("{}-table-{index}", part.id));
     }
@@ -178,12 +202,21 @@ fn write_slider(out: &mut Markup, slider: &Slider) {
         let last = slider.frames.saturating_sub(1);
         out.element("label", &[("for", &slider.id)], |label| {
             label.text("Mask snapshot: ");
-            label.text_element("output", &[("for", &slider.id)], format!("step {}", Unit::Count.text(slider.last_step as f64)));
+            label.text_element(
+                "output",
+                &[("for", &slider.id)],
+                format!("step {}", Unit::Count.text(slider.last_step as f64)),
+            );
         });
         out.leaf(
             "input",
             &[
-                ("type", &"range"), ("id", &slider.id), ("min", &0), ("max", &last), ("value", &last), ("disabled", &""),
+                ("type", &"range"),
+                ("id", &slider.id),
+                ("min", &0),
+                ("max", &last),
+                ("value", &last),
+                ("disabled", &""),
                 ("autocomplete", &"off"),
             ],
         );
@@ -208,10 +241,14 @@ fn write_figure(out: &mut Markup, figure: &Figure) {
         write_legend(out, &caption.id, &figure.legend());
         let label = format!("{}: arrow keys read the values", caption.title);
         let plot = format!("plot-{}", caption.id);
-        out.element("div", &[("class", &"plot"), ("id", &plot), ("tabindex", &0), ("role", &"group"), ("aria-label", &label)], |out| {
-            out.append(&figure.svg(Form::Page));
-            out.text_element("div", &[("class", &"tip"), ("hidden", &"")], "");
-        });
+        out.element(
+            "div",
+            &[("class", &"plot"), ("id", &plot), ("tabindex", &0), ("role", &"group"), ("aria-label", &label)],
+            |out| {
+                out.append(&figure.svg(Form::Page));
+                out.text_element("div", &[("class", &"tip"), ("hidden", &"")], "");
+            },
+        );
         out.element("details", &[("id", &format!("numbers-{}", caption.id))], |out| {
             out.text_element("summary", &[], "Numbers");
             write_table(out, &figure.table(), &caption.title);
@@ -233,7 +270,10 @@ fn write_legend(out: &mut Markup, figure: &str, legend: &[LegendEntry]) {
             out.element(
                 "button",
                 &[
-                    ("type", &"button"), ("id", &id), ("aria-pressed", &"true"), ("data-switch", &switch),
+                    ("type", &"button"),
+                    ("id", &id),
+                    ("aria-pressed", &"true"),
+                    ("data-switch", &switch),
                     ("data-index", &entry.index),
                 ],
                 |out| {

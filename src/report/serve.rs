@@ -49,7 +49,8 @@ impl Live {
     pub fn run(&self, mut page: impl FnMut() -> Result<Page, String>, stop: impl Fn() -> bool) -> Result<(), Error> {
         while !stop() {
             let request = self.server.recv_timeout(PATIENCE);
-            let request = request.map_err(|error| Error::Serve { port: self.address.port(), problem: error.to_string() });
+            let request =
+                request.map_err(|error| Error::Serve { port: self.address.port(), problem: error.to_string() });
             if let Some(request) = request? {
                 let answer = self.answer(&request, &mut page);
                 // A reader who went away is no error.
@@ -116,11 +117,12 @@ mod tests {
     use std::net::TcpStream;
     use std::sync::atomic::{AtomicBool, Ordering};
 
+    /// The answer, empty where the connection fails.
     fn ask(address: SocketAddr, request: &str) -> String {
-        let mut stream = TcpStream::connect(address).unwrap();
-        stream.write_all(request.as_bytes()).unwrap();
         let mut answer = String::new();
-        stream.read_to_string(&mut answer).unwrap();
+        let stream = TcpStream::connect(address);
+        let asked = stream.and_then(|mut stream| stream.write_all(request.as_bytes()).map(|()| stream));
+        let _ = asked.and_then(|mut stream| stream.read_to_string(&mut answer));
         answer
     }
 
@@ -130,28 +132,31 @@ mod tests {
         let address = live.address();
         assert!(address.ip().is_loopback());
         let stop = AtomicBool::new(false);
-        std::thread::scope(|scope| {
-            let page = || Ok(Page { html: "<p>here</p>".to_string(), version: "7".to_string() });
+        let page = || Ok(Page { html: "<p>planted</p>".to_string(), version: "7".to_string() });
+        let own = format!("Host: {address}\r\n");
+        let cases = [
+            ("GET /", own.clone(), "200"),
+            ("GET /", format!("{own}If-None-Match: \"7\"\r\n"), "304"),
+            ("GET /", format!("Host: evil.example:{}\r\n", address.port()), "403"),
+            ("GET /", String::new(), "403"),
+            ("POST /", own.clone(), "405"),
+            ("GET /../etc/passwd", own, "404"),
+        ];
+        // Judged when the server has stopped: a failed assertion would wait for it for ever.
+        let answers: Vec<String> = std::thread::scope(|scope| {
             let server = scope.spawn(|| live.run(page, || stop.load(Ordering::SeqCst)));
-            let get = |first: &str, more: &str| ask(address, &format!("{first} HTTP/1.1\r\nConnection: close\r\n{more}\r\n"));
-            let own = format!("Host: {address}\r\n");
-
-            let answer = get("GET /", &own);
-            assert!(answer.starts_with("HTTP/1.1 200") && answer.ends_with("<p>here</p>"), "{answer}");
-            assert!(answer.contains("ETag: \"7\"") && answer.contains("nosniff"), "{answer}");
-            let answer = get("GET /", &format!("{own}If-None-Match: \"7\"\r\n"));
-            assert!(answer.starts_with("HTTP/1.1 304") && !answer.contains("here"), "{answer}");
-            for (first, more, status) in [
-                ("GET /", format!("Host: evil.example:{}\r\n", address.port()), "403"),
-                ("GET /", String::new(), "403"),
-                ("POST /", own.clone(), "405"),
-                ("GET /../etc/passwd", own.clone(), "404"),
-            ] {
-                let answer = get(first, &more);
-                assert!(answer.starts_with(&format!("HTTP/1.1 {status}")) && !answer.contains("here"), "{answer}");
-            }
+            let ask = |(first, more, _): &(&str, String, &str)| {
+                ask(address, &format!("{first} HTTP/1.1\r\nConnection: close\r\n{more}\r\n"))
+            };
+            let answers = cases.iter().map(ask).collect();
             stop.store(true, Ordering::SeqCst);
             server.join().unwrap().unwrap();
+            answers
         });
+        for ((first, more, status), answer) in cases.iter().zip(&answers) {
+            assert!(answer.starts_with(&format!("HTTP/1.1 {status}")), "{first} {more}: {answer}");
+            assert_eq!(answer.ends_with("<p>planted</p>"), *status == "200", "{first} {more}: {answer}");
+        }
+        assert!(answers[0].contains("ETag: \"7\"") && answers[0].contains("nosniff"), "{}", answers[0]);
     }
 }

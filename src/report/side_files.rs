@@ -177,7 +177,8 @@ mod tests {
     fn a_wrong_file_is_named_with_what_makes_a_right_one() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("eval.json");
-        for (text, problem) in [("{\"models\": [{", "EOF"), ("{}", "missing field `models`"), ("[]", "invalid length")] {
+        for (text, problem) in [("{\"models\": [{", "EOF"), ("{}", "missing field `models`"), ("[]", "invalid length")]
+        {
             std::fs::write(&path, text).unwrap();
             let message = read_eval(&path).unwrap_err().to_string();
             assert!(message.contains("eval.json") && message.contains("shearling eval"), "{message}");

@@ -24,7 +24,8 @@ fn write_story(folder: &Path) {
     write_run(&Plan::small(), &folder.join("prune"), "models/source");
     write_run(&Plan::recovery(), &folder.join("recover"), "somewhere/prune/pruned");
     let domain = |loss: f64| json!([{ "domain": "code", "loss": loss, "standard_error": 0.01, "bits_per_byte": 0.5 }]);
-    let model = |name: &str, loss: f64| json!({ "model": name, "parameters": 1e6, "mean_loss": loss, "domains": domain(loss) });
+    let model =
+        |name: &str, loss: f64| json!({ "model": name, "parameters": 1e6, "mean_loss": loss, "domains": domain(loss) });
     let task = json!({ "task": "quiz", "models": [{ "model": "models/source", "acc": 0.5, "acc_stderr": 0.02 }] });
     let eval = json!({ "models": [model("models/source", 1.0), model("recover/model", 1.25)], "tasks": [task] });
     std::fs::write(folder.join("eval.json"), eval.to_string()).unwrap();
@@ -66,7 +67,10 @@ fn answer<'a>(data: &'a Value, id: &str) -> &'a Value {
 
 fn series<'a>(data: &'a Value, figure: &str, name: &str, run: &str) -> &'a Value {
     let series = data["figures"][figure]["series"].as_array().unwrap_or_else(|| panic!("no figure {figure}"));
-    series.iter().find(|s| s["name"] == name && s["run"] == run).unwrap_or_else(|| panic!("no {name} of {run} in {figure}"))
+    series
+        .iter()
+        .find(|s| s["name"] == name && s["run"] == run)
+        .unwrap_or_else(|| panic!("no {name} of {run} in {figure}"))
 }
 
 fn ends(column: &Value) -> (f64, f64) {
@@ -77,7 +81,10 @@ fn ends(column: &Value) -> (f64, f64) {
 fn story(folder: &Path) -> String {
     let (eval, latency) = (text(folder.join("eval.json")), text(folder.join("latency.json")));
     // In the wrong order: what continues what is in the runs themselves.
-    report(&[folder.join("recover"), folder.join("prune")], &["--eval", &eval, "--latency", &latency, "--title", "Planted"])
+    report(
+        &[folder.join("recover"), folder.join("prune")],
+        &["--eval", &eval, "--latency", &latency, "--title", "Planted"],
+    )
 }
 
 #[test]
@@ -127,7 +134,8 @@ fn runs_are_chained_over_tokens_and_laid_over_steps() {
     let folder = tempfile::tempdir().unwrap();
     write_story(folder.path());
     let data = embedded(&story(folder.path()));
-    let (prune, recover) = (series(&data, "loss-tokens", "prune", "prune"), series(&data, "loss-tokens", "recover", "recover"));
+    let (prune, recover) =
+        (series(&data, "loss-tokens", "prune", "prune"), series(&data, "loss-tokens", "recover", "recover"));
     assert_eq!(ends(&prune["x"]), (0.0, 512.0 * 100.0));
     assert_eq!(ends(&recover["x"]), (512.0 * 100.0, 512.0 * 140.0));
     assert_eq!(ends(&series(&data, "loss-heldout", "recover", "recover")["x"]), (0.0, 40.0));
@@ -185,10 +193,15 @@ fn the_page_is_whole_closed_to_the_outside_and_labelled() {
     let policy = all().find(|node| node.attribute("http-equiv").is_some()).unwrap().attribute("content").unwrap();
     assert!(policy.starts_with("default-src 'none'; script-src 'sha256-"), "{policy}");
     assert!(!policy.contains("unsafe") && !policy.contains("http") && !policy.contains('*'), "{policy}");
-    for heading in ["Warnings", "Answers", "Losses", "Constraint", "Masks", "Domains", "Training", "Speed", "Configuration"] {
+    for heading in
+        ["Warnings", "Answers", "Losses", "Constraint", "Masks", "Domains", "Training", "Speed", "Configuration"]
+    {
         assert!(page.contains(&format!(">{heading}</h2>")), "{heading}");
     }
-    assert!(page.find(">Warnings</h2>") < page.find(">Answers</h2>") && page.find(">Answers</h2>") < page.find(">Losses</h2>"));
+    assert!(
+        page.find(">Warnings</h2>") < page.find(">Answers</h2>")
+            && page.find(">Answers</h2>") < page.find(">Losses</h2>")
+    );
     assert!(page.contains("source = &quot;models/source&quot;"), "the configuration is shown");
 }
 
@@ -260,7 +273,8 @@ fn a_damaged_run_still_gives_a_report_that_says_what_is_missing() {
 #[test]
 fn what_is_no_run_or_no_side_file_is_refused_by_name() {
     let folder = tempfile::tempdir().unwrap();
-    let (run, side, out) = (folder.path().join("prune"), folder.path().join("eval.json"), text(folder.path().join("r.html")));
+    let (run, side, out) =
+        (folder.path().join("prune"), folder.path().join("eval.json"), text(folder.path().join("r.html")));
     write_run(&Plan::small(), &run, "models/source");
     std::fs::write(&side, "{\"models\": 3}").unwrap();
     let (run, side, none) = (text(run), text(side), text(folder.path()));
@@ -291,7 +305,10 @@ fn a_7b_fits_into_two_megabytes() {
     assert_eq!(map["steps"].as_array().unwrap().len(), 64);
     assert_eq!(data["runs"][0]["domains"].as_array().unwrap().len(), 7);
     assert_eq!(data["runs"][0]["finished_steps"], 3200);
-    assert_eq!(answer(&data, "survivors")["answer"], "24 of 32 layers stay: 0, 1, 3, 4, 6, 7, 9, 10, 12, 13, 15, 16, 18, 19, 21, 22, 24–31.");
+    assert_eq!(
+        answer(&data, "survivors")["answer"],
+        "24 of 32 layers stay: 0, 1, 3, 4, 6, 7, 9, 10, 12, 13, 15, 16, 18, 19, 21, 22, 24–31."
+    );
     assert!(page.len() < 2_000_000, "{} bytes", page.len());
 }
 
@@ -305,7 +322,8 @@ fn pictures_are_written_to_files() {
     for file in files.lines().map(PathBuf::from) {
         let bytes = std::fs::read(&file).unwrap();
         if file.extension().is_some_and(|end| end == "svg") {
-            Document::parse(std::str::from_utf8(&bytes).unwrap()).unwrap_or_else(|error| panic!("{}: {error}", file.display()));
+            Document::parse(std::str::from_utf8(&bytes).unwrap())
+                .unwrap_or_else(|error| panic!("{}: {error}", file.display()));
         } else {
             let pixels = resvg::tiny_skia::Pixmap::decode_png(&bytes).unwrap();
             assert!(pixels.pixels().iter().any(|pixel| pixel.red() < 80), "{}", file.display());

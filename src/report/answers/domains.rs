@@ -14,9 +14,11 @@ pub(super) fn hurt(line: &[&RunView]) -> Answer {
     const QUESTION: &str = "Which domains were hurt by pruning, and which recovered?";
     let histories: Vec<&RunHistory> = line.iter().map(|run| run.history).collect();
     let stories = crate::inspect::story::joined(&histories);
-    let known: Vec<&DomainStory> = stories.iter().filter(|story| story.source.is_some() && story.cut.is_some()).collect();
+    let known: Vec<&DomainStory> =
+        stories.iter().filter(|story| story.source.is_some() && story.cut.is_some()).collect();
     if known.is_empty() {
-        let answer = "It takes a loss of the source (a reference loss) and one of the cut model, and the runs do not have both.";
+        let answer =
+            "It takes a loss of the source (a reference loss) and one of the cut model, and the runs do not have both.";
         return Answer::new("hurt", QUESTION, Verdict::Open, answer);
     }
     let hurt: Vec<&&DomainStory> = known.iter().filter(|story| is_hurt(story)).collect();
@@ -55,11 +57,18 @@ fn story_point(story: &DomainStory) -> String {
     let loss = |held: Option<HeldOutLoss>| held.map_or("–".to_string(), |held| Unit::Plain.text(held.loss));
     let errors = story.hurt.map_or(String::new(), |errors| format!(", {errors:.1} standard errors"));
     let now = match story.recovered {
+        Some(part) if part >= 1.0 => format!(", now {} (all made good)", loss(story.last)),
         Some(part) => format!(", now {} ({} made good)", loss(story.last), Unit::Percent.text(part)),
         None if story.last.is_some() && story.last != story.cut => format!(", now {}", loss(story.last)),
         None => String::new(),
     };
-    format!("{}: {} → {} by the cut ({:+.3}{errors}){now}.", story.domain, loss(story.source), loss(story.cut), damage(story))
+    format!(
+        "{}: {} → {} by the cut ({:+.3}{errors}){now}.",
+        story.domain,
+        loss(story.source),
+        loss(story.cut),
+        damage(story)
+    )
 }
 
 pub(super) fn data(line: &[&RunView]) -> Answer {
@@ -80,12 +89,19 @@ pub(super) fn data(line: &[&RunView]) -> Answer {
     let answer = format!("Of {} tokens {most}{least}.", Unit::Count.text(tokens));
     let points = stories.iter().map(|story| {
         let moved = match (story.first_proportion, story.last_proportion) {
-            (Some(first), Some(last)) => format!("; proportion {} → {}", Unit::Percent.text(first), Unit::Percent.text(last)),
+            (Some(first), Some(last)) => {
+                format!("; proportion {} → {}", Unit::Percent.text(first), Unit::Percent.text(last))
+            }
             _ => String::new(),
         };
         let tokens = Unit::Count.text((tokens * rows(story) / all).round());
         let epochs = story.epochs.map_or(String::new(), |epochs| format!(", {} epochs", Unit::Plain.text(epochs)));
-        format!("{}: {} rows, about {tokens} tokens ({}){epochs}{moved}.", story.domain, Unit::Count.text(rows(story)), share(story))
+        format!(
+            "{}: {} rows, about {tokens} tokens ({}){epochs}{moved}.",
+            story.domain,
+            Unit::Count.text(rows(story)),
+            share(story)
+        )
     });
     Answer::new("data", QUESTION, Verdict::Fact, answer).with(points.collect())
 }

@@ -7,8 +7,8 @@ use crate::report::side_files::{LatencyFile, LatencyModel, short_name};
 pub(super) fn speed(latency: Option<&LatencyFile>) -> Answer {
     const QUESTION: &str = "Is the small model faster?";
     let Some(latency) = latency else {
-        let answer = "Not measured here. `shearling bench latency SOURCE SMALL --json > latency.json` measures it, --latency latency.json \
-                      shows it.";
+        let answer =
+            "Not measured here: shearling bench latency SOURCE SMALL --json measures it, --latency takes its output.";
         return Answer::new("speed", QUESTION, Verdict::Open, answer);
     };
     let (Some(first), [_, others @ ..]) = (latency.models.first(), latency.models.as_slice()) else {
@@ -18,7 +18,12 @@ pub(super) fn speed(latency: Option<&LatencyFile>) -> Answer {
         others.iter().filter_map(|model| Some((model, ratio(decode(model), decode(first))?))).collect();
     let best = factors.iter().max_by(|a, b| a.1.total_cmp(&b.1));
     let Some((model, factor)) = best else {
-        return Answer::new("speed", QUESTION, Verdict::Open, "The latency file holds only one measured model: nothing to compare.");
+        return Answer::new(
+            "speed",
+            QUESTION,
+            Verdict::Open,
+            "The latency file holds only one measured model: nothing to compare.",
+        );
     };
     let (name, base) = (short_name(&model.model), short_name(&first.model));
     let (verdict, answer) = match *factor {
@@ -39,7 +44,8 @@ fn ratio(value: Option<f64>, base: Option<f64>) -> Option<f64> {
 }
 
 fn point(model: &LatencyModel, base: Option<&LatencyModel>) -> String {
-    let rate = |value: Option<f64>| value.map_or("–".to_string(), |value| format!("{} tokens/s", Unit::Plain.text(value)));
+    let rate =
+        |value: Option<f64>| value.map_or("–".to_string(), |value| format!("{} tokens/s", Unit::Plain.text(value)));
     let times = |value: Option<f64>, base: Option<Option<f64>>| {
         base.and_then(|base| ratio(value, base)).map_or(String::new(), |ratio| format!(" ({ratio:.2}×)"))
     };
@@ -66,14 +72,18 @@ mod tests {
                 "decode": { "tokens_per_second": rate },
             })
         };
-        serde_json::from_value(serde_json::json!({ "models": rates.iter().enumerate().map(model).collect::<Vec<_>>() })).unwrap()
+        serde_json::from_value(serde_json::json!({ "models": rates.iter().enumerate().map(model).collect::<Vec<_>>() }))
+            .unwrap()
     }
 
     #[test]
     fn faster_slower_and_alike_are_told_apart() {
         let answer = |rates: &[f64]| speed(Some(&file(rates)));
         let faster = answer(&[50.0, 40.0, 125.0]);
-        assert_eq!((faster.verdict, faster.answer.as_str()), (Verdict::Good, "Yes: runs/m2 writes 2.50 times as fast as runs/m0."));
+        assert_eq!(
+            (faster.verdict, faster.answer.as_str()),
+            (Verdict::Good, "Yes: runs/m2 writes 2.50 times as fast as runs/m0.")
+        );
         assert_eq!(faster.points[2], "runs/m2: writes 125 tokens/s (2.50×), reads 1250 tokens/s (2.50×).");
         assert_eq!(answer(&[50.0, 40.0]).verdict, Verdict::Bad);
         assert_eq!(answer(&[50.0, 50.0]).verdict, Verdict::Fact);

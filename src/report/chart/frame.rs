@@ -55,7 +55,11 @@ pub fn drawing(
     let mut attributes: Vec<(&'static str, &dyn std::fmt::Display)> =
         vec![("class", &"drawing"), ("viewBox", &view), ("role", &"img"), ("aria-labelledby", &labels)];
     if form == Form::File {
-        attributes.extend([("xmlns", &"http://www.w3.org/2000/svg" as _), ("width", &width as _), ("height", &high as _)]);
+        attributes.extend([
+            ("xmlns", &"http://www.w3.org/2000/svg" as _),
+            ("width", &width as _),
+            ("height", &high as _),
+        ]);
     }
     let mut svg = Markup::new();
     svg.element("svg", &attributes, |svg| {

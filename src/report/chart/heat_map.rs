@@ -81,7 +81,7 @@ impl HeatMap {
     pub fn svg(&self, form: Form) -> Markup {
         let (width, height) = self.cell();
         let bottom = TOP + height * self.rows() as f64;
-        drawing(&self.caption, form, &[], bottom + 64.0, |out| {
+        drawing(&self.caption, form, &[], bottom + 70.0, |out| {
             self.draw_labels(out, width, height);
             out.element("g", &[("class", &"cells")], |out| {
                 for (index, gate) in self.last_cells().iter().enumerate() {
@@ -90,7 +90,7 @@ impl HeatMap {
                     self.draw_cell(out, index, *gate, (x, y), (width, height));
                 }
             });
-            draw_scale(out, bottom + 40.0);
+            draw_scale(out, bottom + 46.0, self.kept.contains(&true));
         })
     }
 
@@ -115,7 +115,7 @@ impl HeatMap {
             label(out, LEFT + width * (column as f64 + 0.5), bottom + 15.0, "middle", &column.to_string());
         }
         label(out, 6.0, TOP - 9.0, "start", self.row_name);
-        label(out, LEFT + width * self.columns as f64 / 2.0, bottom + 32.0, "middle", self.column_name);
+        label(out, LEFT + width * self.columns as f64 / 2.0, bottom + 33.0, "middle", self.column_name);
     }
 
     /// The last frame.
@@ -133,9 +133,8 @@ impl HeatMap {
     /// Steps, and the gates of all frames as base64 of bytes.
     pub fn data(&self) -> Value {
         let bytes: Vec<u8> = self.frames.iter().flat_map(|frame| frame.cells.iter().copied()).collect();
-        let numbers = |frame: &HeatFrame| {
-            frame.numbers.iter().map(|(name, text)| json!([name, text])).collect::<Vec<_>>()
-        };
+        let numbers =
+            |frame: &HeatFrame| frame.numbers.iter().map(|(name, text)| json!([name, text])).collect::<Vec<_>>();
         json!({
             "kind": "map", "title": self.caption.title, "row": self.row_name, "column": self.column_name,
             "rows": self.rows(), "columns": self.columns,
@@ -147,19 +146,19 @@ impl HeatMap {
     }
 }
 
-/// What the colours mean.
-fn draw_scale(out: &mut Markup, top: f64) {
+/// What the colours and, where there are `outlines`, these mean.
+fn draw_scale(out: &mut Markup, top: f64, outlines: bool) {
     label(out, LEFT, top + 13.0, "start", "gate 0");
     for step in 0..super::style::SHADES {
         let x = format!("{:.1}", LEFT + 48.0 + 16.0 * step as f64);
         let class = format!("cell g{step}");
-        out.leaf(
-            "rect",
-            &[("class", &class), ("x", &x), ("y", &format!("{top:.1}")), ("width", &15), ("height", &16)],
-        );
+        out.leaf("rect", &[("class", &class), ("x", &x), ("y", &format!("{top:.1}")), ("width", &15), ("height", &16)]);
     }
     let right = LEFT + 48.0 + 16.0 * super::style::SHADES as f64;
     label(out, right + 6.0, top + 13.0, "start", "1");
+    if !outlines {
+        return;
+    }
     let frame = format!("{:.1}", right + 40.0);
     out.leaf(
         "rect",

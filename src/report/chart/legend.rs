@@ -3,6 +3,7 @@
 
 use super::style::classes;
 use crate::report::markup::Markup;
+use std::collections::BTreeSet;
 
 /// What an entry stands for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -29,17 +30,20 @@ pub struct LegendEntry {
 /// Height of one line of a drawn legend.
 const LINE: f64 = 18.0;
 
-/// The entries of names, and of runs where there are several. `series`: name, run, colour, dash.
+/// The entries of names; and of runs, where a name has series of several. `series`: name, run, colour, dash.
 pub fn entries<'a>(series: impl Iterator<Item = (&'a str, &'a str, usize, usize)> + Clone) -> Vec<LegendEntry> {
     let mut names: Vec<LegendEntry> = Vec::new();
     let mut runs: Vec<LegendEntry> = Vec::new();
-    for (name, run, colour, dash) in series {
+    for (name, run, colour, dash) in series.clone() {
         add(&mut names, Switch::Name, name, classes(colour, if dash == 3 { 3 } else { 0 }));
         if dash != 3 || !runs.iter().any(|entry| entry.label == run) {
             add(&mut runs, Switch::Run, run, classes(6, dash));
         }
     }
-    if runs.len() > 1 && names.len() > 1 {
+    let shared = |name: &str| {
+        series.clone().filter(|other| other.0 == name).map(|other| other.1).collect::<BTreeSet<_>>().len() > 1
+    };
+    if names.iter().any(|entry| shared(&entry.label)) {
         names.extend(runs);
     }
     names
@@ -66,7 +70,11 @@ pub fn draw(out: &mut Markup, entries: &[LegendEntry], left: f64, top: f64, widt
         out.element("g", &[("class", &entry.classes)], |group| {
             let path = format!("M{x:.1} {:.1}h20", y + 9.0);
             group.leaf("path", &[("class", &"line"), ("d", &path)]);
-            group.text_element("text", &[("x", &format!("{:.1}", x + 25.0)), ("y", &format!("{:.1}", y + 13.5))], label);
+            group.text_element(
+                "text",
+                &[("x", &format!("{:.1}", x + 25.0)), ("y", &format!("{:.1}", y + 13.5))],
+                label,
+            );
         });
         x += wide + 8.0;
     }

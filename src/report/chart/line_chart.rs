@@ -142,7 +142,9 @@ impl LineChart {
                 group.leaf("path", &[("class", &"band"), ("d", &self.band(series))]);
             }
             group.leaf("path", &[("class", &"line"), ("d", &self.line(series))]);
-            if series.points.len() < DOTTED && series.dash != super::style::REFERENCE_DASH {
+            let few = series.points.len() < DOTTED && series.dash != super::style::REFERENCE_DASH;
+            // A single point makes no line.
+            if few || series.points.len() == 1 {
                 for point in &series.points {
                     let (x, y) = self.at(point.x, point.mean);
                     group.leaf("circle", &[("class", &"dot"), ("cx", &x), ("cy", &y), ("r", &2.2)]);

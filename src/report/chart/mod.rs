@@ -14,7 +14,7 @@ mod style;
 pub use heat_map::{HeatFrame, HeatMap};
 pub use legend::{LegendEntry, Switch};
 pub use line_chart::{LineChart, LineSpec, Mark, Series};
-pub use row_chart::{RowChart, RowEntry, RowMark};
+pub use row_chart::{RowChart, RowEntry, RowMark, reach};
 pub use scale::Axis;
 
 use super::markup::Markup;
@@ -114,7 +114,6 @@ impl Figure {
     }
 }
 
-
 #[cfg(test)]
 pub(crate) mod tests {
     use super::*;
@@ -152,11 +151,7 @@ pub(crate) mod tests {
                     Axis::fit("loss", Unit::Plain, false, &[], [1.0, 2.0].into_iter()),
                     RowMark::Dot,
                     vec![hostile.into(), "b".into()],
-                    vec![RowEntry {
-                        name: hostile.into(),
-                        colour: 0,
-                        values: vec![Some((1.0, Some(0.1))), None],
-                    }],
+                    vec![RowEntry { name: hostile.into(), colour: 0, values: vec![Some((1.0, Some(0.1))), None] }],
                 )
                 .unwrap(),
             ),
@@ -170,7 +165,8 @@ pub(crate) mod tests {
                 let svg = figure.svg(form).into_string();
                 let document = svg.replace("<svg class", "<svg xmlns=\"http://www.w3.org/2000/svg\" class");
                 let text = if form == Form::Page { &document } else { &svg };
-                let tree = resvg::usvg::roxmltree::Document::parse(text).unwrap_or_else(|error| panic!("{error}\n{text}"));
+                let tree =
+                    resvg::usvg::roxmltree::Document::parse(text).unwrap_or_else(|error| panic!("{error}\n{text}"));
                 assert!(!tree.descendants().any(|node| node.has_tag_name("script")));
                 let titles = tree.descendants().filter(|node| node.tag_name().name() == "title").count();
                 assert!(titles > 0, "a drawing has a title");

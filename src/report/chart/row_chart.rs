@@ -48,6 +48,12 @@ pub struct RowChart {
     entries: Vec<RowEntry>,
 }
 
+/// All values with their errors on both sides: what an axis has to show.
+pub fn reach(entries: &[RowEntry]) -> Vec<f64> {
+    let values = entries.iter().flat_map(|entry| entry.values.iter().flatten());
+    values.flat_map(|(value, error)| [value - error.unwrap_or(0.0), value + error.unwrap_or(0.0)]).collect()
+}
+
 impl RowChart {
     /// A chart; `None` when no entry has a finite value.
     pub fn build(

@@ -107,7 +107,8 @@ mod tests {
 
     #[test]
     fn any_values_make_an_axis() {
-        for values in [&[][..], &[0.0], &[5.0, 5.0], &[-1e300, 1e300], &[f64::NAN, 2.0], &[1e-300, 1.0], &[1e18, 1e18 + 1e3]]
+        for values in
+            [&[][..], &[0.0], &[5.0, 5.0], &[-1e300, 1e300], &[f64::NAN, 2.0], &[1e-300, 1.0], &[1e18, 1e18 + 1e3]]
         {
             for log in [false, true] {
                 let axis = axis(Unit::Plain, log, values);

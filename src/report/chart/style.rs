@@ -7,8 +7,7 @@
 use std::fmt::Write;
 
 /// Lines and marks.
-pub const COLOURS: [&str; 8] =
-    ["#0b62a4", "#c04a00", "#00785a", "#a8327d", "#8a6100", "#1687bb", "#5a5a5a", "#3b2d8c"];
+pub const COLOURS: [&str; 8] = ["#0b62a4", "#c04a00", "#00785a", "#a8327d", "#8a6100", "#1687bb", "#5a5a5a", "#3b2d8c"];
 /// Dashes; the last is for targets and references.
 pub const DASHES: [&str; 4] = ["none", "9 3", "5 2 1 2", "2 3"];
 /// Dash of targets and references.

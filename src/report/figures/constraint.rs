@@ -22,7 +22,8 @@ pub(super) fn section(runs: &[RunView]) -> Section {
     Section {
         id: "constraint".into(),
         title: "Constraint".into(),
-        about: "While pruning, multipliers push the expected size of every mask to its target, which ramps up first.".into(),
+        about: "While pruning, multipliers push the expected size of every mask to its target, which ramps up first."
+            .into(),
         tables: pruning(runs).filter_map(|run| settled(run, runs.len() > 1)).collect(),
         figures,
         ..Section::default()
@@ -52,7 +53,13 @@ fn charts() -> [(&'static str, &'static str, &'static str, &'static str, Choose)
             "The linear multiplier: it grows in the direction of a violation that lasts.",
             |m| &m.lambda_1,
         ),
-        ("lambda-2", "Multiplier λ₂", "λ₂", "The quadratic multiplier: it grows while there is any violation.", |m| &m.lambda_2),
+        (
+            "lambda-2",
+            "Multiplier λ₂",
+            "λ₂",
+            "The quadratic multiplier: it grows while there is any violation.",
+            |m| &m.lambda_2,
+        ),
     ]
 }
 
@@ -66,7 +73,12 @@ fn sparsity(figures: &mut Vec<Figure>, runs: &[RunView]) {
         target.dash = 3;
         lines.push(target);
     }
-    add(figures, LineSpec::new(caption, "step", "part removed", Unit::Percent).include(&[0.0]), lines, marks(runs));
+    add(
+        figures,
+        LineSpec::new(caption, "step", "part removed", Unit::Percent).include(&[0.0]),
+        lines,
+        marks(pruning(runs), runs.len() > 1),
+    );
 
     let about = "All parameters of the model that the masks expect at each step.";
     let caption = Caption::new("expected-parameters", "Expected parameters", about);
@@ -89,7 +101,8 @@ fn by_module(runs: &[RunView], choose: Choose) -> Vec<Series> {
 }
 
 fn lagrangian(figures: &mut Vec<Figure>, runs: &[RunView]) {
-    let about = "What the constraint adds to the loss, λ₁·violation + λ₂·violation² over all masks; it may be negative.";
+    let about =
+        "What the constraint adds to the loss, λ₁·violation + λ₂·violation² over all masks; it may be negative.";
     let caption = Caption::new("lagrangian", "Lagrangian", about);
     let line =
         |run: &RunView| step_series(run, &run.label, (run.index, 0), &run.history.steps.loss_lagrangian, Over::Steps);
@@ -127,12 +140,18 @@ fn settled(run: &RunView, several: bool) -> Option<NamedTable> {
     }
     let step = |step: Option<u64>| step.map_or("not yet".to_string(), |step| Unit::Count.text(step as f64));
     let rows = settled.iter().map(|mask| {
-        let moving: Vec<usize> = mask.rows.iter().filter(|r| !r.removed && r.same_units_from.is_none()).map(|r| r.row).collect();
-        let moving = if mask.rows.len() > 1 && !moving.is_empty() { super::super::number::ranges(&moving) } else { "–".into() };
+        let moving: Vec<usize> =
+            mask.rows.iter().filter(|r| !r.removed && r.same_units_from.is_none()).map(|r| r.row).collect();
+        let moving = if mask.rows.len() > 1 && !moving.is_empty() {
+            super::super::number::ranges(&moving)
+        } else {
+            "–".into()
+        };
         vec![mask.module.to_string(), step(mask.same_units_from), step(mask.decided_from), moving]
     });
     let header = ["mask", "same units from step", "under 1 % undecided from step", "layers still moving"];
-    let title = if several { format!("When the masks of {} settled", run.label) } else { "When the masks settled".into() };
+    let title =
+        if several { format!("When the masks of {} settled", run.label) } else { "When the masks settled".into() };
     let table = DataTable { header: header.map(String::from).to_vec(), rows: rows.collect() };
     Some(NamedTable { title, table, folded: false })
 }

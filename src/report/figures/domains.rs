@@ -2,7 +2,7 @@
 
 use super::{NamedTable, Over, Section, add, domain_names, eval_series, run_dash, step_series};
 use crate::inspect::{DomainStory, HeldOutLoss, RunHistory};
-use crate::report::chart::{Axis, Caption, DataTable, Figure, LineSpec, RowChart, RowEntry, RowMark, Series};
+use crate::report::chart::{Axis, Caption, DataTable, Figure, LineSpec, RowChart, RowEntry, RowMark, Series, reach};
 use crate::report::lineage::{RunView, lines};
 use crate::report::number::Unit;
 
@@ -13,20 +13,35 @@ pub(super) fn section(runs: &[RunView]) -> Section {
     for (number, line) in lines.iter().enumerate() {
         let histories: Vec<&RunHistory> = line.iter().map(|run| run.history).collect();
         let stories = crate::inspect::story::joined(&histories);
-        let name = if lines.len() > 1 { line.first().map_or(String::new(), |run| format!(" ({})", run.label)) } else { String::new() };
+        let name = if lines.len() > 1 {
+            line.first().map_or(String::new(), |run| format!(" ({})", run.label))
+        } else {
+            String::new()
+        };
         let suffix = if lines.len() > 1 { format!("-{number}") } else { String::new() };
         figures.extend(losses(&stories, &suffix, &name));
         figures.extend(shares(&stories, &suffix, &name));
         tables.extend(table(&stories, &name));
     }
-    let about = "Where each next batch is drawn from. The mixer moves towards domains that are farthest above their reference.";
+    let about =
+        "Where each next batch is drawn from. The mixer moves towards domains that are farthest above their reference.";
     let caption = Caption::new("proportions", "Proportions", about);
     let lines = by_domain(runs);
-    add(&mut figures, LineSpec::new(caption, "step", "share of the batch", Unit::Percent).include(&[0.0]), lines, vec![]);
+    add(
+        &mut figures,
+        LineSpec::new(caption, "step", "share of the batch", Unit::Percent).include(&[0.0]),
+        lines,
+        vec![],
+    );
 
     let about = "Held-out loss above the domain's reference: what the mixer acts on.";
     let caption = Caption::new("excess", "Excess loss", about);
-    add(&mut figures, LineSpec::new(caption, "step", "nats above reference", Unit::Plain).include(&[0.0]), excess(runs), vec![]);
+    add(
+        &mut figures,
+        LineSpec::new(caption, "step", "nats above reference", Unit::Plain).include(&[0.0]),
+        excess(runs),
+        vec![],
+    );
     Section {
         id: "domains".into(),
         title: "Domains".into(),
@@ -47,7 +62,7 @@ fn losses(stories: &[DomainStory], suffix: &str, name: &str) -> Option<Figure> {
     // Right after the cut there is no third loss yet.
     let later = |story: &DomainStory| story.last.filter(|last| Some(*last) != story.cut);
     let entries = vec![entry("source", 0, |s| s.source), entry("just cut", 1, |s| s.cut), entry("now", 2, later)];
-    let values: Vec<f64> = entries.iter().flat_map(|entry| entry.values.iter().flatten().map(|value| value.0)).collect();
+    let values = reach(&entries);
     let axis = Axis::fit("held-out loss, nats per token", Unit::Plain, false, &[], values.into_iter());
     let about = "Per domain: the source before pruning, the model just cut to its target, and the last evaluation. Whiskers are \
                  standard errors. A dot that came back to the first has recovered.";
@@ -61,9 +76,13 @@ fn shares(stories: &[DomainStory], suffix: &str, name: &str) -> Option<Figure> {
     let all: f64 = stories.iter().filter_map(|story| story.rows).sum();
     let share = |story: &DomainStory| story.rows.filter(|_| all > 0.0).map(|rows| (rows / all, None));
     let entries = vec![RowEntry { name: "rows seen".into(), colour: 2, values: stories.iter().map(share).collect() }];
-    let values: Vec<f64> = entries.iter().flat_map(|entry| entry.values.iter().flatten().map(|value| value.0)).collect();
+    let values = reach(&entries);
     let axis = Axis::fit("share of all rows", Unit::Percent, false, &[0.0], values.into_iter());
-    let caption = Caption::new(format!("domain-rows{suffix}"), format!("Where the data went{name}"), "Rows drawn from each domain, as part of all.");
+    let caption = Caption::new(
+        format!("domain-rows{suffix}"),
+        format!("Where the data went{name}"),
+        "Rows drawn from each domain, as part of all.",
+    );
     let rows = stories.iter().map(|story| story.domain.clone()).collect();
     RowChart::build(caption, axis, RowMark::Bar, rows, entries).map(Figure::Rows)
 }
@@ -105,7 +124,9 @@ fn excess(runs: &[RunView]) -> Vec<Series> {
     let names = domain_names(runs);
     let of_run = |run: &RunView| {
         let line = |(colour, name): (usize, &String)| {
-            eval_series(run, name, (colour, run_dash(run)), Over::Steps, |e| e.domain(name).and_then(|domain| domain.excess))
+            eval_series(run, name, (colour, run_dash(run)), Over::Steps, |e| {
+                e.domain(name).and_then(|domain| domain.excess)
+            })
         };
         names.iter().enumerate().map(line).collect::<Vec<_>>()
     };

@@ -1,22 +1,28 @@
 //! Losses: of training, on held-out rows, by domain; by step with runs laid over one another, and by tokens with runs
 //! one after the other.
 
-use super::{Over, Section, add, domain_names, eval_series, marks, run_dash, step_series};
+use super::{Over, Section, add, domain_names, eval_series, marks, run_dash, step_places, step_series};
 use crate::report::chart::{Caption, LineSpec, Series};
 use crate::report::lineage::RunView;
 use crate::report::number::Unit;
+use crate::report::reduce::reduce;
+
+/// Points of a line that is noise from step to step.
+const NOISY_POINTS: usize = 50;
 
 pub(super) fn section(runs: &[RunView]) -> Section {
     let mut figures = Vec::new();
     let about = "Mean loss of each batch, in nats per target token. The band reaches from the smallest to the largest step \
                  that a point stands for. Triangles at the top are checkpoints, resumes and skipped updates.";
-    let spec = LineSpec::new(Caption::new("loss-training", "Training loss", about), "step", "nats per token", Unit::Plain);
-    add(&mut figures, spec, training(runs, Over::Steps), marks(runs));
+    let spec =
+        LineSpec::new(Caption::new("loss-training", "Training loss", about), "step", "nats per token", Unit::Plain);
+    add(&mut figures, spec, training(runs, Over::Steps), marks(runs.iter(), runs.len() > 1));
 
     let about = "Mean over the domains on held-out rows. While pruning, the solid line has as many units open as the masks \
                  expect; the dotted one is the model cut to its target, which is the one that gets written.";
-    let spec = LineSpec::new(Caption::new("loss-heldout", "Held-out loss", about), "step", "nats per token", Unit::Plain);
-    add(&mut figures, spec, held_out(runs, Over::Steps), marks(runs));
+    let spec =
+        LineSpec::new(Caption::new("loss-heldout", "Held-out loss", about), "step", "nats per token", Unit::Plain);
+    add(&mut figures, spec, held_out(runs, Over::Steps), marks(runs.iter(), runs.len() > 1));
 
     let about = "The same over tokens: a run that continues the model of another starts where that one ended, so that the \
                  whole way of a model is one line.";
@@ -59,9 +65,8 @@ pub(super) fn section(runs: &[RunView]) -> Section {
 }
 
 fn training(runs: &[RunView], over: Over) -> Vec<Series> {
-    let line = |run: &RunView| {
-        step_series(run, &run.label, (run.index, 0), &run.history.steps.loss_cross_entropy, over)
-    };
+    let line =
+        |run: &RunView| step_series(run, &run.label, (run.index, 0), &run.history.steps.loss_cross_entropy, over);
     runs.iter().map(line).collect()
 }
 
@@ -93,7 +98,9 @@ fn by_domain_in_training(runs: &[RunView]) -> Vec<Series> {
     let of_run = |run: &RunView| {
         let line = |steps: &crate::inspect::DomainSteps| {
             let colour = names.iter().position(|name| *name == steps.domain)?;
-            Some(step_series(run, &steps.domain, (colour, run_dash(run)), &steps.loss, Over::Steps))
+            let points = reduce(&step_places(run, Over::Steps), &steps.loss, NOISY_POINTS);
+            let (name, run_name) = (steps.domain.clone(), run.label.clone());
+            Some(Series { name, run: run_name, colour, dash: run_dash(run), points })
         };
         run.history.steps.domains.iter().filter_map(line).collect::<Vec<_>>()
     };

@@ -24,7 +24,8 @@ fn section(run: &RunView, several: bool) -> Section {
     });
     Section {
         title: if several { format!("Masks of {}", run.label) } else { "Masks".to_string() },
-        about: "What is open and what is closed in each layer of the source. Move the slider to see how it came about.".into(),
+        about: "What is open and what is closed in each layer of the source. Move the slider to see how it came about."
+            .into(),
         slider,
         figures: maps.into_iter().map(Figure::Map).collect(),
         tables: run.history.survivors.iter().map(survivors).collect(),
@@ -46,7 +47,8 @@ fn intermediate(run: &RunView, id: &str) -> Option<HeatMap> {
     let about = "A row per layer, a cell per tenth of its MLP units, sorted by gate (0: the most open tenth): the mean gate × the \
                  layer's. Pale cells in the middle are units that have not decided.";
     let snapshots = &run.history.snapshots;
-    let frames = snapshots.iter().map(|snapshot| frame(snapshot, bytes(snapshot.intermediate.iter().flatten()))).collect();
+    let frames =
+        snapshots.iter().map(|snapshot| frame(snapshot, bytes(snapshot.intermediate.iter().flatten()))).collect();
     let caption = Caption::new(format!("{id}-intermediate"), "MLP units", about);
     HeatMap::build(caption, "layer", "tenth of the units", 10, vec![], frames)
 }

@@ -131,8 +131,11 @@ pub(super) fn eval_series(
     choose: impl Fn(&crate::inspect::Evaluation) -> Option<f64>,
 ) -> Series {
     let evaluations = &run.history.evaluations;
-    let known: Vec<(f64, Option<f64>)> =
-        evaluations.iter().map(|e| (place(run, e.step, over), choose(e))).filter(|(_, value)| value.is_some()).collect();
+    let known: Vec<(f64, Option<f64>)> = evaluations
+        .iter()
+        .map(|e| (place(run, e.step, over), choose(e)))
+        .filter(|(_, value)| value.is_some())
+        .collect();
     let (x, y): (Vec<f64>, Vec<Option<f64>>) = known.into_iter().unzip();
     series(run, name, style, &x, &y)
 }
@@ -143,20 +146,24 @@ pub(super) fn run_dash(run: &RunView) -> usize {
 }
 
 /// What happened in the runs, over their steps.
-pub(super) fn marks(runs: &[RunView]) -> Vec<Mark> {
+pub(super) fn marks<'a, 'b: 'a>(runs: impl Iterator<Item = &'a RunView<'b>>, several: bool) -> Vec<Mark> {
     let of_run = |run: &RunView| {
-        let several = runs.len() > 1;
         let label = run.label.clone();
         let events = run.history.events.iter().filter(|event| event.kind != "start").take(400);
         let mark = move |event: &crate::inspect::Event| Mark {
             x: event.step as f64,
             run: label.clone(),
             kind: event.kind.clone(),
-            text: format!("{}step {}: {}", if several { format!("{label}, ") } else { String::new() }, event.step, event.text),
+            text: format!(
+                "{}step {}: {}",
+                if several { format!("{label}, ") } else { String::new() },
+                event.step,
+                event.text
+            ),
         };
         events.map(mark).collect::<Vec<_>>()
     };
-    runs.iter().flat_map(of_run).collect()
+    runs.flat_map(of_run).collect()
 }
 
 /// Adds a line chart if it has anything to show.

@@ -2,7 +2,7 @@
 
 use super::{NamedTable, Section};
 use crate::inspect::RunHistory;
-use crate::report::chart::{Axis, Caption, DataTable, Figure, RowChart, RowEntry, RowMark};
+use crate::report::chart::{Axis, Caption, DataTable, Figure, RowChart, RowEntry, RowMark, reach};
 use crate::report::lineage::RunView;
 use crate::report::number::{Unit, grouped};
 use crate::report::side_files::{EvalFile, LatencyFile, LatencyModel, short_name};
@@ -61,16 +61,28 @@ fn parameters(runs: &[RunView]) -> Option<Figure> {
         run.history.written.as_ref().and_then(choose).map(|count| (count as f64, None))
     };
     let entries = vec![
-        RowEntry { name: "before".into(), colour: 6, values: counted.iter().map(|run| value(run, |w| w.parameters_before)).collect() },
-        RowEntry { name: "written".into(), colour: 0, values: counted.iter().map(|run| value(run, |w| w.parameters_after)).collect() },
+        RowEntry {
+            name: "before".into(),
+            colour: 6,
+            values: counted.iter().map(|run| value(run, |w| w.parameters_before)).collect(),
+        },
+        RowEntry {
+            name: "written".into(),
+            colour: 0,
+            values: counted.iter().map(|run| value(run, |w| w.parameters_after)).collect(),
+        },
     ];
-    let caption = Caption::new("parameters", "Parameters", "All parameters of the model that each run trained, and of the one it wrote.");
+    let caption = Caption::new(
+        "parameters",
+        "Parameters",
+        "All parameters of the model that each run trained, and of the one it wrote.",
+    );
     bars(caption, "parameters", Unit::Count, counted.iter().map(|run| run.label.clone()).collect(), entries)
 }
 
 /// Bars from zero.
 fn bars(caption: Caption, label: &str, unit: Unit, rows: Vec<String>, entries: Vec<RowEntry>) -> Option<Figure> {
-    let values: Vec<f64> = entries.iter().flat_map(|entry| entry.values.iter().flatten().map(|value| value.0)).collect();
+    let values = reach(&entries);
     let axis = Axis::fit(label, unit, false, &[0.0], values.into_iter());
     RowChart::build(caption, axis, RowMark::Bar, rows, entries).map(Figure::Rows)
 }
@@ -95,9 +107,13 @@ pub(super) fn evaluation(eval: &EvalFile) -> Section {
             .collect(),
     };
     let entries: Vec<RowEntry> = eval.models.iter().enumerate().map(entry).collect();
-    let values: Vec<f64> = entries.iter().flat_map(|entry| entry.values.iter().flatten().map(|value| value.0)).collect();
+    let values = reach(&entries);
     let axis = Axis::fit("loss, nats per token", Unit::Plain, false, &[], values.into_iter());
-    let caption = Caption::new("evaluation", "Models side by side", "All on the same held-out rows; whiskers are standard errors.");
+    let caption = Caption::new(
+        "evaluation",
+        "Models side by side",
+        "All on the same held-out rows; whiskers are standard errors.",
+    );
     let figures = RowChart::build(caption, axis, RowMark::Dot, domains.clone(), entries).map(Figure::Rows);
     let mut tables = vec![loss_table(eval, &domains)];
     tables.extend(eval.tasks.iter().map(task_table));
@@ -161,7 +177,8 @@ pub(super) fn latency(latency: &LatencyFile) -> Section {
     let about = "Writing one token after the other, one text at a time. Each token reads all weights once, so the memory's \
                  bandwidth sets the bound.";
     let caption = Caption::new("decode", "Writing (decode)", about);
-    let mut figures: Vec<Figure> = bars(caption, "tokens per second", Unit::Count, rows.clone(), decode).into_iter().collect();
+    let mut figures: Vec<Figure> =
+        bars(caption, "tokens per second", Unit::Count, rows.clone(), decode).into_iter().collect();
     let caption = Caption::new("prefill", "Reading (prefill)", "Reading a prompt at once.");
     figures.extend(bars(caption, "tokens per second", Unit::Count, rows, prefill));
     let machine = [
@@ -182,7 +199,8 @@ pub(super) fn latency(latency: &LatencyFile) -> Section {
 }
 
 fn latency_table(latency: &LatencyFile) -> NamedTable {
-    let header = ["model", "parameters", "weights", "prefill tokens/s", "decode tokens/s", "of the roofline", "peak memory"];
+    let header =
+        ["model", "parameters", "weights", "prefill tokens/s", "decode tokens/s", "of the roofline", "peak memory"];
     let row = |model: &LatencyModel| {
         vec![
             short_name(&model.model),

@@ -14,7 +14,8 @@ const LISTED_EVENTS: usize = 200;
 pub(super) fn section(runs: &[RunView]) -> Section {
     let mut figures = Vec::new();
     let about = "Of each group of parameters, over the steps of the run.";
-    let spec = LineSpec::new(Caption::new("learning-rates", "Learning rates", about), "step", "rate", Unit::Plain).log();
+    let spec =
+        LineSpec::new(Caption::new("learning-rates", "Learning rates", about), "step", "rate", Unit::Plain).log();
     let rates: Columns = |s| {
         [
             ("weights", &s.learning_rate_weights),
@@ -25,7 +26,8 @@ pub(super) fn section(runs: &[RunView]) -> Section {
     add(&mut figures, spec, grouped(runs, rates), vec![]);
 
     let about = "L2 norm before clipping. A lasting rise is a warning; single spikes are cut by clipping.";
-    let spec = LineSpec::new(Caption::new("gradient-norms", "Gradient norms", about), "step", "norm", Unit::Plain).log();
+    let spec =
+        LineSpec::new(Caption::new("gradient-norms", "Gradient norms", about), "step", "norm", Unit::Plain).log();
     let norms: Columns = |s| {
         [
             ("weights", &s.gradient_norm_weights),
@@ -33,18 +35,21 @@ pub(super) fn section(runs: &[RunView]) -> Section {
             ("multipliers", &s.gradient_norm_multipliers),
         ]
     };
-    add(&mut figures, spec, grouped(runs, norms), marks(runs));
+    add(&mut figures, spec, grouped(runs, norms), marks(runs.iter(), runs.len() > 1));
 
     let about = "Factor on all gradients: 1 where they were not clipped.";
-    let spec = LineSpec::new(Caption::new("clip-scale", "Clipping", about), "step", "factor", Unit::Plain).include(&[0.0, 1.0]);
+    let spec = LineSpec::new(Caption::new("clip-scale", "Clipping", about), "step", "factor", Unit::Plain)
+        .include(&[0.0, 1.0]);
     one_column(&mut figures, runs, spec, |s| &s.clip_scale);
 
     let about = "Tokens of a step over its seconds, without evaluations and checkpoints.";
-    let spec = LineSpec::new(Caption::new("throughput", "Throughput", about), "step", "tokens per second", Unit::Count).include(&[0.0]);
+    let spec = LineSpec::new(Caption::new("throughput", "Throughput", about), "step", "tokens per second", Unit::Count)
+        .include(&[0.0]);
     one_column(&mut figures, runs, spec, |s| &s.tokens_per_second);
 
     let about = "Of the device of the run, since its steps began.";
-    let spec = LineSpec::new(Caption::new("memory", "Peak memory", about), "step", "bytes", Unit::Bytes).include(&[0.0]);
+    let spec =
+        LineSpec::new(Caption::new("memory", "Peak memory", about), "step", "bytes", Unit::Bytes).include(&[0.0]);
     one_column(&mut figures, runs, spec, |s| &s.peak_memory_bytes);
     Section {
         id: "training".into(),
@@ -67,8 +72,7 @@ fn grouped(runs: &[RunView], columns: Columns) -> Vec<Series> {
 }
 
 fn one_column(figures: &mut Vec<Figure>, runs: &[RunView], spec: LineSpec, column: fn(&Steps) -> &Column) {
-    let line =
-        |run: &RunView| step_series(run, &run.label, (run.index, 0), column(&run.history.steps), Over::Steps);
+    let line = |run: &RunView| step_series(run, &run.label, (run.index, 0), column(&run.history.steps), Over::Steps);
     add(figures, spec, runs.iter().map(line).collect(), vec![]);
 }
 
