@@ -4,7 +4,7 @@
 //! Letters: L layers, H query heads, K key/value heads, G = H/K, F intermediate, D hidden.
 
 use super::Error;
-use shearling_masks::{MaskSet, MaskSpec, Module, ModuleSpec};
+use shearling_masks::{MaskSet, MaskSpec, Module, ModuleSpec, Shape};
 use tch::{Device, Kind, Tensor};
 
 /// A gate strictly between these is undecided.
@@ -17,6 +17,8 @@ pub struct ModuleUnits {
     pub spec: ModuleSpec,
     /// Soft value σ(slope·a) of every unit, row by row, in [0, 1].
     pub soft: Vec<f32>,
+    /// Expected score P(z ≠ 0) of every unit: what the constraint counts.
+    pub score: Vec<f32>,
     /// Whether the cut to the target keeps it.
     pub kept: Vec<bool>,
 }
@@ -39,10 +41,12 @@ impl Units {
         let parameters = masks.log_alpha_parameters();
         let mut modules = Vec::new();
         for (module, (_, log_alpha)) in spec.modules().iter().zip(&parameters) {
-            let soft = values(&masks.constants().soft(&log_alpha.f_detach()?)?)?;
+            let log_alpha = log_alpha.f_detach()?;
+            let soft = values(&masks.constants().soft(&log_alpha)?)?;
+            let score = values(&masks.constants().score(&log_alpha)?)?;
             let gates = cut.get(module.module).map(values).transpose()?.unwrap_or_default();
             let kept = gates.iter().map(|gate| *gate != 0.0).collect();
-            modules.push(ModuleUnits { spec: module.clone(), soft, kept });
+            modules.push(ModuleUnits { spec: module.clone(), soft, score, kept });
         }
         Ok(Units { spec: spec.clone(), modules })
     }
@@ -67,6 +71,32 @@ impl Units {
     pub fn kept_layers(&self) -> Vec<bool> {
         let layers = self.spec.source().num_hidden_layers.max(0) as usize;
         self.get(Module::Layer).map_or_else(|| vec![true; layers], |units| units.kept.clone())
+    }
+
+    /// Whether the cut keeps a layer.
+    pub fn keeps_layer(&self, layer: usize) -> bool {
+        self.get(Module::Layer).is_none_or(|units| units.kept_at(0, layer))
+    }
+
+    /// Expected number of open units of a module in a layer; all of them when it is not pruned.
+    pub fn expected_open(&self, module: Module, layer: usize) -> f64 {
+        let row = if module.is_per_layer() { layer } else { 0 };
+        match self.get(module) {
+            Some(units) => units.expected_open(row),
+            None => module.size_in(self.spec.source()) as f64,
+        }
+    }
+
+    /// Score of every layer `[L]`; 1 when layers are not pruned.
+    pub fn layer_scores(&self) -> Vec<f64> {
+        let layers = self.spec.source().num_hidden_layers.max(0) as usize;
+        let scores = self.get(Module::Layer).map(|units| units.score.iter().map(|score| f64::from(*score)).collect());
+        scores.unwrap_or_else(|| vec![1.0; layers])
+    }
+
+    /// The shape to prune.
+    pub fn source(&self) -> &Shape {
+        self.spec.source()
     }
 
     /// Gate of every query head `[L][H]`: the product of its own, its key/value head's and its layer's.
@@ -125,6 +155,12 @@ impl ModuleUnits {
     /// Soft values of a row.
     pub fn soft_row(&self, row: usize) -> Option<&[f32]> {
         self.soft.chunks_exact(self.spec.size.max(1) as usize).nth(row)
+    }
+
+    /// Expected number of open units of a row, Σ score.
+    pub fn expected_open(&self, row: usize) -> f64 {
+        let scores = self.score.chunks_exact(self.spec.size.max(1) as usize).nth(row);
+        scores.unwrap_or_default().iter().map(|score| f64::from(*score)).sum()
     }
 
     /// Which units of a row the cut keeps.
