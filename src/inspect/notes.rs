@@ -4,7 +4,7 @@
 use super::columns::{Column, ends};
 use super::history::RunHistory;
 use super::recorded::Recorded;
-use super::settling::DECIDED;
+use super::settling::{DECIDED, Settled};
 use serde::Serialize;
 
 /// Largest difference of expected and target sparsity that counts as met: as for the choice of the best checkpoint.
@@ -144,49 +144,57 @@ fn constraint(history: &RunHistory) -> Vec<Note> {
     missed.collect()
 }
 
-/// Whether the masks of the last evaluation had decided.
+/// Whether the masks had decided at the end, in the layers that stay: by the last snapshot, or, without one, by the
+/// last evaluation (which counts removed layers too).
 fn polarisation(history: &RunHistory) -> Vec<Note> {
-    let last = history.evaluations.iter().rev().find(|evaluation| !evaluation.modules.is_empty());
-    let Some(last) = last else { return Vec::new() };
-    let mut notes = Vec::new();
-    for module in &last.modules {
-        let (name, units, step) = (&module.module, module.units.unwrap_or(0), last.step);
-        let share = module.undecided.unwrap_or(0) as f64 / units.max(1) as f64;
-        if share >= DECIDED {
-            let undecided = module.undecided.unwrap_or(0);
-            notes.push(Note::warning(format!(
-                "{name}: {undecided} of {units} units ({:.1} %) are undecided at step {step}: what the cut does to them was not \
-                 learned to the end",
-                100.0 * share
-            )));
+    let modules: Vec<(String, [u64; 4])> = match history.snapshots.last() {
+        Some(_) => history.settled.iter().map(|settled| (settled.module.to_string(), counts(settled))).collect(),
+        None => {
+            let last = history.evaluations.iter().rev().find(|evaluation| !evaluation.modules.is_empty());
+            let modules = last.into_iter().flat_map(|evaluation| &evaluation.modules);
+            let count = |count: Option<u64>| count.unwrap_or(0);
+            modules
+                .map(|m| {
+                    let counts = [count(m.units), count(m.undecided), count(m.half_alive), count(m.still_open)];
+                    (m.module.clone(), counts)
+                })
+                .collect()
         }
-        if let Some(count) = module.half_alive.filter(|count| *count > 0) {
-            notes.push(Note::warning(format!(
-                "{name}: {count} units that the cut keeps have a gate below 0.5 at step {step}: they start almost switched off"
-            )));
-        }
-        if let Some(count) = module.still_open.filter(|count| *count > 0) {
-            notes.push(Note::warning(format!(
-                "{name}: {count} units that the cut removes have a gate above 0.5 at step {step}: the model still used them"
-            )));
-        }
+    };
+    modules.into_iter().filter_map(|(module, counts)| undecided(&module, counts)).collect()
+}
+
+/// Units, undecided ones, half-alive ones and still open ones of the rows that stay.
+fn counts(settled: &Settled) -> [u64; 4] {
+    let rows = settled.rows.iter().filter(|row| !row.removed);
+    rows.fold([0; 4], |sum, row| {
+        let counts = [row.units, row.undecided, row.half_alive, row.still_open];
+        std::array::from_fn(|at| sum.get(at).unwrap_or(&0) + counts.get(at).map_or(0, |count| *count as u64))
+    })
+}
+
+fn undecided(module: &str, [units, undecided, half_alive, still_open]: [u64; 4]) -> Option<Note> {
+    let share = undecided as f64 / units.max(1) as f64;
+    if share < DECIDED && half_alive == 0 && still_open == 0 {
+        return None;
     }
-    notes
+    Some(Note::warning(format!(
+        "{module}: at the end {undecided} of {units} units are undecided ({:.1} %), {half_alive} are kept with a gate below 0.5 \
+         and {still_open} removed with one above: there the cut is not what was learned",
+        100.0 * share
+    )))
 }
 
 fn settling(history: &RunHistory) -> Vec<Note> {
-    if history.snapshots.len() < 2 {
-        return Vec::new();
-    }
-    let moving = history.settled.iter().filter(|settled| settled.same_units_from.is_none());
-    moving
-        .map(|settled| {
-            Note::warning(format!(
-                "{}: which units stay was still changing between the last two snapshots",
-                settled.module
-            ))
-        })
-        .collect()
+    let moving = |settled: &&Settled| settled.same_units_from.is_none();
+    let note = |settled: &Settled| {
+        let agree = 100.0 * settled.last_two_agree?;
+        let module = settled.module;
+        Some(Note::warning(format!(
+            "{module}: which units stay was still changing: the last two snapshots have {agree:.1} % of them in common"
+        )))
+    };
+    history.settled.iter().filter(moving).filter_map(note).collect()
 }
 
 fn published(history: &RunHistory) -> Option<Note> {
