@@ -107,13 +107,18 @@ pub(super) fn of_history(history: &RunHistory) -> Vec<Note> {
 }
 
 fn progress(history: &RunHistory) -> Option<Note> {
-    if history.steps.is_empty() {
+    let Some(recorded) = history.steps.step.last() else {
         return Some(Note::warning("no finished step is recorded"));
+    };
+    let finished = history.finished_steps;
+    if *recorded < finished {
+        return Some(Note::warning(format!(
+            "metrics.jsonl ends at step {recorded}, but there are masks of step {finished}: later records are missing"
+        )));
     }
     match history.planned_steps {
         None => Some(Note::warning("how many steps the run was to take is not recorded")),
-        Some(planned) if history.finished_steps < planned => {
-            let finished = history.finished_steps;
+        Some(planned) if finished < planned => {
             Some(Note::warning(format!("the run is not finished: {finished} of {planned} steps")))
         }
         Some(_) => None,

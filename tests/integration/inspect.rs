@@ -251,7 +251,7 @@ fn snapshot_of(run: &Path, step: u64) -> PathBuf {
     run.join(snapshot(step))
 }
 
-const DAMAGES: [Damage; 13] = [
+const DAMAGES: [Damage; 14] = [
     ("no metrics", |run| std::fs::remove_file(run.join("metrics.jsonl")).unwrap(), &["metrics.jsonl cannot be read"]),
     (
         "a folder in the place of the metrics",
@@ -274,7 +274,7 @@ const DAMAGES: [Damage; 13] = [
     (
         "a last line cut",
         |run| edit_metrics(run, |lines| format!("{}\n{}", lines[..60].join("\n"), &lines[60][..80])),
-        &["the last line (61) is cut", "the run is not finished"],
+        &["the last line (61) is cut", "metrics.jsonl ends at step 53, but there are masks of step 100"],
     ),
     (
         "bytes of something else",
@@ -293,7 +293,24 @@ const DAMAGES: [Damage; 13] = [
         },
         &["1 records of type \"novel\" are not understood"],
     ),
-    ("a missing start", |run| edit_metrics(run, |lines| lines[1..40].join("\n")), &["how many steps", "not recorded"]),
+    (
+        "a run that is going on",
+        |run| {
+            edit_metrics(run, |lines| lines[..60].join("\n") + "\n");
+            [60, 80, 100].map(|step| std::fs::remove_file(snapshot_of(run, step)).unwrap());
+            std::fs::remove_dir_all(run.join("pruned")).unwrap();
+        },
+        &["the run is not finished: 53 of 100 steps"],
+    ),
+    (
+        "a missing start, and no configuration",
+        |run| {
+            edit_metrics(run, |lines| lines[1..40].join("\n"));
+            std::fs::remove_dir_all(run.join("masks")).unwrap();
+            std::fs::remove_file(run.join("resolved.toml")).unwrap();
+        },
+        &["how many steps the run was to take is not recorded"],
+    ),
     (
         "a missing snapshot",
         |run| std::fs::remove_file(snapshot_of(run, 40)).unwrap(),
@@ -337,9 +354,6 @@ fn damaged_runs_are_shown_and_say_what_is_missing() {
         let copy = place.path().join("run");
         super::support::copy_folder(Path::new(&run), &copy);
         damage(&copy);
-        if what == "a missing start" {
-            std::fs::remove_file(copy.join("resolved.toml")).unwrap();
-        }
         let history = RunHistory::read(&copy).unwrap_or_else(|error| panic!("{what}: {error}"));
         let notes: Vec<&str> = history.notes.iter().map(|note| note.text.as_str()).collect();
         for fragment in expected {

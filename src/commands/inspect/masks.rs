@@ -17,8 +17,8 @@ const NAMED_UNITS: usize = 10;
 
 pub(super) fn masks(arguments: &InspectMasks) -> anyhow::Result<Verdict> {
     let printer = Printer::new(arguments.json);
-    let (path, step) = find(&arguments.target)?;
-    let against = arguments.against.as_deref().map(find).transpose()?;
+    let (path, step) = find(&arguments.target, &printer)?;
+    let against = arguments.against.as_deref().map(|target| find(target, &printer)).transpose()?;
     let against = against.as_ref().map(|(path, _)| path.as_path());
     let inspection = MaskInspection::read(&path, step, against)?;
     if let Some(target) = &arguments.csv
@@ -32,12 +32,15 @@ pub(super) fn masks(arguments: &InspectMasks) -> anyhow::Result<Verdict> {
 }
 
 /// A mask file as given, or that of a run, with its step.
-fn find(target: &str) -> anyhow::Result<(PathBuf, Option<u64>)> {
+fn find(target: &str, printer: &Printer) -> anyhow::Result<(PathBuf, Option<u64>)> {
     if Path::new(target).is_file() {
         return Ok((target.into(), locate::step_of(Path::new(target))));
     }
     let (run, step) = split_step(target)?;
     let found = locate::find(&run, step)?;
+    if let Some(newer) = locate::mask_files(&run).pop().filter(|newer| step.is_none() && newer.step > found.step) {
+        printer.warn(format!("{} cannot be read; these are the newest masks that can", newer.path.display()));
+    }
     Ok((found.path, Some(found.step)))
 }
 
