@@ -1,5 +1,6 @@
 //! The masks of a run from its first snapshot to its last: reads the files, compares them, and says which are missing.
 
+use super::Error;
 use super::evaluations::Evaluation;
 use super::locate::{mask_files, newest};
 use super::notes::Note;
@@ -7,6 +8,7 @@ use super::parameters::{model_of, models_of};
 use super::settling::{Settled, settled};
 use super::snapshots::{self, Loaded, MaskSnapshot, SnapshotFile, Vocabulary};
 use super::survivors::Survivors;
+use super::units::check_size;
 use shearling_masks::{KeepPlan, MaskSet};
 use std::path::Path;
 use tch::Device;
@@ -79,9 +81,10 @@ fn missing(run: &Path, evaluations: &[Evaluation]) -> Option<Note> {
 }
 
 fn survivors_of(run: &Path, file: &SnapshotFile, notes: &mut Vec<Note>) -> Option<Survivors> {
-    let plan = || -> Result<Survivors, shearling_masks::Error> {
+    let plan = || -> Result<Survivors, Error> {
         let masks = MaskSet::load(&file.path, Device::Cpu)?;
         let spec = masks.spec();
+        check_size(spec)?;
         let plan = KeepPlan::from_gates(spec, &masks.deterministic_target()?)?;
         let relative = file.path.strip_prefix(run).unwrap_or(&file.path).display().to_string();
         Ok(Survivors::of(&plan, spec.source(), spec.target(), file.step, relative))

@@ -111,24 +111,24 @@ impl MaskInspection {
 
 fn layers(units: &Units, plan: &KeepPlan) -> Vec<LayerInspection> {
     let group_size = units.source().group_size();
-    let gates = units.layers().into_iter().zip(units.heads()).zip(units.intermediate_deciles());
-    let layer = |(layer, ((gate, head_gates), intermediate_gates)): (usize, ((f32, Vec<f32>), [f32; 10]))| {
+    let (gates, tenths) = (units.layers(), units.intermediate_deciles());
+    let layer = |(layer, head_gates): (usize, Vec<f32>)| {
         let becomes = plan.layers.iter().position(|kept| kept.source_index == layer as i64);
         let kept = becomes.and_then(|becomes| plan.layers.get(becomes));
         let expected = |module: Module| units.expected_open(module, layer);
         LayerInspection {
             layer,
             becomes,
-            gate,
+            gate: gates.get(layer).copied().unwrap_or(1.0),
             head_gates,
             heads: kept.map_or_else(Vec::new, |kept| kept.query_heads(group_size)),
             expected_heads: expected(Module::KvHead) * expected(Module::QueryHead),
-            intermediate_gates,
+            intermediate_gates: tenths.get(layer).copied().unwrap_or([1.0; 10]),
             intermediate: kept.map_or(0, |kept| kept.intermediate.len()),
             expected_intermediate: expected(Module::Intermediate),
         }
     };
-    gates.enumerate().map(layer).collect()
+    units.heads().into_iter().enumerate().map(layer).collect()
 }
 
 fn hidden(units: &Units, plan: &KeepPlan) -> HiddenInspection {

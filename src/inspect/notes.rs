@@ -3,6 +3,7 @@
 
 use super::columns::{Column, ends};
 use super::history::RunHistory;
+use super::lines::shown;
 use super::recorded::Recorded;
 use super::settling::{DECIDED, Settled};
 use serde::Serialize;
@@ -32,12 +33,13 @@ pub struct Note {
 }
 
 impl Note {
-    pub(super) fn warning(text: impl Into<String>) -> Note {
-        Note { severity: Severity::Warning, text: text.into() }
+    /// Messages may quote what stands in a file, so they are made fit to be shown.
+    pub(super) fn warning(text: impl AsRef<str>) -> Note {
+        Note { severity: Severity::Warning, text: shown(text.as_ref()) }
     }
 
-    pub(super) fn info(text: impl Into<String>) -> Note {
-        Note { severity: Severity::Info, text: text.into() }
+    pub(super) fn info(text: impl AsRef<str>) -> Note {
+        Note { severity: Severity::Info, text: shown(text.as_ref()) }
     }
 }
 
@@ -141,7 +143,7 @@ fn constraint(history: &RunHistory) -> Vec<Note> {
         let target = last(&module.target_sparsity)?;
         let side = if violation > 0.0 { "too much is closed" } else { "too little is closed" };
         Some(Note::warning(format!(
-            "{}: the constraint does not hold at the end: expected sparsity {:.3}, target {target:.3} ({side})",
+            "{}: the constraint does not hold in the last step: expected sparsity {:.3}, target {target:.3} ({side})",
             module.module,
             target + violation
         )))
@@ -149,24 +151,21 @@ fn constraint(history: &RunHistory) -> Vec<Note> {
     missed.collect()
 }
 
-/// Whether the masks had decided at the end, in the layers that stay: by the last snapshot, or, without one, by the
-/// last evaluation (which counts removed layers too).
+/// Whether the masks had decided, in the layers that stay: by the last snapshot, or, without one, by the last evaluation
+/// (which counts removed layers too).
 fn polarisation(history: &RunHistory) -> Vec<Note> {
-    let modules: Vec<(String, [u64; 4])> = match history.snapshots.last() {
-        Some(_) => history.settled.iter().map(|settled| (settled.module.to_string(), counts(settled))).collect(),
-        None => {
-            let last = history.evaluations.iter().rev().find(|evaluation| !evaluation.modules.is_empty());
-            let modules = last.into_iter().flat_map(|evaluation| &evaluation.modules);
-            let count = |count: Option<u64>| count.unwrap_or(0);
-            modules
-                .map(|m| {
-                    let counts = [count(m.units), count(m.undecided), count(m.half_alive), count(m.still_open)];
-                    (m.module.clone(), counts)
-                })
-                .collect()
-        }
-    };
-    modules.into_iter().filter_map(|(module, counts)| undecided(&module, counts)).collect()
+    let note = |step: u64| move |(module, counts): (String, [u64; 4])| undecided(&module, step, counts);
+    if let Some(last) = history.snapshots.last() {
+        let modules = history.settled.iter().map(|settled| (settled.module.to_string(), counts(settled)));
+        return modules.filter_map(note(last.step)).collect();
+    }
+    let last = history.evaluations.iter().rev().find(|evaluation| !evaluation.modules.is_empty());
+    let Some(last) = last else { return Vec::new() };
+    let modules = last.modules.iter().map(|module| {
+        let counts = [module.units, module.undecided, module.half_alive, module.still_open];
+        (module.module.clone(), counts.map(Option::unwrap_or_default))
+    });
+    modules.filter_map(note(last.step)).collect()
 }
 
 /// Units, undecided ones, half-alive ones and still open ones of the rows that stay.
@@ -178,13 +177,13 @@ fn counts(settled: &Settled) -> [u64; 4] {
     })
 }
 
-fn undecided(module: &str, [units, undecided, half_alive, still_open]: [u64; 4]) -> Option<Note> {
+fn undecided(module: &str, step: u64, [units, undecided, half_alive, still_open]: [u64; 4]) -> Option<Note> {
     let share = undecided as f64 / units.max(1) as f64;
     if share < DECIDED && half_alive == 0 && still_open == 0 {
         return None;
     }
     Some(Note::warning(format!(
-        "{module}: at the end {undecided} of {units} units are undecided ({:.1} %), {half_alive} are kept with a gate below 0.5 \
+        "{module}: at step {step} {undecided} of {units} units are undecided ({:.1} %), {half_alive} are kept with a gate below 0.5 \
          and {still_open} removed with one above: there the cut is not what was learned",
         100.0 * share
     )))

@@ -10,6 +10,9 @@ use tch::{Device, Kind, Tensor};
 /// A gate strictly between these is undecided.
 pub const UNDECIDED: (f32, f32) = (0.05, 0.95);
 
+/// Five times those of a 405B (126 layers of 128 heads and 53,248 MLP units).
+const MOST_UNITS: i64 = 1 << 25;
+
 /// The units of one module.
 #[derive(Clone, Debug)]
 pub struct ModuleUnits {
@@ -35,8 +38,9 @@ impl Units {
     /// Reads the masks once.
     ///
     /// # Errors
-    /// Log-odds that are not finite.
+    /// Log-odds that are not finite; shapes far beyond any decoder.
     pub fn of(masks: &MaskSet) -> Result<Units, Error> {
+        check_size(masks.spec())?;
         let (spec, cut) = (masks.spec(), masks.deterministic_target()?);
         let parameters = masks.log_alpha_parameters();
         let mut modules = Vec::new();
@@ -198,6 +202,17 @@ pub fn deciles(values: &[f32]) -> [f32; 10] {
     })
 }
 
+/// Refuses shapes whose units would not fit into memory. A dimension that is not pruned takes no room in a mask file, so
+/// a small file can claim anything.
+pub(super) fn check_size(spec: &MaskSpec) -> Result<(), Error> {
+    let source = spec.source();
+    let (layers, units) = (source.num_hidden_layers, source.num_attention_heads + source.intermediate_size);
+    match layers.checked_mul(units).is_some_and(|all| all <= MOST_UNITS) {
+        true => Ok(()),
+        false => Err(Error::TooLarge { layers, units }),
+    }
+}
+
 fn values(tensor: &Tensor) -> Result<Vec<f32>, Error> {
     let flat = tensor.f_to_device(Device::Cpu)?.f_to_kind(Kind::Float)?.f_contiguous()?.f_view([-1])?;
     Ok(Vec::try_from(&flat)?)
@@ -216,6 +231,21 @@ mod tests {
         assert_eq!(deciles(&[]), [0.0; 10]);
         let three = deciles(&[0.0, 1.0, 0.5]);
         assert_eq!((three[0], three[4], three[9]), (1.0, 0.5, 0.0));
+    }
+
+    #[test]
+    fn shapes_beyond_any_decoder_are_refused_before_memory_is_taken() {
+        let shape = |hidden_size| Shape {
+            hidden_size,
+            intermediate_size: 1 << 23,
+            num_hidden_layers: 1 << 23,
+            num_attention_heads: 1,
+            num_key_value_heads: 1,
+            head_dim: 1,
+        };
+        let spec = MaskSpec::new(&shape(2), &shape(1)).unwrap();
+        let masks = MaskSet::new(spec, shearling_masks::HardConcrete::default(), 0, 0, Device::Cpu).unwrap();
+        assert!(matches!(Units::of(&masks), Err(Error::TooLarge { .. })));
     }
 
     #[test]
