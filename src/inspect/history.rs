@@ -51,7 +51,7 @@ pub struct RunHistory {
     /// Finished steps.
     pub finished_steps: u64,
     /// Tokens seen.
-    pub tokens: Option<u64>,
+    pub tokens: Option<f64>,
     /// Seconds spent in the recorded steps.
     pub seconds: f64,
     /// Whether its model came out of a pruning run.
@@ -135,7 +135,7 @@ impl RunHistory {
         self.target_shape = start["target_shape"].clone();
         let last = recorded.steps.step.last().or(self.checkpoints.last());
         self.finished_steps = last.copied().unwrap_or(0);
-        self.tokens = super::columns::ends(&recorded.steps.tokens).1.map(|tokens| tokens as u64);
+        self.tokens = super::columns::ends(&recorded.steps.tokens).1;
         self.seconds = recorded.steps.seconds.iter().flatten().sum();
         self.steps = recorded.steps;
         self.evaluations = recorded.evaluations;

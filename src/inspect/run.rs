@@ -82,12 +82,12 @@ impl RunSummary {
     /// The summary of a history.
     pub fn of(history: &RunHistory) -> RunSummary {
         let (first_loss, last_loss) = ends(&history.steps.loss_cross_entropy);
-        let rate = history.tokens.filter(|_| history.seconds > 0.0).map(|tokens| tokens as f64 / history.seconds);
+        let rate = history.tokens.filter(|_| history.seconds > 0.0).map(|tokens| tokens / history.seconds);
         RunSummary {
             stage: history.stage.clone(),
             step: history.finished_steps,
             steps: history.planned_steps,
-            tokens: history.tokens,
+            tokens: history.tokens.map(|tokens| tokens as u64),
             seconds: history.seconds,
             tokens_per_second: rate,
             first_loss,

@@ -43,7 +43,7 @@ fn planted_facts_are_read_back_from_the_history() {
     let history = answer(&["inspect", "run", &run, "--json"]);
     let summary = &history["summary"];
     assert_eq!((&history["stage"], &history["planned_steps"]), (&"prune".into(), &plan.steps.into()));
-    assert_eq!((&history["finished_steps"], &history["tokens"]), (&plan.steps.into(), &(512 * plan.steps).into()));
+    assert_eq!((&history["finished_steps"], &summary["tokens"]), (&plan.steps.into(), &(512 * plan.steps).into()));
     assert_eq!(history["domains"], json!(plan.domains));
     assert!(history["config"].as_str().unwrap().contains("steps = 100"));
 
