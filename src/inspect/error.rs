@@ -28,6 +28,17 @@ pub enum Error {
     /// Two masks that cannot be compared.
     #[error("these masks cannot be compared: {0}")]
     NotComparable(String),
+    /// Shapes that no decoder has: the lists to draw would not fit into memory.
+    #[error(
+        "these masks describe a model of {layers} layers with {units} heads and MLP units each, too many to show; expected the \
+         shapes of a decoder"
+    )]
+    TooLarge {
+        /// Layers of the source.
+        layers: i64,
+        /// Heads and MLP units of a layer.
+        units: i64,
+    },
     /// A mask file.
     #[error(transparent)]
     Masks(#[from] shearling_masks::Error),

@@ -1,12 +1,14 @@
 //! The masks of a run from its first snapshot to its last: reads the files, compares them, and says which are missing.
 
+use super::Error;
 use super::evaluations::Evaluation;
+use super::locate::{mask_files, newest};
 use super::notes::Note;
+use super::parameters::{model_of, models_of};
 use super::settling::{Settled, settled};
 use super::snapshots::{self, Loaded, MaskSnapshot, SnapshotFile, Vocabulary};
 use super::survivors::Survivors;
-use crate::checkpoint::{HfConfig, RunDir};
-use crate::train::run::mask_file;
+use super::units::check_size;
 use shearling_masks::{KeepPlan, MaskSet};
 use std::path::Path;
 use tch::Device;
@@ -32,7 +34,7 @@ impl MaskTimeline {
             notes.push(Note::info(format!("{} of {all} mask snapshots are shown, evenly spread", files.len())));
         }
         let loaded = of_one_spec(load_all(run, &files, notes), notes);
-        let survivors = newest(run, &files).and_then(|file| survivors_of(run, &file, notes));
+        let survivors = newest(mask_files(run)).and_then(|file| survivors_of(run, &file, notes));
         let settled = settled(&loaded);
         MaskTimeline { snapshots: loaded.into_iter().map(|loaded| loaded.snapshot).collect(), settled, survivors }
     }
@@ -78,23 +80,11 @@ fn missing(run: &Path, evaluations: &[Evaluation]) -> Option<Note> {
     (!missing.is_empty()).then(|| Note::warning(format!("{} mask snapshots are missing: {first}{more}", missing.len())))
 }
 
-/// The newest mask file: the last snapshot, or that of a checkpoint after it.
-fn newest(run: &Path, files: &[SnapshotFile]) -> Option<SnapshotFile> {
-    let steps = RunDir::open(run).and_then(|folder| folder.list_steps()).unwrap_or_default();
-    let checkpoints = steps
-        .into_iter()
-        .map(|step| SnapshotFile { step, path: mask_file(&run.join("checkpoints").join(format!("step-{step:08}"))) });
-    let readable = |file: &SnapshotFile| MaskSet::load(&file.path, Device::Cpu).is_ok();
-    let mut candidates: Vec<SnapshotFile> =
-        checkpoints.filter(|file| file.path.is_file()).chain(files.iter().cloned()).collect();
-    candidates.sort_by_key(|file| file.step);
-    candidates.into_iter().rev().find(readable)
-}
-
 fn survivors_of(run: &Path, file: &SnapshotFile, notes: &mut Vec<Note>) -> Option<Survivors> {
-    let plan = || -> Result<Survivors, shearling_masks::Error> {
+    let plan = || -> Result<Survivors, Error> {
         let masks = MaskSet::load(&file.path, Device::Cpu)?;
         let spec = masks.spec();
+        check_size(spec)?;
         let plan = KeepPlan::from_gates(spec, &masks.deterministic_target()?)?;
         let relative = file.path.strip_prefix(run).unwrap_or(&file.path).display().to_string();
         Ok(Survivors::of(&plan, spec.source(), spec.target(), file.step, relative))
@@ -104,9 +94,6 @@ fn survivors_of(run: &Path, file: &SnapshotFile, notes: &mut Vec<Note>) -> Optio
 
 /// Vocabulary and tying of the run's model, from any config.json in it.
 fn vocabulary(run: &Path) -> Option<Vocabulary> {
-    let steps = RunDir::open(run).and_then(|folder| folder.list_steps()).unwrap_or_default();
-    let checkpoints = steps.into_iter().map(|step| run.join(format!("checkpoints/step-{step:08}/model")));
-    let folders = checkpoints.chain([run.join("pruned"), run.join("model")]);
-    let model = |folder: &Path| HfConfig::read(&folder.join("config.json")).and_then(|config| config.model()).ok();
-    folders.into_iter().find_map(|folder| model(&folder)).map(|model| (model.vocab_size, model.tie_word_embeddings))
+    let model = models_of(run).iter().find_map(|folder| model_of(folder))?;
+    Some((model.vocab_size, model.tie_word_embeddings))
 }

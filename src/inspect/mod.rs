@@ -1,15 +1,19 @@
 //! What was learned, as data: the state of masks and the history of a run. Printing is the commands' part, pictures are
 //! the report's.
 
+pub mod agreement;
 pub mod columns;
 mod error;
 pub mod evaluations;
 pub mod events;
 pub mod history;
 mod lines;
+pub mod locate;
+pub mod mask_rows;
 mod mask_timeline;
 pub mod masks;
 pub mod notes;
+pub mod parameters;
 mod recorded;
 pub mod run;
 pub mod settling;
@@ -19,13 +23,15 @@ pub mod survivors;
 pub mod units;
 pub mod written;
 
+pub use agreement::{Agreement, ModuleAgreement};
 pub use columns::{Column, DomainSteps, ModuleSteps, Steps};
 pub use error::Error;
 pub use evaluations::{DomainEval, Evaluation, ModulePolarisation};
 pub use events::Event;
 pub use history::RunHistory;
-pub use masks::MaskSummary;
+pub use masks::{LayerInspection, MaskInspection};
 pub use notes::{Note, Severity};
+pub use parameters::{Parameters, Parts};
 pub use run::RunSummary;
 pub use settling::{Settled, SettledRow};
 pub use snapshots::MaskSnapshot;

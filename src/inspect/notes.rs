@@ -3,8 +3,9 @@
 
 use super::columns::{Column, ends};
 use super::history::RunHistory;
+use super::lines::shown;
 use super::recorded::Recorded;
-use super::settling::DECIDED;
+use super::settling::{DECIDED, Settled};
 use serde::Serialize;
 
 /// Largest difference of expected and target sparsity that counts as met: as for the choice of the best checkpoint.
@@ -32,12 +33,13 @@ pub struct Note {
 }
 
 impl Note {
-    pub(super) fn warning(text: impl Into<String>) -> Note {
-        Note { severity: Severity::Warning, text: text.into() }
+    /// Messages may quote what stands in a file, so they are made fit to be shown.
+    pub(super) fn warning(text: impl AsRef<str>) -> Note {
+        Note { severity: Severity::Warning, text: shown(text.as_ref()) }
     }
 
-    pub(super) fn info(text: impl Into<String>) -> Note {
-        Note { severity: Severity::Info, text: text.into() }
+    pub(super) fn info(text: impl AsRef<str>) -> Note {
+        Note { severity: Severity::Info, text: shown(text.as_ref()) }
     }
 }
 
@@ -107,13 +109,18 @@ pub(super) fn of_history(history: &RunHistory) -> Vec<Note> {
 }
 
 fn progress(history: &RunHistory) -> Option<Note> {
-    if history.steps.is_empty() {
+    let Some(recorded) = history.steps.step.last() else {
         return Some(Note::warning("no finished step is recorded"));
+    };
+    let finished = history.finished_steps;
+    if *recorded < finished {
+        return Some(Note::warning(format!(
+            "metrics.jsonl ends at step {recorded}, but there are masks of step {finished}: later records are missing"
+        )));
     }
     match history.planned_steps {
         None => Some(Note::warning("how many steps the run was to take is not recorded")),
-        Some(planned) if history.finished_steps < planned => {
-            let finished = history.finished_steps;
+        Some(planned) if finished < planned => {
             Some(Note::warning(format!("the run is not finished: {finished} of {planned} steps")))
         }
         Some(_) => None,
@@ -136,7 +143,7 @@ fn constraint(history: &RunHistory) -> Vec<Note> {
         let target = last(&module.target_sparsity)?;
         let side = if violation > 0.0 { "too much is closed" } else { "too little is closed" };
         Some(Note::warning(format!(
-            "{}: the constraint does not hold at the end: expected sparsity {:.3}, target {target:.3} ({side})",
+            "{}: the constraint does not hold in the last step: expected sparsity {:.3}, target {target:.3} ({side})",
             module.module,
             target + violation
         )))
@@ -144,49 +151,54 @@ fn constraint(history: &RunHistory) -> Vec<Note> {
     missed.collect()
 }
 
-/// Whether the masks of the last evaluation had decided.
+/// Whether the masks had decided, in the layers that stay: by the last snapshot, or, without one, by the last evaluation
+/// (which counts removed layers too).
 fn polarisation(history: &RunHistory) -> Vec<Note> {
+    let note = |step: u64| move |(module, counts): (String, [u64; 4])| undecided(&module, step, counts);
+    if let Some(last) = history.snapshots.last() {
+        let modules = history.settled.iter().map(|settled| (settled.module.to_string(), counts(settled)));
+        return modules.filter_map(note(last.step)).collect();
+    }
     let last = history.evaluations.iter().rev().find(|evaluation| !evaluation.modules.is_empty());
     let Some(last) = last else { return Vec::new() };
-    let mut notes = Vec::new();
-    for module in &last.modules {
-        let (name, units, step) = (&module.module, module.units.unwrap_or(0), last.step);
-        let share = module.undecided.unwrap_or(0) as f64 / units.max(1) as f64;
-        if share >= DECIDED {
-            let undecided = module.undecided.unwrap_or(0);
-            notes.push(Note::warning(format!(
-                "{name}: {undecided} of {units} units ({:.1} %) are undecided at step {step}: what the cut does to them was not \
-                 learned to the end",
-                100.0 * share
-            )));
-        }
-        if let Some(count) = module.half_alive.filter(|count| *count > 0) {
-            notes.push(Note::warning(format!(
-                "{name}: {count} units that the cut keeps have a gate below 0.5 at step {step}: they start almost switched off"
-            )));
-        }
-        if let Some(count) = module.still_open.filter(|count| *count > 0) {
-            notes.push(Note::warning(format!(
-                "{name}: {count} units that the cut removes have a gate above 0.5 at step {step}: the model still used them"
-            )));
-        }
+    let modules = last.modules.iter().map(|module| {
+        let counts = [module.units, module.undecided, module.half_alive, module.still_open];
+        (module.module.clone(), counts.map(Option::unwrap_or_default))
+    });
+    modules.filter_map(note(last.step)).collect()
+}
+
+/// Units, undecided ones, half-alive ones and still open ones of the rows that stay.
+fn counts(settled: &Settled) -> [u64; 4] {
+    let rows = settled.rows.iter().filter(|row| !row.removed);
+    rows.fold([0; 4], |sum, row| {
+        let counts = [row.units, row.undecided, row.half_alive, row.still_open];
+        std::array::from_fn(|at| sum.get(at).unwrap_or(&0) + counts.get(at).map_or(0, |count| *count as u64))
+    })
+}
+
+fn undecided(module: &str, step: u64, [units, undecided, half_alive, still_open]: [u64; 4]) -> Option<Note> {
+    let share = undecided as f64 / units.max(1) as f64;
+    if share < DECIDED && half_alive == 0 && still_open == 0 {
+        return None;
     }
-    notes
+    Some(Note::warning(format!(
+        "{module}: at step {step} {undecided} of {units} units are undecided ({:.1} %), {half_alive} are kept with a gate below 0.5 \
+         and {still_open} removed with one above: there the cut is not what was learned",
+        100.0 * share
+    )))
 }
 
 fn settling(history: &RunHistory) -> Vec<Note> {
-    if history.snapshots.len() < 2 {
-        return Vec::new();
-    }
-    let moving = history.settled.iter().filter(|settled| settled.same_units_from.is_none());
-    moving
-        .map(|settled| {
-            Note::warning(format!(
-                "{}: which units stay was still changing between the last two snapshots",
-                settled.module
-            ))
-        })
-        .collect()
+    let moving = |settled: &&Settled| settled.same_units_from.is_none();
+    let note = |settled: &Settled| {
+        let agree = 100.0 * settled.last_two_agree?;
+        let module = settled.module;
+        Some(Note::warning(format!(
+            "{module}: which units stay was still changing: the last two snapshots have {agree:.1} % of them in common"
+        )))
+    };
+    history.settled.iter().filter(moving).filter_map(note).collect()
 }
 
 fn published(history: &RunHistory) -> Option<Note> {

@@ -15,7 +15,7 @@ pub struct RunSummary {
     /// Steps of the whole run.
     pub steps: Option<u64>,
     /// Tokens seen.
-    pub tokens: Option<f64>,
+    pub tokens: Option<u64>,
     /// Seconds spent in steps.
     pub seconds: f64,
     /// Mean tokens per second over the recorded steps.
@@ -56,7 +56,7 @@ pub struct DomainSummary {
     /// Proportion in the last step.
     pub last_proportion: Option<f64>,
     /// Rows seen.
-    pub rows: Option<f64>,
+    pub rows: Option<u64>,
     /// Epochs over its training rows.
     pub epochs: Option<f64>,
 }
@@ -87,7 +87,7 @@ impl RunSummary {
             stage: history.stage.clone(),
             step: history.finished_steps,
             steps: history.planned_steps,
-            tokens: history.tokens,
+            tokens: history.tokens.map(|tokens| tokens as u64),
             seconds: history.seconds,
             tokens_per_second: rate,
             first_loss,
@@ -120,7 +120,7 @@ impl DomainSummary {
             reference: last.reference,
             first_proportion: steps.and_then(|steps| ends(&steps.proportion).0),
             last_proportion: last_of(|steps| &steps.proportion),
-            rows: last_of(|steps| &steps.rows_total),
+            rows: last_of(|steps| &steps.rows_total).map(|rows| rows as u64),
             epochs: last_of(|steps| &steps.epochs),
         }
     }

@@ -22,6 +22,8 @@ pub struct Settled {
     pub same_units_from: Option<u64>,
     /// The step from which on under 1 % of the units (in the layers that stay) are undecided.
     pub decided_from: Option<u64>,
+    /// How much the last two snapshots agree: the lowest Jaccard index of the rows that stay.
+    pub last_two_agree: Option<f64>,
     /// Per row.
     pub rows: Vec<SettledRow>,
 }
@@ -37,8 +39,14 @@ pub struct SettledRow {
     pub same_units_from: Option<u64>,
     /// As in [`Settled`].
     pub decided_from: Option<u64>,
-    /// Undecided units in the last snapshot.
+    /// Units of the row.
+    pub units: usize,
+    /// Undecided ones in the last snapshot.
     pub undecided: usize,
+    /// Those that the cut keeps with a gate below ½.
+    pub half_alive: usize,
+    /// Those that it removes with a gate above ½.
+    pub still_open: usize,
 }
 
 /// Reads the history of every mask; `snapshots` are of one spec and in the order of their steps.
@@ -60,11 +68,22 @@ fn of_module(snapshots: &[Loaded], last: &Loaded, module: Module) -> Settled {
             removed: !stays(end.row),
             same_units_from: holds_from(snapshots, |s| s.rows.get(at).is_some_and(|state| same(state, end))),
             decided_from: holds_from(snapshots, |s| s.rows.get(at).is_some_and(|state| decided([state]))),
+            units: end.size,
             undecided: end.undecided,
+            half_alive: end.half_alive,
+            still_open: end.still_open,
         })
         .collect();
     let decided_from = holds_from(snapshots, |s| decided(s.rows.iter().filter(|r| r.module == module && stays(r.row))));
-    Settled { module, same_units_from: latest(&rows), decided_from, rows }
+    let last_two_agree = last_two_agree(snapshots, &rows, module);
+    Settled { module, same_units_from: latest(&rows), decided_from, last_two_agree, rows }
+}
+
+fn last_two_agree(snapshots: &[Loaded], rows: &[SettledRow], module: Module) -> Option<f64> {
+    let [.., before, last] = snapshots else { return None };
+    let stays = |row: &RowState| row.module == module && rows.iter().any(|r| r.row == row.row && !r.removed);
+    let pairs = before.rows.iter().zip(&last.rows).filter(|(_, row)| stays(row));
+    pairs.map(|(before, row)| jaccard_of_bits(&before.kept, &row.kept)).reduce(f64::min)
 }
 
 /// The first step from which on `condition` holds in all snapshots; two at least, since one proves nothing.

@@ -2,6 +2,7 @@
 //! and by decile) and the sets of kept units that `settling` compares; the files themselves are not kept in memory.
 
 use super::Error;
+use super::mask_rows::{self, MaskRow};
 use super::units::{Units, deciles, histogram, undecided};
 use serde::Serialize;
 use shearling_masks::{MaskSet, MaskSpec, Module};
@@ -99,6 +100,8 @@ pub(super) struct RowState {
     pub kept: Vec<u64>,
     pub size: usize,
     pub undecided: usize,
+    pub half_alive: usize,
+    pub still_open: usize,
 }
 
 /// Reads a mask file of a run.
@@ -128,19 +131,16 @@ pub(super) fn load(run: &Path, file: &SnapshotFile, vocabulary: Option<Vocabular
 }
 
 fn rows(units: &Units) -> Vec<RowState> {
-    let of_module = |module: &super::units::ModuleUnits| {
-        let size = module.spec.size.max(1) as usize;
-        let rows = module.soft.chunks_exact(size).zip(module.kept.chunks_exact(size)).enumerate();
-        let state = |(row, (soft, kept)): (usize, (&[f32], &[bool]))| RowState {
-            module: module.spec.module,
-            row,
-            kept: bits(kept),
-            size,
-            undecided: undecided(soft),
-        };
-        rows.map(state).collect::<Vec<_>>()
+    let state = |row: MaskRow| RowState {
+        module: row.module,
+        row: row.layer.unwrap_or(0),
+        kept: bits(&row.kept),
+        size: row.units,
+        undecided: row.undecided,
+        half_alive: row.half_alive,
+        still_open: row.still_open,
     };
-    units.modules().iter().flat_map(of_module).collect()
+    mask_rows::rows(units).into_iter().map(state).collect()
 }
 
 fn bits(marks: &[bool]) -> Vec<u64> {

@@ -4,11 +4,14 @@
 //! Letters: L layers, H query heads, K key/value heads, G = H/K, F intermediate, D hidden.
 
 use super::Error;
-use shearling_masks::{MaskSet, MaskSpec, Module, ModuleSpec};
+use shearling_masks::{MaskSet, MaskSpec, Module, ModuleSpec, Shape};
 use tch::{Device, Kind, Tensor};
 
 /// A gate strictly between these is undecided.
 pub const UNDECIDED: (f32, f32) = (0.05, 0.95);
+
+/// Five times those of a 405B (126 layers of 128 heads and 53,248 MLP units).
+const MOST_UNITS: i64 = 1 << 25;
 
 /// The units of one module.
 #[derive(Clone, Debug)]
@@ -17,6 +20,8 @@ pub struct ModuleUnits {
     pub spec: ModuleSpec,
     /// Soft value σ(slope·a) of every unit, row by row, in [0, 1].
     pub soft: Vec<f32>,
+    /// Expected score P(z ≠ 0) of every unit: what the constraint counts.
+    pub score: Vec<f32>,
     /// Whether the cut to the target keeps it.
     pub kept: Vec<bool>,
 }
@@ -33,16 +38,19 @@ impl Units {
     /// Reads the masks once.
     ///
     /// # Errors
-    /// Log-odds that are not finite.
+    /// Log-odds that are not finite; shapes far beyond any decoder.
     pub fn of(masks: &MaskSet) -> Result<Units, Error> {
+        check_size(masks.spec())?;
         let (spec, cut) = (masks.spec(), masks.deterministic_target()?);
         let parameters = masks.log_alpha_parameters();
         let mut modules = Vec::new();
         for (module, (_, log_alpha)) in spec.modules().iter().zip(&parameters) {
-            let soft = values(&masks.constants().soft(&log_alpha.f_detach()?)?)?;
+            let log_alpha = log_alpha.f_detach()?;
+            let soft = values(&masks.constants().soft(&log_alpha)?)?;
+            let score = values(&masks.constants().score(&log_alpha)?)?;
             let gates = cut.get(module.module).map(values).transpose()?.unwrap_or_default();
             let kept = gates.iter().map(|gate| *gate != 0.0).collect();
-            modules.push(ModuleUnits { spec: module.clone(), soft, kept });
+            modules.push(ModuleUnits { spec: module.clone(), soft, score, kept });
         }
         Ok(Units { spec: spec.clone(), modules })
     }
@@ -67,6 +75,32 @@ impl Units {
     pub fn kept_layers(&self) -> Vec<bool> {
         let layers = self.spec.source().num_hidden_layers.max(0) as usize;
         self.get(Module::Layer).map_or_else(|| vec![true; layers], |units| units.kept.clone())
+    }
+
+    /// Whether the cut keeps a layer.
+    pub fn keeps_layer(&self, layer: usize) -> bool {
+        self.get(Module::Layer).is_none_or(|units| units.kept_at(0, layer))
+    }
+
+    /// Expected number of open units of a module in a layer; all of them when it is not pruned.
+    pub fn expected_open(&self, module: Module, layer: usize) -> f64 {
+        let row = if module.is_per_layer() { layer } else { 0 };
+        match self.get(module) {
+            Some(units) => units.expected_open(row),
+            None => module.size_in(self.spec.source()) as f64,
+        }
+    }
+
+    /// Score of every layer `[L]`; 1 when layers are not pruned.
+    pub fn layer_scores(&self) -> Vec<f64> {
+        let layers = self.spec.source().num_hidden_layers.max(0) as usize;
+        let scores = self.get(Module::Layer).map(|units| units.score.iter().map(|score| f64::from(*score)).collect());
+        scores.unwrap_or_else(|| vec![1.0; layers])
+    }
+
+    /// The shape to prune.
+    pub fn source(&self) -> &Shape {
+        self.spec.source()
     }
 
     /// Gate of every query head `[L][H]`: the product of its own, its key/value head's and its layer's.
@@ -127,6 +161,12 @@ impl ModuleUnits {
         self.soft.chunks_exact(self.spec.size.max(1) as usize).nth(row)
     }
 
+    /// Expected number of open units of a row, Σ score.
+    pub fn expected_open(&self, row: usize) -> f64 {
+        let scores = self.score.chunks_exact(self.spec.size.max(1) as usize).nth(row);
+        scores.unwrap_or_default().iter().map(|score| f64::from(*score)).sum()
+    }
+
     /// Which units of a row the cut keeps.
     pub fn kept_row(&self, row: usize) -> Option<&[bool]> {
         self.kept.chunks_exact(self.spec.size.max(1) as usize).nth(row)
@@ -162,6 +202,17 @@ pub fn deciles(values: &[f32]) -> [f32; 10] {
     })
 }
 
+/// Refuses shapes whose units would not fit into memory. A dimension that is not pruned takes no room in a mask file, so
+/// a small file can claim anything.
+pub(super) fn check_size(spec: &MaskSpec) -> Result<(), Error> {
+    let source = spec.source();
+    let (layers, units) = (source.num_hidden_layers, source.num_attention_heads + source.intermediate_size);
+    match layers.checked_mul(units).is_some_and(|all| all <= MOST_UNITS) {
+        true => Ok(()),
+        false => Err(Error::TooLarge { layers, units }),
+    }
+}
+
 fn values(tensor: &Tensor) -> Result<Vec<f32>, Error> {
     let flat = tensor.f_to_device(Device::Cpu)?.f_to_kind(Kind::Float)?.f_contiguous()?.f_view([-1])?;
     Ok(Vec::try_from(&flat)?)
@@ -180,6 +231,21 @@ mod tests {
         assert_eq!(deciles(&[]), [0.0; 10]);
         let three = deciles(&[0.0, 1.0, 0.5]);
         assert_eq!((three[0], three[4], three[9]), (1.0, 0.5, 0.0));
+    }
+
+    #[test]
+    fn shapes_beyond_any_decoder_are_refused_before_memory_is_taken() {
+        let shape = |hidden_size| Shape {
+            hidden_size,
+            intermediate_size: 1 << 23,
+            num_hidden_layers: 1 << 23,
+            num_attention_heads: 1,
+            num_key_value_heads: 1,
+            head_dim: 1,
+        };
+        let spec = MaskSpec::new(&shape(2), &shape(1)).unwrap();
+        let masks = MaskSet::new(spec, shearling_masks::HardConcrete::default(), 0, 0, Device::Cpu).unwrap();
+        assert!(matches!(Units::of(&masks), Err(Error::TooLarge { .. })));
     }
 
     #[test]

@@ -7,7 +7,7 @@ mod report;
 
 pub use bench::{Bench, BenchCheck, BenchStep, Switch};
 pub use eval::Eval;
-pub use inspect::{Inspect, InspectPath, InspectTarget};
+pub use inspect::{Inspect, InspectMasks, InspectModel, InspectRun};
 pub use report::Report;
 
 use crate::config::Dtype;
@@ -49,7 +49,7 @@ pub enum Command {
     Export(Export),
     /// Loss per domain of one or more Hugging Face folders on held-out rows.
     Eval(Eval),
-    /// Print what a model, a mask file or a run holds.
+    /// Look at a model, at what masks have learned, or at what happened in a run.
     #[command(subcommand)]
     Inspect(Inspect),
     /// One page of pictures and answers from one or more runs: a self-contained HTML file, or served while a run goes on.
