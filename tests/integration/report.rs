@@ -147,7 +147,8 @@ fn parsed(page: &str) -> String {
     let mut rest = page.strip_prefix("<!doctype html>\n").unwrap().to_string();
     for name in ["script", "style"] {
         let mut kept = String::new();
-        let mut parts = rest.split(&format!("<{name}"));
+        let start = format!("<{name}");
+        let mut parts = rest.split(&start);
         kept.push_str(parts.next().unwrap());
         for part in parts {
             kept.push_str(part.split_once(&format!("</{name}>")).unwrap().1);
@@ -393,4 +394,5 @@ fn runs_for_the_browser() {
     std::fs::write(damaged.join("metrics.jsonl"), &metrics[..metrics.len() / 2]).unwrap();
     let plan = Plan { domains: vec!["web", "<b>code</b>", HOSTILE], ..Plan::small() };
     write_run(&plan, &folder.join("hostile"), HOSTILE);
+    write_run(&Plan::seven_b(), &folder.join("seven_b"), "models/Llama-2-7b-hf");
 }

@@ -1,7 +1,7 @@
 //! What the colours and dashes of a figure mean. In the page an entry is a button that takes its lines away; in a file
 //! it is drawn.
 
-use super::style::classes;
+use super::style::{REFERENCE_DASH, classes};
 use crate::report::markup::Markup;
 use std::collections::BTreeSet;
 
@@ -27,6 +27,8 @@ pub struct LegendEntry {
     pub classes: String,
 }
 
+/// Colour of what is told by its dash.
+const GREY: usize = 6;
 /// Height of one line of a drawn legend.
 const LINE: f64 = 18.0;
 
@@ -35,10 +37,10 @@ pub fn entries<'a>(series: impl Iterator<Item = (&'a str, &'a str, usize, usize)
     let mut names: Vec<LegendEntry> = Vec::new();
     let mut runs: Vec<LegendEntry> = Vec::new();
     for (name, run, colour, dash) in series.clone() {
-        add(&mut names, Switch::Name, name, classes(colour, if dash == 3 { 3 } else { 0 }));
-        if dash != 3 || !runs.iter().any(|entry| entry.label == run) {
-            add(&mut runs, Switch::Run, run, classes(6, dash));
-        }
+        // A name is told by its colour, a run by its dash; targets keep theirs.
+        let target = dash == REFERENCE_DASH;
+        add(&mut names, Switch::Name, name, classes(colour, if target { dash } else { 0 }));
+        add(&mut runs, Switch::Run, run, classes(GREY, if target { 0 } else { dash }));
     }
     let shared = |name: &str| {
         series.clone().filter(|other| other.0 == name).map(|other| other.1).collect::<BTreeSet<_>>().len() > 1

@@ -192,7 +192,9 @@ impl LineChart {
     /// The numbers at up to 24 places.
     pub fn table(&self) -> DataTable {
         let several = self.series.iter().any(|series| series.run != self.series[0].run);
-        let head = |s: &Series| if several { format!("{} · {}", s.run, s.name) } else { s.name.clone() };
+        let head = |s: &Series| {
+            if several && !s.name.starts_with(&s.run) { format!("{} · {}", s.run, s.name) } else { s.name.clone() }
+        };
         let header = std::iter::once(self.x.label.clone()).chain(self.series.iter().map(head)).collect();
         let mut places: Vec<f64> = self.series.iter().flat_map(|s| s.points.iter().map(|p| p.x)).collect();
         places.sort_by(f64::total_cmp);

@@ -16,6 +16,7 @@ pub use legend::{LegendEntry, Switch};
 pub use line_chart::{LineChart, LineSpec, Mark, Series};
 pub use row_chart::{RowChart, RowEntry, RowMark, reach};
 pub use scale::Axis;
+pub use style::REFERENCE_DASH;
 
 use super::markup::Markup;
 use serde_json::Value;

@@ -8,8 +8,8 @@ use std::fmt::Write;
 
 /// Lines and marks.
 pub const COLOURS: [&str; 8] = ["#0b62a4", "#c04a00", "#00785a", "#a8327d", "#8a6100", "#1687bb", "#5a5a5a", "#3b2d8c"];
-/// Dashes; the last is for targets and references.
-pub const DASHES: [&str; 4] = ["none", "9 3", "5 2 1 2", "2 3"];
+/// Dashes of runs, and, at [`REFERENCE_DASH`], of targets and references.
+pub const DASHES: [&str; 6] = ["none", "9 3", "5 2 1 2", "2 3", "14 4", "9 2 1 2 1 2"];
 /// Dash of targets and references.
 pub const REFERENCE_DASH: usize = 3;
 /// Steps of the scale of a heat map: `g0` (closed) to `g10` (open).

@@ -3,7 +3,7 @@
 
 use super::{NamedTable, Over, Section, add, eval_series, marks, module_colour, pruning, run_dash, step_series};
 use crate::inspect::{Column, ModuleSteps};
-use crate::report::chart::{Caption, DataTable, Figure, LineSpec, Series};
+use crate::report::chart::{Caption, DataTable, Figure, LineSpec, REFERENCE_DASH, Series};
 use crate::report::lineage::RunView;
 use crate::report::number::Unit;
 
@@ -70,7 +70,7 @@ fn sparsity(figures: &mut Vec<Figure>, runs: &[RunView]) {
     let mut lines = by_module(runs, |m| &m.expected_sparsity);
     for mut target in by_module(runs, |m| &m.target_sparsity) {
         target.name = format!("{} target", target.name);
-        target.dash = 3;
+        target.dash = REFERENCE_DASH;
         lines.push(target);
     }
     add(

@@ -2,7 +2,7 @@
 //! one after the other.
 
 use super::{Over, Section, add, domain_names, eval_series, marks, run_dash, step_places, step_series};
-use crate::report::chart::{Caption, LineSpec, Series};
+use crate::report::chart::{Caption, LineSpec, REFERENCE_DASH, Series};
 use crate::report::lineage::RunView;
 use crate::report::number::Unit;
 use crate::report::reduce::reduce;
@@ -74,7 +74,7 @@ fn held_out(runs: &[RunView], over: Over) -> Vec<Series> {
     let lines = |run: &RunView| {
         let open = eval_series(run, &run.label, (run.index, 0), over, |e| e.mean_loss.filter(|_| !e.is_cut()));
         let name = format!("{}, cut to target", run.label);
-        let cut = eval_series(run, &name, (run.index, 3), over, |e| e.mean_loss.filter(|_| e.is_cut()));
+        let cut = eval_series(run, &name, (run.index, REFERENCE_DASH), over, |e| e.mean_loss.filter(|_| e.is_cut()));
         [open, cut]
     };
     runs.iter().flat_map(lines).collect()

@@ -83,7 +83,7 @@ impl Over {
     pub(super) fn label(self) -> &'static str {
         match self {
             Over::Steps => "step",
-            Over::Tokens => "tokens, run after run",
+            Over::Tokens => "tokens",
         }
     }
 }
@@ -140,9 +140,9 @@ pub(super) fn eval_series(
     series(run, name, style, &x, &y)
 }
 
-/// The dash of a run: runs differ by dashes where colours tell domains or modules. The last dash is for targets.
+/// The dash of a run: runs differ by dashes where colours tell domains or modules; one dash is left to targets.
 pub(super) fn run_dash(run: &RunView) -> usize {
-    run.index % 3
+    [0, 1, 2, 4, 5].get(run.index % 5).copied().unwrap_or(0)
 }
 
 /// What happened in the runs, over their steps.

@@ -162,7 +162,7 @@
           ? ` (${format(chart.y.unit, series.low[found])} to ${format(chart.y.unit, series.high[found])})` : "";
         rows.push({
           classes: classes.replace("series", ""),
-          name: several ? `${series.run} · ${series.name}` : series.name,
+          name: several && !series.name.startsWith(series.run) ? `${series.run} · ${series.name}` : series.name,
           value: format(chart.y.unit, series.y[found]) + span,
         });
       });
@@ -352,7 +352,7 @@
           const changed = page.getElementById("report-data").textContent !== document.getElementById("report-data").textContent;
           if (changed || !first) {
             const state = remembered();
-            for (const id of ["main", "report-data"]) document.getElementById(id).replaceWith(document.adoptNode(page.getElementById(id)));
+            for (const id of ["runs", "sections", "main", "report-data"]) document.getElementById(id).replaceWith(document.adoptNode(page.getElementById(id)));
             start();
             restore(state);
           }
