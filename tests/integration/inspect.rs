@@ -51,7 +51,7 @@ fn planted_facts_are_read_back_from_the_history() {
     let at = plan.skipped_step as usize - 1;
     let steps = &history["steps"];
     assert_eq!((&steps["loss_total"][at], &steps["applied"][at]), (&Value::Null, &false.into()));
-    assert_eq!((&steps["loss_total"][at + 1]).is_null(), false);
+    assert!(steps["loss_total"][at + 1].is_number() && steps["applied"][at + 1] == true);
     assert_eq!(summary["skipped"], 1);
     assert_eq!(named(&history["events"], "kind", "skip")["step"], plan.skipped_step);
     assert_eq!(named(&history["events"], "kind", "resume")["step"], plan.steps / 2);
@@ -251,7 +251,7 @@ fn snapshot_of(run: &Path, step: u64) -> PathBuf {
     run.join(snapshot(step))
 }
 
-const DAMAGES: [Damage; 14] = [
+const DAMAGES: [Damage; 15] = [
     ("no metrics", |run| std::fs::remove_file(run.join("metrics.jsonl")).unwrap(), &["metrics.jsonl cannot be read"]),
     (
         "a folder in the place of the metrics",
@@ -297,10 +297,26 @@ const DAMAGES: [Damage; 14] = [
         "a run that is going on",
         |run| {
             edit_metrics(run, |lines| lines[..60].join("\n") + "\n");
-            [60, 80, 100].map(|step| std::fs::remove_file(snapshot_of(run, step)).unwrap());
+            [60, 80, 100].iter().for_each(|step| std::fs::remove_file(snapshot_of(run, *step)).unwrap());
             std::fs::remove_dir_all(run.join("pruned")).unwrap();
         },
         &["the run is not finished: 53 of 100 steps"],
+    ),
+    (
+        "domains that ran out, and a full disk",
+        |run| {
+            edit_metrics(run, |lines| {
+                let event = |kind: &str, fields: &str| format!("{{\"type\":\"{kind}\",\"step\":90,{fields}}}\n");
+                let more =
+                    event("exhausted", "\"domains\":[\"web\",\"code\"]") + &event("not_saved", "\"reason\":\"full\"");
+                lines.join("\n") + "\n" + &more.repeat(7)
+            });
+        },
+        &[
+            "step 90: reached data.max_epochs and left the mix: web, code",
+            "step 90: no checkpoint was written: full",
+            "2 more events `exhausted`",
+        ],
     ),
     (
         "a missing start, and no configuration",
@@ -362,6 +378,19 @@ fn damaged_runs_are_shown_and_say_what_is_missing() {
         let text = succeed(&["inspect", "run", &copy.display().to_string()]);
         assert!(text.contains(expected[0]), "{what}:\n{text}");
     }
+}
+
+#[test]
+fn text_of_a_foreign_file_cannot_move_the_cursor() {
+    let (_folder, run) = planted(&Plan::small());
+    edit_metrics(Path::new(&run), |lines| {
+        lines.join("\n").replace("\"code\"", "\"co\\u001b[2Jde\"") + "\n{\"type\":\"\\u001b\",\"step\":1}"
+    });
+    std::fs::write(snapshot_of(Path::new(&run), 20), "\u{1b}[2J").unwrap();
+    let text = succeed(&["inspect", "run", &run]);
+    assert!(!text.contains('\u{1b}') && text.contains("co\u{fffd}[2Jde"), "{text}");
+    let history = answer(&["inspect", "run", &run, "--json"]);
+    assert!(named(&history["stories"], "domain", "co\u{fffd}[2Jde")["hurt"].is_number());
 }
 
 #[test]
