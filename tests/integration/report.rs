@@ -335,6 +335,14 @@ fn pictures_are_written_to_files() {
 }
 
 #[test]
+fn the_command_explains_itself() {
+    let help = succeed(&["report", "--help"]);
+    for option in ["RUN", "--out", "--title", "--eval", "--latency", "--png", "--svg", "--serve", "--json"] {
+        assert!(help.contains(option), "{option}:\n{help}");
+    }
+}
+
+#[test]
 fn json_is_what_the_page_holds() {
     let folder = tempfile::tempdir().unwrap();
     write_story(folder.path());

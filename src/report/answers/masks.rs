@@ -106,7 +106,7 @@ fn module_point(module: &ModuleSteps, expected: f64, target: f64) -> String {
     // A mask over all layers has one row: the mean.
     let by_layer = !matches!(module.module.as_str(), "layer" | "hidden");
     let row = row.filter(|row| by_layer && row.abs() > (expected - target).abs());
-    let row = row.map_or(String::new(), |row| format!("; one layer is {} off", Unit::Plain.text(row.abs())));
+    let row = row.map_or(String::new(), |row| format!("; one layer is {} off", significant(row.abs(), 2)));
     format!("{}: removes {}, target {}{row}.", module.module, Unit::Percent.text(expected), Unit::Percent.text(target))
 }
 

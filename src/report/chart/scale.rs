@@ -53,7 +53,10 @@ impl Axis {
     }
 
     fn multiples(&self, wanted: usize) -> Vec<f64> {
-        let mut step = round_step((self.max - self.min) / wanted.max(1) as f64);
+        let wanted = (self.max - self.min) / wanted.max(1) as f64;
+        // Bytes are read in powers of 1024, so their ticks are round in these.
+        let base = if self.unit == Unit::Bytes { 1024f64.powf((wanted.max(1.0).log2() / 10.0).floor()) } else { 1.0 };
+        let mut step = round_step(wanted / base) * base;
         if self.unit == Unit::Count {
             step = step.max(1.0);
         }
@@ -102,6 +105,12 @@ mod tests {
         assert_eq!(ticks.iter().map(|t| Unit::Plain.text(*t)).collect::<Vec<_>>(), ["0.7", "0.8", "0.9"]);
         let steps = Axis::fit("step", Unit::Count, false, &[0.0], [1.0, 3200.0].into_iter());
         assert_eq!(steps.ticks(6), [0.0, 1000.0, 2000.0, 3000.0]);
+        let bytes = Axis::fit("memory", Unit::Bytes, false, &[0.0], [344.0 * 1024.0 * 1024.0].into_iter());
+        let ticks = bytes.ticks(5);
+        assert_eq!(
+            ticks.iter().map(|t| Unit::Bytes.text(*t)).collect::<Vec<_>>(),
+            ["0 B", "100 MiB", "200 MiB", "300 MiB"]
+        );
         assert_eq!(axis(Unit::Plain, true, &[1e-5, 1e-2]).ticks(5), [1e-5, 1e-4, 1e-3, 1e-2]);
     }
 
