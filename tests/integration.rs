@@ -7,8 +7,10 @@ mod integration {
     pub mod cli;
     pub mod configs;
     pub mod golden;
+    pub mod inspect;
     pub mod loss_curves;
     pub mod parity;
+    pub mod planted_run;
     pub mod prune_round_trip;
     pub mod resume;
     pub mod support;

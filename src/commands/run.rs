@@ -3,10 +3,11 @@
 use super::Verdict;
 use super::export::{export_trained, prune_from_step, prune_one_shot};
 use super::watch::Watch;
+use crate::checkpoint::CardShape;
 use crate::cli::Printer;
 use crate::cli::arguments::{ConfigArguments, Run};
 use crate::cli::table::bytes;
-use crate::config::{self, PruneMethod, RunConfig, Stage};
+use crate::config::{self, Dtype, PruneMethod, RunConfig, Stage};
 use crate::native::device;
 use crate::prune::{Equivalence, Error as PruneError};
 use crate::train::run::{RESOLVED, refuse_existing};
@@ -25,6 +26,12 @@ pub const MODEL: &str = "model";
 pub struct Written {
     /// The folder.
     pub path: PathBuf,
+    /// Parameters of the model it was made from.
+    pub parameters_before: i64,
+    /// Its shape and parameters.
+    pub shape: CardShape,
+    /// Kind of its weights.
+    pub dtype: Dtype,
     /// How it was checked, if it was pruned.
     pub equivalence: Option<Equivalence>,
 }

@@ -9,7 +9,9 @@ use super::resume::{MASKS, check_same_run};
 use super::setup::Setup;
 use super::step::StepReport;
 use super::trainer::{Best, Trainer};
-use crate::checkpoint::{Error as CheckpointError, RunDir, RunLock, StepDir, Verify, ensure_space, write_atomic};
+use crate::checkpoint::{
+    Error as CheckpointError, ModelCard, RunDir, RunLock, StepDir, Verify, ensure_space, write_atomic,
+};
 use crate::config::{self, Stage};
 use crate::native::memory;
 use serde_json::json;
@@ -73,6 +75,9 @@ pub fn run(setup: &Setup, resume: bool, stop_at: Option<u64>, observer: &mut dyn
     let kind = if resume { "resume" } else { "start" };
     metrics.write(&metrics::event(kind, trainer.counters.step, start_fields(setup, &trainer)))?;
     observer.started(&trainer, resume);
+    if trainer.counters.step == 0 {
+        evaluate_start(&mut trainer, &mut metrics, observer)?;
+    }
     let intervals = Intervals::new(&setup.config, stop_at);
     while !intervals.stops(trainer.counters.step, false) {
         if let Err(error) = one_step(&mut trainer, &mut metrics, observer) {
@@ -203,7 +208,14 @@ fn start_fields(setup: &Setup, trainer: &Trainer) -> serde_json::Value {
         "predicted_memory_bytes": predicted_memory(setup).total_bytes(),
         "source_shape": crate::prune::shape::source_shape(&setup.model),
         "target_shape": setup.spec.as_ref().map(|spec| spec.target()),
+        "source_stages": source_stages(setup),
     })
+}
+
+/// The stages that made the model the run starts from, where its folder tells.
+fn source_stages(setup: &Setup) -> Option<Vec<(String, u64, u64)>> {
+    let card = ModelCard::read(setup.config.model.source.as_deref()?).ok().flatten()?;
+    Some(card.stages)
 }
 
 fn one_step(trainer: &mut Trainer, metrics: &mut MetricsFile, observer: &mut dyn Observer) -> Result<(), Error> {
@@ -232,6 +244,14 @@ fn one_step(trainer: &mut Trainer, metrics: &mut MetricsFile, observer: &mut dyn
         }
     }
     observer.stepped(trainer, &report, timing);
+    Ok(())
+}
+
+/// The model that the run starts from, without masks: what pruning takes away, and training adds, is measured from here.
+fn evaluate_start(trainer: &mut Trainer, metrics: &mut MetricsFile, observer: &mut dyn Observer) -> Result<(), Error> {
+    let report = trainer.evaluate_plain()?;
+    metrics.write(&metrics::eval_record(trainer, &report, None))?;
+    observer.evaluated(trainer, &report);
     Ok(())
 }
 

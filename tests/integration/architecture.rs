@@ -19,12 +19,13 @@ const LAYERS: [(&str, u32); 10] = [
 ];
 
 /// Imports within a layer: who, whom, why. Each must be in use; all others are refused.
-const SIDEWAYS: [(&str, &str, &str); 5] = [
+const SIDEWAYS: [(&str, &str, &str); 6] = [
     ("commands", "cli", "a command is given its arguments and prints through the one printer"),
     ("config", "checkpoint", "run.dtype and the formats of checkpoints are one list"),
     ("train", "eval", "the mixer moves at evaluations inside the run"),
     ("train", "prune", "a run is refused before its start if the target cannot be reached, and names its shapes"),
     ("inspect", "train", "the format of metrics.jsonl belongs to the loop that writes it"),
+    ("inspect", "prune", "parameters after the cut are those of the shape that prune makes"),
 ];
 
 /// Imports of `shearling_masks` and `shearling_domains`: only modules that join a model with masks or a run with data.

@@ -345,9 +345,9 @@ fn a_step_that_is_not_there_is_refused_with_those_that_are() {
     let (run, out) = (tiny_runs().join("prune").display().to_string(), place.at("out"));
     place.refuses(&["export", &format!("{run}@7"), "--out", &out], &[&run, "no checkpoint of step 7", "40]"]);
     place.refuses(&["export", &format!("{run}@last"), "--out", &out], &["@last", "step number"]);
-    place.refuses(&["inspect", "masks", &format!("{run}@7")], &["no checkpoint of step 7"]);
+    place.refuses(&["inspect", "masks", &format!("{run}@7")], &["no checkpoint or mask snapshot of step 7", "40]"]);
     let run = tiny_runs().join("pretrain").display().to_string();
-    place.refuses(&["inspect", "masks", &run], &["step-00000020", "has no masks"]);
+    place.refuses(&["inspect", "masks", &run], &["has no masks", "`pretrain`"]);
 }
 
 #[test]

@@ -6,7 +6,7 @@ mod inspect;
 
 pub use bench::{Bench, BenchCheck, BenchStep, Switch};
 pub use eval::Eval;
-pub use inspect::{Inspect, InspectPath, InspectTarget};
+pub use inspect::{Inspect, InspectMasks, InspectModel, InspectRun};
 
 use crate::config::Dtype;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -47,7 +47,7 @@ pub enum Command {
     Export(Export),
     /// Loss per domain of one or more Hugging Face folders on held-out rows.
     Eval(Eval),
-    /// Print what a model, a mask file or a run holds.
+    /// Look at a model, at what masks have learned, or at what happened in a run.
     #[command(subcommand)]
     Inspect(Inspect),
     /// Time training steps and check the fast kernels against plain ones, on this machine.
