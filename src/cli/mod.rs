@@ -6,6 +6,7 @@
 pub mod arguments;
 pub mod printer;
 pub mod progress;
+pub mod sparkline;
 pub mod table;
 
 pub use arguments::Cli;

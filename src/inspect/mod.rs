@@ -1,5 +1,6 @@
 //! What was learned, as data: the state of masks and the history of a run. Printing is the commands' part.
 
+pub mod live;
 pub mod masks;
 pub mod run;
 
