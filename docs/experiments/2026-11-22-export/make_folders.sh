@@ -16,7 +16,12 @@ for source in "$sources"/*/; do
     # llama2 has a KV head for every head; the others keep two queries per KV head.
     kv=1
     [ "$name" = llama2 ] && kv=2
+    hidden=40 heads=2
+    if [ "$name" = qwen2-square ]; then
+        hidden=32 heads=4 kv=2
+    fi
     "$shearling" prune --config "$here/prune.toml" --device cpu --set "run.directory=$work/$name" \
-        --set "model.source=$source" --set "data.path=$work/data-$kind" --set "target.num_key_value_heads=$kv"
+        --set "model.source=$source" --set "data.path=$work/data-$kind" --set "target.hidden_size=$hidden" \
+        --set "target.num_attention_heads=$heads" --set "target.num_key_value_heads=$kv"
 done
 "$shearling" export "$work/llama2" --out "$work/llama2-bf16" --dtype bf16

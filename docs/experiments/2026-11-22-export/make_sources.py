@@ -36,7 +36,10 @@ FAMILIES = {
     "llama3": dict(model_type="llama", head_dim=16, tie_word_embeddings=True, rope_parameters=LLAMA3_ROPE),
     "mistral": dict(model_type="mistral", sliding_window=7),
     "mistral-no-window": dict(model_type="mistral", sliding_window=None),
-    "qwen2": dict(model_type="qwen2", use_sliding_window=False),
+    # transformers gives every tokenizer of a qwen2 an <|endoftext|>.
+    "qwen2": dict(model_type="qwen2", use_sliding_window=False, vocab_size=1040),
+    # Pruned so that the heads together are as wide as the stream; see make_folders.sh.
+    "qwen2-square": dict(model_type="qwen2", use_sliding_window=False, vocab_size=1040),
     "qwen3": dict(model_type="qwen3", head_dim=16, tie_word_embeddings=True),
 }
 
@@ -50,7 +53,8 @@ def main():
     for seed, (name, own) in enumerate(FAMILIES.items()):
         torch.manual_seed(seed)
         tokenizer = arguments.llama2 if name == "llama2" else arguments.byte_level
-        settings = {**SHAPE, **own, "vocab_size": 32000 if name == "llama2" else 1024}
+        settings = {**SHAPE, **own}
+        settings.setdefault("vocab_size", 32000 if name == "llama2" else 1024)
         model = AutoModelForCausalLM.from_config(AutoConfig.for_model(**settings))
         with torch.no_grad():
             for weight in model.parameters():

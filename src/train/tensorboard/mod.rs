@@ -5,8 +5,8 @@
 //! record ─► summary (tag, value) ─► proto (event) ─► event_file (checksums, one record per write)
 //! ```
 //!
-//! A resumed run writes a new file that begins with the mark of a start at its next step: readers then forget what an
-//! earlier file says from there on, as they do with TensorBoard's own writers.
+//! Every file begins with the mark of a start. That of a resumed run, in a new file, is at its next step: readers then
+//! forget what an earlier file says from there on, as they do with TensorBoard's own writers.
 
 mod event_file;
 mod proto;
@@ -46,7 +46,7 @@ impl EventLog {
         let follows = event_file::newest(&folder).map_err(failed)?.is_some();
         let mut log = EventLog::create(run, &folder).map_err(failed)?;
         if follows {
-            log.start(step + 1, now()).map_err(failed)?;
+            log.start(step + 1).map_err(|source| log.failed(source))?;
         } else {
             log.write_history(run)?;
         }
@@ -72,16 +72,17 @@ impl EventLog {
             values.extend(self.config.take().map(|config| summary::text("config", &config)));
         }
         let Some(step) = record["step"].as_u64().filter(|_| !values.is_empty()) else { return Ok(()) };
-        self.append(step, wall_time, What::Summary(Summary { values })).map_err(|source| Error::Io {
-            action: "write events to",
-            path: self.file.path().to_path_buf(),
-            source,
-        })
+        self.append(step, wall_time, What::Summary(Summary { values })).map_err(|source| self.failed(source))
     }
 
-    /// Tells readers to forget what earlier files say of `step` and after.
-    fn start(&mut self, step: u64, wall_time: f64) -> io::Result<()> {
-        self.append(step, wall_time, What::SessionLog(SessionLog { status: SESSION_START }))
+    fn failed(&self, source: io::Error) -> Error {
+        Error::Io { action: "write events to", path: self.file.path().to_path_buf(), source }
+    }
+
+    /// Tells readers to forget what earlier files say of `step` and after. The first mark of a folder tells nothing,
+    /// but TensorBoard's server takes only those after it for restarts.
+    fn start(&mut self, step: u64) -> io::Result<()> {
+        self.append(step, now(), What::SessionLog(SessionLog { status: SESSION_START }))
     }
 
     fn append(&mut self, step: u64, wall_time: f64, what: What) -> io::Result<()> {
@@ -91,6 +92,7 @@ impl EventLog {
     /// Writes what `metrics.jsonl` holds. Its records do not say when they were made: they are placed by the seconds
     /// that steps took, the last one at the time of the file's last change.
     fn write_history(&mut self, run: &Path) -> Result<(), Error> {
+        self.start(0).map_err(|source| self.failed(source))?;
         let path = run.join(metrics::FILE_NAME);
         if !path.exists() {
             return Ok(());
@@ -187,7 +189,8 @@ mod tests {
         let folder = run.path().join(FOLDER);
         assert_eq!(losses(&folder), [(1, 0.5), (2, 1.0), (3, 1.5)]);
         let events = event_file::read(&files(&folder)[0]);
-        let times: Vec<f64> = events[1..4].iter().map(|event| event.wall_time).collect();
+        assert!(matches!(events[1].what, Some(What::SessionLog(_))), "TensorBoard's server overlooks the first start");
+        let times: Vec<f64> = events[2..5].iter().map(|event| event.wall_time).collect();
         assert!((times[1] - times[0] - 10.0).abs() < 1e-6 && (times[2] - times[1] - 10.0).abs() < 1e-6, "{times:?}");
         let texts = events.iter().filter_map(|event| match event.what.as_ref()? {
             What::Summary(summary) => summary.values.iter().find(|value| value.tag == "config"),
