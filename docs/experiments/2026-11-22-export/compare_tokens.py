@@ -2,14 +2,15 @@
 
     compare_tokens.py FOLDER FILE.gguf [TOKENS]
 
-The first 40 of the greedy tokens by default. Log-probabilities are those of the tokens both chose.
+The first 40 greedy tokens by default, special ones and parts of characters left out on both sides. Log-probabilities
+are those of the tokens that both chose.
 """
 
 import sys
 
 import torch
 import xllamacpp
-from transformers import AutoModelForCausalLM, AutoTokenizer
+from transformers import AutoConfig, AutoModelForCausalLM, AutoTokenizer
 
 TEXTS = [
     "Once upon a time, there was a dog.",
@@ -18,15 +19,14 @@ TEXTS = [
 ]
 
 
-def greedy(folder, ids, count):
+def greedy(folder, ids, count, banned):
     model = AutoModelForCausalLM.from_pretrained(folder, dtype=torch.float32)
     out = model.generate(
         torch.tensor([ids]),
         attention_mask=torch.ones(1, len(ids), dtype=torch.long),
         max_new_tokens=count,
         do_sample=False,
-        # llama.cpp never gives the end of text when told to go on after it.
-        suppress_tokens=[model.config.eos_token_id],
+        suppress_tokens=banned,
         pad_token_id=0,
         output_logits=True,
         return_dict_in_generate=True,
@@ -52,9 +52,15 @@ def server(file):
     return xllamacpp.Server(params)
 
 
-def complete(llama, prompt, count):
+def half_characters(tokenizer, size):
+    """Ids that llama.cpp's server would hold back until their character is whole, and the special ones."""
+    return [i for i in range(size) if i >= len(tokenizer) or not tokenizer.decode([i], skip_special_tokens=True).isascii()]
+
+
+def complete(llama, prompt, count, banned):
     """Greedy tokens, their log-probabilities, and how many ids the prompt has."""
     request = dict(prompt=prompt, n_predict=count, temperature=0.0, logprobs=1, ignore_eos=True, cache_prompt=False)
+    request["logit_bias"] = [[token, False] for token in banned]
     answer = llama.handle_completions(request)
     steps = answer["choices"][0]["logprobs"]["content"]
     return [step["id"] for step in steps], [step["logprob"] for step in steps], answer["usage"]["prompt_tokens"]
@@ -68,14 +74,15 @@ def main(folder, file, count=40):
     count = int(count)
     tokenizer = AutoTokenizer.from_pretrained(folder)
     llama = server(file)
+    banned = half_characters(tokenizer, AutoConfig.from_pretrained(folder).vocab_size) + tokenizer.all_special_ids
     for text in TEXTS:
         ids = tokenizer(text)["input_ids"]
-        tokens, expected = greedy(folder, ids, count)
-        found, chances, _ = complete(llama, ids, count)
+        tokens, expected = greedy(folder, ids, count, banned)
+        found, chances, _ = complete(llama, ids, count, banned)
         same = same_from_the_start(tokens, found)
         apart = max((abs(a - b) for a, b in zip(expected[:same], chances)), default=0.0)
         # From the text itself: what llama.cpp makes of it, with its own tokenizer, must go on in the same way.
-        own, _, own_ids = complete(llama, text, count)
+        own, _, own_ids = complete(llama, text, count, banned)
         print(
             f"{folder}: {len(ids)} ids, greedy {same}/{count}, log p apart {apart:.1e}; "
             f"from the text {own_ids} ids, greedy {same_from_the_start(tokens, own)}/{count}"
