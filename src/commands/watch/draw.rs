@@ -8,17 +8,13 @@ use std::path::Path;
 
 const BAR_COLUMNS: usize = 30;
 const SPARKLINE_COLUMNS: usize = 40;
-/// Where the size of the terminal is not known.
-const USUAL_SIZE: (usize, usize) = (100, usize::MAX);
 
-/// Columns of the terminal.
-pub(super) fn width() -> usize {
-    terminal_size::terminal_size().map_or(USUAL_SIZE.0, |(width, _)| usize::from(width.0).max(20))
-}
-
-/// Rows of the terminal.
-pub(super) fn height() -> usize {
-    terminal_size::terminal_size().map_or(USUAL_SIZE.1, |(_, height)| usize::from(height.0).max(2))
+/// Columns and rows of the terminal, if stdout is one.
+pub(super) fn size() -> (usize, usize) {
+    let known = terminal_size::terminal_size_of(std::io::stdout());
+    known.map_or((usize::MAX, usize::MAX), |(width, height)| {
+        (usize::from(width.0).max(20), usize::from(height.0).max(2))
+    })
 }
 
 /// A picture that is drawn over the one before it.

@@ -27,7 +27,8 @@ pub fn run(arguments: &Watch) -> anyhow::Result<Verdict> {
     let mut watched = Watched::new(&arguments.run);
     watched.look()?;
     if arguments.once {
-        printer.data(lines(&watched.view().lines(draw::width())), || watched.json());
+        let (width, _) = draw::size();
+        printer.data(lines(&watched.view().lines(width)), || watched.json());
         return Ok(Verdict::Done);
     }
     match std::io::stdout().is_terminal() {
@@ -48,7 +49,8 @@ fn require_run(run: &Path) -> anyhow::Result<()> {
 fn redraw(watched: &mut Watched, printer: &Printer, interval: f64) -> anyhow::Result<Verdict> {
     let mut screen = Screen::default();
     loop {
-        printer.data(screen.frame(&watched.view().lines(draw::width()), draw::height()), || Value::Null);
+        let (width, height) = draw::size();
+        printer.data(screen.frame(&watched.view().lines(width), height), || Value::Null);
         if watched.live.is_finished() {
             return Ok(Verdict::Done);
         }
