@@ -14,6 +14,8 @@ mod integration {
     pub mod prune_round_trip;
     pub mod resume;
     pub mod support;
+    pub mod tensorboard;
     pub mod training;
+    pub mod watch;
     pub mod wrong_input;
 }

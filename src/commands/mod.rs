@@ -7,8 +7,10 @@ pub mod doctor;
 pub mod eval;
 pub mod export;
 pub mod inspect;
+pub mod observer;
 pub mod plan;
 pub mod run;
+pub mod tensorboard;
 pub mod watch;
 
 use crate::cli::arguments::Command;
@@ -35,6 +37,8 @@ pub fn run(command: Command, cuda: CudaLibrary) -> anyhow::Result<Verdict> {
         Command::Export(arguments) => export::run(&arguments),
         Command::Eval(arguments) => eval::run(&arguments),
         Command::Inspect(arguments) => inspect::run(&arguments),
+        Command::Watch(arguments) => watch::run(&arguments),
+        Command::Tensorboard(arguments) => tensorboard::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
     }

@@ -3,10 +3,12 @@
 mod bench;
 mod eval;
 mod inspect;
+mod watch;
 
 pub use bench::{Bench, BenchCheck, BenchStep, Switch};
 pub use eval::Eval;
 pub use inspect::{Inspect, InspectMasks, InspectModel, InspectRun};
+pub use watch::{Tensorboard, Watch};
 
 use crate::config::Dtype;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -50,6 +52,14 @@ pub enum Command {
     /// Look at a model, at what masks have learned, or at what happened in a run.
     #[command(subcommand)]
     Inspect(Inspect),
+    /// Follow a run while it goes on: progress, losses, sparsity, shares, speed.
+    ///
+    /// Reads metrics.jsonl and locks nothing, so it may be started and left at any time, by anybody who can read the
+    /// run. Redraws in place on a terminal, elsewhere prints a line whenever something is new. Ends with the run; one
+    /// that stopped half-way is waited for, since it may be resumed.
+    Watch(Watch),
+    /// Make TensorBoard event files of a run from its metrics; `prune --tensorboard` writes them as it goes.
+    Tensorboard(Tensorboard),
     /// Time training steps and check the fast kernels against plain ones, on this machine.
     #[command(subcommand)]
     Bench(Bench),
@@ -181,6 +191,9 @@ pub struct Run {
     /// Device: auto, cpu, cuda or cuda:N; overrides run.device.
     #[arg(long)]
     pub device: Option<String>,
+    /// Also write TensorBoard event files, to RUN/tensorboard; the same as run.tensorboard = true.
+    #[arg(long)]
+    pub tensorboard: bool,
     /// Stop with a checkpoint after this step; --resume goes on.
     #[arg(long, value_name = "STEP")]
     pub stop_at: Option<NonZeroU64>,
