@@ -38,6 +38,13 @@ pub fn next_token_losses(x: &Tensor, head: &Tensor, input_ids: &Tensor, scale: f
     Ok(BatchLosses { objective, tokens: token_losses.f_view([rows, tokens])? })
 }
 
+/// Cross entropy (nats) `[N]`, fp32, of `targets [N]` given the normed rows `x [N, D]` that are to predict them and the
+/// output head `[V, D]`: for a few chosen targets, where [`next_token_losses`] takes every token.
+pub fn target_losses(x: &Tensor, head: &Tensor, targets: &Tensor) -> Result<Tensor, TchError> {
+    let chunk = chunk_tokens(head.size()[0], head.f_kind()?, targets.numel() as i64);
+    Ok(linear_cross_entropy(x, head, targets, 1.0, chunk)?.token_losses)
+}
+
 /// How many tokens have logits at a time: chunks of one size within [`LOGITS_BYTES`].
 pub fn chunk_tokens(vocab_size: i64, kind: Kind, tokens: i64) -> i64 {
     let most = (LOGITS_BYTES / (vocab_size * kind.elt_size_in_bytes() as i64).max(1)).max(64);

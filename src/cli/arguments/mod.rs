@@ -5,7 +5,7 @@ mod eval;
 mod inspect;
 
 pub use bench::{Bench, BenchCheck, BenchStep, Switch};
-pub use eval::Eval;
+pub use eval::{Eval, TaskArgument};
 pub use inspect::{Inspect, InspectPath, InspectTarget};
 
 use crate::config::Dtype;
@@ -45,7 +45,7 @@ pub enum Command {
     Pretrain(Run),
     /// Write a Hugging Face folder from any step of a run.
     Export(Export),
-    /// Loss per domain of one or more Hugging Face folders on held-out rows.
+    /// Losses by domain and multiple-choice accuracies of one or more Hugging Face folders, side by side.
     Eval(Eval),
     /// Print what a model, a mask file or a run holds.
     #[command(subcommand)]
