@@ -135,9 +135,8 @@ fn model(result: &ModelResult, reference: Option<&ModelResult>, bytes: &[Option<
     });
     let difference = |index: usize| differences.as_ref().and_then(|all| all.get(index).copied().flatten());
     let domains = result.domains.iter().enumerate();
-    let domains: Vec<DomainReport> = domains
-        .map(|(index, rows)| domain(rows, bytes.get(index).copied().flatten(), difference(index)))
-        .collect();
+    let domains: Vec<DomainReport> =
+        domains.map(|(index, rows)| domain(rows, bytes.get(index).copied().flatten(), difference(index))).collect();
     let losses: Vec<Estimate> = result.domains.iter().filter_map(|domain| estimate(&domain.rows)).collect();
     let bits: Vec<f64> = domains.iter().filter_map(|domain| domain.bits_per_byte).collect();
     let mean = mean_of(&losses);
@@ -223,7 +222,8 @@ mod tests {
     }
 
     fn report() -> Value {
-        let task = Task { name: "sheep".to_string(), kind: TaskKind::Piqa, path: "a/b.jsonl".into(), questions: vec![] };
+        let task =
+            Task { name: "sheep".to_string(), kind: TaskKind::Piqa, path: "a/b.jsonl".into(), questions: vec![] };
         let bytes = EvaluatedBytes { domains: vec![Some(40), Some(20), None], counted: true };
         let results = [
             result("source", &[&[1.0, 3.0], &[4.0, 4.0], &[]], &[1.0, 1.0, 0.0, 1.0]),
@@ -253,16 +253,25 @@ mod tests {
         assert_eq!((&wiki["difference"], &wiki["difference_standard_error"]), (&json!(1.0), &json!(0.0)));
         assert_eq!((&code["difference"], &code["difference_standard_error"]), (&json!(2.0), &json!(1.0)));
         assert_eq!((&small["mean_difference"], &small["mean_difference_standard_error"]), (&json!(1.5), &json!(0.5)));
-        assert_eq!((&empty["loss"], &empty["difference"], &empty["bits_per_byte"]), (&json!(null), &json!(null), &json!(null)));
+        assert_eq!(
+            (&empty["loss"], &empty["difference"], &empty["bits_per_byte"]),
+            (&json!(null), &json!(null), &json!(null))
+        );
     }
 
     #[test]
     fn accuracies_stand_side_by_side_with_their_paired_differences() {
         let report = report();
         let task = &report["tasks"][0];
-        assert_eq!((&task["task"], &task["kind"], &task["file"]), (&json!("sheep"), &json!("piqa"), &json!("a/b.jsonl")));
+        assert_eq!(
+            (&task["task"], &task["kind"], &task["file"]),
+            (&json!("sheep"), &json!("piqa"), &json!("a/b.jsonl"))
+        );
         let [source, small] = [&task["models"][0], &task["models"][1]];
-        assert_eq!((&source["acc"], &source["acc_norm"], &source["questions"]), (&json!(0.75), &json!(0.25), &json!(4)));
+        assert_eq!(
+            (&source["acc"], &source["acc_norm"], &source["questions"]),
+            (&json!(0.75), &json!(0.25), &json!(4))
+        );
         assert_eq!(source["acc_difference"], Value::Null);
         assert_eq!((&small["acc_difference"], &small["acc_norm_difference"]), (&json!(-0.25), &json!(0.25)));
         assert_eq!(small["acc_difference_stderr"], 0.25);

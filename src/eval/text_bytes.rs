@@ -34,12 +34,7 @@ impl EvaluatedBytes {
     }
 }
 
-fn count(
-    dataset: &Dataset,
-    domain: usize,
-    rows_per_domain: usize,
-    lengths: &TokenBytes,
-) -> Result<Option<u64>, Error> {
+fn count(dataset: &Dataset, domain: usize, rows_per_domain: usize, lengths: &TokenBytes) -> Result<Option<u64>, Error> {
     let ids = dataset.validation_rows(domain, rows_per_domain as u64)?;
     let bytes = ids.chunks_exact(dataset.sequence_length()).map(|row| lengths.after_first(row)).sum();
     Ok((!ids.is_empty()).then_some(bytes))

@@ -111,7 +111,11 @@ fn check_outputs(arguments: &Eval) -> anyhow::Result<()> {
     if arguments.write_reference.is_some() && arguments.models.len() != 1 {
         anyhow::bail!("--write-reference takes exactly one model, {} were given", arguments.models.len());
     }
-    let outputs = [("--write-reference", &arguments.write_reference), ("--csv", &arguments.csv), ("--answers", &arguments.answers)];
+    let outputs = [
+        ("--write-reference", &arguments.write_reference),
+        ("--csv", &arguments.csv),
+        ("--answers", &arguments.answers),
+    ];
     for (option, path) in outputs {
         if let Some(path) = path.as_ref().filter(|path| path.is_dir()) {
             anyhow::bail!("{option} {}: this is a folder; name a file", path.display());

@@ -52,8 +52,7 @@ fn domains(report: &Report, names: &[String]) -> Table {
     let mut table = Table::new(header(&columns, versus(names), &["rows", "tokens", "bytes"]));
     let blocks = report.models.first().map_or(0, |model| model.domains.len());
     for block in 0..blocks {
-        let of_models: Vec<&DomainReport> =
-            report.models.iter().filter_map(|model| model.domains.get(block)).collect();
+        let of_models: Vec<&DomainReport> = report.models.iter().filter_map(|model| model.domains.get(block)).collect();
         let Some(first) = of_models.first() else { continue };
         let name = first.loss.domain.clone();
         let size = [grouped(first.loss.rows as i64), grouped(first.loss.tokens as i64), count(first.bytes)];

@@ -19,7 +19,8 @@ pub(super) fn prompt(line: &Fields) -> Result<Prompt, String> {
     check_choices("choices", &choices)?;
     let key = line.text("answerKey")?;
     let label = labels.iter().position(|label| label == key);
-    let label = label.ok_or_else(|| format!("field \"answerKey\" is {key:?}, the choices are {}", labels.join(", ")))?;
+    let label =
+        label.ok_or_else(|| format!("field \"answerKey\" is {key:?}, the choices are {}", labels.join(", ")))?;
     Ok(Prompt { context: format!("Question: {question}\nAnswer:"), choices, label })
 }
 
@@ -27,7 +28,8 @@ pub(super) fn prompt(line: &Fields) -> Result<Prompt, String> {
 type Parts<'a> = (&'a str, Vec<String>, Vec<String>);
 
 fn hugging_face<'a>(line: &Fields<'a>) -> Result<Parts<'a>, String> {
-    let choices = line.get("choices")?.as_object().ok_or("field \"choices\" is not an object with `text` and `label`")?;
+    let choices =
+        line.get("choices")?.as_object().ok_or("field \"choices\" is not an object with `text` and `label`")?;
     let choices = Fields::new(choices);
     let (texts, labels) = (choices.texts("text")?, choices.texts("label")?);
     if texts.len() != labels.len() {

@@ -84,7 +84,11 @@ impl Reading<'_> {
             Ok(kind) => kind,
             // Without a kind every line is as bad as the first.
             Err(problem) => {
-                return Err(Error::Questions { path: self.path.to_owned(), problems: vec![(number, problem)], more: 0 });
+                return Err(Error::Questions {
+                    path: self.path.to_owned(),
+                    problems: vec![(number, problem)],
+                    more: 0,
+                });
             }
         };
         self.kind = Some(kind);
@@ -177,7 +181,10 @@ mod tests {
         let bad = r#"{"goal":"g","sol1":"a","sol2":"b","label":2}"#;
         let text = format!("{PIQA}\n{}", format!("{bad}\n").repeat(8));
         let problem = read(&text, None, None).unwrap_err();
-        assert!(problem.contains("line 2: ") && problem.contains("line 6: ") && !problem.contains("line 7"), "{problem}");
+        assert!(
+            problem.contains("line 2: ") && problem.contains("line 6: ") && !problem.contains("line 7"),
+            "{problem}"
+        );
         assert!(problem.contains("and 3 more"), "{problem}");
     }
 

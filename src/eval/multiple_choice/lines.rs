@@ -53,7 +53,10 @@ impl Lines {
             return Err(Error::file(&self.path, problem));
         }
         if self.bytes > MAX_FILE_BYTES {
-            return Err(Error::file(&self.path, format!("it has more than {MAX_FILE_BYTES} bytes; use --limit or split it")));
+            return Err(Error::file(
+                &self.path,
+                format!("it has more than {MAX_FILE_BYTES} bytes; use --limit or split it"),
+            ));
         }
         Ok(())
     }

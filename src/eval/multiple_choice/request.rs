@@ -64,7 +64,9 @@ impl<'a> Encoder<'a> {
         }
         if targets.len() > self.max_tokens {
             let (found, most) = (targets.len(), self.max_tokens);
-            return Err(Unfit::Text(format!("it has {found} tokens, the model takes {most} (max_position_embeddings)")));
+            return Err(Unfit::Text(format!(
+                "it has {found} tokens, the model takes {most} (max_position_embeddings)"
+            )));
         }
         let count = targets.len();
         ids.extend(targets);
@@ -89,7 +91,9 @@ impl<'a> Encoder<'a> {
 
     fn without_context(&self, continuation: &str) -> Result<(Vec<i64>, Vec<i64>), Unfit> {
         let Some((prefix, _)) = self.prefix else {
-            return Err(Unfit::Text("an empty context needs a BOS or EOS token; the tokenizer has neither".to_string()));
+            return Err(Unfit::Text(
+                "an empty context needs a BOS or EOS token; the tokenizer has neither".to_string(),
+            ));
         };
         let mut ids = self.tokenizer.encode(continuation, false)?;
         match ids.first() == Some(&prefix) {
