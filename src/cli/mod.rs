@@ -4,6 +4,7 @@
 //! 0 done, 1 a check said no (doctor, equivalence, verify), 2 an error or bad usage. A closed pipe is no error.
 
 pub mod arguments;
+pub mod csv;
 pub mod printer;
 pub mod progress;
 pub mod table;

@@ -62,6 +62,23 @@ mod tests {
     use super::*;
 
     #[test]
+    fn chosen_targets_have_the_losses_that_they_have_among_all() {
+        let noise = |name: &str, size: &[i64]| {
+            Tensor::from_slice(&shearling_masks::weight_normals(3, name, size.iter().product::<i64>() as usize))
+                .view(size)
+        };
+        let (x, head) = (noise("x", &[2, 5, 8]), noise("head", &[11, 8]));
+        let ids = Tensor::from_slice(&[3i64, 1, 4, 1, 5, 9, 2, 6, 5, 10]).view([2, 5]);
+        let all = next_token_losses(&x, &head, &ids, 1.0).unwrap().tokens.view([-1]);
+        let positions = Tensor::from_slice(&[7i64, 0, 2]);
+        let targets = Tensor::from_slice(&[5i64, 1, 1]);
+        let chosen = x.view([-1, 8]).index_select(0, &positions);
+        let found = target_losses(&chosen, &head, &targets).unwrap();
+        let apart = (found - all.index_select(0, &positions)).abs().max().double_value(&[]);
+        assert!(apart < 1e-6, "{apart}");
+    }
+
+    #[test]
     fn chunks_are_even_and_within_the_limit() {
         assert_eq!(chunk_tokens(32_000, Kind::Float, 8192), 1024);
         assert_eq!(chunk_tokens(32_000, Kind::BFloat16, 8192), 2048);

@@ -126,7 +126,9 @@ fn several_models_stand_side_by_side() {
     assert!(figures.contains(&format!("{first},task,sheep,acc,")), "{figures}");
 
     let table = succeed(&[&models[..], &common, &task].concat());
-    for text in ["seed-1/model", "vs seed-1/model", "perplexity", "bits/byte", "mean of the domains", "sheep", "acc_norm"] {
+    for text in
+        ["seed-1/model", "vs seed-1/model", "perplexity", "bits/byte", "mean of the domains", "sheep", "acc_norm"]
+    {
         assert!(table.contains(text), "{text} is not in\n{table}");
     }
     assert!(!table.contains("runs/"), "what all paths share is left out\n{table}");

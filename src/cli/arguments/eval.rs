@@ -8,10 +8,6 @@ use std::path::PathBuf;
 use std::str::FromStr;
 
 /// `eval`
-///
-/// Loss, perplexity and bits per byte of every domain, on the first held-out rows; and accuracies on multiple-choice
-/// questions, asked as lm-evaluation-harness asks them. All models see the same rows and questions, and each is compared
-/// with the first one, pair by pair.
 #[derive(Debug, Args)]
 pub struct Eval {
     /// Hugging Face folders, compared side by side: ours, or another tool's.

@@ -46,6 +46,11 @@ pub enum Command {
     /// Write a Hugging Face folder from any step of a run.
     Export(Export),
     /// Losses by domain and multiple-choice accuracies of one or more Hugging Face folders, side by side.
+    ///
+    /// Loss, perplexity and bits per byte of every domain, on the first held-out rows of prepared data; accuracies on
+    /// multiple-choice questions, asked as lm-evaluation-harness asks them. All models see the same rows and questions,
+    /// and each is compared with the first one, pair by pair: `±` behind `vs` is the error of that difference.
+    /// docs/guides/evaluate.md has more.
     Eval(Eval),
     /// Print what a model, a mask file or a run holds.
     #[command(subcommand)]

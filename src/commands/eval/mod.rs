@@ -4,7 +4,7 @@
 //! Everything that can be wrong with the arguments, the files and the models is looked at before the first forward, and
 //! the problems of all models are told at once.
 
-mod csv;
+mod figures;
 mod subject;
 mod table;
 
@@ -143,7 +143,7 @@ fn write_files(
         written.push(("reference losses", path));
     }
     if let Some(path) = &arguments.csv {
-        write(path, &csv::text(report))?;
+        write(path, &figures::csv(report).to_string())?;
         written.push(("figures", path));
     }
     if let Some(path) = &arguments.answers {

@@ -71,7 +71,9 @@ impl Subject {
 
     pub(super) fn decoder(&self, compute: Kind, device: Device) -> anyhow::Result<Decoder> {
         let weight = &mut |name: &str| self.checkpoint.tensor(name, compute, device);
-        Ok(Decoder::build(self.checkpoint.model(), weight)?)
+        let decoder = Decoder::build(self.checkpoint.model(), weight)?;
+        self.checkpoint.release();
+        Ok(decoder)
     }
 
     /// Losses on `rows` of `dataset`, with progress on stderr.

@@ -112,3 +112,63 @@ impl<'a> Encoder<'a> {
 pub(super) fn is_space(letter: char) -> bool {
     letter.is_whitespace() || ('\u{1c}'..='\u{1f}').contains(&letter)
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn tokenizer(name: &str) -> Tokenizer {
+        let folder = std::path::Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/lm-eval").join(name);
+        Tokenizer::open(&folder).unwrap()
+    }
+
+    fn request(name: &str, max_tokens: i64, context: &str, continuation: &str) -> Result<Request, String> {
+        let tokenizer = tokenizer(name);
+        let encoder = Encoder::new(&tokenizer, max_tokens, 400).unwrap();
+        encoder.request(context, continuation).map_err(|unfit| match unfit {
+            Unfit::Tokenizer(error) => error.to_string(),
+            Unfit::Text(problem) => problem,
+        })
+    }
+
+    #[test]
+    fn targets_are_what_the_whole_has_beyond_the_context() {
+        for name in ["byte-level", "pieces"] {
+            let whole = tokenizer(name).encode("Question: wool?\nAnswer: the sheep", true).unwrap();
+            let context = tokenizer(name).encode("Question: wool?\nAnswer:", true).unwrap();
+            let found = request(name, 100, "Question: wool?\nAnswer:", " the sheep").unwrap();
+            assert_eq!((found.ids[0], &found.ids), (1, &whole), "{name}: BOS, and the tokens of the whole");
+            assert_eq!(found.targets, whole.len() - context.len());
+            // Space at the end of the context belongs to what follows.
+            assert_eq!(request(name, 100, "Question: wool?\nAnswer: ", "the sheep").unwrap(), found);
+        }
+    }
+
+    #[test]
+    fn long_contexts_lose_their_beginning_and_targets_never_do() {
+        let whole = request("pieces", 100, "one two three four five", " six seven").unwrap();
+        let cut = request("pieces", 8, "one two three four five", " six seven").unwrap();
+        assert_eq!(cut.ids, whole.ids[whole.ids.len() - 9..], "eight are read, the ninth is predicted");
+        assert_eq!(cut.targets, whole.targets);
+        let problem = request("pieces", 2, "one", " six seven eight nine").unwrap_err();
+        assert!(problem.contains("the model takes 2"), "{problem}");
+    }
+
+    #[test]
+    fn an_empty_context_is_bos_and_a_written_bos_is_enough() {
+        let plain = tokenizer("byte-level").encode(" wool", false).unwrap();
+        let found = request("byte-level", 100, "", " wool").unwrap();
+        assert_eq!((found.ids, found.targets), ([&[1], &plain[..]].concat(), plain.len()));
+        let written = request("byte-level", 100, "<s>sheep", " wool").unwrap();
+        assert_eq!(written.ids.iter().filter(|id| **id == 1).count(), 1);
+    }
+
+    #[test]
+    fn what_cannot_be_asked_says_why() {
+        assert!(request("pieces", 100, "sheep", "").unwrap_err().contains("adds no token"));
+        let tokenizer = tokenizer("pieces");
+        let encoder = Encoder::new(&tokenizer, 100, 50).unwrap();
+        let Err(Unfit::Text(problem)) = encoder.request("sheep", " wool") else { panic!("ids beyond 50") };
+        assert!(problem.contains("vocabulary of 50") && problem.contains("tokenizer.json"), "{problem}");
+    }
+}
