@@ -47,15 +47,15 @@ pub struct Accuracies {
 
 /// Accuracies over `answers`, compared with those of `reference` to the same questions; `None` without answers.
 pub fn accuracies(answers: &[Answer], reference: Option<&[Answer]>) -> Option<Accuracies> {
-    let of = |answers: &[Answer], value: fn(&Answer) -> f64| answers.iter().map(value).collect::<Vec<_>>();
-    let difference = |value| paired_difference(&of(answers, value), &of(reference?, value));
-    let (acc, acc_norm): (fn(&Answer) -> f64, fn(&Answer) -> f64) = (|answer| answer.acc, |answer| answer.acc_norm);
-    Some(Accuracies {
-        acc: estimate(&of(answers, acc))?,
-        acc_norm: estimate(&of(answers, acc_norm))?,
-        acc_difference: difference(acc),
-        acc_norm_difference: difference(acc_norm),
-    })
+    let values = |answers: &[Answer]| -> [Vec<f64>; 2] {
+        [answers.iter().map(|answer| answer.acc).collect(), answers.iter().map(|answer| answer.acc_norm).collect()]
+    };
+    let [acc, acc_norm] = values(answers);
+    let differences = reference.map(values).map(|[reference, reference_norm]| {
+        [paired_difference(&acc, &reference), paired_difference(&acc_norm, &reference_norm)]
+    });
+    let [acc_difference, acc_norm_difference] = differences.unwrap_or_default();
+    Some(Accuracies { acc: estimate(&acc)?, acc_norm: estimate(&acc_norm)?, acc_difference, acc_norm_difference })
 }
 
 #[cfg(test)]
