@@ -6,6 +6,7 @@ mod integration {
     pub mod architecture;
     pub mod cli;
     pub mod configs;
+    pub mod evaluation;
     pub mod golden;
     pub mod inspect;
     pub mod loss_curves;

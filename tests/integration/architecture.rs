@@ -198,11 +198,9 @@ fn masks_and_domains_stand_alone() {
     assert_eq!(masks.iter().find(|name| data.contains(&name.as_str())), None, "masks reads no data");
     let torch = ["tch", "torch-sys"];
     assert_eq!(domains.iter().find(|name| torch.contains(&name.as_str())), None, "domains has no libtorch");
-    assert_eq!(
-        dependencies("Cargo.toml").iter().find(|name| data.contains(&name.as_str())),
-        None,
-        "data is read by domains"
-    );
+    let root: Vec<String> =
+        dependencies("Cargo.toml").into_iter().filter(|name| data.contains(&name.as_str())).collect();
+    assert_eq!(root, ["tokenizers"], "data is read by domains; `checkpoint` has the tokenizer of a model folder");
 }
 
 /// What the crate of masks must not know: the names of model families and of their weights.

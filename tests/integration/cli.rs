@@ -37,7 +37,7 @@ fn every_command_explains_itself() {
         (&["prune"], &["--config", "--set", "--resume", "--device", "--tensorboard", "--stop-at"]),
         (&["pretrain"], &["--config", "--set", "--resume", "--device", "--tensorboard", "--stop-at"]),
         (&["export"], &["RUN@STEP", "--out", "--dtype"]),
-        (&["eval"], &["--data", "--rows", "--write-reference", "--json"]),
+        (&["eval"], &["--data", "--rows", "--task", "--limit", "--answers", "--csv", "--write-reference", "--json"]),
         (&["inspect"], &["model", "masks", "run"]),
         (&["inspect", "masks"], &["RUN@STEP", "--against", "--csv", "--json"]),
         (&["inspect", "run"], &["--csv", "--json"]),

@@ -6,7 +6,7 @@ mod inspect;
 mod watch;
 
 pub use bench::{Bench, BenchCheck, BenchStep, Switch};
-pub use eval::Eval;
+pub use eval::{Eval, TaskArgument};
 pub use inspect::{Inspect, InspectMasks, InspectModel, InspectRun};
 pub use watch::{Tensorboard, Watch};
 
@@ -47,7 +47,12 @@ pub enum Command {
     Pretrain(Run),
     /// Write a Hugging Face folder from any step of a run.
     Export(Export),
-    /// Loss per domain of one or more Hugging Face folders on held-out rows.
+    /// Losses by domain and multiple-choice accuracies of one or more Hugging Face folders, side by side.
+    ///
+    /// Loss, perplexity and bits per byte of every domain, on the first held-out rows of prepared data; accuracies on
+    /// multiple-choice questions, asked as lm-evaluation-harness asks them. All models see the same rows and questions,
+    /// and each is compared with the first one, pair by pair: `±` behind `vs` is the error of that difference.
+    /// docs/guides/evaluate.md has more.
     Eval(Eval),
     /// Look at a model, at what masks have learned, or at what happened in a run.
     #[command(subcommand)]
