@@ -23,4 +23,5 @@ pub mod inspect;
 pub mod model;
 pub mod native;
 pub mod prune;
+pub mod report;
 pub mod train;

@@ -13,6 +13,7 @@ mod integration {
     pub mod parity;
     pub mod planted_run;
     pub mod prune_round_trip;
+    pub mod report;
     pub mod resume;
     pub mod support;
     pub mod tensorboard;

@@ -9,6 +9,7 @@ pub mod export;
 pub mod inspect;
 pub mod observer;
 pub mod plan;
+pub mod report;
 pub mod run;
 pub mod tensorboard;
 pub mod watch;
@@ -39,6 +40,7 @@ pub fn run(command: Command, cuda: CudaLibrary) -> anyhow::Result<Verdict> {
         Command::Inspect(arguments) => inspect::run(&arguments),
         Command::Watch(arguments) => watch::run(&arguments),
         Command::Tensorboard(arguments) => tensorboard::run(&arguments),
+        Command::Report(arguments) => report::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
     }

@@ -3,11 +3,13 @@
 mod bench;
 mod eval;
 mod inspect;
+mod report;
 mod watch;
 
 pub use bench::{Bench, BenchCheck, BenchStep, Switch};
 pub use eval::{Eval, TaskArgument};
 pub use inspect::{Inspect, InspectMasks, InspectModel, InspectRun};
+pub use report::Report;
 pub use watch::{Tensorboard, Watch};
 
 use crate::config::Dtype;
@@ -63,6 +65,11 @@ pub enum Command {
     /// run. Redraws in place on a terminal, elsewhere prints a line whenever something is new. Ends with the run; one
     /// that stopped half-way is waited for, since it may be resumed.
     Watch(Watch),
+    /// One page of pictures and answers from one or more runs: a self-contained HTML file, or served while a run goes on.
+    ///
+    /// Give the runs of one model together, in any order: `shearling report runs/prune runs/recover -o report.html`.
+    /// What a run folder lacks is said in the report. docs/guides/report.md tells how to read each figure.
+    Report(Report),
     /// Make TensorBoard event files of a run from its metrics; `prune --tensorboard` writes them as it goes.
     Tensorboard(Tensorboard),
     /// Time training steps and check the fast kernels against plain ones, on this machine.
