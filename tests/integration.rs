@@ -6,6 +6,7 @@ mod integration {
     pub mod architecture;
     pub mod cli;
     pub mod configs;
+    pub mod decoding;
     pub mod golden;
     pub mod loss_curves;
     pub mod parity;
