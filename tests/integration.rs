@@ -7,6 +7,7 @@ mod integration {
     pub mod cli;
     pub mod configs;
     pub mod decoding;
+    pub mod generate;
     pub mod golden;
     pub mod loss_curves;
     pub mod parity;

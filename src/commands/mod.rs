@@ -6,6 +6,7 @@ pub mod demo;
 pub mod doctor;
 pub mod eval;
 pub mod export;
+pub mod generate;
 pub mod inspect;
 pub mod plan;
 pub mod run;
@@ -34,6 +35,7 @@ pub fn run(command: Command, cuda: CudaLibrary) -> anyhow::Result<Verdict> {
         Command::Pretrain(arguments) => run::run(&arguments, Stage::Pretrain),
         Command::Export(arguments) => export::run(&arguments),
         Command::Eval(arguments) => eval::run(&arguments),
+        Command::Generate(arguments) => generate::run(&arguments),
         Command::Inspect(arguments) => inspect::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),

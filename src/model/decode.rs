@@ -6,14 +6,14 @@
 //!                                             ─► norm ─► logits of the last token, or of all
 //! ```
 //!
-//! The first tokens of a text go through the attention of training. Later ones read the cache: the G queries of a group
-//! are laid out as rows of one matrix, `[B, K, G·T, E]`, so that grouped keys are neither copied nor read twice.
+//! The first tokens of a text go through the attention of training, later ones through that of a cache.
 
-use super::attention::{Attention, window_mask};
+use super::attention::{Attention, Heads, window_mask};
 use super::cache::{DecodeError, KvCache, LayerCache, Readable};
 use super::decoder::{Block, Decoder, Embedding, Head, LayerContext};
 use super::norm::rms_norm;
 use crate::native::attention::causal_attention;
+use crate::native::cached_attention::cached_attention;
 use crate::native::embedding::embedding;
 use crate::native::projection;
 use tch::{TchError, Tensor};
@@ -90,31 +90,20 @@ impl Attention {
         cache: &mut LayerCache,
         position: i64,
     ) -> Result<Tensor, TchError> {
-        let heads = self.heads(x, context)?;
-        cache.store(position, &heads.key, &heads.value)?;
+        let Heads { query, key, value, x } = self.heads(x, context)?;
+        let (rows, tokens, _) = x.size3()?;
+        cache.store(position, &key, &value)?;
         let joined = match position {
             0 => {
-                let (_, tokens, _, _) = heads.query.size4()?;
                 let window = cache.window().filter(|window| *window < tokens);
                 let mask = window.map(|window| window_mask(tokens, window, x.device())).transpose()?;
-                causal_attention(&heads.query, &heads.key, &heads.value, mask.as_ref())?
+                causal_attention(&query, &key, &value, mask.as_ref())?
             }
-            _ => self.attend(&heads.query, cache, position)?,
+            _ => {
+                let Readable { key, value, mask } = cache.readable(position, tokens)?;
+                cached_attention(&query, &key, &value, mask.as_ref())?
+            }
         };
-        let (rows, tokens, _) = x.size3()?;
-        self.output.forward_gated(&joined.f_reshape([rows, tokens, -1])?, None, None, &heads.x)
-    }
-
-    /// Queries `[B, T, H, E]` from `position` on against the cache: `[B, T, K, G, E]`.
-    fn attend(&self, query: &Tensor, cache: &LayerCache, position: i64) -> Result<Tensor, TchError> {
-        let (rows, tokens, heads, dim) = query.size4()?;
-        let groups = self.layout.num_key_value_heads;
-        let each = heads / groups.max(1);
-        let Readable { key, value, mask } = cache.readable(position, tokens)?;
-        let grouped = query.f_view([rows, tokens, groups, each, dim])?.f_permute([0, 2, 3, 1, 4])?;
-        let grouped = grouped.f_reshape([rows, groups, each * tokens, dim])?;
-        let mask = mask.map(|mask| mask.f_repeat([each, 1])).transpose()?;
-        let mixed = Tensor::f_scaled_dot_product_attention(&grouped, &key, &value, mask, 0.0, false, None, false)?;
-        mixed.f_reshape([rows, groups, each, tokens, dim])?.f_permute([0, 3, 1, 2, 4])
+        self.output.forward_gated(&joined.f_reshape([rows, tokens, -1])?, None, None, &x)
     }
 }

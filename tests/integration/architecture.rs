@@ -5,10 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// Modules of the root crate with their layer. Imports point to lower layers only.
-const LAYERS: [(&str, u32); 10] = [
+const LAYERS: [(&str, u32); 11] = [
     ("cli", 5),
     ("commands", 5),
     ("eval", 4),
+    ("generate", 4),
     ("inspect", 4),
     ("prune", 4),
     ("train", 4),
@@ -28,7 +29,7 @@ const SIDEWAYS: [(&str, &str, &str); 5] = [
 ];
 
 /// Imports of `shearling_masks` and `shearling_domains`: only modules that join a model with masks or a run with data.
-const CRATES: [(&str, &[&str]); 8] = [
+const CRATES: [(&str, &[&str]); 9] = [
     ("checkpoint", &[]),
     ("cli", &[]),
     ("native", &[]),
@@ -36,6 +37,8 @@ const CRATES: [(&str, &[&str]); 8] = [
     ("model", &["shearling_masks"]),
     ("prune", &["shearling_masks"]),
     ("eval", &["shearling_domains"]),
+    // The counter-based noise that draws tokens.
+    ("generate", &["shearling_masks"]),
     ("inspect", &["shearling_masks"]),
 ];
 

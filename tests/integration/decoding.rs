@@ -28,7 +28,7 @@ fn folders() -> (tempfile::TempDir, Vec<(String, PathBuf)>) {
 
 fn tokens(rows: i64, count: i64) -> Tensor {
     let ids = Tensor::arange(rows * count, (Kind::Int64, Device::Cpu));
-    ((&ids * &ids * 7 + ids * 3) % 61).view([rows, count])
+    (&ids * &ids * 7 + ids * 3).remainder(61).view([rows, count])
 }
 
 /// Logits of all tokens, read in chunks of these sizes, again and again until all are read.

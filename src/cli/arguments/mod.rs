@@ -2,10 +2,12 @@
 
 mod bench;
 mod eval;
+mod generate;
 mod inspect;
 
-pub use bench::{Bench, BenchCheck, BenchStep, Switch};
+pub use bench::{Bench, BenchCheck, BenchLatency, BenchStep, Switch};
 pub use eval::Eval;
+pub use generate::Generate;
 pub use inspect::{Inspect, InspectPath, InspectTarget};
 
 use crate::config::Dtype;
@@ -47,10 +49,16 @@ pub enum Command {
     Export(Export),
     /// Loss per domain of one or more Hugging Face folders on held-out rows.
     Eval(Eval),
+    /// Let a model go on from a text: the first thing to do with a pruned one.
+    ///
+    /// The tokenizer of the folder is used, with the special tokens that it puts before a text itself. The text ends at
+    /// one of the model's end-of-text tokens, at a --stop string or after --max-tokens. Only the new text is on stdout;
+    /// speed and settings are on stderr.
+    Generate(Generate),
     /// Print what a model, a mask file or a run holds.
     #[command(subcommand)]
     Inspect(Inspect),
-    /// Time training steps and check the fast kernels against plain ones, on this machine.
+    /// Time training steps and decoding, and check the fast kernels against plain ones, on this machine.
     #[command(subcommand)]
     Bench(Bench),
     /// The whole job on generated text (or yours): train, prune, continue, compare with two baselines.
