@@ -223,3 +223,16 @@ fn latency_measures_models_side_by_side() {
     let stderr = String::from_utf8(too_long.stderr).unwrap();
     assert!(stderr.contains("more than the 64 tokens") && stderr.contains(&path), "{stderr}");
 }
+
+#[test]
+fn both_commands_explain_themselves() {
+    for (command, options) in [
+        (&["generate"][..], &["--prompt", "--temperature", "--top-p", "--top-k", "--seed", "--stop", "--json"][..]),
+        (&["bench", "latency"], &["--shape", "--prompt-tokens", "--new-tokens", "--rounds", "--out", "roofline"]),
+    ] {
+        let help = succeed(&[command, &["--help"]].concat());
+        for option in options {
+            assert!(help.contains(option), "{command:?} does not mention {option}:\n{help}");
+        }
+    }
+}
