@@ -131,7 +131,8 @@ fn prompts_come_from_a_file_or_a_pipe() {
         .stderr(Stdio::null())
         .spawn()
         .unwrap();
-    child.stdin.take().unwrap().write_all(PROMPT.as_bytes()).unwrap();
+    // As `echo` writes it.
+    child.stdin.take().unwrap().write_all(format!("{PROMPT}\n").as_bytes()).unwrap();
     let output = child.wait_with_output().unwrap();
     assert_eq!(output.status.code(), Some(0));
     assert_eq!(serde_json::from_slice::<Value>(&output.stdout).unwrap()["text"], expected["text"]);

@@ -36,8 +36,8 @@ pub fn run(arguments: &Generate) -> anyhow::Result<Verdict> {
 
 /// The Hugging Face folder that is meant: the folder itself, or what a run wrote into its own.
 fn model_folder(path: &Path) -> PathBuf {
-    let written = ["", "model", "pruned"].map(|name| path.join(name));
-    let found = written.into_iter().find(|folder| folder.join("config.json").is_file());
+    let places = [path.to_path_buf(), path.join("model"), path.join("pruned")];
+    let found = places.into_iter().find(|folder| folder.join("config.json").is_file());
     found.unwrap_or_else(|| path.to_path_buf())
 }
 

@@ -71,16 +71,18 @@ fn lines(
     Ok(())
 }
 
-/// Everything of a source that is UTF-8 and not without end.
+/// Everything of a source that is UTF-8 and not without end, but for the line feed that `echo` and editors put last.
 fn text(from: impl Read, name: &str) -> anyhow::Result<String> {
     let mut bytes = Vec::new();
     from.take(LIMIT_BYTES + 1).read_to_end(&mut bytes).with_context(|| format!("cannot read {name}"))?;
     if bytes.len() as u64 > LIMIT_BYTES {
         anyhow::bail!("{name} has more than {LIMIT_BYTES} bytes; no model reads such a prompt");
     }
-    String::from_utf8(bytes).map_err(|error| {
+    let text = String::from_utf8(bytes).map_err(|error| {
         anyhow::anyhow!("{name} is not UTF-8 text (byte {}); convert it", error.utf8_error().valid_up_to())
-    })
+    })?;
+    let line = text.strip_suffix('\n').map(|text| text.strip_suffix('\r').unwrap_or(text));
+    Ok(line.unwrap_or(&text).to_string())
 }
 
 #[cfg(test)]
@@ -100,7 +102,12 @@ mod tests {
 
     #[test]
     fn what_is_no_text_is_refused_with_its_place() {
-        assert_eq!(text("a é".as_bytes(), "it").unwrap(), "a é");
+        let whole = |bytes: &[u8]| text(bytes, "it").unwrap();
+        assert_eq!(whole("a é".as_bytes()), "a é");
+        assert_eq!(
+            (whole(b"a\n"), whole(b"a\r\n"), whole(b"a\n\n"), whole(b"\n")),
+            ("a".into(), "a".into(), "a\n".into(), "".into())
+        );
         assert!(
             text(&b"ab\xff"[..], "the file x")
                 .unwrap_err()

@@ -135,6 +135,11 @@ impl Contestant {
         Ok(contestant)
     }
 
+    /// Lets a tiny model answer: what libraries load and build on first use is no model's memory.
+    pub(super) fn warm_up(kind: Kind, device: Device) -> anyhow::Result<()> {
+        Contestant::load(Candidate::shape(SHAPES[0].name)?, Lengths { prompt: 64, new: 2 }, kind, device).map(drop)
+    }
+
     pub(super) fn parameters(&self) -> i64 {
         ParameterCount::of(self.decoder.model()).total()
     }

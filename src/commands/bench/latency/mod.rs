@@ -34,6 +34,7 @@ pub(super) fn run(arguments: &BenchLatency) -> anyhow::Result<Verdict> {
     let lengths = lengths(arguments, &candidates)?;
     printer.note(format!("{} prompt tokens, {} new ones, {kind:?} on {device:?}", lengths.prompt, lengths.new));
     let bandwidth = rounds::bandwidth(device)?;
+    Contestant::warm_up(kind, device)?;
     let mut contestants = Vec::new();
     for candidate in candidates {
         printer.note(format!("loading {}", candidate.name));
