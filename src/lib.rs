@@ -19,6 +19,7 @@ pub mod cli;
 pub mod commands;
 pub mod config;
 pub mod eval;
+pub mod generate;
 pub mod inspect;
 pub mod model;
 pub mod native;

@@ -6,7 +6,9 @@ mod integration {
     pub mod architecture;
     pub mod cli;
     pub mod configs;
+    pub mod decoding;
     pub mod evaluation;
+    pub mod generate;
     pub mod golden;
     pub mod inspect;
     pub mod loss_curves;

@@ -6,6 +6,7 @@ pub mod demo;
 pub mod doctor;
 pub mod eval;
 pub mod export;
+pub mod generate;
 pub mod inspect;
 pub mod observer;
 pub mod plan;
@@ -37,6 +38,7 @@ pub fn run(command: Command, cuda: CudaLibrary) -> anyhow::Result<Verdict> {
         Command::Pretrain(arguments) => run::run(&arguments, Stage::Pretrain),
         Command::Export(arguments) => export::run(&arguments),
         Command::Eval(arguments) => eval::run(&arguments),
+        Command::Generate(arguments) => generate::run(&arguments),
         Command::Inspect(arguments) => inspect::run(&arguments),
         Command::Watch(arguments) => watch::run(&arguments),
         Command::Tensorboard(arguments) => tensorboard::run(&arguments),

@@ -41,6 +41,13 @@ pub struct LayerContext {
     pub(super) window: Option<Tensor>,
 }
 
+impl LayerContext {
+    /// Without gates: what decoding needs.
+    pub(super) fn plain(rope: RopeTable) -> LayerContext {
+        LayerContext { rope, hidden: None, gates: LayerGates::default(), window: None }
+    }
+}
+
 impl ForwardContext {
     /// Context for rows of up to `tokens` tokens.
     pub fn new(model: &HfModel, tokens: i64, device: Device, gates: &Gates) -> Result<ForwardContext, TchError> {
@@ -91,8 +98,8 @@ impl ForwardContext {
 /// One layer.
 #[derive(Debug)]
 pub struct Block {
-    attention: Attention,
-    mlp: Mlp,
+    pub(super) attention: Attention,
+    pub(super) mlp: Mlp,
 }
 
 impl Block {
@@ -113,7 +120,7 @@ impl Block {
             query_norm: model.qk_norm.then(|| get("self_attn.q_norm.weight")).transpose()?,
             key_norm: model.qk_norm.then(|| get("self_attn.k_norm.weight")).transpose()?,
             output: linear(&mut get, "self_attn.o_proj", bias.output)?,
-            heads: HeadLayout::of(model),
+            layout: HeadLayout::of(model),
             eps,
         };
         let mlp = Mlp {
@@ -147,7 +154,7 @@ fn linear<E>(get: &mut impl FnMut(&str) -> Result<Tensor, E>, stem: &str, bias: 
 /// The way in: token embedding.
 #[derive(Debug)]
 pub struct Embedding {
-    weight: Tensor,
+    pub(super) weight: Tensor,
     /// A tied embedding is not masked: the head, which is the same tensor, is only read through the final norm.
     masked: bool,
 }
@@ -168,8 +175,8 @@ impl Embedding {
 /// The way out: final norm and output head.
 #[derive(Debug)]
 pub struct Head {
-    norm: Tensor,
-    weight: Tensor,
+    pub(super) norm: Tensor,
+    pub(super) weight: Tensor,
 }
 
 impl Head {
@@ -227,9 +234,9 @@ impl Head {
 #[derive(Debug)]
 pub struct Decoder {
     model: HfModel,
-    embedding: Embedding,
-    blocks: Vec<Block>,
-    head: Head,
+    pub(super) embedding: Embedding,
+    pub(super) blocks: Vec<Block>,
+    pub(super) head: Head,
     /// Every n-th block is computed again in the backward; 0: none.
     recompute_every: usize,
 }

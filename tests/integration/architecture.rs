@@ -9,6 +9,7 @@ const LAYERS: [(&str, u32); 11] = [
     ("cli", 5),
     ("commands", 5),
     ("eval", 4),
+    ("generate", 4),
     ("inspect", 4),
     ("prune", 4),
     ("report", 4),
@@ -39,6 +40,8 @@ const CRATES: [(&str, &[&str]); 9] = [
     ("model", &["shearling_masks"]),
     ("prune", &["shearling_masks"]),
     ("eval", &["shearling_domains"]),
+    // The counter-based noise that draws tokens.
+    ("generate", &["shearling_masks"]),
     ("inspect", &["shearling_masks"]),
     ("report", &[]),
 ];

@@ -2,12 +2,14 @@
 
 mod bench;
 mod eval;
+mod generate;
 mod inspect;
 mod report;
 mod watch;
 
-pub use bench::{Bench, BenchCheck, BenchStep, Switch};
+pub use bench::{Bench, BenchCheck, BenchLatency, BenchStep, Switch};
 pub use eval::{Eval, TaskArgument};
+pub use generate::Generate;
 pub use inspect::{Inspect, InspectMasks, InspectModel, InspectRun};
 pub use report::Report;
 pub use watch::{Tensorboard, Watch};
@@ -72,7 +74,13 @@ pub enum Command {
     Report(Report),
     /// Make TensorBoard event files of a run from its metrics; `prune --tensorboard` writes them as it goes.
     Tensorboard(Tensorboard),
-    /// Time training steps and check the fast kernels against plain ones, on this machine.
+    /// Let a model go on from a text: the first thing to do with a pruned one.
+    ///
+    /// The tokenizer of the folder is used, with the special tokens that it puts before a text itself. The text ends at
+    /// one of the model's end-of-text tokens, at a --stop string or after --max-tokens. Only the new text is on stdout;
+    /// speed and settings are on stderr.
+    Generate(Generate),
+    /// Time training steps and decoding, and check the fast kernels against plain ones, on this machine.
     #[command(subcommand)]
     Bench(Bench),
     /// The whole job on generated text (or yours): train, prune, continue, compare with two baselines.
