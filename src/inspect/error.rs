@@ -30,8 +30,8 @@ pub enum Error {
     NotComparable(String),
     /// Shapes that no decoder has: the lists to draw would not fit into memory.
     #[error(
-        "these masks describe a model of {layers} layers with {units} heads and MLP units each, too many to show; expected the \
-         shapes of a decoder"
+        "these masks describe a model of {layers} layers with {units} heads and MLP units each, too many to show; \
+         expected the shapes of a decoder"
     )]
     TooLarge {
         /// Layers of the source.

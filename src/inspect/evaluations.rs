@@ -136,7 +136,8 @@ mod tests {
 
     #[test]
     fn a_record_of_the_wrong_kinds_is_an_evaluation_without_numbers() {
-        let foreign = json!({ "gates": 3, "domains": { "a": 1 }, "masks": { "modules": [{}, { "module": "layer", "undecided": "no", "rows": 1u64 << 40, "size": 1u64 << 40 }] } });
+        let layer = json!({ "module": "layer", "undecided": "no", "rows": 1u64 << 40, "size": 1u64 << 40 });
+        let foreign = json!({ "gates": 3, "domains": { "a": 1 }, "masks": { "modules": [{}, layer] } });
         let evaluation = Evaluation::of(4, &foreign);
         assert_eq!((evaluation.step, evaluation.gates.as_str()), (4, ""));
         assert_eq!(evaluation.domain("a").unwrap().loss, None);

@@ -2,6 +2,7 @@
 //! Judgements only; the numbers are in the history.
 
 use super::columns::{Column, ends};
+use super::events::Event;
 use super::history::RunHistory;
 use super::lines::shown;
 use super::recorded::Recorded;
@@ -61,7 +62,8 @@ pub(super) fn of_lines(recorded: &Recorded) -> Vec<Note> {
     }
     if let Some(line) = recorded.cut_at_end {
         notes.push(Note::warning(format!(
-            "metrics.jsonl: the last line ({line}) is cut and left out: the run is writing it, or was stopped while it did"
+            "metrics.jsonl: the last line ({line}) is cut and left out: the run is writing it, or was stopped while it \
+             did"
         )));
     }
     if recorded.beyond > 0 {
@@ -78,20 +80,8 @@ pub(super) fn of_history(history: &RunHistory) -> Vec<Note> {
     let mut notes = Vec::new();
     notes.extend(progress(history));
     notes.extend(skipped(history));
-    notes.extend(
-        history
-            .events
-            .iter()
-            .filter(|event| event.kind == "not_saved")
-            .map(|event| Note::warning(format!("step {}: {}", event.step, event.text))),
-    );
-    notes.extend(
-        history
-            .events
-            .iter()
-            .filter(|event| event.kind == "exhausted")
-            .map(|event| Note::warning(format!("step {}: {}", event.step, event.text))),
-    );
+    notes.extend(told(history, "not_saved"));
+    notes.extend(told(history, "exhausted"));
     if history.is_prune() {
         notes.extend(constraint(history));
         notes.extend(polarisation(history));
@@ -106,6 +96,15 @@ pub(super) fn of_history(history: &RunHistory) -> Vec<Note> {
         notes.push(Note::warning("there is no readable mask snapshot: when the masks settled cannot be told"));
     }
     notes
+}
+
+/// The first events of a kind that asks for attention.
+fn told(history: &RunHistory, kind: &str) -> Vec<Note> {
+    let of_kind = || history.events.iter().filter(|event| event.kind == kind);
+    let note = |event: &Event| Note::warning(format!("step {}: {}", event.step, event.text));
+    let more = of_kind().count().saturating_sub(NAMED_STEPS);
+    let rest = (more > 0).then(|| Note::warning(format!("{more} more events `{kind}` are in the history")));
+    of_kind().take(NAMED_STEPS).map(note).chain(rest).collect()
 }
 
 fn progress(history: &RunHistory) -> Option<Note> {
@@ -183,8 +182,8 @@ fn undecided(module: &str, step: u64, [units, undecided, half_alive, still_open]
         return None;
     }
     Some(Note::warning(format!(
-        "{module}: at step {step} {undecided} of {units} units are undecided ({:.1} %), {half_alive} are kept with a gate below 0.5 \
-         and {still_open} removed with one above: there the cut is not what was learned",
+        "{module}: at step {step} {undecided} of {units} units are undecided ({:.1} %), {half_alive} are kept with a gate \
+         below 0.5 and {still_open} removed with one above: there the cut is not what was learned",
         100.0 * share
     )))
 }

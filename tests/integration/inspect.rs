@@ -251,7 +251,7 @@ fn snapshot_of(run: &Path, step: u64) -> PathBuf {
     run.join(snapshot(step))
 }
 
-const DAMAGES: [Damage; 14] = [
+const DAMAGES: [Damage; 15] = [
     ("no metrics", |run| std::fs::remove_file(run.join("metrics.jsonl")).unwrap(), &["metrics.jsonl cannot be read"]),
     (
         "a folder in the place of the metrics",
@@ -301,6 +301,22 @@ const DAMAGES: [Damage; 14] = [
             std::fs::remove_dir_all(run.join("pruned")).unwrap();
         },
         &["the run is not finished: 53 of 100 steps"],
+    ),
+    (
+        "domains that ran out, and a full disk",
+        |run| {
+            edit_metrics(run, |lines| {
+                let event = |kind: &str, fields: &str| format!("{{\"type\":\"{kind}\",\"step\":90,{fields}}}\n");
+                let more =
+                    event("exhausted", "\"domains\":[\"web\",\"code\"]") + &event("not_saved", "\"reason\":\"full\"");
+                lines.join("\n") + "\n" + &more.repeat(7)
+            });
+        },
+        &[
+            "step 90: reached data.max_epochs and left the mix: web, code",
+            "step 90: no checkpoint was written: full",
+            "2 more events `exhausted`",
+        ],
     ),
     (
         "a missing start, and no configuration",

@@ -45,7 +45,10 @@ fn text(history: &RunHistory, terminal: Terminal) -> String {
         ("undecided units over time", tables::polarisation(history)),
         ("when the masks settled", tables::settled(history)),
     ];
-    let mut text = format!("{}\n{}", headline(history), notes(history));
+    let mut text = headline(history);
+    if !history.notes.is_empty() {
+        text.push_str(&format!("\n{}", notes(history)));
+    }
     for (title, table) in sections.iter().filter(|(_, table)| !table.is_empty()) {
         text.push_str(&format!("\n{title}\n{table}"));
     }

@@ -32,7 +32,12 @@ pub(super) fn curves(history: &RunHistory, width: usize) -> Table {
         ("tokens per second", &steps.tokens_per_second),
     ];
     let domains = steps.domains.iter().map(|domain| (format!("loss, {}", domain.domain), &domain.loss));
-    let columns = columns.into_iter().map(|(name, column)| (name.to_string(), column)).chain(domains);
+    let multipliers = steps.modules.iter().flat_map(|module| {
+        let named = |name: &str| format!("{name}, {}", module.module);
+        [(named("λ1"), &module.lambda_1), (named("λ2"), &module.lambda_2)]
+    });
+    let columns = columns.into_iter().map(|(name, column)| (name.to_string(), column));
+    let columns = columns.chain(domains).chain(multipliers);
     for (name, column) in columns.filter(|(_, column)| column.iter().any(Option::is_some)) {
         table.row(std::iter::once(name).chain(range(column)).chain([sparkline(column, width)]));
     }
