@@ -457,6 +457,16 @@ fn models_that_cannot_answer_are_named_before_anything_is_asked() {
     let short = short.display().to_string();
     place.refuses(&["eval", &short, "--task", &task], &["choice 0", "the model takes 2", "max_position_embeddings"]);
 
+    // Weights that are no numbers give no answers.
+    let broken = place.path().join("broken");
+    copy_folder(&source, &broken);
+    let weights = broken.join("model.safetensors");
+    let read = shearling::checkpoint::TensorFile::read(&weights, tch::Device::Cpu).unwrap();
+    let damaged: Vec<_> = read.tensors.into_iter().map(|(name, tensor)| (name, tensor * f64::NAN)).collect();
+    shearling::checkpoint::TensorFile::write(&weights, &damaged, &Default::default()).unwrap();
+    let broken = broken.display().to_string();
+    place.refuses(&["eval", &broken, "--task", &task], &["piqa.jsonl", "line 1", "NaN", "damaged"]);
+
     // All problems of all models at once.
     let bare = place.path().join("bare");
     copy_folder(&source, &bare);

@@ -147,11 +147,15 @@ mod tests {
     #[test]
     fn long_contexts_lose_their_beginning_and_targets_never_do() {
         let whole = request("pieces", 100, "one two three four five", " six seven").unwrap();
-        let cut = request("pieces", 8, "one two three four five", " six seven").unwrap();
-        assert_eq!(cut.ids, whole.ids[whole.ids.len() - 9..], "eight are read, the ninth is predicted");
+        let most = whole.targets as i64 + 3;
+        let cut = request("pieces", most, "one two three four five", " six seven").unwrap();
+        let last = whole.ids.len() - (most as usize + 1);
+        assert!(last > 1, "something is cut");
+        assert_eq!(cut.ids, whole.ids[last..], "the last one is predicted, not read");
         assert_eq!(cut.targets, whole.targets);
-        let problem = request("pieces", 2, "one", " six seven eight nine").unwrap_err();
-        assert!(problem.contains("the model takes 2"), "{problem}");
+        assert!(request("pieces", whole.targets as i64, "one two", " six seven").is_ok());
+        let problem = request("pieces", whole.targets as i64 - 1, "one two", " six seven").unwrap_err();
+        assert!(problem.contains("tokens, the model takes"), "{problem}");
     }
 
     #[test]

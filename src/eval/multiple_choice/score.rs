@@ -46,7 +46,10 @@ impl Answering<'_> {
             let scores: Vec<f64> = scores.by_ref().take(question.choices.len()).collect();
             match scores.iter().all(|score| score.is_finite()) {
                 true => Ok(Answer::new(question, scores)),
-                false => Err(at(task, question, format!("the model's log-likelihoods are {scores:?}"))),
+                false => {
+                    let reason = "its weights are damaged, or too large for this kind of computation";
+                    Err(at(task, question, format!("the model's log-likelihoods are {scores:?}: {reason}")))
+                }
             }
         };
         task.questions.iter().map(answer).collect()
