@@ -7,7 +7,7 @@ use super::{Error, Result};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
 use std::fs::{File, OpenOptions};
-use std::io::{Read, Seek, Write};
+use std::io::{ErrorKind, Read, Seek, Write};
 use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 
@@ -58,11 +58,13 @@ impl RunLock {
     /// Who holds a run folder. Only looks: a lock tried and given back would get in the way of a run that starts.
     pub fn activity(run: &Path) -> Activity {
         let path = run.join("run.lock");
-        let Ok((mut file, metadata)) = File::open(&path).and_then(|file| Ok((file.try_clone()?, file.metadata()?)))
-        else {
-            return if path.exists() { Activity::Unknown } else { Activity::Nobody };
+        let metadata = match std::fs::metadata(&path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Activity::Nobody,
+            Ok(metadata) if metadata.is_file() => metadata,
+            _ => return Activity::Unknown,
         };
-        let Ok(locks) = std::fs::read_to_string("/proc/locks") else { return Activity::Unknown };
+        let opened = (File::open(&path), std::fs::read_to_string("/proc/locks"));
+        let (Ok(mut file), Ok(locks)) = opened else { return Activity::Unknown };
         let signed = signature(&mut file);
         match signed.filter(|process| locks.lines().any(|line| is_lock(line, *process, metadata.ino()))) {
             Some(process) => Activity::Process(process),

@@ -77,6 +77,20 @@ mod tests {
     }
 
     #[test]
+    fn a_full_disk_is_told_once_and_the_metrics_go_on() {
+        let run = tempfile::tempdir().unwrap();
+        let mut journal = Journal::open(run.path(), 0, false).unwrap();
+        journal.events = Some(EventLog::on_full_disk());
+        let step = |at: u64| json!({ "type": "step", "step": at, "loss": { "total": 1.0 } });
+        journal.write(&step(1)).unwrap();
+        let warning = journal.take_warning().unwrap();
+        assert!(warning.contains("will miss some steps") && warning.contains("/dev/full"), "{warning}");
+        (2..=4).for_each(|at| journal.write(&step(at)).unwrap());
+        assert_eq!(journal.take_warning(), None);
+        assert_eq!(metrics::read(&run.path().join(metrics::FILE_NAME)).unwrap().len(), 4);
+    }
+
+    #[test]
     fn events_that_cannot_be_written_are_a_warning() {
         let run = tempfile::tempdir().unwrap();
         std::fs::write(run.path().join(tensorboard::FOLDER), "a file where the folder would be").unwrap();

@@ -143,14 +143,14 @@ impl View<'_> {
         parts.extend(live.last_save.map(|step| format!("saved at step {step}")));
         parts.extend(live.last_not_saved.map(|step| format!("not saved at step {step}: disk full")));
         if live.skipped > 0 {
-            let last = live.last_skip.map_or(String::new(), |step| format!(", the last at step {step}"));
-            parts.push(format!("{} steps skipped{last}", live.skipped));
+            let last = live.last_skip.map_or(String::new(), |step| format!(" (last {step})"));
+            parts.push(format!("skipped steps: {}{last}", live.skipped));
         }
         if live.resumed > 0 {
-            parts.push(format!("resumed {} times", live.resumed));
+            parts.push(format!("resumed: {}", live.resumed));
         }
         if live.unreadable_lines > 0 {
-            parts.push(format!("{} unreadable lines", live.unreadable_lines));
+            parts.push(format!("unreadable lines: {}", live.unreadable_lines));
         }
         (!parts.is_empty()).then(|| parts.join("  "))
     }

@@ -54,6 +54,9 @@ impl Follower {
             Err(error) if error.kind() == ErrorKind::NotFound => return Ok(()),
             metadata => metadata.map_err(failed)?,
         };
+        if !metadata.is_file() {
+            return Err(failed(io::Error::new(ErrorKind::InvalidInput, "it is no file")));
+        }
         if self.open.as_ref().is_some_and(|open| !open.is_still(&metadata)) {
             self.open = None;
             sink(Event::Restarted);
@@ -142,6 +145,6 @@ mod tests {
     fn a_folder_in_its_place_is_an_error() {
         let folder = tempfile::tempdir().unwrap();
         let error = Follower::new(folder.path()).look(&mut |_| ()).unwrap_err().to_string();
-        assert!(error.contains(&folder.path().display().to_string()), "{error}");
+        assert!(error.contains(&folder.path().display().to_string()) && error.contains("no file"), "{error}");
     }
 }

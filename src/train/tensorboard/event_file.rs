@@ -93,6 +93,16 @@ fn masked(bytes: &[u8]) -> u32 {
     CRC32C.checksum(bytes).rotate_right(15).wrapping_add(0xa282_ead8)
 }
 
+#[cfg(test)]
+impl EventFile {
+    /// A file on a disk that is full.
+    pub(super) fn on_full_disk() -> EventFile {
+        let path = PathBuf::from("/dev/full");
+        let file = OpenOptions::new().write(true).open(&path).unwrap();
+        EventFile { path, file, length_bytes: 0 }
+    }
+}
+
 /// All events of a file, with every checksum checked.
 #[cfg(test)]
 pub(super) fn read(path: &Path) -> Vec<Event> {
@@ -144,6 +154,20 @@ mod tests {
         assert_eq!(bytes[12..21], [0x09, 0, 0, 0, 0, 0, 0, 0xf0, 0x3f]);
         assert_eq!(&bytes[21..36], b"\x1a\x0dbrain.Event:2");
         assert_eq!(bytes.len(), 8 + 4 + 24 + 4);
+    }
+
+    #[test]
+    fn after_a_failed_write_the_file_ends_with_its_last_whole_event() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut events = EventFile::create(folder.path(), 1.0).unwrap();
+        let event = |step| Event { wall_time: 2.0, step, what: None };
+        events.append(&event(1)).unwrap();
+        let good = std::mem::replace(&mut events.file, EventFile::on_full_disk().file);
+        let error = events.append(&event(2)).unwrap_err();
+        assert_eq!(error.kind(), io::ErrorKind::StorageFull);
+        events.file = good;
+        events.append(&event(3)).unwrap();
+        assert_eq!(read(events.path()).iter().map(|event| event.step).collect::<Vec<_>>(), [0, 1, 3]);
     }
 
     #[test]

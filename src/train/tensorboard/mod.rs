@@ -131,6 +131,14 @@ fn since_1970(time: SystemTime) -> f64 {
 }
 
 #[cfg(test)]
+impl EventLog {
+    /// A log on a disk that is full.
+    pub(super) fn on_full_disk() -> EventLog {
+        EventLog { file: EventFile::on_full_disk(), config: None }
+    }
+}
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use proto::Datum;
