@@ -73,7 +73,7 @@ impl KvCache {
         });
         Ok(KvCache {
             layers: layers.collect::<Result<_, _>>()?,
-            rope: model.rope.clone(),
+            rope: model.rope,
             head_dim: model.head_dim,
             rotary: RopeTable::new(&model.rope, model.head_dim, expected, device)?,
             rotary_tokens: expected,

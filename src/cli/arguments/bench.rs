@@ -21,8 +21,8 @@ pub enum Bench {
     /// bandwidth is measured in the same rounds on the same threads. Memory is that of each model alone: weights, cache
     /// and what a forward needs, not what loading needs for a moment.
     Latency(BenchLatency),
-    /// Compare the fast operations on a device with plain ones in fp64 on the CPU, and three steps of pruning with the
-    /// CPU's; exit code 1 on a difference.
+    /// Compare the fast operations on a device with plain ones in fp64 on the CPU, and three steps of pruning and
+    /// decoding with a cache with the CPU's; exit code 1 on a difference.
     Check(BenchCheck),
 }
 

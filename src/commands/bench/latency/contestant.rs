@@ -97,7 +97,10 @@ fn random_decoder(model: &HfModel, kind: Kind, device: Device) -> Result<Decoder
         }
         let count: i64 = parameter.shape.iter().product();
         let filled = noise.f_repeat([count / NOISE + 1])?.f_narrow(0, 0, count)?;
-        filled.f_view(&parameter.shape[..])?.f_contiguous()
+        // A copy: a view would keep the whole repetition in memory.
+        let mut weight = Tensor::f_empty(&parameter.shape[..], (kind, device))?;
+        weight.f_copy_(&filled.f_view(&parameter.shape[..])?)?;
+        Ok(weight)
     })
 }
 
