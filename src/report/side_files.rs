@@ -31,6 +31,12 @@ pub struct EvalModel {
     /// Mean over the domains.
     #[serde(default)]
     pub mean_bits_per_byte: Option<f64>,
+    /// Mean loss minus that of the first model, on the same rows.
+    #[serde(default)]
+    pub mean_difference: Option<f64>,
+    /// Its standard error, row by row.
+    #[serde(default)]
+    pub mean_difference_standard_error: Option<f64>,
     /// By domain.
     pub domains: Vec<EvalDomain>,
 }
@@ -116,6 +122,17 @@ pub struct LatencyModel {
     pub peak_memory_bytes: Option<f64>,
 }
 
+/// A ratio over several rounds.
+#[derive(Clone, Copy, Debug, Deserialize, Serialize)]
+pub struct Spread {
+    /// The middle one.
+    pub median: f64,
+    /// The lowest.
+    pub low: f64,
+    /// The highest.
+    pub high: f64,
+}
+
 /// Reading a prompt.
 #[derive(Clone, Debug, Deserialize, Serialize)]
 pub struct Prefill {
@@ -124,6 +141,9 @@ pub struct Prefill {
     pub tokens: Option<f64>,
     /// Rate.
     pub tokens_per_second: Option<f64>,
+    /// Against the first model, round by round.
+    #[serde(default)]
+    pub speed_over_first: Option<Spread>,
 }
 
 /// Writing at batch one.
@@ -140,6 +160,9 @@ pub struct Decode {
     /// One over the other.
     #[serde(default)]
     pub fraction_of_roofline: Option<f64>,
+    /// Against the first model, round by round.
+    #[serde(default)]
+    pub speed_over_first: Option<Spread>,
 }
 
 /// Reads what `shearling eval --json` printed.

@@ -97,7 +97,7 @@ def the_slider_changes_the_picture(browser):
 
 
 def hovering_shows_values(browser):
-    for plot, words in (("#plot-loss-heldout", "step"), ("#plot-domain-losses", "code"), ("#plot-masks-heads", "gate")):
+    for plot, words in (("#plot-loss-heldout", "step"), ("#plot-domain-losses", "web, source"), ("#plot-masks-heads", "gate")):
         browser.run("document.querySelector(arguments[0]).scrollIntoView({ block: 'center' })", plot)
         target = {"#plot-domain-losses": f"{plot} .dot", "#plot-masks-heads": f"{plot} .cells .cell"}.get(plot, plot)
         browser.hover(target)

@@ -192,7 +192,7 @@ fn the_page_is_whole_closed_to_the_outside_and_labelled() {
         assert!(has("title") && has("desc") && has("table") && has("figcaption"), "{:?}", figure.attribute("id"));
     }
     let policy = all().find(|node| node.attribute("http-equiv").is_some()).unwrap().attribute("content").unwrap();
-    assert!(policy.starts_with("default-src 'none'; script-src 'sha256-"), "{policy}");
+    assert!(policy.starts_with("default-src 'none'; img-src data:; script-src 'sha256-"), "{policy}");
     assert!(!policy.contains("unsafe") && !policy.contains("http") && !policy.contains('*'), "{policy}");
     for heading in
         ["Warnings", "Answers", "Losses", "Constraint", "Masks", "Domains", "Training", "Speed", "Configuration"]

@@ -1,8 +1,8 @@
 //! The answer about speed, from the latency file: every other model against the first.
 
 use super::{Answer, Verdict};
-use crate::report::number::Unit;
-use crate::report::side_files::{LatencyFile, LatencyModel, short_name};
+use crate::report::number::{Unit, significant};
+use crate::report::side_files::{LatencyFile, LatencyModel, Spread, short_name};
 
 pub(super) fn speed(latency: Option<&LatencyFile>) -> Answer {
     const QUESTION: &str = "Is the small model faster?";
@@ -14,9 +14,9 @@ pub(super) fn speed(latency: Option<&LatencyFile>) -> Answer {
     let (Some(first), [_, others @ ..]) = (latency.models.first(), latency.models.as_slice()) else {
         return Answer::new("speed", QUESTION, Verdict::Open, "The latency file holds no models.");
     };
-    let factors: Vec<(&LatencyModel, f64)> =
-        others.iter().filter_map(|model| Some((model, ratio(decode(model), decode(first))?))).collect();
-    let best = factors.iter().max_by(|a, b| a.1.total_cmp(&b.1));
+    let factors: Vec<(&LatencyModel, Spread)> =
+        others.iter().filter_map(|model| Some((model, decode_factor(model, first)?))).collect();
+    let best = factors.iter().max_by(|a, b| a.1.median.total_cmp(&b.1.median));
     let Some((model, factor)) = best else {
         return Answer::new(
             "speed",
@@ -26,37 +26,56 @@ pub(super) fn speed(latency: Option<&LatencyFile>) -> Answer {
         );
     };
     let (name, base) = (short_name(&model.model), short_name(&first.model));
-    let (verdict, answer) = match *factor {
-        factor if factor > 1.02 => (Verdict::Good, format!("Yes: {name} writes {factor:.2} times as fast as {base}.")),
-        factor if factor >= 0.98 => (Verdict::Fact, format!("No difference: {name} writes as fast as {base}.")),
-        factor => (Verdict::Bad, format!("No: {name} writes {factor:.2} times as fast as {base}, which is slower.")),
+    let times = factor.median;
+    // Without rounds to compare, two per cent count as noise.
+    let margin = if factor.low < factor.high { 0.0 } else { 0.02 };
+    let (verdict, answer) = match factor {
+        factor if factor.low > 1.0 + margin => {
+            (Verdict::Good, format!("Yes: {name} writes {times:.2} times as fast as {base}."))
+        }
+        factor if factor.high < 1.0 - margin => {
+            (Verdict::Bad, format!("No: {name} writes {times:.2} times as fast as {base}, which is slower."))
+        }
+        _ => (Verdict::Fact, format!("No clear difference: {name} writes {times:.2} times as fast as {base}.")),
     };
     let points = std::iter::once((first, None)).chain(others.iter().map(|model| (model, Some(first))));
     Answer::new("speed", QUESTION, verdict, answer).with(points.map(|(model, base)| point(model, base)).collect())
 }
 
-fn decode(model: &LatencyModel) -> Option<f64> {
-    model.decode.tokens_per_second
+/// How often as fast a model writes as the first: round by round where that was measured, else by the rates.
+fn decode_factor(model: &LatencyModel, first: &LatencyModel) -> Option<Spread> {
+    let rates = (model.decode.tokens_per_second, first.decode.tokens_per_second);
+    model.decode.speed_over_first.or_else(|| ratio(rates.0, rates.1))
 }
 
-fn ratio(value: Option<f64>, base: Option<f64>) -> Option<f64> {
-    Some(value? / base.filter(|base| *base > 0.0)?).filter(|ratio| ratio.is_finite())
+/// The same for reading.
+fn prefill_factor(model: &LatencyModel, first: &LatencyModel) -> Option<Spread> {
+    let rates = (model.prefill.tokens_per_second, first.prefill.tokens_per_second);
+    model.prefill.speed_over_first.or_else(|| ratio(rates.0, rates.1))
 }
 
-fn point(model: &LatencyModel, base: Option<&LatencyModel>) -> String {
+fn ratio(value: Option<f64>, base: Option<f64>) -> Option<Spread> {
+    let ratio = value? / base.filter(|base| *base > 0.0)?;
+    ratio.is_finite().then_some(Spread { median: ratio, low: ratio, high: ratio })
+}
+
+fn point(model: &LatencyModel, first: Option<&LatencyModel>) -> String {
     let rate =
-        |value: Option<f64>| value.map_or("–".to_string(), |value| format!("{} tokens/s", Unit::Plain.text(value)));
-    let times = |value: Option<f64>, base: Option<Option<f64>>| {
-        base.and_then(|base| ratio(value, base)).map_or(String::new(), |ratio| format!(" ({ratio:.2}×)"))
+        |value: Option<f64>| value.map_or("–".to_string(), |value| format!("{} tokens/s", significant(value, 4)));
+    let times = |factor: Option<Spread>| match factor {
+        Some(factor) if factor.low < factor.high => {
+            format!(" ({:.2}×, {:.2} to {:.2} by round)", factor.median, factor.low, factor.high)
+        }
+        Some(factor) => format!(" ({:.2}×)", factor.median),
+        None => String::new(),
     };
-    let (write, read) = (decode(model), model.prefill.tokens_per_second);
     format!(
         "{}: writes {}{}, reads {}{}{}.",
         short_name(&model.model),
-        rate(write),
-        times(write, base.map(decode)),
-        rate(read),
-        times(read, base.map(|base| base.prefill.tokens_per_second)),
+        rate(model.decode.tokens_per_second),
+        times(first.and_then(|first| decode_factor(model, first))),
+        rate(model.prefill.tokens_per_second),
+        times(first.and_then(|first| prefill_factor(model, first))),
         model.peak_memory_bytes.map_or(String::new(), |bytes| format!(", {} of memory", Unit::Bytes.text(bytes)))
     )
 }
@@ -87,6 +106,9 @@ mod tests {
         assert_eq!(faster.points[2], "runs/m2: writes 125 tokens/s (2.50×), reads 1250 tokens/s (2.50×).");
         assert_eq!(answer(&[50.0, 40.0]).verdict, Verdict::Bad);
         assert_eq!(answer(&[50.0, 50.0]).verdict, Verdict::Fact);
+        let mut rounds = file(&[50.0, 60.0]);
+        rounds.models[1].decode.speed_over_first = Some(Spread { median: 1.2, low: 0.9, high: 1.3 });
+        assert_eq!(speed(Some(&rounds)).verdict, Verdict::Fact, "a round was slower");
         for unknown in [speed(None), answer(&[]), answer(&[1.0]), answer(&[0.0, 1.0])] {
             assert_eq!(unknown.verdict, Verdict::Open, "{unknown:?}");
         }

@@ -5,7 +5,7 @@ use crate::inspect::RunHistory;
 use crate::report::chart::{Axis, Caption, DataTable, Figure, RowChart, RowEntry, RowMark, reach};
 use crate::report::lineage::RunView;
 use crate::report::number::{Unit, grouped};
-use crate::report::side_files::{EvalFile, LatencyFile, LatencyModel, short_name};
+use crate::report::side_files::{EvalFile, EvalModel, EvalTask, LatencyFile, LatencyModel, TaskModel, short_name};
 use serde_json::Value;
 
 /// Keys of a shape, as runs record them, and how to call them.
@@ -95,7 +95,7 @@ pub(super) fn evaluation(eval: &EvalFile) -> Section {
             domains.push(domain.domain.clone());
         }
     }
-    let entry = |(colour, model): (usize, &crate::report::side_files::EvalModel)| RowEntry {
+    let entry = |(colour, model): (usize, &EvalModel)| RowEntry {
         name: short_name(&model.model),
         colour,
         values: domains
@@ -115,7 +115,8 @@ pub(super) fn evaluation(eval: &EvalFile) -> Section {
         "All on the same held-out rows; whiskers are standard errors.",
     );
     let figures = RowChart::build(caption, axis, RowMark::Dot, domains.clone(), entries).map(Figure::Rows);
-    let mut tables = vec![loss_table(eval, &domains)];
+    // Without data there are tasks only.
+    let mut tables = if domains.is_empty() { Vec::new() } else { vec![loss_table(eval, &domains)] };
     tables.extend(eval.tasks.iter().map(task_table));
     Section {
         id: "evaluation".into(),
@@ -128,13 +129,20 @@ pub(super) fn evaluation(eval: &EvalFile) -> Section {
 }
 
 fn loss_table(eval: &EvalFile, domains: &[String]) -> NamedTable {
-    let header = ["model".to_string(), "parameters".into(), "mean loss".into(), "bits per byte".into()];
-    let row = |model: &crate::report::side_files::EvalModel| {
+    let header = [
+        "model".to_string(),
+        "parameters".into(),
+        "mean loss".into(),
+        "against the first".into(),
+        "bits per byte".into(),
+    ];
+    let row = |model: &EvalModel| {
         let loss = |name: &String| model.domains.iter().find(|d| d.domain == *name).and_then(|d| d.loss);
         let start = [
             short_name(&model.model),
             Unit::Count.optional(model.parameters),
             Unit::Plain.optional(model.mean_loss),
+            difference(model),
             Unit::Plain.optional(model.mean_bits_per_byte),
         ];
         start.into_iter().chain(domains.iter().map(|name| Unit::Plain.optional(loss(name)))).collect()
@@ -144,12 +152,21 @@ fn loss_table(eval: &EvalFile, domains: &[String]) -> NamedTable {
     NamedTable { title: "Held-out loss".into(), table: DataTable { header, rows }, folded: false }
 }
 
-fn task_table(task: &crate::report::side_files::EvalTask) -> NamedTable {
+/// Mean loss minus that of the first model, with the error of the paired difference.
+fn difference(model: &EvalModel) -> String {
+    match (model.mean_difference, model.mean_difference_standard_error) {
+        (Some(difference), Some(error)) => format!("{difference:+.4} ± {error:.4}"),
+        (Some(difference), None) => format!("{difference:+.4}"),
+        (None, _) => "–".to_string(),
+    }
+}
+
+fn task_table(task: &EvalTask) -> NamedTable {
     let with_error = |value: Option<f64>, error: Option<f64>| match (value, error) {
         (Some(value), Some(error)) => format!("{} ± {}", Unit::Percent.text(value), Unit::Percent.text(error)),
         (value, _) => Unit::Percent.optional(value),
     };
-    let row = |model: &crate::report::side_files::TaskModel| {
+    let row = |model: &TaskModel| {
         vec![
             short_name(&model.model),
             with_error(model.acc, model.acc_stderr),
