@@ -26,4 +26,5 @@ pub mod inspect;
 pub mod model;
 pub mod native;
 pub mod prune;
+pub mod report;
 pub mod train;

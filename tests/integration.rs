@@ -7,13 +7,19 @@ mod integration {
     pub mod cli;
     pub mod configs;
     pub mod decoding;
+    pub mod evaluation;
     pub mod generate;
     pub mod golden;
+    pub mod inspect;
     pub mod loss_curves;
     pub mod parity;
+    pub mod planted_run;
     pub mod prune_round_trip;
+    pub mod report;
     pub mod resume;
     pub mod support;
+    pub mod tensorboard;
     pub mod training;
+    pub mod watch;
     pub mod wrong_input;
 }

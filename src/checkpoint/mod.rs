@@ -58,7 +58,7 @@ pub use publish::{Staging, refuse_taken, write_atomic};
 pub use reader::Checkpoint;
 pub use rope::{Rope, RopeKind};
 pub use run_dir::{Latest, RunDir, SkippedStep};
-pub use run_lock::RunLock;
+pub use run_lock::{Activity, RunLock};
 pub use step_dir::{StepDir, StepStaging, Verify};
 pub use stored::StoredTensor;
 pub use stream::TensorRegion;

@@ -4,9 +4,14 @@
 //! 0 done, 1 a check said no (doctor, equivalence, verify), 2 an error or bad usage. A closed pipe is no error.
 
 pub mod arguments;
+pub mod csv;
+pub mod heatmap;
 pub mod printer;
 pub mod progress;
+pub mod sparkline;
 pub mod table;
+pub mod terminal;
 
 pub use arguments::Cli;
 pub use printer::Printer;
+pub use terminal::Terminal;

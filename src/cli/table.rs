@@ -17,6 +17,11 @@ impl Table {
         self.rows.push(cells.into_iter().map(Into::into).collect());
     }
 
+    /// Whether it has no row but the header.
+    pub fn is_empty(&self) -> bool {
+        self.rows.len() < 2
+    }
+
     fn widths(&self) -> Vec<usize> {
         let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
         let width = |column: usize| self.rows.iter().filter_map(|row| row.get(column)).map(|c| c.chars().count()).max();
@@ -75,6 +80,19 @@ pub fn optional(value: Option<f64>, decimals: usize) -> String {
     value.filter(|value| value.is_finite()).map_or("–".to_string(), |value| format!("{value:.decimals$}"))
 }
 
+/// Ascending indices with runs drawn together: `0-3 5 7-9`; `none` for no index.
+pub fn ranges(indices: &[i64]) -> String {
+    let mut runs: Vec<(i64, i64)> = Vec::new();
+    for &index in indices {
+        match runs.last_mut() {
+            Some((_, last)) if *last + 1 == index => *last = index,
+            _ => runs.push((index, index)),
+        }
+    }
+    let run = |(first, last): &(i64, i64)| if first == last { format!("{first}") } else { format!("{first}-{last}") };
+    if runs.is_empty() { "none".to_string() } else { runs.iter().map(run).collect::<Vec<_>>().join(" ") }
+}
+
 /// Bytes in binary units.
 pub fn bytes(count: f64) -> String {
     let units = ["B", "KiB", "MiB", "GiB", "TiB"];
@@ -109,5 +127,7 @@ mod tests {
         assert_eq!(optional(None, 2), "–");
         assert_eq!(optional(Some(f64::NAN), 2), "–");
         assert_eq!(bytes(1536.0), "1.5 KiB");
+        assert_eq!(ranges(&[0, 1, 2, 5, 7, 8]), "0-2 5 7-8");
+        assert_eq!(ranges(&[]), "none");
     }
 }

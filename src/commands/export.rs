@@ -14,10 +14,13 @@ use crate::eval::EvalRows;
 use crate::model::count::ParameterCount;
 use crate::model::parameters::parameters;
 use crate::native::device;
+use crate::prune::equivalence::FOLD_TOLERANCE;
 use crate::prune::{Conversion, convert, magnitude, shape};
+use crate::train::metrics::{self, MetricsFile};
 use crate::train::run::mask_file;
 use crate::train::{Outcome, Setup, resume};
 use anyhow::Context;
+use serde_json::json;
 use sha2::{Digest, Sha256};
 use shearling_domains::Dataset;
 use shearling_masks::{Gates, KeepPlan, MaskReport, MaskSet, MaskSpec};
@@ -77,13 +80,40 @@ pub fn run(arguments: &Export) -> anyhow::Result<Verdict> {
 /// The end of `prune`: cut to the target, check, publish.
 pub(super) fn prune_from_step(setup: &Setup, outcome: &Outcome, printer: &Printer) -> anyhow::Result<Written> {
     let step = open_step(&outcome.run, Some(outcome.step))?;
-    Job::of(setup, outcome.run.join(PRUNED))?.prune(&step, setup.device, printer)
+    let written = Job::of(setup, outcome.run.join(PRUNED))?.prune(&step, setup.device, printer)?;
+    record(outcome, &written)?;
+    Ok(written)
 }
 
 /// The end of `pretrain`: write the weights as a model folder.
 pub(super) fn export_trained(setup: &Setup, outcome: &Outcome) -> anyhow::Result<Written> {
     let step = open_step(&outcome.run, Some(outcome.step))?;
-    Job::of(setup, outcome.run.join(MODEL))?.copy(&step)
+    let written = Job::of(setup, outcome.run.join(MODEL))?.copy(&step)?;
+    record(outcome, &written)?;
+    Ok(written)
+}
+
+/// Adds to the run's metrics that its model is written.
+fn record(outcome: &Outcome, written: &Written) -> anyhow::Result<()> {
+    let check = written.equivalence.as_ref().map(|check| {
+        json!({
+            "folded": check.folded,
+            "folded_bound": FOLD_TOLERANCE,
+            "written": check.written,
+            "written_bound": check.written_tolerance,
+            "rows": check.rows,
+            "tokens": check.tokens,
+        })
+    });
+    let fields = json!({
+        "path": written.path.strip_prefix(&outcome.run).unwrap_or(&written.path),
+        "parameters_before": written.parameters_before,
+        "parameters_after": written.shape.parameters,
+        "shape": written.shape,
+        "dtype": written.dtype,
+        "equivalence": check,
+    });
+    Ok(MetricsFile::append_to(&outcome.run)?.write(&metrics::event("written", outcome.step, fields))?)
 }
 
 /// `prune.method = "magnitude"`: no run, the source is cut at once.
@@ -152,13 +182,20 @@ impl Job {
         progress.finish();
         printer.note(converted.transfer);
         printer.note(&converted.equivalence);
-        Ok(Written { path: self.out.clone(), equivalence: Some(converted.equivalence) })
+        Ok(Written {
+            path: self.out.clone(),
+            parameters_before: ParameterCount::of(source.model()).total(),
+            shape: card_shape(&shape::resized(source.model(), spec.target())),
+            dtype: conversion.dtype,
+            equivalence: Some(converted.equivalence),
+        })
     }
 
     /// Writes the weights of a step unchanged in shape.
     fn copy(&self, step: &StepDir) -> anyhow::Result<Written> {
         let source = Checkpoint::open(&step.path().join(resume::MODEL))?;
-        let dtype: DType = self.dtype(self.config.checkpoint.export_dtype)?.into();
+        let kind = self.dtype(self.config.checkpoint.export_dtype)?;
+        let dtype: DType = kind.into();
         let staging = Staging::new(&self.out)?;
         source.config().with_dtype(dtype)?.write(staging.path())?;
         let wanted = parameters(source.model());
@@ -170,7 +207,13 @@ impl Job {
         writer.finish()?;
         carry_companions(&self.companions, staging.path())?;
         self.card(source.model(), Some(step))?.write(staging.path())?;
-        Ok(Written { path: staging.publish()?, equivalence: None })
+        Ok(Written {
+            path: staging.publish()?,
+            parameters_before: ParameterCount::of(source.model()).total(),
+            shape: card_shape(source.model()),
+            dtype: kind,
+            equivalence: None,
+        })
     }
 
     /// The kind asked for, else that of the source's files, else that of training.
@@ -190,11 +233,10 @@ impl Job {
     fn card(&self, model: &HfModel, step: Option<&StepDir>) -> anyhow::Result<ModelCard> {
         let source = self.config.model.source.as_ref().map(|path| path.display().to_string());
         let target = self.config.target.as_ref().filter(|_| self.stage == Stage::Prune);
-        let own = CardShape::of(model, Some(ParameterCount::of(model).total() as u64));
+        let own = card_shape(model);
         let target_shape = target.map(|target| {
             let source = shape::source_shape(model);
-            let small = shape::resized(model, &shape::target_shape(&source, target));
-            CardShape::of(&small, Some(ParameterCount::of(&small).total() as u64))
+            card_shape(&shape::resized(model, &shape::target_shape(&source, target)))
         });
         let stage = match (self.stage, self.config.prune.method) {
             (Stage::Pretrain, _) => "training".to_string(),
@@ -220,6 +262,10 @@ impl Job {
             ],
         })
     }
+}
+
+fn card_shape(model: &HfModel) -> CardShape {
+    CardShape::of(model, Some(ParameterCount::of(model).total() as u64))
 }
 
 /// SHA-256 of a resolved configuration, in hex.

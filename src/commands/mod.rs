@@ -8,8 +8,11 @@ pub mod eval;
 pub mod export;
 pub mod generate;
 pub mod inspect;
+pub mod observer;
 pub mod plan;
+pub mod report;
 pub mod run;
+pub mod tensorboard;
 pub mod watch;
 
 use crate::cli::arguments::Command;
@@ -37,6 +40,9 @@ pub fn run(command: Command, cuda: CudaLibrary) -> anyhow::Result<Verdict> {
         Command::Eval(arguments) => eval::run(&arguments),
         Command::Generate(arguments) => generate::run(&arguments),
         Command::Inspect(arguments) => inspect::run(&arguments),
+        Command::Watch(arguments) => watch::run(&arguments),
+        Command::Tensorboard(arguments) => tensorboard::run(&arguments),
+        Command::Report(arguments) => report::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
     }

@@ -1,15 +1,12 @@
-//! A run folder in numbers, from its `metrics.jsonl` and checkpoints. Works on a run that is still going on or was
-//! cut short: it says what is there.
+//! The short form of a run's history: one number where the history has a column. For tables and for `demo`.
 
-use crate::checkpoint::RunDir;
-use crate::train::Error;
-use crate::train::metrics::{FILE_NAME, read};
+use super::columns::{Column, ends};
+use super::evaluations::{DomainEval, Evaluation};
+use super::history::RunHistory;
 use serde::Serialize;
-use serde_json::Value;
-use std::path::Path;
 
 /// What happened in a run.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 pub struct RunSummary {
     /// `prune` or `pretrain`.
     pub stage: Option<String>,
@@ -34,15 +31,13 @@ pub struct RunSummary {
     /// Per domain.
     pub domains: Vec<DomainSummary>,
     /// Per mask module, from the last step.
-    pub constraints: Vec<Value>,
+    pub constraints: Vec<ConstraintSummary>,
     /// Steps with a checkpoint.
     pub checkpoints: Vec<u64>,
-    /// What is missing or odd.
-    pub notes: Vec<String>,
 }
 
 /// A domain's part of a run.
-#[derive(Debug, Serialize)]
+#[derive(Clone, Debug, Serialize)]
 pub struct DomainSummary {
     /// Domain.
     pub domain: String,
@@ -66,58 +61,80 @@ pub struct DomainSummary {
     pub epochs: Option<f64>,
 }
 
+/// A module's constraint in the last step.
+#[derive(Clone, Debug, Serialize)]
+pub struct ConstraintSummary {
+    /// Which mask.
+    pub module: String,
+    /// Mean over rows.
+    pub expected_sparsity: Option<f64>,
+    /// Target of the step.
+    pub target_sparsity: Option<f64>,
+    /// Expected − target.
+    pub violation: Option<f64>,
+    /// Multiplier of the linear term.
+    pub lambda_1: Option<f64>,
+    /// Multiplier of the quadratic term.
+    pub lambda_2: Option<f64>,
+}
+
 impl RunSummary {
-    /// Reads a run folder.
-    pub fn read(run: &Path) -> Result<RunSummary, Error> {
-        let records = read(&run.join(FILE_NAME))?;
-        let of = |kind: &str| records.iter().filter(|record| record["type"] == kind).collect::<Vec<_>>();
-        let (starts, steps, evals) = (of("start"), of("step"), of("eval"));
-        let last = steps.last();
-        let number = |record: Option<&&Value>, path: &str| record.and_then(|record| record.pointer(path)?.as_f64());
-        let seconds: f64 = steps.iter().filter_map(|step| step["seconds"].as_f64()).sum();
-        let tokens = last.and_then(|step| step["tokens"].as_u64());
-        let mut notes = Vec::new();
-        if steps.is_empty() {
-            notes.push("no finished step is recorded".to_string());
+    /// The summary of a history.
+    pub fn of(history: &RunHistory) -> RunSummary {
+        let (first_loss, last_loss) = ends(&history.steps.loss_cross_entropy);
+        let rate = history.tokens.filter(|_| history.seconds > 0.0).map(|tokens| tokens / history.seconds);
+        RunSummary {
+            stage: history.stage.clone(),
+            step: history.finished_steps,
+            steps: history.planned_steps,
+            tokens: history.tokens.map(|tokens| tokens as u64),
+            seconds: history.seconds,
+            tokens_per_second: rate,
+            first_loss,
+            last_loss,
+            skipped: history.skipped_steps().len(),
+            resumed: history.events.iter().filter(|event| event.kind == "resume").count(),
+            domains: history.domains.iter().map(|domain| DomainSummary::of(history, domain)).collect(),
+            constraints: constraints(history),
+            checkpoints: history.checkpoints.clone(),
         }
-        if evals.is_empty() {
-            notes.push("no evaluation is recorded".to_string());
-        }
-        Ok(RunSummary {
-            stage: starts.first().and_then(|start| start["stage"].as_str().map(String::from)),
-            step: last.and_then(|step| step["step"].as_u64()).unwrap_or(0),
-            steps: starts.first().and_then(|start| start["steps"].as_u64()),
-            tokens,
-            seconds,
-            tokens_per_second: tokens.filter(|_| seconds > 0.0).map(|tokens| tokens as f64 / seconds),
-            first_loss: number(steps.first(), "/loss/cross_entropy"),
-            last_loss: number(last, "/loss/cross_entropy"),
-            skipped: steps.iter().filter(|step| step["applied"] == false).count(),
-            resumed: of("resume").len(),
-            domains: domains(&starts, &steps, &evals),
-            constraints: last.and_then(|step| step["constraints"].as_array().cloned()).unwrap_or_default(),
-            checkpoints: RunDir::open(run)?.list_steps()?,
-            notes,
-        })
     }
 }
 
-fn domains(starts: &[&Value], steps: &[&Value], evals: &[&Value]) -> Vec<DomainSummary> {
-    let names = starts.first().and_then(|start| start["domains"].as_array());
-    let names = names.into_iter().flatten().filter_map(Value::as_str);
-    let (cut, plain): (Vec<&Value>, Vec<&Value>) = evals.iter().partition(|eval| eval["gates"] == "target");
-    let field = |record: Option<&&Value>, domain: &str, key: &str| record?["domains"][domain][key].as_f64();
-    let summary = |domain: &str| DomainSummary {
-        domain: domain.to_string(),
-        first_loss: field(plain.first(), domain, "loss"),
-        last_loss: field(plain.last(), domain, "loss"),
-        cut_loss: field(cut.last(), domain, "loss"),
-        standard_error: field(plain.last(), domain, "standard_error"),
-        reference: field(plain.last(), domain, "reference"),
-        first_proportion: field(steps.first(), domain, "proportion"),
-        last_proportion: field(steps.last(), domain, "proportion"),
-        rows: steps.last().and_then(|step| step["domains"][domain]["rows_total"].as_u64()),
-        epochs: field(steps.last(), domain, "epochs"),
-    };
-    names.map(summary).collect()
+impl DomainSummary {
+    fn of(history: &RunHistory, domain: &str) -> DomainSummary {
+        let (cut, plain): (Vec<&Evaluation>, Vec<&Evaluation>) =
+            history.evaluations.iter().partition(|evaluation| evaluation.is_cut());
+        let in_eval = |evaluation: Option<&&Evaluation>| -> DomainEval {
+            evaluation.and_then(|evaluation| evaluation.domain(domain)).cloned().unwrap_or_default()
+        };
+        let (first, last) = (in_eval(plain.first()), in_eval(plain.last()));
+        let steps = history.steps.domains.iter().find(|steps| steps.domain == domain);
+        let last_of = |column: fn(&super::columns::DomainSteps) -> &Column| steps.and_then(|s| ends(column(s)).1);
+        DomainSummary {
+            domain: domain.to_string(),
+            first_loss: first.loss,
+            last_loss: last.loss,
+            cut_loss: in_eval(cut.last()).loss,
+            standard_error: last.standard_error,
+            reference: last.reference,
+            first_proportion: steps.and_then(|steps| ends(&steps.proportion).0),
+            last_proportion: last_of(|steps| &steps.proportion),
+            rows: last_of(|steps| &steps.rows_total).map(|rows| rows as u64),
+            epochs: last_of(|steps| &steps.epochs),
+        }
+    }
+}
+
+fn constraints(history: &RunHistory) -> Vec<ConstraintSummary> {
+    let last = |column: &Column| ends(column).1;
+    let modules = history.steps.modules.iter().map(|module| ConstraintSummary {
+        module: module.module.clone(),
+        expected_sparsity: last(&module.expected_sparsity),
+        target_sparsity: last(&module.target_sparsity),
+        violation: last(&module.violation),
+        lambda_1: last(&module.lambda_1),
+        lambda_2: last(&module.lambda_2),
+    });
+    modules.collect()
 }

@@ -59,6 +59,11 @@ impl ForwardContext {
         Ok(ForwardContext { rope, gates: ModelGates::new(model, gates)?, window_masks })
     }
 
+    /// Context of a model without masks.
+    pub fn unmasked(model: &HfModel, tokens: i64, device: Device) -> Result<ForwardContext, TchError> {
+        ForwardContext::new(model, tokens, device, &Gates::none())
+    }
+
     /// Replaces the gates, keeping the tables.
     pub fn set_gates(&mut self, model: &HfModel, gates: &Gates) -> Result<(), TchError> {
         self.gates = ModelGates::new(model, gates)?;
@@ -209,6 +214,20 @@ impl Head {
         let (normed, _) = rms_norm(x, &self.norm, model.rms_norm_eps, context.hidden())?;
         loss::next_token_losses(&normed, &self.weight, input_ids, scale)
     }
+
+    /// Residual stream `x [B, T, D]` to the losses `[N]` of `targets [N]` at `positions [N]` of the B·T tokens.
+    fn target_losses(
+        &self,
+        model: &HfModel,
+        x: &Tensor,
+        positions: &Tensor,
+        targets: &Tensor,
+        context: &ForwardContext,
+    ) -> Result<Tensor, TchError> {
+        let chosen = x.f_reshape([-1, model.hidden_size])?.f_index_select(0, positions)?;
+        let (normed, _) = rms_norm(&chosen, &self.norm, model.rms_norm_eps, context.hidden())?;
+        loss::target_losses(&normed, &self.weight, targets)
+    }
 }
 
 /// A whole model.
@@ -271,5 +290,17 @@ impl Decoder {
         context: &ForwardContext,
     ) -> Result<BatchLosses, TchError> {
         self.head.losses(&self.model, x, input_ids, scale, context)
+    }
+
+    /// Losses `[N]` (nats, fp32) of single targets: token `targets [N]` (int64) after position `positions [N]` (int64) of
+    /// the B·T tokens of the residual stream `x [B, T, D]`. Only these positions get logits.
+    pub fn target_losses(
+        &self,
+        x: &Tensor,
+        positions: &Tensor,
+        targets: &Tensor,
+        context: &ForwardContext,
+    ) -> Result<Tensor, TchError> {
+        self.head.target_losses(&self.model, x, positions, targets, context)
     }
 }

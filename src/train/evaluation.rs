@@ -52,17 +52,27 @@ impl Trainer {
         let gates = if self.masks.is_some() { EvalGates::Expected } else { EvalGates::Plain };
         let domains = self.domain_losses(gates)?;
         let mixer_updated = intervals.updates_mixer(self.counters.step);
-        let mut excess = None;
-        if mixer_updated {
+        let excess = if mixer_updated {
             let losses: Vec<Option<f64>> = domains.iter().map(|domain| domain.loss).collect();
             let update = self.mixer.update(&losses);
             self.loader.set_proportions(&update.proportions)?;
-            excess = self.references.is_some().then_some(update.excess);
-        } else if let Some(references) = &self.references {
-            let gap = |(domain, reference): (&DomainLoss, &f64)| domain.loss.map(|loss| loss - reference);
-            excess = Some(domains.iter().zip(references).map(gap).collect());
-        }
+            self.references.is_some().then_some(update.excess)
+        } else {
+            self.over_reference(&domains)
+        };
         self.report(gates, domains, excess, mixer_updated)
+    }
+
+    /// Evaluates the model without masks: before the first step, the model that the run starts from.
+    pub fn evaluate_plain(&mut self) -> Result<EvalReport, Error> {
+        let domains = self.domain_losses(EvalGates::Plain)?;
+        let excess = self.over_reference(&domains);
+        self.report(EvalGates::Plain, domains, excess, false)
+    }
+
+    fn over_reference(&self, domains: &[DomainLoss]) -> Option<Vec<Option<f64>>> {
+        let gap = |(domain, reference): (&DomainLoss, &f64)| domain.loss.map(|loss| loss - reference);
+        self.references.as_ref().map(|references| domains.iter().zip(references).map(gap).collect())
     }
 
     /// Evaluates the masks cut to the exact target: the model that will be exported.

@@ -37,6 +37,14 @@ impl MetricsFile {
         Ok(MetricsFile { path, file })
     }
 
+    /// Opens the file of a run that has ended, to add to it.
+    pub fn append_to(run: &Path) -> Result<MetricsFile, Error> {
+        let path = run.join(FILE_NAME);
+        let file = OpenOptions::new().append(true).open(&path);
+        let file = file.map_err(|source| Error::Io { action: "open", path: path.clone(), source })?;
+        Ok(MetricsFile { path, file })
+    }
+
     /// Appends one line.
     pub fn write(&mut self, record: &Value) -> Result<(), Error> {
         let line = format!("{record}\n");

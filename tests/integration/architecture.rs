@@ -5,13 +5,14 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// Modules of the root crate with their layer. Imports point to lower layers only.
-const LAYERS: [(&str, u32); 11] = [
+const LAYERS: [(&str, u32); 12] = [
     ("cli", 5),
     ("commands", 5),
     ("eval", 4),
     ("generate", 4),
     ("inspect", 4),
     ("prune", 4),
+    ("report", 4),
     ("train", 4),
     ("model", 3),
     ("checkpoint", 2),
@@ -20,16 +21,18 @@ const LAYERS: [(&str, u32); 11] = [
 ];
 
 /// Imports within a layer: who, whom, why. Each must be in use; all others are refused.
-const SIDEWAYS: [(&str, &str, &str); 5] = [
+const SIDEWAYS: [(&str, &str, &str); 7] = [
     ("commands", "cli", "a command is given its arguments and prints through the one printer"),
     ("config", "checkpoint", "run.dtype and the formats of checkpoints are one list"),
     ("train", "eval", "the mixer moves at evaluations inside the run"),
     ("train", "prune", "a run is refused before its start if the target cannot be reached, and names its shapes"),
+    ("report", "inspect", "pictures are drawn from the one reading of a run folder"),
     ("inspect", "train", "the format of metrics.jsonl belongs to the loop that writes it"),
+    ("inspect", "prune", "parameters after the cut are those of the shape that prune makes"),
 ];
 
 /// Imports of `shearling_masks` and `shearling_domains`: only modules that join a model with masks or a run with data.
-const CRATES: [(&str, &[&str]); 9] = [
+const CRATES: [(&str, &[&str]); 10] = [
     ("checkpoint", &[]),
     ("cli", &[]),
     ("native", &[]),
@@ -40,6 +43,7 @@ const CRATES: [(&str, &[&str]); 9] = [
     // The counter-based noise that draws tokens.
     ("generate", &["shearling_masks"]),
     ("inspect", &["shearling_masks"]),
+    ("report", &[]),
 ];
 
 fn root() -> &'static Path {

@@ -24,8 +24,8 @@ fn parameters(folder: &Path) -> i64 {
 
 #[test]
 fn every_command_explains_itself() {
-    let commands: [(&[&str], &[&str]); 14] = [
-        (&[], &["doctor", "data", "plan", "prune", "pretrain", "export", "eval", "inspect", "demo"]),
+    let commands: [(&[&str], &[&str]); 16] = [
+        (&[], &["doctor", "data", "plan", "prune", "pretrain", "export", "eval", "inspect", "watch", "demo"]),
         (&["doctor"], &["--device", "--json"]),
         (&["data"], &["prepare", "inspect"]),
         (
@@ -34,13 +34,15 @@ fn every_command_explains_itself() {
         ),
         (&["data", "inspect"], &["--verify", "--preview", "--json"]),
         (&["plan"], &["--config", "--set", "--tokens-per-second", "--tflops", "--json"]),
-        (&["prune"], &["--config", "--set", "--resume", "--device", "--stop-at"]),
-        (&["pretrain"], &["--config", "--set", "--resume", "--device", "--stop-at"]),
+        (&["prune"], &["--config", "--set", "--resume", "--device", "--tensorboard", "--stop-at"]),
+        (&["pretrain"], &["--config", "--set", "--resume", "--device", "--tensorboard", "--stop-at"]),
         (&["export"], &["RUN@STEP", "--out", "--dtype"]),
-        (&["eval"], &["--data", "--rows", "--write-reference", "--json"]),
+        (&["eval"], &["--data", "--rows", "--task", "--limit", "--answers", "--csv", "--write-reference", "--json"]),
         (&["inspect"], &["model", "masks", "run"]),
-        (&["inspect", "masks"], &["--json"]),
-        (&["inspect", "run"], &["--json"]),
+        (&["inspect", "masks"], &["RUN@STEP", "--against", "--csv", "--json"]),
+        (&["inspect", "run"], &["--csv", "--json"]),
+        (&["watch"], &["--once", "--interval", "--json"]),
+        (&["tensorboard"], &["--out"]),
         (&["demo"], &["--data", "--out", "--scale"]),
     ];
     for (command, options) in commands {
@@ -152,7 +154,7 @@ fn the_whole_job_leaves_models_of_the_target_shape() {
     for said in [&format!("Source: {}", source.display()), "| pruning (learned) |", "| training |", "(bound 1e-4)"] {
         assert!(continued.contains(said), "{said:?} is not in the card:\n{continued}");
     }
-    let summary = json(&["inspect", "run", &run("prune"), "--json"]);
+    let summary = &json(&["inspect", "run", &run("prune"), "--json"])["summary"];
     for domain in summary["domains"].as_array().unwrap() {
         let share = domain["rows"].as_f64().unwrap() / (40.0 * 8.0);
         let said = format!("| {} | {share:.4} |", domain["domain"].as_str().unwrap());
@@ -222,23 +224,42 @@ fn inspect_shows_survivors_and_the_course_of_a_run() {
         assert_eq!((kept("kv_heads"), kept("intermediate")), (3, 96));
     }
     let snapshot = tiny_runs().join("prune/masks/step-00000040.safetensors").display().to_string();
-    assert_eq!(json(&["inspect", "masks", &snapshot, "--json"]), masks, "a file and a run's last step");
-    assert_eq!(json(&["inspect", "masks", &format!("{}@40", run("prune")), "--json"]), masks);
+    for same in [snapshot, format!("{}@40", run("prune"))] {
+        let found = json(&["inspect", "masks", &same, "--json"]);
+        assert_eq!((&found["plan"], &found["report"]), (&masks["plan"], &masks["report"]), "{same} and the last step");
+        assert_eq!((&found["step"], &found["parameters"]), (&40.into(), &masks["parameters"]), "{same}");
+    }
+    let counted = |folder: &str| parameters(&tiny_runs().join(folder)) as f64;
+    assert_eq!(masks["parameters"]["before"]["total"], counted("source/model"));
+    assert_eq!(masks["parameters"]["after"]["total"], counted("prune/pruned"));
     let text = succeed(&["inspect", "masks", &run("prune")]);
     assert!(text.contains("survivors by layer") && text.contains("removed"), "{text}");
 
-    let summary = json(&["inspect", "run", &run("prune"), "--json"]);
+    let summary = &json(&["inspect", "run", &run("prune"), "--json"])["summary"];
     assert_eq!((&summary["stage"], &summary["step"], &summary["steps"]), (&"prune".into(), &40.into(), &40.into()));
     assert_eq!(summary["tokens"], 40 * 8 * 32);
     assert_eq!(summary["constraints"].as_array().unwrap().len(), 4);
     let rows: u64 = summary["domains"].as_array().unwrap().iter().map(|d| d["rows"].as_u64().unwrap()).sum();
     assert_eq!(rows, 40 * 8);
+    let written = &json(&["inspect", "run", &run("prune"), "--json"])["written"];
+    assert_eq!(
+        (&written["path"], &written["dtype"], &written["exists"]),
+        (&"pruned".into(), &"fp32".into(), &true.into())
+    );
+    assert_eq!(written["parameters_before"], parameters(&tiny_runs().join("source/model")));
+    assert_eq!(written["parameters_after"], parameters(&tiny_runs().join("prune/pruned")));
+    let check = &written["equivalence"];
+    assert!(check["written"].as_f64() < check["written_bound"].as_f64() && check["rows"].as_u64() > Some(0), "{check}");
     let reference: Value = serde_json::from_slice(&std::fs::read(run("reference.json")).unwrap()).unwrap();
     for domain in summary["domains"].as_array().unwrap() {
         assert_eq!(domain["reference"], reference["reference_loss"][domain["domain"].as_str().unwrap()]);
     }
     let text = succeed(&["inspect", "run", &run("pretrain")]);
     assert!(text.contains("pretrain run: step 20 of 20"), "{text}");
+    // The run began with the pruned model and evaluated it before its first step.
+    let history = json(&["inspect", "run", &run("pretrain"), "--json"]);
+    assert_eq!((&history["continues_pruned"], &history["evaluations"][0]["step"]), (&true.into(), &0.into()));
+    assert!(history["stories"][0]["cut"]["loss"].as_f64().is_some(), "{}", history["stories"]);
 }
 
 #[test]
@@ -249,7 +270,7 @@ fn eval_compares_models_and_agrees_with_the_run() {
     assert_eq!(models.len(), 2);
     assert_eq!(models[0]["parameters"], parameters(Path::new(&source)));
     // The run evaluated its last step on the same rows, and its fp32 weights were exported unrounded.
-    let summary = json(&["inspect", "run", &run("pretrain"), "--json"]);
+    let summary = &json(&["inspect", "run", &run("pretrain"), "--json"])["summary"];
     for (found, recorded) in models[1]["domains"].as_array().unwrap().iter().zip(summary["domains"].as_array().unwrap())
     {
         let (found, recorded) = (found["loss"].as_f64().unwrap(), recorded["last_loss"].as_f64().unwrap());

@@ -7,16 +7,23 @@ use std::path::PathBuf;
 #[derive(Debug, Subcommand)]
 pub enum Inspect {
     /// Shape and parameters of a Hugging Face folder.
-    Model(InspectPath),
-    /// Survivors per layer of a mask file, or of a run's last step (RUN or RUN@STEP).
-    Masks(InspectTarget),
-    /// Summary of a run folder.
-    Run(InspectPath),
+    Model(InspectModel),
+    /// What masks have learned: survivors by layer, undecided units, expected and actual size, a map of all gates.
+    ///
+    /// The map has a line per layer, with a cell per query head and ten for the MLP units (sorted from the most open);
+    /// what the cut to the target removes is crossed out. Colours are used on a terminal, unless NO_COLOR is set.
+    /// docs/guides/inspect.md explains every number.
+    Masks(InspectMasks),
+    /// What happened in a run: losses, the constraint, masks, proportions, skipped steps, and what is missing.
+    ///
+    /// Works on a run that is going on, was cut short or lost files: what is not there is said in a note, warnings
+    /// first. docs/guides/inspect.md explains every table.
+    Run(InspectRun),
 }
 
-/// `inspect model`, `inspect run`
+/// `inspect model`
 #[derive(Debug, Args)]
-pub struct InspectPath {
+pub struct InspectModel {
     /// The folder.
     pub path: PathBuf,
     /// One JSON object instead of tables.
@@ -26,10 +33,33 @@ pub struct InspectPath {
 
 /// `inspect masks`
 #[derive(Debug, Args)]
-pub struct InspectTarget {
-    /// A mask file, a run folder or RUN@STEP.
+pub struct InspectMasks {
+    /// A mask file, a run (its newest masks) or RUN@STEP (a checkpoint, or the snapshot of an evaluation).
+    #[arg(value_name = "RUN|RUN@STEP|FILE")]
     pub target: String,
-    /// One JSON object instead of tables.
+    /// Compare with these masks: how many kept units both have, over those that either has (Jaccard), by module and
+    /// layer.
+    #[arg(long, value_name = "RUN|RUN@STEP|FILE")]
+    pub against: Option<String>,
+    /// Also write a row per mask row (module and layer) as CSV; `-` is stdout, instead of the tables.
+    #[arg(long, value_name = "FILE")]
+    pub csv: Option<PathBuf>,
+    /// One JSON object instead of tables, with every gate of every layer, head and decile, and the keep-plan.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `inspect run`
+#[derive(Debug, Args)]
+pub struct InspectRun {
+    /// The run folder.
+    #[arg(value_name = "RUN")]
+    pub path: PathBuf,
+    /// Also write a row per step as CSV, with a column per quantity, domain and mask; `-` is stdout, instead of the
+    /// tables.
+    #[arg(long, value_name = "FILE")]
+    pub csv: Option<PathBuf>,
+    /// One JSON object instead of tables: the whole history, as columns.
     #[arg(long)]
     pub json: bool,
 }

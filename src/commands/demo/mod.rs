@@ -22,6 +22,7 @@ use crate::cli::Printer;
 use crate::cli::arguments::Demo;
 use crate::config::{RunConfig, Stage, resolved_toml};
 use crate::eval::EvalRows;
+use crate::inspect::{RunHistory, RunSummary};
 use crate::native::device;
 use crate::prune::Equivalence;
 use crate::train::run::refuse_existing;
@@ -165,7 +166,7 @@ fn references(source: &Evaluated) -> BTreeMap<String, f64> {
 
 /// Proportions of the last step of a run.
 fn final_proportions(run: &Path) -> anyhow::Result<BTreeMap<String, f64>> {
-    let summary = crate::inspect::RunSummary::read(run)?;
+    let summary = RunSummary::of(&RunHistory::read(run)?);
     Ok(summary.domains.into_iter().map(|domain| (domain.domain, domain.last_proportion.unwrap_or(0.0))).collect())
 }
 

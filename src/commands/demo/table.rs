@@ -3,10 +3,8 @@
 use super::{Results, losses_json};
 use crate::cli::table::{Table, duration, grouped, optional};
 use crate::commands::eval::Evaluated;
-use crate::commands::export::open_step;
 use crate::eval::mean_loss;
-use crate::inspect::MaskSummary;
-use crate::train::run::mask_file;
+use crate::inspect::{MaskInspection, locate};
 use serde_json::{Value, json};
 
 /// The tables and the lines below them.
@@ -60,8 +58,8 @@ fn columns(results: &Results) -> [(&'static str, &Evaluated); 5] {
 
 /// The kept shape in a few lines.
 fn kept(results: &Results) -> anyhow::Result<String> {
-    let step = open_step(&results.run, None)?;
-    let summary = MaskSummary::read(&mask_file(step.path()))?;
+    let masks = locate::find(&results.run, None)?;
+    let summary = MaskInspection::read(&masks.path, Some(masks.step), None)?;
     let (source, target) = (&summary.source, &summary.target);
     let change = |name: &str, before: i64, after: i64| format!("{name} {before} → {after}");
     let shape = [

@@ -1,0 +1,178 @@
+//! `shearling inspect masks`: finds the mask file, and says what it holds in tables and a map.
+
+use super::gate_map::gate_map;
+use super::masks_csv::masks_csv;
+use super::write_csv;
+use crate::cli::arguments::InspectMasks;
+use crate::cli::table::{Table, grouped, ranges};
+use crate::cli::{Printer, Terminal};
+use crate::commands::Verdict;
+use crate::commands::export::split_step;
+use crate::inspect::{Agreement, MaskInspection, Parts, locate};
+use shearling_masks::{Module, ModuleReport, UnitList};
+use std::path::{Path, PathBuf};
+
+/// Units that a list names on the terminal.
+const NAMED_UNITS: usize = 10;
+
+pub(super) fn masks(arguments: &InspectMasks) -> anyhow::Result<Verdict> {
+    let printer = Printer::new(arguments.json);
+    let (path, step) = find(&arguments.target, &printer)?;
+    let against = arguments.against.as_deref().map(|target| find(target, &printer)).transpose()?;
+    let against = against.as_ref().map(|(path, _)| path.as_path());
+    let inspection = MaskInspection::read(&path, step, against)?;
+    if let Some(target) = &arguments.csv
+        && write_csv(&masks_csv(&inspection), target, arguments.json, &printer)?
+    {
+        return Ok(Verdict::Done);
+    }
+    let text = || text(&inspection, Terminal::of_stdout());
+    printer.data(text(), || serde_json::to_value(&inspection).unwrap_or_default());
+    Ok(Verdict::Done)
+}
+
+/// A mask file as given, or that of a run, with its step.
+fn find(target: &str, printer: &Printer) -> anyhow::Result<(PathBuf, Option<u64>)> {
+    if Path::new(target).is_file() {
+        return Ok((target.into(), locate::step_of(Path::new(target))));
+    }
+    let (run, step) = split_step(target)?;
+    let found = locate::find(&run, step)?;
+    if let Some(newer) = locate::mask_files(&run).pop().filter(|newer| step.is_none() && newer.step > found.step) {
+        printer.warn(format!("{} cannot be read; these are the newest masks that can", newer.path.display()));
+    }
+    Ok((found.path, Some(found.step)))
+}
+
+fn text(masks: &MaskInspection, terminal: Terminal) -> String {
+    let step = masks.step.map_or(String::new(), |step| format!("masks of step {step}, "));
+    let mut text = format!(
+        "{step}{}\nexpected sparsity {:.4}, target {:.4}\n\n{}",
+        masks.path,
+        masks.expected_sparsity,
+        masks.target_sparsity,
+        modules_table(masks)
+    );
+    text.push_str(&format!("\nunits by gate\n{}", histogram_table(masks)));
+    text.push_str(&format!("\nparameters\n{}", parameters_table(masks)));
+    text.push_str(&format!("\ngates by layer\n{}", gate_map(masks).render(terminal)));
+    text.push_str(&format!("\nsurvivors by layer of the source\n{}", layers_table(masks)));
+    if let Some(agreement) = &masks.agreement {
+        text.push_str(&format!("\n{}", agreement_text(agreement, masks)));
+    }
+    for module in &masks.report.modules {
+        text.push_str(&named("kept, but half-alive", &module.half_alive, module));
+        text.push_str(&named("removed, but still open", &module.still_open, module));
+    }
+    text
+}
+
+/// Per mask: units of a row in the source, expected and kept, and how many have not decided.
+fn modules_table(masks: &MaskInspection) -> Table {
+    let mut table = Table::new([
+        "mask",
+        "rows",
+        "units",
+        "expected",
+        "kept",
+        "expected sparsity",
+        "target",
+        "undecided",
+        "half-alive",
+        "still open",
+    ]);
+    for module in &masks.report.modules {
+        let undecided: i64 = module.undecided.iter().sum();
+        let share = 100.0 * undecided as f64 / (module.rows * module.size).max(1) as f64;
+        table.row([
+            module.module.to_string(),
+            module.rows.to_string(),
+            grouped(module.size),
+            format!("{:.1}", (1.0 - module.expected_sparsity) * module.size as f64),
+            grouped(module.target),
+            format!("{:.4}", module.expected_sparsity),
+            format!("{:.4}", module.target_sparsity),
+            format!("{} ({share:.1} %)", grouped(undecided)),
+            grouped(module.half_alive.count),
+            grouped(module.still_open.count),
+        ]);
+    }
+    table
+}
+
+fn histogram_table(masks: &MaskInspection) -> Table {
+    let bins = (0..10).map(|bin| format!("{:.1}", f64::from(bin) / 10.0));
+    let mut table = Table::new(std::iter::once("mask, from".to_string()).chain(bins));
+    for module in &masks.report.modules {
+        let counts = module.histogram.iter().map(|count| grouped(*count));
+        table.row(std::iter::once(module.module.to_string()).chain(counts));
+    }
+    table
+}
+
+fn parameters_table(masks: &MaskInspection) -> Table {
+    let counts = [&masks.parameters.before, &masks.parameters.expected, &masks.parameters.after];
+    let mut table = Table::new(["part", "source", "expected", "after the cut", "kept"]);
+    let mut line = |name: &str, of: &dyn Fn(&Parts) -> Option<f64>| {
+        let [before, expected, after] = counts.map(of);
+        let share = before.zip(after).filter(|(before, _)| *before > 0.0).map(|(before, after)| after / before);
+        let cells =
+            [before, expected, after].map(|count| count.map_or("–".to_string(), |c| grouped(c.round() as i64)));
+        let share = share.map_or("–".to_string(), |share| format!("{:.1} %", 100.0 * share));
+        table.row(std::iter::once(name.to_string()).chain(cells).chain([share]));
+    };
+    line("embedding", &|parts| parts.embedding);
+    line("attention", &|parts| Some(parts.attention));
+    line("mlp", &|parts| Some(parts.mlp));
+    line("norms", &|parts| Some(parts.norms));
+    line("head", &|parts| parts.head);
+    line("all", &|parts| parts.total);
+    table
+}
+
+fn layers_table(masks: &MaskInspection) -> Table {
+    let mut table = Table::new(["layer", "becomes", "gate", "heads", "heads kept", "intermediate"]);
+    for layer in &masks.layers {
+        let (heads, units) = (masks.source.num_attention_heads, masks.source.intermediate_size);
+        let Some(becomes) = layer.becomes else {
+            table.row([layer.layer.to_string(), "removed".to_string(), format!("{:.3}", layer.gate)]);
+            continue;
+        };
+        table.row([
+            layer.layer.to_string(),
+            becomes.to_string(),
+            format!("{:.3}", layer.gate),
+            format!("{} of {heads}", layer.heads.len()),
+            if layer.heads.len() as i64 == heads { "all".to_string() } else { ranges(&layer.heads) },
+            format!("{} of {units}", layer.intermediate),
+        ]);
+    }
+    table
+}
+
+fn agreement_text(agreement: &Agreement, masks: &MaskInspection) -> String {
+    let names = agreement.modules.iter().map(|module| module.module.to_string());
+    let mut table = Table::new(std::iter::once("layer".to_string()).chain(names));
+    let all = agreement.modules.iter().map(|module| format!("{:.3}", module.jaccard));
+    table.row(std::iter::once("all".to_string()).chain(all));
+    for layer in &masks.layers {
+        let of = |module: Module| agreement.get(module).filter(|_| module.is_per_layer());
+        let cells = agreement.modules.iter().map(|module| {
+            let row = of(module.module).and_then(|module| module.rows.get(layer.layer));
+            row.map_or(String::new(), |jaccard| format!("{jaccard:.3}"))
+        });
+        table.row(std::iter::once(layer.layer.to_string()).chain(cells));
+    }
+    let title =
+        format!("kept units in common with {} (both over either; `all` is of layers that stay)", agreement.against);
+    format!("{title}\n{table}")
+}
+
+fn named(what: &str, units: &UnitList, module: &ModuleReport) -> String {
+    if units.count == 0 {
+        return String::new();
+    }
+    let worst = units.worst.iter().take(NAMED_UNITS).map(|unit| format!("{} = {:.3}", unit.name, unit.value));
+    let worst = worst.collect::<Vec<_>>().join(", ");
+    format!("\n{} {what}: {} units, the worst {worst}\n", module.module, grouped(units.count))
+}

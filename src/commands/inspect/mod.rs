@@ -1,0 +1,105 @@
+//! `shearling inspect model`, `inspect masks` and `inspect run`.
+
+mod gate_map;
+mod masks;
+mod masks_csv;
+mod run;
+mod run_csv;
+mod run_tables;
+
+use super::Verdict;
+use crate::checkpoint::{Checkpoint, HfModel, write_atomic};
+use crate::cli::Printer;
+use crate::cli::arguments::{Inspect, InspectModel};
+use crate::cli::csv::Csv;
+use crate::cli::table::{Table, grouped};
+use crate::model::count::ParameterCount;
+use crate::model::parameters::parameters;
+use serde_json::{Value, json};
+use std::path::Path;
+
+/// `shearling inspect …`
+pub fn run(arguments: &Inspect) -> anyhow::Result<Verdict> {
+    match arguments {
+        Inspect::Model(arguments) => model(arguments),
+        Inspect::Masks(arguments) => masks::masks(arguments),
+        Inspect::Run(arguments) => run::run_folder(arguments),
+    }
+}
+
+fn model(arguments: &InspectModel) -> anyhow::Result<Verdict> {
+    let printer = Printer::new(arguments.json);
+    let checkpoint = Checkpoint::open(&arguments.path)?;
+    let model = checkpoint.model();
+    let expected: Vec<(String, Vec<i64>)> = parameters(model).into_iter().map(|p| (p.name, p.shape)).collect();
+    let report = checkpoint.check(&expected);
+    if let Some(hint) = checkpoint.tokenizer_hint() {
+        printer.note(hint);
+    }
+    printer.data(format!("{}\n{report}\n", shape_table(&[("", model)])), || {
+        json!({
+            "path": arguments.path,
+            "shape": shape_json(model),
+            "parameters": ParameterCount::of(model),
+            "total_parameters": ParameterCount::of(model).total(),
+            "complete": report.is_complete(),
+            "missing": report.missing.iter().map(|missing| &missing.name).collect::<Vec<_>>(),
+            "unused": report.unused,
+        })
+    });
+    Ok(if report.is_complete() { Verdict::Done } else { Verdict::CheckFailed })
+}
+
+/// Shape and parameters of models, one per column.
+pub(super) fn shape_table(models: &[(&str, &HfModel)]) -> Table {
+    let names = models.iter().map(|(name, _)| name.to_string());
+    let mut table = Table::new(std::iter::once("shape".to_string()).chain(names));
+    let mut line = |name: &str, value: &dyn Fn(&HfModel) -> String| {
+        table.row(std::iter::once(name.to_string()).chain(models.iter().map(|(_, model)| value(model))));
+    };
+    line("architecture", &|m| m.architecture.class_name().to_string());
+    line("hidden_size", &|m| grouped(m.hidden_size));
+    line("intermediate_size", &|m| grouped(m.intermediate_size));
+    line("num_hidden_layers", &|m| grouped(m.num_hidden_layers));
+    line("num_attention_heads", &|m| grouped(m.num_attention_heads));
+    line("num_key_value_heads", &|m| grouped(m.num_key_value_heads));
+    line("head_dim", &|m| grouped(m.head_dim));
+    line("vocab_size", &|m| grouped(m.vocab_size));
+    line("tied embeddings", &|m| m.tie_word_embeddings.to_string());
+    line("embedding parameters", &|m| grouped(ParameterCount::of(m).embedding));
+    line("attention parameters", &|m| grouped(ParameterCount::of(m).attention));
+    line("mlp parameters", &|m| grouped(ParameterCount::of(m).mlp));
+    line("norm parameters", &|m| grouped(ParameterCount::of(m).norms));
+    line("head parameters", &|m| grouped(ParameterCount::of(m).head));
+    line("all parameters", &|m| grouped(ParameterCount::of(m).total()));
+    table
+}
+
+/// The same as JSON.
+pub(super) fn shape_json(model: &HfModel) -> Value {
+    json!({
+        "architecture": model.architecture.class_name(),
+        "hidden_size": model.hidden_size,
+        "intermediate_size": model.intermediate_size,
+        "num_hidden_layers": model.num_hidden_layers,
+        "num_attention_heads": model.num_attention_heads,
+        "num_key_value_heads": model.num_key_value_heads,
+        "head_dim": model.head_dim,
+        "vocab_size": model.vocab_size,
+        "tie_word_embeddings": model.tie_word_embeddings,
+    })
+}
+
+/// Writes a CSV where it was asked for; whether that was stdout, which then has its answer.
+fn write_csv(csv: &Csv, target: &Path, json: bool, printer: &Printer) -> anyhow::Result<bool> {
+    if target != Path::new("-") {
+        write_atomic(target, csv.to_string().as_bytes())?;
+        printer.note(format!("wrote {}", target.display()));
+        return Ok(false);
+    }
+    if json {
+        anyhow::bail!("--csv - and --json both want stdout; give --csv a file");
+    }
+    printer.data(csv, || Value::Null);
+    Ok(true)
+}

@@ -1,0 +1,128 @@
+//! `shearling inspect run`: a run in about a screen and a half: notes first, then curves, domains, the constraint, the
+//! masks, what survives. The tables are in `run_tables`.
+
+use super::run_csv::run_csv;
+use super::run_tables as tables;
+use super::write_csv;
+use crate::cli::arguments::InspectRun;
+use crate::cli::table::{Table, duration, grouped, optional, ranges};
+use crate::cli::{Printer, Terminal};
+use crate::commands::Verdict;
+use crate::inspect::{RunHistory, RunSummary, Severity, Survivors, WrittenModel};
+use serde_json::{Value, json};
+
+pub(super) fn run_folder(arguments: &InspectRun) -> anyhow::Result<Verdict> {
+    let printer = Printer::new(arguments.json);
+    let history = RunHistory::read(&arguments.path)?;
+    if let Some(target) = &arguments.csv
+        && write_csv(&run_csv(&history.steps), target, arguments.json, &printer)?
+    {
+        return Ok(Verdict::Done);
+    }
+    printer.data(text(&history, Terminal::of_stdout()), || whole(&history));
+    Ok(Verdict::Done)
+}
+
+/// The summary before the columns, in one object.
+fn whole(history: &RunHistory) -> Value {
+    let mut whole = json!({ "summary": RunSummary::of(history) });
+    if let (Value::Object(whole), Ok(Value::Object(history))) = (&mut whole, serde_json::to_value(history)) {
+        whole.extend(history);
+    }
+    whole
+}
+
+fn text(history: &RunHistory, terminal: Terminal) -> String {
+    let curve = terminal.width.saturating_sub(66).clamp(10, 40);
+    let sections: [(&str, Table); 9] = [
+        ("curves over the steps", tables::curves(history, curve)),
+        ("about ten steps", tables::sampled_steps(history)),
+        ("validation loss", tables::validation(history)),
+        ("domains: what the cut took away and training made good", tables::stories(history)),
+        ("proportions of the mix", tables::proportions(history, curve)),
+        ("excess loss over the reference", tables::excess(history)),
+        ("constraint, in the last step; the curve is the violation", tables::constraints(history, curve)),
+        ("undecided units over time", tables::polarisation(history)),
+        ("when the masks settled", tables::settled(history)),
+    ];
+    let mut text = headline(history);
+    if !history.notes.is_empty() {
+        text.push_str(&format!("\n{}", notes(history)));
+    }
+    for (title, table) in sections.iter().filter(|(_, table)| !table.is_empty()) {
+        text.push_str(&format!("\n{title}\n{table}"));
+    }
+    if !history.events.is_empty() {
+        text.push_str(&format!("\nevents\n{}", tables::events(history)));
+    }
+    text.push_str(&history.survivors.as_ref().map(survivors).unwrap_or_default());
+    text.push_str(&history.written.as_ref().map(written).unwrap_or_default());
+    text
+}
+
+fn headline(history: &RunHistory) -> String {
+    let summary = RunSummary::of(history);
+    let checkpoints = history.checkpoints.iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
+    format!(
+        "{}: {} run: step {} of {}, {} tokens in {} ({} tokens/s) on {}\n\
+         training loss {} → {}; {} steps skipped; resumed {} times; checkpoints at {}\n",
+        history.name,
+        history.stage.as_deref().unwrap_or("?"),
+        summary.step,
+        summary.steps.map_or("?".to_string(), |steps| steps.to_string()),
+        summary.tokens.map_or("?".to_string(), grouped),
+        duration(summary.seconds),
+        optional(summary.tokens_per_second, 0),
+        history.device.as_deref().unwrap_or("?"),
+        optional(summary.first_loss, 4),
+        optional(summary.last_loss, 4),
+        summary.skipped,
+        summary.resumed,
+        if checkpoints.is_empty() { "no step".to_string() } else { checkpoints },
+    )
+}
+
+fn notes(history: &RunHistory) -> String {
+    let notes = history.notes.iter().map(|note| match note.severity {
+        Severity::Warning => format!("warning: {}\n", note.text),
+        Severity::Info => format!("note: {}\n", note.text),
+    });
+    notes.collect()
+}
+
+fn survivors(survivors: &Survivors) -> String {
+    let kept: Vec<i64> = survivors.layers.iter().map(|layer| layer.source_layer).collect();
+    format!(
+        "\nafter the cut (masks of step {}): layers {} stay, {} go; {} of {} hidden dimensions, {} of {} heads and {} of {} \
+         MLP units in each layer; `shearling inspect masks` names them\n",
+        survivors.step,
+        ranges(&kept),
+        ranges(&survivors.removed_layers),
+        survivors.hidden,
+        survivors.source.hidden_size,
+        survivors.target.num_attention_heads,
+        survivors.source.num_attention_heads,
+        survivors.target.intermediate_size,
+        survivors.source.intermediate_size,
+    )
+}
+
+fn written(written: &WrittenModel) -> String {
+    let count = |count: Option<u64>| count.map_or("?".to_string(), grouped);
+    let mut text = format!("\nwritten: {}", written.path);
+    if written.parameters_before != written.parameters_after {
+        text.push_str(&format!(", {} → ", count(written.parameters_before)));
+    } else {
+        text.push_str(", ");
+    }
+    text.push_str(&format!("{} parameters", count(written.parameters_after)));
+    if let Some(check) = &written.equivalence {
+        let number = |value: Option<f64>| value.map_or("?".to_string(), |value| format!("{value:.1e}"));
+        text.push_str(&format!(
+            "; differs from the masked model by {} of the largest logit (bound {})",
+            number(check.written),
+            number(check.written_bound)
+        ));
+    }
+    text + "\n"
+}

@@ -1,0 +1,247 @@
+//! The tables of `inspect run`. Long histories are sampled at about ten places, always with the first and the last; a
+//! curve beside them shows what lies between.
+
+use crate::cli::sparkline::sparkline;
+use crate::cli::table::{Table, grouped, optional};
+use crate::inspect::columns::ends;
+use crate::inspect::{Column, Evaluation, HeldOutLoss, RunHistory};
+
+/// Places of a history that a table shows.
+const SAMPLES: usize = 10;
+/// Events that are listed.
+const LISTED_EVENTS: usize = 20;
+
+/// Quantities over all steps: where they began and ended, their range, and their course.
+pub(super) fn curves(history: &RunHistory, width: usize) -> Table {
+    let steps = &history.steps;
+    let mut table = Table::new(["quantity", "first", "last", "least", "most", "course"]);
+    let columns: [(&str, &Column); 14] = [
+        ("loss, total", &steps.loss_total),
+        ("loss, cross entropy", &steps.loss_cross_entropy),
+        ("loss, Lagrangian", &steps.loss_lagrangian),
+        ("sparsity expected", &steps.sparsity_expected),
+        ("sparsity target", &steps.sparsity_target),
+        ("expected parameters", &steps.expected_parameters),
+        ("gradient norm", &steps.gradient_norm_total),
+        ("… weights", &steps.gradient_norm_weights),
+        ("… masks", &steps.gradient_norm_masks),
+        ("… multipliers", &steps.gradient_norm_multipliers),
+        ("clip scale", &steps.clip_scale),
+        ("learning rate, weights", &steps.learning_rate_weights),
+        ("learning rate, masks", &steps.learning_rate_masks),
+        ("tokens per second", &steps.tokens_per_second),
+    ];
+    let domains = steps.domains.iter().map(|domain| (format!("loss, {}", domain.domain), &domain.loss));
+    let multipliers = steps.modules.iter().flat_map(|module| {
+        let named = |name: &str| format!("{name}, {}", module.module);
+        [(named("λ1"), &module.lambda_1), (named("λ2"), &module.lambda_2)]
+    });
+    let columns = columns.into_iter().map(|(name, column)| (name.to_string(), column));
+    let columns = columns.chain(domains).chain(multipliers);
+    for (name, column) in columns.filter(|(_, column)| column.iter().any(Option::is_some)) {
+        table.row(std::iter::once(name).chain(range(column)).chain([sparkline(column, width)]));
+    }
+    table
+}
+
+fn range(column: &Column) -> [String; 4] {
+    let known = || column.iter().copied().flatten();
+    let (first, last) = ends(column);
+    [first, last, known().reduce(f64::min), known().reduce(f64::max)].map(short)
+}
+
+/// A number of any size in few characters.
+fn short(value: Option<f64>) -> String {
+    match value {
+        Some(value) if value != 0.0 && value.abs() < 1e-3 => format!("{value:.1e}"),
+        Some(value) if value.abs() >= 1e4 => grouped(value.round() as i128),
+        _ => optional(value, 4),
+    }
+}
+
+/// About ten of `count` indices, with the first and the last.
+fn sampled(count: usize) -> Vec<usize> {
+    let places = SAMPLES.min(count);
+    let mut indices: Vec<usize> =
+        (0..places).map(|place| if places == 1 { 0 } else { place * (count - 1) / (places - 1) }).collect();
+    indices.dedup();
+    indices
+}
+
+/// Steps with what the optimiser saw.
+pub(super) fn sampled_steps(history: &RunHistory) -> Table {
+    let steps = &history.steps;
+    let mut table = Table::new([
+        "step",
+        "tokens",
+        "cross entropy",
+        "Lagrangian",
+        "sparsity",
+        "target",
+        "gradient norm",
+        "rate",
+        "tokens/s",
+    ]);
+    for index in sampled(steps.len()) {
+        let at = |column: &Column| column.get(index).copied().flatten();
+        let skipped = steps.applied.get(index) == Some(&false);
+        table.row([
+            format!("{}{}", steps.step.get(index).copied().unwrap_or(0), if skipped { " skipped" } else { "" }),
+            at(&steps.tokens).map_or("–".to_string(), |tokens| grouped(tokens as i128)),
+            optional(at(&steps.loss_cross_entropy), 4),
+            optional(at(&steps.loss_lagrangian), 4),
+            optional(at(&steps.sparsity_expected), 4),
+            optional(at(&steps.sparsity_target), 4),
+            optional(at(&steps.gradient_norm_total), 3),
+            short(at(&steps.learning_rate_weights)),
+            optional(at(&steps.tokens_per_second), 0),
+        ]);
+    }
+    table
+}
+
+fn with_domains(first: &[&str], history: &RunHistory) -> Table {
+    let names = first.iter().map(|name| name.to_string()).chain(history.domains.iter().cloned());
+    Table::new(names)
+}
+
+/// Losses on held-out rows at about ten evaluations.
+pub(super) fn validation(history: &RunHistory) -> Table {
+    let mut table = with_domains(&["step", "gates", "mean"], history);
+    for evaluation in picked(&history.evaluations) {
+        let losses = history.domains.iter().map(|domain| {
+            let domain = evaluation.domain(domain);
+            let error = domain.and_then(|domain| domain.standard_error);
+            let error = error.map_or(String::new(), |error| format!(" ±{error:.3}"));
+            format!("{}{error}", optional(domain.and_then(|domain| domain.loss), 4))
+        });
+        let head = [evaluation.step.to_string(), evaluation.gates.clone(), optional(evaluation.mean_loss, 4)];
+        table.row(head.into_iter().chain(losses));
+    }
+    table
+}
+
+fn picked(evaluations: &[Evaluation]) -> Vec<&Evaluation> {
+    sampled(evaluations.len()).into_iter().filter_map(|index| evaluations.get(index)).collect()
+}
+
+/// What happened to each domain.
+pub(super) fn stories(history: &RunHistory) -> Table {
+    let mut table = Table::new([
+        "domain",
+        "source",
+        "just cut",
+        "hurt",
+        "last",
+        "recovered",
+        "share first",
+        "share last",
+        "rows",
+        "epochs",
+    ]);
+    let loss = |loss: Option<HeldOutLoss>| optional(loss.map(|loss| loss.loss), 4);
+    for story in &history.stories {
+        table.row([
+            story.domain.clone(),
+            loss(story.source),
+            loss(story.cut),
+            story.hurt.map_or("–".to_string(), |hurt| format!("{hurt:+.1} SE")),
+            loss(story.last),
+            story.recovered.map_or("–".to_string(), |share| format!("{:.0} %", 100.0 * share)),
+            optional(story.first_proportion, 3),
+            optional(story.last_proportion, 3),
+            story.rows.map_or("–".to_string(), |rows| grouped(rows as i128)),
+            optional(story.epochs, 2),
+        ]);
+    }
+    table
+}
+
+/// The mix over time.
+pub(super) fn proportions(history: &RunHistory, width: usize) -> Table {
+    let steps = &history.steps;
+    let places = sampled(steps.len());
+    let numbers = places.iter().filter_map(|index| steps.step.get(*index)).map(|step| format!("@{step}"));
+    let mut table = Table::new(std::iter::once("domain".to_string()).chain(numbers).chain(["course".to_string()]));
+    for domain in &steps.domains {
+        let shares = places.iter().map(|index| optional(domain.proportion.get(*index).copied().flatten(), 3));
+        let course = sparkline(&domain.proportion, width);
+        table.row(std::iter::once(domain.domain.clone()).chain(shares).chain([course]));
+    }
+    table
+}
+
+/// Loss over reference at about ten evaluations; empty without references.
+pub(super) fn excess(history: &RunHistory) -> Table {
+    let mut table = with_domains(&["step", "mixer moved"], history);
+    let known = |evaluation: &&Evaluation| evaluation.domains.iter().any(|domain| domain.excess.is_some());
+    let evaluations: Vec<&Evaluation> = history.evaluations.iter().filter(known).collect();
+    for evaluation in sampled(evaluations.len()).into_iter().filter_map(|index| evaluations.get(index)) {
+        let moved = if evaluation.mixer_updated { "yes" } else { "no" };
+        let excess = history.domains.iter().map(|domain| optional(evaluation.domain(domain).and_then(|d| d.excess), 4));
+        table.row([evaluation.step.to_string(), moved.to_string()].into_iter().chain(excess));
+    }
+    table
+}
+
+/// The constraint by mask.
+pub(super) fn constraints(history: &RunHistory, width: usize) -> Table {
+    let mut table = Table::new(["mask", "expected", "target", "violation", "worst row", "λ1", "λ2", "course"]);
+    let last = |column: &Column| optional(ends(column).1, 4);
+    for module in &history.steps.modules {
+        table.row([
+            module.module.clone(),
+            last(&module.expected_sparsity),
+            last(&module.target_sparsity),
+            last(&module.violation),
+            last(&module.worst_row_violation),
+            last(&module.lambda_1),
+            last(&module.lambda_2),
+            sparkline(&module.violation, width),
+        ]);
+    }
+    table
+}
+
+/// Units between open and closed, at about ten snapshots.
+pub(super) fn polarisation(history: &RunHistory) -> Table {
+    let snapshots = &history.snapshots;
+    let modules: Vec<_> = snapshots.last().map(|last| last.undecided.keys().copied().collect()).unwrap_or_default();
+    let names = modules.iter().map(|module| module.to_string());
+    let mut table =
+        Table::new(std::iter::once("step".to_string()).chain(names).chain(["expected sparsity".to_string()]));
+    for snapshot in sampled(snapshots.len()).into_iter().filter_map(|index| snapshots.get(index)) {
+        let counts =
+            modules.iter().map(|module| snapshot.undecided.get(module).map_or("–".to_string(), |n| grouped(*n)));
+        let sparsity = format!("{:.4}", snapshot.expected_sparsity);
+        table.row(std::iter::once(snapshot.step.to_string()).chain(counts).chain([sparsity]));
+    }
+    table
+}
+
+/// When each mask had found its units.
+pub(super) fn settled(history: &RunHistory) -> Table {
+    let mut table = Table::new(["mask", "same units from step", "decided from step", "undecided at the end"]);
+    let step = |step: Option<u64>| step.map_or("not settled".to_string(), |step| step.to_string());
+    for settled in &history.settled {
+        let undecided: usize = settled.rows.iter().filter(|row| !row.removed).map(|row| row.undecided).sum();
+        table.row([
+            settled.module.to_string(),
+            step(settled.same_units_from),
+            step(settled.decided_from),
+            grouped(undecided as i64),
+        ]);
+    }
+    table
+}
+
+/// The first events, a line each; checkpoints are in the headline already.
+pub(super) fn events(history: &RunHistory) -> String {
+    let told: Vec<_> = history.events.iter().filter(|event| event.kind != "save").collect();
+    let mut text: String =
+        told.iter().take(LISTED_EVENTS).map(|event| format!("step {:>6}  {}\n", event.step, event.text)).collect();
+    if told.len() > LISTED_EVENTS {
+        text.push_str(&format!("{} more are in --json\n", told.len() - LISTED_EVENTS));
+    }
+    text
+}

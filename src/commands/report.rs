@@ -1,0 +1,103 @@
+//! `shearling report`: reads runs, writes the page and the pictures, or serves the page while a run goes on.
+
+use super::Verdict;
+use crate::checkpoint::write_atomic;
+use crate::cli::Printer;
+use crate::cli::arguments;
+use crate::cli::table::bytes;
+use crate::inspect::Severity;
+use crate::report::serve::{Live, Page};
+use crate::report::{Report, side_files};
+use anyhow::Context;
+use std::path::{Path, PathBuf};
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::time::SystemTime;
+
+static STOP: AtomicBool = AtomicBool::new(false);
+
+/// `shearling report`
+pub fn run(arguments: &arguments::Report) -> anyhow::Result<Verdict> {
+    let printer = Printer::new(arguments.json);
+    if let Some(port) = arguments.serve {
+        return serve(arguments, port, printer);
+    }
+    let report = read(arguments)?;
+    let warnings =
+        report.runs.iter().flat_map(|run| &run.notes).filter(|note| note.severity == Severity::Warning).count();
+    if let Some(out) = &arguments.out {
+        let page = report.html();
+        write_atomic(out, page.as_bytes()).with_context(|| format!("cannot write the report {}", out.display()))?;
+        printer.note(format!("{}: {}, {warnings} warnings", out.display(), bytes(page.len() as f64)));
+    }
+    let mut files: Vec<PathBuf> = arguments.out.iter().cloned().collect();
+    if let Some(folder) = &arguments.svg {
+        files.extend(report.write_svg(folder)?);
+    }
+    if let Some(folder) = &arguments.png {
+        files.extend(report.write_png(folder)?);
+    }
+    let names = files.iter().map(|file| format!("{}\n", file.display())).collect::<String>();
+    printer.data(names, || report.data());
+    Ok(Verdict::Done)
+}
+
+fn read(arguments: &arguments::Report) -> anyhow::Result<Report> {
+    let mut report = Report::read(&arguments.runs, arguments.title.clone())?;
+    report.eval = arguments.eval.as_deref().map(side_files::read_eval).transpose()?;
+    report.latency = arguments.latency.as_deref().map(side_files::read_latency).transpose()?;
+    Ok(report)
+}
+
+fn serve(arguments: &arguments::Report, port: u16, printer: Printer) -> anyhow::Result<Verdict> {
+    // A run that cannot be read is an error now, not at the first request.
+    let first = read(arguments)?;
+    let live = Live::bind(port)?;
+    ctrlc::set_handler(|| {
+        // A second signal does not wait for anything.
+        if STOP.swap(true, Ordering::SeqCst) {
+            std::process::exit(130);
+        }
+    })
+    .context("cannot listen for Ctrl-C")?;
+    printer.data(format!("http://{}/\n", live.address()), || serde_json::Value::Null);
+    printer.note("serving to this machine only; Ctrl-C ends it");
+    if let Some(out) = &arguments.out {
+        write_atomic(out, first.html().as_bytes())?;
+    }
+    let mut known: Option<Page> = None;
+    let page = || -> Result<Page, String> {
+        let version = version(arguments);
+        match &known {
+            Some(page) if page.version == version => Ok(page.clone()),
+            _ => {
+                let html = read(arguments).map_err(|error| format!("{error:#}"))?.live_html();
+                let page = Page { html, version };
+                known = Some(page.clone());
+                Ok(page)
+            }
+        }
+    };
+    live.run(page, || STOP.load(Ordering::SeqCst))?;
+    printer.note("stopped");
+    Ok(Verdict::Done)
+}
+
+/// Changes when a file that the report reads does: names, sizes and times of what the run folders hold.
+fn version(arguments: &arguments::Report) -> String {
+    let mut state = Vec::new();
+    for run in &arguments.runs {
+        for part in ["", "metrics.jsonl", "resolved.toml", "masks", "checkpoints", "pruned", "model"] {
+            state.extend(stamp(&run.join(part)));
+        }
+    }
+    for file in arguments.eval.iter().chain(&arguments.latency) {
+        state.extend(stamp(file));
+    }
+    state.iter().map(|(bytes, nanoseconds)| format!("{bytes:x}.{nanoseconds:x}")).collect::<Vec<_>>().join("-")
+}
+
+fn stamp(path: &Path) -> Option<(u64, u128)> {
+    let about = std::fs::metadata(path).ok()?;
+    let changed = about.modified().ok()?.duration_since(SystemTime::UNIX_EPOCH).ok()?;
+    Some((about.len(), changed.as_nanos()))
+}

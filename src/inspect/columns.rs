@@ -1,0 +1,264 @@
+//! The steps of a run as columns: one vector per quantity, all as long as `step`, with `None` where a record says
+//! nothing (or `null`, which is how a number that is not finite is written). Filled line by line from `metrics.jsonl`.
+
+use super::lines::{number, shown};
+use serde::Serialize;
+use serde_json::Value;
+
+/// One quantity over the recorded steps.
+pub type Column = Vec<Option<f64>>;
+
+/// Steps of a run; the fields of a `step` record, see docs/formats/metrics.md.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Steps {
+    /// Number of the step, from 1, ascending.
+    pub step: Vec<u64>,
+    /// False where the update was skipped.
+    pub applied: Vec<bool>,
+    /// Tokens seen so far.
+    pub tokens: Column,
+    /// Cross entropy and Lagrangian.
+    pub loss_total: Column,
+    /// Mean over the batch's target tokens, nats.
+    pub loss_cross_entropy: Column,
+    /// The constraint's part; none in `pretrain`.
+    pub loss_lagrangian: Column,
+    /// Learning rate of the weights.
+    pub learning_rate_weights: Column,
+    /// Of the masks.
+    pub learning_rate_masks: Column,
+    /// Of the multipliers.
+    pub learning_rate_multipliers: Column,
+    /// L2 norm of all gradients before clipping.
+    pub gradient_norm_total: Column,
+    /// Of the weights' gradients.
+    pub gradient_norm_weights: Column,
+    /// Of the masks'.
+    pub gradient_norm_masks: Column,
+    /// Of the multipliers'.
+    pub gradient_norm_multipliers: Column,
+    /// Factor on all gradients; 1 when not clipped.
+    pub clip_scale: Column,
+    /// Seconds of the step.
+    pub seconds: Column,
+    /// Tokens of the step per second.
+    pub tokens_per_second: Column,
+    /// Model FLOPs per second.
+    pub model_flops_per_second: Column,
+    /// Peak memory so far.
+    pub peak_memory_bytes: Column,
+    /// Overall sparsity that the masks expect, before the step's update.
+    pub sparsity_expected: Column,
+    /// Its target at this step.
+    pub sparsity_target: Column,
+    /// Expected count of all parameters.
+    pub expected_parameters: Column,
+    /// Per domain.
+    pub domains: Vec<DomainSteps>,
+    /// Per mask module; empty in `pretrain`.
+    pub modules: Vec<ModuleSteps>,
+}
+
+/// A domain over the steps.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct DomainSteps {
+    /// Its name.
+    pub domain: String,
+    /// Mean loss of its rows in the batch.
+    pub loss: Column,
+    /// Its rows in the batch.
+    pub rows: Column,
+    /// Its rows so far.
+    pub rows_total: Column,
+    /// How often its training rows have been seen.
+    pub epochs: Column,
+    /// Rows left before `data.max_epochs`.
+    pub rows_left: Column,
+    /// The mixer's proportion.
+    pub proportion: Column,
+}
+
+/// A mask module over the steps; the constraint is that before the step's update.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct ModuleSteps {
+    /// `layer`, `kv_head`, `query_head`, `intermediate`, `hidden`.
+    pub module: String,
+    /// Mean over rows.
+    pub expected_sparsity: Column,
+    /// The warmed-up target of the step.
+    pub target_sparsity: Column,
+    /// Expected − target: positive when too much is closed.
+    pub violation: Column,
+    /// Largest |expected − target| of one row.
+    pub worst_row_violation: Column,
+    /// Multiplier of the linear term.
+    pub lambda_1: Column,
+    /// Multiplier of the quadratic term.
+    pub lambda_2: Column,
+    /// Its part of the Lagrangian.
+    pub loss: Column,
+}
+
+/// Most domains or modules that are told apart; a run has a handful.
+const MOST_GROUPS: usize = 1000;
+
+impl Steps {
+    /// Number of steps.
+    pub fn len(&self) -> usize {
+        self.step.len()
+    }
+
+    /// Whether there are none.
+    pub fn is_empty(&self) -> bool {
+        self.step.is_empty()
+    }
+
+    /// Where each number of a record goes.
+    fn numbers(&mut self) -> [(&'static str, &mut Column); 19] {
+        [
+            ("/tokens", &mut self.tokens),
+            ("/loss/total", &mut self.loss_total),
+            ("/loss/cross_entropy", &mut self.loss_cross_entropy),
+            ("/loss/lagrangian", &mut self.loss_lagrangian),
+            ("/learning_rate/weights", &mut self.learning_rate_weights),
+            ("/learning_rate/masks", &mut self.learning_rate_masks),
+            ("/learning_rate/multipliers", &mut self.learning_rate_multipliers),
+            ("/gradient_norm/total", &mut self.gradient_norm_total),
+            ("/gradient_norm/weights", &mut self.gradient_norm_weights),
+            ("/gradient_norm/masks", &mut self.gradient_norm_masks),
+            ("/gradient_norm/multipliers", &mut self.gradient_norm_multipliers),
+            ("/clip_scale", &mut self.clip_scale),
+            ("/seconds", &mut self.seconds),
+            ("/tokens_per_second", &mut self.tokens_per_second),
+            ("/model_flops_per_second", &mut self.model_flops_per_second),
+            ("/peak_memory_bytes", &mut self.peak_memory_bytes),
+            ("/sparsity/expected", &mut self.sparsity_expected),
+            ("/sparsity/target", &mut self.sparsity_target),
+            ("/sparsity/expected_parameters", &mut self.expected_parameters),
+        ]
+    }
+
+    /// Appends a `step` record.
+    pub(super) fn push(&mut self, step: u64, record: &Value) {
+        let before = self.len();
+        self.step.push(step);
+        self.applied.push(record["applied"].as_bool().unwrap_or(true));
+        self.numbers().into_iter().for_each(|(pointer, column)| column.push(number(record, pointer)));
+        self.push_domains(before, &record["domains"]);
+        self.push_modules(before, &record["constraints"]);
+    }
+
+    fn push_domains(&mut self, before: usize, domains: &Value) {
+        for name in domains.as_object().into_iter().flat_map(|domains| domains.keys()) {
+            self.add_domain(name, before);
+        }
+        for domain in &mut self.domains {
+            let record = &domains[&domain.domain];
+            domain.numbers().into_iter().for_each(|(pointer, column)| column.push(number(record, pointer)));
+        }
+    }
+
+    /// Makes room for a domain, absent in the first `before` steps.
+    pub(super) fn add_domain(&mut self, name: &str, before: usize) {
+        let known = self.domains.iter().any(|domain| domain.domain == name);
+        // A name that cannot be shown as it is belongs to no data that was prepared here.
+        if known || self.domains.len() >= MOST_GROUPS || shown(name) != name {
+            return;
+        }
+        let mut domain = DomainSteps { domain: name.to_string(), ..DomainSteps::default() };
+        domain.numbers().into_iter().for_each(|(_, column)| column.resize(before, None));
+        self.domains.push(domain);
+    }
+
+    fn push_modules(&mut self, before: usize, constraints: &Value) {
+        let records: Vec<&Value> = constraints.as_array().into_iter().flatten().take(MOST_GROUPS).collect();
+        for name in records.iter().filter_map(|record| record["module"].as_str()) {
+            let known = self.modules.iter().any(|module| module.module == name);
+            if !known && self.modules.len() < MOST_GROUPS && shown(name) == name {
+                let mut module = ModuleSteps { module: name.to_string(), ..ModuleSteps::default() };
+                module.numbers().into_iter().for_each(|(_, column)| column.resize(before, None));
+                self.modules.push(module);
+            }
+        }
+        for module in &mut self.modules {
+            let record = records.iter().find(|record| record["module"] == module.module.as_str());
+            let value = |pointer: &str| record.and_then(|record| number(record, pointer));
+            module.numbers().into_iter().for_each(|(pointer, column)| column.push(value(pointer)));
+        }
+    }
+
+    /// Keeps the first `length` steps.
+    pub(super) fn truncate(&mut self, length: usize) {
+        self.step.truncate(length);
+        self.applied.truncate(length);
+        self.numbers().into_iter().for_each(|(_, column)| column.truncate(length));
+        let domains = self.domains.iter_mut().flat_map(|domain| domain.numbers());
+        domains.for_each(|(_, column)| column.truncate(length));
+        let modules = self.modules.iter_mut().flat_map(|module| module.numbers());
+        modules.for_each(|(_, column)| column.truncate(length));
+    }
+}
+
+impl DomainSteps {
+    fn numbers(&mut self) -> [(&'static str, &mut Column); 6] {
+        [
+            ("/loss", &mut self.loss),
+            ("/rows", &mut self.rows),
+            ("/rows_total", &mut self.rows_total),
+            ("/epochs", &mut self.epochs),
+            ("/rows_left", &mut self.rows_left),
+            ("/proportion", &mut self.proportion),
+        ]
+    }
+}
+
+impl ModuleSteps {
+    fn numbers(&mut self) -> [(&'static str, &mut Column); 7] {
+        [
+            ("/expected_sparsity", &mut self.expected_sparsity),
+            ("/target_sparsity", &mut self.target_sparsity),
+            ("/violation", &mut self.violation),
+            ("/worst_row_violation", &mut self.worst_row_violation),
+            ("/lambda_1", &mut self.lambda_1),
+            ("/lambda_2", &mut self.lambda_2),
+            ("/loss", &mut self.loss),
+        ]
+    }
+}
+
+/// The first and the last number of a column.
+pub fn ends(column: &Column) -> (Option<f64>, Option<f64>) {
+    let mut known = column.iter().copied().flatten();
+    let first = known.next();
+    (first, known.next_back().or(first))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn columns_stay_as_long_as_the_steps() {
+        let mut steps = Steps::default();
+        steps.push(1, &json!({ "loss": { "total": 2.0 }, "domains": { "a": { "loss": 1.0 } } }));
+        steps.push(2, &json!({ "loss": { "total": null }, "applied": false, "domains": "none" }));
+        let constraints = json!([{ "module": "layer", "violation": 0.5 }, { "no": "module" }, 3]);
+        steps.push(3, &json!({ "domains": { "b": { "rows": 4 }, "a": 7 }, "constraints": constraints }));
+        assert_eq!(steps.loss_total, [Some(2.0), None, None]);
+        assert_eq!(steps.applied, [true, false, true]);
+        assert_eq!(steps.domains[0].loss, [Some(1.0), None, None]);
+        assert_eq!(steps.domains[1].rows, [None, None, Some(4.0)]);
+        assert_eq!(steps.modules[0].violation, [None, None, Some(0.5)]);
+        steps.truncate(1);
+        assert!(steps.numbers().iter().all(|(_, column)| column.len() == 1));
+        assert!(steps.domains[1].rows.len() == 1 && steps.modules[0].lambda_1.len() == 1);
+    }
+
+    #[test]
+    fn ends_pass_over_gaps() {
+        assert_eq!(ends(&vec![None, Some(1.0), None, Some(3.0), None]), (Some(1.0), Some(3.0)));
+        assert_eq!(ends(&vec![Some(2.0)]), (Some(2.0), Some(2.0)));
+        assert_eq!(ends(&vec![None]), (None, None));
+    }
+}

@@ -1,0 +1,148 @@
+//! The evaluations of a run: losses by domain on held-out rows, and how far the masks had decided. Read from the
+//! `eval` records of `metrics.jsonl`.
+
+use super::lines::{number, shown, text};
+use serde::Serialize;
+use serde_json::Value;
+use std::collections::BTreeMap;
+
+/// One evaluation.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct Evaluation {
+    /// Finished steps.
+    pub step: u64,
+    /// `plain` (no masks), `expected` (as many units open as expected), `target` (cut to the exact target).
+    pub gates: String,
+    /// Mean over the domains, nats per target token.
+    pub mean_loss: Option<f64>,
+    /// Whether the mixer was asked to move here.
+    pub mixer_updated: bool,
+    /// Per domain.
+    pub domains: Vec<DomainEval>,
+    /// Per mask module; empty without masks.
+    pub modules: Vec<ModulePolarisation>,
+    /// Expected sparsity of every row, by module.
+    pub row_sparsity: BTreeMap<String, Vec<Option<f64>>>,
+    /// Mask file written with it, relative to the run folder.
+    pub snapshot: Option<String>,
+}
+
+/// A domain in an evaluation.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct DomainEval {
+    /// Its name.
+    pub domain: String,
+    /// Mean over its validation rows, nats per target token.
+    pub loss: Option<f64>,
+    /// Of that mean over rows.
+    pub standard_error: Option<f64>,
+    /// Reference loss.
+    pub reference: Option<f64>,
+    /// Loss over reference.
+    pub excess: Option<f64>,
+    /// Proportion from here on.
+    pub proportion: Option<f64>,
+}
+
+/// How far a mask module had decided.
+#[derive(Clone, Debug, Default, Serialize)]
+pub struct ModulePolarisation {
+    /// `layer`, `kv_head`, `query_head`, `intermediate`, `hidden`.
+    pub module: String,
+    /// Units with a gate between 0.05 and 0.95, in all rows.
+    pub undecided: Option<u64>,
+    /// Units that the cut keeps although their gate is below ½.
+    pub half_alive: Option<u64>,
+    /// Units that the cut removes although their gate is above ½.
+    pub still_open: Option<u64>,
+    /// All units.
+    pub units: Option<u64>,
+    /// Units with a gate in each tenth of [0, 1]; empty where the record has none.
+    pub histogram: Vec<u64>,
+}
+
+/// More than any run has; a foreign file may claim anything.
+const MOST_GROUPS: usize = 1000;
+
+impl Evaluation {
+    /// From an `eval` record.
+    pub(super) fn of(step: u64, record: &Value) -> Evaluation {
+        let domains = record["domains"].as_object().into_iter().flatten().take(MOST_GROUPS);
+        let modules = record["masks"]["modules"].as_array().into_iter().flatten().take(MOST_GROUPS);
+        let rows = record["row_sparsity"].as_object().into_iter().flatten().take(MOST_GROUPS);
+        Evaluation {
+            step,
+            gates: text(&record["gates"]).unwrap_or_default(),
+            mean_loss: number(record, "/mean_loss"),
+            mixer_updated: record["mixer_updated"] == true,
+            domains: domains.map(|(name, fields)| DomainEval::of(name, fields)).collect(),
+            modules: modules.filter_map(ModulePolarisation::of).collect(),
+            row_sparsity: rows.map(|(module, rows)| (shown(module), numbers(rows))).collect(),
+            snapshot: text(&record["snapshot"]),
+        }
+    }
+
+    /// Whether the masks were cut to their target.
+    pub fn is_cut(&self) -> bool {
+        self.gates == "target"
+    }
+
+    /// A domain of this evaluation.
+    pub fn domain(&self, name: &str) -> Option<&DomainEval> {
+        self.domains.iter().find(|domain| domain.domain == name)
+    }
+}
+
+impl DomainEval {
+    fn of(name: &str, fields: &Value) -> DomainEval {
+        let value = |key: &str| fields[key].as_f64();
+        DomainEval {
+            domain: shown(name),
+            loss: value("loss"),
+            standard_error: value("standard_error"),
+            reference: value("reference"),
+            excess: value("excess"),
+            proportion: value("proportion"),
+        }
+    }
+}
+
+impl ModulePolarisation {
+    fn of(record: &Value) -> Option<ModulePolarisation> {
+        let size = |key: &str| record[key].as_u64();
+        let undecided = record["undecided"]
+            .as_array()
+            .map(|rows| rows.iter().filter_map(Value::as_u64).fold(0u64, |sum, row| sum.saturating_add(row)));
+        let histogram = record["histogram"].as_array().filter(|bins| bins.len() == 10);
+        Some(ModulePolarisation {
+            module: text(&record["module"])?,
+            undecided,
+            half_alive: record["half_alive"]["count"].as_u64(),
+            still_open: record["still_open"]["count"].as_u64(),
+            units: size("rows").zip(size("size")).and_then(|(rows, size)| rows.checked_mul(size)),
+            histogram: histogram.into_iter().flatten().map(|bin| bin.as_u64().unwrap_or(0)).collect(),
+        })
+    }
+}
+
+fn numbers(rows: &Value) -> Vec<Option<f64>> {
+    rows.as_array().into_iter().flatten().map(Value::as_f64).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn a_record_of_the_wrong_kinds_is_an_evaluation_without_numbers() {
+        let layer = json!({ "module": "layer", "undecided": "no", "rows": 1u64 << 40, "size": 1u64 << 40 });
+        let foreign = json!({ "gates": 3, "domains": { "a": 1 }, "masks": { "modules": [{}, layer] } });
+        let evaluation = Evaluation::of(4, &foreign);
+        assert_eq!((evaluation.step, evaluation.gates.as_str()), (4, ""));
+        assert_eq!(evaluation.domain("a").unwrap().loss, None);
+        assert_eq!(evaluation.modules.len(), 1);
+        assert_eq!(evaluation.modules[0].units, None, "too many to be true");
+        assert_eq!(Evaluation::of(1, &json!(7)).domains.len(), 0);
+    }
+}

@@ -1,0 +1,126 @@
+//! The lines of a `metrics.jsonl`, one at a time and whatever state the file is in: a line cut by a crash or a full
+//! disk, a binary file of that name, a line without end. Memory is bounded by the longest line that is accepted.
+//! What the lines mean is for `columns`, `evaluations` and `events`.
+
+use serde_json::Value;
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read, Result};
+use std::path::Path;
+
+/// Longer than any line that a run writes: an evaluation names at most a thousand units per list.
+const LONGEST_LINE_BYTES: u64 = 16 << 20;
+
+/// What stands in a line.
+#[derive(Debug, PartialEq)]
+pub(super) enum Line {
+    /// A JSON object.
+    Record(Value),
+    /// Anything else.
+    Damaged,
+    /// The beginning of an object, at the end of the file: the run is writing it, or was stopped while it did.
+    CutAtEnd,
+    /// More than a line of a run can have.
+    TooLong,
+}
+
+/// Calls `take` with every line that is not blank, and its number from 1.
+pub(super) fn read_lines(path: &Path, take: &mut dyn FnMut(u64, Line)) -> Result<()> {
+    let mut reader = BufReader::new(File::open(path)?);
+    let (mut line, mut number) = (Vec::new(), 0);
+    loop {
+        line.clear();
+        number += 1;
+        let read = (&mut reader).take(LONGEST_LINE_BYTES).read_until(b'\n', &mut line)?;
+        if read == 0 {
+            return Ok(());
+        }
+        let ended = line.last() == Some(&b'\n');
+        if !ended && read as u64 == LONGEST_LINE_BYTES {
+            skip_line(&mut reader)?;
+            take(number, Line::TooLong);
+        } else if !line.iter().all(u8::is_ascii_whitespace) {
+            take(number, parse(&line, ended));
+        }
+    }
+}
+
+fn parse(line: &[u8], ended: bool) -> Line {
+    match serde_json::from_slice::<Value>(line) {
+        Ok(record) if record.is_object() => Line::Record(record),
+        Err(_) if !ended => Line::CutAtEnd,
+        _ => Line::Damaged,
+    }
+}
+
+/// Passes over the rest of a line without keeping it.
+fn skip_line(reader: &mut impl BufRead) -> Result<()> {
+    loop {
+        let buffer = reader.fill_buf()?;
+        let (length, end) = (buffer.len(), buffer.iter().position(|byte| *byte == b'\n'));
+        reader.consume(end.map_or(length, |end| end + 1));
+        if end.is_some() || length == 0 {
+            return Ok(());
+        }
+    }
+}
+
+/// A number of a record; absent, null and other kinds are `None`.
+pub(super) fn number(record: &Value, pointer: &str) -> Option<f64> {
+    record.pointer(pointer).and_then(Value::as_f64)
+}
+
+/// A text of a record, fit to be shown: no control characters, no more than a thousand characters.
+pub(super) fn text(value: &Value) -> Option<String> {
+    value.as_str().map(shown)
+}
+
+/// A foreign text, fit to be shown.
+pub(super) fn shown(text: &str) -> String {
+    text.chars().take(1000).map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn lines_of(content: &[u8]) -> Vec<(u64, Line)> {
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(file.path(), content).unwrap();
+        let mut lines = Vec::new();
+        read_lines(file.path(), &mut |number, line| lines.push((number, line))).unwrap();
+        lines
+    }
+
+    #[test]
+    fn whole_cut_and_foreign_lines_are_told_apart() {
+        let lines = lines_of(b"{\"a\":1}\n\n{\"a\":{\"a\":2}\n[1]\n\xff\xfe\n{\"b\":2}\r\n{\"c\":");
+        let kinds: Vec<(u64, &str)> = lines
+            .iter()
+            .map(|(number, line)| match line {
+                Line::Record(_) => (*number, "record"),
+                Line::Damaged => (*number, "damaged"),
+                Line::CutAtEnd => (*number, "cut"),
+                Line::TooLong => (*number, "long"),
+            })
+            .collect();
+        assert_eq!(kinds, [(1, "record"), (3, "damaged"), (4, "damaged"), (5, "damaged"), (6, "record"), (7, "cut")]);
+        assert!(lines_of(b"").is_empty());
+        assert!(matches!(lines_of(b"{\"a\":1}")[0].1, Line::Record(_)), "a whole last line needs no end");
+    }
+
+    #[test]
+    fn a_line_without_end_is_passed_over() {
+        let mut content = vec![b'x'; LONGEST_LINE_BYTES as usize + 10];
+        content.extend(b"\n{\"a\":1}\n");
+        let lines = lines_of(&content);
+        assert_eq!(lines[0], (1, Line::TooLong));
+        assert!(matches!(lines[1], (2, Line::Record(_))));
+        assert_eq!(lines.len(), 2);
+    }
+
+    #[test]
+    fn foreign_text_cannot_move_the_cursor() {
+        assert_eq!(shown("a\u{1b}[2Jb\n"), "a\u{fffd}[2Jb\u{fffd}");
+        assert_eq!(shown(&"x".repeat(5000)).len(), 1000);
+    }
+}

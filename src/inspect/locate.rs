@@ -1,0 +1,55 @@
+//! From what a user names (a run, a step of it, a file) to a mask file. Snapshots count as much as checkpoints: of a
+//! run whose checkpoints are gone, the masks can still be looked at.
+
+use super::Error;
+use super::snapshots::{SnapshotFile, list};
+use crate::checkpoint::RunDir;
+use crate::train::run::mask_file;
+use shearling_masks::MaskSet;
+use std::path::Path;
+use tch::Device;
+
+/// The step of a mask file, by its name or by that of the step folder it lies in.
+pub fn step_of(file: &Path) -> Option<u64> {
+    let number = |name: &std::ffi::OsStr| name.to_str()?.strip_prefix("step-")?.parse().ok();
+    number(file.file_stem()?).or_else(|| number(file.parent()?.file_name()?))
+}
+
+/// Every mask file of a run by step: of its checkpoints and of its evaluations. Of a step that has both, the
+/// checkpoint's comes last.
+pub fn mask_files(run: &Path) -> Vec<SnapshotFile> {
+    let steps = RunDir::open(run).and_then(|folder| folder.list_steps()).unwrap_or_default();
+    let checkpoints = steps
+        .into_iter()
+        .map(|step| SnapshotFile { step, path: mask_file(&run.join("checkpoints").join(format!("step-{step:08}"))) });
+    let mut files = list(run);
+    files.extend(checkpoints.filter(|file| file.path.is_file()));
+    files.sort_by_key(|file| file.step);
+    files
+}
+
+/// The newest one that can be read; the newest at all when none can.
+pub(super) fn newest(files: Vec<SnapshotFile>) -> Option<SnapshotFile> {
+    let readable = |file: &&SnapshotFile| MaskSet::load(&file.path, Device::Cpu).is_ok();
+    files.iter().rev().find(readable).or(files.last()).cloned()
+}
+
+/// The mask file of a run: of `step`, or the newest.
+///
+/// # Errors
+/// The run has no masks, or none of that step; the message lists the steps that have.
+pub fn find(run: &Path, step: Option<u64>) -> Result<SnapshotFile, Error> {
+    let no_masks = |problem: String| Error::NoMasks { path: run.to_path_buf(), problem };
+    RunDir::open(run).map_err(|error| no_masks(error.to_string()))?;
+    let files = mask_files(run);
+    let Some(step) = step else {
+        let why = "it has no masks (neither in masks/ nor in checkpoints/): a run of `pretrain` has none, one of \
+                   `prune` from its first evaluation on";
+        return newest(files).ok_or_else(|| no_masks(why.to_string()));
+    };
+    let mut steps: Vec<u64> = files.iter().map(|file| file.step).collect();
+    steps.dedup();
+    let found = files.into_iter().rev().find(|file| file.step == step);
+    found
+        .ok_or_else(|| no_masks(format!("there is no checkpoint or mask snapshot of step {step}; there are {steps:?}")))
+}

@@ -1,0 +1,228 @@
+//! What a reader of a run should know first: what is missing or damaged, and where the run did not end as it should.
+//! Judgements only; the numbers are in the history.
+
+use super::columns::{Column, ends};
+use super::events::Event;
+use super::history::RunHistory;
+use super::lines::shown;
+use super::recorded::Recorded;
+use super::settling::{DECIDED, Settled};
+use serde::Serialize;
+
+/// Largest difference of expected and target sparsity that counts as met: as for the choice of the best checkpoint.
+const CONSTRAINT_TOLERANCE: f64 = 0.02;
+/// Steps that a note names.
+const NAMED_STEPS: usize = 5;
+
+/// How much a note matters.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Severity {
+    /// Something is wrong, missing, or not as it should be at the end.
+    Warning,
+    /// Worth knowing.
+    Info,
+}
+
+/// A sentence about a run.
+#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
+pub struct Note {
+    /// How much it matters.
+    pub severity: Severity,
+    /// The sentence.
+    pub text: String,
+}
+
+impl Note {
+    /// Messages may quote what stands in a file, so they are made fit to be shown.
+    pub(super) fn warning(text: impl AsRef<str>) -> Note {
+        Note { severity: Severity::Warning, text: shown(text.as_ref()) }
+    }
+
+    pub(super) fn info(text: impl AsRef<str>) -> Note {
+        Note { severity: Severity::Info, text: shown(text.as_ref()) }
+    }
+}
+
+/// About the metrics file itself.
+pub(super) fn of_lines(recorded: &Recorded) -> Vec<Note> {
+    let mut notes = Vec::new();
+    if recorded.damaged.count > 0 {
+        let (count, lines) = (recorded.damaged.count, &recorded.damaged);
+        notes.push(Note::warning(format!("metrics.jsonl: {lines} cut or damaged and left out ({count} in all)")));
+    }
+    if recorded.too_long.count > 0 {
+        notes.push(Note::warning(format!("metrics.jsonl: {} too long and left out", recorded.too_long)));
+    }
+    if recorded.went_back.count > 0 {
+        let lines = &recorded.went_back;
+        notes.push(Note::warning(format!(
+            "metrics.jsonl: {lines} went back to an earlier step; the later history counts"
+        )));
+    }
+    if let Some(line) = recorded.cut_at_end {
+        notes.push(Note::warning(format!(
+            "metrics.jsonl: the last line ({line}) is cut and left out: the run is writing it, or was stopped while it \
+             did"
+        )));
+    }
+    if recorded.beyond > 0 {
+        notes.push(Note::warning(format!("metrics.jsonl: {} records beyond what can be shown", recorded.beyond)));
+    }
+    for (kind, count) in &recorded.unknown {
+        notes.push(Note::info(format!("metrics.jsonl: {count} records of type {kind:?} are not understood")));
+    }
+    notes
+}
+
+/// About the run.
+pub(super) fn of_history(history: &RunHistory) -> Vec<Note> {
+    let mut notes = Vec::new();
+    notes.extend(progress(history));
+    notes.extend(skipped(history));
+    notes.extend(told(history, "not_saved"));
+    notes.extend(told(history, "exhausted"));
+    if history.is_prune() {
+        notes.extend(constraint(history));
+        notes.extend(polarisation(history));
+        notes.extend(settling(history));
+    }
+    notes.extend(published(history));
+    notes.extend(resumes(history));
+    if history.evaluations.is_empty() {
+        notes.push(Note::info("no evaluation is recorded"));
+    }
+    if history.is_prune() && history.snapshots.is_empty() {
+        notes.push(Note::warning("there is no readable mask snapshot: when the masks settled cannot be told"));
+    }
+    notes
+}
+
+/// The first events of a kind that asks for attention.
+fn told(history: &RunHistory, kind: &str) -> Vec<Note> {
+    let of_kind = || history.events.iter().filter(|event| event.kind == kind);
+    let note = |event: &Event| Note::warning(format!("step {}: {}", event.step, event.text));
+    let more = of_kind().count().saturating_sub(NAMED_STEPS);
+    let rest = (more > 0).then(|| Note::warning(format!("{more} more events `{kind}` are in the history")));
+    of_kind().take(NAMED_STEPS).map(note).chain(rest).collect()
+}
+
+fn progress(history: &RunHistory) -> Option<Note> {
+    let Some(recorded) = history.steps.step.last() else {
+        return Some(Note::warning("no finished step is recorded"));
+    };
+    let finished = history.finished_steps;
+    if *recorded < finished {
+        return Some(Note::warning(format!(
+            "metrics.jsonl ends at step {recorded}, but there are masks of step {finished}: later records are missing"
+        )));
+    }
+    match history.planned_steps {
+        None => Some(Note::warning("how many steps the run was to take is not recorded")),
+        Some(planned) if finished < planned => {
+            Some(Note::warning(format!("the run is not finished: {finished} of {planned} steps")))
+        }
+        Some(_) => None,
+    }
+}
+
+fn skipped(history: &RunHistory) -> Option<Note> {
+    let steps = history.skipped_steps();
+    let named = named(&steps);
+    (!steps.is_empty()).then(|| {
+        Note::warning(format!("{} of {} updates were skipped (not finite): {named}", steps.len(), history.steps.len()))
+    })
+}
+
+/// Whether the expected sizes were at their targets in the last step.
+fn constraint(history: &RunHistory) -> Vec<Note> {
+    let last = |column: &Column| ends(column).1;
+    let missed = history.steps.modules.iter().filter_map(|module| {
+        let violation = last(&module.violation).filter(|violation| violation.abs() > CONSTRAINT_TOLERANCE)?;
+        let target = last(&module.target_sparsity)?;
+        let side = if violation > 0.0 { "too much is closed" } else { "too little is closed" };
+        Some(Note::warning(format!(
+            "{}: the constraint does not hold in the last step: expected sparsity {:.3}, target {target:.3} ({side})",
+            module.module,
+            target + violation
+        )))
+    });
+    missed.collect()
+}
+
+/// Whether the masks had decided, in the layers that stay: by the last snapshot, or, without one, by the last evaluation
+/// (which counts removed layers too).
+fn polarisation(history: &RunHistory) -> Vec<Note> {
+    let note = |step: u64| move |(module, counts): (String, [u64; 4])| undecided(&module, step, counts);
+    if let Some(last) = history.snapshots.last() {
+        let modules = history.settled.iter().map(|settled| (settled.module.to_string(), counts(settled)));
+        return modules.filter_map(note(last.step)).collect();
+    }
+    let last = history.evaluations.iter().rev().find(|evaluation| !evaluation.modules.is_empty());
+    let Some(last) = last else { return Vec::new() };
+    let modules = last.modules.iter().map(|module| {
+        let counts = [module.units, module.undecided, module.half_alive, module.still_open];
+        (module.module.clone(), counts.map(Option::unwrap_or_default))
+    });
+    modules.filter_map(note(last.step)).collect()
+}
+
+/// Units, undecided ones, half-alive ones and still open ones of the rows that stay.
+fn counts(settled: &Settled) -> [u64; 4] {
+    let rows = settled.rows.iter().filter(|row| !row.removed);
+    rows.fold([0; 4], |sum, row| {
+        let counts = [row.units, row.undecided, row.half_alive, row.still_open];
+        std::array::from_fn(|at| sum.get(at).unwrap_or(&0) + counts.get(at).map_or(0, |count| *count as u64))
+    })
+}
+
+fn undecided(module: &str, step: u64, [units, undecided, half_alive, still_open]: [u64; 4]) -> Option<Note> {
+    let share = undecided as f64 / units.max(1) as f64;
+    if share < DECIDED && half_alive == 0 && still_open == 0 {
+        return None;
+    }
+    Some(Note::warning(format!(
+        "{module}: at step {step} {undecided} of {units} units are undecided ({:.1} %), {half_alive} are kept with a gate \
+         below 0.5 and {still_open} removed with one above: there the cut is not what was learned",
+        100.0 * share
+    )))
+}
+
+fn settling(history: &RunHistory) -> Vec<Note> {
+    let moving = |settled: &&Settled| settled.same_units_from.is_none();
+    let note = |settled: &Settled| {
+        let agree = 100.0 * settled.last_two_agree?;
+        let module = settled.module;
+        Some(Note::warning(format!(
+            "{module}: which units stay was still changing: the last two snapshots have {agree:.1} % of them in common"
+        )))
+    };
+    history.settled.iter().filter(moving).filter_map(note).collect()
+}
+
+fn published(history: &RunHistory) -> Option<Note> {
+    let finished = history.planned_steps.is_some_and(|planned| history.finished_steps >= planned);
+    match &history.written {
+        None if finished => {
+            Some(Note::warning("the run is finished but wrote no model: `shearling export` writes one"))
+        }
+        Some(written) if !written.exists => {
+            Some(Note::warning(format!("the model that the run wrote is gone: {}", written.path)))
+        }
+        _ => None,
+    }
+}
+
+fn resumes(history: &RunHistory) -> Option<Note> {
+    let steps: Vec<u64> =
+        history.events.iter().filter(|event| event.kind == "resume").map(|event| event.step).collect();
+    let times = if steps.len() == 1 { "once".to_string() } else { format!("{} times", steps.len()) };
+    (!steps.is_empty()).then(|| Note::info(format!("resumed {times}, after {}", named(&steps))))
+}
+
+fn named(steps: &[u64]) -> String {
+    let first = steps.iter().take(NAMED_STEPS).map(u64::to_string).collect::<Vec<_>>().join(", ");
+    let more = if steps.len() > NAMED_STEPS { ", …" } else { "" };
+    let word = if steps.len() == 1 { "step" } else { "steps" };
+    format!("{word} {first}{more}")
+}

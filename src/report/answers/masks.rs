@@ -1,0 +1,195 @@
+//! Answers from the masks: what survived, whether the constraint held, when it was decided, whether the written model is
+//! the masked one.
+
+use super::{Answer, Verdict};
+use crate::inspect::columns::ends;
+use crate::inspect::{ModuleSteps, RunHistory, SurvivingLayer};
+use crate::report::figures::shape_differences;
+use crate::report::number::{Unit, listed, ranges, significant};
+
+/// Expected and target sparsity may differ by so much; the same as for the choice of the best checkpoint.
+const TOLERANCE: f64 = 0.02;
+/// Layers whose heads are named one by one.
+const NAMED_LAYERS: usize = 8;
+
+pub(super) fn survivors(history: &RunHistory) -> Answer {
+    const QUESTION: &str = "Which layers and heads survived?";
+    let Some(survivors) = &history.survivors else {
+        return Answer::new("survivors", QUESTION, Verdict::Open, "No mask file can be read, so this cannot be said.");
+    };
+    let index =
+        |numbers: &mut dyn Iterator<Item = i64>| numbers.filter_map(|n| usize::try_from(n).ok()).collect::<Vec<_>>();
+    let kept = index(&mut survivors.layers.iter().map(|layer| layer.source_layer));
+    let (source, target) = (&survivors.source, &survivors.target);
+    let answer = match survivors.removed_layers.is_empty() {
+        true => format!("All {} layers stay.", source.num_hidden_layers),
+        false => format!("{} of {} layers stay: {}.", kept.len(), source.num_hidden_layers, ranges(&kept)),
+    };
+    let mut points = Vec::new();
+    if !survivors.removed_layers.is_empty() {
+        points.push(format!("Removed: {}.", ranges(&index(&mut survivors.removed_layers.iter().copied()))));
+    }
+    points.push(format!(
+        "Each layer that stays keeps {} of {} query heads and {} of {} MLP units; {} of {} hidden dimensions stay.",
+        target.num_attention_heads,
+        source.num_attention_heads,
+        target.intermediate_size,
+        source.intermediate_size,
+        survivors.hidden,
+        source.hidden_size
+    ));
+    if target.num_attention_heads < source.num_attention_heads {
+        let heads = |layer: &SurvivingLayer| {
+            format!("Layer {}: heads {}.", layer.source_layer, ranges(&index(&mut layer.heads.iter().copied())))
+        };
+        match survivors.layers.len() <= NAMED_LAYERS {
+            true => points.extend(survivors.layers.iter().map(heads)),
+            false => points.push("Which heads of each layer: in the table under Masks.".to_string()),
+        }
+    }
+    points.push(format!("By the masks of step {} ({}).", survivors.step, survivors.path));
+    Answer::new("survivors", QUESTION, Verdict::Fact, answer).with(points)
+}
+
+pub(super) fn constraint(history: &RunHistory) -> Answer {
+    const QUESTION: &str = "Did the constraint hold?";
+    let known: Vec<(&ModuleSteps, f64, f64)> = history.steps.modules.iter().filter_map(last_sizes).collect();
+    let Some((worst, gap)) = worst(&known) else {
+        return Answer::new(
+            "constraint",
+            QUESTION,
+            Verdict::Open,
+            "No step with masks is recorded, so this cannot be said.",
+        );
+    };
+    let finished = history.planned_steps.is_some_and(|planned| history.finished_steps >= planned);
+    let held = gap.abs() <= TOLERANCE;
+    let size = significant(gap.abs(), 2);
+    let (verdict, answer) = match (held, finished) {
+        (true, true) => (
+            Verdict::Good,
+            format!("Yes: every mask ended within {TOLERANCE} of its target; the largest gap is {size} ({worst})."),
+        ),
+        (true, false) => (
+            Verdict::Open,
+            format!(
+                "So far: every mask is within {TOLERANCE} of the target of step {}, but the run is not finished.",
+                history.finished_steps
+            ),
+        ),
+        (false, true) => (
+            Verdict::Bad,
+            format!("No: {worst} ended {size} {} its target.", if gap > 0.0 { "above" } else { "below" }),
+        ),
+        (false, false) => (
+            Verdict::Open,
+            format!(
+                "Not yet: {worst} is {size} {} the target of step {}, and the run is not finished.",
+                if gap > 0.0 { "above" } else { "below" },
+                history.finished_steps
+            ),
+        ),
+    };
+    let mut points: Vec<String> =
+        known.iter().map(|(module, expected, target)| module_point(module, *expected, *target)).collect();
+    points.push(shape_point(history));
+    Answer::new("constraint", QUESTION, verdict, answer).with(points)
+}
+
+fn last_sizes(module: &ModuleSteps) -> Option<(&ModuleSteps, f64, f64)> {
+    Some((module, ends(&module.expected_sparsity).1?, ends(&module.target_sparsity).1?))
+}
+
+/// The module that is farthest from its target, and by how much it is above.
+fn worst(known: &[(&ModuleSteps, f64, f64)]) -> Option<(String, f64)> {
+    let gap = |entry: &&(&ModuleSteps, f64, f64)| (entry.1 - entry.2).abs();
+    let worst = known.iter().max_by(|a, b| gap(a).total_cmp(&gap(b)))?;
+    Some((worst.0.module.clone(), worst.1 - worst.2))
+}
+
+fn module_point(module: &ModuleSteps, expected: f64, target: f64) -> String {
+    let row = ends(&module.worst_row_violation).1;
+    // Of a mask with one row the worst is the mean.
+    let row = row.filter(|row| row.abs() > (expected - target).abs() + 1e-9);
+    let row = row.map_or(String::new(), |row| format!("; one layer is {} off", Unit::Plain.text(row.abs())));
+    format!("{}: removes {}, target {}{row}.", module.module, Unit::Percent.text(expected), Unit::Percent.text(target))
+}
+
+fn shape_point(history: &RunHistory) -> String {
+    match shape_differences(history) {
+        Some(differences) if differences.is_empty() => "The written model has exactly the target shape.".to_string(),
+        Some(differences) => format!("The written model differs from the target shape in {}.", listed(&differences)),
+        None => "No written model is there to compare with the target shape.".to_string(),
+    }
+}
+
+pub(super) fn settled(history: &RunHistory) -> Answer {
+    const QUESTION: &str = "When did the masks settle?";
+    if history.snapshots.len() < 2 || history.settled.is_empty() {
+        let answer = "It takes at least two readable mask snapshots to say, and there are not so many.";
+        return Answer::new("settled", QUESTION, Verdict::Open, answer);
+    }
+    let moving: Vec<String> = history
+        .settled
+        .iter()
+        .filter(|mask| mask.same_units_from.is_none())
+        .map(|mask| mask.module.to_string())
+        .collect();
+    let last = history.settled.iter().filter_map(|mask| mask.same_units_from).max();
+    let (verdict, answer) = match (moving.is_empty(), last) {
+        (true, Some(step)) => {
+            (Verdict::Good, format!("From step {step} on no mask changes which units it keeps by more than 1 %."))
+        }
+        _ => (Verdict::Bad, format!("Not all: {} still changed which units to keep at the end.", listed(&moving))),
+    };
+    let step = |step: Option<u64>, what: &str| {
+        step.map_or(format!("{what} not yet"), |step| format!("{what} from step {step}"))
+    };
+    let point = |mask: &crate::inspect::Settled| {
+        format!(
+            "{}: {}, {}.",
+            mask.module,
+            step(mask.same_units_from, "same units"),
+            step(mask.decided_from, "decided")
+        )
+    };
+    let mut points: Vec<String> = history.settled.iter().map(point).collect();
+    points.push(format!(
+        "Seen at {} snapshots; decided: under 1 % of the units between 0.05 and 0.95.",
+        history.snapshots.len()
+    ));
+    Answer::new("settled", QUESTION, verdict, answer).with(points)
+}
+
+pub(super) fn equivalence(history: &RunHistory) -> Answer {
+    const QUESTION: &str = "Is the written model the masked one?";
+    let written = history.written.as_ref();
+    let Some(check) = written.and_then(|written| written.equivalence.as_ref()) else {
+        return Answer::new(
+            "equivalence",
+            QUESTION,
+            Verdict::Open,
+            "No comparison is recorded: no model was written yet.",
+        );
+    };
+    let pairs =
+        [("fold in fp32", check.folded, check.folded_bound), ("as written", check.written, check.written_bound)];
+    let known: Vec<(&str, f64, f64)> =
+        pairs.into_iter().filter_map(|(name, error, bound)| Some((name, error?, bound?))).collect();
+    let points = known.iter().map(|(name, error, bound)| {
+        format!(
+            "{name}: largest difference of logits {} of the largest logit, allowed {}.",
+            Unit::Plain.text(*error),
+            Unit::Plain.text(*bound)
+        )
+    });
+    let points = points.collect();
+    let (verdict, answer) = match (known.is_empty(), known.iter().all(|(_, error, bound)| error <= bound)) {
+        (true, _) => (Verdict::Open, "The comparison is recorded without numbers."),
+        (false, true) => (Verdict::Good, "Yes: on real rows its logits equal those of the masked model."),
+        (false, false) => {
+            (Verdict::Bad, "No: its logits differ from those of the masked model by more than is allowed.")
+        }
+    };
+    Answer::new("equivalence", QUESTION, verdict, answer).with(points)
+}

@@ -1,0 +1,73 @@
+//! The questions one has after a run, answered in plain sentences from its numbers: which layers and heads survived, did
+//! the constraint hold, when did the masks settle, which domains were hurt and which recovered, where did the data go,
+//! is the small model the masked one, is it faster. What cannot be answered says what is missing.
+
+mod domains;
+mod masks;
+mod speed;
+
+use super::lineage::RunView;
+use super::side_files::LatencyFile;
+use serde::Serialize;
+
+/// How an answer is to be taken.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Verdict {
+    /// As it should be.
+    Good,
+    /// Not as it should be.
+    Bad,
+    /// Cannot be said.
+    Open,
+    /// Neither good nor bad.
+    Fact,
+}
+
+/// A question and its answer.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct Answer {
+    /// Name in addresses and in the embedded data.
+    pub id: &'static str,
+    /// The question.
+    pub question: &'static str,
+    /// How to take it.
+    pub verdict: Verdict,
+    /// The answer in a sentence.
+    pub answer: String,
+    /// What it rests on.
+    pub points: Vec<String>,
+}
+
+impl Answer {
+    fn new(id: &'static str, question: &'static str, verdict: Verdict, answer: impl Into<String>) -> Answer {
+        Answer { id, question, verdict, answer: answer.into(), points: Vec::new() }
+    }
+
+    fn with(mut self, points: Vec<String>) -> Answer {
+        self.points = points;
+        self
+    }
+}
+
+/// The answers for a pruning run and what continued it.
+pub fn answers(line: &[&RunView], latency: Option<&LatencyFile>) -> Vec<Answer> {
+    let prune = line.iter().find(|run| run.history.is_prune()).map(|run| run.history);
+    let mut answers = Vec::new();
+    match prune {
+        Some(history) => answers.extend([
+            masks::survivors(history),
+            masks::constraint(history),
+            masks::settled(history),
+            masks::equivalence(history),
+        ]),
+        None => answers.push(Answer::new(
+            "survivors",
+            "Which layers and heads survived?",
+            Verdict::Open,
+            "No pruning run is among the given ones, so nothing was removed here.",
+        )),
+    }
+    answers.extend([domains::hurt(line), domains::data(line), speed::speed(latency)]);
+    answers
+}

@@ -1,0 +1,261 @@
+//! Lines over steps or tokens: one per series, with a band from the smallest to the largest value where a point stands
+//! for several steps, and marks along the upper edge for what happened meanwhile.
+
+use super::frame::{Area, drawing, x_axis, y_axis};
+use super::legend::{LegendEntry, entries};
+use super::scale::Axis;
+use super::style::classes;
+use super::{Caption, DataTable, Form};
+use crate::report::markup::Markup;
+use crate::report::number::Unit;
+use crate::report::reduce::Point;
+use serde_json::{Value, json};
+use std::fmt::Write;
+
+const HEIGHT: f64 = 300.0;
+const AREA: Area = Area { left: 66.0, top: 30.0, width: 558.0, height: 222.0 };
+/// Rows of the table that stands for the drawing.
+const TABLE_ROWS: usize = 24;
+/// Fewer points than this are shown as dots on the line.
+const DOTTED: usize = 41;
+
+/// A line.
+#[derive(Clone, Debug)]
+pub struct Series {
+    /// What is drawn: a domain, a module.
+    pub name: String,
+    /// The run it is of.
+    pub run: String,
+    /// Number of its colour.
+    pub colour: usize,
+    /// Number of its dash.
+    pub dash: usize,
+    /// The points, by rising x.
+    pub points: Vec<Point>,
+}
+
+/// Something that happened at a place of the horizontal axis.
+#[derive(Clone, Debug)]
+pub struct Mark {
+    /// Where.
+    pub x: f64,
+    /// In which run.
+    pub run: String,
+    /// `save`, `resume`, `skip`, …
+    pub kind: String,
+    /// In words.
+    pub text: String,
+}
+
+/// How a line chart is to look.
+#[derive(Clone, Debug)]
+pub struct LineSpec {
+    caption: Caption,
+    x_label: String,
+    y_label: String,
+    unit: Unit,
+    log: bool,
+    include: Vec<f64>,
+}
+
+impl LineSpec {
+    /// A chart over `x_label`, a count.
+    pub fn new(caption: Caption, x_label: &str, y_label: &str, unit: Unit) -> LineSpec {
+        LineSpec { caption, x_label: x_label.into(), y_label: y_label.into(), unit, log: false, include: vec![] }
+    }
+
+    /// With equal factors upwards, where all values are positive.
+    pub fn log(mut self) -> LineSpec {
+        self.log = true;
+        self
+    }
+
+    /// With these values on the vertical axis.
+    pub fn include(mut self, values: &[f64]) -> LineSpec {
+        self.include.extend(values);
+        self
+    }
+}
+
+/// A line chart, ready to be drawn.
+#[derive(Clone, Debug)]
+pub struct LineChart {
+    /// Name, headline, reading aid.
+    pub caption: Caption,
+    /// Horizontal axis.
+    pub x: Axis,
+    /// Vertical axis.
+    pub y: Axis,
+    /// Lines.
+    pub series: Vec<Series>,
+    /// What happened.
+    pub marks: Vec<Mark>,
+}
+
+impl LineChart {
+    /// A chart of the series that have points; `None` when there are none.
+    pub fn build(spec: LineSpec, series: Vec<Series>, marks: Vec<Mark>) -> Option<LineChart> {
+        let series: Vec<Series> = series.into_iter().filter(|series| !series.points.is_empty()).collect();
+        if series.is_empty() {
+            return None;
+        }
+        let points = || series.iter().flat_map(|series| &series.points);
+        let x = Axis::fit(&spec.x_label, Unit::Count, false, &[0.0], points().map(|point| point.x));
+        let values = points().flat_map(|point| [point.low, point.high]);
+        let y = Axis::fit(&spec.y_label, spec.unit, spec.log, &spec.include, values);
+        Some(LineChart { caption: spec.caption, x, y, series, marks })
+    }
+
+    /// What the colours and dashes mean.
+    pub fn legend(&self) -> Vec<LegendEntry> {
+        entries(self.series.iter().map(|s| (s.name.as_str(), s.run.as_str(), s.colour, s.dash)))
+    }
+
+    /// The drawing.
+    pub fn svg(&self, form: Form) -> Markup {
+        drawing(&self.caption, form, &self.legend(), HEIGHT, |out| {
+            y_axis(out, &AREA, &self.y);
+            x_axis(out, &AREA, &self.x);
+            self.draw_marks(out);
+            for (series, (name, run)) in self.series.iter().zip(self.numbers()) {
+                self.draw_series(out, series, name, run);
+            }
+        })
+    }
+
+    /// Number of name and of run of every series, as the legend counts them.
+    fn numbers(&self) -> Vec<(usize, usize)> {
+        let (mut names, mut runs) = (Vec::new(), Vec::new());
+        fn number<'a>(known: &mut Vec<&'a str>, text: &'a str) -> usize {
+            known.iter().position(|other| *other == text).unwrap_or_else(|| {
+                known.push(text);
+                known.len() - 1
+            })
+        }
+        self.series.iter().map(|s| (number(&mut names, &s.name), number(&mut runs, &s.run))).collect()
+    }
+
+    fn draw_series(&self, out: &mut Markup, series: &Series, name: usize, run: usize) {
+        let class = format!("series {}", classes(series.colour, series.dash));
+        out.element("g", &[("class", &class), ("data-name", &name), ("data-run", &run)], |group| {
+            if has_band(series) {
+                group.leaf("path", &[("class", &"band"), ("d", &self.band(series))]);
+            }
+            group.leaf("path", &[("class", &"line"), ("d", &self.line(series))]);
+            let few = series.points.len() < DOTTED && series.dash != super::style::REFERENCE_DASH;
+            // A single point makes no line.
+            if few || series.points.len() == 1 {
+                for point in &series.points {
+                    let (x, y) = self.at(point.x, point.mean);
+                    group.leaf("circle", &[("class", &"dot"), ("cx", &x), ("cy", &y), ("r", &2.2)]);
+                }
+            }
+        });
+    }
+
+    fn at(&self, x: f64, y: f64) -> (Tenth, Tenth) {
+        (Tenth(AREA.x(self.x.place(x))), Tenth(AREA.y(self.y.place(y))))
+    }
+
+    fn line(&self, series: &Series) -> String {
+        let mut path = String::new();
+        for point in &series.points {
+            let (x, y) = self.at(point.x, point.mean);
+            let _ = write!(path, "{}{x} {y}", if path.is_empty() { 'M' } else { 'L' });
+        }
+        path
+    }
+
+    fn band(&self, series: &Series) -> String {
+        let above = series.points.iter().map(|point| (point.x, point.high));
+        let below = series.points.iter().rev().map(|point| (point.x, point.low));
+        let mut path = String::new();
+        for (x, y) in above.chain(below) {
+            let (x, y) = self.at(x, y);
+            let _ = write!(path, "{}{x} {y}", if path.is_empty() { 'M' } else { 'L' });
+        }
+        path + "Z"
+    }
+
+    fn draw_marks(&self, out: &mut Markup) {
+        for mark in self.marks.iter().filter(|mark| (self.x.min..=self.x.max).contains(&mark.x)) {
+            let x = Tenth(AREA.x(self.x.place(mark.x)));
+            let path = format!("M{x} {}l-3.5 -7h7z", AREA.top);
+            // The kind is one of our own words; anything else gets the plain colour.
+            let class = if mark.kind == "skip" { "mark skip" } else { "mark" };
+            out.element("path", &[("class", &class), ("d", &path)], |inner| {
+                inner.text_element("title", &[], &mark.text);
+            });
+        }
+    }
+
+    /// The numbers at up to 24 places.
+    pub fn table(&self) -> DataTable {
+        let several = self.series.iter().any(|series| series.run != self.series[0].run);
+        let head = |s: &Series| {
+            if several && !s.name.starts_with(&s.run) { format!("{} · {}", s.run, s.name) } else { s.name.clone() }
+        };
+        let header = std::iter::once(self.x.label.clone()).chain(self.series.iter().map(head)).collect();
+        let mut places: Vec<f64> = self.series.iter().flat_map(|s| s.points.iter().map(|p| p.x)).collect();
+        places.sort_by(f64::total_cmp);
+        places.dedup();
+        let last = places.len().saturating_sub(1);
+        let rows = TABLE_ROWS.min(places.len());
+        let chosen = (0..rows).filter_map(|row| places.get(row * last / rows.saturating_sub(1).max(1)));
+        let row = |x: &f64| {
+            let values = self.series.iter().map(|series| self.y.unit.optional(nearest(series, *x)));
+            std::iter::once(self.x.unit.text(*x)).chain(values).collect()
+        };
+        DataTable { header, rows: chosen.map(row).collect() }
+    }
+
+    /// Axes, columns and marks.
+    pub fn data(&self) -> Value {
+        let series = self.series.iter().zip(self.numbers()).map(|(series, (name, run))| {
+            let column = |value: fn(&Point) -> f64| series.points.iter().map(|p| rounded(value(p))).collect::<Vec<_>>();
+            let mut data = json!({
+                "name": series.name, "run": series.run, "name_index": name, "run_index": run,
+                "x": column(|p| p.x), "y": column(|p| p.mean),
+            });
+            if has_band(series) {
+                data["low"] = json!(column(|p| p.low));
+                data["high"] = json!(column(|p| p.high));
+            }
+            data
+        });
+        let marks = self.marks.iter().map(|m| json!({ "x": m.x, "run": m.run, "kind": m.kind, "text": m.text }));
+        json!({
+            "kind": "line", "title": self.caption.title, "area": AREA, "x": self.x, "y": self.y,
+            "series": series.collect::<Vec<_>>(), "marks": marks.collect::<Vec<_>>(),
+        })
+    }
+}
+
+fn has_band(series: &Series) -> bool {
+    series.points.iter().any(|point| point.high > point.low)
+}
+
+/// The mean of the point nearest to `x`, if it is of about that place: half way to its neighbours.
+fn nearest(series: &Series, x: f64) -> Option<f64> {
+    let (first, last) = (series.points.first()?, series.points.last()?);
+    if x < first.x || x > last.x {
+        return None;
+    }
+    let apart = |point: &&Point| (point.x - x).abs();
+    series.points.iter().min_by(|a, b| apart(a).total_cmp(&apart(b))).map(|point| point.mean)
+}
+
+/// Six significant digits: more than a drawing shows, and half the bytes.
+fn rounded(value: f64) -> f64 {
+    format!("{value:.5e}").parse().unwrap_or(value)
+}
+
+/// A coordinate with one decimal at most.
+struct Tenth(f64);
+
+impl std::fmt::Display for Tenth {
+    fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
+        let rounded = (self.0 * 10.0).round() / 10.0;
+        write!(f, "{rounded}")
+    }
+}

@@ -1,0 +1,187 @@
+//! Figures: drawn once, here, as SVG. The page inlines the drawing, so that it reads without script, and embeds the
+//! numbers beside it, from which the script shows values; `--svg` and `--png` write the same drawing to files.
+//!
+//! A figure knows nothing of runs: it is given names, columns and cells.
+
+mod frame;
+mod heat_map;
+mod legend;
+mod line_chart;
+mod row_chart;
+mod scale;
+mod style;
+
+pub use heat_map::{HeatFrame, HeatMap};
+pub use legend::{LegendEntry, Switch};
+pub use line_chart::{LineChart, LineSpec, Mark, Series};
+pub use row_chart::{RowChart, RowEntry, RowMark, reach};
+pub use scale::Axis;
+pub use style::REFERENCE_DASH;
+
+use super::markup::Markup;
+use serde_json::Value;
+
+/// Where a drawing goes.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Form {
+    /// Into the page, which has title, legend and colours of its own.
+    Page,
+    /// Into a file that stands alone.
+    File,
+}
+
+/// The numbers of a figure in words: for those who do not see it, and for copying.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct DataTable {
+    /// Column names.
+    pub header: Vec<String>,
+    /// Cells, as many per row as there are columns.
+    pub rows: Vec<Vec<String>>,
+}
+
+/// Any figure.
+#[derive(Clone, Debug)]
+pub enum Figure {
+    /// Lines over steps or tokens.
+    Line(LineChart),
+    /// Cells coloured by value, with a slider over time.
+    Map(HeatMap),
+    /// Dots or bars by row.
+    Rows(RowChart),
+}
+
+/// What every figure has.
+#[derive(Clone, Debug)]
+pub struct Caption {
+    /// Name in addresses, file names and the embedded data: lower case and hyphens.
+    pub id: String,
+    /// Headline.
+    pub title: String,
+    /// How to read it, in a sentence or two.
+    pub about: String,
+}
+
+impl Caption {
+    /// A caption.
+    pub fn new(id: impl Into<String>, title: impl Into<String>, about: impl Into<String>) -> Caption {
+        Caption { id: id.into(), title: title.into(), about: about.into() }
+    }
+}
+
+impl Figure {
+    /// Name, headline and reading aid.
+    pub fn caption(&self) -> &Caption {
+        match self {
+            Figure::Line(chart) => &chart.caption,
+            Figure::Map(map) => &map.caption,
+            Figure::Rows(chart) => &chart.caption,
+        }
+    }
+
+    /// The drawing.
+    pub fn svg(&self, form: Form) -> Markup {
+        match self {
+            Figure::Line(chart) => chart.svg(form),
+            Figure::Map(map) => map.svg(form),
+            Figure::Rows(chart) => chart.svg(form),
+        }
+    }
+
+    /// The numbers as a table, thinned out where there are very many.
+    pub fn table(&self) -> DataTable {
+        match self {
+            Figure::Line(chart) => chart.table(),
+            Figure::Map(map) => map.table(),
+            Figure::Rows(chart) => chart.table(),
+        }
+    }
+
+    /// The numbers as the script reads them.
+    pub fn data(&self) -> Value {
+        match self {
+            Figure::Line(chart) => chart.data(),
+            Figure::Map(map) => map.data(),
+            Figure::Rows(chart) => chart.data(),
+        }
+    }
+
+    /// The legend: entries that can be switched on and off in the page.
+    pub fn legend(&self) -> Vec<LegendEntry> {
+        match self {
+            Figure::Line(chart) => chart.legend(),
+            Figure::Map(_) => Vec::new(),
+            Figure::Rows(chart) => chart.legend(),
+        }
+    }
+}
+
+#[cfg(test)]
+pub(crate) mod tests {
+    use super::*;
+    use crate::report::number::Unit;
+    use crate::report::reduce::Point;
+
+    /// One figure of each kind, with names that want to be markup.
+    pub(crate) fn samples() -> Vec<Figure> {
+        let hostile = "</svg><script>alert('x')</script>\"&\0";
+        let points = (0..50).map(|i| {
+            let y = f64::from(i).sin();
+            Point { x: f64::from(i), low: y - 0.1, mean: y, high: y + 0.1 }
+        });
+        let series = Series { name: hostile.into(), run: hostile.into(), colour: 9, dash: 1, points: points.collect() };
+        let second = Series { name: "plain".into(), run: "other".into(), colour: 2, dash: 3, ..series.clone() };
+        let mark = Mark { x: 10.0, run: hostile.into(), kind: "skip".into(), text: hostile.into() };
+        let spec = LineSpec::new(Caption::new("line", hostile, hostile), "step", hostile, Unit::Plain);
+        let frames = (1..4).map(|step| HeatFrame { step, cells: vec![20 * step as u8; 6], numbers: vec![] });
+        vec![
+            Figure::Line(LineChart::build(spec, vec![series, second], vec![mark]).unwrap()),
+            Figure::Map(
+                HeatMap::build(
+                    Caption::new("map", hostile, hostile),
+                    "layer",
+                    "head",
+                    3,
+                    vec![true, false, true, true, false, false],
+                    frames.collect(),
+                )
+                .unwrap(),
+            ),
+            Figure::Rows(
+                RowChart::build(
+                    Caption::new("rows", hostile, hostile),
+                    Axis::fit("loss", Unit::Plain, false, &[], [1.0, 2.0].into_iter()),
+                    RowMark::Dot,
+                    vec![hostile.into(), "b".into()],
+                    vec![RowEntry { name: hostile.into(), colour: 0, values: vec![Some((1.0, Some(0.1))), None] }],
+                )
+                .unwrap(),
+            ),
+        ]
+    }
+
+    #[test]
+    fn drawings_are_well_formed_whatever_the_names_are() {
+        for figure in samples() {
+            for form in [Form::Page, Form::File] {
+                let svg = figure.svg(form).into_string();
+                let document = svg.replace("<svg class", "<svg xmlns=\"http://www.w3.org/2000/svg\" class");
+                let text = if form == Form::Page { &document } else { &svg };
+                let tree =
+                    resvg::usvg::roxmltree::Document::parse(text).unwrap_or_else(|error| panic!("{error}\n{text}"));
+                assert!(!tree.descendants().any(|node| node.has_tag_name("script")));
+                let titles = tree.descendants().filter(|node| node.tag_name().name() == "title").count();
+                assert!(titles > 0, "a drawing has a title");
+            }
+        }
+    }
+
+    #[test]
+    fn tables_and_data_hold_the_numbers() {
+        for figure in samples() {
+            let table = figure.table();
+            assert!(!table.rows.is_empty() && table.rows.len() <= 40);
+            assert!(table.rows.iter().all(|row| row.len() == table.header.len()), "{table:?}");
+            assert!(figure.data().is_object());
+        }
+    }
+}

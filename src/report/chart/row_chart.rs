@@ -1,0 +1,180 @@
+//! Quantities side by side: a row per domain, part or model, in it a dot (with the standard error as whiskers) or a bar
+//! per entry. Bars start at zero, dots need not.
+
+use super::frame::{Area, WIDTH, drawing, label, x_axis};
+use super::legend::{LegendEntry, Switch};
+use super::scale::Axis;
+use super::style::classes;
+use super::{Caption, DataTable, Form};
+use crate::report::markup::Markup;
+use serde_json::{Value, json};
+
+const LEFT: f64 = 150.0;
+const TOP: f64 = 8.0;
+/// Rows beyond this are left to the table.
+const MAX_ROWS: usize = 60;
+
+/// How values are drawn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum RowMark {
+    /// Places on a line.
+    Dot,
+    /// Lengths from zero.
+    Bar,
+}
+
+/// A value and its standard error.
+pub type Measured = (f64, Option<f64>);
+
+/// One colour: a value per row.
+#[derive(Clone, Debug)]
+pub struct RowEntry {
+    /// Its name.
+    pub name: String,
+    /// Number of its colour.
+    pub colour: usize,
+    /// By row.
+    pub values: Vec<Option<Measured>>,
+}
+
+/// A chart of rows.
+#[derive(Clone, Debug)]
+pub struct RowChart {
+    /// Name, headline, reading aid.
+    pub caption: Caption,
+    axis: Axis,
+    mark: RowMark,
+    rows: Vec<String>,
+    entries: Vec<RowEntry>,
+}
+
+/// All values with their errors on both sides: what an axis has to show.
+pub fn reach(entries: &[RowEntry]) -> Vec<f64> {
+    let values = entries.iter().flat_map(|entry| entry.values.iter().flatten());
+    values.flat_map(|(value, error)| [value - error.unwrap_or(0.0), value + error.unwrap_or(0.0)]).collect()
+}
+
+impl RowChart {
+    /// A chart; `None` when no entry has a finite value.
+    pub fn build(
+        caption: Caption,
+        axis: Axis,
+        mark: RowMark,
+        mut rows: Vec<String>,
+        entries: Vec<RowEntry>,
+    ) -> Option<RowChart> {
+        rows.truncate(MAX_ROWS);
+        let has_value = |entry: &RowEntry| entry.values.iter().flatten().any(|(value, _)| value.is_finite());
+        let entries: Vec<RowEntry> = entries.into_iter().filter(has_value).collect();
+        if rows.is_empty() || entries.is_empty() { None } else { Some(RowChart { caption, axis, mark, rows, entries }) }
+    }
+
+    /// What the colours mean.
+    pub fn legend(&self) -> Vec<LegendEntry> {
+        let entry = |(index, entry): (usize, &RowEntry)| LegendEntry {
+            switch: Switch::Name,
+            index,
+            label: entry.name.clone(),
+            classes: classes(entry.colour, 0),
+        };
+        self.entries.iter().enumerate().map(entry).collect()
+    }
+
+    /// Height of a row.
+    fn row_height(&self) -> f64 {
+        match self.mark {
+            RowMark::Dot => 26.0,
+            RowMark::Bar => 10.0 + 15.0 * self.entries.len() as f64,
+        }
+    }
+
+    /// The drawing.
+    pub fn svg(&self, form: Form) -> Markup {
+        let height = self.row_height() * self.rows.len() as f64;
+        // Bars have their value written behind them.
+        let right = if self.mark == RowMark::Bar { 84.0 } else { 20.0 };
+        let area = Area { left: LEFT, top: TOP, width: WIDTH - LEFT - right, height };
+        drawing(&self.caption, form, &self.legend(), TOP + height + 44.0, |out| {
+            x_axis(out, &area, &self.axis);
+            for (index, name) in self.rows.iter().enumerate() {
+                let middle = TOP + self.row_height() * (index as f64 + 0.5);
+                label(out, LEFT - 10.0, middle + 4.5, "end", &shortened(name));
+            }
+            for (index, entry) in self.entries.iter().enumerate() {
+                self.draw_entry(out, &area, index, entry);
+            }
+        })
+    }
+
+    fn draw_entry(&self, out: &mut Markup, area: &Area, index: usize, entry: &RowEntry) {
+        let class = format!("series {}", classes(entry.colour, 0));
+        out.element("g", &[("class", &class), ("data-name", &index)], |group| {
+            for (row, (name, value)) in self.rows.iter().zip(&entry.values).enumerate() {
+                let Some((value, error)) = value.filter(|(value, _)| value.is_finite()) else { continue };
+                let top = TOP + self.row_height() * row as f64;
+                let tip = format!("{name}, {}: {}", entry.name, self.text(value, error));
+                match self.mark {
+                    RowMark::Dot => self.draw_dot(group, area, top + self.row_height() / 2.0, (value, error), &tip),
+                    RowMark::Bar => self.draw_bar(group, area, top + 5.0 + 15.0 * index as f64, value, &tip),
+                }
+            }
+        });
+    }
+
+    fn draw_dot(&self, out: &mut Markup, area: &Area, y: f64, (value, error): Measured, tip: &str) {
+        let at = |value: f64| format!("{:.1}", area.x(self.axis.place(value)));
+        if let Some(error) = error.filter(|error| error.is_finite()) {
+            let path = format!("M{} {y:.1}H{}", at(value - error), at(value + error));
+            out.leaf("path", &[("class", &"whisker"), ("d", &path)]);
+        }
+        let y = format!("{y:.1}");
+        out.leaf("circle", &[("class", &"dot"), ("cx", &at(value)), ("cy", &y), ("r", &5), ("data-tip", &tip)]);
+    }
+
+    fn draw_bar(&self, out: &mut Markup, area: &Area, y: f64, value: f64, tip: &str) {
+        let (zero, end) = (area.x(self.axis.place(0.0)), area.x(self.axis.place(value)));
+        let (x, width) = (format!("{:.1}", zero.min(end)), format!("{:.1}", (end - zero).abs().max(1.0)));
+        let top = format!("{y:.1}");
+        out.leaf(
+            "rect",
+            &[("class", &"bar"), ("x", &x), ("y", &top), ("width", &width), ("height", &13), ("data-tip", &tip)],
+        );
+        label(out, zero.max(end) + 5.0, y + 11.0, "start", &self.axis.unit.text(value));
+    }
+
+    fn text(&self, value: f64, error: Option<f64>) -> String {
+        let unit = self.axis.unit;
+        error.map_or(unit.text(value), |error| format!("{} ± {}", unit.text(value), unit.text(error)))
+    }
+
+    /// All values.
+    pub fn table(&self) -> DataTable {
+        let header = std::iter::once(String::new()).chain(self.entries.iter().map(|entry| entry.name.clone()));
+        let row = |(index, name): (usize, &String)| {
+            let value = |entry: &RowEntry| entry.values.get(index).copied().flatten();
+            let values = self.entries.iter().map(|e| value(e).map_or("–".into(), |(v, error)| self.text(v, error)));
+            std::iter::once(name.clone()).chain(values).collect()
+        };
+        DataTable { header: header.collect(), rows: self.rows.iter().enumerate().take(40).map(row).collect() }
+    }
+
+    /// Rows and values.
+    pub fn data(&self) -> Value {
+        let entry = |entry: &RowEntry| {
+            json!({
+                "name": entry.name,
+                "values": entry.values.iter().map(|v| v.map(|v| v.0)).collect::<Vec<_>>(),
+                "errors": entry.values.iter().map(|v| v.and_then(|v| v.1)).collect::<Vec<_>>(),
+            })
+        };
+        json!({
+            "kind": "rows", "title": self.caption.title, "axis": self.axis, "rows": self.rows,
+            "entries": self.entries.iter().map(entry).collect::<Vec<_>>(),
+        })
+    }
+}
+
+/// Names of any length, so that they fit beside the plot.
+fn shortened(name: &str) -> String {
+    if name.chars().count() <= 18 { name.to_string() } else { name.chars().take(17).chain(['…']).collect() }
+}

@@ -1,0 +1,41 @@
+//! How a report can fail. A run folder with gaps is no failure: what is missing is said in the report.
+
+use std::path::PathBuf;
+
+/// An error of making, drawing or serving a report.
+#[derive(Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum Error {
+    /// A folder is no run.
+    #[error(transparent)]
+    Run(#[from] crate::inspect::Error),
+    /// The system refused, or a file could not be written.
+    #[error(transparent)]
+    File(#[from] crate::checkpoint::Error),
+    /// A file given beside the runs is not what it should be.
+    #[error("`{}` is not the output of `{made_by}`: {problem}", path.display())]
+    Side {
+        /// The file.
+        path: PathBuf,
+        /// The command that writes such files.
+        made_by: &'static str,
+        /// Key, what was expected, what was found.
+        problem: String,
+    },
+    /// A figure could not be turned into pixels.
+    #[error("cannot draw figure `{figure}`: {problem}")]
+    Drawing {
+        /// Its name.
+        figure: String,
+        /// What the renderer said.
+        problem: String,
+    },
+    /// The address could not be taken.
+    #[error("cannot serve on 127.0.0.1:{port}: {problem}; choose another port, or 0 for any free one")]
+    Serve {
+        /// The port asked for.
+        port: u16,
+        /// The system's reason.
+        problem: String,
+    },
+}

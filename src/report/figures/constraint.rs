@@ -1,0 +1,157 @@
+//! Whether the masks went where they had to: expected against target sparsity, violations, multipliers, and how fast
+//! the units made up their minds.
+
+use super::{NamedTable, Over, Section, add, eval_series, marks, module_colour, pruning, run_dash, step_series};
+use crate::inspect::{Column, ModuleSteps};
+use crate::report::chart::{Caption, DataTable, Figure, LineSpec, REFERENCE_DASH, Series};
+use crate::report::lineage::RunView;
+use crate::report::number::Unit;
+
+/// A column of a module.
+type Choose = fn(&ModuleSteps) -> &Column;
+
+pub(super) fn section(runs: &[RunView]) -> Section {
+    let mut figures = Vec::new();
+    sparsity(&mut figures, runs);
+    for (id, title, label, about, choose) in charts() {
+        let spec = LineSpec::new(Caption::new(id, title, about), "step", label, Unit::Plain).include(&[0.0]);
+        add(&mut figures, spec, by_module(runs, choose), vec![]);
+    }
+    lagrangian(&mut figures, runs);
+    polarisation(&mut figures, runs);
+    Section {
+        id: "constraint".into(),
+        title: "Constraint".into(),
+        about: "While pruning, multipliers push the expected size of every mask to its target, which ramps up first."
+            .into(),
+        tables: pruning(runs).filter_map(|run| settled(run, runs.len() > 1)).collect(),
+        figures,
+        ..Section::default()
+    }
+}
+
+fn charts() -> [(&'static str, &'static str, &'static str, &'static str, Choose); 4] {
+    [
+        (
+            "violation",
+            "Violation by module",
+            "expected − target",
+            "Above zero too much is closed, below too little. At the end all lines should lie on zero.",
+            |m| &m.violation,
+        ),
+        (
+            "violation-worst",
+            "Worst row",
+            "largest |expected − target|",
+            "The mean of a module may be right while a layer is far off: the layer that is farthest from its target.",
+            |m| &m.worst_row_violation,
+        ),
+        (
+            "lambda-1",
+            "Multiplier λ₁",
+            "λ₁",
+            "The linear multiplier: it grows in the direction of a violation that lasts.",
+            |m| &m.lambda_1,
+        ),
+        (
+            "lambda-2",
+            "Multiplier λ₂",
+            "λ₂",
+            "The quadratic multiplier: it grows while there is any violation.",
+            |m| &m.lambda_2,
+        ),
+    ]
+}
+
+fn sparsity(figures: &mut Vec<Figure>, runs: &[RunView]) {
+    let about = "Solid: the part that the masks expect to remove. Dotted: the target of the step. The lines meet when the \
+                 constraint holds.";
+    let caption = Caption::new("sparsity", "Expected and target sparsity by module", about);
+    let mut lines = by_module(runs, |m| &m.expected_sparsity);
+    for mut target in by_module(runs, |m| &m.target_sparsity) {
+        target.name = format!("{} target", target.name);
+        target.dash = REFERENCE_DASH;
+        lines.push(target);
+    }
+    add(
+        figures,
+        LineSpec::new(caption, "step", "part removed", Unit::Percent).include(&[0.0]),
+        lines,
+        marks(pruning(runs), runs.len() > 1),
+    );
+
+    let about = "All parameters of the model that the masks expect at each step.";
+    let caption = Caption::new("expected-parameters", "Expected parameters", about);
+    let line = |run: &RunView| {
+        step_series(run, &run.label, (run.index, 0), &run.history.steps.expected_parameters, Over::Steps)
+    };
+    let lines = pruning(runs).map(line).collect();
+    add(figures, LineSpec::new(caption, "step", "parameters", Unit::Count), lines, vec![]);
+}
+
+fn by_module(runs: &[RunView], choose: Choose) -> Vec<Series> {
+    let of_run = |run: &RunView| {
+        let line = |module: &ModuleSteps| {
+            let style = (module_colour(&module.module), run_dash(run));
+            step_series(run, &module.module, style, choose(module), Over::Steps)
+        };
+        run.history.steps.modules.iter().map(line).collect::<Vec<_>>()
+    };
+    pruning(runs).flat_map(of_run).collect()
+}
+
+fn lagrangian(figures: &mut Vec<Figure>, runs: &[RunView]) {
+    let about =
+        "What the constraint adds to the loss, λ₁·violation + λ₂·violation² over all masks; it may be negative.";
+    let caption = Caption::new("lagrangian", "Lagrangian", about);
+    let line =
+        |run: &RunView| step_series(run, &run.label, (run.index, 0), &run.history.steps.loss_lagrangian, Over::Steps);
+    let lines = pruning(runs).map(line).collect();
+    add(figures, LineSpec::new(caption, "step", "nats", Unit::Plain).include(&[0.0]), lines, vec![]);
+}
+
+fn polarisation(figures: &mut Vec<Figure>, runs: &[RunView]) {
+    let about = "Part of a module's units whose gate lies between 0.05 and 0.95. The cut rounds these to open or closed, so \
+                 few should be left at the end.";
+    let caption = Caption::new("undecided", "Undecided units by module", about);
+    let mut lines = Vec::new();
+    for run in pruning(runs) {
+        let mut modules: Vec<&str> = Vec::new();
+        for module in run.history.evaluations.iter().flat_map(|e| &e.modules) {
+            if !modules.contains(&module.module.as_str()) {
+                modules.push(&module.module);
+            }
+        }
+        lines.extend(modules.into_iter().take(8).map(|name| {
+            eval_series(run, name, (module_colour(name), run_dash(run)), Over::Steps, |evaluation| {
+                let module = evaluation.modules.iter().find(|module| module.module == name)?;
+                let units = module.units.filter(|units| *units > 0)?;
+                Some(module.undecided? as f64 / units as f64)
+            })
+        }));
+    }
+    add(figures, LineSpec::new(caption, "step", "part of the units", Unit::Percent).include(&[0.0]), lines, vec![]);
+}
+
+fn settled(run: &RunView, several: bool) -> Option<NamedTable> {
+    let settled = &run.history.settled;
+    if settled.is_empty() {
+        return None;
+    }
+    let step = |step: Option<u64>| step.map_or("not yet".to_string(), |step| Unit::Count.text(step as f64));
+    let rows = settled.iter().map(|mask| {
+        let moving: Vec<usize> =
+            mask.rows.iter().filter(|r| !r.removed && r.same_units_from.is_none()).map(|r| r.row).collect();
+        let moving = if mask.rows.len() > 1 && !moving.is_empty() {
+            super::super::number::ranges(&moving)
+        } else {
+            "–".into()
+        };
+        vec![mask.module.to_string(), step(mask.same_units_from), step(mask.decided_from), moving]
+    });
+    let header = ["mask", "same units from step", "under 1 % undecided from step", "layers still moving"];
+    let title =
+        if several { format!("When the masks of {} settled", run.label) } else { "When the masks settled".into() };
+    let table = DataTable { header: header.map(String::from).to_vec(), rows: rows.collect() };
+    Some(NamedTable { title, table, folded: false })
+}

@@ -1,0 +1,134 @@
+//! The domains: what the cut did to each, what training made good, and where the data went.
+
+use super::{NamedTable, Over, Section, add, domain_names, eval_series, run_dash, step_series};
+use crate::inspect::{DomainStory, HeldOutLoss, RunHistory};
+use crate::report::chart::{Axis, Caption, DataTable, Figure, LineSpec, RowChart, RowEntry, RowMark, Series, reach};
+use crate::report::lineage::{RunView, lines};
+use crate::report::number::Unit;
+
+pub(super) fn section(runs: &[RunView]) -> Section {
+    let mut figures = Vec::new();
+    let mut tables = Vec::new();
+    let lines = lines(runs);
+    for (number, line) in lines.iter().enumerate() {
+        let histories: Vec<&RunHistory> = line.iter().map(|run| run.history).collect();
+        let stories = crate::inspect::story::joined(&histories);
+        let name = if lines.len() > 1 {
+            line.first().map_or(String::new(), |run| format!(" ({})", run.label))
+        } else {
+            String::new()
+        };
+        let suffix = if lines.len() > 1 { format!("-{number}") } else { String::new() };
+        figures.extend(losses(&stories, &suffix, &name));
+        figures.extend(shares(&stories, &suffix, &name));
+        tables.extend(table(&stories, &name));
+    }
+    let about =
+        "Where each next batch is drawn from. The mixer moves towards domains that are farthest above their reference.";
+    let caption = Caption::new("proportions", "Proportions", about);
+    let lines = by_domain(runs);
+    add(
+        &mut figures,
+        LineSpec::new(caption, "step", "share of the batch", Unit::Percent).include(&[0.0]),
+        lines,
+        vec![],
+    );
+
+    let about = "Held-out loss above the domain's reference: what the mixer acts on.";
+    let caption = Caption::new("excess", "Excess loss", about);
+    add(
+        &mut figures,
+        LineSpec::new(caption, "step", "nats above reference", Unit::Plain).include(&[0.0]),
+        excess(runs),
+        vec![],
+    );
+    Section {
+        id: "domains".into(),
+        title: "Domains".into(),
+        about: "Which text the model lost most on, what it has won back, and what it was given.".into(),
+        figures,
+        tables,
+        ..Section::default()
+    }
+}
+
+/// Source, just cut, now.
+fn losses(stories: &[DomainStory], suffix: &str, name: &str) -> Option<Figure> {
+    let entry = |name: &str, colour: usize, choose: fn(&DomainStory) -> Option<HeldOutLoss>| RowEntry {
+        name: name.to_string(),
+        colour,
+        values: stories.iter().map(|story| choose(story).map(|held| (held.loss, held.standard_error))).collect(),
+    };
+    // Right after the cut there is no third loss yet.
+    let later = |story: &DomainStory| story.last.filter(|last| Some(*last) != story.cut);
+    let entries = vec![entry("source", 0, |s| s.source), entry("just cut", 1, |s| s.cut), entry("now", 2, later)];
+    let values = reach(&entries);
+    let axis = Axis::fit("held-out loss, nats per token", Unit::Plain, false, &[], values.into_iter());
+    let about = "Per domain: the source before pruning, the model just cut to its target, and the last evaluation. Whiskers are \
+                 standard errors. A dot that came back to the first has recovered.";
+    let caption = Caption::new(format!("domain-losses{suffix}"), format!("Hurt and recovered{name}"), about);
+    let rows = stories.iter().map(|story| story.domain.clone()).collect();
+    RowChart::build(caption, axis, RowMark::Dot, rows, entries).map(Figure::Rows)
+}
+
+/// Part of all rows that each domain gave.
+fn shares(stories: &[DomainStory], suffix: &str, name: &str) -> Option<Figure> {
+    let all: f64 = stories.iter().filter_map(|story| story.rows).sum();
+    let share = |story: &DomainStory| story.rows.filter(|_| all > 0.0).map(|rows| (rows / all, None));
+    let entries = vec![RowEntry { name: "rows seen".into(), colour: 2, values: stories.iter().map(share).collect() }];
+    let values = reach(&entries);
+    let axis = Axis::fit("share of all rows", Unit::Percent, false, &[0.0], values.into_iter());
+    let caption = Caption::new(
+        format!("domain-rows{suffix}"),
+        format!("Where the data went{name}"),
+        "Rows drawn from each domain, as part of all.",
+    );
+    let rows = stories.iter().map(|story| story.domain.clone()).collect();
+    RowChart::build(caption, axis, RowMark::Bar, rows, entries).map(Figure::Rows)
+}
+
+fn table(stories: &[DomainStory], name: &str) -> Option<NamedTable> {
+    let loss = |held: Option<HeldOutLoss>| held.map_or("–".to_string(), |held| Unit::Plain.text(held.loss));
+    let share = |value: Option<f64>| Unit::Percent.optional(value);
+    let row = |story: &DomainStory| {
+        vec![
+            story.domain.clone(),
+            loss(story.source),
+            loss(story.cut),
+            loss(story.last),
+            story.hurt.map_or("–".into(), |hurt| format!("{hurt:+.1} s.e.")),
+            share(story.recovered),
+            format!("{} → {}", share(story.first_proportion), share(story.last_proportion)),
+            Unit::Count.optional(story.rows),
+            Unit::Plain.optional(story.epochs),
+        ]
+    };
+    let header = ["domain", "source", "just cut", "now", "hurt by", "made good", "proportion", "rows", "epochs"];
+    let table = DataTable { header: header.map(String::from).to_vec(), rows: stories.iter().map(row).collect() };
+    (!stories.is_empty()).then(|| NamedTable { title: format!("By domain{name}"), table, folded: false })
+}
+
+fn by_domain(runs: &[RunView]) -> Vec<Series> {
+    let names = domain_names(runs);
+    let of_run = |run: &RunView| {
+        let line = |steps: &crate::inspect::DomainSteps| {
+            let colour = names.iter().position(|name| *name == steps.domain)?;
+            Some(step_series(run, &steps.domain, (colour, run_dash(run)), &steps.proportion, Over::Steps))
+        };
+        run.history.steps.domains.iter().filter_map(line).collect::<Vec<_>>()
+    };
+    runs.iter().flat_map(of_run).collect()
+}
+
+fn excess(runs: &[RunView]) -> Vec<Series> {
+    let names = domain_names(runs);
+    let of_run = |run: &RunView| {
+        let line = |(colour, name): (usize, &String)| {
+            eval_series(run, name, (colour, run_dash(run)), Over::Steps, |e| {
+                e.domain(name).and_then(|domain| domain.excess)
+            })
+        };
+        names.iter().enumerate().map(line).collect::<Vec<_>>()
+    };
+    runs.iter().flat_map(of_run).collect()
+}

@@ -1,0 +1,108 @@
+//! Losses: of training, on held-out rows, by domain; by step with runs laid over one another, and by tokens with runs
+//! one after the other.
+
+use super::{Over, Section, add, domain_names, eval_series, marks, run_dash, step_places, step_series};
+use crate::report::chart::{Caption, LineSpec, REFERENCE_DASH, Series};
+use crate::report::lineage::RunView;
+use crate::report::number::Unit;
+use crate::report::reduce::reduce;
+
+/// Points of a line that is noise from step to step.
+const NOISY_POINTS: usize = 50;
+
+pub(super) fn section(runs: &[RunView]) -> Section {
+    let mut figures = Vec::new();
+    let about = "Mean loss of each batch, in nats per target token. The band reaches from the smallest to the largest step \
+                 that a point stands for. Triangles at the top are checkpoints, resumes and skipped updates.";
+    let spec =
+        LineSpec::new(Caption::new("loss-training", "Training loss", about), "step", "nats per token", Unit::Plain);
+    add(&mut figures, spec, training(runs, Over::Steps), marks(runs.iter(), runs.len() > 1));
+
+    let about = "Mean over the domains on held-out rows. While pruning, the solid line has as many units open as the masks \
+                 expect; the dotted one is the model cut to its target, which is the one that gets written.";
+    let spec =
+        LineSpec::new(Caption::new("loss-heldout", "Held-out loss", about), "step", "nats per token", Unit::Plain);
+    add(&mut figures, spec, held_out(runs, Over::Steps), marks(runs.iter(), runs.len() > 1));
+
+    let about = "The same over tokens: a run that continues the model of another starts where that one ended, so that the \
+                 whole way of a model is one line.";
+    let spec = LineSpec::new(
+        Caption::new("loss-tokens", "Held-out loss over tokens", about),
+        Over::Tokens.label(),
+        "nats per token",
+        Unit::Plain,
+    );
+    add(&mut figures, spec, held_out(runs, Over::Tokens), vec![]);
+
+    for (id, title, over) in [
+        ("loss-domains", "Held-out loss by domain", Over::Steps),
+        ("loss-domains-tokens", "Held-out loss by domain over tokens", Over::Tokens),
+    ] {
+        let chained = runs.iter().any(|run| run.parent.is_some());
+        if over == Over::Tokens && !chained {
+            continue;
+        }
+        let about = "Colours are domains, dashes are runs. Switch off what is in the way with the buttons.";
+        let spec = LineSpec::new(Caption::new(id, title, about), over.label(), "nats per token", Unit::Plain);
+        add(&mut figures, spec, by_domain(runs, over), vec![]);
+    }
+
+    let about = "Loss of each domain's rows in the batches: noisy where a domain has few rows in each.";
+    let spec = LineSpec::new(
+        Caption::new("loss-domains-training", "Training loss by domain", about),
+        "step",
+        "nats per token",
+        Unit::Plain,
+    );
+    add(&mut figures, spec, by_domain_in_training(runs), vec![]);
+    Section {
+        id: "losses".into(),
+        title: "Losses".into(),
+        about: "How well the model predicts text, while it is trained and on rows it never trains on.".into(),
+        figures,
+        ..Section::default()
+    }
+}
+
+fn training(runs: &[RunView], over: Over) -> Vec<Series> {
+    let line =
+        |run: &RunView| step_series(run, &run.label, (run.index, 0), &run.history.steps.loss_cross_entropy, over);
+    runs.iter().map(line).collect()
+}
+
+fn held_out(runs: &[RunView], over: Over) -> Vec<Series> {
+    let lines = |run: &RunView| {
+        let open = eval_series(run, &run.label, (run.index, 0), over, |e| e.mean_loss.filter(|_| !e.is_cut()));
+        let name = format!("{}, cut to target", run.label);
+        let cut = eval_series(run, &name, (run.index, REFERENCE_DASH), over, |e| e.mean_loss.filter(|_| e.is_cut()));
+        [open, cut]
+    };
+    runs.iter().flat_map(lines).collect()
+}
+
+fn by_domain(runs: &[RunView], over: Over) -> Vec<Series> {
+    let names = domain_names(runs);
+    let of_run = |run: &RunView| {
+        let line = |(colour, name): (usize, &String)| {
+            eval_series(run, name, (colour, run_dash(run)), over, |e| {
+                e.domain(name).filter(|_| !e.is_cut()).and_then(|domain| domain.loss)
+            })
+        };
+        names.iter().enumerate().map(line).collect::<Vec<_>>()
+    };
+    runs.iter().flat_map(of_run).collect()
+}
+
+fn by_domain_in_training(runs: &[RunView]) -> Vec<Series> {
+    let names = domain_names(runs);
+    let of_run = |run: &RunView| {
+        let line = |steps: &crate::inspect::DomainSteps| {
+            let colour = names.iter().position(|name| *name == steps.domain)?;
+            let points = reduce(&step_places(run, Over::Steps), &steps.loss, NOISY_POINTS);
+            let (name, run_name) = (steps.domain.clone(), run.label.clone());
+            Some(Series { name, run: run_name, colour, dash: run_dash(run), points })
+        };
+        run.history.steps.domains.iter().filter_map(line).collect::<Vec<_>>()
+    };
+    runs.iter().flat_map(of_run).collect()
+}

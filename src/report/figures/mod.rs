@@ -1,0 +1,195 @@
+//! Which figures a report has: the columns of runs, evaluations and snapshots put into charts, section by section. What
+//! a run did not record gives no figure.
+
+mod constraint;
+mod domains;
+mod losses;
+mod masks;
+mod models;
+mod training;
+
+pub(crate) use models::shape_differences;
+
+use super::chart::{DataTable, Figure, LineChart, LineSpec, Mark, Series};
+use super::lineage::RunView;
+use super::reduce::{MAX_POINTS, reduce};
+use super::side_files::{EvalFile, LatencyFile};
+use crate::inspect::Column;
+
+/// A part of the report under one heading.
+#[derive(Clone, Debug, Default)]
+pub struct Section {
+    /// Name in addresses.
+    pub id: String,
+    /// Heading.
+    pub title: String,
+    /// What it is about, in a sentence or two.
+    pub about: String,
+    /// Slider over mask snapshots, where the section has one.
+    pub slider: Option<Slider>,
+    /// Figures.
+    pub figures: Vec<Figure>,
+    /// Tables.
+    pub tables: Vec<NamedTable>,
+}
+
+/// A table under its own heading.
+#[derive(Clone, Debug)]
+pub struct NamedTable {
+    /// Heading.
+    pub title: String,
+    /// What it says.
+    pub table: DataTable,
+    /// Whether it is folded at first.
+    pub folded: bool,
+}
+
+/// A slider that moves several maps.
+#[derive(Clone, Debug)]
+pub struct Slider {
+    /// Name in the page.
+    pub id: String,
+    /// Names of the maps.
+    pub maps: Vec<String>,
+    /// Number of frames.
+    pub frames: usize,
+    /// Step of the last frame.
+    pub last_step: u64,
+    /// Numbers of the last frame: name and text.
+    pub numbers: Vec<(String, String)>,
+}
+
+/// All sections that have something to show.
+pub fn sections(runs: &[RunView], eval: Option<&EvalFile>, latency: Option<&LatencyFile>) -> Vec<Section> {
+    let mut sections = vec![losses::section(runs), constraint::section(runs)];
+    sections.extend(masks::sections(runs));
+    sections.extend([domains::section(runs), training::section(runs), models::sizes(runs)]);
+    sections.extend(eval.map(models::evaluation));
+    sections.extend(latency.map(models::latency));
+    sections.retain(|section| !section.figures.is_empty() || !section.tables.is_empty());
+    sections
+}
+
+/// What a line is drawn over.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Over {
+    /// Steps of the run itself.
+    Steps,
+    /// Tokens, of the runs before it too.
+    Tokens,
+}
+
+impl Over {
+    pub(super) fn label(self) -> &'static str {
+        match self {
+            Over::Steps => "step",
+            Over::Tokens => "tokens",
+        }
+    }
+}
+
+/// The steps of a run as places on an axis. Without token counts there are no places over tokens.
+pub(super) fn step_places(run: &RunView, over: Over) -> Vec<f64> {
+    let steps = &run.history.steps;
+    match over {
+        Over::Steps => steps.step.iter().map(|step| *step as f64).collect(),
+        Over::Tokens => steps.tokens.iter().map(|t| t.map_or(f64::NAN, |t| t + run.tokens_before)).collect(),
+    }
+}
+
+/// A number of finished steps as a place; over tokens by the steps' own counts.
+pub(super) fn place(run: &RunView, step: u64, over: Over) -> f64 {
+    let steps = &run.history.steps;
+    match over {
+        Over::Steps => step as f64,
+        Over::Tokens if step == 0 => run.tokens_before,
+        Over::Tokens => {
+            let at = steps.step.partition_point(|known| *known < step);
+            let tokens = steps.tokens.get(at).copied().flatten();
+            tokens.map_or(f64::NAN, |tokens| tokens + run.tokens_before)
+        }
+    }
+}
+
+/// A line of a column over the steps of a run.
+pub(super) fn step_series(run: &RunView, name: &str, style: (usize, usize), column: &Column, over: Over) -> Series {
+    series(run, name, style, &step_places(run, over), column)
+}
+
+/// A line of a run; `style` is colour and dash.
+pub(super) fn series(run: &RunView, name: &str, style: (usize, usize), x: &[f64], y: &[Option<f64>]) -> Series {
+    let points = reduce(x, y, MAX_POINTS);
+    Series { name: name.to_string(), run: run.label.clone(), colour: style.0, dash: style.1, points }
+}
+
+/// A line over the evaluations that `choose` gives a value for.
+pub(super) fn eval_series(
+    run: &RunView,
+    name: &str,
+    style: (usize, usize),
+    over: Over,
+    choose: impl Fn(&crate::inspect::Evaluation) -> Option<f64>,
+) -> Series {
+    let evaluations = &run.history.evaluations;
+    let known: Vec<(f64, Option<f64>)> = evaluations
+        .iter()
+        .map(|e| (place(run, e.step, over), choose(e)))
+        .filter(|(_, value)| value.is_some())
+        .collect();
+    let (x, y): (Vec<f64>, Vec<Option<f64>>) = known.into_iter().unzip();
+    series(run, name, style, &x, &y)
+}
+
+/// The dash of a run: runs differ by dashes where colours tell domains or modules; one dash is left to targets.
+pub(super) fn run_dash(run: &RunView) -> usize {
+    [0, 1, 2, 4, 5].get(run.index % 5).copied().unwrap_or(0)
+}
+
+/// What happened in the runs, over their steps.
+pub(super) fn marks<'a, 'b: 'a>(runs: impl Iterator<Item = &'a RunView<'b>>, several: bool) -> Vec<Mark> {
+    let of_run = |run: &RunView| {
+        let label = run.label.clone();
+        let events = run.history.events.iter().filter(|event| event.kind != "start").take(400);
+        let mark = move |event: &crate::inspect::Event| Mark {
+            x: event.step as f64,
+            run: label.clone(),
+            kind: event.kind.clone(),
+            text: format!(
+                "{}step {}: {}",
+                if several { format!("{label}, ") } else { String::new() },
+                event.step,
+                event.text
+            ),
+        };
+        events.map(mark).collect::<Vec<_>>()
+    };
+    runs.flat_map(of_run).collect()
+}
+
+/// Adds a line chart if it has anything to show.
+pub(super) fn add(figures: &mut Vec<Figure>, spec: LineSpec, series: Vec<Series>, marks: Vec<Mark>) {
+    figures.extend(LineChart::build(spec, series, marks).map(Figure::Line));
+}
+
+/// The domains of all runs, each once: their place is their colour.
+pub(super) fn domain_names(runs: &[RunView]) -> Vec<String> {
+    let mut names: Vec<String> = Vec::new();
+    for name in runs.iter().flat_map(|run| &run.history.domains) {
+        if !names.contains(name) {
+            names.push(name.clone());
+        }
+    }
+    // More than a page can tell apart; the rest is in the run's own files.
+    names.truncate(64);
+    names
+}
+
+/// The mask modules of all runs in a fixed order: their place is their colour.
+pub(super) fn module_colour(module: &str) -> usize {
+    ["layer", "kv_head", "query_head", "intermediate", "hidden"].iter().position(|m| *m == module).unwrap_or(7)
+}
+
+/// The runs that prune.
+pub(super) fn pruning<'a, 'b>(runs: &'b [RunView<'a>]) -> impl Iterator<Item = &'b RunView<'a>> {
+    runs.iter().filter(|run| run.history.is_prune())
+}

@@ -1,0 +1,125 @@
+//! A report of runs: everything that was learned on one page, for people who would rather look than read.
+//!
+//! ```text
+//! inspect::RunHistory ─► lineage (which run continues which) ─► answers (sentences) ─┐
+//! eval.json, latency.json ─► side_files ────────► figures (which charts) ────────────┼─► page ─► report.html, serve
+//!                                                    │ chart (SVG), reduce, number   └─► data (JSON in the page)
+//!                                                    └─► picture (PNG), .svg files
+//! ```
+//!
+//! It reads nothing of a run itself: that is `inspect`'s part. It does not print.
+
+pub mod answers;
+pub mod chart;
+mod data;
+mod error;
+pub mod figures;
+pub mod lineage;
+pub mod markup;
+pub mod number;
+mod page;
+pub mod picture;
+pub mod reduce;
+pub mod serve;
+pub mod side_files;
+
+pub use error::Error;
+
+use crate::checkpoint::write_atomic;
+use crate::inspect::RunHistory;
+use answers::Answer;
+use chart::{Figure, Form};
+use figures::Section;
+use side_files::{EvalFile, LatencyFile};
+use std::path::{Path, PathBuf};
+
+/// What a report is made of.
+#[derive(Clone, Debug)]
+pub struct Report {
+    /// Headline.
+    pub title: String,
+    /// The runs, in the order they were given.
+    pub runs: Vec<RunHistory>,
+    /// Losses of models side by side, where given.
+    pub eval: Option<EvalFile>,
+    /// Speed of models side by side, where given.
+    pub latency: Option<LatencyFile>,
+}
+
+impl Report {
+    /// Reads run folders.
+    ///
+    /// # Errors
+    /// A folder that no run wrote. What is missing or damaged in a run is in its notes.
+    pub fn read(runs: &[PathBuf], title: Option<String>) -> Result<Report, Error> {
+        let runs = runs.iter().map(|run| RunHistory::read(run)).collect::<Result<Vec<_>, _>>()?;
+        Ok(Report::new(runs, title))
+    }
+
+    /// A report of runs that were read already; the default title names them.
+    pub fn new(runs: Vec<RunHistory>, title: Option<String>) -> Report {
+        let names: Vec<String> = lineage::views(&runs).into_iter().map(|view| view.label).collect();
+        Report { title: title.unwrap_or_else(|| number::listed(&names)), runs, eval: None, latency: None }
+    }
+
+    /// The page as an HTML file that stands alone.
+    pub fn html(&self) -> String {
+        page::html(self, false)
+    }
+
+    /// The page for [`serve`]: it asks its server for news.
+    pub fn live_html(&self) -> String {
+        page::html(self, true)
+    }
+
+    /// The data that the page holds in `#report-data`.
+    pub fn data(&self) -> serde_json::Value {
+        data::data(self)
+    }
+
+    /// Sections with their figures.
+    pub fn sections(&self) -> Vec<Section> {
+        figures::sections(&lineage::views(&self.runs), self.eval.as_ref(), self.latency.as_ref())
+    }
+
+    /// The answers, per pruning run with the runs that continued it, by the name of the first.
+    pub fn answers(&self) -> Vec<(String, Vec<Answer>)> {
+        let views = lineage::views(&self.runs);
+        let name = |line: &[&lineage::RunView]| line.first().map_or(String::new(), |view| view.label.clone());
+        let lines = lineage::lines(&views);
+        lines.iter().map(|line| (name(line), answers::answers(line, self.latency.as_ref()))).collect()
+    }
+
+    /// Writes every figure to `folder` as NAME.svg; the written paths.
+    pub fn write_svg(&self, folder: &Path) -> Result<Vec<PathBuf>, Error> {
+        let declaration = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n";
+        let file = |figure: &Figure| Ok(format!("{declaration}{}\n", figure.svg(Form::File).as_str()).into_bytes());
+        self.write_figures(folder, "svg", file)
+    }
+
+    /// Writes every figure to `folder` as NAME.png; the written paths.
+    pub fn write_png(&self, folder: &Path) -> Result<Vec<PathBuf>, Error> {
+        self.write_figures(folder, "png", picture::png)
+    }
+
+    fn write_figures(
+        &self,
+        folder: &Path,
+        extension: &str,
+        draw: impl Fn(&Figure) -> Result<Vec<u8>, Error>,
+    ) -> Result<Vec<PathBuf>, Error> {
+        let failed = |source| crate::checkpoint::Error::Io { operation: "create", path: folder.to_owned(), source };
+        std::fs::create_dir_all(folder).map_err(failed)?;
+        let mut written = Vec::new();
+        for figure in self.sections().iter().flat_map(|section| &section.figures) {
+            // Names are made of our own words and numbers, never of a run's.
+            let path = folder.join(format!("{}.{extension}", figure.caption().id));
+            write_atomic(&path, &draw(figure)?)?;
+            written.push(path);
+        }
+        Ok(written)
+    }
+}
+
+#[cfg(test)]
+mod tests;

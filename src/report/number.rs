@@ -1,0 +1,158 @@
+//! Numbers as people read them: on axes, in sentences and in tables. `page/report.js` formats the values under the
+//! pointer by the same rules.
+
+use serde::Serialize;
+
+/// What a number counts, which decides how it is written.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
+#[serde(rename_all = "snake_case")]
+pub enum Unit {
+    /// A plain number: losses, multipliers, norms.
+    Plain,
+    /// A whole number of things: steps, tokens, parameters.
+    Count,
+    /// A part of one, written in per cent.
+    Percent,
+    /// Bytes, in binary units.
+    Bytes,
+    /// Seconds of one action.
+    Seconds,
+}
+
+impl Unit {
+    /// `value` in this unit.
+    pub fn text(self, value: f64) -> String {
+        if !value.is_finite() {
+            return "–".to_string();
+        }
+        match self {
+            Unit::Plain => significant(value, 4),
+            Unit::Count => count(value),
+            Unit::Percent => format!("{} %", significant(100.0 * value, 3)),
+            Unit::Bytes => bytes(value),
+            Unit::Seconds => seconds(value),
+        }
+    }
+
+    /// `value`, or a dash where there is none.
+    pub fn optional(self, value: Option<f64>) -> String {
+        value.map_or("–".to_string(), |value| self.text(value))
+    }
+}
+
+/// With so many significant digits, without trailing zeros; very large and very small ones with an exponent.
+pub fn significant(value: f64, digits: usize) -> String {
+    if value == 0.0 || !value.is_finite() {
+        return if value == 0.0 { "0".to_string() } else { "–".to_string() };
+    }
+    let exponent = value.abs().log10().floor() as i32;
+    if !(-4..7).contains(&exponent) {
+        let text = format!("{value:.*e}", digits.saturating_sub(1));
+        let (mantissa, power) = text.split_once('e').unwrap_or((&text, "0"));
+        return format!("{}e{power}", without_zeros(mantissa));
+    }
+    let decimals = (digits as i32 - 1 - exponent).max(0) as usize;
+    without_zeros(&format!("{value:.decimals$}")).to_string()
+}
+
+fn without_zeros(text: &str) -> &str {
+    if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.') } else { text }
+}
+
+/// Up to a hundred thousand in full (`12,800`), above with k, M, B or T.
+pub fn count(value: f64) -> String {
+    if value.abs() < 100_000.0 {
+        return if value.fract() == 0.0 { grouped(value as i64) } else { significant(value, 4) };
+    }
+    let units = [(1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")];
+    let (size, name) = units.into_iter().find(|(size, _)| value.abs() >= *size).unwrap_or((1.0, ""));
+    format!("{} {name}", significant(value / size, 4))
+}
+
+/// `1234567` as `1,234,567`.
+pub fn grouped(number: i64) -> String {
+    let digits = number.unsigned_abs().to_string();
+    let mut text = if number < 0 { "-".to_string() } else { String::new() };
+    for (index, digit) in digits.chars().enumerate() {
+        if index > 0 && (digits.len() - index).is_multiple_of(3) {
+            text.push(',');
+        }
+        text.push(digit);
+    }
+    text
+}
+
+fn bytes(value: f64) -> String {
+    let units = [(1u64 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
+    match units.into_iter().find(|(size, _)| value.abs() >= *size as f64) {
+        Some((size, name)) => format!("{} {name}", significant(value / size as f64, 3)),
+        None => format!("{} B", significant(value, 3)),
+    }
+}
+
+fn seconds(value: f64) -> String {
+    match value.abs() {
+        0.0..1e-3 => format!("{} µs", significant(1e6 * value, 3)),
+        1e-3..1.0 => format!("{} ms", significant(1e3 * value, 3)),
+        1.0..120.0 => format!("{} s", significant(value, 3)),
+        120.0..7200.0 => format!("{} min", significant(value / 60.0, 3)),
+        _ => format!("{} h", significant(value / 3600.0, 3)),
+    }
+}
+
+/// `a, b and c`.
+pub fn listed<S: AsRef<str>>(items: &[S]) -> String {
+    match items {
+        [] => "none".to_string(),
+        [only] => only.as_ref().to_string(),
+        [first @ .., last] => {
+            let first: Vec<&str> = first.iter().map(AsRef::as_ref).collect();
+            format!("{} and {}", first.join(", "), last.as_ref())
+        }
+    }
+}
+
+/// `0–3, 5, 7–8` of increasing indices.
+pub fn ranges(indices: &[usize]) -> String {
+    let mut runs: Vec<(usize, usize)> = Vec::new();
+    for &index in indices {
+        match runs.last_mut() {
+            Some((_, last)) if *last + 1 == index => *last = index,
+            _ => runs.push((index, index)),
+        }
+    }
+    let text = |(first, last): &(usize, usize)| match last - first {
+        0 => first.to_string(),
+        1 => format!("{first}, {last}"),
+        _ => format!("{first}–{last}"),
+    };
+    if runs.is_empty() { "none".to_string() } else { runs.iter().map(text).collect::<Vec<_>>().join(", ") }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn numbers_are_written_for_reading() {
+        assert_eq!(Unit::Plain.text(0.831_234), "0.8312");
+        assert_eq!(Unit::Plain.text(2.0), "2");
+        assert_eq!(Unit::Plain.text(-5.33e-7), "-5.33e-7");
+        assert_eq!(Unit::Plain.text(f64::NAN), "–");
+        assert_eq!(Unit::Count.text(3200.0), "3,200");
+        assert_eq!(Unit::Count.text(1_468_032.0), "1.468 M");
+        assert_eq!(Unit::Count.text(-2.5e9), "-2.5 B");
+        assert_eq!(Unit::Percent.text(0.2266), "22.7 %");
+        assert_eq!(Unit::Bytes.text(361_054_208.0), "344 MiB");
+        assert_eq!(Unit::Seconds.text(0.0123), "12.3 ms");
+        assert_eq!(Unit::Plain.optional(None), "–");
+    }
+
+    #[test]
+    fn lists_and_ranges_read_like_sentences() {
+        assert_eq!(listed(&["a", "b", "c"]), "a, b and c");
+        assert_eq!(listed::<&str>(&[]), "none");
+        assert_eq!(ranges(&[0, 1, 2, 5, 7, 8]), "0–2, 5, 7, 8");
+        assert_eq!(ranges(&[]), "none");
+    }
+}

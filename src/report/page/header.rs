@@ -1,0 +1,48 @@
+//! The top of the page: headline, the runs in a line each, the switch for light and dark, the way to the sections.
+
+use crate::report::Report;
+use crate::report::figures::Section;
+use crate::report::lineage::{RunView, views};
+use crate::report::markup::Markup;
+use crate::report::number::Unit;
+
+pub(super) fn write_header(header: &mut Markup, report: &Report, sections: &[Section], live: bool) {
+    header.element("div", &[("class", &"top")], |top| {
+        top.element("div", &[], |left| {
+            left.text_element("h1", &[], &report.title);
+            left.element("div", &[("id", &"runs"), ("class", &"muted")], |runs| {
+                views(&report.runs).iter().for_each(|view| runs.text_element("p", &[], facts(view)));
+            });
+        });
+        top.element("div", &[], |right| {
+            right.text_element("button", &[("type", &"button"), ("id", &"theme"), ("hidden", &"")], "Colours: system");
+            if live {
+                right.text_element("p", &[("id", &"live"), ("class", &"muted"), ("role", &"status")], "Live");
+            }
+        });
+    });
+    header.element("nav", &[("id", &"sections"), ("aria-label", &"Sections")], |nav| {
+        nav.element("ul", &[], |list| {
+            let fixed = [("warnings", "Warnings"), ("answers", "Answers")];
+            let own = sections.iter().map(|section| (section.id.as_str(), section.title.as_str()));
+            for (id, title) in fixed.into_iter().chain(own).chain([("configuration", "Configuration")]) {
+                list.element("li", &[], |item| item.text_element("a", &[("href", &format!("#{id}"))], title));
+            }
+        });
+    });
+}
+
+/// A run in a line.
+fn facts(view: &RunView) -> String {
+    let run = view.history;
+    let planned = run.planned_steps.map_or(String::new(), |steps| format!(" of {}", Unit::Count.text(steps as f64)));
+    let facts = [
+        run.stage.clone(),
+        Some(format!("{}{planned} steps", Unit::Count.text(run.finished_steps as f64))),
+        run.tokens.map(|tokens| format!("{} tokens", Unit::Count.text(tokens))),
+        Some(Unit::Seconds.text(run.seconds)),
+        run.device.clone(),
+        run.version.as_ref().map(|version| format!("shearling {version}")),
+    ];
+    format!("{}: {}", view.label, facts.into_iter().flatten().collect::<Vec<_>>().join(", "))
+}

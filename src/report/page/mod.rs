@@ -1,0 +1,174 @@
+//! The page: one HTML file with everything in it. Warnings first, then the answers, then the figures; readable without
+//! script, and closed to the outside: its policy allows our one script and our one style by their hashes, and nothing
+//! else from anywhere.
+
+mod blocks;
+mod header;
+
+use super::Report;
+use super::answers::{Answer, Verdict};
+use super::data::{data, embedded};
+use super::figures::Section;
+use super::lineage::views;
+use super::markup::Markup;
+use crate::inspect::{Note, Severity};
+use base64::Engine;
+use base64::prelude::BASE64_STANDARD;
+use blocks::{write_figure, write_named_table, write_slider};
+use header::write_header;
+use sha2::{Digest, Sha256};
+
+const STYLE: &str = include_str!("report.css");
+const SCRIPT: &str = include_str!("report.js");
+/// Warnings that are not folded: enough to be alarmed, few enough to get to the answers.
+const SHOWN_WARNINGS: usize = 8;
+
+/// The report as an HTML file. A `live` one asks its server for news.
+pub fn html(report: &Report, live: bool) -> String {
+    let sections = report.sections();
+    let mut page = Markup::new();
+    page.verbatim("<!doctype html>\n");
+    page.element("html", &[("lang", &"en")], |html| {
+        html.element("head", &[], |head| write_head(head, report, live));
+        let body: &[(&'static str, &dyn std::fmt::Display)] = if live { &[("data-live", &"yes")] } else { &[] };
+        html.element("body", body, |body| {
+            body.text_element("a", &[("class", &"skip"), ("href", &"#main")], "To the report");
+            body.element("header", &[], |header| write_header(header, report, &sections, live));
+            body.element("main", &[("id", &"main"), ("tabindex", &"-1")], |main| write_main(main, report, &sections));
+            body.element("footer", &[], |footer| footer.text(made_with()));
+            body.text_element("p", &[("id", &"heard"), ("class", &"heard"), ("aria-live", &"polite")], "");
+            body.element("script", &[("type", &"application/json"), ("id", &"report-data")], |script| {
+                script.verbatim(&embedded(&data(report)));
+            });
+            body.element("script", &[], |script| script.verbatim(SCRIPT));
+        });
+    });
+    page.into_string()
+}
+
+fn made_with() -> String {
+    format!("Made by shearling {}. This file needs no network and sends nothing.", env!("CARGO_PKG_VERSION"))
+}
+
+fn hash(text: &str) -> String {
+    format!("'sha256-{}'", BASE64_STANDARD.encode(Sha256::digest(text)))
+}
+
+fn write_head(head: &mut Markup, report: &Report, live: bool) {
+    head.leaf("meta", &[("charset", &"utf-8")]);
+    // The icon is an empty one of our own. A file talks to nobody, a served page to its own server.
+    let connect = if live { "'self'" } else { "'none'" };
+    let policy = format!(
+        "default-src 'none'; img-src data:; script-src {}; style-src {}; connect-src {connect}; base-uri 'none'; form-action 'none'",
+        hash(SCRIPT),
+        hash(STYLE)
+    );
+    head.leaf("meta", &[("http-equiv", &"Content-Security-Policy"), ("content", &policy)]);
+    head.leaf("meta", &[("name", &"viewport"), ("content", &"width=device-width, initial-scale=1")]);
+    // Browsers ask for an icon otherwise.
+    head.leaf("link", &[("rel", &"icon"), ("href", &"data:,")]);
+    head.text_element("title", &[], &report.title);
+    head.element("style", &[], |style| style.verbatim(STYLE));
+}
+
+fn write_main(main: &mut Markup, report: &Report, sections: &[Section]) {
+    section(main, "warnings", "Warnings", |out| write_notes(out, report));
+    section(main, "answers", "Answers", |out| {
+        let groups = report.answers();
+        for (run, answers) in &groups {
+            if groups.len() > 1 {
+                out.text_element("h3", &[], run);
+            }
+            out.element("div", &[("class", &"answers")], |out| {
+                answers.iter().for_each(|answer| write_answer(out, answer))
+            });
+        }
+    });
+    for part in sections {
+        section(main, &part.id, &part.title, |out| write_section(out, part));
+    }
+    section(main, "configuration", "Configuration", |out| write_configurations(out, report));
+}
+
+fn section(out: &mut Markup, id: &str, title: &str, content: impl FnOnce(&mut Markup)) {
+    let heading = format!("{id}-heading");
+    out.element("section", &[("id", &id), ("aria-labelledby", &heading)], |out| {
+        out.text_element("h2", &[("id", &heading)], title);
+        content(out);
+    });
+}
+
+fn write_notes(out: &mut Markup, report: &Report) {
+    let views = views(&report.runs);
+    let notes: Vec<(&str, &Note)> =
+        views.iter().flat_map(|view| view.history.notes.iter().map(|note| (view.label.as_str(), note))).collect();
+    let (warnings, others): (Vec<_>, Vec<_>) =
+        notes.into_iter().partition(|(_, note)| note.severity == Severity::Warning);
+    out.element("ul", &[("class", &"notes")], |list| {
+        if warnings.is_empty() {
+            list.text_element(
+                "li",
+                &[("class", &"fine")],
+                "None: nothing is missing, and the runs ended as they should.",
+            );
+        }
+        warnings.iter().take(SHOWN_WARNINGS).for_each(|(run, note)| write_note(list, run, note, views.len() > 1));
+    });
+    let rest: Vec<_> = warnings.iter().skip(SHOWN_WARNINGS).chain(&others).collect();
+    if !rest.is_empty() {
+        out.element("details", &[("id", &"more-notes")], |out| {
+            let more = warnings.len().saturating_sub(SHOWN_WARNINGS);
+            out.text_element("summary", &[], format!("{more} more warnings, {} remarks", others.len()));
+            out.element("ul", &[("class", &"notes")], |list| {
+                rest.iter().for_each(|(run, note)| write_note(list, run, note, views.len() > 1));
+            });
+        });
+    }
+}
+
+fn write_note(list: &mut Markup, run: &str, note: &Note, several: bool) {
+    let class = if note.severity == Severity::Warning { "warning" } else { "info" };
+    let text = if several { format!("{run}: {}", note.text) } else { note.text.clone() };
+    list.text_element("li", &[("class", &class)], text);
+}
+
+fn write_answer(out: &mut Markup, answer: &Answer) {
+    out.element("article", &[("class", &"answer")], |out| {
+        out.text_element("h3", &[], answer.question);
+        let class = match answer.verdict {
+            Verdict::Good => "verdict good",
+            Verdict::Bad => "verdict bad",
+            Verdict::Open => "verdict open",
+            Verdict::Fact => "verdict fact",
+        };
+        out.text_element("p", &[("class", &class)], &answer.answer);
+        if !answer.points.is_empty() {
+            out.element("ul", &[], |list| answer.points.iter().for_each(|point| list.text_element("li", &[], point)));
+        }
+    });
+}
+
+fn write_section(out: &mut Markup, part: &Section) {
+    out.text_element("p", &[("class", &"muted")], &part.about);
+    if let Some(slider) = &part.slider {
+        write_slider(out, slider);
+    }
+    out.element("div", &[("class", &"figures")], |out| {
+        part.figures.iter().for_each(|figure| write_figure(out, figure))
+    });
+    for (index, table) in part.tables.iter().enumerate() {
+        write_named_table(out, table, &format!("{}-table-{index}", part.id));
+    }
+}
+
+fn write_configurations(out: &mut Markup, report: &Report) {
+    for view in views(&report.runs) {
+        out.element("details", &[("id", &format!("configuration-{}", view.index))], |out| {
+            out.text_element("summary", &[], format!("{}: resolved.toml", view.label));
+            match &view.history.config {
+                Some(config) => out.text_element("pre", &[("tabindex", &0)], config),
+                None => out.text_element("p", &[], "resolved.toml is missing or cannot be read."),
+            }
+        });
+    }
+}

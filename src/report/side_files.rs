@@ -1,0 +1,196 @@
+//! What may be given beside the runs: the JSON that `shearling eval --json` and `shearling bench latency --json` print.
+//! Unknown keys are passed over (a newer program may print more); missing or wrong ones are named.
+
+use super::Error;
+use serde::{Deserialize, Serialize};
+use std::path::Path;
+
+/// Neither file has reason to be larger.
+const MAX_BYTES: u64 = 64 << 20;
+
+/// Losses of models side by side.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct EvalFile {
+    /// Models, in the order they were given.
+    pub models: Vec<EvalModel>,
+    /// Multiple choice, where it was asked for.
+    #[serde(default)]
+    pub tasks: Vec<EvalTask>,
+}
+
+/// One model's losses.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct EvalModel {
+    /// Its folder.
+    pub model: String,
+    /// Its size.
+    #[serde(default)]
+    pub parameters: Option<f64>,
+    /// Mean over the domains.
+    pub mean_loss: Option<f64>,
+    /// Mean over the domains.
+    #[serde(default)]
+    pub mean_bits_per_byte: Option<f64>,
+    /// By domain.
+    pub domains: Vec<EvalDomain>,
+}
+
+/// One model on one domain.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct EvalDomain {
+    /// Domain.
+    pub domain: String,
+    /// Nats per token.
+    pub loss: Option<f64>,
+    /// Of the mean over rows.
+    #[serde(default)]
+    pub standard_error: Option<f64>,
+    /// Bits per byte of text.
+    #[serde(default)]
+    pub bits_per_byte: Option<f64>,
+}
+
+/// One multiple-choice task.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct EvalTask {
+    /// Its name.
+    pub task: String,
+    /// By model.
+    pub models: Vec<TaskModel>,
+}
+
+/// One model on one task.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct TaskModel {
+    /// Its folder.
+    pub model: String,
+    /// Part of the questions answered right.
+    pub acc: Option<f64>,
+    /// Its standard error.
+    #[serde(default)]
+    pub acc_stderr: Option<f64>,
+    /// With likelihoods divided by length.
+    #[serde(default)]
+    pub acc_norm: Option<f64>,
+    /// Its standard error.
+    #[serde(default)]
+    pub acc_norm_stderr: Option<f64>,
+}
+
+/// Speed of models side by side.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct LatencyFile {
+    /// Device as libtorch names it.
+    #[serde(default)]
+    pub device: Option<String>,
+    /// CPU threads.
+    #[serde(default)]
+    pub threads: Option<u64>,
+    /// Kind of the weights.
+    #[serde(default)]
+    pub dtype: Option<String>,
+    /// Measured.
+    #[serde(default)]
+    pub memory_bandwidth_bytes_per_second: Option<f64>,
+    /// Models, in the order they were given.
+    pub models: Vec<LatencyModel>,
+}
+
+/// One model's speed.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct LatencyModel {
+    /// Its folder.
+    pub model: String,
+    /// Its size.
+    #[serde(default)]
+    pub parameters: Option<f64>,
+    /// Bytes of its weights.
+    #[serde(default)]
+    pub weight_bytes: Option<f64>,
+    /// Reading a prompt.
+    pub prefill: Prefill,
+    /// Writing, one token after the other.
+    pub decode: Decode,
+    /// Most memory in use.
+    #[serde(default)]
+    pub peak_memory_bytes: Option<f64>,
+}
+
+/// Reading a prompt.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Prefill {
+    /// Tokens of the prompt.
+    #[serde(default)]
+    pub tokens: Option<f64>,
+    /// Rate.
+    pub tokens_per_second: Option<f64>,
+}
+
+/// Writing at batch one.
+#[derive(Clone, Debug, Deserialize, Serialize)]
+pub struct Decode {
+    /// Tokens in the cache before.
+    #[serde(default)]
+    pub context: Option<f64>,
+    /// Rate.
+    pub tokens_per_second: Option<f64>,
+    /// Rate that the memory allows.
+    #[serde(default)]
+    pub roofline_tokens_per_second: Option<f64>,
+    /// One over the other.
+    #[serde(default)]
+    pub fraction_of_roofline: Option<f64>,
+}
+
+/// Reads what `shearling eval --json` printed.
+pub fn read_eval(path: &Path) -> Result<EvalFile, Error> {
+    read(path, "shearling eval MODEL… --data DIR --json")
+}
+
+/// Reads what `shearling bench latency --json` printed.
+pub fn read_latency(path: &Path) -> Result<LatencyFile, Error> {
+    read(path, "shearling bench latency MODEL… --json")
+}
+
+fn read<T: serde::de::DeserializeOwned>(path: &Path, made_by: &'static str) -> Result<T, Error> {
+    let failed = |problem: String| Error::Side { path: path.to_owned(), made_by, problem };
+    let bytes = std::fs::metadata(path).map_err(|error| failed(error.to_string()))?.len();
+    if bytes > MAX_BYTES {
+        return Err(failed(format!("it has {bytes} bytes, more than the {MAX_BYTES} such a file may have")));
+    }
+    let text = std::fs::read_to_string(path).map_err(|error| failed(error.to_string()))?;
+    serde_json::from_str(&text).map_err(|error| failed(error.to_string()))
+}
+
+/// The last two parts of a folder's name: enough to tell models apart, short enough for a table.
+pub fn short_name(model: &str) -> String {
+    let parts: Vec<&str> = model.split('/').filter(|part| !part.is_empty() && *part != ".").collect();
+    let last = parts.len().saturating_sub(2);
+    parts.get(last..).unwrap_or_default().join("/")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_wrong_file_is_named_with_what_makes_a_right_one() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("eval.json");
+        for (text, problem) in [("{\"models\": [{", "EOF"), ("{}", "missing field `models`"), ("[]", "invalid length")]
+        {
+            std::fs::write(&path, text).unwrap();
+            let message = read_eval(&path).unwrap_err().to_string();
+            assert!(message.contains("eval.json") && message.contains("shearling eval"), "{message}");
+            assert!(message.contains(problem), "{message}");
+        }
+        assert!(read_latency(&folder.path().join("none")).unwrap_err().to_string().contains("bench latency"));
+    }
+
+    #[test]
+    fn models_are_named_by_the_end_of_their_folder() {
+        assert_eq!(short_name("/a/runs/prune/pruned/"), "prune/pruned");
+        assert_eq!(short_name("model"), "model");
+        assert_eq!(short_name("/"), "");
+    }
+}
