@@ -116,7 +116,7 @@ fn the_next_logits_are_those_of_the_last_token_in_bf16_too() {
         let input_ids = tokens(2, 30);
         let expected = whole(&decoder, &input_ids);
         let mut cache = KvCache::new(decoder.model(), 2, 30, Kind::BFloat16, Device::Cpu).unwrap();
-        decoder.next_logits(&input_ids.narrow(1, 0, 12), &mut cache).unwrap();
+        let _ = decoder.next_logits(&input_ids.narrow(1, 0, 12), &mut cache).unwrap();
         for step in 12..30 {
             let found = decoder.next_logits(&input_ids.narrow(1, step, 1), &mut cache).unwrap();
             let expected = expected.select(1, step);
@@ -133,7 +133,7 @@ fn the_end_of_the_model_is_an_error_that_leaves_the_cache_as_it_was() {
     let limit = decoder.model().max_position_embeddings;
     let new_cache = || KvCache::new(decoder.model(), 1, 1 << 40, Kind::Float, Device::Cpu).unwrap();
     let mut cache = new_cache();
-    decoder.next_logits(&tokens(1, limit - 1), &mut cache).unwrap();
+    let _ = decoder.next_logits(&tokens(1, limit - 1), &mut cache).unwrap();
     assert_eq!(cache.room(), 1);
     let error = decoder.next_logits(&tokens(1, 2), &mut cache).unwrap_err();
     assert!(matches!(error, DecodeError::TooLong { .. }));
@@ -146,10 +146,10 @@ fn the_end_of_the_model_is_an_error_that_leaves_the_cache_as_it_was() {
     let last = tokens(1, limit).narrow(1, limit - 1, 1);
     let after_errors = decoder.next_logits(&last, &mut cache).unwrap();
     let mut fresh = new_cache();
-    decoder.next_logits(&tokens(1, limit - 1), &mut fresh).unwrap();
+    let _ = decoder.next_logits(&tokens(1, limit - 1), &mut fresh).unwrap();
     assert_eq!(decoder.next_logits(&last, &mut fresh).unwrap(), after_errors);
     assert!(decoder.next_logits(&last, &mut fresh).is_err(), "full");
     fresh.clear();
     assert_eq!((fresh.length(), fresh.room()), (0, limit));
-    decoder.next_logits(&last, &mut fresh).unwrap();
+    let _ = decoder.next_logits(&last, &mut fresh).unwrap();
 }
