@@ -115,7 +115,7 @@ fn planted_facts_are_read_back_from_the_page() {
     assert_eq!(answer(&data, "speed")["answer"], "Yes: recover/model writes 2.50 times as fast as models/source.");
     assert_eq!(answer(&data, "equivalence")["verdict"], "good");
     for answers in data["answers"][0]["answers"].as_array().unwrap() {
-        let sentence = answers["answer"].as_str().unwrap();
+        let sentence = answers["answer"].as_str().unwrap().replace(" %", "\u{a0}%");
         assert!(page.contains(&format!(">{sentence}</p>")), "the page says {sentence}");
     }
 
@@ -247,6 +247,7 @@ fn a_damaged_run_still_gives_a_report_that_says_what_is_missing() {
     said(&page, "a mask snapshot is left out");
     let frames = embedded(&page)["figures"]["masks-heads"]["steps"].clone();
     assert_eq!(frames, json!([20, 80, 100]), "what can be read is shown");
+    assert_eq!(answer(&embedded(&page), "constraint")["verdict"], "open", "the end is not recorded");
 
     fresh(&run);
     std::fs::remove_file(&metrics).unwrap();

@@ -7,6 +7,8 @@ use crate::report::number::{Unit, listed};
 
 /// A domain counts as hurt from this many standard errors on.
 const HURT_ERRORS: f64 = 2.0;
+/// Shares of all rows that differ by less count as the same.
+const EVEN: f64 = 0.005;
 /// A domain counts as recovered when so much of the damage is made good.
 const RECOVERED: f64 = 0.95;
 
@@ -83,10 +85,16 @@ pub(super) fn data(line: &[&RunView]) -> Answer {
     stories.sort_by(|a, b| rows(b).total_cmp(&rows(a)));
     let tokens: f64 = histories.iter().filter_map(|history| history.tokens).sum();
     let share = |story: &DomainStory| Unit::Percent.text(rows(story) / all);
+    let even = stories.first().zip(stories.last()).is_some_and(|(most, least)| rows(most) - rows(least) < EVEN * all);
     let most = stories.first().map_or(String::new(), |story| format!("{} gave most ({})", story.domain, share(story)));
     let least = stories.last().filter(|_| stories.len() > 1);
     let least = least.map_or(String::new(), |story| format!(", {} least ({})", story.domain, share(story)));
-    let answer = format!("Of {} tokens {most}{least}.", Unit::Count.text(tokens));
+    let answer = match even {
+        true => {
+            format!("All {} domains gave about as much, {} tokens in all.", stories.len(), Unit::Count.text(tokens))
+        }
+        false => format!("Of {} tokens {most}{least}.", Unit::Count.text(tokens)),
+    };
     let points = stories.iter().map(|story| {
         let moved = match (story.first_proportion, story.last_proportion) {
             (Some(first), Some(last)) => {

@@ -121,7 +121,7 @@ pub(super) fn evaluation(eval: &EvalFile) -> Section {
     Section {
         id: "evaluation".into(),
         title: "Evaluation".into(),
-        about: "From `shearling eval`, as given with --eval.".into(),
+        about: "From shearling eval, as given with --eval.".into(),
         figures: figures.into_iter().collect(),
         tables,
         ..Section::default()
@@ -208,7 +208,7 @@ pub(super) fn latency(latency: &LatencyFile) -> Section {
     Section {
         id: "latency".into(),
         title: "Speed".into(),
-        about: format!("From `shearling bench latency`, as given with --latency: {machine}."),
+        about: format!("From shearling bench latency, as given with --latency: {machine}."),
         figures,
         tables: vec![latency_table(latency)],
         ..Section::default()

@@ -112,26 +112,37 @@ pub(super) fn write_named_table(out: &mut Markup, table: &NamedTable, id: &str) 
 }
 
 fn write_table(out: &mut Markup, table: &DataTable, title: &str) {
+    let class = |column: usize| if is_words(table, column) { "words" } else { "number" };
     // It scrolls by itself, so that the page does not.
     out.element("div", &[("class", &"scroll"), ("tabindex", &0), ("role", &"region"), ("aria-label", &title)], |out| {
         out.element("table", &[], |out| {
             out.element("thead", &[], |head| {
                 head.element("tr", &[], |row| {
-                    table.header.iter().for_each(|cell| row.text_element("th", &[("scope", &"col")], cell));
+                    for (column, cell) in table.header.iter().enumerate() {
+                        row.text_element("th", &[("scope", &"col"), ("class", &class(column))], cell);
+                    }
                 });
             });
-            out.element("tbody", &[], |body| {
-                for cells in &table.rows {
-                    body.element("tr", &[], |row| {
-                        for (index, cell) in cells.iter().enumerate() {
-                            match index {
-                                0 => row.text_element("th", &[("scope", &"row")], cell),
-                                _ => row.text_element("td", &[], cell),
-                            }
-                        }
-                    });
-                }
-            });
+            out.element("tbody", &[], |body| table.rows.iter().for_each(|cells| write_row(body, table, cells)));
         });
     });
+}
+
+fn write_row(body: &mut Markup, table: &DataTable, cells: &[String]) {
+    body.element("tr", &[], |row| {
+        for (column, cell) in cells.iter().enumerate() {
+            match column {
+                0 => row.text_element("th", &[("scope", &"row")], cell),
+                _ if is_words(table, column) => row.text_element("td", &[("class", &"words")], cell),
+                _ => row.text_element("td", &[], cell),
+            }
+        }
+    });
+}
+
+/// Whether most cells of a column begin with a letter: sentences stand to the left, numbers to the right.
+fn is_words(table: &DataTable, column: usize) -> bool {
+    let words =
+        table.rows.iter().filter_map(|row| row.get(column)?.chars().next()).filter(|first| first.is_alphabetic());
+    2 * words.count() > table.rows.len()
 }

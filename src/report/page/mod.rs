@@ -117,8 +117,12 @@ fn write_notes(out: &mut Markup, report: &Report) {
     let rest: Vec<_> = warnings.iter().skip(SHOWN_WARNINGS).chain(&others).collect();
     if !rest.is_empty() {
         out.element("details", &[("id", &"more-notes")], |out| {
-            let more = warnings.len().saturating_sub(SHOWN_WARNINGS);
-            out.text_element("summary", &[], format!("{more} more warnings, {} remarks", others.len()));
+            let more = [
+                (warnings.len().saturating_sub(SHOWN_WARNINGS), "more warnings"),
+                (others.len(), if others.len() == 1 { "remark" } else { "remarks" }),
+            ];
+            let more = more.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}"));
+            out.text_element("summary", &[], more.collect::<Vec<_>>().join(", "));
             out.element("ul", &[("class", &"notes")], |list| {
                 rest.iter().for_each(|(run, note)| write_note(list, run, note, views.len() > 1));
             });
@@ -141,11 +145,18 @@ fn write_answer(out: &mut Markup, answer: &Answer) {
             Verdict::Open => "verdict open",
             Verdict::Fact => "verdict fact",
         };
-        out.text_element("p", &[("class", &class)], &answer.answer);
+        out.text_element("p", &[("class", &class)], unbroken(&answer.answer));
         if !answer.points.is_empty() {
-            out.element("ul", &[], |list| answer.points.iter().for_each(|point| list.text_element("li", &[], point)));
+            out.element("ul", &[], |list| {
+                answer.points.iter().for_each(|point| list.text_element("li", &[], unbroken(point)))
+            });
         }
     });
+}
+
+/// A number and its per cent sign stay on one line.
+fn unbroken(text: &str) -> String {
+    text.replace(" %", "\u{a0}%")
 }
 
 fn write_section(out: &mut Markup, part: &Section) {
