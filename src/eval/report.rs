@@ -22,6 +22,13 @@ pub struct ModelResult {
     pub answers: Vec<Vec<Answer>>,
 }
 
+impl ModelResult {
+    /// The domains as means with their errors.
+    pub fn losses(&self) -> Vec<DomainLoss> {
+        self.domains.iter().map(RowLosses::summary).collect()
+    }
+}
+
 /// The whole answer.
 #[derive(Clone, Debug, Serialize)]
 pub struct Report {

@@ -102,7 +102,7 @@ pub struct BenchLatency {
     /// Device: auto, cpu, cuda or cuda:N.
     #[arg(long, default_value = "auto")]
     pub device: String,
-    /// Write the JSON object to this file too.
+    /// Write the JSON object to this file too; `shearling report --latency` shows it.
     #[arg(long, value_name = "FILE")]
     pub out: Option<PathBuf>,
     /// One JSON object instead of a table.

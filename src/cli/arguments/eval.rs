@@ -38,6 +38,9 @@ pub struct Eval {
     /// Write every answer as a line of JSON: task, model, line, label, the log-likelihoods, acc, acc_norm.
     #[arg(long, value_name = "FILE", requires = "tasks")]
     pub answers: Option<PathBuf>,
+    /// Write the JSON object to this file too; `shearling report --eval` shows it.
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
     /// Device: auto, cpu, cuda or cuda:N.
     #[arg(long, default_value = "auto")]
     pub device: String,

@@ -2,7 +2,7 @@
 //! ones do.
 
 mod check;
-mod latency;
+pub(super) mod latency;
 mod peak;
 mod shapes;
 mod step;

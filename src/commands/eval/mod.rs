@@ -12,10 +12,10 @@ use super::Verdict;
 use crate::checkpoint::write_atomic;
 use crate::cli::Printer;
 use crate::cli::arguments::{Eval, TaskArgument};
+use crate::eval::EvalRows;
 use crate::eval::multiple_choice::{Answer, Task};
 use crate::eval::report::{ModelResult, Report};
 use crate::eval::text_bytes::EvaluatedBytes;
-use crate::eval::{DomainLoss, EvalRows, RowLosses};
 use crate::native::device;
 use crate::train::setup::kind;
 use anyhow::Context;
@@ -24,17 +24,6 @@ use shearling_domains::Dataset;
 use std::path::Path;
 use subject::{Subject, open_all};
 use tch::Device;
-
-/// One evaluated folder.
-#[derive(Debug)]
-pub struct Evaluated {
-    /// The folder as given.
-    pub name: String,
-    /// All parameters.
-    pub parameters: i64,
-    /// Loss by domain.
-    pub domains: Vec<DomainLoss>,
-}
 
 /// What every model is asked.
 struct Questions {
@@ -95,14 +84,15 @@ pub fn evaluate_folder(
     micro_batch: usize,
     compute: tch::Kind,
     device: Device,
-) -> anyhow::Result<Evaluated> {
+) -> anyhow::Result<ModelResult> {
     let subject = Subject::open(path, Some(dataset), false)?;
     let decoder = subject.decoder(compute, device)?;
-    let losses = subject.row_losses(&decoder, dataset, rows, micro_batch, device)?;
-    Ok(Evaluated {
-        name: subject.name().to_string(),
+    let domains = subject.row_losses(&decoder, dataset, rows, micro_batch, device)?;
+    Ok(ModelResult {
+        model: subject.name().to_string(),
         parameters: subject.parameters(),
-        domains: losses.iter().map(RowLosses::summary).collect(),
+        domains,
+        answers: Vec::new(),
     })
 }
 
@@ -115,6 +105,7 @@ fn check_outputs(arguments: &Eval) -> anyhow::Result<()> {
         ("--write-reference", &arguments.write_reference),
         ("--csv", &arguments.csv),
         ("--answers", &arguments.answers),
+        ("--out", &arguments.out),
     ];
     for (option, path) in outputs {
         if let Some(path) = path.as_ref().filter(|path| path.is_dir()) {
@@ -150,6 +141,10 @@ fn write_files(
         write(path, &answer_lines(tasks, results))?;
         written.push(("answers", path));
     }
+    if let Some(path) = &arguments.out {
+        write(path, &format!("{:#}\n", json!(report)))?;
+        written.push(("the JSON object", path));
+    }
     for (what, path) in written {
         printer.note(format!("{what} written to {}", path.display()));
     }
@@ -165,7 +160,7 @@ fn write(path: &Path, text: &str) -> anyhow::Result<()> {
 
 /// Reference losses, as mixer.reference_file reads them.
 fn references(result: &ModelResult) -> Value {
-    let domains: Vec<DomainLoss> = result.domains.iter().map(RowLosses::summary).collect();
+    let domains = result.losses();
     let losses = domains.iter().filter_map(|domain| Some((domain.domain.clone(), json!(domain.loss?))));
     json!({ "model": result.model, "reference_loss": losses.collect::<Map<_, _>>(), "domains": domains })
 }

@@ -28,6 +28,17 @@ const NEW_TOKENS: i64 = 64;
 /// `shearling bench latency`
 pub(super) fn run(arguments: &BenchLatency) -> anyhow::Result<Verdict> {
     let printer = Printer::new(arguments.json);
+    let report = measure(arguments, &printer)?;
+    if let Some(path) = &arguments.out {
+        write_atomic(path, format!("{:#}\n", report.json()).as_bytes())?;
+        printer.note(format!("written to {}", path.display()));
+    }
+    printer.data(report.text(), || report.json());
+    Ok(Verdict::Done)
+}
+
+/// Loads the models and measures them.
+pub(in crate::commands) fn measure(arguments: &BenchLatency, printer: &Printer) -> anyhow::Result<Report> {
     let device = device::parse(&arguments.device)?;
     let kind = kind(arguments.dtype.into());
     let candidates = Candidate::all(arguments)?;
@@ -41,14 +52,8 @@ pub(super) fn run(arguments: &BenchLatency) -> anyhow::Result<Verdict> {
         allocator::release_unused();
         contestants.push(Contestant::load(candidate, lengths, kind, device)?);
     }
-    let measured = rounds::run(&mut contestants, &bandwidth, lengths, arguments.rounds.get(), &printer)?;
-    let report = Report::new(contestants, measured, lengths, kind, device);
-    if let Some(path) = &arguments.out {
-        write_atomic(path, format!("{:#}\n", report.json()).as_bytes())?;
-        printer.note(format!("written to {}", path.display()));
-    }
-    printer.data(report.text(), || report.json());
-    Ok(Verdict::Done)
+    let measured = rounds::run(&mut contestants, &bandwidth, lengths, arguments.rounds.get(), printer)?;
+    Ok(Report::new(contestants, measured, lengths, kind, device))
 }
 
 /// What is asked for, or what the model with the shortest context has room for.

@@ -7,7 +7,7 @@ use serde_json::{Value, json};
 use tch::{Device, Kind};
 
 /// The whole result.
-pub(super) struct Report {
+pub(in crate::commands) struct Report {
     rows: Vec<Row>,
     /// Bytes per second, median over the rounds.
     bandwidth: Spread,
@@ -108,7 +108,7 @@ impl Report {
         )
     }
 
-    pub(super) fn json(&self) -> Value {
+    pub(in crate::commands) fn json(&self) -> Value {
         json!({
             "device": format!("{:?}", self.device),
             "threads": tch::get_num_threads(),
