@@ -244,7 +244,7 @@ mod tests {
             "step 1/4",
             "25 %",
             "1 min 30 s left",
-            "loss 4.0000  ▁",
+            "loss 4.0000  ▄",
             "hidden",
             "12.5 %",
         ] {
