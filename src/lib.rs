@@ -9,16 +9,19 @@
 //!                                  └──── mixer ◄──── loss per domain ◄───┘
 //! run folder: checkpoints/step-N + metrics.jsonl + mask snapshots
 //! masks + source weights ─► prune (fold, slice, prove) ─► pruned HF folder ─► train ─► HF folder ─► eval
+//! any HF folder + prompt ─► tokenizer ─► prefill, decode with a cache ─► generate ─► text
 //! ```
 //!
-//! Imports point down only: `cli`, `commands` → `train`, `eval`, `prune` → `model` → `config`, `checkpoint`, `native`
-//! → the crates `shearling_masks` and `shearling_domains`. docs/architecture.md has the whole table, a test holds it.
+//! Imports point down only: `cli`, `commands` → `train`, `eval`, `generate`, `prune`, `inspect` → `model` → `config`,
+//! `checkpoint`, `native` → the crates `shearling_masks` and `shearling_domains`. docs/architecture.md has the whole
+//! table, a test holds it.
 
 pub mod checkpoint;
 pub mod cli;
 pub mod commands;
 pub mod config;
 pub mod eval;
+pub mod generate;
 pub mod inspect;
 pub mod model;
 pub mod native;

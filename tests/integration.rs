@@ -6,6 +6,9 @@ mod integration {
     pub mod architecture;
     pub mod cli;
     pub mod configs;
+    pub mod decoding;
+    pub mod evaluation;
+    pub mod generate;
     pub mod golden;
     pub mod inspect;
     pub mod loss_curves;
@@ -15,6 +18,8 @@ mod integration {
     pub mod report;
     pub mod resume;
     pub mod support;
+    pub mod tensorboard;
     pub mod training;
+    pub mod watch;
     pub mod wrong_input;
 }

@@ -16,6 +16,7 @@ use tokenizers::Tokenizer;
 use crate::manifest::{FileEntry, MANIFEST_FILE, Manifest, Split, hex};
 use crate::order::{group_of, group_starts};
 use crate::shard::{Expected, TokenBlock, read_group};
+use crate::token_bytes::TokenBytes;
 use crate::{Error, Result};
 
 /// Decoded row groups kept in memory, in bytes, unless [`Dataset::set_cache_bytes`] says otherwise.
@@ -253,15 +254,38 @@ impl Dataset {
     /// Those of [`Self::read_row`], and [`Error::Tokenizer`] when the tokenizer cannot be loaded or refuses an id.
     pub fn preview(&self, domain: usize, count: u64) -> Result<Vec<String>> {
         self.layout(domain, Split::Train)?;
-        let path = self.tokenizer_path();
-        let problem = |error: tokenizers::Error| Error::Tokenizer { path: path.clone(), problem: error.to_string() };
-        let tokenizer = Tokenizer::from_file(&path).map_err(problem)?;
+        let tokenizer = self.tokenizer()?;
         let rows = 0..self.rows(domain, Split::Train).min(count);
         rows.map(|row| {
             let ids = self.gather(domain, Split::Train, &[row])?;
-            tokenizer.decode(&ids, false).map_err(problem)
+            tokenizer.decode(&ids, false).map_err(|error| self.tokenizer_error(&error))
         })
         .collect()
+    }
+
+    /// Bytes of text behind every token; `None` for a tokenizer whose tokens have no fixed lengths (see
+    /// [`TokenBytes::of`]).
+    ///
+    /// # Errors
+    /// [`Error::Tokenizer`] when the tokenizer cannot be loaded.
+    pub fn token_bytes(&self) -> Result<Option<TokenBytes>> {
+        Ok(TokenBytes::of(&self.tokenizer()?))
+    }
+
+    /// Mean bytes of text per token of one side of a domain, BOS and EOS counted as tokens; `None` for a domain that is
+    /// not there or has no tokens.
+    pub fn mean_token_bytes(&self, domain: usize, split: Split) -> Option<f64> {
+        let side = self.manifest.domains.get(domain)?.split(split);
+        let tokens = side.tokens.saturating_add(side.dropped_tokens);
+        (tokens > 0).then(|| side.text_bytes as f64 / tokens as f64)
+    }
+
+    fn tokenizer(&self) -> Result<Tokenizer> {
+        Tokenizer::from_file(self.tokenizer_path()).map_err(|error| self.tokenizer_error(&error))
+    }
+
+    fn tokenizer_error(&self, error: &tokenizers::Error) -> Error {
+        Error::Tokenizer { path: self.tokenizer_path(), problem: error.to_string() }
     }
 
     /// First train row of every row group of a domain, and the number of rows.

@@ -31,6 +31,7 @@ mod sampler;
 pub mod scaling;
 mod shard;
 pub mod synthetic;
+mod token_bytes;
 
 pub use dataset::Dataset;
 pub use error::{Error, Result};
@@ -39,3 +40,4 @@ pub use manifest::{Manifest, Split};
 pub use mixer::{Mixer, MixerConfig, MixerKind, MixerState, MixerUpdate};
 pub use prepare::{DomainSource, PrepareConfig, Progress, Silent, Stage, TokenizerSource, prepare};
 pub use quotas::rows_needed;
+pub use token_bytes::TokenBytes;

@@ -126,3 +126,23 @@ fn tokens_outside_of_the_vocabulary_are_refused() {
     let found = message(dataset.train_rows(0, &[0]));
     assert!(found.contains("train-00000.parquet, row") && found.contains("vocabulary size 200"), "{found}");
 }
+
+#[test]
+fn bytes_behind_the_tokens_are_those_of_the_text() {
+    let root = tempfile::tempdir().unwrap();
+    let (folder, manifest) = prepared(root.path());
+    let dataset = Dataset::open(&folder).unwrap();
+    let lengths = dataset.token_bytes().unwrap().expect("a byte-level tokenizer");
+    for (index, domain) in manifest.domains.iter().enumerate() {
+        let side = &domain.validation;
+        // One sequence of all rows, so that only the first token, a BOS, is context.
+        let counted = lengths.after_first(&dataset.validation_rows(index, u64::MAX).unwrap());
+        let longest = 20 * side.dropped_tokens;
+        assert!(counted <= side.text_bytes && counted + longest >= side.text_bytes, "{counted} of {}", side.text_bytes);
+        let mean = dataset.mean_token_bytes(index, Split::Validation).unwrap();
+        assert!((mean * side.tokens as f64 / counted as f64 - 1.0).abs() < 0.05, "{mean}");
+    }
+    assert_eq!(dataset.mean_token_bytes(99, Split::Validation), None);
+    fs::write(dataset.tokenizer_path(), "{").unwrap();
+    assert!(message(dataset.token_bytes()).contains("tokenizer.json"));
+}

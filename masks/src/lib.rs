@@ -38,7 +38,7 @@ pub use hard_concrete::{HardConcrete, MaskPreset};
 pub use keep_plan::{KeepPlan, LayerKeep};
 pub use lagrangian::{Lagrangian, ModuleConstraint};
 pub use mask_set::MaskSet;
-pub use noise::{NoiseKey, weight_normals};
+pub use noise::{NoiseKey, token_uniform, weight_normals};
 pub use report::{MaskReport, ModuleReport, UnitList, UnitValue};
 pub use shape::{Module, Shape};
 pub use spec::{MaskSpec, ModuleSpec};

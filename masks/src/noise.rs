@@ -36,6 +36,8 @@ pub(crate) enum Purpose {
     Gates,
     /// Initial weights of a model.
     Weights,
+    /// Tokens that are drawn from a model.
+    Tokens,
 }
 
 impl Purpose {
@@ -44,6 +46,7 @@ impl Purpose {
             Purpose::Init => "mask-init",
             Purpose::Gates => "mask-gates",
             Purpose::Weights => "weights",
+            Purpose::Tokens => "tokens",
         }
     }
 }
@@ -89,6 +92,13 @@ impl Stream {
 pub fn weight_normals(seed: u64, name: &str, count: usize) -> Vec<f32> {
     let key = NoiseKey { seed, step: 0, micro_batch: 0 };
     Stream::new(&key, Purpose::Weights, name).normals(count).into_iter().map(|value| value as f32).collect()
+}
+
+/// The uniform in (0, 1) that chooses token number `step` of text number `text`: the same for the same seed.
+pub fn token_uniform(seed: u64, text: u64, step: u64) -> f64 {
+    let key = NoiseKey { seed, step, micro_batch: text };
+    let drawn = Stream::new(&key, Purpose::Tokens, "next").uniforms(1, f32::MIN_POSITIVE);
+    drawn.first().copied().map_or(0.5, f64::from)
 }
 
 /// The midpoint of a cell of (0, 1), exact in fp32, then clamped to [ε, 1−ε].
@@ -210,6 +220,20 @@ mod tests {
         }
         // 10,000 expected per bin, standard deviation 97: six of them.
         assert!(bins.iter().all(|count| count.abs_diff(10_000) < 600), "{bins:?}");
+    }
+
+    #[test]
+    fn every_token_of_every_text_has_a_number_of_its_own() {
+        let mut drawn: Vec<f64> = Vec::new();
+        for (seed, text) in [(1, 0), (1, 1), (2, 0)] {
+            drawn.extend((0..1000).map(|step| token_uniform(seed, text, step)));
+        }
+        assert_eq!(drawn[..1000], (0..1000).map(|step| token_uniform(1, 0, step)).collect::<Vec<_>>());
+        let mean = drawn.iter().sum::<f64>() / drawn.len() as f64;
+        assert!((mean - 0.5).abs() < 0.03, "{mean}");
+        drawn.sort_by(f64::total_cmp);
+        // 2²³ cells: a few of 3,000 may meet.
+        assert!(drawn.windows(2).filter(|pair| pair[0] == pair[1]).count() < 10);
     }
 
     #[test]

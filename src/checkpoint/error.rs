@@ -110,6 +110,14 @@ pub enum Error {
         /// What is there instead, and how to convert it.
         problem: String,
     },
+    /// The tokenizer cannot be read, or cannot do what is asked.
+    #[error("tokenizer `{}`: {problem}", path.display())]
+    Tokenizer {
+        /// The `tokenizer.json`.
+        path: PathBuf,
+        /// What is wrong and how to put it right.
+        problem: String,
+    },
     /// libtorch refused an operation on a tensor.
     #[error("libtorch cannot {operation} tensor `{tensor}`")]
     Torch {

@@ -4,6 +4,7 @@
 //! HF folder ─► HfConfig (raw) ─► HfModel (resolved)           one config mirrors the file, one is checked
 //!           ─► Checkpoint (memory-mapped shards) ─► LoadReport ─► tensors, one at a time, or bytes where they lie
 //! tensors or their bytes, one at a time ─► ShardWriter ─► Staging ─► published HF folder (+ companions, model card)
+//! tokenizer.json ─► Tokenizer (text to ids and back) ─► TextStream (ids to text as they are generated)
 //! state of a run ─► StepStaging ─► RUN/checkpoints/step-00000100/ {files…, manifest.json}
 //! ```
 //!
@@ -17,6 +18,7 @@ mod companions;
 mod disk;
 mod dtype;
 mod error;
+mod generation_config;
 mod hf_config;
 mod hf_model;
 mod json;
@@ -37,6 +39,8 @@ mod stream;
 mod tensor_file;
 #[cfg(test)]
 mod test_support;
+mod text_stream;
+mod tokenizer;
 mod writer;
 
 pub use architecture::Architecture;
@@ -44,6 +48,7 @@ pub use companions::{carry_companions, is_companion};
 pub use disk::{available_bytes, ensure_space};
 pub use dtype::DType;
 pub use error::{Error, Result};
+pub use generation_config::GenerationConfig;
 pub use hf_config::{HfConfig, NewLlama, NewShape};
 pub use hf_model::{AttentionBias, HfModel};
 pub use load_report::{LoadReport, Missing, WrongShape};
@@ -53,9 +58,11 @@ pub use publish::{Staging, refuse_taken, write_atomic};
 pub use reader::Checkpoint;
 pub use rope::{Rope, RopeKind};
 pub use run_dir::{Latest, RunDir, SkippedStep};
-pub use run_lock::RunLock;
+pub use run_lock::{Activity, RunLock};
 pub use step_dir::{StepDir, StepStaging, Verify};
 pub use stored::StoredTensor;
 pub use stream::TensorRegion;
 pub use tensor_file::TensorFile;
+pub use text_stream::TextStream;
+pub use tokenizer::Tokenizer;
 pub use writer::{ShardWriter, TensorPlan};

@@ -20,6 +20,13 @@ impl Printer {
         write_stdout(&out);
     }
 
+    /// Text of a command that hands it out as it comes; with `json` nothing, the object has it whole.
+    pub fn piece(&self, text: &str) {
+        if !self.json {
+            write_stdout(text);
+        }
+    }
+
     /// A message for the person at the terminal.
     pub fn note(&self, message: impl std::fmt::Display) {
         let _ = writeln!(std::io::stderr(), "{message}");

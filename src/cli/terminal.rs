@@ -22,9 +22,15 @@ impl Terminal {
         let stdout = std::io::stdout();
         let set = |name: &str| std::env::var_os(name).is_some_and(|value| !value.is_empty());
         let dumb = std::env::var_os("TERM").is_some_and(|term| term == "dumb");
-        let size = rustix::termios::tcgetwinsize(&stdout).ok().map(|size| usize::from(size.ws_col));
+        let size = size_of_stdout().map(|(columns, _)| columns);
         let columns = || std::env::var("COLUMNS").ok()?.parse().ok();
-        let width = size.filter(|width| *width > 0).or_else(columns).unwrap_or(UNKNOWN_WIDTH);
+        let width = size.or_else(columns).unwrap_or(UNKNOWN_WIDTH);
         Terminal { width: width.clamp(40, 400), colours: stdout.is_terminal() && !dumb && !set("NO_COLOR") }
     }
+}
+
+/// Columns and rows of the terminal that stdout is; none when it is no terminal or does not tell.
+pub fn size_of_stdout() -> Option<(usize, usize)> {
+    let size = rustix::termios::tcgetwinsize(std::io::stdout()).ok()?;
+    (size.ws_col > 0 && size.ws_row > 0).then(|| (usize::from(size.ws_col), usize::from(size.ws_row)))
 }

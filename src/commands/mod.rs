@@ -6,10 +6,13 @@ pub mod demo;
 pub mod doctor;
 pub mod eval;
 pub mod export;
+pub mod generate;
 pub mod inspect;
+pub mod observer;
 pub mod plan;
 pub mod report;
 pub mod run;
+pub mod tensorboard;
 pub mod watch;
 
 use crate::cli::arguments::Command;
@@ -35,7 +38,10 @@ pub fn run(command: Command, cuda: CudaLibrary) -> anyhow::Result<Verdict> {
         Command::Pretrain(arguments) => run::run(&arguments, Stage::Pretrain),
         Command::Export(arguments) => export::run(&arguments),
         Command::Eval(arguments) => eval::run(&arguments),
+        Command::Generate(arguments) => generate::run(&arguments),
         Command::Inspect(arguments) => inspect::run(&arguments),
+        Command::Watch(arguments) => watch::run(&arguments),
+        Command::Tensorboard(arguments) => tensorboard::run(&arguments),
         Command::Report(arguments) => report::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),

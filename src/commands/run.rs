@@ -2,7 +2,7 @@
 
 use super::Verdict;
 use super::export::{export_trained, prune_from_step, prune_one_shot};
-use super::watch::Watch;
+use super::observer::TerminalObserver;
 use crate::checkpoint::CardShape;
 use crate::cli::Printer;
 use crate::cli::arguments::{ConfigArguments, Run};
@@ -43,6 +43,7 @@ pub fn run(arguments: &Run, stage: Stage) -> anyhow::Result<Verdict> {
     if let Some(device) = &arguments.device {
         config.run.device = device.clone();
     }
+    config.run.tensorboard |= arguments.tensorboard;
     finish(execute(config, stage, resume, arguments.stop_at.map(NonZeroU64::get), &printer), &printer)
 }
 
@@ -66,9 +67,9 @@ pub fn execute(
         return prune_one_shot(&setup, printer).map(Some);
     }
     let label = if stage == Stage::Prune { "prune" } else { "pretrain" };
-    let mut watch = Watch::new(*printer, label, setup.config.train.steps);
-    let outcome = train_run(&setup, resume, stop_at, &mut watch)?;
-    drop(watch);
+    let mut terminal = TerminalObserver::new(*printer, label, setup.config.train.steps);
+    let outcome = train_run(&setup, resume, stop_at, &mut terminal)?;
+    drop(terminal);
     if let Some(peak) = outcome.peak_memory_bytes {
         let predicted = outcome.predicted_memory.total_bytes();
         printer.note(format!("peak memory of the run {}, predicted {}", bytes(peak as f64), bytes(predicted)));

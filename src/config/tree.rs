@@ -54,6 +54,9 @@ pub struct Run {
     /// Kind of the forward and backward pass; masters, masks and gradient sums are always fp32.
     #[serde(default)]
     pub dtype: Dtype,
+    /// Writes TensorBoard event files beside `metrics.jsonl`, from the same records.
+    #[serde(default)]
+    pub tensorboard: bool,
 }
 
 fn auto() -> String {

@@ -1,6 +1,7 @@
 //! Per-domain cross entropy with its standard error, on a small fixed set of validation rows (the first of each
 //! domain's held-out split), so that evaluations are cheap and comparable along a run.
 
+use super::statistics::estimate;
 use crate::model::{Decoder, ForwardContext, loss};
 use serde::{Deserialize, Serialize};
 use shearling_domains::{Dataset, Split};
@@ -39,6 +40,31 @@ pub fn rows_read(dataset: &Dataset, rows_per_domain: usize) -> u64 {
     (0..dataset.domain_names().len()).map(read).sum()
 }
 
+/// Losses of the rows of one domain.
+#[derive(Clone, Debug, PartialEq)]
+pub struct RowLosses {
+    /// Domain.
+    pub domain: String,
+    /// Mean cross entropy of each row, nats per target token.
+    pub rows: Vec<f64>,
+    /// Target tokens of a row.
+    pub targets_per_row: usize,
+}
+
+impl RowLosses {
+    /// The domain as a whole.
+    pub fn summary(&self) -> DomainLoss {
+        let mean = estimate(&self.rows);
+        DomainLoss {
+            domain: self.domain.clone(),
+            loss: mean.map(|mean| mean.mean),
+            standard_error: mean.and_then(|mean| mean.standard_error),
+            rows: self.rows.len(),
+            tokens: self.rows.len() * self.targets_per_row,
+        }
+    }
+}
+
 /// Loss of one domain.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct DomainLoss {
@@ -61,40 +87,41 @@ pub fn evaluate(
     domains: &[EvalRows],
     micro_batch: usize,
 ) -> Result<Vec<DomainLoss>, TchError> {
-    let _no_grad = tch::no_grad_guard();
-    domains.iter().map(|domain| evaluate_domain(decoder, context, domain, micro_batch)).collect()
+    let losses = row_losses(decoder, context, domains, micro_batch, &mut |_, _| ())?;
+    Ok(losses.iter().map(RowLosses::summary).collect())
 }
 
-fn evaluate_domain(
+/// As [`evaluate`], row by row, telling `progress` the domain and how many rows of it are done.
+pub fn row_losses(
+    decoder: &Decoder,
+    context: &ForwardContext,
+    domains: &[EvalRows],
+    micro_batch: usize,
+    progress: &mut dyn FnMut(&str, usize),
+) -> Result<Vec<RowLosses>, TchError> {
+    let _no_grad = tch::no_grad_guard();
+    domains.iter().map(|domain| domain_row_losses(decoder, context, domain, micro_batch, progress)).collect()
+}
+
+fn domain_row_losses(
     decoder: &Decoder,
     context: &ForwardContext,
     domain: &EvalRows,
     micro_batch: usize,
-) -> Result<DomainLoss, TchError> {
+    progress: &mut dyn FnMut(&str, usize),
+) -> Result<RowLosses, TchError> {
     let (count, tokens) = (domain.rows.size()[0], domain.rows.size()[1]);
-    let mut sums = Vec::with_capacity(count as usize);
+    let mut sums: Vec<f64> = Vec::with_capacity(count as usize);
     for start in (0..count).step_by(micro_batch.max(1)) {
+        progress(&domain.domain, sums.len());
         let rows = domain.rows.f_narrow(0, start, (micro_batch as i64).min(count - start))?;
         let losses = decoder.losses(&decoder.residual_stream(&rows, context)?, &rows, 1.0, context)?.rows()?;
         let losses: Vec<f64> = Vec::try_from(losses.f_to_kind(tch::Kind::Double)?.f_to_device(Device::Cpu)?)?;
         sums.extend(losses);
     }
-    Ok(summarise(&domain.domain, &sums, loss::targets_per_row(tokens as usize)))
-}
-
-/// Mean and standard error from the summed loss of each row.
-fn summarise(domain: &str, row_sums: &[f64], targets: usize) -> DomainLoss {
-    let means: Vec<f64> = row_sums.iter().map(|sum| sum / targets.max(1) as f64).collect();
-    let count = means.len() as f64;
-    let mean = means.iter().sum::<f64>() / count;
-    let variance = means.iter().map(|x| (x - mean).powi(2)).sum::<f64>() / (count - 1.0);
-    DomainLoss {
-        domain: domain.to_string(),
-        loss: (!means.is_empty()).then_some(mean),
-        standard_error: (means.len() > 1).then(|| (variance / count).sqrt()),
-        rows: means.len(),
-        tokens: means.len() * targets,
-    }
+    let targets_per_row = loss::targets_per_row(tokens as usize);
+    let rows = sums.into_iter().map(|sum| sum / targets_per_row.max(1) as f64).collect();
+    Ok(RowLosses { domain: domain.domain.clone(), rows, targets_per_row })
 }
 
 /// Mean over the domains, each counting alike; `None` when no domain has a loss.
@@ -107,9 +134,13 @@ pub fn mean_loss(losses: &[DomainLoss]) -> Option<f64> {
 mod tests {
     use super::*;
 
+    fn rows(domain: &str, rows: &[f64]) -> DomainLoss {
+        RowLosses { domain: domain.to_string(), rows: rows.to_vec(), targets_per_row: 10 }.summary()
+    }
+
     #[test]
     fn mean_and_standard_error_over_rows() {
-        let loss = summarise("a", &[10.0, 20.0, 30.0], 10);
+        let loss = rows("a", &[1.0, 2.0, 3.0]);
         assert_eq!(loss.loss, Some(2.0));
         assert!((loss.standard_error.unwrap() - (1.0f64 / 3.0).sqrt()).abs() < 1e-12);
         assert_eq!((loss.rows, loss.tokens), (3, 30));
@@ -117,9 +148,9 @@ mod tests {
 
     #[test]
     fn no_rows_is_no_loss_and_not_a_nan() {
-        let none = summarise("a", &[], 10);
+        let none = rows("a", &[]);
         assert_eq!((none.loss, none.standard_error), (None, None));
-        let some = summarise("b", &[5.0], 10);
+        let some = rows("b", &[0.5]);
         assert_eq!(some.standard_error, None);
         assert_eq!(mean_loss(&[none.clone(), some]), Some(0.5));
         assert_eq!(mean_loss(&[none]), None);

@@ -8,6 +8,7 @@ pub mod evaluations;
 pub mod events;
 pub mod history;
 mod lines;
+pub mod live;
 pub mod locate;
 pub mod mask_rows;
 mod mask_timeline;

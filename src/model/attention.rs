@@ -32,7 +32,7 @@ pub struct Attention {
     /// Output projection `[D, H*E]`.
     pub output: Linear,
     /// How the projections are cut into heads.
-    pub heads: HeadLayout,
+    pub layout: HeadLayout,
     /// ε of the norms.
     pub eps: f64,
 }
@@ -59,18 +59,40 @@ impl HeadLayout {
     }
 }
 
+/// What attention reads of some tokens.
+pub(super) struct Heads {
+    /// `[B, T, H, E]`.
+    pub(super) query: Tensor,
+    /// `[B, T, K, E]`.
+    pub(super) key: Tensor,
+    /// `[B, T, K, E]`.
+    pub(super) value: Tensor,
+    /// The residual stream `[B, T, D]`, as the norm passed it on.
+    pub(super) x: Tensor,
+}
+
 impl Attention {
     /// The residual stream `x [B, T, D]` after this half.
     pub fn forward(&self, x: &Tensor, context: &LayerContext) -> Result<Tensor, TchError> {
-        let (rows, tokens) = (x.size()[0], x.size()[1]);
-        let (normed, x) = rms_norm(x, &self.norm, self.eps, context.hidden.as_ref())?;
-        let [query, key, value] = project(&normed, [&self.query, &self.key, &self.value])?;
-        let split = |x: &Tensor, heads: i64| x.f_view([rows, tokens, heads, self.heads.head_dim]);
-        let query = self.rotated(split(&query, self.heads.num_attention_heads)?, self.query_norm.as_ref(), context)?;
-        let key = self.rotated(split(&key, self.heads.num_key_value_heads)?, self.key_norm.as_ref(), context)?;
-        let value = split(&value, self.heads.num_key_value_heads)?;
+        let Heads { query, key, value, x } = self.heads(x, context)?;
+        let (rows, tokens, _) = x.size3()?;
         let joined = causal_attention(&query, &key, &value, context.window.as_ref())?.f_reshape([rows, tokens, -1])?;
         self.output.forward_gated(&joined, context.gates.residual.as_ref(), context.gates.heads.as_ref(), &x)
+    }
+
+    /// Queries, keys and values of `x [B, T, D]`, with their positions.
+    pub(super) fn heads(&self, x: &Tensor, context: &LayerContext) -> Result<Heads, TchError> {
+        let (rows, tokens, _) = x.size3()?;
+        let (normed, x) = rms_norm(x, &self.norm, self.eps, context.hidden.as_ref())?;
+        let [query, key, value] = project(&normed, [&self.query, &self.key, &self.value])?;
+        let split = |x: &Tensor, heads: i64| x.f_view([rows, tokens, heads, self.layout.head_dim]);
+        let (heads, kv_heads) = (self.layout.num_attention_heads, self.layout.num_key_value_heads);
+        Ok(Heads {
+            query: self.rotated(split(&query, heads)?, self.query_norm.as_ref(), context)?,
+            key: self.rotated(split(&key, kv_heads)?, self.key_norm.as_ref(), context)?,
+            value: split(&value, kv_heads)?,
+            x,
+        })
     }
 
     /// Heads `[B, T, H, E]`, normed where the family does that, with their positions.
@@ -93,7 +115,7 @@ impl Attention {
             query_norm: clone(&self.query_norm),
             key_norm: clone(&self.key_norm),
             output: self.output.shallow_clone(),
-            heads: self.heads,
+            layout: self.layout,
             eps: self.eps,
         }
     }

@@ -41,6 +41,13 @@ pub struct LayerContext {
     pub(super) window: Option<Tensor>,
 }
 
+impl LayerContext {
+    /// Without gates: what decoding needs.
+    pub(super) fn plain(rope: RopeTable) -> LayerContext {
+        LayerContext { rope, hidden: None, gates: LayerGates::default(), window: None }
+    }
+}
+
 impl ForwardContext {
     /// Context for rows of up to `tokens` tokens.
     pub fn new(model: &HfModel, tokens: i64, device: Device, gates: &Gates) -> Result<ForwardContext, TchError> {
@@ -50,6 +57,11 @@ impl ForwardContext {
             window_masks.insert(*window, window_mask(tokens, *window, device)?);
         }
         Ok(ForwardContext { rope, gates: ModelGates::new(model, gates)?, window_masks })
+    }
+
+    /// Context of a model without masks.
+    pub fn unmasked(model: &HfModel, tokens: i64, device: Device) -> Result<ForwardContext, TchError> {
+        ForwardContext::new(model, tokens, device, &Gates::none())
     }
 
     /// Replaces the gates, keeping the tables.
@@ -86,8 +98,8 @@ impl ForwardContext {
 /// One layer.
 #[derive(Debug)]
 pub struct Block {
-    attention: Attention,
-    mlp: Mlp,
+    pub(super) attention: Attention,
+    pub(super) mlp: Mlp,
 }
 
 impl Block {
@@ -108,7 +120,7 @@ impl Block {
             query_norm: model.qk_norm.then(|| get("self_attn.q_norm.weight")).transpose()?,
             key_norm: model.qk_norm.then(|| get("self_attn.k_norm.weight")).transpose()?,
             output: linear(&mut get, "self_attn.o_proj", bias.output)?,
-            heads: HeadLayout::of(model),
+            layout: HeadLayout::of(model),
             eps,
         };
         let mlp = Mlp {
@@ -142,7 +154,7 @@ fn linear<E>(get: &mut impl FnMut(&str) -> Result<Tensor, E>, stem: &str, bias: 
 /// The way in: token embedding.
 #[derive(Debug)]
 pub struct Embedding {
-    weight: Tensor,
+    pub(super) weight: Tensor,
     /// A tied embedding is not masked: the head, which is the same tensor, is only read through the final norm.
     masked: bool,
 }
@@ -163,8 +175,8 @@ impl Embedding {
 /// The way out: final norm and output head.
 #[derive(Debug)]
 pub struct Head {
-    norm: Tensor,
-    weight: Tensor,
+    pub(super) norm: Tensor,
+    pub(super) weight: Tensor,
 }
 
 impl Head {
@@ -202,15 +214,29 @@ impl Head {
         let (normed, _) = rms_norm(x, &self.norm, model.rms_norm_eps, context.hidden())?;
         loss::next_token_losses(&normed, &self.weight, input_ids, scale)
     }
+
+    /// Residual stream `x [B, T, D]` to the losses `[N]` of `targets [N]` at `positions [N]` of the B·T tokens.
+    fn target_losses(
+        &self,
+        model: &HfModel,
+        x: &Tensor,
+        positions: &Tensor,
+        targets: &Tensor,
+        context: &ForwardContext,
+    ) -> Result<Tensor, TchError> {
+        let chosen = x.f_reshape([-1, model.hidden_size])?.f_index_select(0, positions)?;
+        let (normed, _) = rms_norm(&chosen, &self.norm, model.rms_norm_eps, context.hidden())?;
+        loss::target_losses(&normed, &self.weight, targets)
+    }
 }
 
 /// A whole model.
 #[derive(Debug)]
 pub struct Decoder {
     model: HfModel,
-    embedding: Embedding,
-    blocks: Vec<Block>,
-    head: Head,
+    pub(super) embedding: Embedding,
+    pub(super) blocks: Vec<Block>,
+    pub(super) head: Head,
     /// Every n-th block is computed again in the backward; 0: none.
     recompute_every: usize,
 }
@@ -264,5 +290,17 @@ impl Decoder {
         context: &ForwardContext,
     ) -> Result<BatchLosses, TchError> {
         self.head.losses(&self.model, x, input_ids, scale, context)
+    }
+
+    /// Losses `[N]` (nats, fp32) of single targets: token `targets [N]` (int64) after position `positions [N]` (int64) of
+    /// the B·T tokens of the residual stream `x [B, T, D]`. Only these positions get logits.
+    pub fn target_losses(
+        &self,
+        x: &Tensor,
+        positions: &Tensor,
+        targets: &Tensor,
+        context: &ForwardContext,
+    ) -> Result<Tensor, TchError> {
+        self.head.target_losses(&self.model, x, positions, targets, context)
     }
 }

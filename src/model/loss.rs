@@ -38,6 +38,13 @@ pub fn next_token_losses(x: &Tensor, head: &Tensor, input_ids: &Tensor, scale: f
     Ok(BatchLosses { objective, tokens: token_losses.f_view([rows, tokens])? })
 }
 
+/// Cross entropy (nats) `[N]`, fp32, of `targets [N]` given the normed rows `x [N, D]` that are to predict them and the
+/// output head `[V, D]`: for a few chosen targets, where [`next_token_losses`] takes every token.
+pub fn target_losses(x: &Tensor, head: &Tensor, targets: &Tensor) -> Result<Tensor, TchError> {
+    let chunk = chunk_tokens(head.size()[0], head.f_kind()?, targets.numel() as i64);
+    Ok(linear_cross_entropy(x, head, targets, 1.0, chunk)?.token_losses)
+}
+
 /// How many tokens have logits at a time: chunks of one size within [`LOGITS_BYTES`].
 pub fn chunk_tokens(vocab_size: i64, kind: Kind, tokens: i64) -> i64 {
     let most = (LOGITS_BYTES / (vocab_size * kind.elt_size_in_bytes() as i64).max(1)).max(64);
@@ -53,6 +60,23 @@ pub fn targets_per_row(tokens: usize) -> usize {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn chosen_targets_have_the_losses_that_they_have_among_all() {
+        let noise = |name: &str, size: &[i64]| {
+            Tensor::from_slice(&shearling_masks::weight_normals(3, name, size.iter().product::<i64>() as usize))
+                .view(size)
+        };
+        let (x, head) = (noise("x", &[2, 5, 8]), noise("head", &[11, 8]));
+        let ids = Tensor::from_slice(&[3i64, 1, 4, 1, 5, 9, 2, 6, 5, 10]).view([2, 5]);
+        let all = next_token_losses(&x, &head, &ids, 1.0).unwrap().tokens.view([-1]);
+        let positions = Tensor::from_slice(&[7i64, 0, 2]);
+        let targets = Tensor::from_slice(&[5i64, 1, 1]);
+        let chosen = x.view([-1, 8]).index_select(0, &positions);
+        let found = target_losses(&chosen, &head, &targets).unwrap();
+        let apart = (found - all.index_select(0, &positions)).abs().max().double_value(&[]);
+        assert!(apart < 1e-6, "{apart}");
+    }
 
     #[test]
     fn chunks_are_even_and_within_the_limit() {

@@ -8,13 +8,17 @@
 //! decoder      embedding -> L blocks -> norm -> logits
 //!   attention    norm, q/k/v, rope, scaled dot product, head gates, output
 //!   mlp          norm, silu(gate) * up * gate mask, down
+//! decode       new tokens after those in a cache: prefill and step, no masks, no gradients
+//! cache        keys and values of the tokens so far
 //! gates        the masks' gates in the form in which the layers use them
 //! loss         next-token cross entropy per token and per row, a few rows of logits at a time
 //! count        parameters and FLOPs by part, without building a model
 //! ```
 
 pub mod attention;
+pub mod cache;
 pub mod count;
+mod decode;
 pub mod decoder;
 pub mod gates;
 pub mod init;
@@ -26,5 +30,6 @@ pub mod parameters;
 pub mod rope;
 
 pub use crate::checkpoint::HfModel;
+pub use cache::{DecodeError, KvCache};
 pub use decoder::{Block, Decoder, Embedding, ForwardContext, Head};
 pub use parameters::{Parameter, Role};

@@ -37,6 +37,11 @@ impl RopeTable {
         rope(x, &self.cos, &self.sin)
     }
 
+    /// Tables for positions `start..start + tokens` of these.
+    pub fn narrow(&self, start: i64, tokens: i64) -> Result<RopeTable, TchError> {
+        Ok(RopeTable { cos: self.cos.f_narrow(0, start, tokens)?, sin: self.sin.f_narrow(0, start, tokens)? })
+    }
+
     /// The same tensors again.
     pub fn shallow_clone(&self) -> RopeTable {
         RopeTable { cos: self.cos.shallow_clone(), sin: self.sin.shallow_clone() }

@@ -16,6 +16,21 @@ pub fn tune() -> bool {
     options.into_iter().all(|(option, value)| unsafe { libc::mallopt(option, value) } == 1)
 }
 
+/// Gives memory that no tensor uses back to the system, as far as it can, so that the process is as large as what it
+/// holds: for measuring. Returns whether it could: glibc only.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+pub fn release_unused() -> bool {
+    // SAFETY: it touches free memory only, under the allocator's lock. It returns 0 where there was nothing to give.
+    unsafe { libc::malloc_trim(0) };
+    true
+}
+
+/// Another allocator, with other habits: left alone.
+#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
+pub fn release_unused() -> bool {
+    false
+}
+
 /// Another allocator, with other habits: left alone.
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
 pub fn tune() -> bool {

@@ -7,6 +7,8 @@ pub mod adamw;
 pub mod allocator;
 pub mod attention;
 pub mod autograd;
+pub mod bandwidth;
+pub mod cached_attention;
 pub mod checkpoint;
 pub mod cross_entropy;
 pub mod cuda;

@@ -5,7 +5,7 @@
 //! setup ─► Trainer ─► [ step ─► (evaluate ─► mixer) ─► (save) ] × steps ─► Outcome
 //!            │          batch ─► micro-batches: gates ─► forward ─► loss ─► backward
 //!            │          Lagrangian ─► backward;  norms ─► clip ─► AdamW ─► clamp masks
-//!            └ run folder: resolved.toml, metrics.jsonl, masks/, checkpoints/step-N/
+//!            └ run folder: resolved.toml, journal (metrics.jsonl, tensorboard/), masks/, checkpoints/step-N/
 //! ```
 //!
 //! Everything random comes from counters, so a run that stops at any step and resumes is the same run.
@@ -14,6 +14,7 @@ pub mod adamw;
 pub mod decide;
 mod error;
 pub mod evaluation;
+pub mod journal;
 pub mod memory;
 pub mod metrics;
 pub mod phases;
@@ -22,6 +23,7 @@ pub mod run;
 pub mod schedule;
 pub mod setup;
 pub mod step;
+pub mod tensorboard;
 pub mod trainer;
 
 pub use error::Error;

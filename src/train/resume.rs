@@ -173,6 +173,7 @@ pub fn check_same_run(saved: &RunConfig, now: &RunConfig) -> Result<(), Error> {
         let mut config = config.clone();
         config.run.directory = Default::default();
         config.run.device = String::new();
+        config.run.tensorboard = false;
         config.data.prefetch = 0;
         config.train.moments_on_host = false;
         config.train.activation_checkpointing = 0;
@@ -231,7 +232,13 @@ mod tests {
     #[test]
     fn only_what_changes_the_run_is_refused() {
         let saved = parse(CONFIG, "saved", &[]).unwrap();
-        let same = ["run.device=cpu", "checkpoint.every_steps=3", "run.directory=b", "train.moments_on_host=true"];
+        let same = [
+            "run.device=cpu",
+            "checkpoint.every_steps=3",
+            "run.directory=b",
+            "train.moments_on_host=true",
+            "run.tensorboard=true",
+        ];
         let same = same.map(String::from);
         check_same_run(&saved, &parse(CONFIG, "now", &same).unwrap()).unwrap();
         for (other, expected) in [

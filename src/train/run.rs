@@ -3,8 +3,9 @@
 use super::Error;
 use super::decide::{Intervals, improves};
 use super::evaluation::EvalReport;
+use super::journal::Journal;
 use super::memory::{MemoryEstimate, checkpoint_bytes};
-use super::metrics::{self, MetricsFile, Timing};
+use super::metrics::{self, Timing};
 use super::resume::{MASKS, check_same_run};
 use super::setup::Setup;
 use super::step::StepReport;
@@ -71,38 +72,40 @@ pub fn run(setup: &Setup, resume: bool, stop_at: Option<u64>, observer: &mut dyn
     let Opened { folder, _lock, mut trainer, mut checkpoint } =
         if resume { reopen(setup, observer)? } else { start(setup)? };
     memory::restart_peak(setup.device);
-    let mut metrics = MetricsFile::open(folder.root(), trainer.counters.step)?;
+    let mut journal = Journal::open(folder.root(), trainer.counters.step, setup.config.run.tensorboard)?;
     let kind = if resume { "resume" } else { "start" };
-    metrics.write(&metrics::event(kind, trainer.counters.step, start_fields(setup, &trainer)))?;
+    journal.write(&metrics::event(kind, trainer.counters.step, start_fields(setup, &trainer)))?;
     observer.started(&trainer, resume);
+    journal.take_warning().iter().for_each(|warning| observer.noted(warning));
     if trainer.counters.step == 0 {
-        evaluate_start(&mut trainer, &mut metrics, observer)?;
+        evaluate_start(&mut trainer, &mut journal, observer)?;
     }
     let intervals = Intervals::new(&setup.config, stop_at);
     while !intervals.stops(trainer.counters.step, false) {
-        if let Err(error) = one_step(&mut trainer, &mut metrics, observer) {
+        if let Err(error) = one_step(&mut trainer, &mut journal, observer) {
             // Data that ran out or broke leaves the state between two steps whole: the steps so far are kept.
             if matches!(error, Error::Domains(_)) && is_unsaved(&trainer, checkpoint.as_ref()) {
-                save(&mut trainer, setup, &folder, &mut metrics, observer)?;
+                save(&mut trainer, setup, &folder, &mut journal, observer)?;
             }
             return Err(error);
         }
         let step = trainer.counters.step;
         let interrupted = observer.interrupted();
         if intervals.evaluates(step) || intervals.saves_on_schedule(step) {
-            evaluate(&mut trainer, &folder, &intervals, &mut metrics, observer)?;
+            evaluate(&mut trainer, &folder, &intervals, &mut journal, observer)?;
         }
         let stops = intervals.stops(step, interrupted);
         if intervals.saves(step, interrupted) {
-            match save(&mut trainer, setup, &folder, &mut metrics, observer) {
+            match save(&mut trainer, setup, &folder, &mut journal, observer) {
                 // There will be another save; the last good one is still there.
                 Err(Error::Checkpoint(error @ CheckpointError::NoSpace { .. })) if !stops => {
-                    metrics.write(&metrics::event("not_saved", step, json!({ "reason": error.to_string() })))?;
+                    journal.write(&metrics::event("not_saved", step, json!({ "reason": error.to_string() })))?;
                     observer.noted(&format!("step {step}: no checkpoint was written: {error}"));
                 }
                 saved => checkpoint = Some(saved?),
             }
         }
+        journal.take_warning().iter().for_each(|warning| observer.noted(warning));
         if stops {
             break;
         }
@@ -218,25 +221,25 @@ fn source_stages(setup: &Setup) -> Option<Vec<(String, u64, u64)>> {
     Some(card.stages)
 }
 
-fn one_step(trainer: &mut Trainer, metrics: &mut MetricsFile, observer: &mut dyn Observer) -> Result<(), Error> {
+fn one_step(trainer: &mut Trainer, journal: &mut Journal, observer: &mut dyn Observer) -> Result<(), Error> {
     let before = Instant::now();
     let report = trainer.step()?;
     let seconds = before.elapsed().as_secs_f64();
     trainer.counters.seconds += seconds;
     let timing = Timing { seconds, tokens_per_second: report.tokens as f64 / seconds.max(1e-9) };
-    metrics.write(&metrics::step_record(trainer, &report, timing))?;
+    journal.write(&metrics::step_record(trainer, &report, timing))?;
     let exhausted: Vec<String> =
         report.exhausted.iter().filter(|name| trainer.exhausted.insert((*name).clone())).cloned().collect();
     if !exhausted.is_empty() {
         let names = exhausted.join(", ");
-        metrics.write(&metrics::event("exhausted", report.step, json!({ "domains": exhausted })))?;
+        journal.write(&metrics::event("exhausted", report.step, json!({ "domains": exhausted })))?;
         observer.noted(&format!(
             "step {}: {names} reached data.max_epochs and left the mix; its share goes to the other domains",
             report.step
         ));
     }
     if !report.applied {
-        metrics.write(&metrics::event("skip", report.step, json!({ "in_row": trainer.counters.skipped_in_row })))?;
+        journal.write(&metrics::event("skip", report.step, json!({ "in_row": trainer.counters.skipped_in_row })))?;
         observer.noted(&format!("step {}: non-finite loss or gradient, the update was skipped", report.step));
         let limit = trainer.config.train.max_skipped_steps;
         if trainer.counters.skipped_in_row >= limit.max(1) {
@@ -248,9 +251,9 @@ fn one_step(trainer: &mut Trainer, metrics: &mut MetricsFile, observer: &mut dyn
 }
 
 /// The model that the run starts from, without masks: what pruning takes away, and training adds, is measured from here.
-fn evaluate_start(trainer: &mut Trainer, metrics: &mut MetricsFile, observer: &mut dyn Observer) -> Result<(), Error> {
+fn evaluate_start(trainer: &mut Trainer, journal: &mut Journal, observer: &mut dyn Observer) -> Result<(), Error> {
     let report = trainer.evaluate_plain()?;
-    metrics.write(&metrics::eval_record(trainer, &report, None))?;
+    journal.write(&metrics::eval_record(trainer, &report, None))?;
     observer.evaluated(trainer, &report);
     Ok(())
 }
@@ -259,15 +262,15 @@ fn evaluate(
     trainer: &mut Trainer,
     folder: &RunDir,
     intervals: &Intervals,
-    metrics: &mut MetricsFile,
+    journal: &mut Journal,
     observer: &mut dyn Observer,
 ) -> Result<(), Error> {
     let report = trainer.evaluate(intervals)?;
     let snapshot = snapshot(trainer, folder.root())?;
-    metrics.write(&metrics::eval_record(trainer, &report, snapshot.as_deref()))?;
+    journal.write(&metrics::eval_record(trainer, &report, snapshot.as_deref()))?;
     observer.evaluated(trainer, &report);
     if intervals.saves_on_schedule(trainer.counters.step) {
-        compete(trainer, report.mean, metrics, observer)?;
+        compete(trainer, report.mean, journal, observer)?;
     }
     Ok(())
 }
@@ -277,12 +280,12 @@ fn evaluate(
 fn compete(
     trainer: &mut Trainer,
     mut loss: Option<f64>,
-    metrics: &mut MetricsFile,
+    journal: &mut Journal,
     observer: &mut dyn Observer,
 ) -> Result<(), Error> {
     if trainer.masks().is_some() {
         let cut = trainer.evaluate_target()?;
-        metrics.write(&metrics::eval_record(trainer, &cut, None))?;
+        journal.write(&metrics::eval_record(trainer, &cut, None))?;
         observer.evaluated(trainer, &cut);
         loss = cut.mean;
     }
@@ -319,7 +322,7 @@ fn save(
     trainer: &mut Trainer,
     setup: &Setup,
     folder: &RunDir,
-    metrics: &mut MetricsFile,
+    journal: &mut Journal,
     observer: &mut dyn Observer,
 ) -> Result<StepDir, Error> {
     let stage = match setup.stage {
@@ -330,7 +333,7 @@ fn save(
     let step = trainer.counters.step;
     let keep: Vec<u64> = [Some(step), trainer.counters.best.map(|best| best.step)].into_iter().flatten().collect();
     folder.retain(&keep, Verify::Sizes)?;
-    metrics.write(&metrics::event("save", step, json!({ "kept": keep })))?;
+    journal.write(&metrics::event("save", step, json!({ "kept": keep })))?;
     observer.saved(step, saved.path());
     Ok(saved)
 }

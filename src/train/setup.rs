@@ -120,6 +120,8 @@ impl Setup {
                 tokenizer.display()
             ));
         }
+        let written = self.spec.as_ref().map(|spec| shape::resized(&self.model, spec.target()));
+        warnings.extend(loads_in_some_only(written.as_ref().unwrap_or(&self.model)));
         warnings
     }
 
@@ -213,6 +215,18 @@ fn check_loads_elsewhere(model: &HfModel) -> Result<(), Error> {
     )))
 }
 
+/// Shapes that transformers loads and other tools do not: llama.cpp and vLLM have no `head_dim` for Qwen2, they divide.
+fn loads_in_some_only(model: &HfModel) -> Option<String> {
+    let (hidden, heads, head_dim) = (model.hidden_size, model.num_attention_heads, model.head_dim);
+    (model.architecture == Architecture::Qwen2 && heads * head_dim != hidden).then(|| {
+        format!(
+            "hidden_size = {hidden} is not num_attention_heads × head_dim = {heads} × {head_dim}: transformers loads such \
+             a Qwen2ForCausalLM, llama.cpp and vLLM do not; take hidden_size = {} to use the written model there",
+            heads * head_dim
+        )
+    })
+}
+
 /// Refuses data whose ids or rows the model cannot take.
 pub fn check_data_fits(dataset: &Dataset, model: &HfModel) -> Result<(), Error> {
     if dataset.vocab_size() as i64 > model.vocab_size {
@@ -293,6 +307,24 @@ mod tests {
         assert!(message.contains("\"a\""), "{message}");
         let more = ["b".to_string(), "a".to_string(), "c".to_string()];
         assert!(in_order("k", &given, &more).unwrap_err().to_string().contains("\"c\""));
+    }
+
+    #[test]
+    fn only_a_qwen2_whose_heads_are_narrower_than_its_stream_is_warned_of() {
+        let folder = tempfile::tempdir().unwrap();
+        let model = |class: &str, kind: &str, hidden: i64| {
+            let config = serde_json::json!({
+                "architectures": [class], "model_type": kind, "vocab_size": 64, "hidden_size": hidden, "head_dim": 8,
+                "intermediate_size": 48, "num_hidden_layers": 2, "num_attention_heads": 4, "num_key_value_heads": 2,
+            });
+            let path = folder.path().join("config.json");
+            std::fs::write(&path, config.to_string()).unwrap();
+            HfConfig::read(&path).unwrap().model().unwrap()
+        };
+        let warning = loads_in_some_only(&model("Qwen2ForCausalLM", "qwen2", 40)).unwrap();
+        assert!(warning.contains("take hidden_size = 32"), "{warning}");
+        assert_eq!(loads_in_some_only(&model("Qwen2ForCausalLM", "qwen2", 32)), None);
+        assert_eq!(loads_in_some_only(&model("Qwen3ForCausalLM", "qwen3", 40)), None);
     }
 
     #[test]

@@ -24,8 +24,8 @@ fn parameters(folder: &Path) -> i64 {
 
 #[test]
 fn every_command_explains_itself() {
-    let commands: [(&[&str], &[&str]); 14] = [
-        (&[], &["doctor", "data", "plan", "prune", "pretrain", "export", "eval", "inspect", "demo"]),
+    let commands: [(&[&str], &[&str]); 16] = [
+        (&[], &["doctor", "data", "plan", "prune", "pretrain", "export", "eval", "inspect", "watch", "demo"]),
         (&["doctor"], &["--device", "--json"]),
         (&["data"], &["prepare", "inspect"]),
         (
@@ -34,13 +34,15 @@ fn every_command_explains_itself() {
         ),
         (&["data", "inspect"], &["--verify", "--preview", "--json"]),
         (&["plan"], &["--config", "--set", "--tokens-per-second", "--tflops", "--json"]),
-        (&["prune"], &["--config", "--set", "--resume", "--device", "--stop-at"]),
-        (&["pretrain"], &["--config", "--set", "--resume", "--device", "--stop-at"]),
+        (&["prune"], &["--config", "--set", "--resume", "--device", "--tensorboard", "--stop-at"]),
+        (&["pretrain"], &["--config", "--set", "--resume", "--device", "--tensorboard", "--stop-at"]),
         (&["export"], &["RUN@STEP", "--out", "--dtype"]),
-        (&["eval"], &["--data", "--rows", "--write-reference", "--json"]),
+        (&["eval"], &["--data", "--rows", "--task", "--limit", "--answers", "--csv", "--write-reference", "--json"]),
         (&["inspect"], &["model", "masks", "run"]),
         (&["inspect", "masks"], &["RUN@STEP", "--against", "--csv", "--json"]),
         (&["inspect", "run"], &["--csv", "--json"]),
+        (&["watch"], &["--once", "--interval", "--json"]),
+        (&["tensorboard"], &["--out"]),
         (&["demo"], &["--data", "--out", "--scale"]),
     ];
     for (command, options) in commands {

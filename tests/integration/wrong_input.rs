@@ -402,3 +402,78 @@ fn a_device_that_is_not_there_is_refused() {
     *arguments.last_mut().unwrap() = device.clone();
     place.refuses(&arguments, &[&format!("{device:?}"), reason]);
 }
+
+#[test]
+fn questions_that_are_none_name_file_and_line() {
+    let place = Place::new();
+    let source = place.source(json!({})).display().to_string();
+    let file = place.path().join("questions.jsonl");
+    let good = r#"{"goal":"g","sol1":"a","sol2":"b","label":1}"#;
+    let cases: [(&str, &[&str]); 8] = [
+        ("", &["no questions"]),
+        ("not json", &["line 1", "not a JSON object"]),
+        (&good[..20], &["line 1", "not a JSON object"]),
+        (r#"{"text":"x"}"#, &["line 1", "no known kind", "hellaswag", "arc", "piqa"]),
+        (&good.replace(":1}", ":7}"), &["line 1", "\"label\" is 7", "2 choices"]),
+        (&format!("{good}\n{}", good.replace("\"b\"", "3")), &["line 2", "\"sol2\" is not a text"]),
+        (r#"{"question":"q","answerKey":"A","choices":{"text":[],"label":[]}}"#, &["line 1", "has 0 choices"]),
+        (&good.replace("\"g\"", &format!("\"{}\"", "x".repeat(2 << 20))), &["line 1", "bytes"]),
+    ];
+    for (text, named) in cases {
+        std::fs::write(&file, text).unwrap();
+        let task = file.display().to_string();
+        place.refuses(&["eval", &source, "--task", &task], &[&[task.as_str()], named].concat());
+    }
+    place.refuses(&["eval", &source, "--task", &place.at("")], &["it is a folder"]);
+    place.refuses(&["eval", &source, "--task", &place.at("none.jsonl")], &["cannot open", "none.jsonl"]);
+
+    std::fs::write(&file, good).unwrap();
+    let task = file.display().to_string();
+    place.refuses(&["eval", &source], &["--data"]);
+    place.refuses(&["eval", &source, "--data", &data_path(), "--limit", "3"], &["--task"]);
+    place.refuses(&["eval", &source, "--task", &task, "--task", &task], &["\"questions\"", "NAME=FILE"]);
+    place.refuses(&["eval", &source, "--task", &task, "--csv", &place.at("")], &["--csv", "folder"]);
+    let arc = format!("arc:{task}");
+    place.refuses(&["eval", &source, "--task", &arc], &["line 1", "\"question\""]);
+}
+
+#[test]
+fn models_that_cannot_answer_are_named_before_anything_is_asked() {
+    let place = Place::new();
+    let source = place.source(json!({}));
+    let task = fixture("lm-eval/piqa.jsonl").display().to_string();
+
+    // A tokenizer of another model: its ids are beyond the vocabulary.
+    let small = place.path().join("small");
+    write_model(&small, &families().remove(0).1, 1);
+    std::fs::copy(source.join("tokenizer.json"), small.join("tokenizer.json")).unwrap();
+    let small = small.display().to_string();
+    place.refuses(&["eval", &small, "--task", &task], &["piqa.jsonl", "line 1", "vocabulary of 64", "tokenizer.json"]);
+
+    // No choice fits into a model of two tokens.
+    let short = place.path().join("short");
+    copy_folder(&source, &short);
+    edit_json(&short.join("config.json"), json!({ "max_position_embeddings": 2 }));
+    let short = short.display().to_string();
+    place.refuses(&["eval", &short, "--task", &task], &["choice 0", "the model takes 2", "max_position_embeddings"]);
+
+    // Weights that are no numbers give no answers.
+    let broken = place.path().join("broken");
+    copy_folder(&source, &broken);
+    let weights = broken.join("model.safetensors");
+    let read = shearling::checkpoint::TensorFile::read(&weights, tch::Device::Cpu).unwrap();
+    let damaged: Vec<_> = read.tensors.into_iter().map(|(name, tensor)| (name, tensor * f64::NAN)).collect();
+    shearling::checkpoint::TensorFile::write(&weights, &damaged, &Default::default()).unwrap();
+    let broken = broken.display().to_string();
+    place.refuses(&["eval", &broken, "--task", &task], &["piqa.jsonl", "line 1", "NaN", "damaged"]);
+
+    // All problems of all models at once.
+    let bare = place.path().join("bare");
+    copy_folder(&source, &bare);
+    std::fs::remove_file(bare.join("tokenizer.json")).unwrap();
+    let (bare, none, source) = (bare.display().to_string(), place.at("none"), source.display().to_string());
+    place.refuses(&["eval", &bare, "--task", &task], &["bare", "tokenizer.json"]);
+    let all = ["eval", &source, &bare, &none, &small, "--data", &data_path(), "--task", &task];
+    let named = ["3 of 4 models", &bare, "tokenizer.json", &none, "config.json", &small, "vocabulary of 300"];
+    place.refuses(&all, &named);
+}

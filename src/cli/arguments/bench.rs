@@ -3,6 +3,7 @@
 use super::{ConfigArguments, DtypeArgument};
 use clap::{Args, Subcommand, ValueEnum};
 use std::num::NonZeroUsize;
+use std::path::PathBuf;
 
 /// `bench`
 #[derive(Debug, Subcommand)]
@@ -12,8 +13,16 @@ pub enum Bench {
     /// Takes steps of a run's configuration (--config), or of a shape by name on generated text with random weights.
     /// Nothing is kept. The first steps are not counted; the device is waited for after every phase.
     Step(BenchStep),
-    /// Compare the fast operations on a device with plain ones in fp64 on the CPU, and three steps of pruning with the
-    /// CPU's; exit code 1 on a difference.
+    /// How fast models answer: reading a prompt, then one token after the other with a key/value cache, one text at a
+    /// time; several models side by side, the source first.
+    ///
+    /// The models are measured in turn, round by round, so that a busy moment of the machine hits all of them. Beside the
+    /// tokens per second stands the roofline: a step reads every weight once, so no step is faster than the memory, whose
+    /// bandwidth is measured in the same rounds on the same threads. Memory is that of each model alone: weights, cache
+    /// and what a forward needs, not what loading needs for a moment.
+    Latency(BenchLatency),
+    /// Compare the fast operations on a device with plain ones in fp64 on the CPU, and three steps of pruning and
+    /// decoding with a cache with the CPU's; exit code 1 on a difference.
     Check(BenchCheck),
 }
 
@@ -63,6 +72,39 @@ pub struct BenchStep {
     /// product reaches.
     #[arg(long, value_name = "N")]
     pub peak_tflops: Option<f64>,
+    /// One JSON object instead of a table.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `bench latency`
+#[derive(Debug, Args)]
+pub struct BenchLatency {
+    /// Hugging Face folders; ratios are to the first.
+    #[arg(required_unless_present = "shape")]
+    pub models: Vec<PathBuf>,
+    /// Random weights of a shape by name, after the folders: tiny, small, base, 1.3b, 2.7b or 7b; NAME:target is what
+    /// `bench step` prunes it to, three quarters of every dimension. May be repeated.
+    #[arg(long, value_name = "NAME")]
+    pub shape: Vec<String>,
+    /// Tokens of the prompt; default 512, or half of what the smallest model takes.
+    #[arg(long, value_name = "N")]
+    pub prompt_tokens: Option<NonZeroUsize>,
+    /// Tokens after it; default 64, or what the smallest model then has room for.
+    #[arg(long, value_name = "N")]
+    pub new_tokens: Option<NonZeroUsize>,
+    /// Rounds that count; one before them does not.
+    #[arg(long, value_name = "N", default_value = "5")]
+    pub rounds: NonZeroUsize,
+    /// Kind of weights and computation, the same for all models.
+    #[arg(long, default_value = "bf16")]
+    pub dtype: DtypeArgument,
+    /// Device: auto, cpu, cuda or cuda:N.
+    #[arg(long, default_value = "auto")]
+    pub device: String,
+    /// Write the JSON object to this file too; `shearling report --latency` shows it.
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
     /// One JSON object instead of a table.
     #[arg(long)]
     pub json: bool,

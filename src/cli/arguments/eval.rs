@@ -1,28 +1,46 @@
 //! Arguments of `eval`.
 
 use super::DtypeArgument;
+use crate::eval::multiple_choice::TaskKind;
 use clap::Args;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
+use std::str::FromStr;
 
 /// `eval`
 #[derive(Debug, Args)]
 pub struct Eval {
-    /// Hugging Face folders, compared side by side.
+    /// Hugging Face folders, compared side by side: ours, or another tool's.
     #[arg(required = true)]
     pub models: Vec<PathBuf>,
     /// Folder written by `data prepare`.
-    #[arg(long, value_name = "DIR")]
-    pub data: PathBuf,
+    #[arg(long, value_name = "DIR", required_unless_present = "tasks")]
+    pub data: Option<PathBuf>,
     /// Validation rows per domain.
     #[arg(long, default_value = "256")]
     pub rows: NonZeroUsize,
-    /// Rows per forward.
+    /// Multiple-choice questions, a JSON object per line; may be given several times. The kind is hellaswag, arc or
+    /// piqa, and is told by the fields if it is left out; the name is the file's if it is left out.
+    #[arg(long = "task", value_name = "[NAME=][KIND:]FILE")]
+    pub tasks: Vec<TaskArgument>,
+    /// Only the first questions of each task.
+    #[arg(long, value_name = "N", requires = "tasks")]
+    pub limit: Option<NonZeroUsize>,
+    /// Rows, or choices of questions, per forward.
     #[arg(long, default_value = "8")]
     pub micro_batch: NonZeroUsize,
     /// Write the losses of the (one) model as reference losses for mixer.reference_file.
-    #[arg(long, value_name = "FILE")]
+    #[arg(long, value_name = "FILE", requires = "data")]
     pub write_reference: Option<PathBuf>,
+    /// Write all figures as CSV, one per line: model, group (domain or task), name, measure, value, standard_error.
+    #[arg(long, value_name = "FILE")]
+    pub csv: Option<PathBuf>,
+    /// Write every answer as a line of JSON: task, model, line, label, the log-likelihoods, acc, acc_norm.
+    #[arg(long, value_name = "FILE", requires = "tasks")]
+    pub answers: Option<PathBuf>,
+    /// Write the JSON object to this file too; `shearling report --eval` shows it.
+    #[arg(long, value_name = "FILE")]
+    pub out: Option<PathBuf>,
     /// Device: auto, cpu, cuda or cuda:N.
     #[arg(long, default_value = "auto")]
     pub device: String,
@@ -32,4 +50,56 @@ pub struct Eval {
     /// One JSON object instead of a table.
     #[arg(long)]
     pub json: bool,
+}
+
+/// `[NAME=][KIND:]FILE`
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TaskArgument {
+    /// What the task is called.
+    pub name: String,
+    /// Kind of its questions, if given.
+    pub kind: Option<TaskKind>,
+    /// The file.
+    pub path: PathBuf,
+}
+
+impl FromStr for TaskArgument {
+    type Err = String;
+
+    fn from_str(text: &str) -> Result<TaskArgument, String> {
+        // A path may contain `=` and `:`; a name has no `/`, and a kind is one of three words.
+        let named = text.split_once('=').filter(|(name, _)| !name.contains('/'));
+        let (name, rest) = named.map_or((None, text), |(name, rest)| (Some(name), rest));
+        let kind = rest.split_once(':').and_then(|(kind, path)| Some((TaskKind::named(kind)?, path)));
+        let (kind, path) = kind.map_or((None, rest), |(kind, path)| (Some(kind), path));
+        let path = PathBuf::from(path);
+        let stem = path.file_stem().map(|stem| stem.to_string_lossy().into_owned());
+        let stem = stem.ok_or_else(|| "names no file; expected [NAME=][hellaswag:|arc:|piqa:]FILE".to_string())?;
+        match name {
+            Some("") => Err("the name before `=` is empty".to_string()),
+            _ => Ok(TaskArgument { name: name.map_or(stem, String::from), kind, path }),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn tasks_are_files_with_an_optional_name_and_kind() {
+        let parsed = |text: &str| {
+            let task: TaskArgument = text.parse().unwrap();
+            (task.name, task.kind, task.path.display().to_string())
+        };
+        let expected = |name: &str, kind, path: &str| (name.to_string(), kind, path.to_string());
+        assert_eq!(parsed("a/b.jsonl"), expected("b", None, "a/b.jsonl"));
+        assert_eq!(parsed("easy=a/b.jsonl"), expected("easy", None, "a/b.jsonl"));
+        assert_eq!(parsed("arc:b.jsonl"), expected("b", Some(TaskKind::Arc), "b.jsonl"));
+        assert_eq!(parsed("x=piqa:/b.jsonl"), expected("x", Some(TaskKind::Piqa), "/b.jsonl"));
+        assert_eq!(parsed("./a=1/c:d.jsonl"), expected("c:d", None, "./a=1/c:d.jsonl"));
+        for wrong in ["", "=b.jsonl", "x=", "arc:", ".."] {
+            assert!(wrong.parse::<TaskArgument>().is_err(), "{wrong:?}");
+        }
+    }
 }

@@ -2,13 +2,17 @@
 
 mod bench;
 mod eval;
+mod generate;
 mod inspect;
 mod report;
+mod watch;
 
-pub use bench::{Bench, BenchCheck, BenchStep, Switch};
-pub use eval::Eval;
+pub use bench::{Bench, BenchCheck, BenchLatency, BenchStep, Switch};
+pub use eval::{Eval, TaskArgument};
+pub use generate::Generate;
 pub use inspect::{Inspect, InspectMasks, InspectModel, InspectRun};
 pub use report::Report;
+pub use watch::{Tensorboard, Watch};
 
 use crate::config::Dtype;
 use clap::{Args, Parser, Subcommand, ValueEnum};
@@ -47,17 +51,36 @@ pub enum Command {
     Pretrain(Run),
     /// Write a Hugging Face folder from any step of a run.
     Export(Export),
-    /// Loss per domain of one or more Hugging Face folders on held-out rows.
+    /// Losses by domain and multiple-choice accuracies of one or more Hugging Face folders, side by side.
+    ///
+    /// Loss, perplexity and bits per byte of every domain, on the first held-out rows of prepared data; accuracies on
+    /// multiple-choice questions, asked as lm-evaluation-harness asks them. All models see the same rows and questions,
+    /// and each is compared with the first one, pair by pair: `±` behind `vs` is the error of that difference.
+    /// docs/guides/evaluate.md has more.
     Eval(Eval),
     /// Look at a model, at what masks have learned, or at what happened in a run.
     #[command(subcommand)]
     Inspect(Inspect),
+    /// Follow a run while it goes on: progress, losses, sparsity, shares, speed.
+    ///
+    /// Reads metrics.jsonl and locks nothing, so it may be started and left at any time, by anybody who can read the
+    /// run. Redraws in place on a terminal, elsewhere prints a line whenever something is new. Ends with the run; one
+    /// that stopped half-way is waited for, since it may be resumed.
+    Watch(Watch),
     /// One page of pictures and answers from one or more runs: a self-contained HTML file, or served while a run goes on.
     ///
     /// Give the runs of one model together, in any order: `shearling report runs/prune runs/recover -o report.html`.
     /// What a run folder lacks is said in the report. docs/guides/report.md tells how to read each figure.
     Report(Report),
-    /// Time training steps and check the fast kernels against plain ones, on this machine.
+    /// Make TensorBoard event files of a run from its metrics; `prune --tensorboard` writes them as it goes.
+    Tensorboard(Tensorboard),
+    /// Let a model go on from a text: the first thing to do with a pruned one.
+    ///
+    /// The tokenizer of the folder is used, with the special tokens that it puts before a text itself. The text ends at
+    /// one of the model's end-of-text tokens, at a --stop string or after --max-tokens. Only the new text is on stdout;
+    /// speed and settings are on stderr.
+    Generate(Generate),
+    /// Time training steps and decoding, and check the fast kernels against plain ones, on this machine.
     #[command(subcommand)]
     Bench(Bench),
     /// The whole job on generated text (or yours): train, prune, continue, compare with two baselines.
@@ -188,6 +211,9 @@ pub struct Run {
     /// Device: auto, cpu, cuda or cuda:N; overrides run.device.
     #[arg(long)]
     pub device: Option<String>,
+    /// Also write TensorBoard event files, to RUN/tensorboard; the same as run.tensorboard = true.
+    #[arg(long)]
+    pub tensorboard: bool,
     /// Stop with a checkpoint after this step; --resume goes on.
     #[arg(long, value_name = "STEP")]
     pub stop_at: Option<NonZeroU64>,

@@ -1,22 +1,26 @@
 //! `shearling bench check`: every fast operation of a forward and backward on a device against plain operators in fp64
-//! on the CPU, and three steps of pruning against the same steps on the CPU. The tests compare the CPU's kernels with
-//! plain operators; this carries the comparison to a device that has no tests.
+//! on the CPU, and three steps of pruning and decoding with a cache against the same on the CPU. The tests compare the
+//! CPU's kernels with plain operators; this carries the comparison to a device that has no tests.
 
 use super::subject::Subject;
 use crate::cli::Printer;
 use crate::cli::arguments::BenchCheck;
 use crate::cli::table::Table;
 use crate::commands::Verdict;
+use crate::model::{Decoder, ForwardContext, KvCache};
 use crate::native::{
     attention, autograd, checkpoint, cross_entropy, device, embedding, projection, rms_norm, rope, swiglu,
 };
 use crate::train::Trainer;
 use crate::train::setup::Device;
 use serde_json::json;
+use shearling_masks::Gates;
 use tch::{Kind, TchError, Tensor};
 
 /// Steps of pruning that are compared.
 const STEPS: usize = 3;
+/// Tokens that are decoded.
+const DECODED: i64 = 40;
 
 /// `shearling bench check`
 pub(super) fn run(arguments: &BenchCheck) -> anyhow::Result<Verdict> {
@@ -34,6 +38,11 @@ pub(super) fn run(arguments: &BenchCheck) -> anyhow::Result<Verdict> {
         name: "three steps of pruning Float".into(),
         error: steps_error(device)?,
         tolerance: 1e-3,
+    });
+    results.push(Compared {
+        name: "decoding with a cache Float".into(),
+        error: decoding_error(device)?,
+        tolerance: 1e-4,
     });
     let passed = results.iter().all(Compared::passed);
     printer.data(table(&results), || to_json(&results, passed));
@@ -194,6 +203,31 @@ fn noise_error(device: Device) -> anyhow::Result<f64> {
         worst = larger(worst, expected.f_sub(found)?.f_abs()?.f_max()?.f_double_value(&[])?);
     }
     Ok(worst)
+}
+
+/// Largest relative difference of the logits that a device decodes with a key/value cache, in chunks and steps, from
+/// those of a full forward on the CPU.
+fn decoding_error(device: Device) -> anyhow::Result<f64> {
+    let subject = Subject::tiny(Device::Cpu)?;
+    let weights = subject.normal_weights(Device::Cpu)?;
+    let decoder = |device| {
+        Decoder::build(&subject.setup.model, &mut |name| {
+            let weight = weights.iter().find(|(own, _)| own == name).map(|(_, weight)| weight.f_to_device(device));
+            weight.unwrap_or_else(|| Err(TchError::Shape(format!("no weight {name}"))))
+        })
+    };
+    let ids = Tensor::f_arange(DECODED, (Kind::Int64, Device::Cpu))?.f_unsqueeze(0)?;
+    let (reference, model) = (decoder(Device::Cpu)?, &subject.setup.model);
+    let context = ForwardContext::new(model, DECODED, Device::Cpu, &Gates::none())?;
+    let expected = tch::no_grad(|| reference.forward(&ids, &context))?;
+    let (decoder, mut cache) = (decoder(device)?, KvCache::new(model, 1, 8, Kind::Float, device)?);
+    let mut found = Vec::new();
+    while cache.length() < DECODED {
+        let tokens = if cache.length() < 30 { 10 } else { 1 };
+        let chunk = ids.f_narrow(1, cache.length(), tokens)?.f_to_device(device)?;
+        found.push(decoder.forward_cached(&chunk, &mut cache)?.f_to_device(Device::Cpu)?);
+    }
+    Ok(relative(&expected, &Tensor::f_cat(&found, 1)?)?)
 }
 
 /// Largest relative difference of the losses of a few steps from the same weights.

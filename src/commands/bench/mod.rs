@@ -1,6 +1,8 @@
-//! `shearling bench`: how fast a training step is here, and whether the fast kernels compute what the plain ones do.
+//! `shearling bench`: how fast training steps and decoding are here, and whether the fast kernels compute what the plain
+//! ones do.
 
 mod check;
+pub(super) mod latency;
 mod peak;
 mod shapes;
 mod step;
@@ -13,6 +15,7 @@ use crate::cli::arguments::Bench;
 pub fn run(arguments: &Bench) -> anyhow::Result<Verdict> {
     match arguments {
         Bench::Step(arguments) => step::run(arguments),
+        Bench::Latency(arguments) => latency::run(arguments),
         Bench::Check(arguments) => check::run(arguments),
     }
 }

@@ -67,6 +67,21 @@ impl NamedShape {
         }
     }
 
+    /// The shape that [`NamedShape::target`] asks for, as `[model.random]`.
+    pub fn pruned_model(&self) -> RandomModel {
+        let (whole, target) = (self.model(), self.target());
+        RandomModel {
+            hidden_size: target.hidden_size.unwrap_or(whole.hidden_size),
+            intermediate_size: target.intermediate_size.unwrap_or(whole.intermediate_size),
+            num_hidden_layers: target.num_hidden_layers.unwrap_or(whole.num_hidden_layers),
+            num_attention_heads: target.num_attention_heads.unwrap_or(whole.num_attention_heads),
+            num_key_value_heads: target.num_key_value_heads.or(whole.num_key_value_heads),
+            // Pruning removes heads and leaves their size.
+            head_dim: Some(whole.hidden_size / whole.num_attention_heads),
+            ..whole
+        }
+    }
+
     /// As `[target]`: three quarters of every dimension, of the groups where heads are grouped.
     pub fn target(&self) -> Target {
         let kv_heads = self.num_key_value_heads * 3 / 4;

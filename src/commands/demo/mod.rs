@@ -11,17 +11,19 @@
 //! and repeated with `shearling prune` and `shearling pretrain`.
 
 mod recipe;
+mod report;
 mod table;
 
 use super::Verdict;
 use super::data::{PrepareProgress, folders, summary};
-use super::eval::{Evaluated, evaluate_folder};
+use super::eval::evaluate_folder;
 use super::run::{Written, execute, finish};
 use crate::checkpoint::write_atomic;
 use crate::cli::Printer;
 use crate::cli::arguments::Demo;
 use crate::config::{RunConfig, Stage, resolved_toml};
 use crate::eval::EvalRows;
+use crate::eval::report::ModelResult;
 use crate::inspect::{RunHistory, RunSummary};
 use crate::native::device;
 use crate::prune::Equivalence;
@@ -51,8 +53,10 @@ pub fn run(arguments: &Demo) -> anyhow::Result<Verdict> {
         printer.note("stopped; the finished stages are kept, but a demo does not resume");
         return Ok(Verdict::Done);
     };
+    let page = report::write(&results, &demo.dataset, &arguments.device, &printer)?;
     let seconds = started.elapsed().as_secs_f64();
     printer.data(table::text(&results, seconds), || table::json(&results, seconds));
+    printer.note(format!("to see what was learned, open {} in a browser", page.display()));
     let rerun = demo.recipe.folder.join("prune.toml");
     printer.note(format!("to repeat a stage: shearling prune --config {} --set run.directory=NEW", rerun.display()));
     Ok(Verdict::Done)
@@ -61,16 +65,29 @@ pub fn run(arguments: &Demo) -> anyhow::Result<Verdict> {
 /// What the demo ends with.
 struct Results {
     domains: Vec<String>,
-    source: Evaluated,
-    pruned: Evaluated,
-    recovered: Evaluated,
-    scratch: Evaluated,
-    one_shot: Evaluated,
+    source: ModelResult,
+    pruned: ModelResult,
+    recovered: ModelResult,
+    scratch: ModelResult,
+    one_shot: ModelResult,
     equivalence: Equivalence,
     one_shot_equivalence: Equivalence,
     proportions: BTreeMap<String, f64>,
     run: PathBuf,
     recipe: Recipe,
+}
+
+impl Results {
+    /// The models under the names of the final table.
+    fn models(&self) -> [(&'static str, &ModelResult); 5] {
+        [
+            ("source", &self.source),
+            ("just pruned", &self.pruned),
+            ("recovered", &self.recovered),
+            ("from scratch", &self.scratch),
+            ("one-shot cut", &self.one_shot),
+        ]
+    }
 }
 
 struct Stages {
@@ -137,7 +154,7 @@ impl Stages {
         execute(config, stage, false, None, &self.printer).with_context(|| format!("stage {name}"))
     }
 
-    fn evaluate(&self, model: &Path) -> anyhow::Result<Evaluated> {
+    fn evaluate(&self, model: &Path) -> anyhow::Result<ModelResult> {
         evaluate_folder(model, &self.dataset, &self.rows, self.recipe.micro_batch(), tch::Kind::Float, self.device)
     }
 }
@@ -160,8 +177,8 @@ fn prepare_data(recipe: &Recipe, text: Option<&Path>, printer: &Printer) -> anyh
     Ok(dataset)
 }
 
-fn references(source: &Evaluated) -> BTreeMap<String, f64> {
-    source.domains.iter().filter_map(|domain| Some((domain.domain.clone(), domain.loss?))).collect()
+fn references(source: &ModelResult) -> BTreeMap<String, f64> {
+    source.losses().into_iter().filter_map(|domain| Some((domain.domain.clone(), domain.loss?))).collect()
 }
 
 /// Proportions of the last step of a run.
@@ -171,6 +188,6 @@ fn final_proportions(run: &Path) -> anyhow::Result<BTreeMap<String, f64>> {
 }
 
 /// JSON of an evaluated model.
-fn losses_json(evaluated: &Evaluated) -> serde_json::Value {
-    json!({ "model": evaluated.name, "parameters": evaluated.parameters, "domains": evaluated.domains })
+fn losses_json(evaluated: &ModelResult) -> serde_json::Value {
+    json!({ "model": evaluated.model, "parameters": evaluated.parameters, "domains": evaluated.losses() })
 }

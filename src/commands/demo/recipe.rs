@@ -136,6 +136,7 @@ impl Recipe {
                 seed: self.seed,
                 device: self.device.clone(),
                 dtype: Dtype::Fp32,
+                tensorboard: false,
             },
             model,
             target: None,

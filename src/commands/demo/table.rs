@@ -2,24 +2,24 @@
 
 use super::{Results, losses_json};
 use crate::cli::table::{Table, duration, grouped, optional};
-use crate::commands::eval::Evaluated;
 use crate::eval::mean_loss;
 use crate::inspect::{MaskInspection, locate};
 use serde_json::{Value, json};
 
 /// The tables and the lines below them.
 pub(super) fn text(results: &Results, seconds: f64) -> String {
-    let columns = columns(results);
+    let models = results.models();
+    let columns = models.map(|(name, model)| (name, model.losses()));
     let header = std::iter::once("domain (loss)").chain(columns.iter().map(|(name, _)| *name)).chain(["final share"]);
     let mut table = Table::new(header);
     for (index, domain) in results.domains.iter().enumerate() {
-        let losses = columns.iter().map(|(_, model)| optional(model.domains[index].loss, 3));
+        let losses = columns.iter().map(|(_, losses)| optional(losses[index].loss, 3));
         let share = results.proportions.get(domain).map(|share| format!("{:.1} %", 100.0 * share));
         table.row(std::iter::once(domain.clone()).chain(losses).chain(share));
     }
-    let mean = columns.iter().map(|(_, model)| optional(mean_loss(&model.domains), 3));
+    let mean = columns.iter().map(|(_, losses)| optional(mean_loss(losses), 3));
     table.row(std::iter::once("mean".to_string()).chain(mean));
-    let parameters = columns.iter().map(|(_, model)| grouped(model.parameters));
+    let parameters = models.iter().map(|(_, model)| grouped(model.parameters));
     table.row(std::iter::once("parameters".to_string()).chain(parameters));
     let (prune, recover) = results.recipe.stage_steps();
     let mut text = format!("\n{table}\n");
@@ -36,7 +36,7 @@ pub(super) fn text(results: &Results, seconds: f64) -> String {
 
 /// The same as one JSON object.
 pub(super) fn json(results: &Results, seconds: f64) -> Value {
-    let models = columns(results).into_iter().map(|(name, model)| (name.to_string(), losses_json(model)));
+    let models = results.models().into_iter().map(|(name, model)| (name.to_string(), losses_json(model)));
     json!({
         "models": Value::Object(models.collect()),
         "final_proportions": results.proportions,
@@ -44,16 +44,6 @@ pub(super) fn json(results: &Results, seconds: f64) -> Value {
         "seconds": seconds,
         "folder": results.recipe.folder,
     })
-}
-
-fn columns(results: &Results) -> [(&'static str, &Evaluated); 5] {
-    [
-        ("source", &results.source),
-        ("just pruned", &results.pruned),
-        ("recovered", &results.recovered),
-        ("from scratch", &results.scratch),
-        ("one-shot cut", &results.one_shot),
-    ]
 }
 
 /// The kept shape in a few lines.

@@ -1,6 +1,7 @@
 // Matrix products by the fastest road that this machine has.
 #include "matmul.h"
 
+#include "matvec.h"
 #include "simd.h"
 
 #include <ATen/Context.h>
@@ -121,6 +122,8 @@ void gemm(const Tensor& a, const Tensor& b, Tensor& out, bool accumulate) {
     if (!accumulate) out.zero_();
   } else if (out.scalar_type() != a.scalar_type()) {
     mixed_addmm_serves(a, out) ? by_mixed_addmm(a, b, out, accumulate) : by_blocks(a, b, out, accumulate);
+  } else if (matvec_serves(a, b, out)) {
+    matvec(a, b, out, accumulate);
   } else if (onednn_serves(a, out)) {
     by_onednn(a, b, out, accumulate);
   } else if (accumulate) {

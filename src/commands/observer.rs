@@ -1,5 +1,5 @@
-//! Shows a run on the terminal: one line of progress, a line per evaluation and checkpoint; and turns Ctrl-C (or
-//! SIGTERM) into a checkpoint and a clean stop. A second signal stops at once.
+//! Shows a run of this process on the terminal: one line of progress, a line per evaluation and checkpoint; and turns
+//! Ctrl-C (or SIGTERM) into a checkpoint and a clean stop. A second signal stops at once.
 
 use crate::cli::Printer;
 use crate::cli::progress::Progress;
@@ -14,11 +14,11 @@ use std::sync::atomic::{AtomicBool, Ordering};
 
 static INTERRUPTED: AtomicBool = AtomicBool::new(false);
 /// Whether a loop is running that will look at `INTERRUPTED`.
-static WATCHING: AtomicBool = AtomicBool::new(false);
+static RUNNING: AtomicBool = AtomicBool::new(false);
 static HANDLER: OnceLock<bool> = OnceLock::new();
 
 /// The observer of the command line.
-pub struct Watch {
+pub struct TerminalObserver {
     printer: Printer,
     progress: Progress,
     steps: u64,
@@ -26,12 +26,12 @@ pub struct Watch {
     tokens_per_second: Option<f64>,
 }
 
-impl Watch {
-    /// Watches a run of `steps`; `label` starts every line.
-    pub fn new(printer: Printer, label: impl Into<String>, steps: u64) -> Watch {
+impl TerminalObserver {
+    /// Shows a run of `steps`; `label` starts every line.
+    pub fn new(printer: Printer, label: impl Into<String>, steps: u64) -> TerminalObserver {
         HANDLER.get_or_init(|| ctrlc::set_handler(on_signal).is_ok());
-        WATCHING.store(true, Ordering::SeqCst);
-        Watch { printer, progress: Progress::default(), steps, label: label.into(), tokens_per_second: None }
+        RUNNING.store(true, Ordering::SeqCst);
+        TerminalObserver { printer, progress: Progress::default(), steps, label: label.into(), tokens_per_second: None }
     }
 
     fn line(&mut self, text: String) {
@@ -42,19 +42,19 @@ impl Watch {
 
 fn on_signal() {
     // Outside the loop (folding, exporting) there is nothing to save: the checkpoint is whole.
-    if INTERRUPTED.swap(true, Ordering::SeqCst) || !WATCHING.load(Ordering::SeqCst) {
+    if INTERRUPTED.swap(true, Ordering::SeqCst) || !RUNNING.load(Ordering::SeqCst) {
         std::process::exit(130);
     }
     Printer::new(false).note("\nstopping after this step with a checkpoint; once more to stop at once");
 }
 
-impl Drop for Watch {
+impl Drop for TerminalObserver {
     fn drop(&mut self) {
-        WATCHING.store(false, Ordering::SeqCst);
+        RUNNING.store(false, Ordering::SeqCst);
     }
 }
 
-impl Observer for Watch {
+impl Observer for TerminalObserver {
     fn started(&mut self, trainer: &Trainer, resumed: bool) {
         let step = trainer.counters.step;
         let action = if resumed { format!("resumes after step {step}") } else { "starts".to_string() };

@@ -1,0 +1,38 @@
+//! Arguments of `watch` and `tensorboard`.
+
+use clap::Args;
+use std::path::PathBuf;
+
+/// `watch`
+#[derive(Debug, Args)]
+pub struct Watch {
+    /// The run folder.
+    pub run: PathBuf,
+    /// Show where the run stands now and end.
+    #[arg(long)]
+    pub once: bool,
+    /// Seconds between two looks.
+    #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = interval)]
+    pub interval: f64,
+    /// One JSON object instead of text; with --once.
+    #[arg(long, requires = "once")]
+    pub json: bool,
+}
+
+fn interval(text: &str) -> Result<f64, String> {
+    let seconds = text.parse::<f64>().ok().filter(|seconds| (0.1..=86_400.0).contains(seconds));
+    seconds.ok_or_else(|| "give seconds from 0.1 to 86400".to_string())
+}
+
+/// `tensorboard`
+#[derive(Debug, Args)]
+pub struct Tensorboard {
+    /// The run folder.
+    pub run: PathBuf,
+    /// Where to write; must not exist. Default RUN/tensorboard.
+    #[arg(long, value_name = "DIR")]
+    pub out: Option<PathBuf>,
+    /// One JSON object instead of the path.
+    #[arg(long)]
+    pub json: bool,
+}

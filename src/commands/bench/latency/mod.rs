@@ -1,0 +1,73 @@
+//! `shearling bench latency`: how fast models read a prompt and answer, side by side, and how far that is from what the
+//! memory allows.
+//!
+//! ```text
+//! contestant   a folder or a shape, loaded; its bytes per token; its memory alone
+//! rounds       bandwidth, model 1, model 2, … again and again
+//! report       medians, spread, ratios to the first model; table and JSON
+//! ```
+
+mod contestant;
+mod report;
+mod rounds;
+
+use crate::checkpoint::write_atomic;
+use crate::cli::Printer;
+use crate::cli::arguments::BenchLatency;
+use crate::commands::Verdict;
+use crate::native::{allocator, device};
+use crate::train::setup::kind;
+use contestant::{Candidate, Contestant};
+use report::Report;
+use rounds::Lengths;
+
+/// Tokens, unless asked for otherwise or more than a model takes.
+const PROMPT_TOKENS: i64 = 512;
+const NEW_TOKENS: i64 = 64;
+
+/// `shearling bench latency`
+pub(super) fn run(arguments: &BenchLatency) -> anyhow::Result<Verdict> {
+    let printer = Printer::new(arguments.json);
+    let report = measure(arguments, &printer)?;
+    if let Some(path) = &arguments.out {
+        write_atomic(path, format!("{:#}\n", report.json()).as_bytes())?;
+        printer.note(format!("written to {}", path.display()));
+    }
+    printer.data(report.text(), || report.json());
+    Ok(Verdict::Done)
+}
+
+/// Loads the models and measures them.
+pub(in crate::commands) fn measure(arguments: &BenchLatency, printer: &Printer) -> anyhow::Result<Report> {
+    let device = device::parse(&arguments.device)?;
+    let kind = kind(arguments.dtype.into());
+    let candidates = Candidate::all(arguments)?;
+    let lengths = lengths(arguments, &candidates)?;
+    printer.note(format!("{} prompt tokens, {} new ones, {kind:?} on {device:?}", lengths.prompt, lengths.new));
+    let bandwidth = rounds::bandwidth(device)?;
+    Contestant::warm_up(kind, device)?;
+    let mut contestants = Vec::new();
+    for candidate in candidates {
+        printer.note(format!("loading {}", candidate.name));
+        allocator::release_unused();
+        contestants.push(Contestant::load(candidate, lengths, kind, device)?);
+    }
+    let measured = rounds::run(&mut contestants, &bandwidth, lengths, arguments.rounds.get(), printer)?;
+    Ok(Report::new(contestants, measured, lengths, kind, device))
+}
+
+/// What is asked for, or what the model with the shortest context has room for.
+fn lengths(arguments: &BenchLatency, candidates: &[Candidate]) -> anyhow::Result<Lengths> {
+    let shortest = candidates.iter().min_by_key(|candidate| candidate.limit());
+    let (name, limit) = shortest.map_or(("", i64::MAX), |candidate| (candidate.name.as_str(), candidate.limit()));
+    let asked = |tokens: Option<std::num::NonZeroUsize>| tokens.map(|tokens| tokens.get() as i64);
+    let prompt = asked(arguments.prompt_tokens).unwrap_or(PROMPT_TOKENS.min(limit / 2).max(1));
+    let new = asked(arguments.new_tokens).unwrap_or(NEW_TOKENS.min(limit - prompt).max(1));
+    if prompt.saturating_add(new) > limit {
+        anyhow::bail!(
+            "--prompt-tokens {prompt} and --new-tokens {new} are more than the {limit} tokens that {name} takes \
+             (max_position_embeddings); ask for less"
+        );
+    }
+    Ok(Lengths { prompt, new })
+}

@@ -1,0 +1,50 @@
+//! The demo's last act: losses and speed as files, and one page that shows the runs with them.
+
+use super::Results;
+use crate::checkpoint::write_atomic;
+use crate::cli::Printer;
+use crate::cli::arguments::{BenchLatency, DtypeArgument};
+use crate::commands::bench::latency;
+use crate::eval::report::Report as Losses;
+use crate::eval::text_bytes::EvaluatedBytes;
+use crate::report::{Report, side_files};
+use shearling_domains::Dataset;
+use std::num::NonZeroUsize;
+use std::path::PathBuf;
+
+const LATENCY_ROUNDS: NonZeroUsize = NonZeroUsize::new(3).unwrap();
+
+/// Writes eval.json, latency.json and report.html into the demo's folder; the path of the page.
+pub(super) fn write(results: &Results, dataset: &Dataset, device: &str, printer: &Printer) -> anyhow::Result<PathBuf> {
+    let folder = &results.recipe.folder;
+    let (eval, speed, page) = (folder.join("eval.json"), folder.join("latency.json"), folder.join("report.html"));
+    write_atomic(&eval, format!("{:#}\n", serde_json::to_value(losses(results, dataset)?)?).as_bytes())?;
+    let measured = latency::measure(&latency_arguments(results, device), printer)?;
+    write_atomic(&speed, format!("{:#}\n", measured.json()).as_bytes())?;
+    let runs = ["source", "prune", "recover"].map(|stage| folder.join(stage));
+    let mut report = Report::read(&runs, Some("shearling demo".to_string()))?;
+    report.eval = Some(side_files::read_eval(&eval)?);
+    report.latency = Some(side_files::read_latency(&speed)?);
+    write_atomic(&page, report.html().as_bytes())?;
+    Ok(page)
+}
+
+fn losses(results: &Results, dataset: &Dataset) -> anyhow::Result<Losses> {
+    let bytes = EvaluatedBytes::of(dataset, results.recipe.final_rows())?;
+    let models = results.models().map(|(_, model)| model.clone());
+    Ok(Losses::new(Some((results.recipe.data.display().to_string(), bytes)), &[], &models))
+}
+
+fn latency_arguments(results: &Results, device: &str) -> BenchLatency {
+    BenchLatency {
+        models: vec![results.source.model.clone().into(), results.recovered.model.clone().into()],
+        shape: Vec::new(),
+        prompt_tokens: None,
+        new_tokens: None,
+        rounds: LATENCY_ROUNDS,
+        dtype: DtypeArgument::Fp32,
+        device: device.to_string(),
+        out: None,
+        json: false,
+    }
+}

@@ -1,0 +1,143 @@
+//! `shearling generate`: talk to a model. Text goes to stdout as it comes, everything about it to stderr.
+
+mod prompts;
+mod settings;
+
+use super::Verdict;
+use crate::checkpoint::{Checkpoint, GenerationConfig, Tokenizer};
+use crate::cli::Printer;
+use crate::cli::arguments::Generate;
+use crate::cli::table::grouped;
+use crate::generate::{Generated, Request, StopReason, generate};
+use crate::model::Decoder;
+use crate::model::count::ParameterCount;
+use crate::native::device;
+use crate::prune::convert::require_complete;
+use crate::train::setup::kind;
+use anyhow::Context;
+use prompts::Prompts;
+use serde_json::{Value, json};
+use settings::{Settings, compute_kind};
+use std::path::{Path, PathBuf};
+use tch::{Device, Kind};
+
+/// `shearling generate`
+pub fn run(arguments: &Generate) -> anyhow::Result<Verdict> {
+    let printer = Printer::new(arguments.json);
+    let prompts = Prompts::of(arguments)?;
+    let speaker = Speaker::open(arguments, &printer)?;
+    let mut number = 0;
+    prompts.each(&printer, &mut |prompt| {
+        number += 1;
+        speaker.answer(prompt, number - 1, &printer)
+    })?;
+    Ok(Verdict::Done)
+}
+
+/// The Hugging Face folder that is meant: the folder itself, or what a run wrote into its own.
+fn model_folder(path: &Path) -> PathBuf {
+    let places = [path.to_path_buf(), path.join("model"), path.join("pruned")];
+    let found = places.into_iter().find(|folder| folder.join("config.json").is_file());
+    found.unwrap_or_else(|| path.to_path_buf())
+}
+
+/// A loaded model with its tokenizer and how it is to be sampled from.
+struct Speaker<'a> {
+    arguments: &'a Generate,
+    folder: PathBuf,
+    tokenizer: Tokenizer,
+    decoder: Decoder,
+    end_ids: Vec<i64>,
+    settings: Settings,
+    kind: Kind,
+    device: Device,
+}
+
+impl<'a> Speaker<'a> {
+    fn open(arguments: &'a Generate, printer: &Printer) -> anyhow::Result<Speaker<'a>> {
+        let folder = model_folder(&arguments.model);
+        let device = device::parse(&arguments.device)?;
+        let checkpoint = Checkpoint::open(&folder)?;
+        let model = checkpoint.model();
+        require_complete(&checkpoint, model)?;
+        let tokenizer = Tokenizer::open(&folder)?;
+        let settings = Settings::new(arguments, GenerationConfig::read(&folder)?.as_ref());
+        settings.sampling.validate()?;
+        let kind = compute_kind(arguments.dtype.map(|dtype| kind(dtype.into())), model.dtype, device);
+        let parameters = grouped(ParameterCount::of(model).total());
+        printer.note(format!("{}: {parameters} parameters, {kind:?} on {device:?}", folder.display()));
+        settings.notes.iter().for_each(|note| printer.note(note));
+        printer.note(settings.describe(arguments.seed));
+        if tokenizer.eos_ids().is_empty() {
+            printer.warn("no file of the folder names an end-of-text token: only the number of tokens ends a text");
+        }
+        let decoder = Decoder::build(model, &mut |name| checkpoint.tensor(name, kind, device))?;
+        let end_ids = tokenizer.eos_ids().to_vec();
+        Ok(Speaker { arguments, folder, tokenizer, decoder, end_ids, settings, kind, device })
+    }
+
+    /// Generates after one prompt and prints it.
+    fn answer(&self, prompt: &str, number: u64, printer: &Printer) -> anyhow::Result<()> {
+        let mut ids = self.tokenizer.encode(prompt, true)?;
+        if ids.is_empty() {
+            // Nothing to go on from: begin a document.
+            ids.extend(self.tokenizer.bos_id().or(self.end_ids.first().copied()));
+        }
+        let request = Request {
+            prompt: &ids,
+            max_new_tokens: self.settings.max_new_tokens,
+            sampling: self.settings.sampling,
+            seed: self.arguments.seed,
+            text: number,
+            stop: &self.arguments.stop,
+            end_ids: &self.end_ids,
+        };
+        let place = (self.kind, self.device);
+        let generated = generate(&self.decoder, &self.tokenizer, &request, place, &mut |text| printer.piece(text))
+            .with_context(|| format!("cannot generate with {}", self.folder.display()))?;
+        if !generated.text.ends_with('\n') {
+            printer.piece("\n");
+        }
+        printer.data("", || self.json(prompt, &request, &generated));
+        printer.note(summary(&generated, ids.len()));
+        Ok(())
+    }
+
+    fn json(&self, prompt: &str, request: &Request, generated: &Generated) -> Value {
+        json!({
+            "model": self.folder.display().to_string(),
+            "prompt": prompt,
+            "text": generated.text,
+            "stop": generated.stop,
+            "prompt_tokens": request.prompt.len(),
+            "new_tokens": generated.token_ids.len(),
+            "token_ids": generated.token_ids,
+            "temperature": request.sampling.temperature,
+            "top_k": request.sampling.top_k,
+            "top_p": request.sampling.top_p,
+            "seed": request.seed,
+            "prefill_seconds": generated.prefill_seconds,
+            "decode_seconds": generated.decode_seconds,
+            "tokens_per_second": generated.tokens_per_second(),
+            "cache_bytes": generated.cache_bytes,
+            "dtype": format!("{:?}", self.kind),
+            "device": format!("{:?}", self.device),
+        })
+    }
+}
+
+/// One line about a finished text.
+fn summary(generated: &Generated, prompt_tokens: usize) -> String {
+    let reason = match generated.stop {
+        StopReason::EndOfText => "the model ended it",
+        StopReason::StopString => "stop string",
+        StopReason::MaxTokens => "as many as asked for",
+        StopReason::ContextFull => "the model has no more positions (max_position_embeddings)",
+    };
+    let prefill = prompt_tokens as f64 / generated.prefill_seconds.max(f64::MIN_POSITIVE);
+    let decode = generated.tokens_per_second().map_or("–".to_string(), |rate| format!("{rate:.1}"));
+    format!(
+        "prompt {prompt_tokens} tokens ({prefill:.0} tokens/s), new {} ({decode} tokens/s); {reason}",
+        generated.token_ids.len()
+    )
+}

@@ -1,0 +1,290 @@
+//! The view of a run as text: several lines for a terminal, or one for a log.
+
+use crate::checkpoint::Activity;
+use crate::cli::sparkline::sparkline;
+use crate::cli::table::{Table, bytes, duration, grouped, optional};
+use crate::cli::terminal::size_of_stdout;
+use crate::inspect::live::{LiveEvaluation, LiveRun};
+use std::path::Path;
+
+const BAR_COLUMNS: usize = 30;
+const SPARKLINE_COLUMNS: usize = 40;
+
+/// Columns and rows of the terminal, if stdout is one.
+pub(super) fn size() -> (usize, usize) {
+    size_of_stdout().map_or((usize::MAX, usize::MAX), |(columns, rows)| (columns.max(20), rows.max(2)))
+}
+
+/// A picture that is drawn over the one before it.
+#[derive(Default)]
+pub(super) struct Screen {
+    /// Lines of the picture that is there.
+    drawn: usize,
+}
+
+impl Screen {
+    /// What to write so that `lines` take the place of the picture before; at most as many as the terminal has rows.
+    pub(super) fn frame(&mut self, lines: &[String], rows: usize) -> String {
+        let up = if self.drawn > 0 { format!("\u{1b}[{}A", self.drawn) } else { String::new() };
+        // The cursor comes to stand in the row below.
+        let shown = &lines[..lines.len().min(rows.saturating_sub(1))];
+        self.drawn = shown.len();
+        let text: String = shown.iter().map(|line| format!("{line}\u{1b}[K\n")).collect();
+        format!("{up}\r{text}\u{1b}[J")
+    }
+}
+
+/// A run at one moment.
+pub(super) struct View<'a> {
+    pub run: &'a Path,
+    pub live: &'a LiveRun,
+    pub activity: Activity,
+    /// Seconds since the metrics last changed.
+    pub idle_seconds: Option<f64>,
+}
+
+impl View<'_> {
+    /// The whole view, no line wider than `width`.
+    pub(super) fn lines(&self, width: usize) -> Vec<String> {
+        let mut lines = vec![format!("{} · {} · {}", self.stage(), self.run.display(), self.state()), self.progress()];
+        lines.extend(self.loss());
+        lines.extend(self.speed());
+        lines.extend(self.events());
+        for table in [self.modules(), self.domains()].into_iter().flatten() {
+            lines.push(String::new());
+            lines.extend(table.to_string().lines().map(String::from));
+        }
+        lines.iter().map(|line| printable(line).chars().take(width).collect()).collect()
+    }
+
+    /// The view in one line.
+    pub(super) fn line(&self) -> String {
+        let live = self.live;
+        let mut parts = vec![format!("{} {}", self.stage(), self.steps())];
+        parts.push(self.who());
+        parts.extend(live.loss.map(|loss| format!("loss {loss:.4}")));
+        parts.extend(self.sparsity().map(|sparsity| format!("sparsity {sparsity}")));
+        parts.extend(live.evaluation.as_ref().map(|found| format!("validation {}", evaluated(found))));
+        parts.extend(live.tokens_per_second.map(|rate| format!("{} tokens/s", grouped(rate as i64))));
+        parts.extend(self.left());
+        printable(&parts.join("  "))
+    }
+
+    fn stage(&self) -> &str {
+        self.live.stage.as_deref().unwrap_or("run")
+    }
+
+    fn steps(&self) -> String {
+        let steps = self.live.steps.map_or("?".to_string(), |steps| steps.to_string());
+        format!("{}/{steps}", self.live.step)
+    }
+
+    /// Whether somebody is at work on it, and since when nothing was heard where that is worth a word.
+    fn state(&self) -> String {
+        let silent = self.idle_seconds.filter(|_| !self.live.is_finished() && self.is_silent());
+        let since = silent.map_or(String::new(), |seconds| format!(", last record {} ago", duration(seconds)));
+        format!("{}{since}", self.who())
+    }
+
+    fn who(&self) -> String {
+        match self.activity {
+            _ if self.live.is_finished() => "finished".to_string(),
+            Activity::Process(process) => format!("process {process} at work"),
+            Activity::Nobody => "stopped (no process of this machine writes to it)".to_string(),
+            Activity::Unknown => "no sign of its process".to_string(),
+        }
+    }
+
+    /// Whether nothing was heard for much longer than a step takes; an evaluation may take a while.
+    fn is_silent(&self) -> bool {
+        let patience = match self.activity {
+            Activity::Process(_) => 60.0_f64.max(10.0 * self.live.seconds_per_step.unwrap_or(0.0)),
+            _ => 0.0,
+        };
+        self.idle_seconds.is_some_and(|idle| idle > patience)
+    }
+
+    fn progress(&self) -> String {
+        let mut parts = vec![format!("step {}", self.steps())];
+        parts.extend(self.live.progress().map(|done| format!("{}  {:.0} %", bar(done), 100.0 * done)));
+        parts.extend(self.live.tokens.map(|tokens| format!("{} tokens", grouped(i128::from(tokens)))));
+        parts.extend(self.left());
+        parts.join("  ")
+    }
+
+    fn left(&self) -> Option<String> {
+        let left = self.live.seconds_left().filter(|_| !self.live.is_finished() && self.activity != Activity::Nobody);
+        left.map(|seconds| format!("{} left", duration(seconds)))
+    }
+
+    fn loss(&self) -> Option<String> {
+        let live = self.live;
+        let loss = optional(Some(live.loss?), 4);
+        let lagrangian = live.lagrangian.map_or(String::new(), |value| format!("  lagrangian {value:.4}"));
+        Some(format!("loss {loss}  {}{lagrangian}", sparkline(&live.losses, SPARKLINE_COLUMNS)))
+    }
+
+    fn speed(&self) -> Option<String> {
+        let live = self.live;
+        let mut parts = Vec::new();
+        parts.extend(live.tokens_per_second.map(|rate| format!("{} tokens/s", grouped(rate as i64))));
+        parts.extend(live.seconds_per_step.map(|seconds| format!("{seconds:.2} s a step")));
+        parts.extend(live.peak_memory_bytes.map(|peak| format!("peak memory {}", bytes(peak as f64))));
+        parts.extend(live.learning_rate.map(|rate| format!("learning rate {rate:.2e}")));
+        parts.extend(live.gradient_norm.map(|norm| format!("gradient norm {norm:.3}")));
+        (!parts.is_empty()).then(|| parts.join("  "))
+    }
+
+    fn events(&self) -> Option<String> {
+        let live = self.live;
+        let mut parts = Vec::new();
+        parts.extend(live.evaluation.as_ref().map(|found| format!("validation {}", evaluated(found))));
+        parts.extend(live.cut.as_ref().map(|found| format!("cut to target {}", evaluated(found))));
+        parts.extend(live.last_save.map(|step| format!("saved at step {step}")));
+        parts.extend(live.last_not_saved.map(|step| format!("not saved at step {step}: disk full")));
+        if live.skipped > 0 {
+            let last = live.last_skip.map_or(String::new(), |step| format!(" (last {step})"));
+            parts.push(format!("skipped steps: {}{last}", live.skipped));
+        }
+        if live.resumed > 0 {
+            parts.push(format!("resumed: {}", live.resumed));
+        }
+        if live.unreadable_lines > 0 {
+            parts.push(format!("unreadable lines: {}", live.unreadable_lines));
+        }
+        (!parts.is_empty()).then(|| parts.join("  "))
+    }
+
+    /// Expected overall sparsity and its target.
+    fn sparsity(&self) -> Option<String> {
+        let (expected, target) = (self.live.expected_sparsity?, self.live.target_sparsity);
+        Some(format!("{expected:.3}/{}", optional(target, 3)))
+    }
+
+    fn modules(&self) -> Option<Table> {
+        let mut table = Table::new(["module", "sparsity", "target", "violation", "λ1", "λ2"]);
+        for module in &self.live.modules {
+            let numbers = [
+                optional(module.expected_sparsity, 4),
+                optional(module.target_sparsity, 4),
+                optional(module.violation, 4),
+                optional(module.lambda_1, 4),
+                optional(module.lambda_2, 4),
+            ];
+            table.row(std::iter::once(module.module.clone()).chain(numbers));
+        }
+        let overall = [optional(self.live.expected_sparsity, 4), optional(self.live.target_sparsity, 4)];
+        table.row(std::iter::once("overall".to_string()).chain(overall));
+        (!self.live.modules.is_empty()).then_some(table)
+    }
+
+    fn domains(&self) -> Option<Table> {
+        let mut table = Table::new(["domain", "share", "loss", "validation", "reference", "epochs"]);
+        for domain in &self.live.domains {
+            let share = domain.proportion.map_or("–".to_string(), |share| format!("{:.1} %", 100.0 * share));
+            let numbers = [
+                if domain.exhausted { "exhausted".to_string() } else { share },
+                optional(domain.loss, 4),
+                optional(domain.validation_loss, 4),
+                optional(domain.reference, 4),
+                optional(domain.epochs, 3),
+            ];
+            table.row(std::iter::once(domain.name.clone()).chain(numbers));
+        }
+        (!self.live.domains.is_empty()).then_some(table)
+    }
+}
+
+fn evaluated(found: &LiveEvaluation) -> String {
+    format!("{} at step {}", optional(found.mean_loss, 4), found.step)
+}
+
+fn bar(done: f64) -> String {
+    let full = (done * BAR_COLUMNS as f64).round() as usize;
+    format!("{}{}", "█".repeat(full), "░".repeat(BAR_COLUMNS.saturating_sub(full)))
+}
+
+/// Names come from a file: whatever would steer the terminal is shown as a dot.
+fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '·' } else { c }).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::inspect::live::Event;
+    use serde_json::{Value, json};
+
+    fn live(records: &[Value]) -> LiveRun {
+        let mut live = LiveRun::default();
+        records.iter().for_each(|record| live.apply(Event::Record(record.clone())));
+        live
+    }
+
+    fn view(live: &LiveRun, activity: Activity) -> View<'_> {
+        View { run: Path::new("runs/a"), live, activity, idle_seconds: Some(125.0) }
+    }
+
+    fn records() -> Vec<Value> {
+        vec![
+            json!({ "type": "start", "step": 0, "stage": "prune", "steps": 4, "domains": ["wiki"] }),
+            json!({ "type": "step", "step": 1, "loss": { "cross_entropy": 4.0, "lagrangian": 0.25 }, "seconds": 30.0,
+                    "tokens_per_second": 1000.0, "domains": { "wiki": { "loss": 4.5, "proportion": 0.125 } },
+                    "constraints": [{ "module": "hidden", "expected_sparsity": 0.1, "target_sparsity": 0.2 }],
+                    "sparsity": { "expected": 0.15, "target": 0.2 } }),
+        ]
+    }
+
+    #[test]
+    fn the_view_says_what_the_records_say() {
+        let mut live = live(&records());
+        let text = view(&live, Activity::Process(7)).lines(80).join("\n");
+        for said in [
+            "prune · runs/a · process 7 at work",
+            "step 1/4",
+            "25 %",
+            "1 min 30 s left",
+            "loss 4.0000  ▄",
+            "hidden",
+            "12.5 %",
+        ] {
+            assert!(text.contains(said), "{said} is not in\n{text}");
+        }
+        assert!(view(&live, Activity::Nobody).lines(200)[0].ends_with(", last record 2 min 5 s ago"));
+        let line = view(&live, Activity::Nobody).line();
+        assert!(line.contains("prune 1/4  stopped (") && !line.contains("ago"), "it is said once only: {line}");
+        assert!(line.contains("sparsity 0.150/0.200") && !line.contains("left"), "{line}");
+        for step in 2..=4 {
+            live.apply(Event::Record(json!({ "type": "step", "step": step, "loss": { "cross_entropy": 1.0 } })));
+        }
+        live.apply(Event::Record(json!({ "type": "save", "step": 4 })));
+        let text = view(&live, Activity::Nobody).lines(80).join("\n");
+        assert!(text.contains("finished") && text.contains("saved at step 4") && !text.contains("left"), "{text}");
+    }
+
+    #[test]
+    fn nothing_is_wider_than_the_terminal_or_steers_it() {
+        let evil =
+            json!({ "type": "start", "step": 0, "stage": "\u{1b}[2Jprune", "domains": ["a\u{7}b", "c".repeat(300)] });
+        let live = live(&[evil]);
+        for line in view(&live, Activity::Unknown).lines(40) {
+            assert!(line.chars().count() <= 40 && !line.contains(char::is_control), "{line:?}");
+        }
+        assert!(!view(&live, Activity::Unknown).line().contains(char::is_control));
+    }
+
+    #[test]
+    fn a_picture_takes_the_place_of_the_one_before() {
+        let mut screen = Screen::default();
+        let lines = |count: usize| vec!["x".to_string(); count];
+        assert_eq!(screen.frame(&lines(2), 10), "\rx\u{1b}[K\nx\u{1b}[K\n\u{1b}[J");
+        assert!(screen.frame(&lines(30), 10).starts_with("\u{1b}[2A\r"));
+        assert!(screen.frame(&lines(1), 10).starts_with("\u{1b}[9A\r"), "a row is left for the cursor");
+    }
+
+    #[test]
+    fn a_run_without_records_has_a_view() {
+        let live = LiveRun::default();
+        assert_eq!(view(&live, Activity::Nobody).lines(200).len(), 2);
+    }
+}

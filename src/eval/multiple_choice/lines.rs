@@ -1,0 +1,92 @@
+//! Lines of a file that may be anything: of bounded length and number of bytes, read one at a time.
+
+use crate::eval::{Error, Result};
+use std::fs::File;
+use std::io::{BufRead, BufReader, Read};
+use std::path::{Path, PathBuf};
+
+/// Longer than any question.
+const MAX_LINE_BYTES: u64 = 1 << 20;
+/// Larger than any file of questions.
+const MAX_FILE_BYTES: u64 = 1 << 30;
+
+/// A file, line by line.
+pub(super) struct Lines {
+    reader: BufReader<File>,
+    path: PathBuf,
+    number: u64,
+    bytes: u64,
+}
+
+impl Lines {
+    pub(super) fn open(path: &Path) -> Result<Lines> {
+        let file = File::open(path).map_err(Error::io("open", path))?;
+        if file.metadata().is_ok_and(|metadata| metadata.is_dir()) {
+            return Err(Error::file(path, "it is a folder; name the file of questions in it"));
+        }
+        Ok(Lines { reader: BufReader::new(file), path: path.to_owned(), number: 0, bytes: 0 })
+    }
+
+    /// The next line that is not blank, with its number from 1; `None` at the end.
+    pub(super) fn next_line(&mut self) -> Result<Option<(u64, Vec<u8>)>> {
+        loop {
+            let mut line = Vec::new();
+            let mut bounded = (&mut self.reader).take(MAX_LINE_BYTES + 1);
+            let read = bounded.read_until(b'\n', &mut line).map_err(Error::io("read", &self.path))? as u64;
+            if read == 0 {
+                return Ok(None);
+            }
+            self.number += 1;
+            self.bytes += read;
+            self.check_size(read)?;
+            let line = line.strip_prefix(b"\xef\xbb\xbf").filter(|_| self.number == 1).unwrap_or(&line);
+            let line = line.trim_ascii();
+            if !line.is_empty() {
+                return Ok(Some((self.number, line.to_vec())));
+            }
+        }
+    }
+
+    fn check_size(&self, line_bytes: u64) -> Result<()> {
+        if line_bytes > MAX_LINE_BYTES {
+            let problem = format!("line {} has more than {MAX_LINE_BYTES} bytes: no file of questions", self.number);
+            return Err(Error::file(&self.path, problem));
+        }
+        if self.bytes > MAX_FILE_BYTES {
+            return Err(Error::file(
+                &self.path,
+                format!("it has more than {MAX_FILE_BYTES} bytes; use --limit or split it"),
+            ));
+        }
+        Ok(())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn all(bytes: &[u8]) -> Result<Vec<(u64, Vec<u8>)>> {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("lines");
+        std::fs::write(&path, bytes).unwrap();
+        let mut lines = Lines::open(&path)?;
+        std::iter::from_fn(|| lines.next_line().transpose()).collect()
+    }
+
+    #[test]
+    fn blank_lines_are_counted_and_left_out() {
+        let found = all(b"\xef\xbb\xbfone\r\n\n  \ntwo").unwrap();
+        assert_eq!(found, [(1, b"one".to_vec()), (4, b"two".to_vec())]);
+        assert_eq!(all(b"").unwrap(), []);
+    }
+
+    #[test]
+    fn a_file_that_never_ends_its_line_is_refused() {
+        let problem = all(&vec![b'x'; MAX_LINE_BYTES as usize + 2]).unwrap_err().to_string();
+        assert!(problem.contains("line 1 has more than"), "{problem}");
+        let folder = tempfile::tempdir().unwrap();
+        assert!(Lines::open(folder.path()).err().unwrap().to_string().contains("folder"));
+        assert!(Lines::open(&folder.path().join("none")).err().unwrap().to_string().contains("cannot open"));
+    }
+}

@@ -1,0 +1,330 @@
+//! Where a run stands, kept up to date record by record. What a record does not say stays as it was; records may come
+//! from a file that is cut, damaged or of another version.
+
+use super::Event;
+use serde::Serialize;
+use serde_json::Value;
+use std::collections::VecDeque;
+
+/// Steps over which speed is averaged: single steps of a shared machine jump about.
+const RECENT_STEPS: usize = 20;
+
+/// Where a run stands.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct LiveRun {
+    /// `prune` or `pretrain`.
+    pub stage: Option<String>,
+    /// Finished steps.
+    pub step: u64,
+    /// Steps of the whole run.
+    pub steps: Option<u64>,
+    /// Tokens seen.
+    pub tokens: Option<u64>,
+    /// Cross entropy of the last step, nats per token.
+    pub loss: Option<f64>,
+    /// Lagrangian of the last step.
+    pub lagrangian: Option<f64>,
+    /// Learning rate of the weights.
+    pub learning_rate: Option<f64>,
+    /// Norm of all gradients, before clipping.
+    pub gradient_norm: Option<f64>,
+    /// By domain, in the order of the data.
+    pub domains: Vec<LiveDomain>,
+    /// By mask module.
+    pub modules: Vec<LiveModule>,
+    /// Expected overall sparsity.
+    pub expected_sparsity: Option<f64>,
+    /// Overall target of the step.
+    pub target_sparsity: Option<f64>,
+    /// Mean over the last steps.
+    pub tokens_per_second: Option<f64>,
+    /// Mean over the last steps.
+    pub seconds_per_step: Option<f64>,
+    /// As in the last step.
+    pub peak_memory_bytes: Option<u64>,
+    /// The last evaluation of the model in training.
+    pub evaluation: Option<LiveEvaluation>,
+    /// The last evaluation of the masks cut to their target.
+    pub cut: Option<LiveEvaluation>,
+    /// Step of the last checkpoint.
+    pub last_save: Option<u64>,
+    /// Step of the last checkpoint that found no room.
+    pub last_not_saved: Option<u64>,
+    /// Steps whose update was skipped.
+    pub skipped: u64,
+    /// The last of them.
+    pub last_skip: Option<u64>,
+    /// Times the run was resumed.
+    pub resumed: u64,
+    /// Lines that are no JSON.
+    pub unreadable_lines: u64,
+    /// Cross entropy of all steps; null where it was not finite.
+    #[serde(skip)]
+    pub losses: Vec<Option<f64>>,
+    #[serde(skip)]
+    recent: VecDeque<(f64, f64)>,
+}
+
+/// A domain of a run.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct LiveDomain {
+    /// Name.
+    pub name: String,
+    /// The mixer's, for the last step, or from the evaluation after it on.
+    pub proportion: Option<f64>,
+    /// Loss in the last batch that held the domain.
+    pub loss: Option<f64>,
+    /// Loss at the last evaluation of the model in training.
+    pub validation_loss: Option<f64>,
+    /// Reference loss.
+    pub reference: Option<f64>,
+    /// How often its training rows have been seen.
+    pub epochs: Option<f64>,
+    /// Whether it has given all its rows.
+    pub exhausted: bool,
+}
+
+/// A mask module of a run.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
+pub struct LiveModule {
+    /// Name.
+    pub module: String,
+    /// Mean expected sparsity.
+    pub expected_sparsity: Option<f64>,
+    /// Its target in the last step.
+    pub target_sparsity: Option<f64>,
+    /// Expected − target.
+    pub violation: Option<f64>,
+    /// Multiplier of the violation.
+    pub lambda_1: Option<f64>,
+    /// Multiplier of its square.
+    pub lambda_2: Option<f64>,
+}
+
+/// An evaluation in one number.
+#[derive(Clone, Debug, PartialEq, Serialize)]
+pub struct LiveEvaluation {
+    /// After which step.
+    pub step: u64,
+    /// Mean over the domains.
+    pub mean_loss: Option<f64>,
+}
+
+impl LiveRun {
+    /// Takes in what a follower found.
+    pub fn apply(&mut self, event: Event) {
+        match event {
+            Event::Restarted => *self = LiveRun::default(),
+            Event::Unreadable => self.unreadable_lines += 1,
+            Event::Record(record) => self.record(&record),
+        }
+    }
+
+    /// Whether the last step is done and saved: nothing more will come.
+    pub fn is_finished(&self) -> bool {
+        self.steps.is_some_and(|steps| self.step >= steps && self.last_save == Some(self.step))
+    }
+
+    /// Part of the steps that is done, from 0 to 1.
+    pub fn progress(&self) -> Option<f64> {
+        self.steps.filter(|steps| *steps > 0).map(|steps| (self.step as f64 / steps as f64).min(1.0))
+    }
+
+    /// Seconds that the steps to come will take at the present speed; evaluations and checkpoints come on top.
+    pub fn seconds_left(&self) -> Option<f64> {
+        Some(self.steps?.saturating_sub(self.step) as f64 * self.seconds_per_step?)
+    }
+
+    fn record(&mut self, record: &Value) {
+        let Some(step) = record["step"].as_u64() else { return };
+        match record["type"].as_str() {
+            Some("start") => self.start(record),
+            Some("resume") => {
+                self.resumed += 1;
+                self.start(record);
+            }
+            Some("step") => self.step(record, step),
+            Some("eval") => self.evaluation(record, step),
+            Some("save") => self.last_save = Some(step),
+            Some("not_saved") => self.last_not_saved = Some(step),
+            Some("skip") => self.last_skip = Some(step),
+            Some("exhausted") => self.exhausted(record),
+            _ => (),
+        }
+    }
+
+    fn start(&mut self, record: &Value) {
+        self.stage = record["stage"].as_str().map(String::from);
+        self.steps = record["steps"].as_u64();
+        let names = record["domains"].as_array().into_iter().flatten().filter_map(Value::as_str);
+        for (index, name) in names.enumerate() {
+            let (proportion, reference) =
+                (record["proportions"][index].as_f64(), record["reference_losses"][index].as_f64());
+            let domain = self.domain(name);
+            domain.proportion = proportion.or(domain.proportion);
+            domain.reference = reference.or(domain.reference);
+        }
+    }
+
+    fn step(&mut self, record: &Value, step: u64) {
+        self.step = step;
+        self.tokens = record["tokens"].as_u64();
+        self.loss = record["loss"]["cross_entropy"].as_f64();
+        self.lagrangian = record["loss"]["lagrangian"].as_f64();
+        self.losses.push(self.loss);
+        self.learning_rate = record["learning_rate"]["weights"].as_f64();
+        self.gradient_norm = record["gradient_norm"]["total"].as_f64();
+        self.peak_memory_bytes = record["peak_memory_bytes"].as_u64();
+        self.skipped = record["skipped"].as_u64().unwrap_or(self.skipped);
+        self.expected_sparsity = record["sparsity"]["expected"].as_f64();
+        self.target_sparsity = record["sparsity"]["target"].as_f64();
+        for (name, fields) in record["domains"].as_object().into_iter().flatten() {
+            let domain = self.domain(name);
+            domain.loss = fields["loss"].as_f64().or(domain.loss);
+            domain.proportion = fields["proportion"].as_f64();
+            domain.epochs = fields["epochs"].as_f64();
+        }
+        self.modules = record["constraints"].as_array().into_iter().flatten().map(module).collect();
+        self.speed(record);
+    }
+
+    fn speed(&mut self, record: &Value) {
+        let (Some(seconds), Some(rate)) = (record["seconds"].as_f64(), record["tokens_per_second"].as_f64()) else {
+            return;
+        };
+        self.recent.push_back((seconds, seconds * rate));
+        while self.recent.len() > RECENT_STEPS {
+            self.recent.pop_front();
+        }
+        let seconds: f64 = self.recent.iter().map(|(seconds, _)| seconds).sum();
+        let tokens: f64 = self.recent.iter().map(|(_, tokens)| tokens).sum();
+        self.seconds_per_step = Some(seconds / self.recent.len() as f64);
+        self.tokens_per_second = Some(tokens / seconds).filter(|rate| rate.is_finite());
+    }
+
+    fn evaluation(&mut self, record: &Value, step: u64) {
+        let found = LiveEvaluation { step, mean_loss: record["mean_loss"].as_f64() };
+        if record["gates"] == "target" {
+            self.cut = Some(found);
+            return;
+        }
+        self.evaluation = Some(found);
+        for (name, fields) in record["domains"].as_object().into_iter().flatten() {
+            let domain = self.domain(name);
+            domain.validation_loss = fields["loss"].as_f64();
+            domain.reference = fields["reference"].as_f64().or(domain.reference);
+            domain.proportion = fields["proportion"].as_f64().or(domain.proportion);
+        }
+    }
+
+    fn exhausted(&mut self, record: &Value) {
+        for name in record["domains"].as_array().into_iter().flatten().filter_map(Value::as_str) {
+            self.domain(name).exhausted = true;
+        }
+    }
+
+    fn domain(&mut self, name: &str) -> &mut LiveDomain {
+        let known = self.domains.iter().position(|domain| domain.name == name);
+        let index = known.unwrap_or_else(|| {
+            self.domains.push(LiveDomain { name: name.to_string(), ..LiveDomain::default() });
+            self.domains.len() - 1
+        });
+        &mut self.domains[index]
+    }
+}
+
+fn module(constraint: &Value) -> LiveModule {
+    LiveModule {
+        module: constraint["module"].as_str().unwrap_or("?").to_string(),
+        expected_sparsity: constraint["expected_sparsity"].as_f64(),
+        target_sparsity: constraint["target_sparsity"].as_f64(),
+        violation: constraint["violation"].as_f64(),
+        lambda_1: constraint["lambda_1"].as_f64(),
+        lambda_2: constraint["lambda_2"].as_f64(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn step(step: u64, seconds: f64) -> Value {
+        json!({
+            "type": "step", "step": step, "tokens": step * 100, "loss": { "cross_entropy": 3.0 / step as f64 },
+            "domains": { "wiki": { "loss": if step == 2 { json!(null) } else { json!(1.5) }, "proportion": 0.5 } },
+            "seconds": seconds, "tokens_per_second": 100.0 / seconds, "skipped": u64::from(step > 1),
+        })
+    }
+
+    fn run(records: impl IntoIterator<Item = Value>) -> LiveRun {
+        let mut run = LiveRun::default();
+        records.into_iter().for_each(|record| run.apply(Event::Record(record)));
+        run
+    }
+
+    #[test]
+    fn it_stands_where_the_last_records_say() {
+        let start = json!({ "type": "start", "step": 0, "stage": "prune", "steps": 4, "domains": ["code", "wiki"],
+                            "proportions": [0.25, 0.75], "reference_losses": [1.0, 2.0] });
+        let mut live = run([start.clone(), step(1, 3.0), step(2, 1.0)]);
+        assert_eq!((live.step, live.steps, live.tokens, live.skipped), (2, Some(4), Some(200), 1));
+        assert_eq!(live.losses, [Some(3.0), Some(1.5)]);
+        assert_eq!((live.seconds_per_step, live.tokens_per_second), (Some(2.0), Some(50.0)));
+        assert_eq!((live.progress(), live.seconds_left()), (Some(0.5), Some(4.0)));
+        let [code, wiki] = &live.domains[..] else { panic!("two domains") };
+        assert_eq!((code.name.as_str(), code.proportion, code.loss), ("code", Some(0.25), None));
+        assert_eq!((wiki.proportion, wiki.loss, wiki.reference), (Some(0.5), Some(1.5), Some(2.0)));
+        for record in [
+            json!({ "type": "eval", "step": 2, "gates": "expected", "mean_loss": 1.25,
+                    "domains": { "wiki": { "loss": 1.0, "proportion": 0.625 } } }),
+            json!({ "type": "eval", "step": 2, "gates": "target", "mean_loss": 9.0, "domains": { "wiki": { "loss": 9.0 } } }),
+            json!({ "type": "skip", "step": 2, "in_row": 1 }),
+            json!({ "type": "exhausted", "step": 2, "domains": ["code"] }),
+            json!({ "type": "save", "step": 2 }),
+        ] {
+            live.apply(Event::Record(record));
+        }
+        assert_eq!(live.evaluation, Some(LiveEvaluation { step: 2, mean_loss: Some(1.25) }));
+        assert_eq!(live.cut, Some(LiveEvaluation { step: 2, mean_loss: Some(9.0) }));
+        assert_eq!((live.domains[1].validation_loss, live.domains[1].proportion), (Some(1.0), Some(0.625)));
+        assert!(live.domains[0].exhausted && !live.domains[1].exhausted);
+        assert_eq!((live.last_skip, live.last_save), (Some(2), Some(2)));
+        assert!(!live.is_finished(), "two of four steps");
+        live.apply(Event::Restarted);
+        assert_eq!(live, LiveRun::default());
+    }
+
+    #[test]
+    fn it_is_finished_when_the_last_step_is_saved() {
+        let start = json!({ "type": "start", "step": 0, "steps": 2 });
+        let mut live = run([start, step(1, 1.0), json!({ "type": "save", "step": 1 }), step(2, 1.0)]);
+        assert!(!live.is_finished());
+        live.apply(Event::Record(json!({ "type": "save", "step": 2 })));
+        assert!(live.is_finished());
+    }
+
+    #[test]
+    fn speed_is_that_of_the_last_steps() {
+        let live = run((1..=40).map(|at| step(at, if at <= 20 { 9.0 } else { 1.0 })));
+        assert_eq!((live.seconds_per_step, live.seconds_left()), (Some(1.0), None));
+        assert_eq!(live.losses.len(), 40);
+    }
+
+    #[test]
+    fn records_of_a_strange_file_do_no_harm() {
+        for record in [
+            json!(null),
+            json!([1]),
+            json!({ "type": 3, "step": 1 }),
+            json!({ "type": "step", "step": -1 }),
+            json!({ "type": "step", "step": 1, "loss": [], "domains": [], "constraints": [3, {}], "seconds": "x" }),
+            json!({ "type": "eval", "step": 1, "domains": { "a": 3 } }),
+            json!({ "type": "start", "step": 0, "steps": 0, "domains": "wiki", "proportions": {} }),
+            json!({ "type": "exhausted", "step": 1, "domains": { "a": 1 } }),
+        ] {
+            let live = run([record]);
+            assert_eq!((live.progress(), live.seconds_left(), live.is_finished()), (None, None, false));
+        }
+    }
+}

@@ -1,0 +1,104 @@
+//! Where the records of a run go: always to `metrics.jsonl`, and with `run.tensorboard` to TensorBoard's event files.
+//! One place, so that nothing is logged twice or differently.
+//!
+//! The metrics are part of the run, and a run that cannot write them stops. Event files are only for looking at: what
+//! goes wrong with them is a warning.
+
+use super::Error;
+use super::metrics::MetricsFile;
+use super::tensorboard::EventLog;
+use serde_json::Value;
+use std::path::Path;
+
+/// The records of a run, on their way out.
+#[derive(Debug)]
+pub struct Journal {
+    metrics: MetricsFile,
+    events: Option<EventLog>,
+    /// Whether the last event could not be written.
+    failing: bool,
+    warning: Option<String>,
+}
+
+impl Journal {
+    /// Opens the files of a run folder that has finished `step` steps; later lines of its metrics are dropped.
+    ///
+    /// # Errors
+    /// The metrics cannot be read or written.
+    pub fn open(run: &Path, step: u64, tensorboard: bool) -> Result<Journal, Error> {
+        let metrics = MetricsFile::open(run, step)?;
+        let mut journal = Journal { metrics, events: None, failing: false, warning: None };
+        match tensorboard.then(|| EventLog::open(run, step)) {
+            Some(Ok(events)) => journal.events = Some(events),
+            Some(Err(error)) => journal.warning = Some(format!("this run writes no TensorBoard events: {error}")),
+            None => (),
+        }
+        Ok(journal)
+    }
+
+    /// Writes one record.
+    ///
+    /// # Errors
+    /// The metrics cannot be written.
+    pub fn write(&mut self, record: &Value) -> Result<(), Error> {
+        self.metrics.write(record)?;
+        let Some(events) = &mut self.events else { return Ok(()) };
+        match events.write(record) {
+            Ok(()) => self.failing = false,
+            // Once is enough: on a full disk every record fails.
+            Err(_) if self.failing => (),
+            Err(error) => {
+                self.failing = true;
+                self.warning = Some(format!("TensorBoard will miss some steps: {error}"));
+            }
+        }
+        Ok(())
+    }
+
+    /// What went wrong with the event files and was not told yet.
+    pub fn take_warning(&mut self) -> Option<String> {
+        self.warning.take()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::train::{metrics, tensorboard};
+    use serde_json::json;
+
+    #[test]
+    fn without_tensorboard_there_is_no_folder_of_it() {
+        let run = tempfile::tempdir().unwrap();
+        let mut journal = Journal::open(run.path(), 0, false).unwrap();
+        journal.write(&json!({ "type": "start", "step": 0 })).unwrap();
+        assert!(!run.path().join(tensorboard::FOLDER).exists());
+        assert_eq!(journal.take_warning(), None);
+    }
+
+    #[test]
+    fn a_full_disk_is_told_once_and_the_metrics_go_on() {
+        let run = tempfile::tempdir().unwrap();
+        let mut journal = Journal::open(run.path(), 0, false).unwrap();
+        journal.events = Some(EventLog::on_full_disk());
+        let step = |at: u64| json!({ "type": "step", "step": at, "loss": { "total": 1.0 } });
+        journal.write(&step(1)).unwrap();
+        let warning = journal.take_warning().unwrap();
+        assert!(warning.contains("will miss some steps") && warning.contains("/dev/full"), "{warning}");
+        (2..=4).for_each(|at| journal.write(&step(at)).unwrap());
+        assert_eq!(journal.take_warning(), None);
+        assert_eq!(metrics::read(&run.path().join(metrics::FILE_NAME)).unwrap().len(), 4);
+    }
+
+    #[test]
+    fn events_that_cannot_be_written_are_a_warning() {
+        let run = tempfile::tempdir().unwrap();
+        std::fs::write(run.path().join(tensorboard::FOLDER), "a file where the folder would be").unwrap();
+        let mut journal = Journal::open(run.path(), 0, true).unwrap();
+        let warning = journal.take_warning().unwrap();
+        assert!(warning.contains("no TensorBoard events") && warning.contains(tensorboard::FOLDER), "{warning}");
+        journal.write(&json!({ "type": "start", "step": 0 })).unwrap();
+        assert_eq!(journal.take_warning(), None);
+        assert_eq!(metrics::read(&run.path().join(metrics::FILE_NAME)).unwrap().len(), 1);
+    }
+}

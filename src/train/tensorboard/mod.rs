@@ -1,0 +1,225 @@
+//! TensorBoard event files of a run, made from the same records as `metrics.jsonl` and from nothing else: what is live
+//! in TensorBoard while a run goes on is what can be made of its metrics afterwards.
+//!
+//! ```text
+//! record ─► summary (tag, value) ─► proto (event) ─► event_file (checksums, one record per write)
+//! ```
+//!
+//! Every file begins with the mark of a start. That of a resumed run, in a new file, is at its next step: readers then
+//! forget what an earlier file says from there on, as they do with TensorBoard's own writers.
+
+mod event_file;
+mod proto;
+mod summary;
+
+use super::Error;
+use super::metrics;
+use super::run::RESOLVED;
+use crate::checkpoint::Staging;
+use event_file::EventFile;
+use proto::{Event, SESSION_START, SessionLog, Summary, What};
+use serde_json::Value;
+use std::io;
+use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+/// Folder of the event files inside a run folder.
+pub const FOLDER: &str = "tensorboard";
+
+/// The event file of a run, open for appending.
+#[derive(Debug)]
+pub struct EventLog {
+    file: EventFile,
+    /// The configuration, until it is written: with the first `start` or `resume`.
+    config: Option<String>,
+}
+
+impl EventLog {
+    /// Opens a new file for a run that has finished `step` steps. Where a run without event files resumes, its history
+    /// so far is written first.
+    ///
+    /// # Errors
+    /// Whatever the file system refuses.
+    pub fn open(run: &Path, step: u64) -> Result<EventLog, Error> {
+        let folder = run.join(FOLDER);
+        let failed = |source| Error::Io { action: "write events to", path: folder.clone(), source };
+        let follows = event_file::newest(&folder).map_err(failed)?.is_some();
+        let mut log = EventLog::create(run, &folder).map_err(failed)?;
+        if follows {
+            log.start(step + 1).map_err(|source| log.failed(source))?;
+        } else {
+            log.write_history(run)?;
+        }
+        Ok(log)
+    }
+
+    fn create(run: &Path, folder: &Path) -> io::Result<EventLog> {
+        let config = std::fs::read_to_string(run.join(RESOLVED)).ok();
+        Ok(EventLog { file: EventFile::create(folder, now())?, config })
+    }
+
+    /// Writes the values of one record, as of now.
+    ///
+    /// # Errors
+    /// Whatever the file system refuses; the next record may be tried all the same.
+    pub fn write(&mut self, record: &Value) -> Result<(), Error> {
+        self.write_at(record, now())
+    }
+
+    fn write_at(&mut self, record: &Value, wall_time: f64) -> Result<(), Error> {
+        let mut values = summary::values(record);
+        if matches!(record["type"].as_str(), Some("start" | "resume")) {
+            values.extend(self.config.take().map(|config| summary::text("config", &config)));
+        }
+        let Some(step) = record["step"].as_u64().filter(|_| !values.is_empty()) else { return Ok(()) };
+        self.append(step, wall_time, What::Summary(Summary { values })).map_err(|source| self.failed(source))
+    }
+
+    fn failed(&self, source: io::Error) -> Error {
+        Error::Io { action: "write events to", path: self.file.path().to_path_buf(), source }
+    }
+
+    /// Tells readers to forget what earlier files say of `step` and after. The first mark of a folder tells nothing,
+    /// but TensorBoard's server takes only those after it for restarts.
+    fn start(&mut self, step: u64) -> io::Result<()> {
+        self.append(step, now(), What::SessionLog(SessionLog { status: SESSION_START }))
+    }
+
+    fn append(&mut self, step: u64, wall_time: f64, what: What) -> io::Result<()> {
+        self.file.append(&Event { wall_time, step: step as i64, what: Some(what) })
+    }
+
+    /// Writes what `metrics.jsonl` holds. Its records do not say when they were made: they are placed by the seconds
+    /// that steps took, the last one at the time of the file's last change.
+    fn write_history(&mut self, run: &Path) -> Result<(), Error> {
+        self.start(0).map_err(|source| self.failed(source))?;
+        let path = run.join(metrics::FILE_NAME);
+        if !path.exists() {
+            return Ok(());
+        }
+        let records = metrics::read(&path)?;
+        let seconds = |record: &Value| record["seconds"].as_f64().unwrap_or(0.0);
+        let changed = path.metadata().and_then(|metadata| metadata.modified()).map_or_else(|_| now(), since_1970);
+        let mut wall_time = changed - records.iter().map(seconds).sum::<f64>();
+        for record in &records {
+            wall_time += seconds(record);
+            self.write_at(record, wall_time)?;
+        }
+        Ok(())
+    }
+}
+
+/// Makes the event file of any run, going on or over, from its `metrics.jsonl`; `out` appears whole and is returned.
+///
+/// # Errors
+/// There is no metrics file, or `out` exists already and is not empty.
+pub fn convert(run: &Path, out: &Path) -> Result<PathBuf, Error> {
+    let metrics = run.join(metrics::FILE_NAME);
+    std::fs::metadata(&metrics).map_err(|source| Error::Io { action: "read", path: metrics, source })?;
+    let staging = Staging::new(out)?;
+    let failed = |source| Error::Io { action: "write events to", path: out.to_path_buf(), source };
+    EventLog::create(run, staging.path()).map_err(failed)?.write_history(run)?;
+    Ok(staging.publish()?)
+}
+
+fn now() -> f64 {
+    since_1970(SystemTime::now())
+}
+
+fn since_1970(time: SystemTime) -> f64 {
+    time.duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
+}
+
+#[cfg(test)]
+impl EventLog {
+    /// A log on a disk that is full.
+    pub(super) fn on_full_disk() -> EventLog {
+        EventLog { file: EventFile::on_full_disk(), config: None }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use proto::Datum;
+    use serde_json::json;
+
+    fn step(step: u64) -> Value {
+        json!({ "type": "step", "step": step, "loss": { "total": step as f64 / 2.0 }, "seconds": 10.0 })
+    }
+
+    /// Event files of a folder in the order that a reader takes them.
+    fn files(folder: &Path) -> Vec<PathBuf> {
+        let mut paths: Vec<_> = std::fs::read_dir(folder).unwrap().map(|entry| entry.unwrap().path()).collect();
+        paths.sort();
+        paths
+    }
+
+    /// (step, loss) as a reader sees them who obeys marks of a start.
+    fn losses(folder: &Path) -> Vec<(i64, f32)> {
+        let mut seen: Vec<(i64, f32)> = Vec::new();
+        for event in files(folder).iter().flat_map(|path| event_file::read(path)) {
+            match event.what.unwrap() {
+                What::SessionLog(log) if log.status == SESSION_START => seen.retain(|(step, _)| *step < event.step),
+                What::Summary(summary) => seen.extend(summary.values.iter().filter_map(|value| match value.datum {
+                    Some(Datum::Scalar(loss)) if value.tag == "loss/total" => Some((event.step, loss)),
+                    _ => None,
+                })),
+                _ => (),
+            }
+        }
+        seen
+    }
+
+    #[test]
+    fn a_resumed_run_shows_no_step_twice() {
+        let run = tempfile::tempdir().unwrap();
+        let mut log = EventLog::open(run.path(), 0).unwrap();
+        (1..=5).for_each(|at| log.write(&step(at)).unwrap());
+        drop(log);
+        let mut log = EventLog::open(run.path(), 3).unwrap();
+        log.write(&json!({ "type": "step", "step": 4, "loss": { "total": 9.0 } })).unwrap();
+        let folder = run.path().join(FOLDER);
+        assert_eq!(files(&folder).len(), 2);
+        assert_eq!(losses(&folder), [(1, 0.5), (2, 1.0), (3, 1.5), (4, 9.0)]);
+    }
+
+    #[test]
+    fn switched_on_at_a_resume_it_begins_with_the_history() {
+        let run = tempfile::tempdir().unwrap();
+        let mut metrics = metrics::MetricsFile::open(run.path(), 0).unwrap();
+        metrics.write(&json!({ "type": "start", "step": 0 })).unwrap();
+        (1..=2).for_each(|at| metrics.write(&step(at)).unwrap());
+        std::fs::write(run.path().join(RESOLVED), "[run]\nseed = 3\n").unwrap();
+        let mut log = EventLog::open(run.path(), 2).unwrap();
+        log.write(&json!({ "type": "resume", "step": 2 })).unwrap();
+        log.write(&step(3)).unwrap();
+        let folder = run.path().join(FOLDER);
+        assert_eq!(losses(&folder), [(1, 0.5), (2, 1.0), (3, 1.5)]);
+        let events = event_file::read(&files(&folder)[0]);
+        assert!(matches!(events[1].what, Some(What::SessionLog(_))), "TensorBoard's server overlooks the first start");
+        let times: Vec<f64> = events[2..5].iter().map(|event| event.wall_time).collect();
+        assert!((times[1] - times[0] - 10.0).abs() < 1e-6 && (times[2] - times[1] - 10.0).abs() < 1e-6, "{times:?}");
+        let texts = events.iter().filter_map(|event| match event.what.as_ref()? {
+            What::Summary(summary) => summary.values.iter().find(|value| value.tag == "config"),
+            _ => None,
+        });
+        let texts: Vec<_> = texts.collect();
+        assert_eq!(texts.len(), 1, "the configuration is written once");
+        let Some(Datum::Tensor(tensor)) = &texts[0].datum else { panic!("a text") };
+        assert_eq!(tensor.values, [b"    [run]\n    seed = 3\n".to_vec()]);
+    }
+
+    #[test]
+    fn a_run_is_converted_whole_or_not_at_all() {
+        let (run, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let target = out.path().join("events");
+        let error = convert(run.path(), &target).unwrap_err().to_string();
+        assert!(error.contains(metrics::FILE_NAME) && !target.exists(), "{error}");
+        let mut metrics = metrics::MetricsFile::open(run.path(), 0).unwrap();
+        (1..=3).for_each(|at| metrics.write(&step(at)).unwrap());
+        assert_eq!(convert(run.path(), &target).unwrap(), target);
+        assert_eq!(losses(&target), [(1, 0.5), (2, 1.0), (3, 1.5)]);
+        assert!(convert(run.path(), &target).unwrap_err().to_string().contains("events"), "taken already");
+    }
+}

@@ -1,0 +1,252 @@
+//! Which values of a record of `metrics.jsonl` go under which tag. TensorBoard groups by what stands before the first
+//! slash; docs/formats/tensorboard.md lists the tags.
+//!
+//! A number that is absent or null (not finite, or there is none) gives no point.
+
+use super::proto::{Datum, Dimension, Histogram, Metadata, Plugin, STRING, Shape, StringTensor, Tagged};
+use serde_json::Value;
+
+/// Numbers of a step, by where they lie in its record.
+const STEP: [(&str, &str); 15] = [
+    ("/loss/total", "loss/total"),
+    ("/loss/cross_entropy", "loss/cross_entropy"),
+    ("/loss/perplexity", "loss/perplexity"),
+    ("/loss/lagrangian", "loss/lagrangian"),
+    ("/clip_scale", "gradient_norm/clip_scale"),
+    ("/sparsity/expected", "sparsity/expected/all"),
+    ("/sparsity/target", "sparsity/target/all"),
+    ("/sparsity/expected_parameters", "sparsity/expected_parameters"),
+    ("/tokens", "progress/tokens"),
+    ("/applied", "progress/applied"),
+    ("/skipped", "progress/skipped"),
+    ("/seconds", "throughput/seconds"),
+    ("/tokens_per_second", "throughput/tokens_per_second"),
+    ("/model_flops_per_second", "throughput/model_flops_per_second"),
+    ("/peak_memory_bytes", "memory/peak_bytes"),
+];
+
+/// Numbers of a domain in a step.
+const STEP_DOMAIN: [(&str, &str); 6] = [
+    ("/loss", "loss/domain"),
+    ("/proportion", "proportion"),
+    ("/rows", "rows"),
+    ("/rows_total", "rows_total"),
+    ("/rows_left", "rows_left"),
+    ("/epochs", "epochs"),
+];
+
+/// Numbers of a module's constraint in a step.
+const CONSTRAINT: [(&str, &str); 7] = [
+    ("/expected_sparsity", "sparsity/expected"),
+    ("/target_sparsity", "sparsity/target"),
+    ("/violation", "constraint/violation"),
+    ("/worst_row_violation", "constraint/worst_row_violation"),
+    ("/loss", "constraint/loss"),
+    ("/lambda_1", "multipliers/lambda_1"),
+    ("/lambda_2", "multipliers/lambda_2"),
+];
+
+/// Numbers of a domain in an evaluation, below `eval` or `eval_cut`.
+const EVAL_DOMAIN: [(&str, &str); 5] = [
+    ("/loss", "loss"),
+    ("/standard_error", "standard_error"),
+    ("/perplexity", "perplexity"),
+    ("/reference", "reference"),
+    ("/excess", "excess"),
+];
+
+/// Numbers of a module's masks in an evaluation.
+const MASKS: [(&str, &str); 2] = [("/half_alive/count", "masks/half_alive"), ("/still_open/count", "masks/still_open")];
+
+/// The values of a record; none for a kind that has nothing to show.
+pub(super) fn values(record: &Value) -> Vec<Tagged> {
+    match record["type"].as_str() {
+        Some("step") => step(record),
+        Some("eval") => evaluation(record),
+        Some(kind) => vec![text(&format!("events/{kind}"), &fields(record))],
+        None => Vec::new(),
+    }
+}
+
+/// A text as Markdown that keeps its lines as they are.
+pub(super) fn text(tag: &str, lines: &str) -> Tagged {
+    let code = lines.lines().map(|line| format!("    {line}\n")).collect::<String>();
+    let shape = Shape { dimensions: vec![Dimension { size: 1 }] };
+    let tensor = StringTensor { dtype: STRING, shape: Some(shape), values: vec![code.into_bytes()] };
+    let metadata = Metadata { plugin: Some(Plugin { name: "text".to_string() }) };
+    Tagged { tag: tag.to_string(), datum: Some(Datum::Tensor(tensor)), metadata: Some(metadata) }
+}
+
+fn step(record: &Value) -> Vec<Tagged> {
+    let mut found = Vec::new();
+    pick(record, &STEP, |tag| tag.to_string(), &mut found);
+    for group in ["learning_rate", "gradient_norm"] {
+        let numbers = record[group].as_object().into_iter().flatten();
+        found.extend(numbers.filter_map(|(name, number)| scalar(format!("{group}/{name}"), number)));
+    }
+    for (name, domain) in record["domains"].as_object().into_iter().flatten() {
+        pick(domain, &STEP_DOMAIN, |tag| format!("{tag}/{name}"), &mut found);
+    }
+    for constraint in record["constraints"].as_array().into_iter().flatten() {
+        let Some(module) = constraint["module"].as_str() else { continue };
+        pick(constraint, &CONSTRAINT, |tag| format!("{tag}/{module}"), &mut found);
+    }
+    found
+}
+
+fn evaluation(record: &Value) -> Vec<Tagged> {
+    let mut found = Vec::new();
+    // The cut is another model than the one in training: its losses are another curve.
+    let cut = record["gates"] == "target";
+    let group = if cut { "eval_cut" } else { "eval" };
+    pick(record, &[("/mean_loss", "mean_loss")], |tag| format!("{group}/{tag}"), &mut found);
+    for (name, domain) in record["domains"].as_object().into_iter().flatten() {
+        pick(domain, &EVAL_DOMAIN, |tag| format!("{group}/{tag}/{name}"), &mut found);
+    }
+    // With the cut the masks are those of the evaluation before it, of the same step.
+    if !cut {
+        masks(record, &mut found);
+    }
+    found
+}
+
+fn masks(record: &Value, found: &mut Vec<Tagged>) {
+    for report in record.pointer("/masks/modules").and_then(Value::as_array).into_iter().flatten() {
+        let Some(module) = report["module"].as_str() else { continue };
+        pick(report, &MASKS, |tag| format!("{tag}/{module}"), found);
+        let undecided = report["undecided"].as_array().into_iter().flatten().filter_map(Value::as_f64).sum::<f64>();
+        found.extend(scalar(format!("masks/undecided/{module}"), &undecided.into()));
+        let counts = report["histogram"].as_array().into_iter().flatten().filter_map(Value::as_f64);
+        found.extend(gate_histogram(module, &counts.collect::<Vec<_>>()));
+    }
+    for (module, rows) in record["row_sparsity"].as_object().into_iter().flatten() {
+        for (row, sparsity) in rows.as_array().into_iter().flatten().enumerate() {
+            found.extend(scalar(format!("row_sparsity/{module}/{row:03}"), sparsity));
+        }
+    }
+}
+
+fn pick(record: &Value, numbers: &[(&str, &str)], tag: impl Fn(&str) -> String, found: &mut Vec<Tagged>) {
+    let known = numbers.iter().filter_map(|(pointer, name)| scalar(tag(name), record.pointer(pointer)?));
+    found.extend(known);
+}
+
+fn scalar(tag: String, number: &Value) -> Option<Tagged> {
+    let number = number.as_f64().or_else(|| number.as_bool().map(f64::from))? as f32;
+    number.is_finite().then_some(Tagged { tag, datum: Some(Datum::Scalar(number)), metadata: None })
+}
+
+/// Soft gate values, counted in equal parts of [0, 1]. Sums are those of values in the middle of their part.
+fn gate_histogram(module: &str, counts: &[f64]) -> Option<Tagged> {
+    let first = counts.iter().position(|count| *count > 0.0)?;
+    let last = counts.iter().rposition(|count| *count > 0.0)?;
+    let width = 1.0 / counts.len() as f64;
+    let middle = |part: usize| (part as f64 + 0.5) * width;
+    let moment = |power: i32| counts.iter().enumerate().map(|(part, count)| count * middle(part).powi(power)).sum();
+    let histogram = Histogram {
+        // Readers take these for the outer edges of the first and the last part that holds anything.
+        min: first as f64 * width,
+        max: (last + 1) as f64 * width,
+        num: moment(0),
+        sum: moment(1),
+        sum_squares: moment(2),
+        bucket_limit: (1..=counts.len()).map(|part| part as f64 * width).collect(),
+        bucket: counts.to_vec(),
+    };
+    Some(Tagged { tag: format!("gates/{module}"), datum: Some(Datum::Histogram(histogram)), metadata: None })
+}
+
+/// The fields of an event that are its own, one a line.
+fn fields(record: &Value) -> String {
+    let own = record.as_object().into_iter().flatten().filter(|(key, _)| !["type", "step"].contains(&key.as_str()));
+    own.map(|(key, value)| format!("{key}: {value}\n")).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    fn scalars(record: &Value) -> Vec<(String, f32)> {
+        let scalar = |value: Tagged| match value.datum {
+            Some(Datum::Scalar(number)) => Some((value.tag, number)),
+            _ => None,
+        };
+        values(record).into_iter().filter_map(scalar).collect()
+    }
+
+    #[test]
+    fn a_step_gives_a_point_for_every_number_it_has() {
+        let record = json!({
+            "type": "step", "step": 3, "tokens": 96, "applied": false, "skipped": 1,
+            "loss": { "total": 2.5, "cross_entropy": 2.0, "perplexity": null, "lagrangian": 0.5 },
+            "domains": { "a/b": { "loss": null, "rows": 0, "proportion": 0.25 } },
+            "learning_rate": { "weights": 0.5, "masks": 1.0 },
+            "gradient_norm": { "total": 3.0, "multipliers": null },
+            "constraints": [{ "module": "hidden", "violation": -0.125, "lambda_1": 0.75 }, { "violation": 1.0 }],
+            "sparsity": { "expected": 0.5, "target": 0.25 },
+        });
+        let expected = [
+            ("loss/total", 2.5),
+            ("loss/cross_entropy", 2.0),
+            ("loss/lagrangian", 0.5),
+            ("sparsity/expected/all", 0.5),
+            ("sparsity/target/all", 0.25),
+            ("progress/tokens", 96.0),
+            ("progress/applied", 0.0),
+            ("progress/skipped", 1.0),
+            ("learning_rate/weights", 0.5),
+            ("learning_rate/masks", 1.0),
+            ("gradient_norm/total", 3.0),
+            ("proportion/a/b", 0.25),
+            ("rows/a/b", 0.0),
+            ("constraint/violation/hidden", -0.125),
+            ("multipliers/lambda_1/hidden", 0.75),
+        ];
+        assert_eq!(scalars(&record), expected.map(|(tag, number)| (tag.to_string(), number)));
+    }
+
+    #[test]
+    fn the_cut_has_curves_of_its_own() {
+        let record = |gates: &str| {
+            json!({
+                "type": "eval", "step": 4, "gates": gates, "mean_loss": 1.5,
+                "domains": { "wiki": { "loss": 1.25, "excess": null } },
+                "row_sparsity": { "layer": [0.25] },
+                "masks": { "modules": [{ "module": "layer", "undecided": [1, 2], "histogram": [2, 0, 0, 1, 0] }] },
+            })
+        };
+        let expected = [
+            ("eval/mean_loss", 1.5),
+            ("eval/loss/wiki", 1.25),
+            ("masks/undecided/layer", 3.0),
+            ("row_sparsity/layer/000", 0.25),
+        ];
+        assert_eq!(scalars(&record("expected")), expected.map(|(tag, number)| (tag.to_string(), number)));
+        let cut = [("eval_cut/mean_loss".to_string(), 1.5), ("eval_cut/loss/wiki".to_string(), 1.25)];
+        assert_eq!(scalars(&record("target")), cut);
+    }
+
+    #[test]
+    fn gates_are_a_histogram_from_the_first_part_in_use_to_the_last() {
+        let Some(Datum::Histogram(found)) = gate_histogram("hidden", &[0.0, 3.0, 0.0, 1.0, 0.0]).unwrap().datum else {
+            panic!("a histogram");
+        };
+        assert!((found.min - 0.2).abs() < 1e-12 && (found.max - 0.8).abs() < 1e-12);
+        assert_eq!((found.num, found.bucket.len(), found.bucket_limit.len()), (4.0, 5, 5));
+        assert!((found.sum - (3.0 * 0.3 + 0.7)).abs() < 1e-12);
+        assert!((found.sum_squares - (3.0 * 0.09 + 0.49)).abs() < 1e-12);
+        assert!(gate_histogram("hidden", &[0.0; 10]).is_none() && gate_histogram("hidden", &[]).is_none());
+    }
+
+    #[test]
+    fn other_events_are_texts_and_broken_records_nothing() {
+        let found = values(&json!({ "type": "skip", "step": 9, "in_row": 2 }));
+        let Some(Datum::Tensor(tensor)) = &found[0].datum else { panic!("a text") };
+        assert_eq!(found[0].tag, "events/skip");
+        assert_eq!(tensor.values, [b"    in_row: 2\n".to_vec()]);
+        for broken in [json!(null), json!([]), json!({ "step": 1 }), json!({ "type": "step", "domains": 3 })] {
+            assert_eq!(values(&broken), []);
+        }
+    }
+}
