@@ -4,6 +4,9 @@ use super::{Answer, Verdict};
 use crate::report::number::{Unit, significant};
 use crate::report::side_files::{LatencyFile, LatencyModel, Spread, short_name};
 
+/// Closer to 1 than this, in any round, is no difference worth a verdict.
+const MARGIN: f64 = 0.02;
+
 pub(super) fn speed(latency: Option<&LatencyFile>) -> Answer {
     const QUESTION: &str = "Is the small model faster?";
     let Some(latency) = latency else {
@@ -27,13 +30,11 @@ pub(super) fn speed(latency: Option<&LatencyFile>) -> Answer {
     };
     let (name, base) = (short_name(&model.model), short_name(&first.model));
     let times = factor.median;
-    // Without rounds to compare, two per cent count as noise.
-    let margin = if factor.low < factor.high { 0.0 } else { 0.02 };
     let (verdict, answer) = match factor {
-        factor if factor.low > 1.0 + margin => {
+        factor if factor.low > 1.0 + MARGIN => {
             (Verdict::Good, format!("Yes: {name} writes {times:.2} times as fast as {base}."))
         }
-        factor if factor.high < 1.0 - margin => {
+        factor if factor.high < 1.0 - MARGIN => {
             (Verdict::Bad, format!("No: {name} writes {times:.2} times as fast as {base}, which is slower."))
         }
         _ => (Verdict::Fact, format!("No clear difference: {name} writes {times:.2} times as fast as {base}.")),
