@@ -21,7 +21,8 @@ pub(super) fn write(results: &Results, dataset: &Dataset, device: &str, printer:
     write_atomic(&eval, format!("{:#}\n", serde_json::to_value(losses(results, dataset)?)?).as_bytes())?;
     let measured = latency::measure(&latency_arguments(results, device), printer)?;
     write_atomic(&speed, format!("{:#}\n", measured.json()).as_bytes())?;
-    let runs = ["source", "prune", "recover"].map(|stage| folder.join(stage));
+    // The source is left out: its first loss would flatten every curve of the two.
+    let runs = ["prune", "recover"].map(|stage| folder.join(stage));
     let mut report = Report::read(&runs, Some("shearling demo".to_string()))?;
     report.eval = Some(side_files::read_eval(&eval)?);
     report.latency = Some(side_files::read_latency(&speed)?);
