@@ -13,6 +13,7 @@
 #   versus-7b       both in turn, twice
 #   pretrain-2.7b   a plain step of the pruned sizes, ours and transformers' (eager, compiled)
 #   pretrain-1.3b
+#   latency         prompt and answer of 7B, 2.7B and 1.3B, ours and transformers' forward with its cache
 #   profile         time by phase of prune steps, and by kernel of one step of the 1.3B shape where ncu is there
 #
 # Environment: SHEARLING (./shearling-gpu), PYTHON (python3), OUT (runs/gpu), ROWS (32), STEPS (3), WARMUP (1);
@@ -151,6 +152,17 @@ pretrain() {
 part_pretrain-2.7b() { pretrain 2.7b 2; }
 
 part_pretrain-1.3b() { pretrain 1.3b 4; }
+
+part_latency() {
+    local lengths=(--dtype bf16 --prompt-tokens 2048 --new-tokens 128 --rounds 3) shapes=(--shape 7b --shape 2.7b --shape 1.3b)
+    local status=0
+    record "shearling" ours bench latency --device cuda --json "${lengths[@]}" "${shapes[@]}" || status=$?
+    for cache in dynamic static; do
+        record "peer, $cache cache" limited "$PYTHON" "$FOLDER/peer/decode.py" --device cuda --json --cache "$cache" \
+            "${lengths[@]}" "${shapes[@]}" || status=$?
+    done
+    return "$status"
+}
 
 part_profile() {
     local ROWS=4

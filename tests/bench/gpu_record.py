@@ -19,8 +19,20 @@ def gibibytes(result):
     return "-" if peak is None else f"{(peak - base) / 2**30:.1f}"
 
 
+def latency_table(results):
+    answers = [(result["name"], model) for result in results for model in result.get("models", [])]
+    if answers:
+        print(f"{'what':32} {'model':>8} {'prefill tokens/s':>17} {'decode tokens/s':>16} {'of roofline %':>14}")
+    for name, model in answers:
+        part = model["decode"].get("fraction_of_roofline")
+        roofline = "-" if part is None else f"{100 * part:.0f}"
+        prefill, decode = model["prefill"]["tokens_per_second"], model["decode"]["tokens_per_second"]
+        print(f"{name:32} {model['model']:>8} {prefill:17.0f} {decode:16.1f} {roofline:>14}")
+
+
 def table(path):
     results = [json.loads(line) for line in Path(path).read_text().splitlines()]
+    latency_table(results)
     for check in (check for result in results for check in result.get("checks", [])):
         verdict = "ok" if check["passed"] else "DIFFERS"
         print(f"{check['name']:32} {check['difference']:.1e} (at most {check['bound']:.1e}) {verdict}")
