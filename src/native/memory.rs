@@ -5,7 +5,7 @@ use std::ffi::c_int;
 use tch::{Device, Kind, TchError, Tensor};
 
 unsafe extern "C" {
-    fn shearling_cuda_peak(index: i64, allocated: *mut u64, reserved: *mut u64, error: CError) -> c_int;
+    fn shearling_cuda_peak(index: i64, allocated: *mut u64, error: CError) -> c_int;
     fn shearling_reset_cuda_peak(index: i64, error: CError) -> c_int;
     fn shearling_host_zeros(like: CTensor, bf16: c_int, out: *mut CTensor, error: CError) -> c_int;
 }
@@ -58,12 +58,11 @@ fn status_bytes(key: &str) -> Option<u64> {
 /// Most bytes that tensors have held at once on a CUDA device, since the start or [`reset_device_peak`]; `None` on the
 /// CPU and before the device is used.
 pub fn device_peak_bytes(device: Device) -> Option<u64> {
-    cuda_peaks(device).map(|(allocated, _)| allocated)
-}
-
-/// Like [`device_peak_bytes`], with what libtorch keeps for later tensors: what the device must have free.
-pub fn device_peak_reserved_bytes(device: Device) -> Option<u64> {
-    cuda_peaks(device).map(|(_, reserved)| reserved)
+    let Device::Cuda(index) = device else { return None };
+    let mut allocated = 0;
+    // SAFETY: the number lives for the time of the call.
+    shim::check(|error| unsafe { shearling_cuda_peak(index as i64, &mut allocated, error) }).ok()?;
+    Some(allocated)
 }
 
 /// Lets [`device_peak_bytes`] begin anew; whether it could.
@@ -71,14 +70,6 @@ pub fn reset_device_peak(device: Device) -> bool {
     let Device::Cuda(index) = device else { return false };
     // SAFETY: no pointers but the error's.
     shim::check(|error| unsafe { shearling_reset_cuda_peak(index as i64, error) }).is_ok()
-}
-
-fn cuda_peaks(device: Device) -> Option<(u64, u64)> {
-    let Device::Cuda(index) = device else { return None };
-    let (mut allocated, mut reserved) = (0, 0);
-    // SAFETY: both numbers live for the time of the call.
-    shim::check(|error| unsafe { shearling_cuda_peak(index as i64, &mut allocated, &mut reserved, error) }).ok()?;
-    Some((allocated, reserved))
 }
 
 /// Zeros of `like`'s shape on the host, fp32 or bf16: page-locked where there is CUDA, so that a GPU reads and writes
@@ -130,7 +121,6 @@ mod tests {
         let before = device_peak_bytes(device).unwrap();
         drop(Tensor::zeros([1 << 24], (Kind::Float, device)));
         assert!(device_peak_bytes(device).unwrap() >= before + (64 << 20));
-        assert!(device_peak_reserved_bytes(device).unwrap() >= device_peak_bytes(device).unwrap());
         drop(small);
     }
 

@@ -68,8 +68,8 @@ pub struct BenchStep {
     /// Device: auto, cpu, cuda or cuda:N.
     #[arg(long, default_value = "auto")]
     pub device: String,
-    /// Dense peak of the device in TFLOP/s; default 989 on CUDA (H100, H200 in bf16), on a CPU what a large matrix
-    /// product reaches.
+    /// Dense peak of the device in TFLOP/s; default on CUDA that of an H100 or H200 (989 in bf16, 67 in fp32), on a
+    /// CPU what a large matrix product reaches.
     #[arg(long, value_name = "N")]
     pub peak_tflops: Option<f64>,
     /// One JSON object instead of a table.

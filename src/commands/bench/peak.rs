@@ -4,8 +4,10 @@ use crate::native::projection::project;
 use std::time::Instant;
 use tch::{Device, Kind, TchError, Tensor};
 
-/// Dense bf16 peak of an H100 or H200 (SXM), FLOP/s.
-const H200_FLOPS: f64 = 989e12;
+/// Dense peaks of an H100 or H200 (SXM), FLOP/s: bf16 and fp16, and fp32 as libtorch computes it unless told otherwise
+/// (no TF32).
+const H200_HALF_FLOPS: f64 = 989e12;
+const H200_FLOAT_FLOPS: f64 = 67e12;
 /// Side of the square matrices that measure a CPU: large enough that the rate no longer grows.
 const SIDE: i64 = 2048;
 /// Products of which the fastest counts.
@@ -14,7 +16,8 @@ const PRODUCTS: usize = 5;
 /// FLOP/s of `device` in computations of `kind`: the known peak of a GPU, the measured rate of a CPU.
 pub(super) fn flops(device: Device, kind: Kind) -> Result<f64, TchError> {
     match device {
-        Device::Cuda(_) => Ok(H200_FLOPS),
+        Device::Cuda(_) if kind == Kind::Float => Ok(H200_FLOAT_FLOPS),
+        Device::Cuda(_) => Ok(H200_HALF_FLOPS),
         _ => measured(device, kind),
     }
 }

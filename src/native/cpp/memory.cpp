@@ -25,11 +25,10 @@ uint64_t peak(const c10::CachingAllocator::StatArray& stats) {
 
 using shearling::Tensor;
 
-extern "C" int shearling_cuda_peak(int64_t index, uint64_t* allocated, uint64_t* reserved, char** error) {
+extern "C" int shearling_cuda_peak(int64_t index, uint64_t* allocated, char** error) {
   return shearling::guarded(error, [&] {
     const auto stats = cuda_allocator().getDeviceStats(static_cast<c10::DeviceIndex>(index));
     *allocated = peak(stats.allocated_bytes);
-    *reserved = peak(stats.reserved_bytes);
   });
 }
 
