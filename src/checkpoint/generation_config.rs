@@ -25,7 +25,7 @@ const OTHERS: [(&str, f64); 9] = [
 /// What the file suggests.
 #[derive(Clone, Debug, Default, PartialEq)]
 pub struct GenerationConfig {
-    /// Whether to draw tokens; if not, the most likely one is taken and the next three do not count.
+    /// Whether to draw tokens; if not, the most likely one is taken and the next three are not read.
     pub do_sample: bool,
     /// Divides the logits.
     pub temperature: Option<f64>,
@@ -60,14 +60,19 @@ impl GenerationConfig {
                 ignored.push(key);
             }
         }
-        Ok(GenerationConfig {
+        let mut config = GenerationConfig {
             do_sample: fields.boolean_or("do_sample", false)?,
-            temperature: within(fields, "temperature", f64::MIN_POSITIVE, f64::MAX)?,
-            top_p: within(fields, "top_p", f64::MIN_POSITIVE, 1.0)?,
-            top_k: fields.integer_given("top_k", 0..=MAX_TOKENS)?.value(),
             max_new_tokens: fields.integer_given("max_new_tokens", 1..=MAX_TOKENS)?.value(),
             ignored,
-        })
+            ..GenerationConfig::default()
+        };
+        // Greedy models are published with a temperature of 0, which is no temperature.
+        if config.do_sample {
+            config.temperature = within(fields, "temperature", f64::MIN_POSITIVE, f64::MAX)?;
+            config.top_p = within(fields, "top_p", f64::MIN_POSITIVE, 1.0)?;
+            config.top_k = fields.integer_given("top_k", 0..=MAX_TOKENS)?.value();
+        }
+        Ok(config)
     }
 }
 
@@ -109,6 +114,11 @@ mod tests {
     }
 
     #[test]
+    fn a_greedy_model_may_have_a_temperature_of_nothing() {
+        assert_eq!(read(&json!({ "temperature": 0, "top_p": 0 })), Ok(Some(GenerationConfig::default())));
+    }
+
+    #[test]
     fn wrong_values_are_refused_by_name() {
         for (key, value) in [
             ("temperature", json!(0)),
@@ -119,7 +129,9 @@ mod tests {
             ("max_new_tokens", json!(0)),
             ("do_sample", json!("yes")),
         ] {
-            let error = read(&json!({ key: value })).unwrap_err();
+            let mut object = json!({ "do_sample": true });
+            object[key] = value;
+            let error = read(&object).unwrap_err();
             assert!(error.contains(NAME) && error.contains(key), "{error}");
         }
     }

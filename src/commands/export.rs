@@ -16,7 +16,8 @@ use crate::model::parameters::parameters;
 use crate::native::device;
 use crate::prune::equivalence::FOLD_TOLERANCE;
 use crate::prune::{Conversion, convert, magnitude, shape};
-use crate::train::metrics::{self, MetricsFile};
+use crate::train::journal::Journal;
+use crate::train::metrics;
 use crate::train::run::mask_file;
 use crate::train::{Outcome, Setup, resume};
 use anyhow::Context;
@@ -81,7 +82,7 @@ pub fn run(arguments: &Export) -> anyhow::Result<Verdict> {
 pub(super) fn prune_from_step(setup: &Setup, outcome: &Outcome, printer: &Printer) -> anyhow::Result<Written> {
     let step = open_step(&outcome.run, Some(outcome.step))?;
     let written = Job::of(setup, outcome.run.join(PRUNED))?.prune(&step, setup.device, printer)?;
-    record(outcome, &written)?;
+    record(outcome, &written, setup.config.run.tensorboard)?;
     Ok(written)
 }
 
@@ -89,12 +90,12 @@ pub(super) fn prune_from_step(setup: &Setup, outcome: &Outcome, printer: &Printe
 pub(super) fn export_trained(setup: &Setup, outcome: &Outcome) -> anyhow::Result<Written> {
     let step = open_step(&outcome.run, Some(outcome.step))?;
     let written = Job::of(setup, outcome.run.join(MODEL))?.copy(&step)?;
-    record(outcome, &written)?;
+    record(outcome, &written, setup.config.run.tensorboard)?;
     Ok(written)
 }
 
 /// Adds to the run's metrics that its model is written.
-fn record(outcome: &Outcome, written: &Written) -> anyhow::Result<()> {
+fn record(outcome: &Outcome, written: &Written, tensorboard: bool) -> anyhow::Result<()> {
     let check = written.equivalence.as_ref().map(|check| {
         json!({
             "folded": check.folded,
@@ -113,7 +114,8 @@ fn record(outcome: &Outcome, written: &Written) -> anyhow::Result<()> {
         "dtype": written.dtype,
         "equivalence": check,
     });
-    Ok(MetricsFile::append_to(&outcome.run)?.write(&metrics::event("written", outcome.step, fields))?)
+    let mut journal = Journal::after(&outcome.run, outcome.step, tensorboard)?;
+    Ok(journal.write(&metrics::event("written", outcome.step, fields))?)
 }
 
 /// `prune.method = "magnitude"`: no run, the source is cut at once.

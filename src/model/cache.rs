@@ -68,7 +68,9 @@ impl KvCache {
         let expected = tokens.clamp(1, limit);
         let layers = (0..model.num_hidden_layers).map(|layer| {
             let window = model.sliding_window.get(layer as usize).copied().flatten();
-            let size = [rows, model.num_key_value_heads, in_blocks(expected), model.head_dim];
+            // No more than the window is read; the block is room for the tokens to come.
+            let tokens = window.map_or(expected, |window| expected.min(window));
+            let size = [rows, model.num_key_value_heads, in_blocks(tokens), model.head_dim];
             LayerCache::new(size, window, kind, device)
         });
         Ok(KvCache {
@@ -189,9 +191,9 @@ impl LayerCache {
             return Ok(());
         }
         let kept = self.window.map_or(stored, |window| stored.min(window - 1));
-        for tensor in [&mut self.key, &mut self.value] {
-            *tensor = moved(tensor, stored - kept, kept, in_blocks(kept + tokens))?;
-        }
+        // Both before either is replaced: without memory for the second the cache stays as it was.
+        let larger = |tensor: &Tensor| moved(tensor, stored - kept, kept, in_blocks(kept + tokens));
+        (self.key, self.value) = (larger(&self.key)?, larger(&self.value)?);
         self.first = length - kept;
         Ok(())
     }

@@ -28,12 +28,27 @@ impl Journal {
     pub fn open(run: &Path, step: u64, tensorboard: bool) -> Result<Journal, Error> {
         let metrics = MetricsFile::open(run, step)?;
         let mut journal = Journal { metrics, events: None, failing: false, warning: None };
-        match tensorboard.then(|| EventLog::open(run, step)) {
-            Some(Ok(events)) => journal.events = Some(events),
-            Some(Err(error)) => journal.warning = Some(format!("this run writes no TensorBoard events: {error}")),
+        journal.take_events(tensorboard.then(|| EventLog::open(run)));
+        Ok(journal)
+    }
+
+    /// Opens the files of a run that has ended after `step` steps, to add to them.
+    ///
+    /// # Errors
+    /// The metrics cannot be written.
+    pub fn after(run: &Path, step: u64, tensorboard: bool) -> Result<Journal, Error> {
+        let mut journal =
+            Journal { metrics: MetricsFile::append_to(run)?, events: None, failing: false, warning: None };
+        journal.take_events(tensorboard.then(|| EventLog::after(run, step)));
+        Ok(journal)
+    }
+
+    fn take_events(&mut self, events: Option<Result<EventLog, Error>>) {
+        match events {
+            Some(Ok(events)) => self.events = Some(events),
+            Some(Err(error)) => self.warning = Some(format!("this run writes no TensorBoard events: {error}")),
             None => (),
         }
-        Ok(journal)
     }
 
     /// Writes one record.

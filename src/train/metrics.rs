@@ -12,7 +12,7 @@ use crate::checkpoint::write_atomic;
 use crate::native::memory::peak_bytes;
 use serde_json::{Map, Value, json};
 use std::fs::{File, OpenOptions};
-use std::io::{BufRead, BufReader, Write};
+use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 /// File name inside a run folder.
@@ -37,11 +37,17 @@ impl MetricsFile {
         Ok(MetricsFile { path, file })
     }
 
-    /// Opens the file of a run that has ended, to add to it.
+    /// Opens the file of a run that has ended, to add to it. A last line that was cut is ended first.
     pub fn append_to(run: &Path) -> Result<MetricsFile, Error> {
         let path = run.join(FILE_NAME);
-        let file = OpenOptions::new().append(true).open(&path);
-        let file = file.map_err(|source| Error::Io { action: "open", path: path.clone(), source })?;
+        let open = || {
+            let mut file = OpenOptions::new().read(true).append(true).open(&path)?;
+            if !ends_a_line(&mut file)? {
+                file.write_all(b"\n")?;
+            }
+            Ok(file)
+        };
+        let file = open().map_err(|source| Error::Io { action: "open", path: path.clone(), source })?;
         Ok(MetricsFile { path, file })
     }
 
@@ -56,13 +62,26 @@ impl MetricsFile {
     }
 }
 
-/// All whole records of a metrics file; a last line cut by a crash is left out.
+fn ends_a_line(file: &mut File) -> std::io::Result<bool> {
+    if file.seek(SeekFrom::End(0))? == 0 {
+        return Ok(true);
+    }
+    let mut last = [0];
+    file.seek(SeekFrom::End(-1))?;
+    file.read_exact(&mut last)?;
+    Ok(last == *b"\n")
+}
+
+/// All whole records of a metrics file; a line cut by a crash, wherever in a character, is left out.
 pub fn read(path: &Path) -> Result<Vec<Value>, Error> {
-    let file = File::open(path).map_err(|source| Error::Io { action: "read", path: path.to_path_buf(), source })?;
+    let failed = |source| Error::Io { action: "read", path: path.to_path_buf(), source };
+    let file = File::open(path).map_err(failed)?;
+    if !file.metadata().map_err(failed)?.is_file() {
+        return Err(failed(std::io::Error::other("it is not a regular file")));
+    }
     let mut records = Vec::new();
-    for line in BufReader::new(file).lines() {
-        let line = line.map_err(|source| Error::Io { action: "read", path: path.to_path_buf(), source })?;
-        if let Ok(record) = serde_json::from_str(&line) {
+    for line in BufReader::new(file).split(b'\n') {
+        if let Ok(record) = serde_json::from_slice(&line.map_err(failed)?) {
             records.push(record);
         }
     }

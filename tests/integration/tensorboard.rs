@@ -60,8 +60,10 @@ fn a_run_writes_events_as_it_goes_and_a_new_file_when_it_resumes() {
 
     // The key is in resolved.toml, so a resumed run goes on with it.
     succeed(&["pretrain", "--resume", run.to_str().unwrap()]);
-    assert_eq!(event_files(&events).len(), 2);
-    assert_eq!(counts(&events, &tags), expected([6, 3, 6, 2]));
+    // The third says that the model was written.
+    assert_eq!(event_files(&events).len(), 3);
+    // The new file has the four steps and two evaluations of the first once more, before its own.
+    assert_eq!(counts(&events, &tags), expected([10, 5, 10, 2]));
 
     let again = folder.path().join("again");
     let written = succeed(&["tensorboard", run.to_str().unwrap(), "--out", again.to_str().unwrap()]);

@@ -5,8 +5,9 @@
 //! record ─► summary (tag, value) ─► proto (event) ─► event_file (checksums, one record per write)
 //! ```
 //!
-//! Every file begins with the mark of a start. That of a resumed run, in a new file, is at its next step: readers then
-//! forget what an earlier file says from there on, as they do with TensorBoard's own writers.
+//! Every file begins with the mark of a start: readers forget what an earlier file says of its step and later ones, as
+//! they do with TensorBoard's own writers. A resumed run begins a new file with its whole history, so that what was
+//! logged of steps that it takes again, or was not logged while events were off, is put right.
 
 mod event_file;
 mod proto;
@@ -35,27 +36,31 @@ pub struct EventLog {
 }
 
 impl EventLog {
-    /// Opens a new file for a run that has finished `step` steps. Where a run without event files resumes, its history
-    /// so far is written first.
+    /// Opens a new file, with what the run's metrics hold so far.
     ///
     /// # Errors
     /// Whatever the file system refuses.
-    pub fn open(run: &Path, step: u64) -> Result<EventLog, Error> {
-        let folder = run.join(FOLDER);
-        let failed = |source| Error::Io { action: "write events to", path: folder.clone(), source };
-        let follows = event_file::newest(&folder).map_err(failed)?.is_some();
-        let mut log = EventLog::create(run, &folder).map_err(failed)?;
-        if follows {
-            log.start(step + 1).map_err(|source| log.failed(source))?;
-        } else {
-            log.write_history(run)?;
-        }
+    pub fn open(run: &Path) -> Result<EventLog, Error> {
+        let mut log = EventLog::create(run, &run.join(FOLDER))?;
+        log.write_history(run)?;
         Ok(log)
     }
 
-    fn create(run: &Path, folder: &Path) -> io::Result<EventLog> {
-        let config = std::fs::read_to_string(run.join(RESOLVED)).ok();
-        Ok(EventLog { file: EventFile::create(folder, now())?, config })
+    /// Opens a new file for what comes after the last of `step` steps; earlier files stay as they are.
+    ///
+    /// # Errors
+    /// Whatever the file system refuses.
+    pub fn after(run: &Path, step: u64) -> Result<EventLog, Error> {
+        let mut log = EventLog::create(run, &run.join(FOLDER))?;
+        log.start(step + 1).map_err(|source| log.failed(source))?;
+        Ok(log)
+    }
+
+    fn create(run: &Path, folder: &Path) -> Result<EventLog, Error> {
+        let file = EventFile::create(folder, now());
+        let file =
+            file.map_err(|source| Error::Io { action: "write events to", path: folder.to_path_buf(), source })?;
+        Ok(EventLog { file, config: std::fs::read_to_string(run.join(RESOLVED)).ok() })
     }
 
     /// Writes the values of one record, as of now.
@@ -117,8 +122,7 @@ pub fn convert(run: &Path, out: &Path) -> Result<PathBuf, Error> {
     let metrics = run.join(metrics::FILE_NAME);
     std::fs::metadata(&metrics).map_err(|source| Error::Io { action: "read", path: metrics, source })?;
     let staging = Staging::new(out)?;
-    let failed = |source| Error::Io { action: "write events to", path: out.to_path_buf(), source };
-    EventLog::create(run, staging.path()).map_err(failed)?.write_history(run)?;
+    EventLog::create(run, staging.path())?.write_history(run)?;
     Ok(staging.publish()?)
 }
 
@@ -174,14 +178,25 @@ mod tests {
     #[test]
     fn a_resumed_run_shows_no_step_twice() {
         let run = tempfile::tempdir().unwrap();
-        let mut log = EventLog::open(run.path(), 0).unwrap();
+        let mut log = EventLog::open(run.path()).unwrap();
         (1..=5).for_each(|at| log.write(&step(at)).unwrap());
         drop(log);
-        let mut log = EventLog::open(run.path(), 3).unwrap();
-        log.write(&json!({ "type": "step", "step": 4, "loss": { "total": 9.0 } })).unwrap();
+        // Resumed after step 3 without events, up to step 6; then with them, step 6 once more.
+        let mut metrics = metrics::MetricsFile::open(run.path(), 0).unwrap();
+        (1..=3).for_each(|at| metrics.write(&step(at)).unwrap());
+        let other = |at: u64, loss: f64| json!({ "type": "step", "step": at, "loss": { "total": loss } });
+        (4..=5).for_each(|at| metrics.write(&other(at, 7.0)).unwrap());
+        let mut log = EventLog::open(run.path()).unwrap();
+        log.write(&other(6, 9.0)).unwrap();
         let folder = run.path().join(FOLDER);
         assert_eq!(files(&folder).len(), 2);
-        assert_eq!(losses(&folder), [(1, 0.5), (2, 1.0), (3, 1.5), (4, 9.0)]);
+        let expected = [(1, 0.5), (2, 1.0), (3, 1.5), (4, 7.0), (5, 7.0), (6, 9.0)];
+        assert_eq!(losses(&folder), expected);
+        EventLog::after(run.path(), 6)
+            .unwrap()
+            .write(&json!({ "type": "written", "step": 6, "path": "model" }))
+            .unwrap();
+        assert_eq!((files(&folder).len(), losses(&folder)), (3, expected.to_vec()));
     }
 
     #[test]
@@ -191,7 +206,7 @@ mod tests {
         metrics.write(&json!({ "type": "start", "step": 0 })).unwrap();
         (1..=2).for_each(|at| metrics.write(&step(at)).unwrap());
         std::fs::write(run.path().join(RESOLVED), "[run]\nseed = 3\n").unwrap();
-        let mut log = EventLog::open(run.path(), 2).unwrap();
+        let mut log = EventLog::open(run.path()).unwrap();
         log.write(&json!({ "type": "resume", "step": 2 })).unwrap();
         log.write(&step(3)).unwrap();
         let folder = run.path().join(FOLDER);
