@@ -10,7 +10,8 @@
 //! `/`, and every request with a body. Nothing a request says reaches the file system.
 //!
 //! Each connection has a thread and carries one request: a reader who says nothing, or takes nothing, keeps neither the
-//! others nor the end waiting.
+//! others nor the end waiting. That is why no HTTP library is used: a small one (tiny_http) reads the rest of a body when
+//! a request is dropped, however long it is said to be and without a time limit; a large one brings an async runtime.
 
 mod answer;
 mod connection;
@@ -107,6 +108,7 @@ impl Live {
         }
     }
 
+    /// Reads one request and answers it.
     fn serve(
         &self,
         mut connection: Connection,
