@@ -70,7 +70,8 @@ impl DomainStory {
             self.source = later.source.filter(|source| source.step.is_some()).or(self.source).or(later.source);
         }
         self.cut = self.cut.or(later.cut);
-        self.last = later.last.or(self.last);
+        // What a run evaluated before its first step is the model it was given: nothing later.
+        self.last = later.last.filter(|last| last.step != Some(0)).or(self.last).or(later.last);
         self.first_proportion = self.first_proportion.or(later.first_proportion);
         self.last_proportion = later.last_proportion.or(self.last_proportion);
         self.rows = sum(self.rows, later.rows);
@@ -143,6 +144,20 @@ mod tests {
         story.measure();
         assert_eq!(story.source, at(1.0, Some(0)));
         assert_eq!(story.recovered, Some(0.75));
+    }
+
+    #[test]
+    fn a_continuation_without_a_step_makes_nothing_good() {
+        let mut story = DomainStory { source: at(1.0, Some(0)), cut: at(3.0, Some(9)), ..DomainStory::default() };
+        story.last = story.cut;
+        // The same model, evaluated once more: not the same digits.
+        let later = DomainStory { cut: at(2.999, Some(0)), last: at(2.999, Some(0)), ..DomainStory::default() };
+        story.continue_with(&later);
+        story.measure();
+        assert_eq!((story.recovered, story.last), (None, story.cut));
+        let mut unknown = DomainStory::default();
+        unknown.continue_with(&later);
+        assert_eq!(unknown.last, later.last, "the only one that is known");
     }
 
     #[test]

@@ -6,7 +6,8 @@ use super::lineage::views;
 use crate::inspect::RunHistory;
 use serde_json::{Map, Value, json};
 
-/// The embedded data: `runs` (facts by run), `answers` (by pruning run), `figures` (columns and cells by name).
+/// The embedded data: `runs` (facts by run), `answers` (by pruning run, else by first run), `figures` (columns and cells
+/// by name).
 pub fn data(report: &Report) -> Value {
     let views = views(&report.runs);
     let runs = views.iter().map(|view| facts(&view.label, view.history)).collect::<Vec<_>>();

@@ -25,7 +25,7 @@ pub fn views(histories: &[RunHistory]) -> Vec<RunView<'_>> {
     let mut views: Vec<RunView> = Vec::new();
     for (index, history) in histories.iter().enumerate() {
         let label = label_of(history, &views);
-        let parent = source_of(history).and_then(|source| writer_of(&source, histories)).filter(|p| *p != index);
+        let parent = source_of(history).and_then(|source| writer_of(&source, index, histories));
         views.push(RunView { history, label, index, parent, tokens_before: 0.0 });
     }
     for index in 0..views.len() {
@@ -38,12 +38,8 @@ pub fn views(histories: &[RunHistory]) -> Vec<RunView<'_>> {
 }
 
 /// The runs that belong to one small model: a pruning run and what continued it, the given order deciding where several
-/// did. Without any pruning run all runs are one line.
+/// did. Without any pruning run a line begins at every run that continues no other.
 pub fn lines<'a, 'b>(views: &'b [RunView<'a>]) -> Vec<Vec<&'b RunView<'a>>> {
-    let pruned: Vec<&RunView> = views.iter().filter(|view| view.history.is_prune()).collect();
-    if pruned.is_empty() {
-        return vec![views.iter().collect()];
-    }
     let line = |first: &'b RunView<'a>| {
         let mut line = vec![first];
         let next = |line: &[&RunView]| {
@@ -58,7 +54,18 @@ pub fn lines<'a, 'b>(views: &'b [RunView<'a>]) -> Vec<Vec<&'b RunView<'a>>> {
         }
         line
     };
-    pruned.into_iter().map(line).collect()
+    first_runs(views).into_iter().map(line).collect()
+}
+
+/// Where lines begin.
+fn first_runs<'a, 'b>(views: &'b [RunView<'a>]) -> Vec<&'b RunView<'a>> {
+    let pruned: Vec<&RunView> = views.iter().filter(|view| view.history.is_prune()).collect();
+    if !pruned.is_empty() {
+        return pruned;
+    }
+    let roots: Vec<&RunView> = views.iter().filter(|view| view.parent.is_none()).collect();
+    // Runs that claim to continue each other have no first one; the given order has.
+    if roots.is_empty() { views.iter().take(1).collect() } else { roots }
 }
 
 fn label_of(history: &RunHistory, known: &[RunView]) -> String {
@@ -74,13 +81,37 @@ fn source_of(history: &RunHistory) -> Option<String> {
     Some(config.get("model")?.get("source")?.as_str()?.to_string())
 }
 
-/// The run that wrote the model in `source`, by the end of its path: folders are moved together.
-fn writer_of(source: &str, histories: &[RunHistory]) -> Option<usize> {
-    let wrote = |history: &RunHistory| {
-        let folder = history.written.as_ref().map_or("model", |written| written.path.as_str());
-        short_name(source) == format!("{}/{}", history.name, short_name(folder))
+/// The run that wrote the model in `source`, which the run at `reader` started from. Told by the end of the path, since
+/// folders are moved together: the run's name and its model's folder have to agree, and of several runs the one with the
+/// longest common end is taken, then one that lies beside the reader, then the first.
+fn writer_of(source: &str, reader: usize, histories: &[RunHistory]) -> Option<usize> {
+    let source = parts(source);
+    let home = histories.get(reader).map(|history| folder_around(&history.path));
+    let score = |(index, history): (usize, &RunHistory)| {
+        let folder = parts(history.written.as_ref().map_or("model", |written| written.path.as_str()));
+        let mut wrote = parts(&history.path);
+        // A run given as `.`, or by a link, has another name in paths.
+        if wrote.last() != Some(&history.name.as_str()) {
+            wrote.push(&history.name);
+        }
+        wrote.extend(&folder);
+        let common = source.iter().rev().zip(wrote.iter().rev()).take_while(|(a, b)| a == b).count();
+        let beside = home.as_ref() == Some(&folder_around(&history.path));
+        (index != reader && common > folder.len()).then_some(((common, beside), index))
     };
-    histories.iter().position(wrote)
+    // Of equals `max_by_key` takes the last it sees.
+    let best = histories.iter().enumerate().rev().filter_map(score).max_by_key(|(score, _)| *score);
+    best.map(|(_, index)| index)
+}
+
+fn parts(path: &str) -> Vec<&str> {
+    path.split('/').filter(|part| !part.is_empty() && *part != ".").collect()
+}
+
+fn folder_around(path: &str) -> Vec<&str> {
+    let mut parts = parts(path);
+    parts.pop();
+    parts
 }
 
 /// Parents of a run, nearest first.
@@ -131,12 +162,51 @@ mod tests {
         assert_eq!(lines(&views).iter().map(|line| names(line)).collect::<Vec<_>>(), [vec![1, 0], vec![4]]);
     }
 
+    fn run_in(folder: &str, name: &str, stage: &str, source: &str, written: &str) -> RunHistory {
+        RunHistory { path: format!("{folder}/{name}"), ..run(name, stage, source, written) }
+    }
+
+    #[test]
+    fn of_runs_with_one_name_the_one_with_the_longest_common_path_is_the_parent() {
+        let pair = |folder: &str, source: &str| {
+            [
+                run_in(folder, "prune", "prune", "models/source", "pruned"),
+                run_in(folder, "recover", "pretrain", source, "model"),
+            ]
+        };
+        let parents = |a: &str, b: &str| -> Vec<Option<usize>> {
+            let runs = [pair("x/a", a), pair("x/b", b)].concat();
+            views(&runs).iter().map(|view| view.parent).collect()
+        };
+        let own = [None, Some(0), None, Some(2)];
+        assert_eq!(parents("runs/a/prune/pruned", "runs/b/prune/pruned"), own);
+        assert_eq!(parents("./prune/pruned/", "prune/pruned"), own, "the path says too little, the place decides");
+        assert_eq!(parents("runs/b/prune/pruned", "runs/a/prune/pruned"), [None, Some(2), None, Some(0)]);
+        assert_eq!(parents("runs/a/other/pruned", "prune/model"), [None; 4]);
+    }
+
+    #[test]
+    fn without_a_pruning_run_every_first_run_has_a_line() {
+        let runs = [
+            run_in("a", "recover", "pretrain", "models/small", "model"),
+            run_in("b", "recover", "pretrain", "models/small", "model"),
+            run_in("b", "more", "pretrain", "runs/b/recover/model", "model"),
+        ];
+        let views = views(&runs);
+        let lines = lines(&views);
+        let numbers = lines.iter().map(|line| line.iter().map(|view| view.index).collect::<Vec<_>>());
+        assert_eq!(numbers.collect::<Vec<_>>(), [vec![0], vec![1, 2]]);
+    }
+
     #[test]
     fn runs_that_claim_to_continue_each_other_come_to_an_end() {
         let runs = [run("a", "pretrain", "x/b/model", "model"), run("b", "pretrain", "x/a/model", "model")];
-        assert_eq!(views(&runs).iter().map(|v| v.tokens_before).collect::<Vec<_>>(), [100.0, 100.0]);
+        let views = views(&runs);
+        assert_eq!(views.iter().map(|v| v.tokens_before).collect::<Vec<_>>(), [100.0, 100.0]);
+        assert_eq!(lines(&views).iter().map(Vec::len).collect::<Vec<_>>(), [2], "both are told of");
         let own = [run("a", "prune", "x/a/model", "model")];
-        assert_eq!(views(&own)[0].parent, None);
-        assert_eq!(lines(&views(&own)).len(), 1);
+        let views = super::views(&own);
+        assert_eq!(views[0].parent, None);
+        assert_eq!(lines(&views).len(), 1);
     }
 }

@@ -82,7 +82,7 @@ impl Report {
         figures::sections(&lineage::views(&self.runs), self.eval.as_ref(), self.latency.as_ref())
     }
 
-    /// The answers, per pruning run with the runs that continued it, by the name of the first.
+    /// The answers, per line of runs that continue each other, by the name of the first.
     pub fn answers(&self) -> Vec<(String, Vec<Answer>)> {
         let views = lineage::views(&self.runs);
         let name = |line: &[&lineage::RunView]| line.first().map_or(String::new(), |view| view.label.clone());

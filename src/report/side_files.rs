@@ -3,6 +3,8 @@
 
 use super::Error;
 use serde::{Deserialize, Serialize};
+use std::fs::File;
+use std::io::Read;
 use std::path::Path;
 
 /// Neither file has reason to be larger.
@@ -177,12 +179,22 @@ pub fn read_latency(path: &Path) -> Result<LatencyFile, Error> {
 
 fn read<T: serde::de::DeserializeOwned>(path: &Path, made_by: &'static str) -> Result<T, Error> {
     let failed = |problem: String| Error::Side { path: path.to_owned(), made_by, problem };
-    let bytes = std::fs::metadata(path).map_err(|error| failed(error.to_string()))?.len();
-    if bytes > MAX_BYTES {
-        return Err(failed(format!("it has {bytes} bytes, more than the {MAX_BYTES} such a file may have")));
+    // Before opening: opening a pipe waits for its writer.
+    if !std::fs::metadata(path).map_err(|error| failed(error.to_string()))?.is_file() {
+        return Err(failed("it is not a regular file; write the output to one and give that".to_string()));
     }
-    let text = std::fs::read_to_string(path).map_err(|error| failed(error.to_string()))?;
-    serde_json::from_str(&text).map_err(|error| failed(error.to_string()))
+    let bytes = read_bounded(path, MAX_BYTES).map_err(|error| failed(error.to_string()))?;
+    if bytes.len() as u64 > MAX_BYTES {
+        return Err(failed(format!("it has more than the {MAX_BYTES} bytes such a file may have")));
+    }
+    serde_json::from_slice(&bytes).map_err(|error| failed(error.to_string()))
+}
+
+/// At most one byte past `limit_bytes`: that one tells "too large", whatever size the system reports.
+fn read_bounded(path: &Path, limit_bytes: u64) -> std::io::Result<Vec<u8>> {
+    let mut bytes = Vec::new();
+    File::open(path)?.take(limit_bytes + 1).read_to_end(&mut bytes)?;
+    Ok(bytes)
 }
 
 /// The last two parts of a folder's name: enough to tell models apart, short enough for a table.
@@ -208,6 +220,22 @@ mod tests {
             assert!(message.contains(problem), "{message}");
         }
         assert!(read_latency(&folder.path().join("none")).unwrap_err().to_string().contains("bench latency"));
+    }
+
+    #[test]
+    fn a_file_without_end_is_not_read_to_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("large.json");
+        File::create(&path).unwrap().set_len(MAX_BYTES + 1).unwrap();
+        let message = read_eval(&path).unwrap_err().to_string();
+        assert!(message.contains("large.json") && message.contains("more than"), "{message}");
+        assert_eq!(read_bounded(&path, 10).unwrap().len(), 11);
+        let message = read_eval(folder.path()).unwrap_err().to_string();
+        assert!(message.contains("not a regular file"), "{message}");
+        #[cfg(unix)]
+        assert_eq!(read_bounded(Path::new("/dev/zero"), 10).unwrap().len(), 11);
+        #[cfg(unix)]
+        assert!(read_latency(Path::new("/dev/zero")).unwrap_err().to_string().contains("not a regular file"));
     }
 
     #[test]

@@ -142,6 +142,37 @@ fn runs_are_chained_over_tokens_and_laid_over_steps() {
     assert_eq!(ends(&series(&data, "loss-domains", "code", "recover")["y"]), (2.0, 1.25));
 }
 
+#[test]
+fn runs_of_the_same_names_stay_with_their_own() {
+    let folder = tempfile::tempdir().unwrap();
+    let runs = ["a/prune", "a/recover", "b/prune", "b/recover"].map(|run| folder.path().join(run));
+    let [_, first, _, second] = &runs;
+    for run in &runs {
+        let is_prune = run.ends_with("prune");
+        let source = text(run.with_file_name("prune").join("pruned"));
+        let (plan, source) =
+            if is_prune { (Plan::small(), "models/source") } else { (Plan::recovery(), source.as_str()) };
+        write_run(&plan, run, source);
+    }
+    let data = embedded(&report(&runs, &[]));
+    let groups = data["answers"].as_array().unwrap();
+    assert_eq!(groups.iter().map(|group| group["run"].as_str().unwrap()).collect::<Vec<_>>(), ["prune", "b/prune"]);
+    for group in groups {
+        let hurt = group["answers"].as_array().unwrap().iter().find(|answer| answer["id"] == "hurt").unwrap();
+        assert!(hurt.to_string().contains("75 % made good"), "{hurt}");
+    }
+    let data = embedded(&report(&[first.clone(), second.clone()], &[]));
+    let rows = |group: &Value| {
+        let answers = group["answers"].as_array().unwrap();
+        answers.iter().find(|answer| answer["id"] == "data").unwrap()["answer"].clone()
+    };
+    let groups = data["answers"].as_array().unwrap();
+    assert_eq!(groups.len(), 2, "two starts are two answers");
+    assert_eq!(rows(&groups[0]), rows(&groups[1]));
+    let alone = embedded(&report(std::slice::from_ref(first), &[]));
+    assert_eq!(rows(&groups[0]), rows(&alone["answers"][0]), "nothing is added up over seeds");
+}
+
 /// Style and script apart, which are not XML, the page is: every element closed, every attribute quoted.
 fn parsed(page: &str) -> String {
     let mut rest = page.strip_prefix("<!doctype html>\n").unwrap().to_string();

@@ -11,8 +11,8 @@ use serde_json::{Value, json};
 
 const LEFT: f64 = 150.0;
 const TOP: f64 = 8.0;
-/// Rows beyond this are left to the table.
-const MAX_ROWS: usize = 60;
+/// Rows beyond this are not drawn: the table has them.
+const MAX_DRAWN_ROWS: usize = 60;
 
 /// How values are drawn.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -60,10 +60,9 @@ impl RowChart {
         caption: Caption,
         axis: Axis,
         mark: RowMark,
-        mut rows: Vec<String>,
+        rows: Vec<String>,
         entries: Vec<RowEntry>,
     ) -> Option<RowChart> {
-        rows.truncate(MAX_ROWS);
         let has_value = |entry: &RowEntry| entry.values.iter().flatten().any(|(value, _)| value.is_finite());
         let entries: Vec<RowEntry> = entries.into_iter().filter(has_value).collect();
         if rows.is_empty() || entries.is_empty() { None } else { Some(RowChart { caption, axis, mark, rows, entries }) }
@@ -80,6 +79,10 @@ impl RowChart {
         self.entries.iter().enumerate().map(entry).collect()
     }
 
+    fn drawn_rows(&self) -> impl Iterator<Item = (usize, &String)> {
+        self.rows.iter().enumerate().take(MAX_DRAWN_ROWS)
+    }
+
     /// Height of a row.
     fn row_height(&self) -> f64 {
         match self.mark {
@@ -90,13 +93,13 @@ impl RowChart {
 
     /// The drawing.
     pub fn svg(&self, form: Form) -> Markup {
-        let height = self.row_height() * self.rows.len() as f64;
+        let height = self.row_height() * self.drawn_rows().count() as f64;
         // Bars have their value written behind them.
         let right = if self.mark == RowMark::Bar { 84.0 } else { 20.0 };
         let area = Area { left: LEFT, top: TOP, width: WIDTH - LEFT - right, height };
         drawing(&self.caption, form, &self.legend(), TOP + height + 44.0, |out| {
             x_axis(out, &area, &self.axis);
-            for (index, name) in self.rows.iter().enumerate() {
+            for (index, name) in self.drawn_rows() {
                 let middle = TOP + self.row_height() * (index as f64 + 0.5);
                 label(out, LEFT - 10.0, middle + 4.5, "end", &shortened(name));
             }
@@ -109,7 +112,7 @@ impl RowChart {
     fn draw_entry(&self, out: &mut Markup, area: &Area, index: usize, entry: &RowEntry) {
         let class = format!("series {}", classes(entry.colour, 0));
         out.element("g", &[("class", &class), ("data-name", &index)], |group| {
-            for (row, (name, value)) in self.rows.iter().zip(&entry.values).enumerate() {
+            for ((row, name), value) in self.drawn_rows().zip(&entry.values) {
                 let Some((value, error)) = value.filter(|(value, _)| value.is_finite()) else { continue };
                 let top = TOP + self.row_height() * row as f64;
                 let tip = format!("{name}, {}: {}", entry.name, self.text(value, error));
@@ -155,7 +158,7 @@ impl RowChart {
             let values = self.entries.iter().map(|e| value(e).map_or("–".into(), |(v, error)| self.text(v, error)));
             std::iter::once(name.clone()).chain(values).collect()
         };
-        DataTable { header: header.collect(), rows: self.rows.iter().enumerate().take(40).map(row).collect() }
+        DataTable { header: header.collect(), rows: self.rows.iter().enumerate().map(row).collect() }
     }
 
     /// Rows and values.
@@ -177,4 +180,26 @@ impl RowChart {
 /// Names of any length, so that they fit beside the plot.
 fn shortened(name: &str) -> String {
     if name.chars().count() <= 18 { name.to_string() } else { name.chars().take(17).chain(['…']).collect() }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::report::number::Unit;
+
+    #[test]
+    fn rows_that_are_not_drawn_are_in_the_table() {
+        let count = MAX_DRAWN_ROWS + 40;
+        let rows: Vec<String> = (0..count).map(|row| format!("domain {row}")).collect();
+        let values = (0..count).map(|row| Some((row as f64, None))).collect();
+        let entry = RowEntry { name: "loss".into(), colour: 0, values };
+        let axis = Axis::fit("loss", Unit::Plain, false, &[0.0], [count as f64].into_iter());
+        let chart = RowChart::build(Caption::new("rows", "", ""), axis, RowMark::Dot, rows, vec![entry]).unwrap();
+        let table = chart.table().rows;
+        assert_eq!(table.len(), count);
+        assert_eq!(table.last().unwrap()[0], format!("domain {}", count - 1));
+        let svg = chart.svg(Form::Page).into_string();
+        assert_eq!(svg.matches("<circle").count(), MAX_DRAWN_ROWS);
+        assert!(svg.contains("domain 59") && !svg.contains("domain 60"));
+    }
 }

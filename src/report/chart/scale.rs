@@ -28,8 +28,9 @@ impl Axis {
         if min > max {
             (min, max) = (0.0, 1.0);
         }
-        let log = log && min > 0.0;
-        let (min, max) = if log { (min / 1.1, max * 1.1) } else { with_room(min, max, include) };
+        // Below the normal numbers a power of ten is no longer one.
+        let log = log && min >= f64::MIN_POSITIVE;
+        let (min, max) = if log { (min / 1.1, (max * 1.1).min(f64::MAX)) } else { with_room(min, max, include) };
         Axis { label: label.to_string(), unit, log, min, max }
     }
 
@@ -48,7 +49,8 @@ impl Axis {
 
     fn powers(&self) -> Vec<f64> {
         let (first, last) = (self.min.log10().ceil() as i32, self.max.log10().floor() as i32);
-        let stride = ((last - first) / 6).max(1) as usize;
+        // Bounds the ticks too, whatever the borders are.
+        let stride = (last.saturating_sub(first) / 6).max(1) as usize;
         (first..=last).step_by(stride).map(|power| 10f64.powi(power)).collect()
     }
 
@@ -75,10 +77,17 @@ fn with_room(min: f64, max: f64, include: &[f64]) -> (f64, f64) {
     let span = max - min;
     if span <= 0.0 {
         let room = if max == 0.0 { 1.0 } else { max.abs() * 0.1 };
-        return (min - room, max + room);
+        return within_half(min - room, max + room);
     }
     let room = |value: f64| if include.contains(&value) { 0.0 } else { 0.04 * span };
-    (min - room(min), max + room(max))
+    within_half(min - room(min), max + room(max))
+}
+
+/// Borders whose difference is still a number; values beyond them are drawn on them.
+fn within_half(min: f64, max: f64) -> (f64, f64) {
+    const HALF: f64 = f64::MAX / 2.0;
+    // Apart, even where all values lie beyond one of them.
+    (min.clamp(-HALF, HALF * 0.5), max.clamp(-HALF * 0.5, HALF))
 }
 
 /// 1, 2 or 5 times a power of ten, not below `step`.
@@ -129,5 +138,21 @@ mod tests {
             }
         }
         assert!(!axis(Unit::Plain, true, &[0.0, 1.0]).log, "no logarithm of zero");
+    }
+
+    #[test]
+    fn the_largest_numbers_have_few_and_finite_ticks() {
+        for values in
+            [[1e-5, 1.7e308], [5e-324, f64::MAX], [f64::MIN, f64::MAX], [f64::MAX, f64::MAX], [f64::MIN, f64::MIN]]
+        {
+            for log in [true, false] {
+                let axis = axis(Unit::Plain, log, &values);
+                let ticks = axis.ticks(5);
+                assert!(axis.min < axis.max && (axis.max - axis.min).is_finite(), "{values:?}: {axis:?}");
+                assert!((2..20).contains(&ticks.len()), "{values:?}: {} ticks", ticks.len());
+                assert!(ticks.iter().all(|tick| (axis.min..=axis.max).contains(tick)), "{values:?}: {ticks:?}");
+            }
+        }
+        assert!(axis(Unit::Plain, true, &[1e-5, 1.7e308]).log);
     }
 }
