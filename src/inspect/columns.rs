@@ -290,7 +290,7 @@ mod tests {
         assert!(full(2575).has_room() && !full(2576).has_room());
         let mut few = Steps { step: vec![0; 1_500_000], ..Steps::default() };
         assert!(few.has_room());
-        few.add_domain("one more column of each kind is too much", 0);
+        few.add_domain("six more columns are too many", 0);
         assert!(few.domains.is_empty());
     }
 
