@@ -1,5 +1,6 @@
 //! The one place that writes to stdout and stderr.
 
+use std::borrow::Cow;
 use std::io::{IsTerminal, Write};
 
 /// Prints data to stdout and messages to stderr; a closed pipe ends the program as a success.
@@ -20,10 +21,11 @@ impl Printer {
         write_stdout(&out);
     }
 
-    /// Text of a command that hands it out as it comes; with `json` nothing, the object has it whole.
+    /// Text of a command that hands it out as it comes; with `json` nothing, the object has it whole. A terminal is shown
+    /// no control characters, a pipe gets the text as it is.
     pub fn piece(&self, text: &str) {
         if !self.json {
-            write_stdout(text);
+            write_stdout(&fit_for(std::io::stdout().is_terminal(), text));
         }
     }
 
@@ -36,6 +38,16 @@ impl Printer {
     pub fn warn(&self, message: impl std::fmt::Display) {
         let mark = if colours() { "\u{1b}[33mwarning:\u{1b}[0m" } else { "warning:" };
         self.note(format!("{mark} {message}"));
+    }
+}
+
+/// Text that nobody has looked at, such as a model's: on a terminal whatever would steer it is U+FFFD, but for line feed
+/// and tab.
+fn fit_for(terminal: bool, text: &str) -> Cow<'_, str> {
+    let steers = |c: char| c.is_control() && c != '\n' && c != '\t';
+    match terminal && text.contains(steers) {
+        true => Cow::Owned(text.replace(steers, "\u{fffd}")),
+        false => Cow::Borrowed(text),
     }
 }
 
@@ -81,7 +93,15 @@ fn brief(message: &str) -> &str {
 
 #[cfg(test)]
 mod tests {
-    use super::brief;
+    use super::{brief, fit_for};
+
+    #[test]
+    fn foreign_text_cannot_steer_a_terminal() {
+        let text = "a\u{1b}]0;title\u{7}\r\n\tb\u{9b}2J é\u{7f}";
+        assert_eq!(fit_for(true, text), "a\u{fffd}]0;title\u{fffd}\u{fffd}\n\tb\u{fffd}2J é\u{fffd}");
+        assert_eq!(fit_for(false, text), text);
+        assert_eq!(fit_for(true, "plain\n"), "plain\n");
+    }
 
     #[test]
     fn the_stack_of_a_libtorch_error_is_not_shown() {

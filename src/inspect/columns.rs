@@ -1,9 +1,10 @@
 //! The steps of a run as columns: one vector per quantity, all as long as `step`, with `None` where a record says
 //! nothing (or `null`, which is how a number that is not finite is written). Filled line by line from `metrics.jsonl`.
 
-use super::lines::{number, shown};
+use super::lines::{MOST_GROUPS, is_name, number};
 use serde::Serialize;
 use serde_json::Value;
+use std::collections::BTreeMap;
 
 /// One quantity over the recorded steps.
 pub type Column = Vec<Option<f64>>;
@@ -99,8 +100,13 @@ pub struct ModuleSteps {
     pub loss: Column,
 }
 
-/// Most domains or modules that are told apart; a run has a handful.
-const MOST_GROUPS: usize = 1000;
+/// Most numbers that are kept, of all columns together: 16 bytes each. A run of 100,000 steps with seven domains and five
+/// modules has 10 million.
+const MOST_CELLS: usize = 32 << 20;
+/// Columns that every run has, of a domain, and of a module.
+const RUN_COLUMNS: usize = 21;
+const DOMAIN_COLUMNS: usize = 6;
+const MODULE_COLUMNS: usize = 7;
 
 impl Steps {
     /// Number of steps.
@@ -114,7 +120,7 @@ impl Steps {
     }
 
     /// Where each number of a record goes.
-    fn numbers(&mut self) -> [(&'static str, &mut Column); 19] {
+    fn numbers(&mut self) -> [(&'static str, &mut Column); RUN_COLUMNS - 2] {
         [
             ("/tokens", &mut self.tokens),
             ("/loss/total", &mut self.loss_total),
@@ -138,6 +144,17 @@ impl Steps {
         ]
     }
 
+    /// Whether one more step and `columns` more columns would keep to [`MOST_CELLS`].
+    fn has_room_for(&self, columns: usize) -> bool {
+        let groups = DOMAIN_COLUMNS * self.domains.len() + MODULE_COLUMNS * self.modules.len();
+        (self.len() + 1).saturating_mul(RUN_COLUMNS + groups + columns) <= MOST_CELLS
+    }
+
+    /// Whether there is room for one more step: a short line takes a cell in every column that any line before it made.
+    pub(super) fn has_room(&self) -> bool {
+        self.has_room_for(0)
+    }
+
     /// Appends a `step` record.
     pub(super) fn push(&mut self, step: u64, record: &Value) {
         let before = self.len();
@@ -149,7 +166,7 @@ impl Steps {
     }
 
     fn push_domains(&mut self, before: usize, domains: &Value) {
-        for name in domains.as_object().into_iter().flat_map(|domains| domains.keys()) {
+        for name in domains.as_object().into_iter().flat_map(|domains| domains.keys()).take(MOST_GROUPS) {
             self.add_domain(name, before);
         }
         for domain in &mut self.domains {
@@ -161,8 +178,7 @@ impl Steps {
     /// Makes room for a domain, absent in the first `before` steps.
     pub(super) fn add_domain(&mut self, name: &str, before: usize) {
         let known = self.domains.iter().any(|domain| domain.domain == name);
-        // A name that cannot be shown as it is belongs to no data that was prepared here.
-        if known || self.domains.len() >= MOST_GROUPS || shown(name) != name {
+        if known || self.domains.len() >= MOST_GROUPS || !is_name(name) || !self.has_room_for(DOMAIN_COLUMNS) {
             return;
         }
         let mut domain = DomainSteps { domain: name.to_string(), ..DomainSteps::default() };
@@ -171,20 +187,27 @@ impl Steps {
     }
 
     fn push_modules(&mut self, before: usize, constraints: &Value) {
-        let records: Vec<&Value> = constraints.as_array().into_iter().flatten().take(MOST_GROUPS).collect();
-        for name in records.iter().filter_map(|record| record["module"].as_str()) {
-            let known = self.modules.iter().any(|module| module.module == name);
-            if !known && self.modules.len() < MOST_GROUPS && shown(name) == name {
-                let mut module = ModuleSteps { module: name.to_string(), ..ModuleSteps::default() };
-                module.numbers().into_iter().for_each(|(_, column)| column.resize(before, None));
-                self.modules.push(module);
-            }
-        }
+        let records = constraints.as_array().into_iter().flatten().take(MOST_GROUPS);
+        let named: Vec<(&str, &Value)> =
+            records.filter_map(|record| Some((record["module"].as_str()?, record))).collect();
+        named.iter().for_each(|(name, _)| self.add_module(name, before));
+        // From the back: of two records of a name the first counts.
+        let by_name: BTreeMap<&str, &Value> = named.into_iter().rev().collect();
         for module in &mut self.modules {
-            let record = records.iter().find(|record| record["module"] == module.module.as_str());
+            let record = by_name.get(module.module.as_str());
             let value = |pointer: &str| record.and_then(|record| number(record, pointer));
             module.numbers().into_iter().for_each(|(pointer, column)| column.push(value(pointer)));
         }
+    }
+
+    fn add_module(&mut self, name: &str, before: usize) {
+        let known = self.modules.iter().any(|module| module.module == name);
+        if known || self.modules.len() >= MOST_GROUPS || !is_name(name) || !self.has_room_for(MODULE_COLUMNS) {
+            return;
+        }
+        let mut module = ModuleSteps { module: name.to_string(), ..ModuleSteps::default() };
+        module.numbers().into_iter().for_each(|(_, column)| column.resize(before, None));
+        self.modules.push(module);
     }
 
     /// Keeps the first `length` steps.
@@ -200,7 +223,7 @@ impl Steps {
 }
 
 impl DomainSteps {
-    fn numbers(&mut self) -> [(&'static str, &mut Column); 6] {
+    fn numbers(&mut self) -> [(&'static str, &mut Column); DOMAIN_COLUMNS] {
         [
             ("/loss", &mut self.loss),
             ("/rows", &mut self.rows),
@@ -213,7 +236,7 @@ impl DomainSteps {
 }
 
 impl ModuleSteps {
-    fn numbers(&mut self) -> [(&'static str, &mut Column); 7] {
+    fn numbers(&mut self) -> [(&'static str, &mut Column); MODULE_COLUMNS] {
         [
             ("/expected_sparsity", &mut self.expected_sparsity),
             ("/target_sparsity", &mut self.target_sparsity),
@@ -253,6 +276,22 @@ mod tests {
         steps.truncate(1);
         assert!(steps.numbers().iter().all(|(_, column)| column.len() == 1));
         assert!(steps.domains[1].rows.len() == 1 && steps.modules[0].lambda_1.len() == 1);
+    }
+
+    #[test]
+    fn columns_that_one_line_made_are_counted_for_all_others() {
+        // 2576 steps × (21 + 1000·6 + 1000·7) cells are just below the bound.
+        let full = |steps: u64| Steps {
+            step: (1..=steps).collect(),
+            domains: vec![DomainSteps::default(); 1000],
+            modules: vec![ModuleSteps::default(); 1000],
+            ..Steps::default()
+        };
+        assert!(full(2575).has_room() && !full(2576).has_room());
+        let mut few = Steps { step: vec![0; 1_500_000], ..Steps::default() };
+        assert!(few.has_room());
+        few.add_domain("six more columns are too many", 0);
+        assert!(few.domains.is_empty());
     }
 
     #[test]

@@ -1,7 +1,7 @@
 //! The evaluations of a run: losses by domain on held-out rows, and how far the masks had decided. Read from the
 //! `eval` records of `metrics.jsonl`.
 
-use super::lines::{number, shown, text};
+use super::lines::{MOST_GROUPS, number, shown, text};
 use serde::Serialize;
 use serde_json::Value;
 use std::collections::BTreeMap;
@@ -25,6 +25,9 @@ pub struct Evaluation {
     pub row_sparsity: BTreeMap<String, Vec<Option<f64>>>,
     /// Mask file written with it, relative to the run folder.
     pub snapshot: Option<String>,
+    /// Places in `domains`, sorted by name.
+    #[serde(skip)]
+    by_name: Vec<usize>,
 }
 
 /// A domain in an evaluation.
@@ -61,21 +64,20 @@ pub struct ModulePolarisation {
     pub histogram: Vec<u64>,
 }
 
-/// More than any run has; a foreign file may claim anything.
-const MOST_GROUPS: usize = 1000;
-
 impl Evaluation {
     /// From an `eval` record.
     pub(super) fn of(step: u64, record: &Value) -> Evaluation {
         let domains = record["domains"].as_object().into_iter().flatten().take(MOST_GROUPS);
         let modules = record["masks"]["modules"].as_array().into_iter().flatten().take(MOST_GROUPS);
         let rows = record["row_sparsity"].as_object().into_iter().flatten().take(MOST_GROUPS);
+        let domains: Vec<DomainEval> = domains.map(|(name, fields)| DomainEval::of(name, fields)).collect();
         Evaluation {
             step,
             gates: text(&record["gates"]).unwrap_or_default(),
             mean_loss: number(record, "/mean_loss"),
             mixer_updated: record["mixer_updated"] == true,
-            domains: domains.map(|(name, fields)| DomainEval::of(name, fields)).collect(),
+            by_name: sorted(&domains),
+            domains,
             modules: modules.filter_map(ModulePolarisation::of).collect(),
             row_sparsity: rows.map(|(module, rows)| (shown(module), numbers(rows))).collect(),
             snapshot: text(&record["snapshot"]),
@@ -89,8 +91,24 @@ impl Evaluation {
 
     /// A domain of this evaluation.
     pub fn domain(&self, name: &str) -> Option<&DomainEval> {
-        self.domains.iter().find(|domain| domain.domain == name)
+        let before = |place: &usize| self.domains.get(*place).is_some_and(|domain| domain.domain.as_str() < name);
+        let place = self.by_name.get(self.by_name.partition_point(before))?;
+        self.domains.get(*place).filter(|domain| domain.domain == name)
     }
+
+    /// About as many numbers as it takes to keep.
+    pub(super) fn cells(&self) -> usize {
+        let rows: usize = self.row_sparsity.values().map(|rows| rows.len() + 8).sum();
+        8 * (1 + self.domains.len()) + 16 * self.modules.len() + rows
+    }
+}
+
+/// Places in order of the names; of two of one name the first comes first.
+fn sorted(domains: &[DomainEval]) -> Vec<usize> {
+    let name = |place: &usize| domains.get(*place).map(|domain| domain.domain.as_str());
+    let mut places: Vec<usize> = (0..domains.len()).collect();
+    places.sort_by(|a, b| name(a).cmp(&name(b)));
+    places
 }
 
 impl DomainEval {
@@ -144,5 +162,20 @@ mod tests {
         assert_eq!(evaluation.modules.len(), 1);
         assert_eq!(evaluation.modules[0].units, None, "too many to be true");
         assert_eq!(Evaluation::of(1, &json!(7)).domains.len(), 0);
+    }
+
+    #[test]
+    fn domains_are_found_in_any_order() {
+        let evaluation = Evaluation::of(
+            1,
+            &json!({ "domains": { "c\n": { "loss": 1 }, "a": { "loss": 2 },
+            "c\t": { "loss": 3 }, "b": { "loss": 4 } } }),
+        );
+        let loss = |name: &str| evaluation.domain(name).and_then(|domain| domain.loss);
+        assert_eq!(
+            ["a", "b", "c\u{fffd}", "c", "d", ""].map(loss),
+            [Some(2.0), Some(4.0), Some(1.0), None, None, None]
+        );
+        assert_eq!(evaluation.domains[0].domain, "c\u{fffd}", "they stay in the order of the record");
     }
 }

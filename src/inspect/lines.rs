@@ -10,6 +10,9 @@ use std::path::Path;
 /// Longer than any line that a run writes: an evaluation names at most a thousand units per list.
 const LONGEST_LINE_BYTES: u64 = 16 << 20;
 
+/// Most domains or modules of a run that are told apart, and that are taken from one record; a run has a handful.
+pub(super) const MOST_GROUPS: usize = 1000;
+
 /// What stands in a line.
 #[derive(Debug, PartialEq)]
 pub(super) enum Line {
@@ -77,6 +80,11 @@ pub(super) fn text(value: &Value) -> Option<String> {
 /// A foreign text, fit to be shown.
 pub(super) fn shown(text: &str) -> String {
     text.chars().take(1000).map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
+}
+
+/// Whether a domain or a module may be called so: what cannot be shown as it is belongs to no data that was prepared here.
+pub(super) fn is_name(text: &str) -> bool {
+    shown(text) == text
 }
 
 #[cfg(test)]

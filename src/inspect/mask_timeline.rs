@@ -16,6 +16,10 @@ use tch::Device;
 /// Missing or damaged files that are named one by one.
 const NAMED_FILES: usize = 5;
 
+/// Most words of 8 bytes that all snapshots take together. Of a 405B (126 layers of 128 heads and 53,248 MLP units) 256
+/// snapshots have 45 million; but a dimension that is not pruned takes no room in a file, so small files can claim more.
+const MOST_WORDS: usize = 1 << 26;
+
 /// What the mask files of a run tell.
 #[derive(Debug, Default)]
 pub(super) struct MaskTimeline {
@@ -33,22 +37,36 @@ impl MaskTimeline {
         if files.len() < all {
             notes.push(Note::info(format!("{} of {all} mask snapshots are shown, evenly spread", files.len())));
         }
-        let loaded = of_one_spec(load_all(run, &files, notes), notes);
+        let loaded = of_one_spec(load_all(run, &files, MOST_WORDS, notes), notes);
         let survivors = newest(mask_files(run)).and_then(|file| survivors_of(run, &file, notes));
         let settled = settled(&loaded);
         MaskTimeline { snapshots: loaded.into_iter().map(|loaded| loaded.snapshot).collect(), settled, survivors }
     }
 }
 
-fn load_all(run: &Path, files: &[SnapshotFile], notes: &mut Vec<Note>) -> Vec<Loaded> {
+/// Reads the newest first: where `most_words` are not enough for all, the end of the story is told.
+fn load_all(run: &Path, files: &[SnapshotFile], most_words: usize, notes: &mut Vec<Note>) -> Vec<Loaded> {
     let vocabulary = vocabulary(run);
-    let mut broken = Vec::new();
-    let mut loaded = Vec::new();
-    for file in files {
+    let (mut loaded, mut broken, mut words) = (Vec::new(), Vec::new(), 0);
+    for file in files.iter().rev() {
         match snapshots::load(run, file, vocabulary) {
-            Ok(snapshot) => loaded.push(snapshot),
+            Ok(snapshot) => {
+                words += snapshot.words();
+                if words > most_words && !loaded.is_empty() {
+                    break;
+                }
+                loaded.push(snapshot);
+            }
             Err(error) => broken.push(error.to_string()),
         }
+    }
+    loaded.reverse();
+    broken.reverse();
+    let left = files.len() - loaded.len() - broken.len();
+    if left > 0 {
+        notes.push(Note::warning(format!(
+            "the {left} oldest mask snapshots are left out: they are large, and all together would not fit into memory"
+        )));
     }
     for problem in broken.iter().take(NAMED_FILES) {
         notes.push(Note::warning(format!("a mask snapshot is left out: {problem}")));
@@ -96,4 +114,40 @@ fn survivors_of(run: &Path, file: &SnapshotFile, notes: &mut Vec<Note>) -> Optio
 fn vocabulary(run: &Path) -> Option<Vocabulary> {
     let model = models_of(run).iter().find_map(|folder| model_of(folder))?;
     Some((model.vocab_size, model.tie_word_embeddings))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use shearling_masks::{HardConcrete, MaskSpec, Shape};
+
+    #[test]
+    fn of_snapshots_that_do_not_fit_the_newest_are_read() {
+        let shape = |hidden_size| Shape {
+            hidden_size,
+            intermediate_size: 8,
+            num_hidden_layers: 2,
+            num_attention_heads: 4,
+            num_key_value_heads: 2,
+            head_dim: 2,
+        };
+        let spec = MaskSpec::new(&shape(16), &shape(8)).unwrap();
+        let masks = MaskSet::new(spec, HardConcrete::default(), 0, 0, Device::Cpu).unwrap();
+        let run = tempfile::tempdir().unwrap();
+        std::fs::create_dir(run.path().join(snapshots::FOLDER)).unwrap();
+        for step in 1..=5 {
+            masks.save(run.path().join(format!("masks/step-{step:08}.safetensors"))).unwrap();
+        }
+        let files = snapshots::list(run.path());
+        let read = |most_words: usize| {
+            let mut notes = Vec::new();
+            let steps = load_all(run.path(), &files, most_words, &mut notes).iter().map(|l| l.snapshot.step).collect();
+            (steps, notes.iter().map(|note| note.text.clone()).collect::<String>())
+        };
+        let one = snapshots::load(run.path(), &files[0], None).unwrap().words();
+        assert_eq!(read(5 * one), (vec![1, 2, 3, 4, 5], String::new()));
+        let (steps, said) = read(3 * one - 1);
+        assert!(steps == [4, 5] && said.starts_with("the 3 oldest mask snapshots are left out"), "{steps:?} {said}");
+        assert_eq!(read(0).0, [5], "one is always shown");
+    }
 }

@@ -8,6 +8,7 @@ use super::parameters::{Parameters, model_near};
 use super::units::{Units, deciles, histogram};
 use serde::Serialize;
 use shearling_masks::{KeepPlan, MaskReport, MaskSet, Module, Shape};
+use std::collections::BTreeMap;
 use std::path::Path;
 use tch::Device;
 
@@ -112,8 +113,10 @@ impl MaskInspection {
 fn layers(units: &Units, plan: &KeepPlan) -> Vec<LayerInspection> {
     let group_size = units.source().group_size();
     let (gates, tenths) = (units.layers(), units.intermediate_deciles());
+    let places: BTreeMap<i64, usize> =
+        plan.layers.iter().enumerate().map(|(at, kept)| (kept.source_index, at)).collect();
     let layer = |(layer, head_gates): (usize, Vec<f32>)| {
-        let becomes = plan.layers.iter().position(|kept| kept.source_index == layer as i64);
+        let becomes = places.get(&(layer as i64)).copied();
         let kept = becomes.and_then(|becomes| plan.layers.get(becomes));
         let expected = |module: Module| units.expected_open(module, layer);
         LayerInspection {

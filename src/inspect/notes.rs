@@ -7,10 +7,9 @@ use super::history::RunHistory;
 use super::lines::shown;
 use super::recorded::Recorded;
 use super::settling::{DECIDED, Settled};
+pub use crate::train::evaluation::CONSTRAINT_TOLERANCE;
 use serde::Serialize;
 
-/// Largest difference of expected and target sparsity that counts as met: as for the choice of the best checkpoint.
-const CONSTRAINT_TOLERANCE: f64 = 0.02;
 /// Steps that a note names.
 const NAMED_STEPS: usize = 5;
 

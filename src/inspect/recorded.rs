@@ -4,14 +4,16 @@
 use super::columns::Steps;
 use super::evaluations::Evaluation;
 use super::events::Event;
-use super::lines::{Line, read_lines, shown, text};
+use super::lines::{Line, MOST_GROUPS, read_lines, shown, text};
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-/// Most steps that are kept in memory: some three hundred bytes each, and one more number per domain and module.
+/// Most steps that are kept in memory: some three hundred bytes each. `Steps` bounds what domains and modules add.
 const MOST_STEPS: usize = 1_000_000;
 const MOST_EVALUATIONS: usize = 100_000;
+/// Most numbers that evaluations hold, all together.
+const MOST_EVALUATED: usize = 32 << 20;
 /// Line numbers that a note names.
 const NAMED_LINES: usize = 5;
 
@@ -23,7 +25,10 @@ pub(super) struct Recorded {
     /// The last `written`.
     pub written: Value,
     pub steps: Steps,
+    /// In the order of their steps.
     pub evaluations: Vec<Evaluation>,
+    /// Numbers that they hold.
+    evaluated: usize,
     pub events: Vec<Event>,
     pub damaged: Numbered,
     pub too_long: Numbered,
@@ -85,10 +90,7 @@ impl Recorded {
         let Some(step) = record["step"].as_u64() else { return self.pass_over(kind) };
         match kind {
             "step" => self.take_step(line, step, record),
-            "eval" if self.evaluations.len() < MOST_EVALUATIONS => {
-                self.evaluations.push(Evaluation::of(step, record));
-            }
-            "eval" => self.beyond += 1,
+            "eval" => self.take_evaluation(line, step, record),
             _ => self.take_event(step, kind, record),
         }
     }
@@ -99,13 +101,37 @@ impl Recorded {
             self.went_back.add(line);
             let kept = self.steps.step.partition_point(|known| *known < step);
             self.steps.truncate(kept);
-            self.evaluations.retain(|evaluation| evaluation.step < step);
+            self.forget_evaluations(|evaluation| evaluation.step >= step);
         }
-        if self.steps.len() < MOST_STEPS {
+        if self.steps.len() < MOST_STEPS && self.steps.has_room() {
             self.steps.push(step, record);
         } else {
             self.beyond += 1;
         }
+    }
+
+    fn take_evaluation(&mut self, line: u64, step: u64, record: &Value) {
+        if self.forget_evaluations(|evaluation| evaluation.step > step) {
+            self.went_back.add(line);
+        }
+        let evaluation = Evaluation::of(step, record);
+        let evaluated = self.evaluated.saturating_add(evaluation.cells());
+        if self.evaluations.len() < MOST_EVALUATIONS && evaluated <= MOST_EVALUATED {
+            self.evaluated = evaluated;
+            self.evaluations.push(evaluation);
+        } else {
+            self.beyond += 1;
+        }
+    }
+
+    /// Drops evaluations from the end while they are `outdated`; whether there were any. They are in the order of their
+    /// steps, so each is looked at once however often the lines go back.
+    fn forget_evaluations(&mut self, outdated: impl Fn(&Evaluation) -> bool) -> bool {
+        let before = self.evaluations.len();
+        while let Some(last) = self.evaluations.pop_if(|last| outdated(last)) {
+            self.evaluated = self.evaluated.saturating_sub(last.cells());
+        }
+        self.evaluations.len() < before
     }
 
     fn take_event(&mut self, step: u64, kind: &str, record: &Value) {
@@ -134,23 +160,21 @@ impl Recorded {
         }
     }
 
-    /// Domains in the order of the data, then any that only evaluations know.
+    /// Domains in the order of the data, then any that only evaluations know; at most [`MOST_GROUPS`].
     pub(super) fn domains(&self) -> Vec<String> {
-        let mut names: Vec<String> = self.steps.domains.iter().map(|domain| domain.domain.clone()).collect();
-        for evaluation in &self.evaluations {
-            for domain in &evaluation.domains {
-                if !names.contains(&domain.domain) {
-                    names.push(domain.domain.clone());
-                }
-            }
-        }
-        names
+        let of_steps = self.steps.domains.iter().map(|domain| &domain.domain);
+        let of_evaluations = self.evaluations.iter().flat_map(|evaluation| &evaluation.domains);
+        let names = of_steps.chain(of_evaluations.map(|domain| &domain.domain));
+        let mut known = BTreeSet::new();
+        names.filter(|name| known.insert(*name)).take(MOST_GROUPS).cloned().collect()
     }
 }
 
 #[cfg(test)]
 mod tests {
+    use super::super::{DomainSteps, ModuleSteps};
     use super::*;
+    use serde_json::json;
 
     fn read(lines: &[&str]) -> Recorded {
         let file = tempfile::NamedTempFile::new().unwrap();
@@ -171,6 +195,47 @@ mod tests {
         assert_eq!(recorded.steps.loss_total, [Some(1.0), Some(20.0)]);
         assert_eq!(recorded.went_back.to_string(), "line 5");
         assert_eq!(recorded.domains(), ["b", "a", "c"]);
+    }
+
+    #[test]
+    fn evaluations_go_forward_only() {
+        let eval = |step: u64| format!(r#"{{"type":"eval","step":{step}}}"#);
+        let step = |step: u64| format!(r#"{{"type":"step","step":{step}}}"#);
+        let lines = [step(1), eval(1), step(2), eval(2), eval(2), eval(1), step(2), eval(2), step(1)];
+        let read = |lines: &[String]| read(&lines.iter().map(String::as_str).collect::<Vec<_>>());
+        let steps = |recorded: &Recorded| recorded.evaluations.iter().map(|e| e.step).collect::<Vec<_>>();
+        assert_eq!(steps(&read(&lines[..5])), [1, 2, 2]);
+        let back = read(&lines[..8]);
+        assert_eq!((steps(&back), back.went_back.to_string()), (vec![1, 1, 2], "lines 6, 7".to_string()));
+        assert!(read(&lines).evaluations.is_empty() && read(&lines).evaluated == 0);
+    }
+
+    #[test]
+    fn what_would_not_fit_is_counted() {
+        let mut recorded = Recorded::default();
+        recorded.steps.step = (1..=3000).collect();
+        recorded.steps.domains = vec![DomainSteps::default(); 1000];
+        recorded.steps.modules = vec![ModuleSteps::default(); 1000];
+        recorded.take(1, &json!({ "type": "step", "step": 3001 }));
+        assert_eq!((recorded.steps.len(), recorded.beyond), (3000, 1));
+        recorded.evaluated = MOST_EVALUATED - 40;
+        let rows = |count: usize| json!({ "type": "eval", "step": 3000, "row_sparsity": { "a": vec![0.5; count] } });
+        recorded.take(2, &rows(100));
+        assert_eq!((recorded.evaluations.len(), recorded.beyond), (0, 2));
+        recorded.take(3, &rows(10));
+        assert_eq!((recorded.evaluations.len(), recorded.beyond), (1, 2));
+    }
+
+    #[test]
+    fn only_so_many_domains_are_told_apart() {
+        let eval = |at: usize| {
+            let domains: Vec<String> = (0..600).map(|i| format!(r#""d{}":{{"loss":1}}"#, at * 300 + i)).collect();
+            format!(r#"{{"type":"eval","step":{at},"domains":{{{}}}}}"#, domains.join(","))
+        };
+        let lines: Vec<String> = (0..5).map(eval).collect();
+        let recorded = read(&lines.iter().map(String::as_str).collect::<Vec<_>>());
+        let expected: Vec<String> = (0..1000).map(|i| format!("d{i}")).collect();
+        assert_eq!(recorded.domains(), expected);
     }
 
     #[test]

@@ -41,9 +41,10 @@ pub struct RunSummary {
 pub struct DomainSummary {
     /// Domain.
     pub domain: String,
-    /// Validation loss at the first evaluation.
+    /// Validation loss at the first evaluation of the kind that `last_loss` is of. What the source had before the first
+    /// step of pruning is in [`super::DomainStory::source`].
     pub first_loss: Option<f64>,
-    /// Validation loss at the last evaluation of the same kind: while pruning, with as many units open as expected.
+    /// Validation loss at the last evaluation of the model in training: while pruning, with as many units open as expected.
     pub last_loss: Option<f64>,
     /// Validation loss of the masks cut to their target, at the last such evaluation.
     pub cut_loss: Option<f64>,
@@ -103,19 +104,22 @@ impl RunSummary {
 
 impl DomainSummary {
     fn of(history: &RunHistory, domain: &str) -> DomainSummary {
-        let (cut, plain): (Vec<&Evaluation>, Vec<&Evaluation>) =
-            history.evaluations.iter().partition(|evaluation| evaluation.is_cut());
-        let in_eval = |evaluation: Option<&&Evaluation>| -> DomainEval {
+        let evaluations = &history.evaluations;
+        let in_eval = |evaluation: Option<&Evaluation>| -> DomainEval {
             evaluation.and_then(|evaluation| evaluation.domain(domain)).cloned().unwrap_or_default()
         };
-        let (first, last) = (in_eval(plain.first()), in_eval(plain.last()));
+        let last = evaluations.iter().rfind(|evaluation| !evaluation.is_cut());
+        // The source is evaluated before the first step of pruning, without masks: no beginning of the masked losses.
+        let first = last.and_then(|last| evaluations.iter().find(|evaluation| evaluation.gates == last.gates));
+        let cut = evaluations.iter().rfind(|evaluation| evaluation.is_cut());
+        let (first, last) = (in_eval(first), in_eval(last));
         let steps = history.steps.domains.iter().find(|steps| steps.domain == domain);
         let last_of = |column: fn(&super::columns::DomainSteps) -> &Column| steps.and_then(|s| ends(column(s)).1);
         DomainSummary {
             domain: domain.to_string(),
             first_loss: first.loss,
             last_loss: last.loss,
-            cut_loss: in_eval(cut.last()).loss,
+            cut_loss: in_eval(cut).loss,
             standard_error: last.standard_error,
             reference: last.reference,
             first_proportion: steps.and_then(|steps| ends(&steps.proportion).0),
@@ -137,4 +141,33 @@ fn constraints(history: &RunHistory) -> Vec<ConstraintSummary> {
         lambda_2: last(&module.lambda_2),
     });
     modules.collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use serde_json::json;
+
+    #[test]
+    fn losses_that_are_compared_are_of_one_kind() {
+        let eval = |step: u64, gates: &str, loss: f64| {
+            Evaluation::of(step, &json!({ "gates": gates, "domains": { "a": { "loss": loss } } }))
+        };
+        let of = |evaluations: Vec<Evaluation>| {
+            let summary = DomainSummary::of(&RunHistory { evaluations, ..RunHistory::default() }, "a");
+            (summary.first_loss, summary.last_loss, summary.cut_loss)
+        };
+        let pruned = vec![
+            eval(0, "plain", 1.0),
+            eval(10, "expected", 2.0),
+            eval(20, "target", 7.0),
+            eval(20, "expected", 3.0),
+            eval(30, "expected", 4.0),
+            eval(30, "target", 5.0),
+        ];
+        assert_eq!(of(pruned.clone()), (Some(2.0), Some(4.0), Some(5.0)));
+        assert_eq!(of(pruned[..1].to_vec()), (Some(1.0), Some(1.0), None));
+        assert_eq!(of(vec![eval(0, "plain", 6.0), eval(9, "plain", 3.0)]), (Some(6.0), Some(3.0), None));
+        assert_eq!(of(Vec::new()), (None, None, None));
+    }
 }

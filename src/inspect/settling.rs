@@ -7,6 +7,7 @@
 use super::snapshots::{Loaded, RowState};
 use serde::Serialize;
 use shearling_masks::Module;
+use std::collections::BTreeSet;
 
 /// Jaccard index from which on two sets of kept units count as the same.
 pub const SAME_SET: f64 = 0.99;
@@ -81,7 +82,8 @@ fn of_module(snapshots: &[Loaded], last: &Loaded, module: Module) -> Settled {
 
 fn last_two_agree(snapshots: &[Loaded], rows: &[SettledRow], module: Module) -> Option<f64> {
     let [.., before, last] = snapshots else { return None };
-    let stays = |row: &RowState| row.module == module && rows.iter().any(|r| r.row == row.row && !r.removed);
+    let stay: BTreeSet<usize> = rows.iter().filter(|row| !row.removed).map(|row| row.row).collect();
+    let stays = |row: &RowState| row.module == module && stay.contains(&row.row);
     let pairs = before.rows.iter().zip(&last.rows).filter(|(_, row)| stays(row));
     pairs.map(|(before, row)| jaccard_of_bits(&before.kept, &row.kept)).reduce(f64::min)
 }

@@ -15,6 +15,11 @@ pub const FOLDER: &str = "masks";
 /// Most snapshots that are read: of a run with more, some are passed over evenly.
 const MOST_SNAPSHOTS: usize = 256;
 
+/// What a layer, a head and a row take in memory, in words of 8 bytes; a head is a value of its own in JSON.
+const WORDS_PER_LAYER: usize = 16;
+const WORDS_PER_HEAD: usize = 4;
+const WORDS_PER_ROW: usize = 10;
+
 /// The masks at one step. Gates are soft values σ(slope·a): what a unit is multiplied with outside training.
 #[derive(Clone, Debug, Serialize)]
 pub struct MaskSnapshot {
@@ -89,6 +94,15 @@ pub(super) struct Loaded {
     pub snapshot: MaskSnapshot,
     pub spec: MaskSpec,
     pub rows: Vec<RowState>,
+}
+
+impl Loaded {
+    /// About as many words of 8 bytes as it takes to keep and to print.
+    pub(super) fn words(&self) -> usize {
+        let layers = self.snapshot.heads.iter().map(|heads| WORDS_PER_LAYER + WORDS_PER_HEAD * heads.len());
+        let rows = self.rows.iter().map(|row| WORDS_PER_ROW + row.kept.len());
+        layers.sum::<usize>() + rows.sum::<usize>()
+    }
 }
 
 /// One row of one mask at one step.

@@ -2,6 +2,7 @@
 
 use serde::Serialize;
 use shearling_masks::{KeepPlan, LayerKeep, Shape};
+use std::collections::BTreeSet;
 
 /// What stays when the masks are cut to the target.
 #[derive(Clone, Debug, Serialize)]
@@ -51,14 +52,14 @@ impl Survivors {
             query_slots: layer.query_slots.clone(),
             intermediate: layer.intermediate.len(),
         };
-        let stays = |index: &i64| plan.layers.iter().any(|layer| layer.source_index == *index);
+        let stay: BTreeSet<i64> = plan.layers.iter().map(|layer| layer.source_index).collect();
         Survivors {
             step,
             path,
             source: source.clone(),
             target: target.clone(),
             hidden: plan.hidden.len(),
-            removed_layers: (0..source.num_hidden_layers).filter(|index| !stays(index)).collect(),
+            removed_layers: (0..source.num_hidden_layers).filter(|index| !stay.contains(index)).collect(),
             layers: plan.layers.iter().enumerate().map(layer).collect(),
         }
     }

@@ -12,6 +12,8 @@ pub const UNDECIDED: (f32, f32) = (0.05, 0.95);
 
 /// Five times those of a 405B (126 layers of 128 heads and 53,248 MLP units).
 const MOST_UNITS: i64 = 1 << 25;
+/// As of a checkpoint: a hundred times the layers of the deepest models.
+const MOST_LAYERS: i64 = 1 << 14;
 
 /// The units of one module.
 #[derive(Clone, Debug)]
@@ -207,7 +209,7 @@ pub fn deciles(values: &[f32]) -> [f32; 10] {
 pub(super) fn check_size(spec: &MaskSpec) -> Result<(), Error> {
     let source = spec.source();
     let (layers, units) = (source.num_hidden_layers, source.num_attention_heads + source.intermediate_size);
-    match layers.checked_mul(units).is_some_and(|all| all <= MOST_UNITS) {
+    match layers <= MOST_LAYERS && layers.checked_mul(units).is_some_and(|all| all <= MOST_UNITS) {
         true => Ok(()),
         false => Err(Error::TooLarge { layers, units }),
     }
@@ -235,17 +237,22 @@ mod tests {
 
     #[test]
     fn shapes_beyond_any_decoder_are_refused_before_memory_is_taken() {
-        let shape = |hidden_size| Shape {
+        let shape = |hidden_size, num_hidden_layers, intermediate_size| Shape {
             hidden_size,
-            intermediate_size: 1 << 23,
-            num_hidden_layers: 1 << 23,
+            intermediate_size,
+            num_hidden_layers,
             num_attention_heads: 1,
             num_key_value_heads: 1,
             head_dim: 1,
         };
-        let spec = MaskSpec::new(&shape(2), &shape(1)).unwrap();
-        let masks = MaskSet::new(spec, shearling_masks::HardConcrete::default(), 0, 0, Device::Cpu).unwrap();
-        assert!(matches!(Units::of(&masks), Err(Error::TooLarge { .. })));
+        let units = |layers, intermediate| {
+            let spec = MaskSpec::new(&shape(2, layers, intermediate), &shape(1, layers, intermediate)).unwrap();
+            Units::of(&MaskSet::new(spec, shearling_masks::HardConcrete::default(), 0, 0, Device::Cpu).unwrap())
+        };
+        for (layers, intermediate) in [(1 << 23, 1 << 23), (1 << 18, 1), (MOST_LAYERS + 1, 1), (MOST_LAYERS, 1 << 11)] {
+            assert!(matches!(units(layers, intermediate), Err(Error::TooLarge { .. })), "{layers} × {intermediate}");
+        }
+        assert!(units(MOST_LAYERS, 1).is_ok());
     }
 
     #[test]

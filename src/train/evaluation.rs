@@ -11,6 +11,10 @@ use serde::{Deserialize, Serialize};
 use shearling_masks::{Gates, MaskReport, Module, ModuleSpec};
 use std::collections::BTreeMap;
 
+/// Largest difference of expected and target sparsity of a module that counts as met, for the choice of the best checkpoint
+/// and for whoever judges a run.
+pub const CONSTRAINT_TOLERANCE: f64 = 0.02;
+
 /// How the gates are set in an evaluation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
@@ -84,12 +88,11 @@ impl Trainer {
     /// Whether the present shape is near enough to the target for a loss to compete for "best"; a sparsity that cannot be
     /// read is not.
     pub fn constraint_holds(&self) -> bool {
-        const TOLERANCE: f64 = 0.02;
         let Some(masks) = self.masks() else { return true };
         let expected = |module: Module| -> Result<f64, Error> {
             Ok(masks.expected_sparsity(module)?.f_mean(tch::Kind::Float)?.f_double_value(&[])?)
         };
-        let met = |expected: f64, target: f64| (expected - target).abs() <= TOLERANCE;
+        let met = |expected: f64, target: f64| (expected - target).abs() <= CONSTRAINT_TOLERANCE;
         let holds = |spec: &ModuleSpec| expected(spec.module).is_ok_and(|found| met(found, spec.target_sparsity()));
         masks.spec().modules().iter().all(holds)
     }

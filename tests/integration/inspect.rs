@@ -5,7 +5,7 @@ use super::planted_run::{Plan, STANDARD_ERROR, VOCAB, cut_loss, recovered_loss, 
 use super::support::{shearling, succeed};
 use serde_json::{Value, json};
 use shearling::inspect::RunHistory;
-use shearling_masks::Module;
+use shearling_masks::{HardConcrete, MaskSet, MaskSpec, Module, Shape};
 use std::path::{Path, PathBuf};
 
 fn answer(arguments: &[&str]) -> Value {
@@ -441,6 +441,47 @@ fn folders_that_are_no_run_are_refused() {
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert!(output.status.code() == Some(2) && stderr.contains(said), "{stderr}");
     }
+}
+
+#[test]
+fn a_small_file_of_many_layers_is_refused_at_once() {
+    // Only `hidden` is pruned, so the file does not grow with the layers that it claims.
+    let shape = |hidden_size| Shape {
+        hidden_size,
+        intermediate_size: 1,
+        num_hidden_layers: 1 << 18,
+        num_attention_heads: 1,
+        num_key_value_heads: 1,
+        head_dim: 1,
+    };
+    let spec = MaskSpec::new(&shape(2), &shape(1)).unwrap();
+    let masks = MaskSet::new(spec, HardConcrete::default(), 0, 0, tch::Device::Cpu).unwrap();
+    let (_folder, run) = planted(&Plan::small());
+    let file = snapshot_of(Path::new(&run), 40);
+    masks.save(&file).unwrap();
+    assert!(std::fs::metadata(&file).unwrap().len() < 2000);
+    let output = shearling(&["inspect", "masks", &file.display().to_string()]);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert!(output.status.code() == Some(2) && stderr.contains("262144 layers"), "{stderr}");
+    let history = answer(&["inspect", "run", &run, "--json"]);
+    assert!(notes(&history).iter().any(|note| note.contains("left out") && note.contains("262144 layers")));
+    assert_eq!(history["snapshots"].as_array().unwrap().len(), 4);
+}
+
+#[test]
+fn more_domains_than_any_run_has_are_not_all_told_apart() {
+    let (_folder, run) = planted(&Plan::small());
+    edit_metrics(Path::new(&run), |lines| {
+        let eval = |at: usize| {
+            let domains: serde_json::Map<_, _> =
+                (0..1000).map(|i| (format!("d{}", at * 1000 + i), json!({ "loss": 1.0 }))).collect();
+            json!({ "type": "eval", "step": 100, "gates": "expected", "domains": domains }).to_string()
+        };
+        lines.into_iter().chain((0..50).map(eval)).collect::<Vec<_>>().join("\n")
+    });
+    let history = RunHistory::read(Path::new(&run)).unwrap();
+    assert_eq!((history.domains.len(), history.stories.len()), (1000, 1000));
+    assert_eq!(history.domains[..Plan::small().domains.len()], Plan::small().domains);
 }
 
 #[test]

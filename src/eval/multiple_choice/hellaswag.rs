@@ -29,16 +29,19 @@ fn clean(text: &str) -> String {
 /// Takes out `[...]` up to the nearest closing bracket on the same line.
 fn without_brackets(text: &str) -> String {
     let mut kept = String::with_capacity(text.len());
-    let mut rest = text;
+    text.split_inclusive('\n').for_each(|line| keep_outside_brackets(line, &mut kept));
+    kept
+}
+
+fn keep_outside_brackets(line: &str, kept: &mut String) {
+    let mut rest = line;
     while let Some((before, after)) = rest.split_once('[') {
+        // Where one bracket is not closed, none behind it is: nothing is looked through twice.
+        let Some((_, behind)) = after.split_once(']') else { break };
         kept.push_str(before);
-        let closed = after.split_once(']').filter(|(inside, _)| !inside.contains('\n'));
-        if closed.is_none() {
-            kept.push('[');
-        }
-        rest = closed.map_or(after, |(_, behind)| behind);
+        rest = behind;
     }
-    kept + rest
+    kept.push_str(rest);
 }
 
 /// The first letter upper case, all others lower case, as Python's `capitalize` does it (the few letters whose title
@@ -88,6 +91,7 @@ mod tests {
             ("\u{1c}How to [title] Shear [step] a [sheep", "How to. Shear a [sheep"),
             ("a [b\nc] d [e] f", "a [b\nc] d f"),
             ("[[a] b] c", " b] c"),
+            ("a [b] [c [d\n] [e\n[f] g", "a [c [d\n] [e\n g"),
             ("a    b [x]", "a  b "),
             ("[header]", ""),
         ] {
@@ -96,6 +100,15 @@ mod tests {
         for (text, expected) in [("", ""), ("éCOLE Nord", "École nord"), ("ßa", "Ssa"), ("ΑΣ", "Ας")] {
             assert_eq!(capitalised(text), expected);
         }
+    }
+
+    #[test]
+    fn brackets_without_end_are_looked_through_once() {
+        // Would take hours if each looked for its end.
+        for text in ["[".repeat(8 << 20), "[".repeat(8 << 20) + "\n]"] {
+            assert_eq!(without_brackets(&text), text);
+        }
+        assert_eq!(without_brackets(&("[".repeat(8 << 20) + "]")), "");
     }
 
     #[test]

@@ -1,6 +1,7 @@
 //! Where a run stands, kept up to date record by record. What a record does not say stays as it was; records may come
 //! from a file that is cut, damaged or of another version.
 
+use super::super::lines::{MOST_GROUPS, is_name};
 use super::Event;
 use serde::Serialize;
 use serde_json::Value;
@@ -157,10 +158,10 @@ impl LiveRun {
         self.stage = record["stage"].as_str().map(String::from);
         self.steps = record["steps"].as_u64();
         let names = record["domains"].as_array().into_iter().flatten().filter_map(Value::as_str);
-        for (index, name) in names.enumerate() {
+        for (index, name) in names.take(MOST_GROUPS).enumerate() {
             let (proportion, reference) =
                 (record["proportions"][index].as_f64(), record["reference_losses"][index].as_f64());
-            let domain = self.domain(name);
+            let Some(domain) = self.domain(name) else { continue };
             domain.proportion = proportion.or(domain.proportion);
             domain.reference = reference.or(domain.reference);
         }
@@ -178,13 +179,14 @@ impl LiveRun {
         self.skipped = record["skipped"].as_u64().unwrap_or(self.skipped);
         self.expected_sparsity = record["sparsity"]["expected"].as_f64();
         self.target_sparsity = record["sparsity"]["target"].as_f64();
-        for (name, fields) in record["domains"].as_object().into_iter().flatten() {
-            let domain = self.domain(name);
+        for (name, fields) in record["domains"].as_object().into_iter().flatten().take(MOST_GROUPS) {
+            let Some(domain) = self.domain(name) else { continue };
             domain.loss = fields["loss"].as_f64().or(domain.loss);
             domain.proportion = fields["proportion"].as_f64();
             domain.epochs = fields["epochs"].as_f64();
         }
-        self.modules = record["constraints"].as_array().into_iter().flatten().map(module).collect();
+        let modules = record["constraints"].as_array().into_iter().flatten().take(MOST_GROUPS);
+        self.modules = modules.map(module).collect();
         self.speed(record);
     }
 
@@ -209,8 +211,8 @@ impl LiveRun {
             return;
         }
         self.evaluation = Some(found);
-        for (name, fields) in record["domains"].as_object().into_iter().flatten() {
-            let domain = self.domain(name);
+        for (name, fields) in record["domains"].as_object().into_iter().flatten().take(MOST_GROUPS) {
+            let Some(domain) = self.domain(name) else { continue };
             domain.validation_loss = fields["loss"].as_f64();
             domain.reference = fields["reference"].as_f64().or(domain.reference);
             domain.proportion = fields["proportion"].as_f64().or(domain.proportion);
@@ -218,18 +220,21 @@ impl LiveRun {
     }
 
     fn exhausted(&mut self, record: &Value) {
-        for name in record["domains"].as_array().into_iter().flatten().filter_map(Value::as_str) {
-            self.domain(name).exhausted = true;
+        for name in record["domains"].as_array().into_iter().flatten().filter_map(Value::as_str).take(MOST_GROUPS) {
+            if let Some(domain) = self.domain(name) {
+                domain.exhausted = true;
+            }
         }
     }
 
-    fn domain(&mut self, name: &str) -> &mut LiveDomain {
+    /// A domain, made known if need be; none beyond [`MOST_GROUPS`], and none of a name that cannot be shown.
+    fn domain(&mut self, name: &str) -> Option<&mut LiveDomain> {
         let known = self.domains.iter().position(|domain| domain.name == name);
-        let index = known.unwrap_or_else(|| {
+        let place = known.unwrap_or(self.domains.len());
+        if known.is_none() && place < MOST_GROUPS && is_name(name) {
             self.domains.push(LiveDomain { name: name.to_string(), ..LiveDomain::default() });
-            self.domains.len() - 1
-        });
-        &mut self.domains[index]
+        }
+        self.domains.get_mut(place)
     }
 }
 
@@ -309,6 +314,22 @@ mod tests {
         let live = run((1..=40).map(|at| step(at, if at <= 20 { 9.0 } else { 1.0 })));
         assert_eq!((live.seconds_per_step, live.seconds_left()), (Some(1.0), None));
         assert_eq!(live.losses.len(), 40);
+    }
+
+    #[test]
+    fn a_strange_file_cannot_name_domains_without_end() {
+        let names = |from: usize| (from..from + 400).map(|i| format!("d{i}")).collect::<Vec<_>>();
+        let by_name = |from: usize| names(from).into_iter().map(|name| (name, json!({ "loss": 1 }))).collect::<Value>();
+        let modules: Vec<Value> = (0..3000).map(|i| json!({ "module": format!("m{i}") })).collect();
+        let live = run([
+            json!({ "type": "start", "step": 0, "domains": names(0) }),
+            json!({ "type": "eval", "step": 0, "domains": by_name(400) }),
+            json!({ "type": "step", "step": 1, "domains": by_name(800), "constraints": modules }),
+            json!({ "type": "exhausted", "step": 1, "domains": ["a\nb", "d7", "d1200"] }),
+        ]);
+        assert_eq!((live.domains.len(), live.modules.len()), (1000, 1000));
+        assert!(live.domains[7].exhausted && live.domains[999].loss == Some(1.0));
+        assert!(run([json!({ "type": "start", "step": 0, "domains": ["a\nb"] })]).domains.is_empty());
     }
 
     #[test]

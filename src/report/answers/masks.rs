@@ -8,7 +8,7 @@ use crate::report::figures::shape_differences;
 use crate::report::number::{Unit, listed, ranges, significant};
 
 /// Expected and target sparsity may differ by so much; the same as for the choice of the best checkpoint.
-const TOLERANCE: f64 = 0.02;
+const TOLERANCE: f64 = crate::inspect::notes::CONSTRAINT_TOLERANCE;
 /// Layers whose heads are named one by one.
 const NAMED_LAYERS: usize = 8;
 
