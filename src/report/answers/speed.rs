@@ -6,6 +6,8 @@ use crate::report::side_files::{LatencyFile, LatencyModel, Spread, short_name};
 
 /// Closer to 1 than this, in any round, is no difference worth a verdict.
 const MARGIN: f64 = 0.02;
+/// Rounds further apart than this give no one factor: the machine had other work.
+const UNSTEADY: f64 = 1.5;
 
 pub(super) fn speed(latency: Option<&LatencyFile>) -> Answer {
     const QUESTION: &str = "Is the small model faster?";
@@ -31,6 +33,13 @@ pub(super) fn speed(latency: Option<&LatencyFile>) -> Answer {
     let (name, base) = (short_name(&model.model), short_name(&first.model));
     let times = factor.median;
     let (verdict, answer) = match factor {
+        Spread { low, high, .. } if *high > UNSTEADY * low => {
+            let answer = format!(
+                "Not clear: {name} writes {low:.2} to {high:.2} times as fast as {base}, by round. The machine was busy; \
+                 measure again."
+            );
+            (Verdict::Fact, answer)
+        }
         factor if factor.low > 1.0 + MARGIN => {
             (Verdict::Good, format!("Yes: {name} writes {times:.2} times as fast as {base}."))
         }
@@ -110,6 +119,9 @@ mod tests {
         let mut rounds = file(&[50.0, 60.0]);
         rounds.models[1].decode.speed_over_first = Some(Spread { median: 1.2, low: 0.9, high: 1.3 });
         assert_eq!(speed(Some(&rounds)).verdict, Verdict::Fact, "a round was slower");
+        rounds.models[1].decode.speed_over_first = Some(Spread { median: 3.0, low: 1.3, high: 7.7 });
+        let unsteady = speed(Some(&rounds));
+        assert!(unsteady.verdict == Verdict::Fact && unsteady.answer.contains("1.30 to 7.70"), "{unsteady:?}");
         for unknown in [speed(None), answer(&[]), answer(&[1.0]), answer(&[0.0, 1.0])] {
             assert_eq!(unknown.verdict, Verdict::Open, "{unknown:?}");
         }
