@@ -152,18 +152,21 @@ fn constraint(history: &RunHistory) -> Vec<Note> {
 /// Whether the masks had decided, in the layers that stay: by the last snapshot, or, without one, by the last evaluation
 /// (which counts removed layers too).
 fn polarisation(history: &RunHistory) -> Vec<Note> {
-    let note = |step: u64| move |(module, counts): (String, [u64; 4])| undecided(&module, step, counts);
     if let Some(last) = history.snapshots.last() {
-        let modules = history.settled.iter().map(|settled| (settled.module.to_string(), counts(settled)));
-        return modules.filter_map(note(last.step)).collect();
+        let note = |settled: &Settled| {
+            let some = settled.rows.iter().any(|row| row.removed);
+            let rows = if some { " in the layers that stay" } else { "" };
+            undecided(settled.module.name(), last.step, rows, counts(settled))
+        };
+        return history.settled.iter().filter_map(note).collect();
     }
     let last = history.evaluations.iter().rev().find(|evaluation| !evaluation.modules.is_empty());
     let Some(last) = last else { return Vec::new() };
     let modules = last.modules.iter().map(|module| {
         let counts = [module.units, module.undecided, module.half_alive, module.still_open];
-        (module.module.clone(), counts.map(Option::unwrap_or_default))
+        undecided(&module.module, last.step, "", counts.map(Option::unwrap_or_default))
     });
-    modules.filter_map(note(last.step)).collect()
+    modules.flatten().collect()
 }
 
 /// Units, undecided ones, half-alive ones and still open ones of the rows that stay.
@@ -175,14 +178,20 @@ fn counts(settled: &Settled) -> [u64; 4] {
     })
 }
 
-fn undecided(module: &str, step: u64, [units, undecided, half_alive, still_open]: [u64; 4]) -> Option<Note> {
+/// `rows` says in words which rows were counted.
+fn undecided(
+    module: &str,
+    step: u64,
+    rows: &str,
+    [units, undecided, half_alive, still_open]: [u64; 4],
+) -> Option<Note> {
     let share = undecided as f64 / units.max(1) as f64;
     if share < DECIDED && half_alive == 0 && still_open == 0 {
         return None;
     }
     Some(Note::warning(format!(
-        "{module}: at step {step} {undecided} of {units} units are undecided ({:.1} %), {half_alive} are kept with a gate \
-         below 0.5 and {still_open} removed with one above: there the cut is not what was learned",
+        "{module}: at step {step} {undecided} of {units} units{rows} are undecided ({:.1} %), {half_alive} are kept \
+         with a gate below 0.5 and {still_open} removed with one above: there the cut is not what was learned",
         100.0 * share
     )))
 }
