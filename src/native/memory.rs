@@ -94,9 +94,10 @@ mod tests {
     #[test]
     fn the_peak_grows_with_what_is_used() {
         let before = peak_memory_bytes().unwrap();
+        // As large as the peak so far, which other tests may give back or let begin anew meanwhile.
         let block = vec![1u8; before as usize + (64 << 20)];
         assert!(block.iter().all(|byte| *byte == 1));
-        assert!(peak_memory_bytes().unwrap() > before);
+        assert!(peak_memory_bytes().unwrap() >= block.len() as u64);
         assert!(resident_bytes().unwrap() >= block.len() as u64);
     }
 
@@ -136,11 +137,10 @@ mod tests {
     }
 
     #[test]
-    fn anonymous_memory_grows_with_what_is_used() {
-        let before = anonymous_bytes().unwrap();
-        // Far more than other tests give back meanwhile.
+    fn anonymous_memory_counts_what_is_used() {
+        // Of the whole process: what tests beside this one give back meanwhile must not count.
         let block = vec![1u8; 256 << 20];
         assert!(block.iter().all(|byte| *byte == 1));
-        assert!(anonymous_bytes().unwrap() > before + (64 << 20));
+        assert!(anonymous_bytes().unwrap() >= 256 << 20);
     }
 }

@@ -217,6 +217,11 @@ fn latency_measures_models_side_by_side() {
         assert!(close(number(&decode["fraction_of_roofline"]) * roofline, number(&decode["tokens_per_second"])));
         assert!(number(&decode["bytes_per_token"]) < number(&model["weight_bytes"]) + 1e6);
     }
+    // The others are too small to tell. Null where the system gives no peak.
+    let shape = &models[2];
+    let weights = shape["weight_bytes"].as_u64().unwrap();
+    let peak = &shape["peak_memory_bytes"];
+    assert!(peak.is_null() || (weights..4 * weights).contains(&peak.as_u64().unwrap()), "{shape}");
     let path = model.display().to_string();
     let too_long =
         shearling(&["bench", "latency", &path, "--prompt-tokens", "60", "--new-tokens", "5", "--device", "cpu"]);
