@@ -14,6 +14,7 @@
 //! This part knows shapes and names of tensors, not what they compute; it never touches the model, the loop or a terminal.
 
 mod architecture;
+mod bounded_lines;
 mod companions;
 mod disk;
 mod dtype;
@@ -44,6 +45,7 @@ mod tokenizer;
 mod writer;
 
 pub use architecture::Architecture;
+pub use bounded_lines::{BoundedLine, BoundedLines};
 pub use companions::{carry_companions, is_companion};
 pub use disk::{available_bytes, ensure_space};
 pub use dtype::DType;

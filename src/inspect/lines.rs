@@ -2,13 +2,12 @@
 //! disk, a binary file of that name, a line without end. Memory is bounded by the longest line that is accepted.
 //! What the lines mean is for `columns`, `evaluations` and `events`.
 
+use crate::checkpoint::{BoundedLine, BoundedLines};
+use crate::train::metrics::LONGEST_LINE_BYTES;
 use serde_json::Value;
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read, Result};
+use std::io::{BufReader, Result};
 use std::path::Path;
-
-/// Longer than any line that a run writes: an evaluation names at most a thousand units per list.
-const LONGEST_LINE_BYTES: u64 = 16 << 20;
 
 /// Most domains or modules of a run that are told apart, and that are taken from one record; a run has a handful.
 pub(super) const MOST_GROUPS: usize = 1000;
@@ -28,23 +27,18 @@ pub(super) enum Line {
 
 /// Calls `take` with every line that is not blank, and its number from 1.
 pub(super) fn read_lines(path: &Path, take: &mut dyn FnMut(u64, Line)) -> Result<()> {
-    let mut reader = BufReader::new(File::open(path)?);
-    let (mut line, mut number) = (Vec::new(), 0);
-    loop {
-        line.clear();
+    let mut lines = BoundedLines::new(BufReader::new(File::open(path)?), LONGEST_LINE_BYTES);
+    let mut number = 0;
+    while let Some(line) = lines.next_line()? {
         number += 1;
-        let read = (&mut reader).take(LONGEST_LINE_BYTES).read_until(b'\n', &mut line)?;
-        if read == 0 {
-            return Ok(());
-        }
-        let ended = line.last() == Some(&b'\n');
-        if !ended && read as u64 == LONGEST_LINE_BYTES {
-            skip_line(&mut reader)?;
-            take(number, Line::TooLong);
-        } else if !line.iter().all(u8::is_ascii_whitespace) {
-            take(number, parse(&line, ended));
+        match line {
+            BoundedLine::TooLong => take(number, Line::TooLong),
+            BoundedLine::Whole(line) | BoundedLine::Unended(line) if line.trim_ascii().is_empty() => (),
+            BoundedLine::Whole(line) => take(number, parse(line, true)),
+            BoundedLine::Unended(line) => take(number, parse(line, false)),
         }
     }
+    Ok(())
 }
 
 fn parse(line: &[u8], ended: bool) -> Line {
@@ -52,18 +46,6 @@ fn parse(line: &[u8], ended: bool) -> Line {
         Ok(record) if record.is_object() => Line::Record(record),
         Err(_) if !ended => Line::CutAtEnd,
         _ => Line::Damaged,
-    }
-}
-
-/// Passes over the rest of a line without keeping it.
-fn skip_line(reader: &mut impl BufRead) -> Result<()> {
-    loop {
-        let buffer = reader.fill_buf()?;
-        let (length, end) = (buffer.len(), buffer.iter().position(|byte| *byte == b'\n'));
-        reader.consume(end.map_or(length, |end| end + 1));
-        if end.is_some() || length == 0 {
-            return Ok(());
-        }
     }
 }
 

@@ -8,15 +8,18 @@ use super::Error;
 use super::evaluation::EvalReport;
 use super::step::StepReport;
 use super::trainer::Trainer;
-use crate::checkpoint::write_atomic;
+use crate::checkpoint::{BoundedLine, BoundedLines, write_atomic};
 use crate::native::memory::peak_bytes;
 use serde_json::{Map, Value, json};
 use std::fs::{File, OpenOptions};
-use std::io::{BufRead, BufReader, Read, Seek, SeekFrom, Write};
+use std::io::{BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 
 /// File name inside a run folder.
 pub const FILE_NAME: &str = "metrics.jsonl";
+
+/// Longer than any line that a run writes: an evaluation names at most a thousand units per list.
+pub const LONGEST_LINE_BYTES: u64 = 16 << 20;
 
 /// The metrics file of a run, open for appending.
 #[derive(Debug)]
@@ -72,7 +75,8 @@ fn ends_a_line(file: &mut File) -> std::io::Result<bool> {
     Ok(last == *b"\n")
 }
 
-/// All whole records of a metrics file; a line cut by a crash, wherever in a character, is left out.
+/// All whole records of a metrics file; a line cut by a crash, wherever in a character, and one that no run writes are
+/// left out.
 pub fn read(path: &Path) -> Result<Vec<Value>, Error> {
     let failed = |source| Error::Io { action: "read", path: path.to_path_buf(), source };
     let file = File::open(path).map_err(failed)?;
@@ -80,10 +84,10 @@ pub fn read(path: &Path) -> Result<Vec<Value>, Error> {
         return Err(failed(std::io::Error::other("it is not a regular file")));
     }
     let mut records = Vec::new();
-    for line in BufReader::new(file).split(b'\n') {
-        if let Ok(record) = serde_json::from_slice(&line.map_err(failed)?) {
-            records.push(record);
-        }
+    let mut lines = BoundedLines::new(BufReader::new(file), LONGEST_LINE_BYTES);
+    while let Some(line) = lines.next_line().map_err(failed)? {
+        let (BoundedLine::Whole(line) | BoundedLine::Unended(line)) = line else { continue };
+        records.extend(serde_json::from_slice::<Value>(line));
     }
     Ok(records)
 }

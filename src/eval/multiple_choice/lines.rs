@@ -1,8 +1,9 @@
-//! Lines of a file that may be anything: of bounded length and number of bytes, read one at a time.
+//! Lines of a file that may be anything: what holds for every file of questions.
 
+use crate::checkpoint::{BoundedLine, BoundedLines};
 use crate::eval::{Error, Result};
 use std::fs::File;
-use std::io::{BufRead, BufReader, Read};
+use std::io::BufReader;
 use std::path::{Path, PathBuf};
 
 /// Longer than any question.
@@ -12,10 +13,9 @@ const MAX_FILE_BYTES: u64 = 1 << 30;
 
 /// A file, line by line.
 pub(super) struct Lines {
-    reader: BufReader<File>,
+    lines: BoundedLines<BufReader<File>>,
     path: PathBuf,
     number: u64,
-    bytes: u64,
 }
 
 impl Lines {
@@ -24,39 +24,33 @@ impl Lines {
         if file.metadata().is_ok_and(|metadata| metadata.is_dir()) {
             return Err(Error::file(path, "it is a folder; name the file of questions in it"));
         }
-        Ok(Lines { reader: BufReader::new(file), path: path.to_owned(), number: 0, bytes: 0 })
+        let lines = BoundedLines::new(BufReader::new(file), MAX_LINE_BYTES);
+        Ok(Lines { lines, path: path.to_owned(), number: 0 })
     }
 
     /// The next line that is not blank, with its number from 1; `None` at the end.
     pub(super) fn next_line(&mut self) -> Result<Option<(u64, Vec<u8>)>> {
-        loop {
-            let mut line = Vec::new();
-            let mut bounded = (&mut self.reader).take(MAX_LINE_BYTES + 1);
-            let read = bounded.read_until(b'\n', &mut line).map_err(Error::io("read", &self.path))? as u64;
-            if read == 0 {
-                return Ok(None);
-            }
+        while let Some(line) = self.lines.next_line().map_err(Error::io("read", &self.path))? {
             self.number += 1;
-            self.bytes += read;
-            self.check_size(read)?;
-            let line = line.strip_prefix(b"\xef\xbb\xbf").filter(|_| self.number == 1).unwrap_or(&line);
-            let line = line.trim_ascii();
+            let (BoundedLine::Whole(line) | BoundedLine::Unended(line)) = line else {
+                let problem =
+                    format!("line {} has more than {MAX_LINE_BYTES} bytes: no file of questions", self.number);
+                return Err(Error::file(&self.path, problem));
+            };
+            let line = line.strip_prefix(b"\xef\xbb\xbf").filter(|_| self.number == 1).unwrap_or(line);
+            let line = line.trim_ascii().to_vec();
+            self.check_size()?;
             if !line.is_empty() {
-                return Ok(Some((self.number, line.to_vec())));
+                return Ok(Some((self.number, line)));
             }
         }
+        Ok(None)
     }
 
-    fn check_size(&self, line_bytes: u64) -> Result<()> {
-        if line_bytes > MAX_LINE_BYTES {
-            let problem = format!("line {} has more than {MAX_LINE_BYTES} bytes: no file of questions", self.number);
+    fn check_size(&self) -> Result<()> {
+        if self.lines.position_bytes() > MAX_FILE_BYTES {
+            let problem = format!("it has more than {MAX_FILE_BYTES} bytes; use --limit or split it");
             return Err(Error::file(&self.path, problem));
-        }
-        if self.bytes > MAX_FILE_BYTES {
-            return Err(Error::file(
-                &self.path,
-                format!("it has more than {MAX_FILE_BYTES} bytes; use --limit or split it"),
-            ));
         }
         Ok(())
     }

@@ -3,15 +3,14 @@
 //! A resumed run puts a new, shorter file in place of the old one. The old one is kept open here, so that the new one
 //! cannot be mistaken for it, and reading starts over.
 
+use crate::checkpoint::{BoundedLine, BoundedLines};
 use crate::train::Error;
+use crate::train::metrics::LONGEST_LINE_BYTES;
 use serde_json::Value;
 use std::fs::{File, Metadata};
-use std::io::{self, BufRead, BufReader, ErrorKind, Read, Seek, SeekFrom};
+use std::io::{self, BufReader, ErrorKind, Seek, SeekFrom};
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
-
-/// A line longer than this is no record of ours, and is not held in memory as a whole.
-const LONGEST_LINE_BYTES: u64 = 64 << 20;
 
 /// What a look at the file finds.
 #[derive(Debug, PartialEq)]
@@ -20,7 +19,7 @@ pub enum Event {
     Restarted,
     /// A record.
     Record(Value),
-    /// A finished line that is no JSON.
+    /// A line that is no JSON, or longer than any of a run.
     Unreadable,
 }
 
@@ -77,18 +76,19 @@ impl Open {
 
     fn read(&mut self, sink: &mut impl FnMut(Event)) -> io::Result<()> {
         self.file.seek(SeekFrom::Start(self.offset_bytes))?;
-        let mut reader = BufReader::new(&self.file);
-        let mut line = Vec::new();
-        loop {
-            line.clear();
-            let bytes = reader.by_ref().take(LONGEST_LINE_BYTES).read_until(b'\n', &mut line)? as u64;
-            // Half a line is read again when it is whole.
-            if !line.ends_with(b"\n") && bytes < LONGEST_LINE_BYTES {
-                return Ok(());
-            }
-            self.offset_bytes += bytes;
-            sink(serde_json::from_slice(&line).map_or(Event::Unreadable, Event::Record));
+        let start_bytes = self.offset_bytes;
+        let mut lines = BoundedLines::new(BufReader::new(&self.file), LONGEST_LINE_BYTES);
+        while let Some(line) = lines.next_line()? {
+            let event = match line {
+                BoundedLine::Whole(line) => serde_json::from_slice(line).map_or(Event::Unreadable, Event::Record),
+                BoundedLine::TooLong => Event::Unreadable,
+                // Half a line is read again when it is whole.
+                BoundedLine::Unended(_) => break,
+            };
+            self.offset_bytes = start_bytes + lines.position_bytes();
+            sink(event);
         }
+        Ok(())
     }
 }
 
