@@ -51,7 +51,7 @@ impl MemoryEstimate {
             optimizer_bytes: parameters * moment_bytes(config, device),
             activation_bytes: recomputed as f64 * block.input + (layers - recomputed) as f64 * block.kept,
             transient_bytes: loss_bytes(model, config.run.dtype, micro_batch).max(again + block.backward + folded),
-            workspace_bytes: workspace_bytes(model, config.run.dtype, micro_batch, device),
+            workspace_bytes: workspace_bytes(device),
         }
     }
 
@@ -113,15 +113,9 @@ fn loss_bytes(model: &HfModel, dtype: Dtype, tokens: i64) -> f64 {
     3.0 * element * tokens as f64 * d + element * chunk * vocab + 4.0 * vocab * d + summand
 }
 
-/// On a CPU oneDNN copies the transposed operand of a weight gradient; the largest is the gradient of the logits or of
-/// the intermediate layer.
-fn workspace_bytes(model: &HfModel, dtype: Dtype, tokens: i64, device: Device) -> f64 {
-    if device != Device::Cpu {
-        return 0.0;
-    }
-    let logits = chunk_tokens(model.vocab_size, kind(dtype), tokens) * model.vocab_size;
-    let intermediate = tokens * model.intermediate_size;
-    CPU_RUNTIME_BYTES + element_bytes(dtype) * logits.max(intermediate) as f64
+/// What libraries take for themselves; oneDNN multiplies transposed operands where they lie.
+fn workspace_bytes(device: Device) -> f64 {
+    if device == Device::Cpu { CPU_RUNTIME_BYTES } else { 0.0 }
 }
 
 fn element_bytes(dtype: Dtype) -> f64 {
