@@ -7,49 +7,61 @@
 //!   its holes: by up to a third in our steps. Here tensors ask `malloc` and align within (`cpp/allocator.cpp`): the
 //!   same size fits again, and the peak is what is alive at once.
 //! - Every block above 32 MiB (smaller ones until it has adapted) is a fresh `mmap`, unmapped when the tensor dies: the
-//!   kernel faults in and clears every page each time, a tenth to a quarter of a step. Here big blocks come from the
+//!   kernel faults in and clears every page each time, a tenth to a fifth of a step. Here big blocks come from the
 //!   heap, which grows in large steps and never shrinks. The price: what a process once had it keeps.
 //!
 //! Measured in docs/benchmarks/2026-11-22-step.md.
 
 /// Sets it up; call it first thing in `main`, before memory is in use. Returns whether it could: glibc only, whose
 /// habits these are.
-#[cfg(all(target_os = "linux", target_env = "gnu"))]
 pub fn tune() -> bool {
-    const TOP_PAD_BYTES: libc::c_int = 64 << 20;
-    // SAFETY: it puts an allocator that lives for ever in the place of libtorch's; each tensor keeps the way back to
-    // where its own memory came from.
-    unsafe { shearling_tensors_from_malloc() };
-    // For glibc, −1 is the largest size: the top of the heap is never given back.
-    let options = [(libc::M_MMAP_MAX, 0), (libc::M_TRIM_THRESHOLD, -1), (libc::M_TOP_PAD, TOP_PAD_BYTES)];
-    // SAFETY: it only changes parameters of the allocator, under its lock.
-    options.into_iter().all(|(option, value)| unsafe { libc::mallopt(option, value) } == 1)
-}
-
-#[cfg(all(target_os = "linux", target_env = "gnu"))]
-unsafe extern "C" {
-    fn shearling_tensors_from_malloc();
+    system::tune()
 }
 
 /// Gives memory that no tensor uses back to the system, as far as it can, so that the process is as large as what it
 /// holds: for measuring. Returns whether it could: glibc only.
+pub fn release_unused() -> bool {
+    system::release_unused()
+}
+
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
-pub fn release_unused() -> bool {
-    // SAFETY: it touches free memory only, under the allocator's lock. It returns 0 where there was nothing to give.
-    unsafe { libc::malloc_trim(0) };
-    true
+mod system {
+    use crate::native::shim::{self, CError};
+    use std::ffi::c_int;
+
+    const TOP_PAD_BYTES: c_int = 64 << 20;
+
+    unsafe extern "C" {
+        fn shearling_tensors_from_malloc(error: CError) -> c_int;
+    }
+
+    pub(super) fn tune() -> bool {
+        // SAFETY: it puts an allocator that lives for ever in the place of libtorch's. Tensors that are there already
+        // keep the way back to where their memory came from.
+        let taken = shim::check(|error| unsafe { shearling_tensors_from_malloc(error) }).is_ok();
+        // For glibc, −1 is the largest size: the top of the heap is never given back.
+        let options = [(libc::M_MMAP_MAX, 0), (libc::M_TRIM_THRESHOLD, -1), (libc::M_TOP_PAD, TOP_PAD_BYTES)];
+        // SAFETY: it only changes parameters of the allocator, under its lock.
+        taken && options.into_iter().all(|(option, value)| unsafe { libc::mallopt(option, value) } == 1)
+    }
+
+    pub(super) fn release_unused() -> bool {
+        // SAFETY: it touches free memory only, under the allocator's lock. It returns 0 where there was nothing to give.
+        unsafe { libc::malloc_trim(0) };
+        true
+    }
 }
 
 /// Another allocator, with other habits: left alone.
 #[cfg(not(all(target_os = "linux", target_env = "gnu")))]
-pub fn release_unused() -> bool {
-    false
-}
+mod system {
+    pub(super) fn tune() -> bool {
+        false
+    }
 
-/// Another allocator, with other habits: left alone.
-#[cfg(not(all(target_os = "linux", target_env = "gnu")))]
-pub fn tune() -> bool {
-    false
+    pub(super) fn release_unused() -> bool {
+        false
+    }
 }
 
 #[cfg(all(test, target_os = "linux", target_env = "gnu"))]

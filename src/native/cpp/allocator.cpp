@@ -41,7 +41,9 @@ class MallocAllocator final : public c10::Allocator {
 }  // namespace
 
 // libtorch keeps the pointer, and tensors may outlive every static: it is never destroyed.
-extern "C" void shearling_tensors_from_malloc() {
-  static auto* allocator = new MallocAllocator;
-  c10::SetCPUAllocator(allocator, /*priority=*/1);
+extern "C" int shearling_tensors_from_malloc(char** error) {
+  return shearling::guarded(error, [] {
+    static auto* allocator = new MallocAllocator;
+    c10::SetCPUAllocator(allocator, /*priority=*/1);
+  });
 }
