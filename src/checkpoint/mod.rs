@@ -42,6 +42,7 @@ mod tensor_file;
 mod test_support;
 mod text_stream;
 mod tokenizer;
+mod vocabulary;
 mod writer;
 
 pub use architecture::Architecture;
@@ -67,4 +68,5 @@ pub use stream::TensorRegion;
 pub use tensor_file::TensorFile;
 pub use text_stream::TextStream;
 pub use tokenizer::Tokenizer;
+pub use vocabulary::vocabulary_difference;
 pub use writer::{ShardWriter, TensorPlan};

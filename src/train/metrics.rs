@@ -232,4 +232,13 @@ mod tests {
         assert_eq!(steps, [1, 2, 3, 3]);
         assert_eq!(records[3]["type"], "resume");
     }
+
+    #[test]
+    fn a_line_that_no_run_writes_is_passed_over() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join(FILE_NAME);
+        let long = format!("{{\"step\":1,\"x\":\"{}\"}}", "x".repeat(LONGEST_LINE_BYTES as usize));
+        std::fs::write(&path, format!("{{\"step\":1}}\n{long}\n{{\"step\":2}}")).unwrap();
+        assert_eq!(read(&path).unwrap(), [json!({ "step": 1 }), json!({ "step": 2 })]);
+    }
 }

@@ -2,7 +2,7 @@
 //! data, source model, masks' shapes.
 
 use super::Error;
-use crate::checkpoint::{Architecture, Checkpoint, DType, HfConfig, HfModel, NewLlama, sha256_of_file};
+use crate::checkpoint::{Architecture, Checkpoint, DType, HfConfig, HfModel, NewLlama, vocabulary_difference};
 use crate::config::{Dtype, Mixer as MixerTable, RandomModel, RunConfig, Stage, validate};
 use crate::prune::{convert::require_complete, shape};
 use shearling_domains::{Dataset, Mixer, MixerConfig, MixerKind, MixerState, Split};
@@ -111,15 +111,7 @@ impl Setup {
     pub fn warnings(&self) -> Vec<String> {
         let Some(source) = &self.source else { return Vec::new() };
         let mut warnings: Vec<String> = source.tokenizer_hint().into_iter().collect();
-        let tokenizer = source.dir().join("tokenizer.json");
-        let hash = sha256_of_file(&tokenizer);
-        if hash.is_ok_and(|hash| hash != self.dataset.manifest().tokenizer_sha256) {
-            warnings.push(format!(
-                "the data was prepared with another tokenizer.json than {}; unless both give the same ids, the model \
-                 reads nonsense",
-                tokenizer.display()
-            ));
-        }
+        warnings.extend(other_tokenizer(&self.dataset, source.dir()));
         let written = self.spec.as_ref().map(|spec| shape::resized(&self.model, spec.target()));
         warnings.extend(loads_in_some_only(written.as_ref().unwrap_or(&self.model)));
         warnings
@@ -225,6 +217,16 @@ fn loads_in_some_only(model: &HfModel) -> Option<String> {
             heads * head_dim
         )
     })
+}
+
+/// What to say of a model whose folder has other tokens than the data.
+pub fn other_tokenizer(dataset: &Dataset, folder: &Path) -> Option<String> {
+    let difference = vocabulary_difference(folder, &dataset.tokenizer_path())?;
+    Some(format!(
+        "{} was made for another tokenizer than that of the data: {difference}. Its losses on this data mean nothing; \
+         prepare the data with --tokenizer {0}/tokenizer.json",
+        folder.display()
+    ))
 }
 
 /// Refuses data whose ids or rows the model cannot take.

@@ -1,7 +1,7 @@
 //! `shearling eval` as a user meets it: several models side by side, and multiple-choice questions answered as
 //! lm-evaluation-harness answers them.
 
-use super::support::{data, data_path, families, fixture, succeed, write_model};
+use super::support::{data, data_path, families, fixture, shearling, succeed, write_model};
 use serde_json::{Value, json};
 use shearling_domains::{Dataset, Split};
 use std::path::Path;
@@ -132,6 +132,30 @@ fn several_models_stand_side_by_side() {
         assert!(table.contains(text), "{text} is not in\n{table}");
     }
     assert!(!table.contains("runs/"), "what all paths share is left out\n{table}");
+}
+
+#[test]
+fn a_model_of_another_tokenizer_is_warned_of_and_its_own_in_another_file_is_not() {
+    let folder = tempfile::tempdir().unwrap();
+    let [own, foreign] = ["own", "foreign"].map(|name| model(&folder.path().join(name), 3));
+    let tokenizer: Value =
+        serde_json::from_slice(&std::fs::read(data().join("tokenizer.json")).unwrap()).expect("a tokenizer");
+    // The same vocabulary in other bytes; and with two tokens in each other's place, of the same size.
+    std::fs::write(Path::new(&own).join("tokenizer.json"), format!("{tokenizer:#}")).unwrap();
+    let mut swapped = tokenizer;
+    let vocabulary = swapped["model"]["vocab"].as_object_mut().unwrap();
+    let (one, other) = (vocabulary["a"].clone(), vocabulary["b"].clone());
+    vocabulary.insert("a".into(), other);
+    vocabulary.insert("b".into(), one);
+    std::fs::write(Path::new(&foreign).join("tokenizer.json"), swapped.to_string()).unwrap();
+
+    let output = shearling(&["eval", &own, &foreign, "--data", &data_path(), "--rows", "1", "--device", "cpu"]);
+    assert_eq!(output.status.code(), Some(0));
+    let stderr = String::from_utf8(output.stderr).unwrap();
+    let warnings: Vec<&str> = stderr.lines().filter(|line| line.contains("another tokenizer")).collect();
+    assert_eq!(warnings.len(), 1, "{stderr}");
+    let told = warnings[0].contains(&foreign) && warnings[0].contains("2 of 300 ids");
+    assert!(told && warnings[0].contains("mean nothing"), "{stderr}");
 }
 
 /// One model that predicts nothing: ln 300 per token, whatever the tokens; its bits per byte are known by counting.

@@ -46,6 +46,10 @@ pub fn run(arguments: &Eval) -> anyhow::Result<Verdict> {
         printer.warn("the data's tokenizer does not tell the bytes behind its tokens: bits per byte are estimates");
     }
     let subjects = open_all(&arguments.models, questions.dataset.as_ref(), !questions.tasks.is_empty())?;
+    subjects
+        .iter()
+        .filter_map(|subject| subject.warning(questions.dataset.as_ref()))
+        .for_each(|warning| printer.warn(warning));
     let mut results = Vec::new();
     for subject in subjects {
         printer.note(format!("evaluating {}", subject.name()));

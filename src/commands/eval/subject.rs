@@ -9,7 +9,7 @@ use crate::eval::{EvalRows, RowLosses, row_losses};
 use crate::model::count::ParameterCount;
 use crate::model::{Decoder, ForwardContext};
 use crate::prune::convert::require_complete;
-use crate::train::setup::check_data_fits;
+use crate::train::setup::{check_data_fits, other_tokenizer};
 use anyhow::Context;
 use shearling_domains::Dataset;
 use std::path::{Path, PathBuf};
@@ -59,6 +59,11 @@ impl Subject {
             Ok(Subject { name: path.display().to_string(), checkpoint, tokenizer })
         };
         open().with_context(|| format!("cannot evaluate {}", path.display()))
+    }
+
+    /// What may be wrong with it, but is not for certain.
+    pub(super) fn warning(&self, dataset: Option<&Dataset>) -> Option<String> {
+        other_tokenizer(dataset?, self.checkpoint.dir())
     }
 
     pub(super) fn name(&self) -> &str {
