@@ -62,8 +62,8 @@ pub struct DomainSummary {
     pub epochs: Option<f64>,
 }
 
-/// A module's constraint in the last step.
-#[derive(Clone, Debug, Serialize)]
+/// A mask module's constraint in the last step.
+#[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct ConstraintSummary {
     /// Which mask.
     pub module: String,

@@ -3,16 +3,42 @@
 //! Everything is a choice between integer expressions, never a branch, so that loops over rows become vector code on
 //! any target; neither Rust's stable library nor every processor has 16-bit floats.
 
+/// The bytes of one number.
+pub(super) trait NumberBytes: Copy + Default {
+    /// A row as numbers; an incomplete one at the end is left out.
+    fn split(row: &[u8]) -> &[Self];
+
+    /// The same, to be written.
+    fn split_mut(row: &mut [u8]) -> &mut [Self];
+}
+
+impl<const N: usize> NumberBytes for [u8; N]
+where
+    [u8; N]: Default,
+{
+    fn split(row: &[u8]) -> &[[u8; N]] {
+        row.as_chunks().0
+    }
+
+    fn split_mut(row: &mut [u8]) -> &mut [[u8; N]] {
+        row.as_chunks_mut().0
+    }
+}
+
 /// One number of a weight file, little endian.
 pub(super) trait Element {
     /// Its bytes.
-    type Bytes: Copy + Default;
+    type Bytes: NumberBytes;
 
-    /// The bytes of a row as elements; an incomplete one at the end is left out.
-    fn split(bytes: &[u8]) -> &[Self::Bytes];
+    /// See [`NumberBytes::split`].
+    fn split(row: &[u8]) -> &[Self::Bytes] {
+        Self::Bytes::split(row)
+    }
 
-    /// The same, to be written.
-    fn split_mut(bytes: &mut [u8]) -> &mut [Self::Bytes];
+    /// See [`NumberBytes::split_mut`].
+    fn split_mut(row: &mut [u8]) -> &mut [Self::Bytes] {
+        Self::Bytes::split_mut(row)
+    }
 
     /// Its value; exact.
     fn load(bytes: Self::Bytes) -> f32;
@@ -34,14 +60,6 @@ const INFINITE: u32 = 0x7f80_0000;
 impl Element for F32 {
     type Bytes = [u8; 4];
 
-    fn split(bytes: &[u8]) -> &[[u8; 4]] {
-        bytes.as_chunks().0
-    }
-
-    fn split_mut(bytes: &mut [u8]) -> &mut [[u8; 4]] {
-        bytes.as_chunks_mut().0
-    }
-
     #[inline(always)]
     fn load(bytes: [u8; 4]) -> f32 {
         f32::from_le_bytes(bytes)
@@ -55,14 +73,6 @@ impl Element for F32 {
 
 impl Element for BF16 {
     type Bytes = [u8; 2];
-
-    fn split(bytes: &[u8]) -> &[[u8; 2]] {
-        bytes.as_chunks().0
-    }
-
-    fn split_mut(bytes: &mut [u8]) -> &mut [[u8; 2]] {
-        bytes.as_chunks_mut().0
-    }
 
     #[inline(always)]
     fn load(bytes: [u8; 2]) -> f32 {
@@ -90,14 +100,6 @@ const HALF_OVERFLOW: u32 = 0x477f_f000;
 
 impl Element for F16 {
     type Bytes = [u8; 2];
-
-    fn split(bytes: &[u8]) -> &[[u8; 2]] {
-        bytes.as_chunks().0
-    }
-
-    fn split_mut(bytes: &mut [u8]) -> &mut [[u8; 2]] {
-        bytes.as_chunks_mut().0
-    }
 
     #[inline(always)]
     fn load(bytes: [u8; 2]) -> f32 {

@@ -9,4 +9,4 @@ mod follow;
 mod state;
 
 pub use follow::{Event, Follower};
-pub use state::{LiveDomain, LiveEvaluation, LiveModule, LiveRun};
+pub use state::{LiveDomain, LiveEvaluation, LiveRun};

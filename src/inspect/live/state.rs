@@ -1,8 +1,9 @@
 //! Where a run stands, kept up to date record by record. What a record does not say stays as it was; records may come
 //! from a file that is cut, damaged or of another version.
 
-use super::super::lines::{MOST_GROUPS, is_name};
 use super::Event;
+use crate::inspect::lines::{MOST_GROUPS, is_name};
+use crate::inspect::run::ConstraintSummary;
 use serde::Serialize;
 use serde_json::Value;
 use std::collections::VecDeque;
@@ -32,7 +33,7 @@ pub struct LiveRun {
     /// By domain, in the order of the data.
     pub domains: Vec<LiveDomain>,
     /// By mask module.
-    pub modules: Vec<LiveModule>,
+    pub modules: Vec<ConstraintSummary>,
     /// Expected overall sparsity.
     pub expected_sparsity: Option<f64>,
     /// Overall target of the step.
@@ -83,23 +84,6 @@ pub struct LiveDomain {
     pub epochs: Option<f64>,
     /// Whether it has given all its rows.
     pub exhausted: bool,
-}
-
-/// A mask module of a run.
-#[derive(Clone, Debug, Default, PartialEq, Serialize)]
-pub struct LiveModule {
-    /// Name.
-    pub module: String,
-    /// Mean expected sparsity.
-    pub expected_sparsity: Option<f64>,
-    /// Its target in the last step.
-    pub target_sparsity: Option<f64>,
-    /// Expected − target.
-    pub violation: Option<f64>,
-    /// Multiplier of the violation.
-    pub lambda_1: Option<f64>,
-    /// Multiplier of its square.
-    pub lambda_2: Option<f64>,
 }
 
 /// An evaluation in one number.
@@ -238,8 +222,8 @@ impl LiveRun {
     }
 }
 
-fn module(constraint: &Value) -> LiveModule {
-    LiveModule {
+fn module(constraint: &Value) -> ConstraintSummary {
+    ConstraintSummary {
         module: constraint["module"].as_str().unwrap_or("?").to_string(),
         expected_sparsity: constraint["expected_sparsity"].as_f64(),
         target_sparsity: constraint["target_sparsity"].as_f64(),
