@@ -8,6 +8,7 @@ pub mod eval;
 pub mod export;
 pub mod generate;
 pub mod inspect;
+mod model_folder;
 pub mod observer;
 pub mod plan;
 pub mod report;

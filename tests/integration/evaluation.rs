@@ -99,7 +99,9 @@ fn several_models_stand_side_by_side() {
     let common = ["--data", &data_path(), "--rows", "6", "--device", "cpu"];
     let task = fixture("lm-eval/piqa.jsonl").display().to_string();
     let task = ["--task", &format!("sheep=piqa:{task}")];
-    let models = ["eval", &first, &second];
+    // A run means the model that it wrote.
+    let run = Path::new(&first).parent().unwrap().display().to_string();
+    let models = ["eval", &run, &second];
     let report = answer(&[&models[..], &common, &task, &["--json", "--csv", &csv]].concat());
     assert_eq!((&report["data"], &report["bytes_counted"]), (&json!(data_path()), &json!(true)));
     let [source, other] = [&report["models"][0], &report["models"][1]];

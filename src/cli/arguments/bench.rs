@@ -80,7 +80,7 @@ pub struct BenchStep {
 /// `bench latency`
 #[derive(Debug, Args)]
 pub struct BenchLatency {
-    /// Hugging Face folders; ratios are to the first.
+    /// Hugging Face folders, or run folders, whose model/ or pruned/ is then taken; ratios are to the first.
     #[arg(required_unless_present = "shape")]
     pub models: Vec<PathBuf>,
     /// Random weights of a shape by name, after the folders: tiny, small, base, 1.3b, 2.7b or 7b; NAME:target is what

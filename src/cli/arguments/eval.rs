@@ -10,7 +10,8 @@ use std::str::FromStr;
 /// `eval`
 #[derive(Debug, Args)]
 pub struct Eval {
-    /// Hugging Face folders, compared side by side: ours, or another tool's.
+    /// Hugging Face folders, compared side by side: ours, or another tool's; or run folders, whose model/ or pruned/ is
+    /// then taken.
     #[arg(required = true)]
     pub models: Vec<PathBuf>,
     /// Folder written by `data prepare`.

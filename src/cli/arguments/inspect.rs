@@ -24,7 +24,7 @@ pub enum Inspect {
 /// `inspect model`
 #[derive(Debug, Args)]
 pub struct InspectModel {
-    /// The folder.
+    /// A Hugging Face folder, or a run folder, whose model/ or pruned/ is then taken.
     pub path: PathBuf,
     /// One JSON object instead of tables.
     #[arg(long)]

@@ -3,6 +3,7 @@
 use super::Questions;
 use crate::checkpoint::{Checkpoint, Tokenizer};
 use crate::cli::progress::Progress;
+use crate::commands::model_folder::model_folder;
 use crate::eval::multiple_choice::Answering;
 use crate::eval::report::ModelResult;
 use crate::eval::{EvalRows, RowLosses, row_losses};
@@ -50,6 +51,7 @@ impl Subject {
     /// Opens a folder and checks that it is whole and goes with the data.
     pub(super) fn open(path: &Path, dataset: Option<&Dataset>, with_tokenizer: bool) -> anyhow::Result<Subject> {
         let open = || -> anyhow::Result<Subject> {
+            let path = &model_folder(path)?;
             let checkpoint = Checkpoint::open(path)?;
             require_complete(&checkpoint, checkpoint.model())?;
             if let Some(dataset) = dataset {

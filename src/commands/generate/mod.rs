@@ -4,6 +4,7 @@ mod prompts;
 mod settings;
 
 use super::Verdict;
+use super::model_folder::model_folder;
 use crate::checkpoint::{Checkpoint, GenerationConfig, Tokenizer};
 use crate::cli::Printer;
 use crate::cli::arguments::Generate;
@@ -18,7 +19,7 @@ use anyhow::Context;
 use prompts::Prompts;
 use serde_json::{Value, json};
 use settings::{Settings, compute_kind};
-use std::path::{Path, PathBuf};
+use std::path::PathBuf;
 use tch::{Device, Kind};
 
 /// `shearling generate`
@@ -32,13 +33,6 @@ pub fn run(arguments: &Generate) -> anyhow::Result<Verdict> {
         speaker.answer(prompt, number - 1, &printer)
     })?;
     Ok(Verdict::Done)
-}
-
-/// The Hugging Face folder that is meant: the folder itself, or what a run wrote into its own.
-fn model_folder(path: &Path) -> PathBuf {
-    let places = [path.to_path_buf(), path.join("model"), path.join("pruned")];
-    let found = places.into_iter().find(|folder| folder.join("config.json").is_file());
-    found.unwrap_or_else(|| path.to_path_buf())
 }
 
 /// A loaded model with its tokenizer and how it is to be sampled from.
@@ -55,7 +49,7 @@ struct Speaker<'a> {
 
 impl<'a> Speaker<'a> {
     fn open(arguments: &'a Generate, printer: &Printer) -> anyhow::Result<Speaker<'a>> {
-        let folder = model_folder(&arguments.model);
+        let folder = model_folder(&arguments.model)?;
         let device = device::parse(&arguments.device)?;
         let checkpoint = Checkpoint::open(&folder)?;
         let model = checkpoint.model();

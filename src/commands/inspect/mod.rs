@@ -8,6 +8,7 @@ mod run_csv;
 mod run_tables;
 
 use super::Verdict;
+use super::model_folder::model_folder;
 use crate::checkpoint::{Checkpoint, HfModel, write_atomic};
 use crate::cli::Printer;
 use crate::cli::arguments::{Inspect, InspectModel};
@@ -29,7 +30,7 @@ pub fn run(arguments: &Inspect) -> anyhow::Result<Verdict> {
 
 fn model(arguments: &InspectModel) -> anyhow::Result<Verdict> {
     let printer = Printer::new(arguments.json);
-    let checkpoint = Checkpoint::open(&arguments.path)?;
+    let checkpoint = Checkpoint::open(&model_folder(&arguments.path)?)?;
     let model = checkpoint.model();
     let expected: Vec<(String, Vec<i64>)> = parameters(model).into_iter().map(|p| (p.name, p.shape)).collect();
     let report = checkpoint.check(&expected);

@@ -4,6 +4,7 @@ use super::rounds::{Lengths, answer};
 use crate::checkpoint::{Checkpoint, DType, HfConfig, HfModel, NewLlama};
 use crate::cli::arguments::BenchLatency;
 use crate::commands::bench::shapes::{NamedShape, SHAPES, VOCAB_SIZE};
+use crate::commands::model_folder::model_folder;
 use crate::config::RandomModel;
 use crate::model::count::ParameterCount;
 use crate::model::parameters::{Parameter, Role, parameters};
@@ -32,10 +33,11 @@ impl Candidate {
     }
 
     fn folder(path: &Path) -> anyhow::Result<Candidate> {
-        let checkpoint = Checkpoint::open(path)?;
+        let path = model_folder(path)?;
+        let checkpoint = Checkpoint::open(&path)?;
         require_complete(&checkpoint, checkpoint.model())?;
         let model = checkpoint.model().clone();
-        Ok(Candidate { name: path.display().to_string(), model, folder: Some(path.to_path_buf()) })
+        Ok(Candidate { name: path.display().to_string(), model, folder: Some(path) })
     }
 
     fn shape(name: &str) -> anyhow::Result<Candidate> {
