@@ -82,20 +82,20 @@ pub fn run(arguments: &Export) -> anyhow::Result<Verdict> {
 pub(super) fn prune_from_step(setup: &Setup, outcome: &Outcome, printer: &Printer) -> anyhow::Result<Written> {
     let step = open_step(&outcome.run, Some(outcome.step))?;
     let written = Job::of(setup, outcome.run.join(PRUNED))?.prune(&step, setup.device, printer)?;
-    record(outcome, &written, setup.config.run.tensorboard)?;
+    record(outcome, &written, setup.config.run.tensorboard, printer)?;
     Ok(written)
 }
 
 /// The end of `pretrain`: write the weights as a model folder.
-pub(super) fn export_trained(setup: &Setup, outcome: &Outcome) -> anyhow::Result<Written> {
+pub(super) fn export_trained(setup: &Setup, outcome: &Outcome, printer: &Printer) -> anyhow::Result<Written> {
     let step = open_step(&outcome.run, Some(outcome.step))?;
     let written = Job::of(setup, outcome.run.join(MODEL))?.copy(&step)?;
-    record(outcome, &written, setup.config.run.tensorboard)?;
+    record(outcome, &written, setup.config.run.tensorboard, printer)?;
     Ok(written)
 }
 
 /// Adds to the run's metrics that its model is written.
-fn record(outcome: &Outcome, written: &Written, tensorboard: bool) -> anyhow::Result<()> {
+fn record(outcome: &Outcome, written: &Written, tensorboard: bool, printer: &Printer) -> anyhow::Result<()> {
     let check = written.equivalence.as_ref().map(|check| {
         json!({
             "folded": check.folded,
@@ -115,7 +115,9 @@ fn record(outcome: &Outcome, written: &Written, tensorboard: bool) -> anyhow::Re
         "equivalence": check,
     });
     let mut journal = Journal::after(&outcome.run, outcome.step, tensorboard)?;
-    Ok(journal.write(&metrics::event("written", outcome.step, fields))?)
+    journal.write(&metrics::event("written", outcome.step, fields))?;
+    journal.take_warning().iter().for_each(|warning| printer.warn(warning));
+    Ok(())
 }
 
 /// `prune.method = "magnitude"`: no run, the source is cut at once.

@@ -81,7 +81,7 @@ pub fn execute(
     }
     match stage {
         Stage::Prune => prune_from_step(&setup, &outcome, printer).map(Some),
-        Stage::Pretrain => export_trained(&setup, &outcome).map(Some),
+        Stage::Pretrain => export_trained(&setup, &outcome, printer).map(Some),
     }
 }
 

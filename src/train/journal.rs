@@ -5,7 +5,7 @@
 //! goes wrong with them is a warning.
 
 use super::Error;
-use super::metrics::MetricsFile;
+use super::metrics::{MetricsFile, stamped};
 use super::tensorboard::EventLog;
 use serde_json::Value;
 use std::path::Path;
@@ -51,11 +51,12 @@ impl Journal {
         }
     }
 
-    /// Writes one record.
+    /// Writes one record, with the time at which that is.
     ///
     /// # Errors
     /// The metrics cannot be written.
     pub fn write(&mut self, record: &Value) -> Result<(), Error> {
+        let record = &stamped(record);
         self.metrics.write(record)?;
         let Some(events) = &mut self.events else { return Ok(()) };
         match events.write(record) {
@@ -102,7 +103,10 @@ mod tests {
         assert!(warning.contains("will miss some steps") && warning.contains("/dev/full"), "{warning}");
         (2..=4).for_each(|at| journal.write(&step(at)).unwrap());
         assert_eq!(journal.take_warning(), None);
-        assert_eq!(metrics::read(&run.path().join(metrics::FILE_NAME)).unwrap().len(), 4);
+        let records = metrics::read(&run.path().join(metrics::FILE_NAME)).unwrap();
+        let times: Vec<f64> = records.iter().map(|record| record["time"].as_f64().unwrap()).collect();
+        // After 2025, and in order.
+        assert!(times.len() == 4 && times[0] > 1.73e9 && times.is_sorted(), "{times:?}");
     }
 
     #[test]

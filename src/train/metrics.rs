@@ -14,6 +14,7 @@ use serde_json::{Map, Value, json};
 use std::fs::{File, OpenOptions};
 use std::io::{BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
+use std::time::{SystemTime, UNIX_EPOCH};
 
 /// File name inside a run folder.
 pub const FILE_NAME: &str = "metrics.jsonl";
@@ -73,6 +74,15 @@ fn ends_a_line(file: &mut File) -> std::io::Result<bool> {
     file.seek(SeekFrom::End(-1))?;
     file.read_exact(&mut last)?;
     Ok(last == *b"\n")
+}
+
+/// A record with `time`: now, in seconds since 1970. Nothing that a run computes depends on it.
+pub fn stamped(record: &Value) -> Value {
+    let mut record = record.clone();
+    if let (Some(fields), Ok(since)) = (record.as_object_mut(), SystemTime::now().duration_since(UNIX_EPOCH)) {
+        fields.insert("time".to_string(), json!(since.as_millis() as f64 / 1e3));
+    }
+    record
 }
 
 /// All whole records of a metrics file; a line cut by a crash, wherever in a character, and one that no run writes are

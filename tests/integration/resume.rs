@@ -88,8 +88,7 @@ fn history(run: &Path) -> Vec<serde_json::Value> {
     let records = metrics::read(&run.join(metrics::FILE_NAME)).unwrap();
     let kept = records.into_iter().filter(|record| record["type"] == "step" || record["type"] == "eval");
     kept.map(|mut record| {
-        record["seconds"] = 0.into();
-        for key in ["tokens_per_second", "model_flops_per_second", "peak_memory_bytes"] {
+        for key in ["time", "seconds", "tokens_per_second", "model_flops_per_second", "peak_memory_bytes"] {
             record[key] = 0.into();
         }
         record

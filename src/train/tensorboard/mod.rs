@@ -63,21 +63,18 @@ impl EventLog {
         Ok(EventLog { file, config: std::fs::read_to_string(run.join(RESOLVED)).ok() })
     }
 
-    /// Writes the values of one record, as of now.
+    /// Writes the values of one record at its `time`; without one, now.
     ///
     /// # Errors
     /// Whatever the file system refuses; the next record may be tried all the same.
     pub fn write(&mut self, record: &Value) -> Result<(), Error> {
-        self.write_at(record, now())
-    }
-
-    fn write_at(&mut self, record: &Value, wall_time: f64) -> Result<(), Error> {
         let mut values = summary::values(record);
         if matches!(record["type"].as_str(), Some("start" | "resume")) {
             values.extend(self.config.take().map(|config| summary::text("config", &config)));
         }
         let Some(step) = record["step"].as_u64().filter(|_| !values.is_empty()) else { return Ok(()) };
-        self.append(step, wall_time, What::Summary(Summary { values })).map_err(|source| self.failed(source))
+        let time = record["time"].as_f64().unwrap_or_else(now);
+        self.append(step, time, What::Summary(Summary { values })).map_err(|source| self.failed(source))
     }
 
     fn failed(&self, source: io::Error) -> Error {
@@ -94,23 +91,14 @@ impl EventLog {
         self.file.append(&Event { wall_time, step: step as i64, what: Some(what) })
     }
 
-    /// Writes what `metrics.jsonl` holds. Its records do not say when they were made: they are placed by the seconds
-    /// that steps took, the last one at the time of the file's last change.
+    /// Writes what `metrics.jsonl` holds.
     fn write_history(&mut self, run: &Path) -> Result<(), Error> {
         self.start(0).map_err(|source| self.failed(source))?;
         let path = run.join(metrics::FILE_NAME);
         if !path.exists() {
             return Ok(());
         }
-        let records = metrics::read(&path)?;
-        let seconds = |record: &Value| record["seconds"].as_f64().unwrap_or(0.0);
-        let changed = path.metadata().and_then(|metadata| metadata.modified()).map_or_else(|_| now(), since_1970);
-        let mut wall_time = changed - records.iter().map(seconds).sum::<f64>();
-        for record in &records {
-            wall_time += seconds(record);
-            self.write_at(record, wall_time)?;
-        }
-        Ok(())
+        metrics::read(&path)?.iter().try_for_each(|record| self.write(record))
     }
 }
 
@@ -127,11 +115,7 @@ pub fn convert(run: &Path, out: &Path) -> Result<PathBuf, Error> {
 }
 
 fn now() -> f64 {
-    since_1970(SystemTime::now())
-}
-
-fn since_1970(time: SystemTime) -> f64 {
-    time.duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
+    SystemTime::now().duration_since(UNIX_EPOCH).map_or(0.0, |since| since.as_secs_f64())
 }
 
 #[cfg(test)]
@@ -149,7 +133,8 @@ mod tests {
     use serde_json::json;
 
     fn step(step: u64) -> Value {
-        json!({ "type": "step", "step": step, "loss": { "total": step as f64 / 2.0 }, "seconds": 10.0 })
+        let time = 1_700_000_000.0 + 10.0 * step as f64;
+        json!({ "type": "step", "step": step, "time": time, "loss": { "total": step as f64 / 2.0 } })
     }
 
     /// Event files of a folder in the order that a reader takes them.
@@ -213,8 +198,8 @@ mod tests {
         assert_eq!(losses(&folder), [(1, 0.5), (2, 1.0), (3, 1.5)]);
         let events = event_file::read(&files(&folder)[0]);
         assert!(matches!(events[1].what, Some(What::SessionLog(_))), "TensorBoard's server overlooks the first start");
-        let times: Vec<f64> = events[2..5].iter().map(|event| event.wall_time).collect();
-        assert!((times[1] - times[0] - 10.0).abs() < 1e-6 && (times[2] - times[1] - 10.0).abs() < 1e-6, "{times:?}");
+        let times: Vec<f64> = events.iter().filter(|event| event.step > 0).map(|event| event.wall_time).collect();
+        assert_eq!(times[..2], [1_700_000_010.0, 1_700_000_020.0], "{times:?}");
         let texts = events.iter().filter_map(|event| match event.what.as_ref()? {
             What::Summary(summary) => summary.values.iter().find(|value| value.tag == "config"),
             _ => None,

@@ -158,7 +158,8 @@ fn gate_histogram(module: &str, counts: &[f64]) -> Option<Tagged> {
 
 /// The fields of an event that are its own, one a line.
 fn fields(record: &Value) -> String {
-    let own = record.as_object().into_iter().flatten().filter(|(key, _)| !["type", "step"].contains(&key.as_str()));
+    let own =
+        record.as_object().into_iter().flatten().filter(|(key, _)| !["type", "step", "time"].contains(&key.as_str()));
     own.map(|(key, value)| format!("{key}: {value}\n")).collect()
 }
 

@@ -1,0 +1,60 @@
+//! Which Hugging Face folder a path on the command line means: `eval`, `generate`, `inspect model` and `bench latency`
+//! take a run as well, for what it has written.
+
+use super::run::{MODEL, PRUNED};
+use std::path::{Path, PathBuf};
+
+/// The folder itself, or the model that a run wrote into its own.
+///
+/// # Errors
+/// There is no `config.json` in any of these places.
+pub(super) fn model_folder(path: &Path) -> anyhow::Result<PathBuf> {
+    let places = [path.to_path_buf(), path.join(MODEL), path.join(PRUNED)];
+    if let Some(found) = places.into_iter().find(|folder| folder.join("config.json").is_file()) {
+        return Ok(found);
+    }
+    let shown = path.display();
+    let expected =
+        format!("expected a Hugging Face folder with config.json and weights, or a run with {MODEL}/ or {PRUNED}/");
+    if !path.exists() {
+        anyhow::bail!("there is no {shown}: {expected}");
+    }
+    if path.join("checkpoints").is_dir() {
+        anyhow::bail!(
+            "{shown} is a run that has not written its model: no {MODEL}/ and no {PRUNED}/ is in it; let it end \
+             (--resume), or take its last step: shearling export {shown} --out FOLDER"
+        );
+    }
+    anyhow::bail!("{shown} is no model: {expected}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_folder_means_itself_and_a_run_what_it_wrote() {
+        let root = tempfile::tempdir().unwrap();
+        let put = |folder: &Path| {
+            std::fs::create_dir_all(folder).unwrap();
+            std::fs::write(folder.join("config.json"), "{}").unwrap();
+        };
+        let run = root.path().join("run");
+        put(&run.join(PRUNED));
+        assert_eq!(model_folder(&run).unwrap(), run.join(PRUNED));
+        put(&run.join(MODEL));
+        assert_eq!(model_folder(&run).unwrap(), run.join(MODEL));
+        put(&run);
+        assert_eq!(model_folder(&run).unwrap(), run);
+    }
+
+    #[test]
+    fn what_has_no_model_says_what_it_is() {
+        let root = tempfile::tempdir().unwrap();
+        let told = |path: &Path| model_folder(path).unwrap_err().to_string();
+        assert!(told(&root.path().join("none")).contains("there is no"));
+        assert!(told(root.path()).contains("is no model: expected a Hugging Face folder with config.json"));
+        std::fs::create_dir(root.path().join("checkpoints")).unwrap();
+        assert!(told(root.path()).contains("shearling export"));
+    }
+}
