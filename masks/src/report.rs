@@ -61,9 +61,12 @@ pub struct ModuleReport {
     pub survivors: Vec<i64>,
     /// Units per row whose soft value lies strictly between 0.05 and 0.95.
     pub undecided: Vec<i64>,
-    /// Kept units whose soft value is below ½: their weights enter the small model almost switched off.
+    /// Units that the cut keeps, in layers that stay.
+    #[serde(default)]
+    pub kept_units: u64,
+    /// Of these, units whose soft value is below ½: their weights enter the small model almost switched off.
     pub half_alive: UnitList,
-    /// Removed units whose soft value is above ½: the model still uses them.
+    /// Units that the cut removes from layers that stay though their soft value is above ½: the model still uses them.
     pub still_open: UnitList,
     /// Expected sparsity, mean over rows.
     pub expected_sparsity: f64,
@@ -79,15 +82,16 @@ impl MaskReport {
     /// # Errors
     /// Log-odds that are not finite.
     pub fn new(masks: &MaskSet) -> Result<MaskReport> {
-        let mut report = MaskReport { modules: Vec::new(), removed_layers: Vec::new() };
-        for mask in masks.masks() {
-            let cut = Cut::new(masks, mask)?;
-            if mask.spec.module == Module::Layer {
-                report.removed_layers = cut.removed();
-            }
-            report.modules.push(ModuleReport::new(masks, mask, &cut)?);
-        }
-        Ok(report)
+        let layers = masks.masks().iter().find(|mask| mask.spec.module == Module::Layer);
+        let layers = layers.map(|mask| Cut::new(masks, mask, None)).transpose()?;
+        let module = |mask: &Mask| {
+            let layers = layers.as_ref().filter(|_| mask.spec.module.is_per_layer());
+            ModuleReport::new(masks, mask, &Cut::new(masks, mask, layers.map(|cut| cut.kept.as_slice()))?)
+        };
+        Ok(MaskReport {
+            modules: masks.masks().iter().map(module).collect::<Result<_>>()?,
+            removed_layers: layers.as_ref().map_or(Vec::new(), Cut::removed),
+        })
     }
 
     /// The report of one module.
@@ -110,6 +114,7 @@ impl ModuleReport {
             target: spec.target,
             survivors: masks.expected_survivors(mask)?,
             undecided: cut.soft.chunks_exact(spec.size as usize).map(undecided).collect(),
+            kept_units: cut.places(true).count() as u64,
             half_alive: cut.wrong_side(true),
             still_open: cut.wrong_side(false),
             expected_sparsity: 1.0 - open / spec.units() as f64,
@@ -124,15 +129,18 @@ struct Cut<'a> {
     mask: &'a Mask,
     kept: Vec<bool>,
     soft: Vec<f32>,
+    /// Whether each row's layer stays; all do where there are none to remove.
+    layers: Option<&'a [bool]>,
 }
 
 impl<'a> Cut<'a> {
-    fn new(masks: &MaskSet, mask: &'a Mask) -> Result<Cut<'a>> {
+    fn new(masks: &MaskSet, mask: &'a Mask, layers: Option<&'a [bool]>) -> Result<Cut<'a>> {
         let counts = vec![mask.spec.target; mask.spec.rows as usize];
         Ok(Cut {
             mask,
             kept: top_k_per_row(&mask.spec, &finite_values(&mask.spec, &mask.log_alpha)?, &counts),
             soft: finite_values(&mask.spec, &masks.constants.soft(&mask.log_alpha.f_detach()?)?)?,
+            layers,
         })
     }
 
@@ -141,11 +149,17 @@ impl<'a> Cut<'a> {
         (0..self.kept.len()).filter(|&at| !self.kept[at]).map(|at| self.unit(at)).collect()
     }
 
+    /// The units of layers that stay that the cut keeps, or that it removes.
+    fn places(&self, kept: bool) -> impl Iterator<Item = usize> {
+        let size = self.mask.spec.size as usize;
+        let stays = move |at: usize| self.layers.is_none_or(|layers| layers.get(at / size) == Some(&true));
+        (0..self.kept.len()).filter(move |&at| self.kept[at] == kept && stays(at))
+    }
+
     /// Kept units that are more closed than open, or removed ones that are more open than closed.
     fn wrong_side(&self, kept: bool) -> UnitList {
         let distance = |at: usize| if kept { HALF - self.soft[at] } else { self.soft[at] - HALF };
-        let mut units: Vec<usize> =
-            (0..self.kept.len()).filter(|&at| self.kept[at] == kept && distance(at) > 0.0).collect();
+        let mut units: Vec<usize> = self.places(kept).filter(|&at| distance(at) > 0.0).collect();
         units.sort_by(|&a, &b| distance(b).total_cmp(&distance(a)));
         UnitList {
             count: units.len() as u64,

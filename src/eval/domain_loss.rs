@@ -80,18 +80,8 @@ pub struct DomainLoss {
     pub tokens: usize,
 }
 
-/// Evaluates `decoder` under `context`'s gates on all domains, `micro_batch` rows at a time.
-pub fn evaluate(
-    decoder: &Decoder,
-    context: &ForwardContext,
-    domains: &[EvalRows],
-    micro_batch: usize,
-) -> Result<Vec<DomainLoss>, TchError> {
-    let losses = row_losses(decoder, context, domains, micro_batch, &mut |_, _| ())?;
-    Ok(losses.iter().map(RowLosses::summary).collect())
-}
-
-/// As [`evaluate`], row by row, telling `progress` the domain and how many rows of it are done.
+/// Evaluates `decoder` under `context`'s gates on all domains, `micro_batch` rows at a time, telling `progress` the domain
+/// and how many rows of it are done.
 pub fn row_losses(
     decoder: &Decoder,
     context: &ForwardContext,

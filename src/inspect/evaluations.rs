@@ -6,6 +6,9 @@ use serde::Serialize;
 use serde_json::Value;
 use std::collections::BTreeMap;
 
+/// Most rows of a domain whose losses are kept.
+const MOST_ROWS: usize = 10_000;
+
 /// One evaluation.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct Evaluation {
@@ -39,6 +42,9 @@ pub struct DomainEval {
     pub loss: Option<f64>,
     /// Of that mean over rows.
     pub standard_error: Option<f64>,
+    /// Of every row; only of the model before the first step and of the cut.
+    #[serde(skip)]
+    pub row_losses: Vec<f64>,
     /// Reference loss.
     pub reference: Option<f64>,
     /// Loss over reference.
@@ -99,7 +105,8 @@ impl Evaluation {
     /// About as many numbers as it takes to keep.
     pub(super) fn cells(&self) -> usize {
         let rows: usize = self.row_sparsity.values().map(|rows| rows.len() + 8).sum();
-        8 * (1 + self.domains.len()) + 16 * self.modules.len() + rows
+        let losses: usize = self.domains.iter().map(|domain| domain.row_losses.len()).sum();
+        8 * (1 + self.domains.len()) + 16 * self.modules.len() + rows + losses
     }
 }
 
@@ -114,10 +121,13 @@ fn sorted(domains: &[DomainEval]) -> Vec<usize> {
 impl DomainEval {
     fn of(name: &str, fields: &Value) -> DomainEval {
         let value = |key: &str| fields[key].as_f64();
+        let rows = fields["row_losses"].as_array().into_iter().flatten().take(MOST_ROWS);
         DomainEval {
             domain: shown(name),
             loss: value("loss"),
             standard_error: value("standard_error"),
+            // With a gap rows could not be paired.
+            row_losses: rows.map(Value::as_f64).collect::<Option<Vec<f64>>>().unwrap_or_default(),
             reference: value("reference"),
             excess: value("excess"),
             proportion: value("proportion"),

@@ -5,6 +5,7 @@
 use super::columns::ends;
 use super::evaluations::{DomainEval, Evaluation};
 use super::history::RunHistory;
+use crate::eval::statistics::paired_difference;
 use serde::Serialize;
 
 /// A loss on held-out rows.
@@ -29,10 +30,14 @@ pub struct DomainStory {
     pub cut: Option<HeldOutLoss>,
     /// At the last evaluation.
     pub last: Option<HeldOutLoss>,
-    /// Cut − source in standard errors of the difference (both taken as independent; the rows are the same, so the true
-    /// error is smaller).
+    /// Standard error of cut − source: of the differences row by row where one run evaluated both on the same rows
+    /// (`paired`), else as if the two were independent. None against a reference loss, which is of other rows.
+    pub damage_standard_error: Option<f64>,
+    /// Whether that error is of paired rows. If not, the true one is likely much smaller.
+    pub paired: bool,
+    /// Cut − source in these standard errors.
     pub hurt: Option<f64>,
-    /// Share of cut − source that the last evaluation made good: 1 is all of it. Only after a cut that did damage.
+    /// Share of cut − source that was made good since: 1 is all of it. Only after a cut that did damage.
     pub recovered: Option<f64>,
     /// Proportion of the mix in the first and the last step.
     pub first_proportion: Option<f64>,
@@ -42,6 +47,12 @@ pub struct DomainStory {
     pub rows: Option<f64>,
     /// Epochs over its training rows.
     pub epochs: Option<f64>,
+    /// Of cut − source, from rows that one run evaluated twice.
+    #[serde(skip)]
+    paired_error: Option<f64>,
+    /// The cut as the run that continued it evaluated it: its rows may be others than those of the run that pruned.
+    #[serde(skip)]
+    continued_from: Option<HeldOutLoss>,
 }
 
 /// What one run tells of each of its domains.
@@ -70,6 +81,8 @@ impl DomainStory {
             self.source = later.source.filter(|source| source.step.is_some()).or(self.source).or(later.source);
         }
         self.cut = self.cut.or(later.cut);
+        self.paired_error = self.paired_error.or(later.paired_error);
+        self.continued_from = later.cut.or(self.continued_from);
         // What a run evaluated before its first step is the model it was given: nothing later.
         self.last = later.last.filter(|last| last.step != Some(0)).or(self.last).or(later.last);
         self.first_proportion = self.first_proportion.or(later.first_proportion);
@@ -82,11 +95,14 @@ impl DomainStory {
     fn measure(&mut self) {
         let (Some(source), Some(cut)) = (self.source, self.cut) else { return };
         let damage = cut.loss - source.loss;
-        let error = cut.standard_error.unwrap_or(0.0).hypot(source.standard_error.unwrap_or(0.0));
-        self.hurt = (error > 0.0).then(|| damage / error);
+        let independent = cut.standard_error.zip(source.standard_error).map(|(cut, source)| cut.hypot(source));
+        self.paired = self.paired_error.is_some();
+        self.damage_standard_error = self.paired_error.or(independent).filter(|error| *error > 0.0);
+        self.hurt = self.damage_standard_error.map(|error| damage / error);
         // The last evaluation of a prune run is the cut itself: nothing was made good yet.
         let after = self.last.filter(|last| *last != cut && damage > 0.0);
-        self.recovered = after.map(|last| (cut.loss - last.loss) / damage);
+        let from = self.continued_from.unwrap_or(cut);
+        self.recovered = after.map(|last| (from.loss - last.loss) / damage);
     }
 }
 
@@ -97,8 +113,9 @@ fn sum(a: Option<f64>, b: Option<f64>) -> Option<f64> {
 fn of_domain(history: &RunHistory, name: &str) -> DomainStory {
     let evaluated = |evaluation: &Evaluation| loss_in(evaluation, name);
     let prunes = history.stage.as_deref() == Some("prune");
-    let start = history.evaluations.iter().find(|evaluation| evaluation.step == 0).and_then(evaluated);
-    let cut = history.evaluations.iter().rev().find(|evaluation| evaluation.is_cut()).and_then(evaluated);
+    let first = history.evaluations.iter().find(|evaluation| evaluation.step == 0);
+    let cut_at_end = history.evaluations.iter().rev().find(|evaluation| evaluation.is_cut());
+    let (start, cut) = (first.and_then(evaluated), cut_at_end.and_then(evaluated));
     let reference = history.evaluations.iter().find_map(|evaluation| evaluation.domain(name)?.reference);
     let reference = reference.map(|loss| HeldOutLoss { loss, standard_error: None, step: None });
     let steps = history.steps.domains.iter().find(|domain| domain.domain == name);
@@ -113,10 +130,16 @@ fn of_domain(history: &RunHistory, name: &str) -> DomainStory {
         last_proportion,
         rows: steps.and_then(|steps| ends(&steps.rows_total).1),
         epochs: steps.and_then(|steps| ends(&steps.epochs).1),
+        paired_error: first.zip(cut_at_end).filter(|_| prunes).and_then(|(from, to)| paired_error(from, to, name)),
         ..DomainStory::default()
     };
     story.measure();
     story
+}
+
+/// Error of the mean difference between two evaluations of the same rows.
+fn paired_error(from: &Evaluation, to: &Evaluation, name: &str) -> Option<f64> {
+    paired_difference(&to.domain(name)?.row_losses, &from.domain(name)?.row_losses)?.standard_error
 }
 
 fn loss_in(evaluation: &Evaluation, name: &str) -> Option<HeldOutLoss> {
@@ -127,6 +150,7 @@ fn loss_in(evaluation: &Evaluation, name: &str) -> Option<HeldOutLoss> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
 
     fn at(loss: f64, step: Option<u64>) -> Option<HeldOutLoss> {
         Some(HeldOutLoss { loss, standard_error: step.map(|_| 0.3), step })
@@ -144,6 +168,39 @@ mod tests {
         story.measure();
         assert_eq!(story.source, at(1.0, Some(0)));
         assert_eq!(story.recovered, Some(0.75));
+    }
+
+    #[test]
+    fn rows_that_were_evaluated_twice_are_compared_one_by_one() {
+        let evaluation = |step: u64, gates: &str, rows: &[f64]| {
+            let loss = rows.iter().sum::<f64>() / rows.len() as f64;
+            let domain = json!({ "loss": loss, "standard_error": 2.0, "row_losses": rows });
+            Evaluation::of(step, &json!({ "gates": gates, "domains": { "a": domain } }))
+        };
+        let history = |rows: &[f64]| RunHistory {
+            stage: Some("prune".to_string()),
+            evaluations: vec![evaluation(0, "plain", &[1.0, 5.0, 9.0]), evaluation(7, "target", rows)],
+            ..RunHistory::default()
+        };
+        let story = of_domain(&history(&[1.1, 5.3, 9.2]), "a");
+        // Differences 0.1, 0.3, 0.2: mean 0.2, error 0.1 / √3.
+        assert!(story.paired && (story.hurt.unwrap() - 0.2 / (0.1 / 3f64.sqrt())).abs() < 1e-9, "{story:?}");
+        let other = of_domain(&history(&[1.1, 5.3]), "a");
+        assert!(!other.paired && (other.damage_standard_error.unwrap() - 8f64.sqrt()).abs() < 1e-12, "{other:?}");
+        let continued = DomainStory { cut: at(5.5, Some(0)), last: at(5.4, Some(4)), ..DomainStory::default() };
+        let mut joined = story.clone();
+        joined.continue_with(&continued);
+        joined.measure();
+        assert!(joined.paired && (joined.hurt.unwrap() - story.hurt.unwrap()).abs() < 1e-12);
+        // What was made good is that of the rows that the second run evaluated.
+        assert!((joined.recovered.unwrap() - (5.5 - 5.4) / 0.2).abs() < 1e-9, "{joined:?}");
+    }
+
+    #[test]
+    fn a_reference_loss_is_of_other_rows_and_hurts_nobody() {
+        let mut story = DomainStory { source: at(1.0, None), cut: at(3.0, Some(9)), ..DomainStory::default() };
+        story.measure();
+        assert_eq!((story.hurt, story.damage_standard_error), (None, None));
     }
 
     #[test]

@@ -6,7 +6,7 @@
 use super::Error;
 use super::decide::Intervals;
 use super::trainer::Trainer;
-use crate::eval::{DomainLoss, evaluate, mean_loss};
+use crate::eval::{DomainLoss, RowLosses, mean_loss, row_losses};
 use serde::{Deserialize, Serialize};
 use shearling_masks::{Gates, MaskReport, Module, ModuleSpec};
 use std::collections::BTreeMap;
@@ -36,6 +36,9 @@ pub struct EvalReport {
     pub gates: EvalGates,
     /// Loss by domain.
     pub domains: Vec<DomainLoss>,
+    /// Loss of every row by domain, nats per target token, of the model before the first step and of the cut: two models
+    /// are told apart row by row.
+    pub row_losses: Option<Vec<Vec<f64>>>,
     /// Mean over the domains.
     pub mean: Option<f64>,
     /// Loss over reference by domain, as the mixer uses it; `None` without references.
@@ -54,7 +57,7 @@ impl Trainer {
     /// Evaluates after the present step and, where the schedule says so, lets the mixer react.
     pub fn evaluate(&mut self, intervals: &Intervals) -> Result<EvalReport, Error> {
         let gates = if self.masks.is_some() { EvalGates::Expected } else { EvalGates::Plain };
-        let domains = self.domain_losses(gates)?;
+        let domains = summaries(&self.row_losses(gates)?);
         let mixer_updated = intervals.updates_mixer(self.counters.step);
         let excess = if mixer_updated {
             let losses: Vec<Option<f64>> = domains.iter().map(|domain| domain.loss).collect();
@@ -69,9 +72,10 @@ impl Trainer {
 
     /// Evaluates the model without masks: before the first step, the model that the run starts from.
     pub fn evaluate_plain(&mut self) -> Result<EvalReport, Error> {
-        let domains = self.domain_losses(EvalGates::Plain)?;
+        let rows = self.row_losses(EvalGates::Plain)?;
+        let domains = summaries(&rows);
         let excess = self.over_reference(&domains);
-        self.report(EvalGates::Plain, domains, excess, false)
+        Ok(EvalReport { row_losses: Some(by_domain(rows)), ..self.report(EvalGates::Plain, domains, excess, false)? })
     }
 
     fn over_reference(&self, domains: &[DomainLoss]) -> Option<Vec<Option<f64>>> {
@@ -81,8 +85,9 @@ impl Trainer {
 
     /// Evaluates the masks cut to the exact target: the model that will be exported.
     pub fn evaluate_target(&mut self) -> Result<EvalReport, Error> {
-        let domains = self.domain_losses(EvalGates::Target)?;
-        self.report(EvalGates::Target, domains, None, false)
+        let rows = self.row_losses(EvalGates::Target)?;
+        let report = self.report(EvalGates::Target, summaries(&rows), None, false)?;
+        Ok(EvalReport { row_losses: Some(by_domain(rows)), ..report })
     }
 
     /// Whether the present shape is near enough to the target for a loss to compete for "best"; a sparsity that cannot be
@@ -97,14 +102,15 @@ impl Trainer {
         masks.spec().modules().iter().all(holds)
     }
 
-    fn domain_losses(&mut self, gates: EvalGates) -> Result<Vec<DomainLoss>, Error> {
+    fn row_losses(&mut self, gates: EvalGates) -> Result<Vec<RowLosses>, Error> {
         let gates = match (&self.masks, gates) {
             (Some(masks), EvalGates::Expected) => masks.set.deterministic_expected()?,
             (Some(masks), EvalGates::Target) => masks.set.deterministic_target()?,
             _ => Gates::none(),
         };
         self.context.set_gates(&self.model, &gates)?;
-        Ok(evaluate(&self.decoder, &self.context, &self.eval_rows, self.config.train.micro_batch())?)
+        let micro_batch = self.config.train.micro_batch();
+        Ok(row_losses(&self.decoder, &self.context, &self.eval_rows, micro_batch, &mut |_, _| ())?)
     }
 
     fn report(
@@ -119,6 +125,7 @@ impl Trainer {
             gates,
             mean: mean_loss(&domains),
             domains,
+            row_losses: None,
             excess,
             proportions: self.proportions().to_vec(),
             mixer_updated,
@@ -137,4 +144,12 @@ impl Trainer {
         };
         masks.spec().modules().iter().map(|spec| Ok((spec.module.to_string(), rows(spec.module)?))).collect()
     }
+}
+
+fn summaries(rows: &[RowLosses]) -> Vec<DomainLoss> {
+    rows.iter().map(RowLosses::summary).collect()
+}
+
+fn by_domain(rows: Vec<RowLosses>) -> Vec<Vec<f64>> {
+    rows.into_iter().map(|domain| domain.rows).collect()
 }

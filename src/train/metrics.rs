@@ -186,6 +186,7 @@ pub fn eval_record(trainer: &Trainer, report: &EvalReport, snapshot: Option<&str
         let fields = json!({
             "loss": domain.loss,
             "standard_error": domain.standard_error,
+            "row_losses": report.row_losses.as_ref().map(|rows| millionths(&rows[index])),
             "perplexity": domain.loss.map(f64::exp),
             "rows": domain.rows,
             "tokens": domain.tokens,
@@ -207,6 +208,11 @@ pub fn eval_record(trainer: &Trainer, report: &EvalReport, snapshot: Option<&str
         "masks": report.masks,
         "snapshot": snapshot,
     })
+}
+
+/// Losses with as many digits as differences of them need: a record stays short.
+fn millionths(losses: &[f64]) -> Vec<f64> {
+    losses.iter().map(|loss| (loss * 1e6).round() / 1e6).collect()
 }
 
 /// Any other event: `start`, `resume`, `save`, `not_saved`, `exhausted`, `skip`.

@@ -14,7 +14,7 @@ use crate::checkpoint::{
     Error as CheckpointError, ModelCard, RunDir, RunLock, StepDir, Verify, ensure_space, write_atomic,
 };
 use crate::config::{self, Stage};
-use crate::native::memory;
+use crate::native::{allocator, memory};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
@@ -61,13 +61,15 @@ pub struct Outcome {
     pub proportions: Vec<f64>,
     /// Peak memory of the steps on the device of the run, as predicted.
     pub predicted_memory: MemoryEstimate,
-    /// The same as measured, without what the process had before the model; where the system tells.
+    /// The same as measured, without what the process had before the model; where the system tells, and a step was made.
     pub peak_memory_bytes: Option<u64>,
 }
 
 /// Runs `setup` to its end, to `stop_at`, or until the observer interrupts. With `resume` the run folder exists and
 /// continues from its last good checkpoint; otherwise it must not exist.
 pub fn run(setup: &Setup, resume: bool, stop_at: Option<u64>, observer: &mut dyn Observer) -> Result<Outcome, Error> {
+    // What an earlier run of this process left free, and would fill again, is no memory of this one.
+    allocator::release_unused();
     let base = memory::used_bytes(setup.device);
     let Opened { folder, _lock, mut trainer, mut checkpoint } =
         if resume { reopen(setup, observer)? } else { start(setup)? };
@@ -80,7 +82,7 @@ pub fn run(setup: &Setup, resume: bool, stop_at: Option<u64>, observer: &mut dyn
     if trainer.counters.step == 0 {
         evaluate_start(&mut trainer, &mut journal, observer)?;
     }
-    let intervals = Intervals::new(&setup.config, stop_at);
+    let (intervals, first_step) = (Intervals::new(&setup.config, stop_at), trainer.counters.step);
     while !intervals.stops(trainer.counters.step, false) {
         if let Err(error) = one_step(&mut trainer, &mut journal, observer) {
             // Data that ran out or broke leaves the state between two steps whole: the steps so far are kept.
@@ -119,7 +121,10 @@ pub fn run(setup: &Setup, resume: bool, stop_at: Option<u64>, observer: &mut dyn
         domain_rows: trainer.counters.domain_rows.clone(),
         proportions: trainer.proportions().to_vec(),
         predicted_memory: predicted_memory(setup),
-        peak_memory_bytes: memory::peak_bytes(setup.device).zip(base).map(|(peak, base)| peak.saturating_sub(base)),
+        peak_memory_bytes: memory::peak_bytes(setup.device)
+            .zip(base)
+            .filter(|_| trainer.counters.step > first_step)
+            .map(|(peak, base)| peak.saturating_sub(base)),
     })
 }
 

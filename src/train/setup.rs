@@ -40,6 +40,8 @@ pub struct Setup {
     pub proportions: Vec<f64>,
     /// Reference losses in that order; `None` for a static mixer without any.
     pub reference_losses: Option<Vec<f64>>,
+    /// Rows by domain on which they were measured, where their file says so.
+    reference_rows: BTreeMap<String, u64>,
 }
 
 impl Setup {
@@ -47,7 +49,7 @@ impl Setup {
     pub fn new(mut config: RunConfig, stage: Stage, device: Device) -> Result<Setup, Error> {
         validate(&config, stage)?;
         let dataset = Arc::new(Dataset::open(&config.data.path)?);
-        resolve_references(&mut config.mixer)?;
+        let reference_rows = resolve_references(&mut config.mixer)?;
         let (source, hf_config, companions) = open_model(&config, &dataset)?;
         let model = hf_config.model()?;
         if let Some(source) = &source {
@@ -81,6 +83,7 @@ impl Setup {
             dataset,
             proportions,
             reference_losses,
+            reference_rows,
         };
         setup.mixer()?;
         super::trainer::loader_config(&setup.config).validate()?;
@@ -109,12 +112,30 @@ impl Setup {
 
     /// What may be a mistake, but is not one for certain.
     pub fn warnings(&self) -> Vec<String> {
-        let Some(source) = &self.source else { return Vec::new() };
-        let mut warnings: Vec<String> = source.tokenizer_hint().into_iter().collect();
+        let mut warnings: Vec<String> = self.references_of_other_rows().into_iter().collect();
+        let Some(source) = &self.source else { return warnings };
+        warnings.extend(source.tokenizer_hint());
         warnings.extend(other_tokenizer(&self.dataset, source.dir()));
         let written = self.spec.as_ref().map(|spec| shape::resized(&self.model, spec.target()));
         warnings.extend(loads_in_some_only(written.as_ref().unwrap_or(&self.model)));
         warnings
+    }
+
+    /// The mixer compares losses of the first `eval.rows_per_domain` rows with the references: on other rows the source
+    /// itself is above or below them.
+    fn references_of_other_rows(&self) -> Option<String> {
+        let evaluated = self.config.eval.rows_per_domain as u64;
+        let names = self.dataset.domain_names().iter().enumerate();
+        let differs = |(index, name): (usize, &String)| {
+            let measured = *self.reference_rows.get(name)?;
+            let rows = self.dataset.rows(index, Split::Validation).min(evaluated);
+            (measured != rows).then_some((name.clone(), measured, rows))
+        };
+        let (name, measured, rows) = names.filter_map(differs).next()?;
+        Some(format!(
+            "mixer.reference_file was measured on {measured} rows of {name:?}, the run evaluates {rows}: the mixer takes \
+             what differs between these rows for excess loss; measure with shearling eval --rows {evaluated}"
+        ))
     }
 
     /// Kind of forward and backward.
@@ -251,15 +272,26 @@ pub fn check_data_fits(dataset: &Dataset, model: &HfModel) -> Result<(), Error> 
 }
 
 /// Reads `reference_file` into `reference_loss`, so that the resolved configuration carries the numbers themselves.
-fn resolve_references(mixer: &mut MixerTable) -> Result<(), Error> {
-    let Some(path) = &mixer.reference_file else { return Ok(()) };
-    mixer.reference_loss = Some(read_references(path)?);
+/// Gives the rows by domain on which they were measured.
+fn resolve_references(mixer: &mut MixerTable) -> Result<BTreeMap<String, u64>, Error> {
+    let Some(path) = &mixer.reference_file else { return Ok(BTreeMap::new()) };
+    let references = read_references(path)?;
+    mixer.reference_loss = Some(references.losses);
     mixer.reference_file = None;
-    Ok(())
+    Ok(references.rows)
+}
+
+/// What a file of reference losses holds.
+#[derive(Debug)]
+pub struct References {
+    /// Loss by domain.
+    pub losses: BTreeMap<String, f64>,
+    /// Rows by domain, where it says them.
+    pub rows: BTreeMap<String, u64>,
 }
 
 /// Reads a file of `{"domain": loss, …}` under `reference_loss`, as `shearling eval --write-reference` writes it.
-pub fn read_references(path: &Path) -> Result<BTreeMap<String, f64>, Error> {
+pub fn read_references(path: &Path) -> Result<References, Error> {
     let text = std::fs::read_to_string(path).map_err(|source| Error::Io {
         action: "read",
         path: path.to_path_buf(),
@@ -277,7 +309,9 @@ pub fn read_references(path: &Path) -> Result<BTreeMap<String, f64>, Error> {
         loss.map(|loss| (domain.clone(), loss))
             .ok_or_else(|| damaged(format!("reference_loss.{domain} is not a number; measure it again")))
     };
-    map.iter().map(number).collect()
+    let rows = value.get("domains").and_then(|domains| domains.as_array()).into_iter().flatten();
+    let rows = rows.filter_map(|domain| Some((domain["domain"].as_str()?.to_string(), domain["rows"].as_u64()?)));
+    Ok(References { losses: map.iter().map(number).collect::<Result<_, _>>()?, rows: rows.collect() })
 }
 
 /// The values of a per-domain table in the order of the data's domains; both must name the same domains.
@@ -334,7 +368,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("references.json");
         std::fs::write(&path, r#"{"reference_loss": {"a": 1.5}}"#).unwrap();
-        assert_eq!(read_references(&path).unwrap()["a"], 1.5);
+        assert_eq!(read_references(&path).unwrap().losses["a"], 1.5);
         for wrong in ["{", "{}", r#"{"reference_loss": {"a": null}}"#, r#"{"reference_loss": {"a": "x"}}"#] {
             std::fs::write(&path, wrong).unwrap();
             assert!(read_references(&path).unwrap_err().to_string().contains("references.json"), "{wrong}");

@@ -118,9 +118,42 @@ fn masks_reach_their_target_and_the_constraint_is_recorded() {
     }
     let evals: Vec<_> = records.iter().filter(|record| record["type"] == "eval").collect();
     assert_eq!(evals.last().unwrap()["gates"], "target");
+    for (index, eval) in evals.iter().enumerate() {
+        let kept = index == 0 || eval["gates"] == "target";
+        for domain in eval["domains"].as_object().unwrap().values() {
+            let rows: Option<Vec<f64>> = serde_json::from_value(domain["row_losses"].clone()).unwrap();
+            assert_eq!(rows.is_some(), kept, "source and cut are compared row by row: {eval}");
+            let mean = rows.map(|rows| rows.iter().sum::<f64>() / rows.len() as f64);
+            assert!(mean.is_none_or(|mean| (mean - domain["loss"].as_f64().unwrap()).abs() < 2e-6), "{domain}");
+        }
+    }
     for eval in evals.iter().filter(|eval| eval["gates"] == "expected") {
         assert!(outcome.run.join(eval["snapshot"].as_str().unwrap()).is_file());
     }
+}
+
+#[test]
+fn references_of_other_rows_than_the_run_evaluates_are_warned_of() {
+    let folder = tempfile::tempdir().unwrap();
+    let names = shearling_domains::Dataset::open(data()).unwrap().domain_names().to_vec();
+    let file = folder.path().join("reference.json");
+    let warnings = |rows: Option<u64>| {
+        let losses: serde_json::Map<_, _> = names.iter().map(|name| (name.clone(), 1.0.into())).collect();
+        let domains = names.iter().map(|name| serde_json::json!({ "domain": name, "rows": rows }));
+        let domains: Vec<_> = domains.collect();
+        let json = serde_json::json!({ "reference_loss": losses, "domains": domains });
+        std::fs::write(&file, json.to_string()).unwrap();
+        let sets = ["mixer.kind=dynamic".to_string(), format!("mixer.reference_file={}", file.display())];
+        let sets: Vec<&str> = sets.iter().map(String::as_str).collect();
+        let warnings = setup(folder.path(), &sets, Stage::Pretrain).warnings();
+        warnings.into_iter().filter(|warning| warning.contains("reference_file")).collect::<Vec<_>>()
+    };
+    let warned = warnings(Some(5));
+    assert!(
+        warned.len() == 1 && warned[0].contains("measured on 5 rows") && warned[0].contains("--rows 2"),
+        "{warned:?}"
+    );
+    assert!(warnings(Some(2)).is_empty() && warnings(None).is_empty());
 }
 
 #[test]

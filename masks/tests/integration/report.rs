@@ -19,7 +19,9 @@ fn fresh_masks_are_open_and_what_the_cut_removes_is_named() {
     assert_eq!(kv_head.survivors, [4; 4]);
     assert_eq!(kv_head.undecided, [0; 4]);
     assert!(kv_head.half_alive.worst.is_empty() && kv_head.half_alive.count == 0);
-    assert_eq!(names(&kv_head.still_open.worst), [0, 1, 2, 3].map(|l| format!("layer {l} kv_head 3")));
+    // Layer 3 goes: what its own heads are is no matter.
+    assert_eq!(names(&kv_head.still_open.worst), [0, 1, 2].map(|l| format!("layer {l} kv_head 3")));
+    assert_eq!(kv_head.kept_units, 9);
     assert_eq!(kv_head.histogram, [0, 0, 0, 0, 0, 0, 0, 0, 0, 16]);
     assert!(kv_head.expected_sparsity < 0.003 && kv_head.target_sparsity == 0.25);
 }
@@ -31,7 +33,7 @@ fn half_alive_undecided_and_still_open_units() {
     let (low, high) = (-4.6f32, 4.6);
     let kv_head = [[low, 0.1, 2.0, high], [low, low, high, low], [high; 4], [high, low, high, high]];
     set_log_alpha(&masks, Module::KvHead, &Tensor::from_slice(&kv_head.concat()).view([4, 4]));
-    set_log_alpha(&masks, Module::Layer, &Tensor::from_slice(&[high, low, high, high]));
+    set_log_alpha(&masks, Module::Layer, &Tensor::from_slice(&[high, high, high, low]));
     let report = MaskReport::new(&masks).unwrap();
     let kv_head = report.get(Module::KvHead).unwrap();
     assert_eq!(names(&kv_head.half_alive.worst), ["layer 1 kv_head 0", "layer 1 kv_head 1"]);
@@ -40,8 +42,15 @@ fn half_alive_undecided_and_still_open_units() {
     assert_eq!(kv_head.undecided, [2, 0, 0, 0]);
     assert_eq!(kv_head.survivors, [3, 1, 4, 3]);
     assert_eq!(kv_head.histogram, [5, 0, 0, 0, 0, 1, 0, 0, 0, 10]);
-    assert_eq!(names(&report.removed_layers), ["layer 1"]);
+    assert_eq!(names(&report.removed_layers), ["layer 3"]);
     assert!(report.removed_layers[0].value < 0.01);
+
+    set_log_alpha(&masks, Module::Layer, &Tensor::from_slice(&[high, low, high, high]));
+    let report = MaskReport::new(&masks).unwrap();
+    let kv_head = report.get(Module::KvHead).unwrap();
+    assert_eq!(names(&report.removed_layers), ["layer 1"]);
+    assert_eq!((kv_head.kept_units, kv_head.half_alive.count), (9, 0), "a removed layer has no kept heads");
+    assert_eq!(names(&kv_head.still_open.worst), ["layer 2 kv_head 3"]);
 }
 
 #[test]

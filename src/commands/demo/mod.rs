@@ -22,8 +22,9 @@ use crate::checkpoint::write_atomic;
 use crate::cli::Printer;
 use crate::cli::arguments::Demo;
 use crate::config::{RunConfig, Stage, resolved_toml};
-use crate::eval::EvalRows;
 use crate::eval::report::ModelResult;
+use crate::eval::statistics::estimate;
+use crate::eval::{EvalRows, RowLosses};
 use crate::inspect::{RunHistory, RunSummary};
 use crate::native::device;
 use crate::prune::Equivalence;
@@ -113,7 +114,7 @@ impl Stages {
         self.printer.note(format!("1/5 a source model of {} layers, from scratch", recipe.source_layers()));
         let Some(source) = self.stage("source", recipe.source(), Stage::Pretrain)? else { return Ok(None) };
         let source_losses = self.evaluate(&source.path)?;
-        let references = references(&source_losses);
+        let references = references(&source_losses, recipe.eval_rows());
 
         self.printer.note("2/5 prune it by learned masks");
         let prune = recipe.prune(&source.path, &references);
@@ -177,8 +178,13 @@ fn prepare_data(recipe: &Recipe, text: Option<&Path>, printer: &Printer) -> anyh
     Ok(dataset)
 }
 
-fn references(source: &ModelResult) -> BTreeMap<String, f64> {
-    source.losses().into_iter().filter_map(|domain| Some((domain.domain.clone(), domain.loss?))).collect()
+/// Losses on the first `rows` rows, those that the runs evaluate: on others the source itself would have excess losses.
+fn references(source: &ModelResult, rows: usize) -> BTreeMap<String, f64> {
+    let mean = |domain: &RowLosses| {
+        let first: Vec<f64> = domain.rows.iter().take(rows).copied().collect();
+        Some((domain.domain.clone(), estimate(&first)?.mean))
+    };
+    source.domains.iter().filter_map(mean).collect()
 }
 
 /// Proportions of the last step of a run.

@@ -62,6 +62,11 @@ impl Recipe {
         BYTES_PER_DOMAIN
     }
 
+    /// Validation rows per domain that the runs evaluate.
+    pub fn eval_rows(&self) -> usize {
+        EVAL_ROWS
+    }
+
     /// Validation rows per domain of the final table.
     pub fn final_rows(&self) -> usize {
         FINAL_ROWS

@@ -16,12 +16,19 @@ pub(super) fn hurt(line: &[&RunView]) -> Answer {
     const QUESTION: &str = "Which domains were hurt by pruning, and which recovered?";
     let histories: Vec<&RunHistory> = line.iter().map(|run| run.history).collect();
     let stories = crate::inspect::story::joined(&histories);
-    let known: Vec<&DomainStory> =
+    let both: Vec<&DomainStory> =
         stories.iter().filter(|story| story.source.is_some() && story.cut.is_some()).collect();
+    let known: Vec<&DomainStory> = both.iter().copied().filter(|story| is_measured(story)).collect();
     if known.is_empty() {
-        let answer =
-            "It takes a loss of the source (a reference loss) and one of the cut model, and the runs do not have both.";
-        return Answer::new("hurt", QUESTION, Verdict::Open, answer);
+        let answer = match both.is_empty() {
+            true => "It takes a loss of the source and one of the cut model, and the runs do not have both.",
+            false => {
+                "None of these runs evaluated the source: give the run that pruned it too. Its reference losses are of \
+                 other rows, so the differences below do not tell."
+            }
+        };
+        let points = both.into_iter().map(story_point).collect();
+        return Answer::new("hurt", QUESTION, Verdict::Open, answer).with(points);
     }
     let hurt: Vec<&&DomainStory> = known.iter().filter(|story| is_hurt(story)).collect();
     let names = |stories: &[&&DomainStory]| listed(&stories.iter().map(|s| s.domain.clone()).collect::<Vec<_>>());
@@ -46,6 +53,11 @@ pub(super) fn hurt(line: &[&RunView]) -> Answer {
     Answer::new("hurt", QUESTION, verdict, answer).with(sorted.into_iter().map(story_point).collect())
 }
 
+/// Whether the source's loss is of rows that a run evaluated; a reference loss may be of any.
+fn is_measured(story: &DomainStory) -> bool {
+    story.source.is_some_and(|source| source.step.is_some())
+}
+
 fn damage(story: &DomainStory) -> f64 {
     story.cut.zip(story.source).map_or(0.0, |(cut, source)| cut.loss - source.loss)
 }
@@ -57,7 +69,10 @@ fn is_hurt(story: &DomainStory) -> bool {
 
 fn story_point(story: &DomainStory) -> String {
     let loss = |held: Option<HeldOutLoss>| held.map_or("–".to_string(), |held| Unit::Plain.text(held.loss));
-    let errors = story.hurt.map_or(String::new(), |errors| format!(", {errors:.1} standard errors"));
+    let rows = if story.paired { "" } else { ", taken as of different rows" };
+    // Cut, not rounded: 1.96 is below two.
+    let tenths = |errors: f64| (errors * 10.0).trunc() / 10.0;
+    let errors = story.hurt.map_or(String::new(), |errors| format!(", {:.1} standard errors{rows}", tenths(errors)));
     let now = match story.recovered {
         Some(part) if part >= 1.0 => format!(", now {} (all made good)", loss(story.last)),
         Some(part) => format!(", now {} ({} made good)", loss(story.last), Unit::Percent.text(part)),
