@@ -4,7 +4,7 @@
 //!
 //! - libtorch asks `posix_memalign`, which up to glibc 2.37 looks for a block larger than the tensor and cuts it to size.
 //!   So the hole that a dropped tensor leaves is too small for the next one of the same size, and the heap grows beside
-//!   its holes: by up to a third in our steps. Here tensors ask `malloc` and align within (`cpp/allocator.cpp`): the
+//!   its holes: by 3 to 44 % in our steps. Here tensors ask `malloc` and align within (`cpp/allocator.cpp`): the
 //!   same size fits again, and the peak is what is alive at once.
 //! - Every block above 32 MiB (smaller ones until it has adapted) is a fresh `mmap`, unmapped when the tensor dies: the
 //!   kernel faults in and clears every page each time, a tenth to a fifth of a step. Here big blocks come from the
