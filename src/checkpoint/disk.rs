@@ -20,6 +20,18 @@ pub fn ensure_space(path: &Path, needed_bytes: u64) -> Result<()> {
     Err(Error::NoSpace { path: path.to_owned(), needed_bytes, available_bytes })
 }
 
+/// Bytes in binary units: `1.5 KiB`.
+pub fn readable_bytes(count: f64) -> String {
+    let units = ["B", "KiB", "MiB", "GiB", "TiB"];
+    let mut value = count;
+    let mut unit = 0;
+    while value >= 1024.0 && unit + 1 < units.len() {
+        value /= 1024.0;
+        unit += 1;
+    }
+    if unit == 0 { format!("{value:.0} B") } else { format!("{value:.1} {}", units[unit]) }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -32,5 +44,7 @@ mod tests {
         ensure_space(&path, 1).unwrap();
         let error = ensure_space(&path, u64::MAX).unwrap_err();
         assert!(matches!(error, Error::NoSpace { needed_bytes: u64::MAX, .. }), "{error}");
+        let error = Error::NoSpace { path, needed_bytes: 58_721_280, available_bytes: 1536 }.to_string();
+        assert!(error.contains("56.0 MiB are needed, 1.5 KiB are free"), "{error}");
     }
 }

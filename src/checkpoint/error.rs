@@ -3,6 +3,7 @@
 //! A message names the file (and the key or tensor), what was expected and what was found, and how to put it right. The cause
 //! below it, if there is one, is the error's `source`, so that the printed chain says nothing twice.
 
+use super::disk::readable_bytes;
 use std::path::{Path, PathBuf};
 
 /// What functions of this module return.
@@ -135,7 +136,10 @@ pub enum Error {
         path: PathBuf,
     },
     /// The disk would run full.
-    #[error("`{}`: {needed_bytes} bytes are needed, {available_bytes} are free: free some space or choose another disk", path.display())]
+    #[error(
+        "`{}`: {} are needed, {} are free: free some space or choose another disk",
+        path.display(), readable_bytes(*needed_bytes as f64), readable_bytes(*available_bytes as f64)
+    )]
     NoSpace {
         /// A path on that disk.
         path: PathBuf,

@@ -5,7 +5,7 @@
 
 use super::{Error, Result};
 use std::fs::{self, File, Permissions};
-use std::io::Write;
+use std::io::{self, Write};
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
@@ -34,7 +34,7 @@ impl Staging {
         let mut builder = tempfile::Builder::new();
         // This will be the published folder, so the umask decides who may read it, as for any other folder.
         builder.prefix(&prefix).permissions(Permissions::from_mode(0o777));
-        let dir = builder.tempdir_in(&parent).map_err(Error::io("create a temporary folder in", &parent))?;
+        let dir = builder.tempdir_in(&parent).map_err(reason).map_err(Error::io("create a folder in", &parent))?;
         Ok(Staging { dir, final_dir: final_dir.to_owned() })
     }
 
@@ -69,15 +69,38 @@ pub fn write_atomic(path: &Path, bytes: &[u8]) -> Result<()> {
     write_atomic_with(path, |file| file.write_all(bytes).map_err(Error::io("write", path)))
 }
 
+/// Whether [`write_atomic`] could write `path` once its missing folders are made: a temporary file is made and removed in
+/// the nearest folder that is there.
+///
+/// # Errors
+/// No file can be made there.
+pub fn ensure_writable(path: &Path) -> Result<()> {
+    let parent = std::path::absolute(parent_of(path)).map_err(Error::io("resolve", path))?;
+    let folder = parent.ancestors().find(|folder| folder.exists()).unwrap_or(Path::new("/"));
+    let tried = tempfile::Builder::new().prefix(STAGING_MARK).tempfile_in(folder);
+    tried.map_err(reason).map_err(Error::io("create a file in", folder))?;
+    Ok(())
+}
+
+/// An error of `tempfile` names the temporary file, which nobody asked for, in its text only: what stands before is the
+/// system's reason.
+fn reason(error: io::Error) -> io::Error {
+    let text = error.to_string();
+    match text.split_once(" at path \"") {
+        Some((reason, _)) => io::Error::new(error.kind(), reason.to_string()),
+        None => error,
+    }
+}
+
 /// [`write_atomic`] for content that is streamed.
 pub(super) fn write_atomic_with(path: &Path, write: impl FnOnce(&mut File) -> Result<()>) -> Result<()> {
     let parent = parent_of(path);
     let mut builder = tempfile::Builder::new();
     builder.prefix(STAGING_MARK).permissions(Permissions::from_mode(0o666));
-    let mut temporary = builder.tempfile_in(&parent).map_err(Error::io("create a temporary file in", &parent))?;
+    let mut temporary = builder.tempfile_in(&parent).map_err(reason).map_err(Error::io("write", path))?;
     write(temporary.as_file_mut())?;
     temporary.as_file().sync_all().map_err(Error::io("flush", path))?;
-    temporary.persist(path).map_err(|error| Error::io("rename the finished file to", path)(error.error))?;
+    temporary.persist(path).map_err(|error| Error::io("rename the finished file to", path)(reason(error.error)))?;
     sync(&parent)
 }
 
@@ -104,7 +127,7 @@ pub(super) fn sync_tree(dir: &Path) -> Result<()> {
 
 /// The paths in a folder, sorted.
 pub(super) fn entries_of(dir: &Path) -> Result<Vec<PathBuf>> {
-    let read = || -> std::io::Result<Vec<PathBuf>> { fs::read_dir(dir)?.map(|entry| Ok(entry?.path())).collect() };
+    let read = || -> io::Result<Vec<PathBuf>> { fs::read_dir(dir)?.map(|entry| Ok(entry?.path())).collect() };
     let mut paths = read().map_err(Error::io("list", dir))?;
     paths.sort();
     Ok(paths)
@@ -116,7 +139,7 @@ pub(super) fn entries_of(dir: &Path) -> Result<Vec<PathBuf>> {
 /// `path` is there and not an empty folder.
 pub fn refuse_taken(path: &Path) -> Result<()> {
     let taken = match fs::symlink_metadata(path) {
-        Err(error) if error.kind() == std::io::ErrorKind::NotFound => false,
+        Err(error) if error.kind() == io::ErrorKind::NotFound => false,
         Err(error) => return Err(Error::io("look at", path)(error)),
         Ok(metadata) if metadata.is_dir() => !entries_of(path)?.is_empty(),
         Ok(_) => true,
@@ -185,6 +208,22 @@ mod tests {
         assert!(failed.is_err());
         assert_eq!(fs::read(&path).unwrap(), b"new");
         assert_eq!(entries(root.path()), ["a.json"]);
-        assert!(write_atomic(&root.path().join("no/folder"), b"x").unwrap_err().to_string().contains("no"));
+    }
+
+    #[test]
+    fn a_file_that_cannot_be_written_is_named_and_no_temporary_one() {
+        use std::error::Error as _;
+        let root = tempfile::tempdir().unwrap();
+        let path = root.path().join("no/file.json");
+        let error = write_atomic(&path, b"x").unwrap_err();
+        assert_eq!(error.to_string(), format!("cannot write `{}`", path.display()));
+        let cause = error.source().unwrap().to_string();
+        assert!(cause.starts_with("No such file") && !cause.contains(STAGING_MARK), "{cause}");
+        ensure_writable(&path).unwrap();
+        assert!(entries(root.path()).is_empty(), "asking leaves nothing");
+        fs::write(root.path().join("no"), b"a file").unwrap();
+        let error = ensure_writable(&path).unwrap_err();
+        let cause = error.source().unwrap().to_string();
+        assert!(error.to_string().contains("no`") && !cause.contains(STAGING_MARK), "{error}: {cause}");
     }
 }

@@ -1,5 +1,7 @@
 //! Plain text tables: first column left, the rest right, columns as wide as their widest cell.
 
+pub use crate::checkpoint::readable_bytes as bytes;
+
 /// A table under construction.
 #[derive(Clone, Debug, Default)]
 pub struct Table {
@@ -91,18 +93,6 @@ pub fn ranges(indices: &[i64]) -> String {
     }
     let run = |(first, last): &(i64, i64)| if first == last { format!("{first}") } else { format!("{first}-{last}") };
     if runs.is_empty() { "none".to_string() } else { runs.iter().map(run).collect::<Vec<_>>().join(" ") }
-}
-
-/// Bytes in binary units.
-pub fn bytes(count: f64) -> String {
-    let units = ["B", "KiB", "MiB", "GiB", "TiB"];
-    let mut value = count;
-    let mut unit = 0;
-    while value >= 1024.0 && unit + 1 < units.len() {
-        value /= 1024.0;
-        unit += 1;
-    }
-    if unit == 0 { format!("{value:.0} B") } else { format!("{value:.1} {}", units[unit]) }
 }
 
 #[cfg(test)]

@@ -1,6 +1,7 @@
 //! `shearling data prepare` and `shearling data inspect`.
 
 use super::Verdict;
+use super::prepared_data::open_prepared;
 use crate::cli::Printer;
 use crate::cli::arguments::{Data, DataInspect, Prepare};
 use crate::cli::progress::Progress as Line;
@@ -101,7 +102,7 @@ impl Progress for PrepareProgress {
 
 fn inspect(arguments: &DataInspect) -> anyhow::Result<Verdict> {
     let printer = Printer::new(arguments.json);
-    let dataset = Dataset::open(&arguments.path)?;
+    let dataset = open_prepared(&arguments.path)?;
     if arguments.verify {
         if let Err(error) = dataset.verify() {
             printer.warn(error);

@@ -1,7 +1,7 @@
 //! `shearling report`: reads runs, writes the page and the pictures, or serves the page while a run goes on.
 
 use super::Verdict;
-use crate::checkpoint::write_atomic;
+use super::output_file::OutputFile;
 use crate::cli::Printer;
 use crate::cli::arguments;
 use crate::cli::table::bytes;
@@ -18,16 +18,17 @@ static STOP: AtomicBool = AtomicBool::new(false);
 /// `shearling report`
 pub fn run(arguments: &arguments::Report) -> anyhow::Result<Verdict> {
     let printer = Printer::new(arguments.json);
+    let out = OutputFile::check_optional("--out", arguments.out.as_deref())?;
     if let Some(port) = arguments.serve {
-        return serve(arguments, port, printer);
+        return serve(arguments, port, out, printer);
     }
     let report = read(arguments)?;
     let warnings =
         report.runs.iter().flat_map(|run| &run.notes).filter(|note| note.severity == Severity::Warning).count();
-    if let Some(out) = &arguments.out {
+    if let Some(out) = &out {
         let page = report.html();
-        write_atomic(out, page.as_bytes()).with_context(|| format!("cannot write the report {}", out.display()))?;
-        printer.note(format!("{}: {}, {warnings} warnings", out.display(), bytes(page.len() as f64)));
+        let what = format!("the report ({}, {warnings} warnings)", bytes(page.len() as f64));
+        out.write(&what, &page, &printer)?;
     }
     let mut files: Vec<PathBuf> = arguments.out.iter().cloned().collect();
     if let Some(folder) = &arguments.svg {
@@ -48,7 +49,12 @@ fn read(arguments: &arguments::Report) -> anyhow::Result<Report> {
     Ok(report)
 }
 
-fn serve(arguments: &arguments::Report, port: u16, printer: Printer) -> anyhow::Result<Verdict> {
+fn serve(
+    arguments: &arguments::Report,
+    port: u16,
+    out: Option<OutputFile<'_>>,
+    printer: Printer,
+) -> anyhow::Result<Verdict> {
     // A run that cannot be read is an error now, not at the first request.
     let first = read(arguments)?;
     let live = Live::bind(port)?;
@@ -61,8 +67,8 @@ fn serve(arguments: &arguments::Report, port: u16, printer: Printer) -> anyhow::
     .context("cannot listen for Ctrl-C")?;
     printer.data(format!("http://{}/\n", live.address()), || serde_json::Value::Null);
     printer.note("serving to this machine only; Ctrl-C ends it");
-    if let Some(out) = &arguments.out {
-        write_atomic(out, first.html().as_bytes())?;
+    if let Some(out) = &out {
+        out.write("the report", &first.html(), &printer)?;
     }
     let mut known: Option<Page> = None;
     let page = || -> Result<Page, String> {

@@ -39,7 +39,7 @@ pub struct Written {
 /// Runs a stage from the command line.
 pub fn run(arguments: &Run, stage: Stage) -> anyhow::Result<Verdict> {
     let printer = Printer::new(false);
-    let (mut config, resume) = read_config(arguments)?;
+    let (mut config, resume) = read_config(arguments, stage)?;
     if let Some(device) = &arguments.device {
         config.run.device = device.clone();
     }
@@ -66,7 +66,7 @@ pub fn execute(
     if stage == Stage::Prune && setup.config.prune.method == PruneMethod::Magnitude {
         return prune_one_shot(&setup, printer).map(Some);
     }
-    let label = if stage == Stage::Prune { "prune" } else { "pretrain" };
+    let label = command(stage);
     let mut terminal = TerminalObserver::new(*printer, label, setup.config.train.steps);
     let outcome = train_run(&setup, resume, stop_at, &mut terminal)?;
     drop(terminal);
@@ -104,14 +104,33 @@ pub(super) fn finish(written: anyhow::Result<Option<Written>>, printer: &Printer
     }
 }
 
-fn read_config(arguments: &Run) -> anyhow::Result<(RunConfig, bool)> {
+fn read_config(arguments: &Run, stage: Stage) -> anyhow::Result<(RunConfig, bool)> {
     match &arguments.resume {
         None => Ok((load(&arguments.config)?, false)),
         Some(run) => {
+            require_stage(run, stage)?;
             let mut config = load_resolved(run, &arguments.config.set)?;
             config.run.directory = run.clone();
             Ok((config, true))
         }
+    }
+}
+
+/// A run goes on with the command that began it: another one would find fault with a configuration that is right.
+fn require_stage(run: &Path, stage: Stage) -> anyhow::Result<()> {
+    let begun = if load_resolved(run, &[])?.target.is_some() { Stage::Prune } else { Stage::Pretrain };
+    if begun == stage {
+        return Ok(());
+    }
+    let (run, command) = (run.display(), command(begun));
+    anyhow::bail!("{run} is a {command} run: go on with: shearling {command} --resume {run}")
+}
+
+/// The command that runs a stage.
+fn command(stage: Stage) -> &'static str {
+    match stage {
+        Stage::Prune => "prune",
+        Stage::Pretrain => "pretrain",
     }
 }
 

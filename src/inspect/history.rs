@@ -15,6 +15,7 @@ use super::lines::text;
 use super::mask_timeline::MaskTimeline;
 use super::notes::{self, Note};
 use super::recorded::Recorded;
+use super::runs_inside::runs_hint;
 use super::settling::Settled;
 use super::snapshots::MaskSnapshot;
 use super::story::{self, DomainStory};
@@ -180,7 +181,7 @@ fn check_is_run(run: &Path) -> Result<(), Error> {
         Err(error) => refuse(error.to_string()),
         Ok(about) if !about.is_dir() => refuse("it is not a folder".to_string()),
         Ok(_) if SIGNS.iter().all(|sign| !run.join(sign).exists()) => {
-            refuse(format!("it holds none of {}", SIGNS.join(", ")))
+            refuse(format!("it holds none of {}{}", SIGNS.join(", "), runs_hint(run)))
         }
         Ok(_) => Ok(()),
     }

@@ -164,8 +164,9 @@ fn reopen(setup: &Setup, observer: &mut dyn Observer) -> Result<Opened, Error> {
     let resolved = folder.root().join(RESOLVED);
     check_same_run(&config::load(&resolved, &[])?, &setup.config)?;
     let latest = folder.latest_valid(Verify::Hashes)?;
+    let fate = if latest.step.is_some() { "" } else { " and kept, since there is no whole one" };
     for skipped in &latest.skipped {
-        observer.noted(&format!("the checkpoint of step {} is broken and removed: {}", skipped.step, skipped.reason));
+        observer.noted(&format!("the checkpoint of step {} is broken{fate}: {}", skipped.step, skipped.reason));
     }
     let step = latest.step.ok_or_else(|| {
         Error::Mismatch(format!(
@@ -175,7 +176,10 @@ fn reopen(setup: &Setup, observer: &mut dyn Observer) -> Result<Opened, Error> {
     })?;
     let trainer = Trainer::restore(setup, &step)?;
     // Only now that an older one has loaded: the run will come past these steps again.
-    latest.skipped.iter().try_for_each(|skipped| folder.remove_step(skipped.step))?;
+    for skipped in &latest.skipped {
+        folder.remove_step(skipped.step)?;
+        observer.noted(&format!("the broken checkpoint of step {} is removed", skipped.step));
+    }
     // What may change (where and how often is written) holds from here on, for `export` too.
     write_atomic(&resolved, config::resolved_toml(&setup.config)?.as_bytes())?;
     remove_later_snapshots(&folder.root().join(SNAPSHOTS), trainer.counters.step)?;
@@ -191,16 +195,22 @@ fn run_bytes(setup: &Setup) -> u64 {
 }
 
 /// A new run gets a new folder.
+///
+/// # Errors
+/// The folder is not free; where it is a run, the message says how to go on with it.
 pub fn refuse_existing(folder: &Path) -> Result<(), Error> {
-    let empty = std::fs::read_dir(folder).map_or(!folder.exists(), |mut entries| entries.next().is_none());
-    if empty {
+    if is_free(folder) {
         return Ok(());
     }
-    Err(Error::Mismatch(format!(
-        "{} exists already; choose another run.directory, or go on with it by --resume {}",
-        folder.display(),
-        folder.display()
-    )))
+    let shown = folder.display();
+    let resumable = [RESOLVED, metrics::FILE_NAME].iter().any(|sign| folder.join(sign).exists());
+    let resume = if resumable { format!(", or go on with it by --resume {shown}") } else { String::new() };
+    Err(Error::Mismatch(format!("{shown} exists already; choose another run.directory{resume}")))
+}
+
+/// Whether nothing is at a place but perhaps an empty folder.
+pub fn is_free(folder: &Path) -> bool {
+    std::fs::read_dir(folder).map_or(!folder.exists(), |mut entries| entries.next().is_none())
 }
 
 fn start_fields(setup: &Setup, trainer: &Trainer) -> serde_json::Value {

@@ -6,6 +6,7 @@ use super::support::{
 use serde_json::Value;
 use shearling::checkpoint::{Checkpoint, TensorFile};
 use shearling::model::count::ParameterCount;
+use std::io::{BufRead, BufReader};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -191,6 +192,30 @@ fn a_run_stops_where_it_is_told_and_goes_on_to_the_same_model() {
     let weights = |folder: &Path| std::fs::read(folder.join("model.safetensors")).unwrap();
     assert!(weights(&early) != weights(&last));
     assert!(weights(&directory.join("pruned")) == weights(&last), "stopped and resumed as if never stopped");
+}
+
+#[test]
+fn an_interrupted_demo_is_no_success() {
+    let folder = tempfile::tempdir().unwrap();
+    let (out, text) = (folder.path().join("demo").display().to_string(), data().parent().unwrap().join("text"));
+    let mut demo = Command::new(env!("CARGO_BIN_EXE_shearling"))
+        .args(["demo", "--device", "cpu", "--out", &out, "--data"])
+        .arg(text)
+        .env("OMP_NUM_THREADS", "1")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .unwrap();
+    let mut lines = BufReader::new(demo.stderr.take().unwrap()).lines().map(Result::unwrap);
+    assert!(lines.any(|line| line.contains("starts, ")), "the first stage begins");
+    let signal = Command::new("sh").args(["-c", &format!("kill -TERM {}", demo.id())]).status().unwrap();
+    assert!(signal.success());
+    let rest: Vec<String> = lines.collect();
+    let output = demo.wait_with_output().unwrap();
+    assert_eq!(output.status.code(), Some(2), "{rest:#?}");
+    assert!(output.stdout.is_empty(), "there is no result");
+    let error = rest.iter().find(|line| line.starts_with("error: ")).unwrap();
+    assert!(error.contains("the demo was interrupted") && error.contains(&out), "{error}");
 }
 
 #[test]

@@ -155,6 +155,45 @@ fn a_broken_newest_checkpoint_falls_back_and_ends_the_same() {
     same_bits(&mask_file(&last_step(&whole)), &mask_file(&last_step(&resumed)));
 }
 
+/// What a run says.
+#[derive(Default)]
+struct Notes(Vec<String>);
+
+impl Observer for Notes {
+    fn noted(&mut self, message: &str) {
+        self.0.push(message.to_string());
+    }
+}
+
+#[test]
+fn what_becomes_of_a_broken_checkpoint_is_what_is_said() {
+    let folder = tempfile::tempdir().unwrap();
+    write_tiny_source(&folder.path().join("source"));
+    let stage = Stage::Pretrain;
+    let first = last_step(&go(config(folder.path(), "run", stage, &[]), stage, false, Some(3)));
+    let spare = folder.path().join("spare");
+    copy_folder(&first, &spare);
+    let second = last_step(&go(config(folder.path(), "run", stage, &[]), stage, true, Some(6)));
+    std::fs::write(second.join("state.json"), "{").unwrap();
+
+    let resume = |notes: &mut Notes| {
+        let setup = Setup::new(config(folder.path(), "run", stage, &[]), stage, Device::Cpu).unwrap();
+        run(&setup, true, Some(4), notes)
+    };
+    let mut notes = Notes::default();
+    let message = resume(&mut notes).unwrap_err().to_string();
+    assert!(message.contains("no good checkpoint to resume from"), "{message}");
+    let [said] = &notes.0[..] else { panic!("{:?}", notes.0) };
+    assert!(said.contains("step 6 is broken and kept") && !said.contains("removed"), "{said}");
+    assert!(second.is_dir(), "it is kept");
+
+    copy_folder(&spare, &first);
+    let mut notes = Notes::default();
+    resume(&mut notes).unwrap();
+    assert!(notes.0.iter().any(|said| said == "the broken checkpoint of step 6 is removed"), "{:?}", notes.0);
+    assert!(!second.exists() && notes.0.iter().all(|said| !said.contains("kept")), "{:?}", notes.0);
+}
+
 #[test]
 fn a_source_that_changed_meanwhile_is_refused() {
     let folder = tempfile::tempdir().unwrap();

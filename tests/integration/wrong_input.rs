@@ -33,8 +33,8 @@ impl Place {
         folder
     }
 
-    /// Runs a command that must be refused with all of `named` in its message.
-    fn refuses(&self, arguments: &[impl AsRef<str>], named: &[&str]) {
+    /// Runs a command that must be refused with all of `named` in its message; all that it said.
+    fn refuses(&self, arguments: &[impl AsRef<str>], named: &[&str]) -> String {
         let before = listing(self.path());
         let arguments: Vec<&str> = arguments.iter().map(AsRef::as_ref).collect();
         let output = shearling(&arguments);
@@ -49,6 +49,7 @@ impl Place {
             assert!(error.contains(name), "{name:?} is not in: {said}");
         }
         assert_eq!(listing(self.path()), before, "something was written: {said}");
+        said
     }
 
     /// `prune` of `source` with the tiny configuration, adapted to the source of [`write_tiny_source`].
@@ -75,8 +76,8 @@ impl Place {
         arguments
     }
 
-    fn refuses_prune(&self, source: &Path, overrides: &[(&str, &str)], named: &[&str]) {
-        self.refuses(&self.prune(source, overrides), named);
+    fn refuses_prune(&self, source: &Path, overrides: &[(&str, &str)], named: &[&str]) -> String {
+        self.refuses(&self.prune(source, overrides), named)
     }
 }
 
@@ -299,7 +300,12 @@ fn nothing_that_exists_is_written_over() {
     let source = place.source(json!({}));
     std::fs::create_dir(place.path().join("run")).unwrap();
     std::fs::write(place.path().join("run/thesis.txt"), "mine").unwrap();
-    place.refuses_prune(&source, &[], &[&place.at("run"), "exists already", "run.directory", "--resume"]);
+    let refused = place.refuses_prune(&source, &[], &[&place.at("run"), "exists already", "run.directory"]);
+    assert!(!refused.contains("--resume"), "no run is there: {refused}");
+    std::fs::write(place.path().join("run/resolved.toml"), "").unwrap();
+    place.refuses_prune(&source, &[], &["exists already", &format!("--resume {}", place.at("run"))]);
+    let refused = place.refuses(&["demo", "--out", &place.at("run")], &["exists already; choose another --out"]);
+    assert!(!refused.contains("--resume") && !refused.contains("run.directory"), "{refused}");
 
     copy_folder(data(), &place.path().join("data"));
     std::fs::create_dir(place.path().join("text")).unwrap();
@@ -326,7 +332,11 @@ fn only_a_run_with_a_checkpoint_is_resumed() {
     let run = place.path().join("run");
     copy_folder(&tiny_runs().join("pretrain"), &run);
     let path = run.display().to_string();
-    place.refuses(&["prune", "--resume", &path], &["[target]"]);
+    let other = format!("{path} is a pretrain run: go on with: shearling pretrain --resume {path}");
+    place.refuses(&["prune", "--resume", &path], &[&other]);
+    let pruning = tiny_runs().join("prune").display().to_string();
+    let other = format!("{pruning} is a prune run: go on with: shearling prune --resume {pruning}");
+    place.refuses(&["pretrain", "--resume", &pruning], &[&other]);
     let other = ["pretrain", "--resume", &path, "--set", "train.learning_rate=0.5"];
     place.refuses(&other, &["train.learning_rate: was 0.002, now 0.5", "new run"]);
     let manifest = run.join("checkpoints/step-00000020/manifest.json");
@@ -404,6 +414,86 @@ fn a_device_that_is_not_there_is_refused() {
 }
 
 #[test]
+fn a_file_that_cannot_be_written_is_refused_before_the_work() {
+    let place = Place::new();
+    let source = place.source(json!({})).display().to_string();
+    let (data, run) = (data_path(), tiny_runs().join("prune").display().to_string());
+    // A file stands where a folder is needed.
+    std::fs::write(place.path().join("file"), "mine").unwrap();
+    let path = place.at("file/e.json");
+    let eval = ["eval", &source, "--data", &data, "--rows", "2"];
+    let task = fixture("lm-eval/piqa.jsonl").display().to_string();
+    let commands: [(&[&str], &str); 8] = [
+        (&eval, "--out"),
+        (&eval, "--csv"),
+        (&eval, "--write-reference"),
+        (&["eval", &source, "--task", &task], "--answers"),
+        (&["bench", "latency", &source, "--prompt-tokens", "4", "--new-tokens", "4"], "--out"),
+        (&["report", &run], "--out"),
+        (&["inspect", "run", &run], "--csv"),
+        (&["inspect", "masks", &run], "--csv"),
+    ];
+    for (command, option) in commands {
+        let refused = place.refuses(&[command, &[option, &path]].concat(), &[option, &path, "cannot create a file in"]);
+        let worked = ["evaluating", "loading", "tokens/s", ".staging-"].iter().any(|sign| refused.contains(sign));
+        assert!(!worked, "{refused}");
+        place.refuses(&[command, &[option, &place.at("")]].concat(), &[option, "this is a folder; name a file"]);
+    }
+}
+
+#[test]
+fn a_write_that_fails_after_the_work_loses_nothing_else() {
+    let place = Place::new();
+    let source = place.source(json!({})).display().to_string();
+    // The first file needs as a folder what the second would be: nothing is wrong before the work.
+    let (csv, out) = (place.at("new/figures.csv"), place.at("new"));
+    let output = shearling(&["eval", &source, "--data", &data_path(), "--rows", "2", "--csv", &csv, "--out", &out]);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2), "{stderr}");
+    assert!(stderr.contains(&format!("--out {out}")) && !stderr.contains(".staging-"), "{stderr}");
+    assert!(
+        String::from_utf8_lossy(&output.stdout).contains("mean of the domains"),
+        "the table is printed all the same"
+    );
+    assert!(std::fs::read_to_string(csv).unwrap().starts_with("model,"));
+}
+
+#[test]
+fn what_is_no_prepared_data_is_told_so() {
+    let place = Place::new();
+    let source = place.source(json!({})).display().to_string();
+    let named = [source.as_str(), "is no prepared data (it has no manifest.json)", "`shearling data prepare`"];
+    place.refuses(&["eval", &source, "--data", &source], &named);
+    place.refuses(&["data", "inspect", &source], &named);
+}
+
+#[test]
+fn a_folder_of_runs_names_them() {
+    let place = Place::new();
+    let runs = tiny_runs().display().to_string();
+    let prune = tiny_runs().join("prune").display().to_string();
+    for command in [&["watch"][..], &["report", "--out", &place.at("r.html")], &["inspect", "run"]] {
+        place.refuses(&[command, &[&runs]].concat(), &["it holds the runs", &prune, "name one of them"]);
+    }
+}
+
+#[test]
+fn a_negative_number_is_judged_by_what_it_is_for() {
+    let place = Place::new();
+    let source = place.source(json!({})).display().to_string();
+    let cases: [(&[&str], &str); 4] = [
+        (&["generate", &source, "--prompt", "a", "--temperature", "-1"], "temperature"),
+        (&["generate", &source, "--prompt", "a", "--temperature", "1", "--top-p", "-0.5"], "top_p"),
+        (&["demo", "--out", &place.at("demo"), "--scale", "-1"], "--scale -1 must be a positive number"),
+        (&["plan", "--tflops", "-1"], "--tflops -1 must be a positive number"),
+    ];
+    for (command, named) in cases {
+        let refused = place.refuses(command, &[named]);
+        assert!(!refused.contains("unexpected argument"), "{refused}");
+    }
+}
+
+#[test]
 fn questions_that_are_none_name_file_and_line() {
     let place = Place::new();
     let source = place.source(json!({})).display().to_string();
@@ -412,7 +502,7 @@ fn questions_that_are_none_name_file_and_line() {
     let cases: [(&str, &[&str]); 8] = [
         ("", &["no questions"]),
         ("not json", &["line 1", "not a JSON object"]),
-        (&good[..20], &["line 1", "not a JSON object"]),
+        (&good[..20], &["line 1", "not a JSON object", ", column 20)"]),
         (r#"{"text":"x"}"#, &["line 1", "no known kind", "hellaswag", "arc", "piqa"]),
         (&good.replace(":1}", ":7}"), &["line 1", "\"label\" is 7", "2 choices"]),
         (&format!("{good}\n{}", good.replace("\"b\"", "3")), &["line 2", "\"sol2\" is not a text"]),

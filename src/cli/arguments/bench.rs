@@ -70,7 +70,7 @@ pub struct BenchStep {
     pub device: String,
     /// Dense peak of the device in TFLOP/s; default on CUDA that of an H100 or H200 (989 in bf16, 67 in fp32), on a
     /// CPU what a large matrix product reaches.
-    #[arg(long, value_name = "N")]
+    #[arg(long, value_name = "N", allow_negative_numbers = true)]
     pub peak_tflops: Option<f64>,
     /// One JSON object instead of a table.
     #[arg(long)]
@@ -102,7 +102,7 @@ pub struct BenchLatency {
     /// Device: auto, cpu, cuda or cuda:N.
     #[arg(long, default_value = "auto")]
     pub device: String,
-    /// Write the JSON object to this file too; `shearling report --latency` shows it.
+    /// Write the JSON object to this file too, in folders that are made if need be; `shearling report --latency` shows it.
     #[arg(long, value_name = "FILE")]
     pub out: Option<PathBuf>,
     /// One JSON object instead of a table.

@@ -30,16 +30,19 @@ pub struct Eval {
     /// Rows, or choices of questions, per forward.
     #[arg(long, default_value = "8")]
     pub micro_batch: NonZeroUsize,
-    /// Write the losses of the (one) model as reference losses for mixer.reference_file.
+    /// Write the losses of the (one) model as reference losses for mixer.reference_file. Missing folders are
+    /// made.
     #[arg(long, value_name = "FILE", requires = "data")]
     pub write_reference: Option<PathBuf>,
-    /// Write all figures as CSV, one per line: model, group (domain or task), name, measure, value, standard_error.
+    /// Write all figures as CSV, one per line: model, group (domain or task), name, measure, value, standard_error. Missing
+    /// folders are made.
     #[arg(long, value_name = "FILE")]
     pub csv: Option<PathBuf>,
-    /// Write every answer as a line of JSON: task, model, line, label, the log-likelihoods, acc, acc_norm.
+    /// Write every answer as a line of JSON: task, model, line, label, the log-likelihoods, acc, acc_norm. Missing folders
+    /// are made.
     #[arg(long, value_name = "FILE", requires = "tasks")]
     pub answers: Option<PathBuf>,
-    /// Write the JSON object to this file too; `shearling report --eval` shows it.
+    /// Write the JSON object to this file too; `shearling report --eval` shows it. Missing folders are made.
     #[arg(long, value_name = "FILE")]
     pub out: Option<PathBuf>,
     /// Device: auto, cpu, cuda or cuda:N.

@@ -21,10 +21,10 @@ pub struct Generate {
     pub max_tokens: Option<NonZeroUsize>,
     /// 0 takes the most likely token each time; 1 draws tokens by the model's probabilities, less sharpens them, more
     /// evens them out. Default 0, or what generation_config.json says.
-    #[arg(long, value_name = "T")]
+    #[arg(long, value_name = "T", allow_negative_numbers = true)]
     pub temperature: Option<f64>,
     /// Draw only from the most likely tokens that together have this probability. Needs a temperature above 0.
-    #[arg(long, value_name = "P")]
+    #[arg(long, value_name = "P", allow_negative_numbers = true)]
     pub top_p: Option<f64>,
     /// Draw only from the K most likely tokens; 0: all. Needs a temperature above 0.
     #[arg(long, value_name = "K")]

@@ -41,7 +41,8 @@ pub struct InspectMasks {
     /// layer.
     #[arg(long, value_name = "RUN|RUN@STEP|FILE")]
     pub against: Option<String>,
-    /// Also write a row per mask row (module and layer) as CSV; `-` is stdout, instead of the tables.
+    /// Also write a row per mask row (module and layer) as CSV; `-` is stdout, instead of the tables. Missing folders are
+    /// made.
     #[arg(long, value_name = "FILE")]
     pub csv: Option<PathBuf>,
     /// One JSON object instead of tables, with every gate of every layer, head and decile, and the keep-plan.
@@ -56,7 +57,7 @@ pub struct InspectRun {
     #[arg(value_name = "RUN")]
     pub path: PathBuf,
     /// Also write a row per step as CSV, with a column per quantity, domain and mask; `-` is stdout, instead of the
-    /// tables.
+    /// tables. Missing folders are made.
     #[arg(long, value_name = "FILE")]
     pub csv: Option<PathBuf>,
     /// One JSON object instead of tables: the whole history, as columns.

@@ -130,7 +130,7 @@ pub struct Prepare {
     #[arg(long, default_value_t = 4096)]
     pub sequence_length: usize,
     /// Part of each domain held out, by document; at least two documents.
-    #[arg(long, default_value_t = 0.1)]
+    #[arg(long, default_value_t = 0.1, allow_negative_numbers = true)]
     pub validation_fraction: f64,
     /// Do not begin documents with BOS.
     #[arg(long)]
@@ -189,10 +189,10 @@ pub struct Plan {
     #[command(flatten)]
     pub config: ConfigArguments,
     /// Tokens per second to reckon the time with.
-    #[arg(long, value_name = "RATE")]
+    #[arg(long, value_name = "RATE", allow_negative_numbers = true)]
     pub tokens_per_second: Option<f64>,
     /// Or the useful rate of the device in TFLOP/s.
-    #[arg(long, value_name = "TFLOPS", conflicts_with = "tokens_per_second")]
+    #[arg(long, value_name = "TFLOPS", conflicts_with = "tokens_per_second", allow_negative_numbers = true)]
     pub tflops: Option<f64>,
     /// One JSON object instead of tables.
     #[arg(long)]
@@ -266,7 +266,7 @@ pub struct Demo {
     #[arg(long, value_name = "DIR", default_value = "runs/demo")]
     pub out: PathBuf,
     /// Multiplies all step counts: 1 takes minutes on two cores.
-    #[arg(long, default_value_t = 1.0)]
+    #[arg(long, default_value_t = 1.0, allow_negative_numbers = true)]
     pub scale: f64,
     /// Seed of everything.
     #[arg(long, default_value_t = 0)]

@@ -9,7 +9,7 @@ pub struct Report {
     /// Run folders. A run that continued the model of another is put behind it; others are laid over one another.
     #[arg(required = true, value_name = "RUN")]
     pub runs: Vec<PathBuf>,
-    /// The page to write; a file of that name is replaced.
+    /// The page to write; a file of that name is replaced, missing folders are made.
     #[arg(short, long, value_name = "FILE", required_unless_present_any = ["serve", "png", "svg", "json"])]
     pub out: Option<PathBuf>,
     /// Headline; default the names of the runs.

@@ -12,7 +12,7 @@ pub struct Watch {
     #[arg(long)]
     pub once: bool,
     /// Seconds between two looks.
-    #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = interval)]
+    #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = interval, allow_negative_numbers = true)]
     pub interval: f64,
     /// One JSON object instead of text; with --once.
     #[arg(long, requires = "once")]

@@ -7,6 +7,7 @@ use crate::cli::Printer;
 use crate::cli::arguments::BenchCheck;
 use crate::cli::table::Table;
 use crate::commands::Verdict;
+use crate::commands::place::dtype_name;
 use crate::model::{Decoder, ForwardContext, KvCache};
 use crate::native::{
     attention, autograd, checkpoint, cross_entropy, device, embedding, projection, rms_norm, rope, swiglu,
@@ -30,17 +31,13 @@ pub(super) fn run(arguments: &BenchCheck) -> anyhow::Result<Verdict> {
     for (kind, tolerance) in [(Kind::Float, 1e-4), (Kind::BFloat16, 2e-2)] {
         for case in cases()? {
             let error = case.compare(kind, device)?;
-            results.push(Compared { name: format!("{} {kind:?}", case.name), error, tolerance });
+            results.push(Compared { name: format!("{} {}", case.name, dtype_name(kind)), error, tolerance });
         }
     }
     results.push(Compared { name: "gate noise".to_string(), error: noise_error(device)?, tolerance: 0.0 });
+    results.push(Compared { name: "three steps of pruning fp32".into(), error: steps_error(device)?, tolerance: 1e-3 });
     results.push(Compared {
-        name: "three steps of pruning Float".into(),
-        error: steps_error(device)?,
-        tolerance: 1e-3,
-    });
-    results.push(Compared {
-        name: "decoding with a cache Float".into(),
+        name: "decoding with a cache fp32".into(),
         error: decoding_error(device)?,
         tolerance: 1e-4,
     });

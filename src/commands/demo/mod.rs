@@ -28,7 +28,7 @@ use crate::eval::{EvalRows, RowLosses};
 use crate::inspect::{RunHistory, RunSummary};
 use crate::native::device;
 use crate::prune::Equivalence;
-use crate::train::run::refuse_existing;
+use crate::train::run::is_free;
 use anyhow::Context;
 use recipe::Recipe;
 use serde_json::json;
@@ -43,7 +43,9 @@ pub fn run(arguments: &Demo) -> anyhow::Result<Verdict> {
     if !(arguments.scale.is_finite() && arguments.scale > 0.0) {
         anyhow::bail!("--scale {} must be a positive number", arguments.scale);
     }
-    refuse_existing(&arguments.out)?;
+    if !is_free(&arguments.out) {
+        anyhow::bail!("{} exists already; choose another --out", arguments.out.display());
+    }
     let started = Instant::now();
     let demo = Stages::new(arguments, printer)?;
     let results = match demo.run() {
@@ -51,8 +53,11 @@ pub fn run(arguments: &Demo) -> anyhow::Result<Verdict> {
         Ok(results) => results,
     };
     let Some(results) = results else {
-        printer.note("stopped; the finished stages are kept, but a demo does not resume");
-        return Ok(Verdict::Done);
+        anyhow::bail!(
+            "the demo was interrupted: the stages so far are in {}, but a demo does not resume; start another with \
+             another --out",
+            arguments.out.display()
+        );
     };
     let page = report::write(&results, &demo.dataset, &arguments.device, &printer)?;
     let seconds = started.elapsed().as_secs_f64();

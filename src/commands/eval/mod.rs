@@ -9,7 +9,8 @@ mod subject;
 mod table;
 
 use super::Verdict;
-use crate::checkpoint::write_atomic;
+use super::output_file::OutputFile;
+use super::prepared_data::open_prepared;
 use crate::cli::Printer;
 use crate::cli::arguments::{Eval, TaskArgument};
 use crate::eval::EvalRows;
@@ -18,7 +19,6 @@ use crate::eval::report::{ModelResult, Report};
 use crate::eval::text_bytes::EvaluatedBytes;
 use crate::native::device;
 use crate::train::setup::kind;
-use anyhow::Context;
 use serde_json::{Map, Value, json};
 use shearling_domains::Dataset;
 use std::path::Path;
@@ -38,7 +38,8 @@ struct Questions {
 /// `shearling eval`
 pub fn run(arguments: &Eval) -> anyhow::Result<Verdict> {
     let printer = Printer::new(arguments.json);
-    check_outputs(arguments)?;
+    check_arguments(arguments)?;
+    let outputs = Outputs::check(arguments)?;
     let questions = Questions::read(arguments)?;
     let bytes = questions.dataset.as_ref().map(|dataset| EvaluatedBytes::of(dataset, arguments.rows.get()));
     let bytes = bytes.transpose()?;
@@ -57,15 +58,16 @@ pub fn run(arguments: &Eval) -> anyhow::Result<Verdict> {
     }
     let data = arguments.data.as_ref().map(|path| path.display().to_string());
     let report = Report::new(data.zip(bytes), &questions.tasks, &results);
-    write_files(arguments, &questions.tasks, &results, &report, &printer)?;
+    let written = outputs.write(&questions.tasks, &results, &report, &printer);
     printer.data(table::text(&report), || json!(report));
+    written?;
     Ok(Verdict::Done)
 }
 
 impl Questions {
     fn read(arguments: &Eval) -> anyhow::Result<Questions> {
         let device = device::parse(&arguments.device)?;
-        let dataset = arguments.data.as_ref().map(Dataset::open).transpose()?;
+        let dataset = arguments.data.as_deref().map(open_prepared).transpose()?;
         let rows = dataset.as_ref().map(|dataset| EvalRows::load(dataset, arguments.rows.get(), device)).transpose()?;
         let limit = arguments.limit.map(|limit| limit.get());
         let read = |task: &TaskArgument| Task::read(&task.name, &task.path, task.kind, limit);
@@ -101,20 +103,9 @@ pub fn evaluate_folder(
 }
 
 /// Refuses arguments that would only fail once the work is done.
-fn check_outputs(arguments: &Eval) -> anyhow::Result<()> {
+fn check_arguments(arguments: &Eval) -> anyhow::Result<()> {
     if arguments.write_reference.is_some() && arguments.models.len() != 1 {
         anyhow::bail!("--write-reference takes exactly one model, {} were given", arguments.models.len());
-    }
-    let outputs = [
-        ("--write-reference", &arguments.write_reference),
-        ("--csv", &arguments.csv),
-        ("--answers", &arguments.answers),
-        ("--out", &arguments.out),
-    ];
-    for (option, path) in outputs {
-        if let Some(path) = path.as_ref().filter(|path| path.is_dir()) {
-            anyhow::bail!("{option} {}: this is a folder; name a file", path.display());
-        }
     }
     let name = |task: &TaskArgument| task.name.clone();
     for (index, task) in arguments.tasks.iter().enumerate() {
@@ -125,41 +116,35 @@ fn check_outputs(arguments: &Eval) -> anyhow::Result<()> {
     Ok(())
 }
 
-fn write_files(
-    arguments: &Eval,
-    tasks: &[Task],
-    results: &[ModelResult],
-    report: &Report,
-    printer: &Printer,
-) -> anyhow::Result<()> {
-    let mut written = Vec::new();
-    if let (Some(path), Some(result)) = (&arguments.write_reference, results.first()) {
-        write(path, &format!("{:#}\n", references(result)))?;
-        written.push(("reference losses", path));
-    }
-    if let Some(path) = &arguments.csv {
-        write(path, &figures::csv(report).to_string())?;
-        written.push(("figures", path));
-    }
-    if let Some(path) = &arguments.answers {
-        write(path, &answer_lines(tasks, results))?;
-        written.push(("answers", path));
-    }
-    if let Some(path) = &arguments.out {
-        write(path, &format!("{:#}\n", json!(report)))?;
-        written.push(("the JSON object", path));
-    }
-    for (what, path) in written {
-        printer.note(format!("{what} written to {}", path.display()));
-    }
-    Ok(())
+/// The files that were asked for.
+struct Outputs<'a> {
+    reference: Option<OutputFile<'a>>,
+    csv: Option<OutputFile<'a>>,
+    answers: Option<OutputFile<'a>>,
+    out: Option<OutputFile<'a>>,
 }
 
-fn write(path: &Path, text: &str) -> anyhow::Result<()> {
-    if let Some(parent) = path.parent() {
-        std::fs::create_dir_all(parent).with_context(|| format!("cannot create {}", parent.display()))?;
+impl Outputs<'_> {
+    fn check(arguments: &Eval) -> anyhow::Result<Outputs<'_>> {
+        Ok(Outputs {
+            reference: OutputFile::check_optional("--write-reference", arguments.write_reference.as_deref())?,
+            csv: OutputFile::check_optional("--csv", arguments.csv.as_deref())?,
+            answers: OutputFile::check_optional("--answers", arguments.answers.as_deref())?,
+            out: OutputFile::check_optional("--out", arguments.out.as_deref())?,
+        })
     }
-    Ok(write_atomic(path, text.as_bytes())?)
+
+    /// Writes all of them that can be written; the first error of the others.
+    fn write(&self, tasks: &[Task], results: &[ModelResult], report: &Report, printer: &Printer) -> anyhow::Result<()> {
+        let reference = self
+            .reference
+            .zip(results.first())
+            .map(|(file, result)| file.write("reference losses", &format!("{:#}\n", references(result)), printer));
+        let csv = self.csv.map(|file| file.write("figures", &figures::csv(report).to_string(), printer));
+        let answers = self.answers.map(|file| file.write("answers", &answer_lines(tasks, results), printer));
+        let out = self.out.map(|file| file.write("the JSON object", &format!("{:#}\n", json!(report)), printer));
+        [reference, csv, answers, out].into_iter().flatten().collect()
+    }
 }
 
 /// Reference losses, as mixer.reference_file reads them.

@@ -5,6 +5,7 @@ mod settings;
 
 use super::Verdict;
 use super::model_folder::model_folder;
+use super::place::{dtype_name, place};
 use crate::checkpoint::{Checkpoint, GenerationConfig, Tokenizer};
 use crate::cli::Printer;
 use crate::cli::arguments::Generate;
@@ -59,7 +60,7 @@ impl<'a> Speaker<'a> {
         settings.sampling.validate()?;
         let kind = compute_kind(arguments.dtype.map(|dtype| kind(dtype.into())), model.dtype, device);
         let parameters = grouped(ParameterCount::of(model).total());
-        printer.note(format!("{}: {parameters} parameters, {kind:?} on {device:?}", folder.display()));
+        printer.note(format!("{}: {parameters} parameters, {}", folder.display(), place(kind, device)));
         settings.notes.iter().for_each(|note| printer.note(note));
         printer.note(settings.describe(arguments.seed));
         if tokenizer.eos_ids().is_empty() {
@@ -114,7 +115,7 @@ impl<'a> Speaker<'a> {
             "decode_seconds": generated.decode_seconds,
             "tokens_per_second": generated.tokens_per_second(),
             "cache_bytes": generated.cache_bytes,
-            "dtype": format!("{:?}", self.kind),
+            "dtype": dtype_name(self.kind),
             "device": format!("{:?}", self.device),
         })
     }

@@ -1,8 +1,8 @@
 //! `shearling inspect masks`: finds the mask file, and says what it holds in tables and a map.
 
+use super::CsvTarget;
 use super::gate_map::gate_map;
 use super::masks_csv::masks_csv;
-use super::write_csv;
 use crate::cli::arguments::InspectMasks;
 use crate::cli::table::{Table, grouped, ranges};
 use crate::cli::{Printer, Terminal};
@@ -17,18 +17,17 @@ const NAMED_UNITS: usize = 10;
 
 pub(super) fn masks(arguments: &InspectMasks) -> anyhow::Result<Verdict> {
     let printer = Printer::new(arguments.json);
+    let csv = CsvTarget::check(arguments.csv.as_deref(), arguments.json)?;
     let (path, step) = find(&arguments.target, &printer)?;
     let against = arguments.against.as_deref().map(|target| find(target, &printer)).transpose()?;
     let against = against.as_ref().map(|(path, _)| path.as_path());
     let inspection = MaskInspection::read(&path, step, against)?;
-    if let Some(target) = &arguments.csv
-        && write_csv(&masks_csv(&inspection), target, arguments.json, &printer)?
-    {
-        return Ok(Verdict::Done);
+    let written = csv.map_or(Ok(false), |csv| csv.write(&masks_csv(&inspection), &printer));
+    if !matches!(written, Ok(true)) {
+        let text = text(&inspection, Terminal::of_stdout());
+        printer.data(text, || serde_json::to_value(&inspection).unwrap_or_default());
     }
-    let text = || text(&inspection, Terminal::of_stdout());
-    printer.data(text(), || serde_json::to_value(&inspection).unwrap_or_default());
-    Ok(Verdict::Done)
+    written.map(|_| Verdict::Done)
 }
 
 /// A mask file as given, or that of a run, with its step.

@@ -9,7 +9,8 @@ mod run_tables;
 
 use super::Verdict;
 use super::model_folder::model_folder;
-use crate::checkpoint::{Checkpoint, HfModel, write_atomic};
+use super::output_file::OutputFile;
+use crate::checkpoint::{Checkpoint, HfModel};
 use crate::cli::Printer;
 use crate::cli::arguments::{Inspect, InspectModel};
 use crate::cli::csv::Csv;
@@ -91,16 +92,31 @@ pub(super) fn shape_json(model: &HfModel) -> Value {
     })
 }
 
-/// Writes a CSV where it was asked for; whether that was stdout, which then has its answer.
-fn write_csv(csv: &Csv, target: &Path, json: bool, printer: &Printer) -> anyhow::Result<bool> {
-    if target != Path::new("-") {
-        write_atomic(target, csv.to_string().as_bytes())?;
-        printer.note(format!("wrote {}", target.display()));
-        return Ok(false);
+/// Where `--csv` sends its rows.
+enum CsvTarget<'a> {
+    Stdout,
+    File(OutputFile<'a>),
+}
+
+impl<'a> CsvTarget<'a> {
+    /// Refuses what would only fail once the work is done.
+    fn check(target: Option<&'a Path>, json: bool) -> anyhow::Result<Option<CsvTarget<'a>>> {
+        match target {
+            None => Ok(None),
+            Some(target) if target != Path::new("-") => Ok(Some(CsvTarget::File(OutputFile::check("--csv", target)?))),
+            Some(_) if json => anyhow::bail!("--csv - and --json both want stdout; give --csv a file"),
+            Some(_) => Ok(Some(CsvTarget::Stdout)),
+        }
     }
-    if json {
-        anyhow::bail!("--csv - and --json both want stdout; give --csv a file");
+
+    /// Writes a CSV there; whether that was stdout, which then has its answer.
+    fn write(&self, csv: &Csv, printer: &Printer) -> anyhow::Result<bool> {
+        match self {
+            CsvTarget::File(file) => file.write("rows", &csv.to_string(), printer).map(|()| false),
+            CsvTarget::Stdout => {
+                printer.data(csv, || Value::Null);
+                Ok(true)
+            }
+        }
     }
-    printer.data(csv, || Value::Null);
-    Ok(true)
 }

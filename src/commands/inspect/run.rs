@@ -1,9 +1,9 @@
 //! `shearling inspect run`: a run in about a screen and a half: notes first, then curves, domains, the constraint, the
 //! masks, what survives. The tables are in `run_tables`.
 
+use super::CsvTarget;
 use super::run_csv::run_csv;
 use super::run_tables as tables;
-use super::write_csv;
 use crate::cli::arguments::InspectRun;
 use crate::cli::table::{Table, duration, grouped, optional, ranges};
 use crate::cli::{Printer, Terminal};
@@ -13,14 +13,13 @@ use serde_json::{Value, json};
 
 pub(super) fn run_folder(arguments: &InspectRun) -> anyhow::Result<Verdict> {
     let printer = Printer::new(arguments.json);
+    let csv = CsvTarget::check(arguments.csv.as_deref(), arguments.json)?;
     let history = RunHistory::read(&arguments.path)?;
-    if let Some(target) = &arguments.csv
-        && write_csv(&run_csv(&history.steps), target, arguments.json, &printer)?
-    {
-        return Ok(Verdict::Done);
+    let written = csv.map_or(Ok(false), |csv| csv.write(&run_csv(&history.steps), &printer));
+    if !matches!(written, Ok(true)) {
+        printer.data(text(&history, Terminal::of_stdout()), || whole(&history));
     }
-    printer.data(text(&history, Terminal::of_stdout()), || whole(&history));
-    Ok(Verdict::Done)
+    written.map(|_| Verdict::Done)
 }
 
 /// The summary before the columns, in one object.

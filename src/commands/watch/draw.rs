@@ -23,11 +23,18 @@ pub(super) struct Screen {
 }
 
 impl Screen {
+    /// What to write so that a view takes the place of the picture before, in a window of `width` columns and `rows` rows.
+    /// The last picture of a run has all its lines: it stays, and what left the window can be scrolled to.
+    pub(super) fn picture(&mut self, view: &View<'_>, (width, rows): (usize, usize)) -> String {
+        let rows = if view.live.is_finished() { usize::MAX } else { rows };
+        self.frame(&view.lines(width), rows)
+    }
+
     /// What to write so that `lines` take the place of the picture before; at most as many as the terminal has rows.
-    pub(super) fn frame(&mut self, lines: &[String], rows: usize) -> String {
+    fn frame(&mut self, lines: &[String], rows: usize) -> String {
         let up = if self.drawn > 0 { format!("\u{1b}[{}A", self.drawn) } else { String::new() };
         // The cursor comes to stand in the row below.
-        let shown = &lines[..lines.len().min(rows.saturating_sub(1))];
+        let shown = fitted(lines, rows.saturating_sub(1));
         self.drawn = shown.len();
         let text: String = shown.iter().map(|line| format!("{line}\u{1b}[K\n")).collect();
         format!("{up}\r{text}\u{1b}[J")
@@ -54,7 +61,7 @@ impl View<'_> {
             lines.push(String::new());
             lines.extend(table.to_string().lines().map(String::from));
         }
-        lines.iter().map(|line| printable(line).chars().take(width).collect()).collect()
+        lines.iter().map(|line| cut(&printable(line), width)).collect()
     }
 
     /// The view in one line.
@@ -204,6 +211,24 @@ fn bar(done: f64) -> String {
     format!("{}{}", "█".repeat(full), "░".repeat(BAR_COLUMNS.saturating_sub(full)))
 }
 
+/// The first lines that fit; where some do not, the last one shown says so.
+fn fitted(lines: &[String], rows: usize) -> Vec<String> {
+    let mut shown: Vec<String> = lines.iter().take(rows).cloned().collect();
+    if rows > 1 && lines.len() > rows {
+        shown.truncate(rows - 1);
+        shown.push("…".to_string());
+    }
+    shown
+}
+
+/// A line of at most `width` characters; one that is cut ends in `…`, so that no part of a number passes for the whole.
+fn cut(line: &str, width: usize) -> String {
+    if line.chars().count() <= width {
+        return line.to_string();
+    }
+    line.chars().take(width.saturating_sub(1)).chain(['…']).collect()
+}
+
 /// Names come from a file: whatever would steer the terminal is shown as a dot.
 fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '·' } else { c }).collect()
@@ -271,6 +296,36 @@ mod tests {
             assert!(line.chars().count() <= 40 && !line.contains(char::is_control), "{line:?}");
         }
         assert!(!view(&live, Activity::Unknown).line().contains(char::is_control));
+    }
+
+    #[test]
+    fn what_is_cut_off_is_told() {
+        let live = live(&records());
+        let (whole, narrow) = (view(&live, Activity::Nobody).lines(500), view(&live, Activity::Nobody).lines(30));
+        assert!(whole.iter().any(|line| line.chars().count() > 30) && !whole.concat().contains('…'));
+        for (whole, narrow) in whole.iter().zip(&narrow) {
+            let expected = if whole.chars().count() <= 30 { whole.clone() } else { cut(whole, 30) };
+            assert_eq!(narrow, &expected);
+            assert_eq!(narrow.ends_with('…'), whole.chars().count() > 30, "{narrow}");
+        }
+        assert_eq!((cut("12345", 5), cut("123456", 5)), ("12345".to_string(), "1234…".to_string()));
+        let lines = ["a", "b", "c"].map(String::from);
+        assert_eq!((fitted(&lines, 3), fitted(&lines, 2)), (lines.to_vec(), vec!["a".to_string(), "…".to_string()]));
+    }
+
+    #[test]
+    fn the_last_picture_is_whole() {
+        let mut records = records();
+        let mut screen = Screen::default();
+        let shown = screen.picture(&view(&live(&records), Activity::Process(7)), (80, 6));
+        assert_eq!(shown.matches('\n').count(), 5, "a row is left for the cursor");
+        records.push(json!({ "type": "step", "step": 4, "loss": { "cross_entropy": 1.0 } }));
+        records.push(json!({ "type": "save", "step": 4 }));
+        let ended = live(&records);
+        let lines = view(&ended, Activity::Nobody).lines(80);
+        let shown = screen.picture(&view(&ended, Activity::Nobody), (80, 6));
+        assert!(lines.len() > 6 && lines.iter().all(|line| shown.contains(line.as_str())), "{shown}");
+        assert!(shown.starts_with("\u{1b}[5A"), "it takes the place of the one before");
     }
 
     #[test]

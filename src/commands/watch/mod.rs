@@ -11,6 +11,7 @@ use crate::checkpoint::{Activity, RunLock};
 use crate::cli::Printer;
 use crate::cli::arguments::Watch;
 use crate::inspect::live::{Follower, LiveRun};
+use crate::inspect::runs_hint;
 use crate::train::metrics::FILE_NAME;
 use crate::train::run::RESOLVED;
 use anyhow::Context;
@@ -43,14 +44,14 @@ fn require_run(run: &Path) -> anyhow::Result<()> {
     if run.join(RESOLVED).exists() || run.join(FILE_NAME).exists() {
         return Ok(());
     }
-    anyhow::bail!("{} is not a run folder (it has neither {RESOLVED} nor {FILE_NAME})", run.display())
+    let hint = runs_hint(run);
+    anyhow::bail!("{} is not a run folder (it has neither {RESOLVED} nor {FILE_NAME}){hint}", run.display())
 }
 
 fn redraw(watched: &mut Watched, printer: &Printer, interval: f64) -> anyhow::Result<Verdict> {
     let mut screen = Screen::default();
     loop {
-        let (width, height) = draw::size();
-        printer.data(screen.frame(&watched.view().lines(width), height), || Value::Null);
+        printer.data(screen.picture(&watched.view(), draw::size()), || Value::Null);
         if watched.live.is_finished() {
             return Ok(Verdict::Done);
         }

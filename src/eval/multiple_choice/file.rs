@@ -55,6 +55,15 @@ impl Task {
     }
 }
 
+/// What is wrong with a line, without the number that it has when it is all there is.
+fn in_line(error: &serde_json::Error) -> String {
+    let (text, place) = (error.to_string(), format!(" at line {} column {}", error.line(), error.column()));
+    match text.strip_suffix(&place) {
+        Some(problem) => format!("{problem}, column {}", error.column()),
+        None => text,
+    }
+}
+
 /// A file as far as it is read.
 struct Reading<'a> {
     path: &'a Path,
@@ -76,7 +85,7 @@ impl Reading<'_> {
         let mut object = match object {
             Ok(object) => object,
             Err(error) => {
-                self.bad(number, format!("it is not a JSON object ({error})"));
+                self.bad(number, format!("it is not a JSON object ({})", in_line(&error)));
                 return Ok(());
             }
         };

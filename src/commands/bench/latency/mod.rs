@@ -11,10 +11,11 @@ mod contestant;
 mod report;
 mod rounds;
 
-use crate::checkpoint::write_atomic;
 use crate::cli::Printer;
 use crate::cli::arguments::BenchLatency;
 use crate::commands::Verdict;
+use crate::commands::output_file::OutputFile;
+use crate::commands::place::place;
 use crate::native::{allocator, device};
 use crate::train::setup::kind;
 use contestant::{Candidate, Contestant};
@@ -28,12 +29,11 @@ const NEW_TOKENS: i64 = 64;
 /// `shearling bench latency`
 pub(super) fn run(arguments: &BenchLatency) -> anyhow::Result<Verdict> {
     let printer = Printer::new(arguments.json);
+    let out = OutputFile::check_optional("--out", arguments.out.as_deref())?;
     let report = measure(arguments, &printer)?;
-    if let Some(path) = &arguments.out {
-        write_atomic(path, format!("{:#}\n", report.json()).as_bytes())?;
-        printer.note(format!("written to {}", path.display()));
-    }
+    let written = out.map_or(Ok(()), |out| out.write("the JSON object", &format!("{:#}\n", report.json()), &printer));
     printer.data(report.text(), || report.json());
+    written?;
     Ok(Verdict::Done)
 }
 
@@ -43,7 +43,7 @@ pub(in crate::commands) fn measure(arguments: &BenchLatency, printer: &Printer) 
     let kind = kind(arguments.dtype.into());
     let candidates = Candidate::all(arguments)?;
     let lengths = lengths(arguments, &candidates)?;
-    printer.note(format!("{} prompt tokens, {} new ones, {kind:?} on {device:?}", lengths.prompt, lengths.new));
+    printer.note(format!("{} prompt tokens, {} new ones, {}", lengths.prompt, lengths.new, place(kind, device)));
     let bandwidth = rounds::bandwidth(device)?;
     Contestant::warm_up(kind, device)?;
     let mut contestants = Vec::new();

@@ -3,6 +3,7 @@
 use super::contestant::Contestant;
 use super::rounds::{Answer, Lengths, Measured};
 use crate::cli::table::{Table, bytes, grouped};
+use crate::commands::place::{dtype_name, place};
 use serde_json::{Value, json};
 use tch::{Device, Kind};
 
@@ -96,11 +97,10 @@ impl Report {
             ]);
         }
         format!(
-            "{table}\n{} prompt tokens, {} new; {:?} on {:?}, {} threads; memory reads {:.1} GB/s ({:.1}–{:.1})\n",
+            "{table}\n{} prompt tokens, {} new; {}, {} threads; memory reads {:.1} GB/s ({:.1}–{:.1})\n",
             self.lengths.prompt,
             self.lengths.new,
-            self.kind,
-            self.device,
+            place(self.kind, self.device),
             tch::get_num_threads(),
             self.bandwidth.median / 1e9,
             self.bandwidth.low / 1e9,
@@ -169,15 +169,6 @@ impl Row {
             step_ratio: Spread::of(pairs().map(|(first, own)| first.step / own.step)),
             name: contestant.name,
         }
-    }
-}
-
-/// As `--dtype` has it.
-fn dtype_name(kind: Kind) -> &'static str {
-    match kind {
-        Kind::BFloat16 => "bf16",
-        Kind::Half => "fp16",
-        _ => "fp32",
     }
 }
 
