@@ -53,7 +53,7 @@ impl<'a> Compared<'a> {
         if own.is_empty() {
             let measured = names(&mut latency.models.iter());
             return Err(format!(
-                "The latency file has measured {measured}: none of these runs wrote or began with that."
+                "The latency file has measured {measured}: none of these runs wrote or began with any of them."
             ));
         }
         let Some((base, _)) = own.iter().copied().find(|(_, part)| *part == Part::Source) else {

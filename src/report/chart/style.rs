@@ -9,7 +9,7 @@ use std::fmt::Write;
 /// Lines and marks.
 pub const COLOURS: [&str; 8] = ["#0b62a4", "#c04a00", "#00785a", "#a8327d", "#8a6100", "#1687bb", "#5a5a5a", "#3b2d8c"];
 /// Dashes of runs, and, at [`REFERENCE_DASH`], of targets and references.
-pub const DASHES: [&str; 9] = ["none", "9 3", "5 2 1 2", "2 3", "14 4", "9 2 1 2 1 2", "4 6", "1 7", "8 2 3 2"];
+pub const DASHES: [&str; 9] = ["none", "9 3", "5 2 1 2", "2 3", "14 4", "9 2 1 2 1 2", "4 6", "2 7", "8 2 3 2"];
 /// Dashes of runs, one each; those after them have to share.
 pub const RUN_DASHES: [usize; 8] = [0, 1, 2, 4, 5, 6, 7, 8];
 /// Dash of targets and references.
