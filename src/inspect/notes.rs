@@ -2,11 +2,12 @@
 //! Judgements only; the numbers are in the history.
 
 use super::columns::{Column, ends};
+use super::evaluations::ModulePolarisation;
 use super::events::Event;
 use super::history::RunHistory;
 use super::lines::shown;
 use super::recorded::Recorded;
-use super::settling::{DECIDED, Settled};
+use super::settling::Settled;
 pub use crate::train::evaluation::CONSTRAINT_TOLERANCE;
 use serde::Serialize;
 
@@ -149,24 +150,31 @@ fn constraint(history: &RunHistory) -> Vec<Note> {
     missed.collect()
 }
 
-/// Whether the masks had decided, in the layers that stay: by the last snapshot, or, without one, by the last evaluation
-/// (which counts removed layers too).
-fn polarisation(history: &RunHistory) -> Vec<Note> {
-    if let Some(last) = history.snapshots.last() {
-        let note = |settled: &Settled| {
-            let some = settled.rows.iter().any(|row| row.removed);
-            let rows = if some { " in the layers that stay" } else { "" };
-            undecided(settled.module.name(), last.step, rows, counts(settled))
+/// Whether the cut goes against the gates, in the layers that stay: by the last snapshot, or, without one, by the last
+/// evaluation (which counts removed layers too). That the written model is the cut one is not doubted here.
+fn polarisation(history: &RunHistory) -> Option<Note> {
+    let (step, modules): (u64, Vec<Option<String>>) = if let Some(last) = history.snapshots.last() {
+        let of = |settled: &Settled| against_gates(settled.module.name(), counts(settled));
+        (last.step, history.settled.iter().map(of).collect())
+    } else {
+        let last = history.evaluations.iter().rev().find(|evaluation| !evaluation.modules.is_empty())?;
+        let of = |module: &ModulePolarisation| {
+            let counts = [module.units, module.undecided, module.half_alive, module.still_open];
+            against_gates(&module.module, counts.map(Option::unwrap_or_default))
         };
-        return history.settled.iter().filter_map(note).collect();
-    }
-    let last = history.evaluations.iter().rev().find(|evaluation| !evaluation.modules.is_empty());
-    let Some(last) = last else { return Vec::new() };
-    let modules = last.modules.iter().map(|module| {
-        let counts = [module.units, module.undecided, module.half_alive, module.still_open];
-        undecided(&module.module, last.step, "", counts.map(Option::unwrap_or_default))
-    });
-    modules.flatten().collect()
+        (last.step, last.modules.iter().map(of).collect())
+    };
+    let modules: Vec<String> = modules.into_iter().flatten().collect();
+    let removed = !history.snapshots.is_empty()
+        && history.settled.iter().any(|settled| settled.rows.iter().any(|row| row.removed));
+    let rows = if removed { ", in the layers that stay" } else { "" };
+    (!modules.is_empty()).then(|| {
+        Note::warning(format!(
+            "at step {step} the cut to the target shape goes against some gates{rows}: {}; what that costs is the gap \
+             between the evaluations `target` and `expected`",
+            modules.join("; ")
+        ))
+    })
 }
 
 /// Units, undecided ones, half-alive ones and still open ones of the rows that stay.
@@ -178,22 +186,16 @@ fn counts(settled: &Settled) -> [u64; 4] {
     })
 }
 
-/// `rows` says in words which rows were counted.
-fn undecided(
-    module: &str,
-    step: u64,
-    rows: &str,
-    [units, undecided, half_alive, still_open]: [u64; 4],
-) -> Option<Note> {
-    let share = undecided as f64 / units.max(1) as f64;
-    if share < DECIDED && half_alive == 0 && still_open == 0 {
-        return None;
-    }
-    Some(Note::warning(format!(
-        "{module}: at step {step} {undecided} of {units} units{rows} are undecided ({:.1} %), {half_alive} are kept \
-         with a gate below 0.5 and {still_open} removed with one above: there the cut is not what was learned",
-        100.0 * share
-    )))
+/// What the cut does to units whose gates say otherwise; nothing where there are none.
+fn against_gates(module: &str, [units, undecided, half_alive, still_open]: [u64; 4]) -> Option<String> {
+    let done = [
+        (half_alive, format!("{half_alive} kept with a gate below 0.5")),
+        (still_open, format!("{still_open} removed with a gate above 0.5")),
+    ];
+    let done: Vec<String> = done.into_iter().filter(|(count, _)| *count > 0).map(|(_, text)| text).collect();
+    let share = 100.0 * undecided as f64 / units.max(1) as f64;
+    let undecided = if undecided > 0 { format!(" ({undecided} undecided, {share:.1} %)") } else { String::new() };
+    (!done.is_empty()).then(|| format!("{module}, of {units} units{undecided}: {}", done.join(", ")))
 }
 
 fn settling(history: &RunHistory) -> Vec<Note> {
@@ -201,8 +203,11 @@ fn settling(history: &RunHistory) -> Vec<Note> {
     let note = |settled: &Settled| {
         let agree = 100.0 * settled.last_two_agree?;
         let module = settled.module;
+        // The number is that of the row that agrees least.
+        let row = if settled.rows.len() > 1 { "in the layer that changed most, " } else { "" };
         Some(Note::warning(format!(
-            "{module}: which units stay was still changing: the last two snapshots have {agree:.1} % of them in common"
+            "{module}: which units stay was still changing: {row}the kept units of the last two snapshots have {agree:.1} \
+             % in common (Jaccard)"
         )))
     };
     history.settled.iter().filter(moving).filter_map(note).collect()
@@ -233,4 +238,76 @@ fn named(steps: &[u64]) -> String {
     let more = if steps.len() > NAMED_STEPS { ", …" } else { "" };
     let word = if steps.len() == 1 { "step" } else { "steps" };
     format!("{word} {first}{more}")
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::inspect::evaluations::Evaluation;
+    use crate::inspect::settling::SettledRow;
+    use shearling_masks::Module;
+
+    #[test]
+    fn what_the_cut_does_against_gates_is_one_warning_of_the_modules_where_it_does() {
+        let module = |name: &str, [undecided, half_alive, still_open]: [u64; 3]| ModulePolarisation {
+            module: name.into(),
+            units: Some(200),
+            undecided: Some(undecided),
+            half_alive: Some(half_alive),
+            still_open: Some(still_open),
+            ..ModulePolarisation::default()
+        };
+        let of = |modules: Vec<ModulePolarisation>| {
+            let mut evaluation = Evaluation::of(80, &serde_json::Value::Null);
+            evaluation.modules = modules;
+            polarisation(&RunHistory { evaluations: vec![evaluation], ..RunHistory::default() })
+        };
+        let note = of(vec![
+            module("layer", [20, 0, 0]),
+            module("kv_head", [3, 1, 2]),
+            module("hidden", [0, 0, 0]),
+            module("intermediate", [0, 0, 7]),
+        ]);
+        let text = note.unwrap().text;
+        assert!(text.starts_with("at step 80 the cut to the target shape goes against some gates: "), "{text}");
+        assert!(
+            text.contains("kv_head, of 200 units (3 undecided, 1.5 %): 1 kept with a gate below 0.5, 2 removed with "),
+            "{text}"
+        );
+        assert!(
+            text.contains("intermediate, of 200 units: 7 removed with a gate above 0.5; what that costs"),
+            "{text}"
+        );
+        assert!(!text.contains("layer,") && !text.contains("hidden"), "{text}");
+        assert!(of(vec![module("layer", [20, 0, 0])]).is_none(), "nothing went against a gate");
+    }
+
+    #[test]
+    fn how_much_two_snapshots_agree_is_said_of_the_layer_it_is_the_number_of() {
+        let row = |row: usize| SettledRow {
+            row,
+            removed: false,
+            same_units_from: None,
+            decided_from: None,
+            units: 10,
+            undecided: 0,
+            half_alive: 0,
+            still_open: 0,
+        };
+        let note = |module, rows: usize| {
+            let settled = Settled {
+                module,
+                same_units_from: None,
+                decided_from: None,
+                last_two_agree: Some(0.974),
+                rows: (0..rows).map(row).collect(),
+            };
+            settling(&RunHistory { settled: vec![settled], ..RunHistory::default() })[0].text.clone()
+        };
+        let layers = note(Module::KvHead, 4);
+        let common = "the kept units of the last two snapshots have 97.4 % in common (Jaccard)";
+        assert!(layers.ends_with(&format!("still changing: in the layer that changed most, {common}")), "{layers}");
+        let one = note(Module::Hidden, 1);
+        assert!(one.ends_with(&format!("still changing: {common}")), "{one}");
+    }
 }

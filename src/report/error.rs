@@ -22,6 +22,16 @@ pub enum Error {
         /// Key, what was expected, what was found.
         problem: String,
     },
+    /// A file given beside the runs cannot be opened or read.
+    #[error("cannot open `{}`: {source}; it has to be a file with the output of `{made_by}`", path.display())]
+    SideUnreadable {
+        /// The file.
+        path: PathBuf,
+        /// The command that writes such files.
+        made_by: &'static str,
+        /// The system's reason.
+        source: std::io::Error,
+    },
     /// A figure could not be turned into pixels.
     #[error("cannot draw figure `{figure}`: {problem}")]
     Drawing {

@@ -76,7 +76,7 @@ fn label_of(history: &RunHistory, known: &[RunView]) -> String {
 }
 
 /// `model.source` of the run's configuration.
-fn source_of(history: &RunHistory) -> Option<String> {
+pub(super) fn source_of(history: &RunHistory) -> Option<String> {
     let config: toml::Table = history.config.as_ref()?.parse().ok()?;
     Some(config.get("model")?.get("source")?.as_str()?.to_string())
 }
@@ -104,7 +104,8 @@ fn writer_of(source: &str, reader: usize, histories: &[RunHistory]) -> Option<us
     best.map(|(_, index)| index)
 }
 
-fn parts(path: &str) -> Vec<&str> {
+/// The parts of a path's name.
+pub(super) fn parts(path: &str) -> Vec<&str> {
     path.split('/').filter(|part| !part.is_empty() && *part != ".").collect()
 }
 

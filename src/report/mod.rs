@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! inspect::RunHistory ─► lineage (which run continues which) ─► answers (sentences) ─┐
-//! eval.json, latency.json ─► side_files ────────► figures (which charts) ────────────┼─► page ─► report.html, serve
+//! eval.json, latency.json ─► side_files, measured ► figures (which charts) ────────────┼─► page ─► report.html, serve
 //!                                                    │ chart (SVG), reduce, number   └─► data (JSON in the page)
 //!                                                    └─► picture (PNG), .svg files
 //! ```
@@ -16,6 +16,7 @@ mod error;
 pub mod figures;
 pub mod lineage;
 pub mod markup;
+pub mod measured;
 pub mod number;
 mod page;
 pub mod picture;
@@ -87,7 +88,7 @@ impl Report {
         let views = lineage::views(&self.runs);
         let name = |line: &[&lineage::RunView]| line.first().map_or(String::new(), |view| view.label.clone());
         let lines = lineage::lines(&views);
-        lines.iter().map(|line| (name(line), answers::answers(line, self.latency.as_ref()))).collect()
+        lines.iter().map(|line| (name(line), answers::answers(line, &views, self.latency.as_ref()))).collect()
     }
 
     /// Writes every figure to `folder` as NAME.svg; the written paths.

@@ -179,11 +179,12 @@ pub fn read_latency(path: &Path) -> Result<LatencyFile, Error> {
 
 fn read<T: serde::de::DeserializeOwned>(path: &Path, made_by: &'static str) -> Result<T, Error> {
     let failed = |problem: String| Error::Side { path: path.to_owned(), made_by, problem };
+    let unreadable = |source| Error::SideUnreadable { path: path.to_owned(), made_by, source };
     // Before opening: opening a pipe waits for its writer.
-    if !std::fs::metadata(path).map_err(|error| failed(error.to_string()))?.is_file() {
+    if !std::fs::metadata(path).map_err(unreadable)?.is_file() {
         return Err(failed("it is not a regular file; write the output to one and give that".to_string()));
     }
-    let bytes = read_bounded(path, MAX_BYTES).map_err(|error| failed(error.to_string()))?;
+    let bytes = read_bounded(path, MAX_BYTES).map_err(unreadable)?;
     if bytes.len() as u64 > MAX_BYTES {
         return Err(failed(format!("it has more than the {MAX_BYTES} bytes such a file may have")));
     }
@@ -219,7 +220,10 @@ mod tests {
             assert!(message.contains("eval.json") && message.contains("shearling eval"), "{message}");
             assert!(message.contains(problem), "{message}");
         }
-        assert!(read_latency(&folder.path().join("none")).unwrap_err().to_string().contains("bench latency"));
+        let message = read_latency(&folder.path().join("none.json")).unwrap_err().to_string();
+        assert!(message.starts_with("cannot open `") && message.contains("none.json"), "{message}");
+        assert!(message.contains("No such file") && message.contains("bench latency"), "{message}");
+        assert!(!message.contains("is not the output"), "{message}");
     }
 
     #[test]

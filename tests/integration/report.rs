@@ -30,7 +30,7 @@ fn write_story(folder: &Path) {
     let eval = json!({ "models": [model("models/source", 1.0), model("recover/model", 1.25)], "tasks": [task] });
     std::fs::write(folder.join("eval.json"), eval.to_string()).unwrap();
     let speed = |name: &str, rate: f64| {
-        json!({ "model": name, "parameters": 1e6, "prefill": { "tokens_per_second": 9.0 * rate },
+        json!({ "model": name, "prefill": { "tokens_per_second": 9.0 * rate },
                 "decode": { "tokens_per_second": rate, "roofline_tokens_per_second": 2.0 * rate } })
     };
     let latency = json!({ "device": "Cpu", "threads": 2, "models": [speed("models/source", 40.0), speed("recover/model", 100.0)] });
@@ -140,6 +140,41 @@ fn runs_are_chained_over_tokens_and_laid_over_steps() {
     assert_eq!(ends(&recover["x"]), (512.0 * 100.0, 512.0 * 140.0));
     assert_eq!(ends(&series(&data, "loss-heldout", "recover", "recover")["x"]), (0.0, 40.0));
     assert_eq!(ends(&series(&data, "loss-domains", "code", "recover")["y"]), (2.0, 1.25));
+}
+
+#[test]
+fn the_speed_of_another_line_is_no_answer() {
+    let folder = tempfile::tempdir().unwrap();
+    for line in ["a", "b"] {
+        let home = folder.path().join(line);
+        write_run(&Plan::small(), &home.join("prune"), "models/source");
+        write_run(&Plan::recovery(), &home.join("recover"), &text(home.join("prune/pruned")));
+    }
+    let small = text(folder.path().join("a/recover/model"));
+    std::fs::create_dir_all(&small).unwrap();
+    let speed = |name: &str, rate: f64| json!({ "model": name, "prefill": { "tokens_per_second": rate }, "decode": { "tokens_per_second": rate } });
+    let file = text(folder.path().join("latency.json"));
+    std::fs::write(&file, json!({ "models": [speed("models/base", 1.0), speed(&small, 2.0)] }).to_string()).unwrap();
+    let runs = ["a/prune", "a/recover", "b/prune", "b/recover"].map(|run| folder.path().join(run));
+
+    let data = embedded(&report(&runs[2..], &["--latency", &file]));
+    let other = answer(&data, "speed");
+    assert_eq!(other["verdict"], "open");
+    assert!(other["answer"].as_str().unwrap().contains(&small), "{other}");
+    assert!(!data["figures"]["decode"].is_null(), "what was measured is still shown under its name");
+
+    std::fs::write(&file, json!({ "models": [speed("models/source", 1.0), speed(&small, 2.0)] }).to_string()).unwrap();
+    let data = embedded(&report(&runs, &["--latency", &file]));
+    let verdicts: Vec<&Value> = data["answers"]
+        .as_array()
+        .unwrap()
+        .iter()
+        .map(|group| {
+            let answers = group["answers"].as_array().unwrap();
+            &answers.iter().find(|answer| answer["id"] == "speed").unwrap()["verdict"]
+        })
+        .collect();
+    assert_eq!(verdicts, ["good", "open"], "the second line was not measured");
 }
 
 #[test]

@@ -9,6 +9,8 @@ use crate::report::number::{Unit, listed};
 const HURT_ERRORS: f64 = 2.0;
 /// Shares of all rows that differ by less count as the same.
 const EVEN: f64 = 0.005;
+/// A proportion that was higher than at both ends by more than this is told.
+const PEAK: f64 = 0.02;
 /// A domain counts as recovered when so much of the damage is made good.
 const RECOVERED: f64 = 0.95;
 
@@ -113,7 +115,8 @@ pub(super) fn data(line: &[&RunView]) -> Answer {
     let points = stories.iter().map(|story| {
         let moved = match (story.first_proportion, story.last_proportion) {
             (Some(first), Some(last)) => {
-                format!("; proportion {} → {}", Unit::Percent.text(first), Unit::Percent.text(last))
+                let peak = peak(line, &story.domain, first.max(last)).unwrap_or_default();
+                format!("; proportion {} → {}{peak}", Unit::Percent.text(first), Unit::Percent.text(last))
             }
             _ => String::new(),
         };
@@ -127,4 +130,60 @@ pub(super) fn data(line: &[&RunView]) -> Answer {
         )
     });
     Answer::new("data", QUESTION, Verdict::Fact, answer).with(points.collect())
+}
+
+/// The highest proportion of a domain, with its place, where it is well above both `ends`: it explains the rows then.
+fn peak(line: &[&RunView], domain: &str, ends: f64) -> Option<String> {
+    let of_run = |run: &&RunView| {
+        let steps = &run.history.steps;
+        let of_domain = steps.domains.iter().find(|steps| steps.domain == domain)?;
+        let known = steps.step.iter().zip(&of_domain.proportion).filter_map(|(step, share)| Some((*step, (*share)?)));
+        let (step, share) = known.max_by(|a, b| a.1.total_cmp(&b.1))?;
+        Some((run.label.clone(), step, share))
+    };
+    let (run, step, share) = line.iter().filter_map(of_run).max_by(|a, b| a.2.total_cmp(&b.2))?;
+    (share > ends + PEAK).then(|| format!(", highest {} at step {step} of {run}", Unit::Percent.text(share)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::inspect::DomainSteps;
+
+    /// A run of three steps that drew from `a` in these proportions.
+    fn run(proportion: [f64; 3]) -> RunHistory {
+        let column = |values: [f64; 3]| values.map(Some).to_vec();
+        let domain = DomainSteps { domain: "a".into(), proportion: column(proportion), ..DomainSteps::default() };
+        let [first, _, last] = proportion.map(Some);
+        let story = DomainStory {
+            domain: "a".into(),
+            rows: Some(30.0),
+            first_proportion: first,
+            last_proportion: last,
+            ..DomainStory::default()
+        };
+        let mut run = RunHistory { stories: vec![story], ..RunHistory::default() };
+        run.steps.step = vec![10, 20, 30];
+        run.steps.domains = vec![domain];
+        run
+    }
+
+    #[test]
+    fn a_proportion_that_rose_and_fell_is_told_with_its_peak() {
+        let of = |runs: [RunHistory; 2]| {
+            let view = |(index, history), label: &str| RunView {
+                history,
+                label: label.into(),
+                index,
+                parent: None,
+                tokens_before: 0.0,
+            };
+            let views = [view((0, &runs[0]), "prune"), view((1, &runs[1]), "recover")];
+            data(&views.iter().collect::<Vec<_>>()).points[0].clone()
+        };
+        let rose = of([run([0.167, 0.442, 0.4]), run([0.4, 0.3, 0.239])]);
+        assert!(rose.ends_with("proportion 16.7 % → 23.9 %, highest 44.2 % at step 20 of prune."), "{rose}");
+        let steady = of([run([0.2, 0.25, 0.3]), run([0.3, 0.315, 0.3])]);
+        assert!(steady.ends_with("proportion 20 % → 30 %."), "{steady}");
+    }
 }

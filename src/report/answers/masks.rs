@@ -178,13 +178,28 @@ pub(super) fn equivalence(history: &RunHistory) -> Answer {
             Unit::Plain.text(*bound)
         )
     });
-    let points = points.collect();
+    let mut points: Vec<String> = points.collect();
+    if goes_against_gates(history) {
+        // A warning about the cut stands above this answer, and is no doubt of it.
+        let what = "Both models are cut: units that the cut removed are closed in both. What the cut itself changed is \
+                    under Warnings and in the gap between the held-out losses.";
+        points.push(what.to_string());
+    }
     let (verdict, answer) = match (known.is_empty(), known.iter().all(|(_, error, bound)| error <= bound)) {
         (true, _) => (Verdict::Open, "The comparison is recorded without numbers."),
-        (false, true) => (Verdict::Good, "Yes: on real rows its logits equal those of the masked model."),
-        (false, false) => {
-            (Verdict::Bad, "No: its logits differ from those of the masked model by more than is allowed.")
+        (false, true) => {
+            (Verdict::Good, "Yes: on real rows its logits equal those of the masked model, cut to the target.")
         }
+        (false, false) => (
+            Verdict::Bad,
+            "No: its logits differ from those of the masked model, cut to the target, by more than is allowed.",
+        ),
     };
     Answer::new("equivalence", QUESTION, verdict, answer).with(points)
+}
+
+/// Whether the cut keeps units that are nearly closed, or removes open ones, in the layers that stay.
+fn goes_against_gates(history: &RunHistory) -> bool {
+    let rows = history.settled.iter().flat_map(|settled| &settled.rows);
+    rows.filter(|row| !row.removed).any(|row| row.half_alive > 0 || row.still_open > 0)
 }

@@ -50,8 +50,8 @@ impl Answer {
     }
 }
 
-/// The answers for a pruning run and what continued it.
-pub fn answers(line: &[&RunView], latency: Option<&LatencyFile>) -> Vec<Answer> {
+/// The answers for a pruning run and what continued it, one of the lines of `all`.
+pub fn answers(line: &[&RunView], all: &[RunView], latency: Option<&LatencyFile>) -> Vec<Answer> {
     let prune = line.iter().find(|run| run.history.is_prune()).map(|run| run.history);
     let mut answers = Vec::new();
     match prune {
@@ -68,6 +68,6 @@ pub fn answers(line: &[&RunView], latency: Option<&LatencyFile>) -> Vec<Answer> 
             "No pruning run is among the given ones, so nothing was removed here.",
         )),
     }
-    answers.extend([domains::hurt(line), domains::data(line), speed::speed(latency)]);
+    answers.extend([domains::hurt(line), domains::data(line), speed::speed(line, all, latency)]);
     answers
 }

@@ -36,15 +36,15 @@ const LINE: f64 = 18.0;
 pub fn entries<'a>(series: impl Iterator<Item = (&'a str, &'a str, usize, usize)> + Clone) -> Vec<LegendEntry> {
     let mut names: Vec<LegendEntry> = Vec::new();
     let mut runs: Vec<LegendEntry> = Vec::new();
-    for (name, run, colour, dash) in series.clone() {
-        // A name is told by its colour, a run by its dash; targets keep theirs.
-        let target = dash == REFERENCE_DASH;
-        add(&mut names, Switch::Name, name, classes(colour, if target { dash } else { 0 }));
-        add(&mut runs, Switch::Run, run, classes(GREY, if target { 0 } else { dash }));
-    }
     let shared = |name: &str| {
         series.clone().filter(|other| other.0 == name).map(|other| other.1).collect::<BTreeSet<_>>().len() > 1
     };
+    for (name, run, colour, dash) in series.clone() {
+        // A name that several runs have is told by its colour, a run by its dash; targets keep theirs.
+        let target = dash == REFERENCE_DASH;
+        add(&mut names, Switch::Name, name, classes(colour, if shared(name) && !target { 0 } else { dash }));
+        add(&mut runs, Switch::Run, run, classes(GREY, if target { 0 } else { dash }));
+    }
     if names.iter().any(|entry| shared(&entry.label)) {
         names.extend(runs);
     }

@@ -8,7 +8,7 @@ use super::style::classes;
 use super::{Caption, DataTable, Form};
 use crate::report::markup::Markup;
 use crate::report::number::Unit;
-use crate::report::reduce::Point;
+use crate::report::reduce::{Point, reduce};
 use serde_json::{Value, json};
 use std::fmt::Write;
 
@@ -30,8 +30,23 @@ pub struct Series {
     pub colour: usize,
     /// Number of its dash.
     pub dash: usize,
-    /// The points, by rising x.
+    /// What is drawn, by rising x: several neighbouring values may be one point.
     pub points: Vec<Point>,
+    /// What was measured, by rising x: places and values, none of them put together.
+    pub values: Vec<(f64, f64)>,
+}
+
+impl Series {
+    /// A line through `values`, drawn with at most `points` points; `style` is colour and dash.
+    pub fn new(name: &str, run: &str, style: (usize, usize), values: Vec<(f64, f64)>, points: usize) -> Series {
+        let points = reduce(&values, points);
+        Series { name: name.into(), run: run.into(), colour: style.0, dash: style.1, points, values }
+    }
+
+    /// The value that was measured at `x`: the last one, where there were several.
+    fn at(&self, x: f64) -> Option<f64> {
+        self.values.iter().rfind(|(place, _)| *place == x).map(|(_, value)| *value)
+    }
 }
 
 /// Something that happened at a place of the horizontal axis.
@@ -189,24 +204,20 @@ impl LineChart {
         }
     }
 
-    /// The numbers at up to 24 places.
+    /// The values at up to 24 places. Every row is a place at which something was measured, and what was not measured
+    /// there has no value in it.
     pub fn table(&self) -> DataTable {
         let several = self.series.iter().any(|series| series.run != self.series[0].run);
         let head = |s: &Series| {
             if several && !s.name.starts_with(&s.run) { format!("{} · {}", s.run, s.name) } else { s.name.clone() }
         };
         let header = std::iter::once(self.x.label.clone()).chain(self.series.iter().map(head)).collect();
-        let mut places: Vec<f64> = self.series.iter().flat_map(|s| s.points.iter().map(|p| p.x)).collect();
-        places.sort_by(f64::total_cmp);
-        places.dedup();
-        let last = places.len().saturating_sub(1);
-        let rows = TABLE_ROWS.min(places.len());
-        let chosen = (0..rows).filter_map(|row| places.get(row * last / rows.saturating_sub(1).max(1)));
-        let row = |x: &f64| {
-            let values = self.series.iter().map(|series| self.y.unit.optional(nearest(series, *x)));
-            std::iter::once(self.x.unit.text(*x)).chain(values).collect()
+        let row = |x: f64| {
+            let values = self.series.iter().map(|series| self.y.unit.optional(series.at(x)));
+            std::iter::once(self.x.unit.text(x)).chain(values).collect()
         };
-        DataTable { header, rows: chosen.map(row).collect() }
+        let places = self.series.iter().flat_map(|series| series.values.iter().map(|(x, _)| *x)).collect();
+        DataTable { header, rows: chosen(places, TABLE_ROWS).into_iter().map(row).collect() }
     }
 
     /// Axes, columns and marks.
@@ -235,14 +246,21 @@ fn has_band(series: &Series) -> bool {
     series.points.iter().any(|point| point.high > point.low)
 }
 
-/// The mean of the point nearest to `x`, if it is of about that place: half way to its neighbours.
-fn nearest(series: &Series, x: f64) -> Option<f64> {
-    let (first, last) = (series.points.first()?, series.points.last()?);
-    if x < first.x || x > last.x {
-        return None;
-    }
-    let apart = |point: &&Point| (point.x - x).abs();
-    series.points.iter().min_by(|a, b| apart(a).total_cmp(&apart(b))).map(|point| point.mean)
+/// At most `rows` of the places, spread evenly: of neighbours the one that occurs most often, so that lines measured now
+/// and then are not missed between those measured always; the first and the last of equals at the ends.
+fn chosen(mut places: Vec<f64>, rows: usize) -> Vec<f64> {
+    places.sort_by(f64::total_cmp);
+    let places: Vec<(f64, usize)> =
+        places.chunk_by(|a, b| a == b).filter_map(|same| Some((*same.first()?, same.len()))).collect();
+    let rows = rows.min(places.len());
+    let group = |row: usize| {
+        let (from, to) = (row * places.len() / rows, (row + 1) * places.len() / rows);
+        let group = places.get(from..to)?.iter();
+        let count = |place: &&(f64, usize)| place.1;
+        let most = if row == 0 { group.rev().max_by_key(count) } else { group.max_by_key(count) };
+        most.map(|place| place.0)
+    };
+    (0..rows).filter_map(group).collect()
 }
 
 /// Six significant digits: more than a drawing shows, and half the bytes.
@@ -257,5 +275,40 @@ impl std::fmt::Display for Tenth {
     fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
         let rounded = (self.0 * 10.0).round() / 10.0;
         write!(f, "{rounded}")
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn chart(lines: &[(&str, Vec<(f64, f64)>)]) -> LineChart {
+        let series = lines.iter().map(|(name, values)| Series::new(name, "run", (0, 0), values.clone(), 50)).collect();
+        let spec = LineSpec::new(Caption::new("id", "title", "about"), "step", "loss", Unit::Plain);
+        LineChart::build(spec, series, Vec::new()).unwrap()
+    }
+
+    #[test]
+    fn a_cell_without_a_measurement_is_a_dash() {
+        let chart = chart(&[("a", vec![(0.0, 5.0), (24.0, 4.625)]), ("b", vec![(0.0, 7.0), (20.0, 6.0), (40.0, 3.0)])]);
+        let rows = [["0", "5", "7"], ["20", "–", "6"], ["24", "4.625", "–"], ["40", "–", "3"]];
+        assert_eq!(chart.table().rows, rows.map(|row| row.map(String::from).to_vec()));
+    }
+
+    #[test]
+    fn a_long_table_has_measured_values_of_every_line() {
+        // Single steps, of which a drawn point stands for several, and an evaluation every 100 steps.
+        let always: Vec<(f64, f64)> = (1..=1000).map(|step| (f64::from(step), f64::from(step % 7) + 0.5)).collect();
+        let seldom: Vec<(f64, f64)> = (0..=10).map(|eval| (f64::from(100 * eval), f64::from(eval))).collect();
+        let table = chart(&[("always", always), ("seldom", seldom)]).table();
+        assert_eq!(table.rows.len(), TABLE_ROWS);
+        assert_eq!(table.rows.last().unwrap()[0], "1,000");
+        for row in &table.rows {
+            let step: u32 = row[0].replace(',', "").parse().unwrap();
+            assert_eq!(row[1], if step == 0 { "–".into() } else { Unit::Plain.text(f64::from(step % 7) + 0.5) });
+            let seldom = if step.is_multiple_of(100) { Unit::Plain.text(f64::from(step / 100)) } else { "–".into() };
+            assert_eq!(row[2], seldom, "{row:?}");
+        }
+        assert!(table.rows.iter().filter(|row| row[2] != "–").count() >= 10, "{:?}", table.rows);
     }
 }

@@ -16,7 +16,7 @@ pub use legend::{LegendEntry, Switch};
 pub use line_chart::{LineChart, LineSpec, Mark, Series};
 pub use row_chart::{RowChart, RowEntry, RowMark, reach};
 pub use scale::Axis;
-pub use style::REFERENCE_DASH;
+pub use style::{COLOURS, REFERENCE_DASH, RUN_DASHES, classes};
 
 use super::markup::Markup;
 use serde_json::Value;
@@ -119,16 +119,12 @@ impl Figure {
 pub(crate) mod tests {
     use super::*;
     use crate::report::number::Unit;
-    use crate::report::reduce::Point;
 
     /// One figure of each kind, with names that want to be markup.
     pub(crate) fn samples() -> Vec<Figure> {
         let hostile = "</svg><script>alert('x')</script>\"&\0";
-        let points = (0..50).map(|i| {
-            let y = f64::from(i).sin();
-            Point { x: f64::from(i), low: y - 0.1, mean: y, high: y + 0.1 }
-        });
-        let series = Series { name: hostile.into(), run: hostile.into(), colour: 9, dash: 1, points: points.collect() };
+        let values = (0..100).map(|i| (f64::from(i), f64::from(i / 2).sin() + 0.1 * f64::from(i % 2)));
+        let series = Series::new(hostile, hostile, (9, 1), values.collect(), 50);
         let second = Series { name: "plain".into(), run: "other".into(), colour: 2, dash: 3, ..series.clone() };
         let mark = Mark { x: 10.0, run: hostile.into(), kind: "skip".into(), text: hostile.into() };
         let spec = LineSpec::new(Caption::new("line", hostile, hostile), "step", hostile, Unit::Plain);

@@ -9,7 +9,9 @@ use std::fmt::Write;
 /// Lines and marks.
 pub const COLOURS: [&str; 8] = ["#0b62a4", "#c04a00", "#00785a", "#a8327d", "#8a6100", "#1687bb", "#5a5a5a", "#3b2d8c"];
 /// Dashes of runs, and, at [`REFERENCE_DASH`], of targets and references.
-pub const DASHES: [&str; 6] = ["none", "9 3", "5 2 1 2", "2 3", "14 4", "9 2 1 2 1 2"];
+pub const DASHES: [&str; 9] = ["none", "9 3", "5 2 1 2", "2 3", "14 4", "9 2 1 2 1 2", "4 6", "2 7", "8 2 3 2"];
+/// Dashes of runs, one each; those after them have to share.
+pub const RUN_DASHES: [usize; 8] = [0, 1, 2, 4, 5, 6, 7, 8];
 /// Dash of targets and references.
 pub const REFERENCE_DASH: usize = 3;
 /// Steps of the scale of a heat map: `g0` (closed) to `g10` (open).
@@ -64,6 +66,20 @@ mod tests {
     fn gates_have_shades_from_end_to_end() {
         assert_eq!((shade(0), shade(128), shade(255)), (0, 5, 10));
         assert_eq!(mixed(1.0), "#0b5494");
+    }
+
+    #[test]
+    fn eight_runs_have_a_dash_each_and_the_page_knows_all() {
+        let mut drawn: Vec<&str> = RUN_DASHES.iter().map(|dash| DASHES[*dash]).collect();
+        drawn.push(DASHES[REFERENCE_DASH]);
+        drawn.sort_unstable();
+        drawn.dedup();
+        assert_eq!(drawn.len(), 9);
+        let page = include_str!("../page/report.css");
+        for (index, dash) in DASHES.iter().enumerate().skip(1) {
+            let rule = format!(".d{index} .line, .line.d{index} {{ stroke-dasharray: {dash}; }}");
+            assert!(page.contains(&rule), "{rule}");
+        }
     }
 
     #[test]

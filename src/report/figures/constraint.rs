@@ -1,7 +1,9 @@
 //! Whether the masks went where they had to: expected against target sparsity, violations, multipliers, and how fast
 //! the units made up their minds.
 
-use super::{NamedTable, Over, Section, add, eval_series, marks, module_colour, pruning, run_dash, step_series};
+use super::{
+    NamedTable, Over, Section, add, eval_series, marks, module_colour, pruning, run_dash, run_style, step_series,
+};
 use crate::inspect::{Column, ModuleSteps};
 use crate::report::chart::{Caption, DataTable, Figure, LineSpec, REFERENCE_DASH, Series};
 use crate::report::lineage::RunView;
@@ -83,7 +85,7 @@ fn sparsity(figures: &mut Vec<Figure>, runs: &[RunView]) {
     let about = "All parameters of the model that the masks expect at each step.";
     let caption = Caption::new("expected-parameters", "Expected parameters", about);
     let line = |run: &RunView| {
-        step_series(run, &run.label, (run.index, 0), &run.history.steps.expected_parameters, Over::Steps)
+        step_series(run, &run.label, run_style(run), &run.history.steps.expected_parameters, Over::Steps)
     };
     let lines = pruning(runs).map(line).collect();
     add(figures, LineSpec::new(caption, "step", "parameters", Unit::Count), lines, vec![]);
@@ -105,7 +107,7 @@ fn lagrangian(figures: &mut Vec<Figure>, runs: &[RunView]) {
         "What the constraint adds to the loss, λ₁·violation + λ₂·violation² over all masks; it may be negative.";
     let caption = Caption::new("lagrangian", "Lagrangian", about);
     let line =
-        |run: &RunView| step_series(run, &run.label, (run.index, 0), &run.history.steps.loss_lagrangian, Over::Steps);
+        |run: &RunView| step_series(run, &run.label, run_style(run), &run.history.steps.loss_lagrangian, Over::Steps);
     let lines = pruning(runs).map(line).collect();
     add(figures, LineSpec::new(caption, "step", "nats", Unit::Plain).include(&[0.0]), lines, vec![]);
 }

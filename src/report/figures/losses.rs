@@ -1,11 +1,11 @@
 //! Losses: of training, on held-out rows, by domain; by step with runs laid over one another, and by tokens with runs
 //! one after the other.
 
-use super::{Over, Section, add, domain_names, eval_series, marks, run_dash, step_places, step_series};
+use super::{Over, Section, add, domain_names, eval_series, marks, run_dash, run_style, step_places, step_series};
 use crate::report::chart::{Caption, LineSpec, REFERENCE_DASH, Series};
 use crate::report::lineage::RunView;
 use crate::report::number::Unit;
-use crate::report::reduce::reduce;
+use crate::report::reduce::known;
 
 /// Points of a line that is noise from step to step.
 const NOISY_POINTS: usize = 50;
@@ -66,13 +66,13 @@ pub(super) fn section(runs: &[RunView]) -> Section {
 
 fn training(runs: &[RunView], over: Over) -> Vec<Series> {
     let line =
-        |run: &RunView| step_series(run, &run.label, (run.index, 0), &run.history.steps.loss_cross_entropy, over);
+        |run: &RunView| step_series(run, &run.label, run_style(run), &run.history.steps.loss_cross_entropy, over);
     runs.iter().map(line).collect()
 }
 
 fn held_out(runs: &[RunView], over: Over) -> Vec<Series> {
     let lines = |run: &RunView| {
-        let open = eval_series(run, &run.label, (run.index, 0), over, |e| e.mean_loss.filter(|_| !e.is_cut()));
+        let open = eval_series(run, &run.label, run_style(run), over, |e| e.mean_loss.filter(|_| !e.is_cut()));
         let name = format!("{}, cut to target", run.label);
         let cut = eval_series(run, &name, (run.index, REFERENCE_DASH), over, |e| e.mean_loss.filter(|_| e.is_cut()));
         [open, cut]
@@ -98,9 +98,8 @@ fn by_domain_in_training(runs: &[RunView]) -> Vec<Series> {
     let of_run = |run: &RunView| {
         let line = |steps: &crate::inspect::DomainSteps| {
             let colour = names.iter().position(|name| *name == steps.domain)?;
-            let points = reduce(&step_places(run, Over::Steps), &steps.loss, NOISY_POINTS);
-            let (name, run_name) = (steps.domain.clone(), run.label.clone());
-            Some(Series { name, run: run_name, colour, dash: run_dash(run), points })
+            let values = known(&step_places(run, Over::Steps), &steps.loss);
+            Some(Series::new(&steps.domain, &run.label, (colour, run_dash(run)), values, NOISY_POINTS))
         };
         run.history.steps.domains.iter().filter_map(line).collect::<Vec<_>>()
     };

@@ -10,9 +10,9 @@ mod training;
 
 pub(crate) use models::shape_differences;
 
-use super::chart::{DataTable, Figure, LineChart, LineSpec, Mark, Series};
+use super::chart::{COLOURS, DataTable, Figure, LineChart, LineSpec, Mark, RUN_DASHES, Series};
 use super::lineage::RunView;
-use super::reduce::{MAX_POINTS, reduce};
+use super::reduce::{MAX_POINTS, known};
 use super::side_files::{EvalFile, LatencyFile};
 use crate::inspect::Column;
 
@@ -118,8 +118,7 @@ pub(super) fn step_series(run: &RunView, name: &str, style: (usize, usize), colu
 
 /// A line of a run; `style` is colour and dash.
 pub(super) fn series(run: &RunView, name: &str, style: (usize, usize), x: &[f64], y: &[Option<f64>]) -> Series {
-    let points = reduce(x, y, MAX_POINTS);
-    Series { name: name.to_string(), run: run.label.clone(), colour: style.0, dash: style.1, points }
+    Series::new(name, &run.label, style, known(x, y), MAX_POINTS)
 }
 
 /// A line over the evaluations that `choose` gives a value for.
@@ -140,9 +139,18 @@ pub(super) fn eval_series(
     series(run, name, style, &x, &y)
 }
 
-/// The dash of a run: runs differ by dashes where colours tell domains or modules; one dash is left to targets.
+/// The dash of a run, where colours tell domains or modules; one dash is left to targets.
 pub(super) fn run_dash(run: &RunView) -> usize {
-    [0, 1, 2, 4, 5].get(run.index % 5).copied().unwrap_or(0)
+    dash(run.index)
+}
+
+/// Colour and dash of a run that is one line: a colour each, and the next dash when they are used up.
+pub(super) fn run_style(run: &RunView) -> (usize, usize) {
+    (run.index, dash(run.index / COLOURS.len()))
+}
+
+fn dash(number: usize) -> usize {
+    RUN_DASHES.get(number % RUN_DASHES.len()).copied().unwrap_or(0)
 }
 
 /// What happened in the runs, over their steps.
@@ -192,4 +200,24 @@ pub(super) fn module_colour(module: &str) -> usize {
 /// The runs that prune.
 pub(super) fn pruning<'a, 'b>(runs: &'b [RunView<'a>]) -> impl Iterator<Item = &'b RunView<'a>> {
     runs.iter().filter(|run| run.history.is_prune())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::inspect::RunHistory;
+
+    #[test]
+    fn runs_laid_over_one_another_look_different() {
+        let history = RunHistory::default();
+        let view = |index| RunView { history: &history, label: String::new(), index, parent: None, tokens_before: 0.0 };
+        let distinct = |styles: Vec<String>| styles.into_iter().collect::<std::collections::BTreeSet<_>>().len();
+        let own = |index| {
+            let (colour, dash) = run_style(&view(index));
+            super::super::chart::classes(colour, dash)
+        };
+        assert_eq!(distinct((0..64).map(own).collect()), 64, "a line per run");
+        let shared = |index| super::super::chart::classes(3, run_dash(&view(index)));
+        assert_eq!(distinct((0..8).map(shared).collect()), 8, "a line per run and domain");
+    }
 }

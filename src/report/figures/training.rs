@@ -1,6 +1,6 @@
 //! How training went as such: learning rates, gradient norms, clipping, speed and memory; and the list of events.
 
-use super::{NamedTable, Over, Section, add, marks, run_dash, step_series};
+use super::{NamedTable, Over, Section, add, marks, run_dash, run_style, step_series};
 use crate::inspect::{Column, Steps};
 use crate::report::chart::{Caption, DataTable, Figure, LineSpec, Series};
 use crate::report::lineage::RunView;
@@ -72,7 +72,7 @@ fn grouped(runs: &[RunView], columns: Columns) -> Vec<Series> {
 }
 
 fn one_column(figures: &mut Vec<Figure>, runs: &[RunView], spec: LineSpec, column: fn(&Steps) -> &Column) {
-    let line = |run: &RunView| step_series(run, &run.label, (run.index, 0), column(&run.history.steps), Over::Steps);
+    let line = |run: &RunView| step_series(run, &run.label, run_style(run), column(&run.history.steps), Over::Steps);
     add(figures, spec, runs.iter().map(line).collect(), vec![]);
 }
 

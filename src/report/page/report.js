@@ -163,14 +163,16 @@
         rows.push({
           classes: classes.replace("series", ""),
           name: several && !series.name.startsWith(series.run) ? `${series.run} · ${series.name}` : series.name,
-          value: format(chart.y.unit, series.y[found]) + span,
+          // A line without a point here says where its value is from.
+          value: format(chart.y.unit, series.y[found]) + span
+            + (series.x[found] === x ? "" : ` at ${format("count", series.x[found])}`),
         });
       });
       const reach = (chart.x.max - chart.x.min) * 0.006;
       for (const mark of chart.marks.filter((mark) => Math.abs(mark.x - x) <= reach).slice(0, 4)) {
         rows.push({ classes: "c6", name: mark.text, value: "" });
       }
-      const heading = `${chart.x.label} ${format("count", Math.round(x))}`;
+      const heading = `${chart.x.label} ${format("count", x)}`;
       showTip(plot, at, rows, heading);
       return `${heading}: ${rows.map((row) => `${row.name} ${row.value}`).join(", ")}`;
     }
