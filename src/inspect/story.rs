@@ -49,10 +49,10 @@ pub struct DomainStory {
     pub epochs: Option<f64>,
     /// Of cut − source, from rows that one run evaluated twice.
     #[serde(skip)]
-    paired_error: Option<f64>,
+    pub(crate) paired_error: Option<f64>,
     /// The cut as the run that continued it evaluated it: its rows may be others than those of the run that pruned.
     #[serde(skip)]
-    continued_from: Option<HeldOutLoss>,
+    pub(crate) continued_from: Option<HeldOutLoss>,
 }
 
 /// What one run tells of each of its domains.
