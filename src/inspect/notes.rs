@@ -151,7 +151,7 @@ fn constraint(history: &RunHistory) -> Vec<Note> {
 }
 
 /// Whether the cut goes against the gates, in the layers that stay: by the last snapshot, or, without one, by the last
-/// evaluation (which counts removed layers too). That the written model is the cut one is not doubted here.
+/// evaluation (whose undecided units are of all layers). That the written model is the cut one is not doubted here.
 fn polarisation(history: &RunHistory) -> Option<Note> {
     let (step, modules): (u64, Vec<Option<String>>) = if let Some(last) = history.snapshots.last() {
         let of = |settled: &Settled| against_gates(settled.module.name(), counts(settled));
