@@ -32,6 +32,7 @@ use answers::Answer;
 use chart::{Figure, Form};
 use figures::Section;
 use side_files::{EvalFile, LatencyFile};
+use std::collections::HashSet;
 use std::path::{Path, PathBuf};
 
 /// What a report is made of.
@@ -48,12 +49,14 @@ pub struct Report {
 }
 
 impl Report {
-    /// Reads run folders.
+    /// Reads run folders; one that is named twice is read once.
     ///
     /// # Errors
     /// A folder that no run wrote. What is missing or damaged in a run is in its notes.
     pub fn read(runs: &[PathBuf], title: Option<String>) -> Result<Report, Error> {
-        let runs = runs.iter().map(|run| RunHistory::read(run)).collect::<Result<Vec<_>, _>>()?;
+        let mut known = HashSet::new();
+        let is_new = |run: &&PathBuf| known.insert(run.canonicalize().unwrap_or_else(|_| run.to_path_buf()));
+        let runs = runs.iter().filter(is_new).map(|run| RunHistory::read(run)).collect::<Result<Vec<_>, _>>()?;
         Ok(Report::new(runs, title))
     }
 

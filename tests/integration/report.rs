@@ -204,6 +204,8 @@ fn runs_of_the_same_names_stay_with_their_own() {
     let groups = data["answers"].as_array().unwrap();
     assert_eq!(groups.len(), 2, "two starts are two answers");
     assert_eq!(rows(&groups[0]), rows(&groups[1]));
+    let twice = embedded(&report(&[first.clone(), first.join("../recover")], &[]));
+    assert_eq!(twice["runs"].as_array().unwrap().len(), 1, "one run by two names is one");
     let alone = embedded(&report(std::slice::from_ref(first), &[]));
     assert_eq!(rows(&groups[0]), rows(&alone["answers"][0]), "nothing is added up over seeds");
 }
