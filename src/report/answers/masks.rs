@@ -86,6 +86,8 @@ pub(super) fn constraint(history: &RunHistory) -> Answer {
     };
     let mut points: Vec<String> =
         known.iter().map(|(module, expected, target)| module_point(module, *expected, *target)).collect();
+    // Early on and with large learning rates one update moves the masks visibly.
+    points.push(format!("Sizes are those of the forward of step {recorded}; Masks below shows them after its update."));
     points.push(shape_point(history));
     Answer::new("constraint", QUESTION, verdict, answer).with(points)
 }
