@@ -63,7 +63,7 @@ pub struct ModuleReport {
     pub undecided: Vec<i64>,
     /// Units that the cut keeps, in layers that stay.
     #[serde(default)]
-    pub kept_units: u64,
+    pub kept: u64,
     /// Of these, units whose soft value is below ½: their weights enter the small model almost switched off.
     pub half_alive: UnitList,
     /// Units that the cut removes from layers that stay though their soft value is above ½: the model still uses them.
@@ -114,7 +114,7 @@ impl ModuleReport {
             target: spec.target,
             survivors: masks.expected_survivors(mask)?,
             undecided: cut.soft.chunks_exact(spec.size as usize).map(undecided).collect(),
-            kept_units: cut.places(true).count() as u64,
+            kept: cut.places(true).count() as u64,
             half_alive: cut.wrong_side(true),
             still_open: cut.wrong_side(false),
             expected_sparsity: 1.0 - open / spec.units() as f64,

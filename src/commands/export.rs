@@ -301,7 +301,7 @@ fn report_masks(masks: &MaskSet, printer: &Printer) -> anyhow::Result<()> {
             let more = if units.len() > NAMED { ", …" } else { "" };
             format!("{}{more}", shown.collect::<Vec<_>>().join(", "))
         };
-        let kept = module.kept_units;
+        let kept = module.kept;
         if module.half_alive.count > 0 {
             printer.warn(format!(
                 "{}: {} of {kept} kept units are half-alive (gate below 0.5), their weights start almost switched \

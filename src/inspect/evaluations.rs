@@ -60,9 +60,9 @@ pub struct ModulePolarisation {
     pub module: String,
     /// Units with a gate between 0.05 and 0.95, in all rows.
     pub undecided: Option<u64>,
-    /// Units that the cut keeps although their gate is below ½.
+    /// Units that the cut keeps, in layers that stay, although their gate is below ½.
     pub half_alive: Option<u64>,
-    /// Units that the cut removes although their gate is above ½.
+    /// Units that the cut removes from layers that stay although their gate is above ½.
     pub still_open: Option<u64>,
     /// All units.
     pub units: Option<u64>,

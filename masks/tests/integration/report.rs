@@ -21,7 +21,7 @@ fn fresh_masks_are_open_and_what_the_cut_removes_is_named() {
     assert!(kv_head.half_alive.worst.is_empty() && kv_head.half_alive.count == 0);
     // Layer 3 goes: what its own heads are is no matter.
     assert_eq!(names(&kv_head.still_open.worst), [0, 1, 2].map(|l| format!("layer {l} kv_head 3")));
-    assert_eq!(kv_head.kept_units, 9);
+    assert_eq!(kv_head.kept, 9);
     assert_eq!(kv_head.histogram, [0, 0, 0, 0, 0, 0, 0, 0, 0, 16]);
     assert!(kv_head.expected_sparsity < 0.003 && kv_head.target_sparsity == 0.25);
 }
@@ -49,7 +49,7 @@ fn half_alive_undecided_and_still_open_units() {
     let report = MaskReport::new(&masks).unwrap();
     let kv_head = report.get(Module::KvHead).unwrap();
     assert_eq!(names(&report.removed_layers), ["layer 1"]);
-    assert_eq!((kv_head.kept_units, kv_head.half_alive.count), (9, 0), "a removed layer has no kept heads");
+    assert_eq!((kv_head.kept, kv_head.half_alive.count), (9, 0), "a removed layer has no kept heads");
     assert_eq!(names(&kv_head.still_open.worst), ["layer 2 kv_head 3"]);
 }
 
