@@ -13,6 +13,7 @@ mod integration {
     pub mod inspect;
     pub mod loss_curves;
     pub mod parity;
+    pub mod planted_faults;
     pub mod planted_run;
     pub mod prune_round_trip;
     pub mod report;

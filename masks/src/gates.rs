@@ -96,6 +96,14 @@ impl Gates {
         self.map(|gate| gate.f_to_device(device))
     }
 
+    /// The same values in another dtype: fp64 for a forward in fp64.
+    ///
+    /// # Errors
+    /// libtorch's.
+    pub fn to_kind(&self, kind: Kind) -> Result<Gates> {
+        self.map(|gate| gate.f_to_kind(kind))
+    }
+
     /// Every gate changed by the same function.
     fn map(&self, function: impl Fn(&Tensor) -> std::result::Result<Tensor, TchError>) -> Result<Gates> {
         let mut gates = Gates::none();

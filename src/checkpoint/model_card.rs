@@ -65,13 +65,26 @@ impl CardShape {
 pub const HISTORY_NAME: &str = "shearling.json";
 
 /// How far the written model was from the masked one when it was exported.
-#[derive(Debug, Clone, Copy, PartialEq, Serialize, Deserialize)]
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct Equivalence {
-    /// Largest difference of a logit, relative to the largest logit.
+    /// Largest difference of a logit, relative to the largest logit: of the fold in fp64 where `dtype` is given, of the
+    /// written weights in cards of earlier versions.
     pub error: f64,
     /// What was allowed.
     pub bound: f64,
+    /// Dtype of the written weights.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub dtype: Option<String>,
+    /// What rounding to it changed the loss by, nats per token.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub loss_change: Option<f64>,
+    /// Mean KL divergence of the next token that it caused, nats.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub mean_kl: Option<f64>,
+    /// Why the check refused the model, where it was published all the same.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub unproven: Option<String>,
 }
 
 /// What a model card can say.
@@ -169,11 +182,25 @@ impl ModelCard {
     }
 
     fn exactness(&self) -> Option<String> {
-        let Equivalence { error, bound } = self.equivalence?;
-        Some(format!(
-            "## Exactness\n\nLargest difference between the logits of this model and of the masked source on real batches, relative to the \
-             largest logit: {error:.2e} (bound {bound:.0e}).\n"
-        ))
+        let Equivalence { error, bound, dtype, loss_change, mean_kl, unproven } = self.equivalence.as_ref()?;
+        let mut text = "## Exactness\n\n".to_string();
+        if let Some(reason) = unproven {
+            let _ = writeln!(text, "**Not proven equal to the masked model**: {}.\n", one_line(reason));
+        }
+        let computed = if dtype.is_some() { ", computed in fp64" } else { "" };
+        let _ = writeln!(
+            text,
+            "Largest difference between the logits of this model and of the masked source on real batches, relative to the \
+             largest logit{computed}: {error:.2e} (bound {bound:.0e})."
+        );
+        if let (Some(dtype), Some(loss), Some(kl)) = (dtype, loss_change, mean_kl) {
+            let _ = writeln!(
+                text,
+                "Storing the weights in {dtype} changed the loss by {loss:+.4} nats per token (KL divergence of the next token \
+                 {kl:.1e} nats)."
+            );
+        }
+        Some(text)
     }
 
     fn provenance(&self) -> Option<String> {
@@ -238,7 +265,7 @@ mod tests {
             target_shape: Some(CardShape { hidden_size: 2048, parameters: None, ..SHAPE }),
             stages: vec![("prune".into(), 3200, 419_430_400)],
             domains: vec![("c4".into(), 0.67), ("a|b".into(), 0.33)],
-            equivalence: Some(Equivalence { error: 1.25e-6, bound: 1e-4 }),
+            equivalence: Some(Equivalence { error: 1.25e-12, bound: 1e-9, ..Equivalence::default() }),
             config_digest: Some("abc".into()),
             versions: vec![("libtorch".into(), "2.11.0".into())],
         };
@@ -251,7 +278,7 @@ mod tests {
             "| prune | 3,200 | 419,430,400 |",
             "| c4 | 0.6700 |",
             "| a\\|b | 0.3300 |",
-            "1.25e-6 (bound 1e-4)",
+            "1.25e-12 (bound 1e-9)",
             "- libtorch: 2.11.0",
         ] {
             assert!(text.contains(part), "{part} in\n{text}");
@@ -259,6 +286,23 @@ mod tests {
         assert_eq!(ModelCard::read(dir.path()).unwrap(), Some(card));
         assert!(!text.contains("| parameters |"));
         assert_eq!(text.matches("---\n").count(), 2);
+    }
+
+    #[test]
+    fn a_model_that_was_not_proven_says_so_first() {
+        let measured = Equivalence { error: 3e-3, bound: 1e-9, ..Equivalence::default() };
+        let dtype = Some("bf16".to_string());
+        let unproven = Some("masked and pruned model first differ at layer 3".to_string());
+        let equivalence =
+            Equivalence { dtype, loss_change: Some(0.25), mean_kl: Some(0.5), unproven, ..measured.clone() };
+        let text = |equivalence| ModelCard { equivalence: Some(equivalence), ..ModelCard::default() }.render();
+        let marked = text(equivalence);
+        assert!(marked.contains("**Not proven equal to the masked model**: masked and pruned model first differ"));
+        assert!(marked.contains("in bf16 changed the loss by +0.2500 nats") && marked.contains("in fp64: 3.00e-3"));
+        assert!(!text(measured).contains("proven"));
+        // A card of an earlier version.
+        let old: Equivalence = serde_json::from_str("{\"error\": 1e-5, \"bound\": 1e-4}").unwrap();
+        assert_eq!(old, Equivalence { error: 1e-5, bound: 1e-4, ..Equivalence::default() });
     }
 
     #[test]

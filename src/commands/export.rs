@@ -1,6 +1,7 @@
 //! From a step of a run to a Hugging Face folder: `shearling export`, and the last act of `prune` and `pretrain`.
 
 use super::Verdict;
+use super::refusal::Origin;
 use super::run::{MODEL, PRUNED, Written, finish, load_resolved};
 use crate::checkpoint::{
     CardShape, Checkpoint, DType, HfModel, ModelCard, RunDir, ShardWriter, Staging, StepDir, TensorPlan, Verify,
@@ -14,8 +15,7 @@ use crate::eval::EvalRows;
 use crate::model::count::ParameterCount;
 use crate::model::parameters::parameters;
 use crate::native::device;
-use crate::prune::equivalence::FOLD_TOLERANCE;
-use crate::prune::{Conversion, convert, magnitude, shape};
+use crate::prune::{CheckRows, Conversion, Equivalence, convert, magnitude, shape};
 use crate::train::journal::Journal;
 use crate::train::metrics;
 use crate::train::run::mask_file;
@@ -67,6 +67,7 @@ pub fn run(arguments: &Export) -> anyhow::Result<Verdict> {
         config.prune.dtype = Some(dtype.into());
         config.checkpoint.export_dtype = Some(dtype.into());
     }
+    config.prune.unproven |= arguments.unproven;
     let step = open_step(&run, step)?;
     let stage = if mask_file(step.path()).is_file() { Stage::Prune } else { Stage::Pretrain };
     let job = Job { companions: companions_of(&config), config, digest, stage, out: arguments.out.clone() };
@@ -75,7 +76,7 @@ pub fn run(arguments: &Export) -> anyhow::Result<Verdict> {
         Stage::Prune => job.prune(&step, device, &printer),
         Stage::Pretrain => job.copy(&step),
     };
-    finish(written.map(Some), &printer)
+    finish(written.map(Some), &Origin::Run(arguments.run.clone().into()), &printer)
 }
 
 /// The end of `prune`: cut to the target, check, publish.
@@ -98,10 +99,12 @@ pub(super) fn export_trained(setup: &Setup, outcome: &Outcome, printer: &Printer
 fn record(outcome: &Outcome, written: &Written, tensorboard: bool, printer: &Printer) -> anyhow::Result<()> {
     let check = written.equivalence.as_ref().map(|check| {
         json!({
+            "passed": check.passed(),
             "folded": check.folded,
-            "folded_bound": FOLD_TOLERANCE,
-            "written": check.written,
-            "written_bound": check.written_tolerance,
+            "folded_bound": check.folded_bound,
+            "worst": check.worst,
+            "weights": check.weights,
+            "rounding": check.rounding,
             "rows": check.rows,
             "tokens": check.tokens,
         })
@@ -178,6 +181,7 @@ impl Job {
             max_shard_bytes: self.config.checkpoint.max_shard_bytes,
             check_rows: &rows,
             device,
+            unproven: self.config.prune.unproven,
         };
         let mut progress = Progress::default();
         let converted = convert(&conversion, &self.out, card, &mut |what, done, of| {
@@ -185,7 +189,7 @@ impl Job {
         })?;
         progress.finish();
         printer.note(converted.transfer);
-        printer.note(&converted.equivalence);
+        report_equivalence(&converted.equivalence, printer);
         Ok(Written {
             path: self.out.clone(),
             parameters_before: ParameterCount::of(source.model()).total(),
@@ -268,6 +272,21 @@ impl Job {
     }
 }
 
+fn report_equivalence(equivalence: &Equivalence, printer: &Printer) {
+    if !equivalence.passed() {
+        printer.warn(format!("published unproven, as asked: {equivalence}"));
+        return;
+    }
+    printer.note(equivalence);
+    if equivalence.rounding.is_costly() {
+        let dtype = equivalence.rounding.dtype.name();
+        printer.warn(format!(
+            "this model loses more than usual by being stored in {dtype}: prune.dtype = \"fp32\" (or export --dtype fp32) \
+             keeps its weights as they were trained"
+        ));
+    }
+}
+
 fn card_shape(model: &HfModel) -> CardShape {
     CardShape::of(model, Some(ParameterCount::of(model).total() as u64))
 }
@@ -284,11 +303,15 @@ fn companions_of(config: &RunConfig) -> PathBuf {
 }
 
 /// The first validation rows of every domain.
-fn check_rows(config: &RunConfig, device: Device) -> anyhow::Result<Tensor> {
+fn check_rows(config: &RunConfig, device: Device) -> anyhow::Result<CheckRows> {
     let dataset = Dataset::open(&config.data.path)?;
     let domains = EvalRows::load(&dataset, config.prune.check_rows, device)?;
+    let names = domains.iter().flat_map(|domain| {
+        (0..domain.rows.size()[0]).map(|row| format!("{} validation row {row}", domain.domain)).collect::<Vec<_>>()
+    });
+    let names = names.collect();
     let rows: Vec<Tensor> = domains.into_iter().map(|domain| domain.rows.to_kind(Kind::Int64)).collect();
-    Ok(Tensor::f_cat(&rows, 0)?)
+    Ok(CheckRows { ids: Tensor::f_cat(&rows, 0)?, names })
 }
 
 /// What the masks leave undecided, never silently.

@@ -14,6 +14,7 @@ mod output_file;
 mod place;
 pub mod plan;
 mod prepared_data;
+mod refusal;
 pub mod report;
 pub mod run;
 pub mod tensorboard;

@@ -3,6 +3,7 @@
 use super::Verdict;
 use super::export::{export_trained, prune_from_step, prune_one_shot};
 use super::observer::TerminalObserver;
+use super::refusal::{Origin, refusal};
 use crate::checkpoint::CardShape;
 use crate::cli::Printer;
 use crate::cli::arguments::{ConfigArguments, Run};
@@ -44,7 +45,9 @@ pub fn run(arguments: &Run, stage: Stage) -> anyhow::Result<Verdict> {
         config.run.device = device.clone();
     }
     config.run.tensorboard |= arguments.tensorboard;
-    finish(execute(config, stage, resume, arguments.stop_at.map(NonZeroU64::get), &printer), &printer)
+    let one_shot = config.prune.method == PruneMethod::Magnitude;
+    let origin = if one_shot { Origin::OneShot } else { Origin::Run(config.run.directory.clone()) };
+    finish(execute(config, stage, resume, arguments.stop_at.map(NonZeroU64::get), &printer), &origin, &printer)
 }
 
 /// Runs a stage to its end and writes its model; `None` when it stopped before its last step.
@@ -86,7 +89,11 @@ pub fn execute(
 }
 
 /// Prints the written folder; a failed equivalence check is an answer (exit code 1), anything else an error.
-pub(super) fn finish(written: anyhow::Result<Option<Written>>, printer: &Printer) -> anyhow::Result<Verdict> {
+pub(super) fn finish(
+    written: anyhow::Result<Option<Written>>,
+    origin: &Origin,
+    printer: &Printer,
+) -> anyhow::Result<Verdict> {
     match written {
         Ok(None) => Ok(Verdict::Done),
         Ok(Some(written)) => {
@@ -96,7 +103,7 @@ pub(super) fn finish(written: anyhow::Result<Option<Written>>, printer: &Printer
         }
         Err(error) => match error.downcast_ref::<PruneError>() {
             Some(PruneError::NotEqual(equivalence)) => {
-                printer.warn(format!("{equivalence}; nothing was published, a run's checkpoint is kept"));
+                printer.warn(refusal(equivalence, origin));
                 Ok(Verdict::CheckFailed)
             }
             _ => Err(error),

@@ -76,6 +76,17 @@ pub enum Dtype {
     Fp16,
 }
 
+impl Dtype {
+    /// Its name in a configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            Dtype::Fp32 => "fp32",
+            Dtype::Bf16 => "bf16",
+            Dtype::Fp16 => "fp16",
+        }
+    }
+}
+
 impl From<Dtype> for DType {
     fn from(dtype: Dtype) -> DType {
         match dtype {
@@ -361,11 +372,13 @@ pub struct Prune {
     pub dtype: Option<Dtype>,
     /// Validation rows per domain on which masked and pruned model are compared.
     pub check_rows: usize,
+    /// Publishes the pruned model even if that comparison refuses it, marked in its card.
+    pub unproven: bool,
 }
 
 impl Default for Prune {
     fn default() -> Prune {
-        Prune { method: PruneMethod::Learned, dtype: None, check_rows: 2 }
+        Prune { method: PruneMethod::Learned, dtype: None, check_rows: 2, unproven: false }
     }
 }
 

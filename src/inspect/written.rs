@@ -2,7 +2,7 @@
 //! the card inside the folder.
 
 use super::lines::text;
-use crate::checkpoint::{CardShape, ModelCard};
+use crate::checkpoint::{CardShape, Equivalence, ModelCard};
 use serde::Serialize;
 use serde_json::Value;
 use std::path::Path;
@@ -31,17 +31,26 @@ pub struct WrittenModel {
     pub equivalence: Option<WrittenEquivalence>,
 }
 
-/// Largest difference of logits over the largest |logit|, with what was allowed.
+/// How the written model was compared with the masked one. Differences are the largest of a logit over the largest
+/// |logit|.
 #[derive(Clone, Debug, Default, Serialize)]
 pub struct WrittenEquivalence {
-    /// Masked model against the fold in fp32.
+    /// Whether the check passed; a record of an earlier version says it by its bounds.
+    pub passed: Option<bool>,
+    /// Masked model against the fold: in fp64, in records of earlier versions in fp32.
     pub folded: Option<f64>,
     /// Bound on it.
     pub folded_bound: Option<f64>,
-    /// Masked model against the written weights.
+    /// Masked model against the written weights; only in records of earlier versions.
     pub written: Option<f64>,
     /// Bound on it.
     pub written_bound: Option<f64>,
+    /// Change of the loss by the dtype of the weights, nats per token.
+    pub loss_change: Option<f64>,
+    /// Mean KL divergence of the next token by it, nats.
+    pub mean_kl: Option<f64>,
+    /// The same divergence when the masked model is rounded alike.
+    pub source_mean_kl: Option<f64>,
     /// Rows compared.
     pub rows: Option<u64>,
     /// Tokens of each.
@@ -53,7 +62,12 @@ impl WrittenModel {
     pub(super) fn of_record(run: &Path, record: &Value) -> Option<WrittenModel> {
         let path = text(&record["path"])?;
         let check = &record["equivalence"];
+        let rounding = &check["rounding"];
         let equivalence = check.is_object().then(|| WrittenEquivalence {
+            passed: check["passed"].as_bool(),
+            loss_change: rounding["written"]["loss_change"].as_f64(),
+            mean_kl: rounding["written"]["mean_kl"].as_f64(),
+            source_mean_kl: rounding["source"]["mean_kl"].as_f64(),
             folded: check["folded"].as_f64(),
             folded_bound: check["folded_bound"].as_f64(),
             written: check["written"].as_f64(),
@@ -86,11 +100,32 @@ impl WrittenModel {
             parameters_after: parameters(card.target_shape),
             shape: serde_json::to_value(card.target_shape).unwrap_or_default(),
             dtype: None,
-            equivalence: card.equivalence.map(|check| WrittenEquivalence {
-                written: Some(check.error),
-                written_bound: Some(check.bound),
-                ..WrittenEquivalence::default()
-            }),
+            equivalence: card.equivalence.as_ref().map(WrittenEquivalence::of_card),
         })
+    }
+}
+
+impl WrittenEquivalence {
+    fn of_card(check: &Equivalence) -> WrittenEquivalence {
+        if check.dtype.is_none() {
+            let (written, written_bound) = (Some(check.error), Some(check.bound));
+            return WrittenEquivalence { written, written_bound, ..WrittenEquivalence::default() };
+        }
+        WrittenEquivalence {
+            passed: Some(check.unproven.is_none()),
+            folded: Some(check.error),
+            folded_bound: Some(check.bound),
+            loss_change: check.loss_change,
+            mean_kl: check.mean_kl,
+            ..WrittenEquivalence::default()
+        }
+    }
+
+    /// Whether it passed, where that is known.
+    pub fn verdict(&self) -> Option<bool> {
+        let within = |error: Option<f64>, bound: Option<f64>| Some(error? <= bound?);
+        let bounds = [within(self.folded, self.folded_bound), within(self.written, self.written_bound)];
+        let by_bounds = bounds.into_iter().flatten().reduce(|a, b| a && b);
+        self.passed.or(by_bounds)
     }
 }

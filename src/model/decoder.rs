@@ -195,6 +195,11 @@ impl Head {
         Ok(Head { norm, weight })
     }
 
+    /// V: rows of the head.
+    pub fn vocab_size(&self) -> i64 {
+        self.weight.size()[0]
+    }
+
     /// Residual stream `x [B, T, D]` to logits `[B, T, V]`.
     pub fn forward(&self, model: &HfModel, x: &Tensor, context: &ForwardContext) -> Result<Tensor, TchError> {
         let (normed, _) = rms_norm(x, &self.norm, model.rms_norm_eps, context.hidden())?;

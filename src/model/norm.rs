@@ -10,22 +10,23 @@
 //! is part of the weight, and R part of the weights of the mean.
 
 use crate::native::rms_norm;
-use tch::{Kind, TchError, Tensor};
+use tch::{TchError, Tensor};
 
 /// The hidden gates of one forward, with what every norm needs of them computed once.
 #[derive(Debug)]
 pub struct HiddenGate {
-    /// Gates h `[D]`, fp32.
+    /// Gates h `[D]`, fp32; fp64 for an fp64 forward.
     pub gate: Tensor,
-    /// 1 where h ≠ 0, else 0, divided by |R|: the weights of the mean of squares, `[D]`, fp32, no gradient.
+    /// 1 where h ≠ 0, else 0, divided by |R|: the weights of the mean of squares, `[D]`, the gates' dtype, no gradient.
     mean_weights: Tensor,
 }
 
 impl HiddenGate {
     /// Prepares gates `[D]`. |R| carries no gradient; an all-zero mask counts as one dimension.
     pub fn new(gate: &Tensor) -> Result<HiddenGate, TchError> {
-        let alive = gate.f_detach()?.f_ne(0.0)?.f_to_kind(Kind::Float)?;
-        let count = alive.f_sum(Kind::Float)?.f_clamp_min(1.0)?;
+        let dtype = gate.f_kind()?;
+        let alive = gate.f_detach()?.f_ne(0.0)?.f_to_kind(dtype)?;
+        let count = alive.f_sum(dtype)?.f_clamp_min(1.0)?;
         Ok(HiddenGate { gate: gate.shallow_clone(), mean_weights: alive.f_div(&count)? })
     }
 
@@ -46,7 +47,7 @@ pub fn rms_norm(
     match hidden {
         None => rms_norm::rms_norm(x, weight, None, eps),
         Some(hidden) => {
-            let weight = weight.f_to_kind(Kind::Float)?.f_mul(&hidden.gate)?;
+            let weight = weight.f_to_kind(hidden.gate.f_kind()?)?.f_mul(&hidden.gate)?;
             rms_norm::rms_norm(x, &weight, Some(&hidden.mean_weights), eps)
         }
     }

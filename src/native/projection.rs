@@ -50,7 +50,7 @@ pub fn project_reference(x: &Tensor, maps: &[(&Tensor, Option<&Tensor>)]) -> Res
 }
 
 /// `residual + x (diag(row_gate) W diag(column_gate))ᵀ + bias` `[.., O]`, of `x` `[.., I]`, `weight` `[O, I]`, gates
-/// `[O]` and `[I]` in fp32, `bias` `[O]` (already gated) and `residual` `[.., O]`.
+/// `[O]` and `[I]` in fp32 (or fp64 beside an fp64 weight), `bias` `[O]` (already gated) and `residual` `[.., O]`.
 ///
 /// Masks are folded into the weight, in fp32 arithmetic, so no activation is multiplied or kept for them.
 ///

@@ -6,7 +6,7 @@
 //! ```
 
 use super::blocks::Workers;
-use super::equivalence::{Equivalence, check};
+use super::equivalence::{CheckRows, Equivalence, check};
 use super::fold::Folder;
 use super::shape::pruned_config;
 use super::{Error, Transfer, read_ahead};
@@ -18,7 +18,7 @@ use crate::model::{HfModel, Parameter, parameters::layer_name, parameters::param
 use shearling_masks::{Gates, KeepPlan, MaskSpec};
 use std::path::Path;
 use std::time::Instant;
-use tch::{Device, Tensor};
+use tch::Device;
 
 /// What to convert and how.
 #[derive(Debug)]
@@ -37,10 +37,12 @@ pub struct Conversion<'a> {
     pub dtype: Dtype,
     /// Size at which a weight file is split.
     pub max_shard_bytes: u64,
-    /// Real rows `[N, T]` (int64) on which masked and pruned model must agree.
-    pub check_rows: &'a Tensor,
+    /// Real rows on which masked and pruned model must agree.
+    pub check_rows: &'a CheckRows,
     /// Where the check runs; fold and slice run on the CPU, beside the files.
     pub device: Device,
+    /// Publishes even what the check refuses, with that on its card.
+    pub unproven: bool,
 }
 
 /// A published conversion.
@@ -52,8 +54,8 @@ pub struct Converted {
     pub equivalence: Equivalence,
 }
 
-/// Makes the pruned folder at `destination`. It appears there only when the check has passed; `card` gets the
-/// measured error before it is written. `progress` is told each finished step of the work.
+/// Makes the pruned folder at `destination`. It appears there only when the check has passed (or is waived by
+/// `unproven`); `card` gets what was measured before it is written. `progress` is told each finished step of the work.
 pub fn convert(
     conversion: &Conversion,
     destination: &Path,
@@ -65,15 +67,26 @@ pub fn convert(
     let transfer = write_model(conversion, staging.path(), progress)?;
     carry_companions(conversion.companions, staging.path())?;
     let pruned = Checkpoint::open(staging.path())?;
-    let equivalence = check(conversion, &pruned, progress)?;
-    if !equivalence.passed() {
+    let equivalence = check(conversion, conversion.gates, &pruned, progress)?;
+    if !equivalence.passed() && !conversion.unproven {
         return Err(Error::NotEqual(Box::new(equivalence)));
     }
-    card.equivalence =
-        Some(checkpoint::Equivalence { error: equivalence.written, bound: equivalence.written_tolerance });
+    card.equivalence = Some(on_the_card(&equivalence));
     card.write(staging.path())?;
     staging.publish()?;
     Ok(Converted { transfer, equivalence })
+}
+
+fn on_the_card(equivalence: &Equivalence) -> checkpoint::Equivalence {
+    let rounding = &equivalence.rounding;
+    checkpoint::Equivalence {
+        error: equivalence.folded,
+        bound: equivalence.folded_bound,
+        dtype: Some(rounding.dtype.name().to_string()),
+        loss_change: Some(rounding.written.loss_change),
+        mean_kl: Some(rounding.written.mean_kl),
+        unproven: (!equivalence.passed()).then(|| equivalence.to_string()),
+    }
 }
 
 /// Writes configuration and weights of the pruned model into an existing folder, unchecked: the first half of

@@ -16,6 +16,7 @@
 //! Here the table becomes a [`FoldPlan`] per weight; [`Fold`] does what the plan says, in one pass over the bytes.
 
 use super::Error;
+use super::exact_fold;
 use super::fold_plan::{FoldPlan, Side};
 use super::gather::Fold;
 use crate::checkpoint::{self, DType, StoredTensor};
@@ -40,16 +41,22 @@ impl<'a> Folder<'a> {
         Ok(Folder { model, plan, gates: HostGates::read(gates, model)? })
     }
 
-    /// The pruned form of a source weight in fp32, never rounded, on the CPU. A layer's weight needs that layer to be in
-    /// the plan, at `kept`.
+    /// The pruned form of a source weight in fp64, never rounded, on the weight's device. A layer's weight needs that
+    /// layer to be in the plan, at `kept`.
     ///
     /// # Errors
     /// A weight of another shape than the plan's.
-    pub fn fold(&self, role: Role, kept: Option<usize>, weight: StoredTensor) -> Result<Tensor, Error> {
+    pub(super) fn fold_exactly(&self, role: Role, kept: Option<usize>, weight: &Tensor) -> Result<Tensor, Error> {
+        Ok(exact_fold::fold(&self.plan_of(role, kept), weight)?)
+    }
+
+    /// The same in fp32, by the code that writes.
+    #[cfg(test)]
+    pub(super) fn fold(&self, role: Role, kept: Option<usize>, weight: StoredTensor) -> Result<Tensor, Error> {
         self.bind(role, kept, weight, DType::F32)?.to_tensor()
     }
 
-    /// The same fold, to be written in pieces as `target`.
+    /// The fold of a weight, to be written in pieces as `target`.
     pub(super) fn bind<'w>(
         &self,
         role: Role,

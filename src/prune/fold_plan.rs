@@ -10,8 +10,8 @@
 #[derive(Clone, Debug, PartialEq)]
 pub(super) struct Side {
     indices: Vec<usize>,
-    /// One per kept index; `None` where all are 1.
-    factors: Option<Vec<f32>>,
+    /// One per kept index, fp64: the product of two fp32 gates is exact. `None` where all are 1.
+    factors: Option<Vec<f64>>,
 }
 
 impl Side {
@@ -29,8 +29,8 @@ impl Side {
     /// Each kept index multiplied by `factor(index)`, on top of what it has.
     pub(super) fn times(self, factor: impl Fn(usize) -> f32) -> Side {
         let before = self.factors.unwrap_or_else(|| vec![1.0; self.indices.len()]);
-        let factors: Vec<f32> =
-            self.indices.iter().zip(before).map(|(index, before)| before * factor(*index)).collect();
+        let factors: Vec<f64> =
+            self.indices.iter().zip(before).map(|(index, before)| before * f64::from(factor(*index))).collect();
         // Multiplying by one changes nothing, and a weight without factors is a copy.
         let factors = factors.iter().any(|factor| *factor != 1.0).then_some(factors);
         Side { indices: self.indices, factors }
@@ -47,13 +47,13 @@ impl Side {
     }
 
     /// The factors of the kept indices, if any differs from 1.
-    pub(super) fn factors(&self) -> Option<&[f32]> {
+    pub(super) fn factors(&self) -> Option<&[f64]> {
         self.factors.as_deref()
     }
 
-    /// The factor of the kept index at `position`.
-    pub(super) fn factor(&self, position: usize) -> f32 {
-        self.factors.as_ref().and_then(|factors| factors.get(position)).copied().unwrap_or(1.0)
+    /// The same in fp32, each rounded once.
+    pub(super) fn factors_in_fp32(&self) -> Option<Vec<f32>> {
+        Some(self.factors()?.iter().map(|factor| *factor as f32).collect())
     }
 
     /// The first kept index that a side of `size` does not have.
@@ -105,14 +105,19 @@ mod tests {
         let gates = [0.5, 0.0, 2.0, 1.0];
         let side = Side::kept([0, 2, 3]).times(|index| gates[index]).times(|_| 0.5);
         assert_eq!(side.factors(), Some(&[0.25, 1.0, 0.5][..]));
-        assert_eq!((side.factor(2), side.len(), side.indices()), (0.5, 3, &[0, 2, 3][..]));
+        assert_eq!((side.len(), side.indices()), (3, &[0, 2, 3][..]));
+        // The product of two fp32 gates has more bits than fp32; rounded to it, it is the fp32 product.
+        let (a, b) = (0.1f32, 0.3f32);
+        let product = Side::kept([0]).times(|_| a).times(|_| b);
+        assert_eq!(product.factors(), Some(&[f64::from(a) * f64::from(b)][..]));
+        assert_eq!(product.factors_in_fp32(), Some(vec![a * b]));
     }
 
     #[test]
     fn factors_of_one_are_none() {
         let plan = FoldPlan::matrix(Side::kept([1, 4]).times(|_| 1.0), Side::all(3));
         assert!(!plan.has_factors());
-        assert_eq!(plan.rows.factor(1), 1.0);
+        assert_eq!((plan.rows.factors(), plan.rows.factors_in_fp32()), (None, None));
         assert!(FoldPlan::vector(Side::all(2).times(|_| f32::NAN)).has_factors());
     }
 

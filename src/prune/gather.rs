@@ -13,6 +13,7 @@ use super::element::{BF16, Element, F16, F32};
 use super::fold_plan::FoldPlan;
 use crate::checkpoint::{self, DType, StoredTensor};
 use std::ops::Range;
+#[cfg(test)]
 use tch::{Device, Kind, Tensor};
 
 /// A weight, what is to be done to it, and the format of the result.
@@ -20,6 +21,9 @@ use tch::{Device, Kind, Tensor};
 pub(super) struct Fold<'a> {
     plan: FoldPlan,
     columns: Columns,
+    /// Factors of the rows and of the columns in fp32; `None` where all are 1.
+    row_factors: Option<Vec<f32>>,
+    column_factors: Option<Vec<f32>>,
     source: StoredTensor<'a>,
     /// Bytes of a row of the source.
     stride: usize,
@@ -99,7 +103,8 @@ impl<'a> Fold<'a> {
         }
         let stride = columns * source.dtype().bytes() as usize;
         let columns = Columns::new(plan.columns.indices(), columns);
-        Ok(Fold { plan, columns, source, stride, target })
+        let (row_factors, column_factors) = (plan.rows.factors_in_fp32(), plan.columns.factors_in_fp32());
+        Ok(Fold { plan, columns, row_factors, column_factors, source, stride, target })
     }
 
     /// Shape of the result.
@@ -169,6 +174,7 @@ impl<'a> Fold<'a> {
     }
 
     /// The result as an fp32 tensor on the CPU.
+    #[cfg(test)]
     pub(super) fn to_tensor(&self) -> Result<Tensor, Error> {
         debug_assert_eq!(self.target, DType::F32);
         let tensor = Tensor::f_zeros(self.shape(), (Kind::Float, Device::Cpu))?;
@@ -200,7 +206,8 @@ impl<'a> Fold<'a> {
         for (position, out) in rows.zip(out.chunks_exact_mut(self.row_bytes())) {
             let row = S::split(self.source_row(self.plan.rows.indices()[position]));
             let kept = self.columns.of(row, &mut compact);
-            scale_row::<S, T>(kept, self.plan.rows.factor(position), self.plan.columns.factors(), T::split_mut(out));
+            let factor = self.row_factors.as_ref().map_or(1.0, |factors| factors[position]);
+            scale_row::<S, T>(kept, factor, self.column_factors.as_deref(), T::split_mut(out));
         }
     }
 

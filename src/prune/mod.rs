@@ -12,6 +12,7 @@ pub mod convert;
 mod element;
 pub mod equivalence;
 mod error;
+mod exact_fold;
 pub mod fold;
 mod fold_plan;
 #[cfg(test)]
@@ -23,6 +24,6 @@ pub mod shape;
 mod transfer;
 
 pub use convert::{Conversion, Converted, convert, write_model};
-pub use equivalence::{Equivalence, LayerDifference};
+pub use equivalence::{CheckRows, Equivalence, Fault};
 pub use error::Error;
 pub use transfer::Transfer;

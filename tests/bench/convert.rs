@@ -17,7 +17,7 @@ use serde_json::json;
 use shearling::checkpoint::{Checkpoint, DType, HfConfig, ShardWriter, TensorPlan};
 use shearling::config::{Dtype, Target};
 use shearling::model::parameters::parameters;
-use shearling::prune::{Conversion, Transfer, shape, write_model};
+use shearling::prune::{CheckRows, Conversion, Transfer, shape, write_model};
 use shearling_masks::{Gates, KeepPlan, MaskSpec, Module};
 use std::error::Error;
 use std::fs::{self, File};
@@ -192,8 +192,9 @@ impl Bench {
             plan: &self.plan,
             dtype: Dtype::Bf16,
             max_shard_bytes: self.max_shard_bytes,
-            check_rows: &Tensor::new(),
+            check_rows: &CheckRows::unnamed(Tensor::new()),
             device: Device::Cpu,
+            unproven: false,
         };
         let transfer = write_model(&conversion, &folder, &mut |_, _, _| {})?;
         fs::remove_dir_all(&folder)?;

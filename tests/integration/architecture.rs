@@ -21,11 +21,12 @@ const LAYERS: [(&str, u32); 12] = [
 ];
 
 /// Imports within a layer: who, whom, why. Each must be in use; all others are refused.
-const SIDEWAYS: [(&str, &str, &str); 8] = [
+const SIDEWAYS: [(&str, &str, &str); 9] = [
     ("commands", "cli", "a command is given its arguments and prints through the one printer"),
     ("config", "checkpoint", "run.dtype and the formats of checkpoints are one list"),
     ("train", "eval", "the mixer moves at evaluations inside the run"),
     ("train", "prune", "a run is refused before its start if the target cannot be reached, and names its shapes"),
+    ("prune", "eval", "what rounding costs is judged with the statistics of evaluation"),
     ("report", "inspect", "pictures are drawn from the one reading of a run folder"),
     ("inspect", "eval", "what pruning cost is judged row by row, with the statistics of evaluation"),
     ("inspect", "train", "the format of metrics.jsonl belongs to the loop that writes it"),

@@ -230,6 +230,9 @@ pub struct Export {
     /// Kind of the written weights; default prune.dtype or checkpoint.export_dtype of the run, else that of its source.
     #[arg(long)]
     pub dtype: Option<DtypeArgument>,
+    /// Write the pruned model even if it cannot be proven equal to the masked one; its card says so.
+    #[arg(long)]
+    pub unproven: bool,
     /// Device for folding and checking a prune run.
     #[arg(long, default_value = "auto")]
     pub device: String,

@@ -17,6 +17,7 @@ mod table;
 use super::Verdict;
 use super::data::{PrepareProgress, folders, summary};
 use super::eval::evaluate_folder;
+use super::refusal::Origin;
 use super::run::{Written, execute, finish};
 use crate::checkpoint::write_atomic;
 use crate::cli::Printer;
@@ -49,7 +50,7 @@ pub fn run(arguments: &Demo) -> anyhow::Result<Verdict> {
     let started = Instant::now();
     let demo = Stages::new(arguments, printer)?;
     let results = match demo.run() {
-        Err(error) => return finish(Err(error), &printer),
+        Err(error) => return finish(Err(error), &Origin::Run(arguments.out.join("prune")), &printer),
         Ok(results) => results,
     };
     let Some(results) = results else {

@@ -28,8 +28,8 @@ pub(super) fn text(results: &Results, seconds: f64) -> String {
         prune + recover
     ));
     text.push_str(&kept(results).unwrap_or_else(|error| format!("the kept units could not be read: {error}\n")));
-    text.push_str(&format!("learned masks: {}\n", results.equivalence.summary()));
-    text.push_str(&format!("one-shot cut:  {}\n", results.one_shot_equivalence.summary()));
+    text.push_str(&format!("learned masks: {}\n", results.equivalence.arithmetic()));
+    text.push_str(&format!("one-shot cut:  {}\n", results.one_shot_equivalence.arithmetic()));
     text.push_str(&format!("{} in all, everything is in {}\n", duration(seconds), results.recipe.folder.display()));
     text
 }

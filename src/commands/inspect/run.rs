@@ -117,11 +117,19 @@ fn written(written: &WrittenModel) -> String {
     text.push_str(&format!("{} parameters", count(written.parameters_after)));
     if let Some(check) = &written.equivalence {
         let number = |value: Option<f64>| value.map_or("?".to_string(), |value| format!("{value:.1e}"));
+        let (error, bound) = match check.folded {
+            Some(_) => (check.folded, check.folded_bound),
+            None => (check.written, check.written_bound),
+        };
+        let verdict = if check.verdict() == Some(false) { "not proven equal: " } else { "" };
         text.push_str(&format!(
-            "; differs from the masked model by {} of the largest logit (bound {})",
-            number(check.written),
-            number(check.written_bound)
+            "; {verdict}differs from the masked model by {} of the largest logit (bound {})",
+            number(error),
+            number(bound)
         ));
+        if let Some(kl) = check.mean_kl {
+            text.push_str(&format!(", rounding costs a KL divergence of {kl:.1e}"));
+        }
     }
     text + "\n"
 }

@@ -180,7 +180,8 @@ FactorGradients composed_unfold(const Tensor& weight, const Gates& gates, Tensor
                                 Wanted wanted) {
   FactorGradients out;
   if (wanted.row || wanted.column) {
-    const Tensor influence = folded.to(at::kFloat).mul(weight.to(at::kFloat));
+    const auto wide = outer(gates).scalar_type();
+    const Tensor influence = folded.to(wide).mul(weight.to(wide));
     if (wanted.row) out.row = gates.column.defined() ? influence.mv(gates.column) : influence.sum(1);
     if (wanted.column) out.column = gates.row.defined() ? influence.t().mv(gates.row) : influence.sum(0);
   }

@@ -166,7 +166,9 @@ void check_gated(const Tensor& x, const Tensor& weight, const Gates& gates, cons
   check_gate("row gate", gates.row, weight.size(0), weight);
   check_gate("column gate", gates.column, weight.size(1), weight);
   for (const Tensor& gate : {gates.row, gates.column}) {
-    TORCH_CHECK(!gate.defined() || gate.scalar_type() == at::kFloat, "gates are fp32, not ", gate.scalar_type());
+    const bool exact = gate.defined() && gate.scalar_type() == at::kDouble && weight.scalar_type() == at::kDouble;
+    TORCH_CHECK(!gate.defined() || exact || gate.scalar_type() == at::kFloat,
+                "gates are fp32 (or fp64 beside an fp64 weight), not ", gate.scalar_type());
   }
   TORCH_CHECK(residual.sizes() == at::IntArrayRef(mapped_sizes(x, weight)), "a residual of ", residual.sizes(),
               " for an input of ", x.sizes(), " and a weight of ", weight.sizes());

@@ -3,7 +3,7 @@
 
 use super::{Answer, Verdict};
 use crate::inspect::columns::ends;
-use crate::inspect::{ModuleSteps, RunHistory, SurvivingLayer};
+use crate::inspect::{ModuleSteps, RunHistory, SurvivingLayer, WrittenEquivalence};
 use crate::report::figures::shape_differences;
 use crate::report::number::{Unit, listed, ranges, significant};
 
@@ -169,35 +169,46 @@ pub(super) fn equivalence(history: &RunHistory) -> Answer {
             "No comparison is recorded: no model was written yet.",
         );
     };
-    let pairs =
-        [("fold in fp32", check.folded, check.folded_bound), ("as written", check.written, check.written_bound)];
-    let known: Vec<(&str, f64, f64)> =
-        pairs.into_iter().filter_map(|(name, error, bound)| Some((name, error?, bound?))).collect();
-    let points = known.iter().map(|(name, error, bound)| {
+    let pairs = [("fold", check.folded, check.folded_bound), ("as written", check.written, check.written_bound)];
+    let known = pairs.into_iter().filter_map(|(name, error, bound)| Some((name, error?, bound?)));
+    let points = known.map(|(name, error, bound)| {
         format!(
             "{name}: largest difference of logits {} of the largest logit, allowed {}.",
-            Unit::Plain.text(*error),
-            Unit::Plain.text(*bound)
+            Unit::Plain.text(error),
+            Unit::Plain.text(bound)
         )
     });
     let mut points: Vec<String> = points.collect();
+    points.extend(rounding_point(check));
     if goes_against_gates(history) {
         // A warning about the cut stands above this answer, and is no doubt of it.
         let what = "Both models are cut: units that the cut removed are closed in both. What the cut itself changed is \
                     under Warnings and in the gap between the held-out losses.";
         points.push(what.to_string());
     }
-    let (verdict, answer) = match (known.is_empty(), known.iter().all(|(_, error, bound)| error <= bound)) {
-        (true, _) => (Verdict::Open, "The comparison is recorded without numbers."),
-        (false, true) => {
+    let (verdict, answer) = match check.verdict() {
+        None => (Verdict::Open, "The comparison is recorded without numbers."),
+        Some(true) => {
             (Verdict::Good, "Yes: on real rows its logits equal those of the masked model, cut to the target.")
         }
-        (false, false) => (
-            Verdict::Bad,
-            "No: its logits differ from those of the masked model, cut to the target, by more than is allowed.",
-        ),
+        Some(false) => {
+            (Verdict::Bad, "Not proven: it differs from the masked model, cut to the target, by more than is allowed.")
+        }
     };
     Answer::new("equivalence", QUESTION, verdict, answer).with(points)
+}
+
+/// What the dtype of the files costs, in loss and next-token distribution.
+fn rounding_point(check: &WrittenEquivalence) -> Option<String> {
+    let (loss, kl) = (check.loss_change?, check.mean_kl?);
+    let source = check
+        .source_mean_kl
+        .map_or(String::new(), |kl| format!(" (the same rounding of the masked model: {})", Unit::Plain.text(kl)));
+    Some(format!(
+        "storing the weights: changes the loss by {}, KL divergence of the next token {}{source}.",
+        Unit::Plain.text(loss),
+        Unit::Plain.text(kl)
+    ))
 }
 
 /// Whether the cut keeps units that are nearly closed, or removes open ones, in the layers that stay.
