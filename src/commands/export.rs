@@ -278,6 +278,7 @@ fn report_equivalence(equivalence: &Equivalence, printer: &Printer) {
         return;
     }
     printer.note(equivalence);
+    printer.note(equivalence.cost());
     if equivalence.rounding.is_costly() {
         let dtype = equivalence.rounding.dtype.name();
         printer.warn(format!(

@@ -196,7 +196,7 @@ fn what_a_dtype_cannot_hold_is_named_with_its_weight() {
     let mut cut = Cut::new();
     let path: PathBuf = cut.source.dir().to_path_buf();
     let name = format!("model.layers.{}.mlp.down_proj.weight", cut.plan.layers[0].source_index);
-    rewrite(&path, &name, |weight| weight.full_like(1e5));
+    rewrite(&path, &name, |weight| weight.full_like(1e9));
     cut.source = Checkpoint::open(&path).unwrap();
     let found = cut.check(&cut.plan, &cut.gates, Dtype::Fp16, |_| {});
     assert_eq!(found.fault(), Some(Fault::Weights), "{found}");

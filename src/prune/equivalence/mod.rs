@@ -159,14 +159,14 @@ impl Equivalence {
         let Rounding { dtype, written, source, .. } = &self.rounding;
         let error = written.loss_change_error.map_or(String::new(), |error| format!(" ± {error:.4}"));
         format!(
-            "weights in {}: loss {:+.4}{error}, KL of the next token {:.1e} (worst {:.1e} at {}); the same rounding of \
-             the source: loss {:+.4}, KL {:.1e}",
+            "stored in {}: loss {}{error}, KL divergence of the next token {:.1e} (worst {:.1e} at {}); the masked model \
+             rounded alike: loss {}, KL {:.1e}",
             dtype.name(),
-            written.loss_change,
+            signed(written.loss_change),
             written.mean_kl,
             written.worst_kl,
             written.worst,
-            source.loss_change,
+            signed(source.loss_change),
             source.mean_kl
         )
     }
@@ -208,10 +208,15 @@ impl Equivalence {
     }
 }
 
+/// Four digits after the point, without a sign where they are all zero.
+fn signed(value: f64) -> String {
+    if value.abs() < 5e-5 { format!("{:.4}", 0.0) } else { format!("{value:+.4}") }
+}
+
 impl Display for Equivalence {
     fn fmt(&self, f: &mut Formatter) -> fmt::Result {
         match self.fault() {
-            None => write!(f, "masked and pruned model agree: {}; {}", self.arithmetic(), self.cost()),
+            None => write!(f, "masked and pruned model agree: {}", self.arithmetic()),
             Some(Fault::NotFinite) => write!(
                 f,
                 "the masked model gives logits that are not finite, so there is nothing to compare: its weights were \
