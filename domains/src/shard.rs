@@ -56,6 +56,11 @@ impl TokenBlock {
         }
     }
 
+    /// The largest id; 0 of none.
+    pub(crate) fn largest(&self) -> u32 {
+        self.iter().max().unwrap_or(0)
+    }
+
     fn iter(&self) -> Box<dyn Iterator<Item = u32> + '_> {
         match self {
             Self::U16(ids) => Box::new(ids.iter().map(|&id| u32::from(id))),
@@ -317,6 +322,8 @@ mod tests {
             let shard = written(&path, vocab_size, &groups);
             assert_eq!(shard.bytes, path.metadata().unwrap().len());
             assert_eq!(shard.sha256, hex(&Sha256::digest(std::fs::read(&path).unwrap())));
+            let largest = groups.iter().map(|ids| ids.iter().max().copied()).collect::<Vec<_>>();
+            assert_eq!(crate::largest_id::recorded(&path).unwrap(), largest);
             for (group, ids) in groups.iter().enumerate() {
                 assert_eq!(&read(&path, group, &shard, vocab_size).unwrap(), ids);
             }

@@ -2,7 +2,8 @@
 //!
 //! Nothing is loaded on opening; shards are memory-mapped, so that the peak is the tensors the caller holds.
 
-use super::load_report::LoadReport;
+use super::leftover::{self, EMBEDDING, HEAD};
+use super::load_report::{Extra, LoadReport};
 use super::mapped::MappedFile;
 use super::shard_index::{INDEX_NAME, ShardIndex};
 use super::stored::StoredTensor;
@@ -93,8 +94,26 @@ impl Checkpoint {
     }
 
     /// Copies one tensor to a device, in the kind asked for, straight from the mapped file.
+    ///
+    /// # Errors
+    /// It is not there, or holds numbers that are not finite: whatever uses a weight hears of it before it is used.
     pub fn tensor(&self, name: &str, kind: Kind, device: Device) -> Result<Tensor> {
+        self.stored(name)?.require_finite()?;
         self.shards[self.entry(name)?.shard].tensor(name, Some(kind), device)
+    }
+
+    /// Looks at every number of the checkpoint and refuses those that are not finite. Reads all files once.
+    ///
+    /// # Errors
+    /// The first tensor, by name, with a number that is not finite.
+    pub fn require_finite(&self) -> Result<()> {
+        self.entries.keys().try_for_each(|name| {
+            let stored = self.stored(name)?;
+            stored.will_need(0..stored.bytes().len());
+            let finite = stored.require_finite();
+            stored.release();
+            finite
+        })
     }
 
     /// One tensor where it lies in its file, not copied.
@@ -109,10 +128,41 @@ impl Checkpoint {
         self.shards.iter().for_each(MappedFile::release_all);
     }
 
-    /// Compares the tensors a model needs (name, shape) with those of this checkpoint.
+    /// Compares the tensors a model needs (name, shape) with those of this checkpoint. A head that is stored although it is
+    /// tied is compared with the embedding, number by number; nothing else is read.
     pub fn check(&self, expected: &[(String, Vec<i64>)]) -> LoadReport {
         let found = self.entries.iter().map(|(name, entry)| (name.clone(), entry.shape.clone())).collect();
-        LoadReport::compare(expected, &found, self.model.tie_word_embeddings)
+        let extra = |name: &str| match name {
+            HEAD if self.model.tie_word_embeddings => self.tied_head(),
+            name if leftover::is_harmless(name) => Extra::Harmless,
+            name => Extra::Unused(leftover::cause(name, &self.model)),
+        };
+        LoadReport::compare(expected, &found, extra, |name| leftover::key_of(name, &self.model))
+    }
+
+    /// A stored head under `tie_word_embeddings`: nothing new if it is the embedding. If it is not, transformers 5 uses it
+    /// and transformers 4 drops it, so which network was trained is not ours to guess.
+    fn tied_head(&self) -> Extra {
+        if self.is_same(HEAD, EMBEDDING) {
+            return Extra::Harmless;
+        }
+        Extra::Unused(format!(
+            "`tie_word_embeddings` is true in config.json, but this head is not `{EMBEDDING}`: transformers 5 uses the stored \
+             head (for that set \"tie_word_embeddings\": false), transformers 4 the embedding (for that remove the tensor)"
+        ))
+    }
+
+    /// Whether two tensors hold the same numbers, in whatever formats.
+    fn is_same(&self, one: &str, other: &str) -> bool {
+        let (Ok(a), Ok(b)) = (self.stored(one), self.stored(other)) else { return false };
+        if a.shape() != b.shape() {
+            return false;
+        }
+        if a.dtype() == b.dtype() && a.bytes() == b.bytes() {
+            return true;
+        }
+        let read = |name| self.tensor(name, Kind::Float, Device::Cpu).ok();
+        read(one).zip(read(other)).is_some_and(|(a, b)| a.f_equal(&b).unwrap_or(false))
     }
 
     /// How to get a `tokenizer.json` if the folder has none. Weights load without it; preparing data needs it.
@@ -382,20 +432,77 @@ mod tests {
     }
 
     #[test]
-    fn index_and_shards_must_agree() {
+    fn index_and_shards_must_not_contradict_each_other() {
         let name = "model.norm.weight";
         let dir = copy_of("llama2-mha-sharded");
-        edit_index(dir.path(), |map| drop(map.shift_remove(name)));
-        assert!(open_error(dir.path()).contains("does not list tensor `model.norm.weight`"));
-
-        let dir = copy_of("llama2-mha-sharded");
-        edit_index(dir.path(), |map| drop(map.insert("model.extra".into(), map[name].clone())));
-        assert!(open_error(dir.path()).contains("model.extra"));
+        let other = "model-00001-of-00003.safetensors";
+        edit_index(dir.path(), |map| drop(map.insert(name.into(), other.into())));
+        let error = open_error(dir.path());
+        assert!(error.contains(name) && error.contains(other) && error.contains("two checkpoints"), "{error}");
 
         let dir = copy_of("llama2-mha-sharded");
         fs::copy(dir.path().join("model-00001-of-00003.safetensors"), dir.path().join("copy.safetensors")).unwrap();
         edit_index(dir.path(), |map| drop(map.insert("model.extra".into(), "copy.safetensors".into())));
         assert!(open_error(dir.path()).contains("is in two shards"));
+    }
+
+    #[test]
+    fn what_an_index_lists_too_much_or_too_little_is_for_the_network_to_need() {
+        let name = "model.norm.weight";
+        let dir = copy_of("llama2-mha-sharded");
+        let whole: Vec<String> = Checkpoint::open(dir.path()).unwrap().names().map(str::to_owned).collect();
+        edit_index(dir.path(), |map| {
+            map.insert("model.layers.0.self_attn.rotary_emb.inv_freq".into(), map[name].clone());
+            map.shift_remove(name);
+        });
+        assert_eq!(Checkpoint::open(dir.path()).unwrap().names().collect::<Vec<_>>(), whole);
+    }
+
+    /// A tied model with `head` stored beside the embedding.
+    fn with_head(head: impl FnOnce(&Tensor) -> Tensor) -> LoadReport {
+        let dir = copy_of("llama3-gqa-tied");
+        let path = dir.path().join(SINGLE_NAME);
+        let mut tensors: Vec<_> = TensorFile::read(&path, Device::Cpu).unwrap().tensors.into_iter().collect();
+        let expected: Vec<_> = tensors.iter().map(|(name, tensor)| (name.clone(), tensor.size())).collect();
+        let embedding = tensors.iter().find(|(name, _)| name == EMBEDDING).unwrap().1.shallow_clone();
+        tensors.push((HEAD.to_owned(), head(&embedding)));
+        TensorFile::write(&path, &tensors, &BTreeMap::new()).unwrap();
+        Checkpoint::open(dir.path()).unwrap().check(&expected)
+    }
+
+    #[test]
+    fn a_tied_head_is_harmless_only_where_it_is_the_embedding() {
+        for same in [with_head(Tensor::copy), with_head(|embedding| -(-embedding))] {
+            assert!(same.is_exact());
+            assert_eq!(same.ignored, [HEAD]);
+        }
+        for other in [
+            with_head(|embedding| embedding * 1.001),
+            // Rounded, so not the same numbers.
+            with_head(|embedding| embedding.to_kind(Kind::BFloat16)),
+            with_head(|embedding| embedding.narrow(0, 0, 63).contiguous()),
+        ] {
+            assert!(other.is_complete() && !other.is_exact());
+            assert!(other.to_string().contains("`tie_word_embeddings` is true"), "{other}");
+        }
+    }
+
+    #[test]
+    fn numbers_that_are_not_finite_name_file_tensor_and_place() {
+        let dir = copy_of("llama2-mha");
+        let path = dir.path().join(SINGLE_NAME);
+        let tensors = [
+            ("a".to_owned(), Tensor::from_slice(&[1.0f32, 2.0])),
+            ("b".to_owned(), Tensor::from_slice(&[1.0f32, f32::NAN, f32::INFINITY])),
+        ];
+        TensorFile::write(&path, &tensors, &BTreeMap::new()).unwrap();
+        let checkpoint = Checkpoint::open(dir.path()).unwrap();
+        checkpoint.tensor("a", Kind::BFloat16, Device::Cpu).unwrap();
+        let read = checkpoint.tensor("b", Kind::Float, Device::Cpu).unwrap_err().to_string();
+        for part in [SINGLE_NAME, "`b`", "1 NaN and 1 infinite of 3 numbers", "index 1", "earlier checkpoint"] {
+            assert!(read.contains(part), "{part}: {read}");
+        }
+        assert_eq!(checkpoint.require_finite().unwrap_err().to_string(), read);
     }
 
     #[test]
