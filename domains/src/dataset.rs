@@ -344,6 +344,7 @@ impl Dataset {
             groups: file.row_groups.len(),
             sequence_length: self.sequence_length(),
             vocab_size: self.vocab_size(),
+            max_token_id: self.manifest.max_token_id,
             first_row: file.row_groups[..within].iter().map(|group| group.rows).sum(),
         };
         let block = Arc::new(read_group(&self.root.join(&file.name), within, &expected)?);
