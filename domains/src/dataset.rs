@@ -184,12 +184,15 @@ impl Dataset {
         self.manifest.vocab_size
     }
 
-    /// The largest token id that occurs, of all domains and both sides. Files record it, so no tokens are read unless
-    /// another program wrote them.
+    /// The largest token id that occurs, of all domains and both sides. The manifest says it, or else the footers of the
+    /// files; tokens are only read where another program wrote them.
     ///
     /// # Errors
     /// A file cannot be read, or is damaged.
     pub fn largest_token_id(&self) -> Result<u32> {
+        if let Some(recorded) = self.manifest.max_token_id {
+            return Ok(recorded);
+        }
         let mut largest = 0;
         for domain in 0..self.names.len() {
             for split in Split::ALL {
