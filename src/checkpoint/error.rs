@@ -113,8 +113,8 @@ pub enum Error {
     },
     /// A tensor holds numbers that are not finite.
     #[error(
-        "`{}`: tensor `{tensor}` holds {nan} NaN and {infinite} infinite of {numbers} numbers (the first at index {first}): \
-         these weights are damaged as they are stored; {}", path.display(), damaged_weights(*float16)
+        "`{}`: tensor `{tensor}` is not finite: {} of {numbers} numbers (the first at index {first}); these weights are \
+         damaged as they are stored: {}", path.display(), not_finite(*nan, *infinite), damaged_weights(*float16)
     )]
     NonFinite {
         /// The file.
@@ -222,6 +222,14 @@ pub enum Error {
 /// A clause to follow a message.
 fn clause(hint: &Option<String>) -> String {
     hint.as_ref().map(|hint| format!("; {hint}")).unwrap_or_default()
+}
+
+fn not_finite(nan: usize, infinite: usize) -> String {
+    match (nan, infinite) {
+        (nan, 0) => format!("{nan} NaN"),
+        (0, infinite) => format!("{infinite} infinite"),
+        (nan, infinite) => format!("{nan} NaN, {infinite} infinite"),
+    }
 }
 
 fn damaged_weights(float16: bool) -> &'static str {

@@ -7,7 +7,7 @@ use super::load_report::{Extra, LoadReport};
 use super::mapped::MappedFile;
 use super::shard_index::{INDEX_NAME, ShardIndex};
 use super::stored::StoredTensor;
-use super::{DType, Error, HfConfig, HfModel, Result};
+use super::{DType, Error, HfConfig, HfModel, Result, not_a_model};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use tch::{Device, Kind, Tensor};
@@ -211,22 +211,31 @@ fn open_shards(dir: &Path) -> Result<Vec<MappedFile>> {
 }
 
 fn no_weights(dir: &Path) -> Error {
-    let problem = match pickled_weights(dir) {
+    let problem = match first_file(dir, &[".bin", ".pt", ".pth", ".ckpt"]) {
         Some(file) => format!(
             "the weights are in `{file}`, a pickle, and only safetensors is read; convert them with: python -c 'from \
              transformers import AutoModelForCausalLM; AutoModelForCausalLM.from_pretrained(\"{0}\", torch_dtype=\"auto\")\
              .save_pretrained(\"{0}\", safe_serialization=True)'",
             dir.display()
         ),
-        None => format!("neither `{SINGLE_NAME}` nor `{INDEX_NAME}` is there"),
+        None => {
+            let absent = format!("neither `{SINGLE_NAME}` nor `{INDEX_NAME}` is there");
+            match first_file(dir, &[".safetensors"]).filter(|name| !name.starts_with("adapter_")) {
+                Some(file) => format!(
+                    "{absent}, only `{file}` and its like: fetch the index that belongs to the shards; a single file of all \
+                     weights is called `{SINGLE_NAME}`"
+                ),
+                None => format!("{absent}{}", not_a_model(dir).map(|hint| format!("; {hint}")).unwrap_or_default()),
+            }
+        }
     };
     Error::NoWeights { dir: dir.to_owned(), problem }
 }
 
-/// The first (by name) of the pickled weight files, if any.
-fn pickled_weights(dir: &Path) -> Option<String> {
+/// The first (by name) of the files with one of these endings, if any.
+fn first_file(dir: &Path, endings: &[&str]) -> Option<String> {
     let names = std::fs::read_dir(dir).ok()?.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-    names.filter(|name| [".bin", ".pt", ".pth", ".ckpt"].iter().any(|end| name.ends_with(end))).min()
+    names.filter(|name| endings.iter().any(|end| name.ends_with(end))).min()
 }
 
 #[cfg(test)]
@@ -497,9 +506,9 @@ mod tests {
         ];
         TensorFile::write(&path, &tensors, &BTreeMap::new()).unwrap();
         let checkpoint = Checkpoint::open(dir.path()).unwrap();
-        checkpoint.tensor("a", Kind::BFloat16, Device::Cpu).unwrap();
+        drop(checkpoint.tensor("a", Kind::BFloat16, Device::Cpu).unwrap());
         let read = checkpoint.tensor("b", Kind::Float, Device::Cpu).unwrap_err().to_string();
-        for part in [SINGLE_NAME, "`b`", "1 NaN and 1 infinite of 3 numbers", "index 1", "earlier checkpoint"] {
+        for part in [SINGLE_NAME, "`b`", "1 NaN, 1 infinite of 3 numbers", "index 1", "earlier checkpoint"] {
             assert!(read.contains(part), "{part}: {read}");
         }
         assert_eq!(checkpoint.require_finite().unwrap_err().to_string(), read);
@@ -544,6 +553,18 @@ mod tests {
         fs::write(dir.path().join("pytorch_model.bin"), b"x").unwrap();
         let error = open_error(dir.path());
         assert!(error.contains("pytorch_model.bin") && error.contains("safe_serialization=True"), "{error}");
+    }
+
+    #[test]
+    fn weights_under_other_names_are_told_by_what_they_are() {
+        let dir = copy_of("llama2-mha-sharded");
+        fs::remove_file(dir.path().join(INDEX_NAME)).unwrap();
+        let error = open_error(dir.path());
+        assert!(error.contains("`model-00001-of-00003.safetensors`") && error.contains("fetch the index"), "{error}");
+        let dir = copy_of("llama2-mha");
+        fs::rename(dir.path().join(SINGLE_NAME), dir.path().join("adapter_model.safetensors")).unwrap();
+        fs::write(dir.path().join("adapter_config.json"), "{}").unwrap();
+        assert!(open_error(dir.path()).contains("LoRA adapter"));
     }
 
     #[test]

@@ -116,7 +116,7 @@ pub fn require_complete(checkpoint: &Checkpoint, model: &HfModel) -> Result<(), 
         true => "",
         false => {
             "\nWithout the unused tensors it is another network than the one that was trained: put config.json right, or \
-             remove them from the weights if they are leftovers (transformers drops them: from_pretrained, save_pretrained)"
+             remove them from the weights if they are leftovers (load_file and save_file of safetensors.torch)"
         }
     };
     Err(Error::Incomplete { path: checkpoint.dir().to_path_buf(), report: format!("{report}{advice}") })

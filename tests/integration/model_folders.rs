@@ -369,6 +369,7 @@ fn a_target_that_is_the_source_is_refused() {
         ("target.intermediate_size", 48),
         ("target.num_hidden_layers", 3),
         ("target.num_attention_heads", 4),
+        ("masks.warmup_steps", 1),
     ];
     for command in ["plan", "prune"] {
         place.refuses(&place.run(command, "prune", &same), &["[target]", "nothing would be pruned"]);
