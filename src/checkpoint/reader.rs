@@ -93,13 +93,19 @@ impl Checkpoint {
         self.entries.values().map(|entry| entry.bytes).sum()
     }
 
-    /// Copies one tensor to a device, in the kind asked for, straight from the mapped file.
+    /// Copies one tensor to a device, in the kind asked for, straight from the mapped file; whatever its numbers are, for
+    /// those who judge what they have written. Who computes with a weight asks for [`Checkpoint::finite_tensor`].
+    pub fn tensor(&self, name: &str, kind: Kind, device: Device) -> Result<Tensor> {
+        self.shards[self.entry(name)?.shard].tensor(name, Some(kind), device)
+    }
+
+    /// The same of a tensor whose numbers are finite: what is damaged is named before anything is computed with it.
     ///
     /// # Errors
-    /// It is not there, or holds numbers that are not finite: whatever uses a weight hears of it before it is used.
-    pub fn tensor(&self, name: &str, kind: Kind, device: Device) -> Result<Tensor> {
+    /// It is not there, or [`Error::NonFinite`].
+    pub fn finite_tensor(&self, name: &str, kind: Kind, device: Device) -> Result<Tensor> {
         self.stored(name)?.require_finite()?;
-        self.shards[self.entry(name)?.shard].tensor(name, Some(kind), device)
+        self.tensor(name, kind, device)
     }
 
     /// Looks at every number of the checkpoint and refuses those that are not finite. Reads all files once.
@@ -506,8 +512,9 @@ mod tests {
         ];
         TensorFile::write(&path, &tensors, &BTreeMap::new()).unwrap();
         let checkpoint = Checkpoint::open(dir.path()).unwrap();
-        drop(checkpoint.tensor("a", Kind::BFloat16, Device::Cpu).unwrap());
-        let read = checkpoint.tensor("b", Kind::Float, Device::Cpu).unwrap_err().to_string();
+        drop(checkpoint.finite_tensor("a", Kind::BFloat16, Device::Cpu).unwrap());
+        drop(checkpoint.tensor("b", Kind::Float, Device::Cpu).unwrap());
+        let read = checkpoint.finite_tensor("b", Kind::Float, Device::Cpu).unwrap_err().to_string();
         for part in [SINGLE_NAME, "`b`", "1 NaN, 1 infinite of 3 numbers", "index 1", "earlier checkpoint"] {
             assert!(read.contains(part), "{part}: {read}");
         }

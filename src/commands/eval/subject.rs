@@ -80,7 +80,7 @@ impl Subject {
     }
 
     pub(super) fn decoder(&self, compute: Kind, device: Device) -> anyhow::Result<Decoder> {
-        let weight = &mut |name: &str| self.checkpoint.tensor(name, compute, device);
+        let weight = &mut |name: &str| self.checkpoint.finite_tensor(name, compute, device);
         let decoder = Decoder::build(self.checkpoint.model(), weight)?;
         self.checkpoint.release();
         Ok(decoder)
