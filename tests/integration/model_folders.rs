@@ -389,6 +389,8 @@ fn what_is_written_from_a_read_only_folder_may_be_written() {
     succeed(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
     set(&place.model(), 0o755);
     let written = place.root.path().join("prune-run/pruned");
+    let card = std::fs::read_to_string(written.join("README.md")).unwrap();
+    assert!(card.contains("\n# source pruned to ") && card.contains("(2 layers, hidden size 24)"), "{card}");
     let mode = |path: &Path| std::fs::metadata(path).unwrap().permissions().mode() & 0o777;
     assert!(mode(&written) & 0o200 != 0);
     for entry in std::fs::read_dir(&written).unwrap() {
