@@ -5,10 +5,10 @@
 
 use super::{Architecture, HfModel};
 
-/// The output head's name.
-pub(super) const HEAD: &str = "lm_head.weight";
-/// The token embedding's name.
-pub(super) const EMBEDDING: &str = "model.embed_tokens.weight";
+/// Name of the output head.
+pub const HEAD: &str = "lm_head.weight";
+/// Name of the token embedding.
+pub const EMBEDDING: &str = "model.embed_tokens.weight";
 
 /// Tensors that older exports carry and that say nothing new: the tables of the rotary embedding, which `config.json`
 /// determines. transformers leaves them unread too.
@@ -77,6 +77,8 @@ pub(super) fn key_of(name: &str, model: &HfModel) -> Option<String> {
             Architecture::Llama | Architecture::Qwen3 => {
                 Some(format!("`attention_bias` is {} in config.json", model.attention_bias.qkv))
             }
+            // Qwen2 always has those of q, k and v: nothing to decide.
+            Architecture::Qwen2 if !name.ends_with(".o_proj.bias") => None,
             Architecture::Mistral | Architecture::Qwen2 => by_class("such biases"),
         };
     }
@@ -128,8 +130,11 @@ mod tests {
             assert!(found.contains(part), "{name}: {found}");
             assert!(!is_harmless(name), "{name}");
         }
-        // A norm that the class has is not explained by the class.
+        // What the class has is not explained by the class.
+        let qwen2 = HfModel { architecture: Architecture::Qwen2, ..llama.clone() };
         assert_eq!(key_of("model.layers.0.self_attn.q_norm.weight", &qwen), None);
+        assert_eq!(key_of("model.layers.0.self_attn.q_proj.bias", &qwen2), None);
+        assert!(key_of("model.layers.0.self_attn.o_proj.bias", &qwen2).unwrap().contains("Qwen2ForCausalLM"));
         for name in ["model.layers.0.self_attn.rotary_emb.inv_freq", "model.rotary_emb.inv_freq"] {
             assert!(is_harmless(name));
         }

@@ -58,6 +58,7 @@ pub use error::{Error, Result};
 pub use generation_config::GenerationConfig;
 pub use hf_config::{HfConfig, NewLlama, NewShape};
 pub use hf_model::{AttentionBias, HfModel};
+pub use leftover::{EMBEDDING, HEAD};
 pub use load_report::{LoadReport, Missing, Unused, WrongShape};
 pub use manifest::{FileEntry, MANIFEST_NAME, MANIFEST_VERSION, Manifest, sha256_of_file};
 pub use model_card::{CardShape, Equivalence, HISTORY_NAME, ModelCard};

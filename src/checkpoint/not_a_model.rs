@@ -72,14 +72,9 @@ fn hub_id(path: &Path) -> Option<String> {
 
 /// Models in folders of this one, or in the snapshots of the hub's cache.
 fn below(path: &Path) -> Option<String> {
-    let folders = |path: &Path| -> Vec<PathBuf> {
-        entries_of(path).unwrap_or_default().into_iter().filter(|entry| entry.is_dir()).collect()
-    };
-    let here = folders(path);
-    let models: Vec<&Path> = here.iter().map(PathBuf::as_path).collect();
-    let snapshots = folders(&path.join("snapshots"));
-    let mut models: Vec<&Path> = models.into_iter().chain(snapshots.iter().map(PathBuf::as_path)).collect();
-    models.retain(|folder| folder.join(HfConfig::FILE_NAME).is_file());
+    let entries = [path.to_path_buf(), path.join("snapshots")].map(|folder| entries_of(&folder).unwrap_or_default());
+    let models: Vec<PathBuf> =
+        entries.into_iter().flatten().filter(|entry| entry.join(HfConfig::FILE_NAME).is_file()).collect();
     let first = models.first()?;
     Some(match models.len() {
         1 => format!("the model is in {}: give that folder", first.display()),
