@@ -12,6 +12,7 @@ mod integration {
     pub mod golden;
     pub mod inspect;
     pub mod loss_curves;
+    pub mod model_folders;
     pub mod parity;
     pub mod planted_faults;
     pub mod planted_run;

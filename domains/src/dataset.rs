@@ -17,7 +17,7 @@ use crate::manifest::{FileEntry, MANIFEST_FILE, Manifest, Split, hex};
 use crate::order::{group_of, group_starts};
 use crate::shard::{Expected, TokenBlock, read_group};
 use crate::token_bytes::TokenBytes;
-use crate::{Error, Result};
+use crate::{Error, Result, largest_id};
 
 /// Decoded row groups kept in memory, in bytes, unless [`Dataset::set_cache_bytes`] says otherwise.
 const DEFAULT_CACHE_BYTES: usize = 1 << 30;
@@ -184,6 +184,31 @@ impl Dataset {
         self.manifest.vocab_size
     }
 
+    /// The largest token id that occurs, of all domains and both sides. The manifest says it, or else the footers of the
+    /// files; tokens are only read where another program wrote them.
+    ///
+    /// # Errors
+    /// A file cannot be read, or is damaged.
+    pub fn largest_token_id(&self) -> Result<u32> {
+        if let Some(recorded) = self.manifest.max_token_id {
+            return Ok(recorded);
+        }
+        let mut largest = 0;
+        for domain in 0..self.names.len() {
+            for split in Split::ALL {
+                let files = &self.manifest.domains[domain].split(split).files;
+                let recorded = files.iter().map(|file| largest_id::recorded(&self.root.join(&file.name)));
+                let recorded: Vec<Vec<Option<u32>>> = recorded.collect::<Result<_>>()?;
+                for (group, (file, within)) in self.layout(domain, split)?.groups.iter().enumerate() {
+                    let known = recorded.get(*file).and_then(|groups| groups.get(*within).copied().flatten());
+                    let id = known.map_or_else(|| Ok(self.block(domain, split, group)?.largest()), Ok)?;
+                    largest = largest.max(id);
+                }
+            }
+        }
+        Ok(largest)
+    }
+
     /// Rows of one side of a domain; 0 for a domain that is not there.
     pub fn rows(&self, domain: usize, split: Split) -> u64 {
         self.manifest.domains.get(domain).map_or(0, |entry| entry.split(split).rows)
@@ -322,6 +347,7 @@ impl Dataset {
             groups: file.row_groups.len(),
             sequence_length: self.sequence_length(),
             vocab_size: self.vocab_size(),
+            max_token_id: self.manifest.max_token_id,
             first_row: file.row_groups[..within].iter().map(|group| group.rows).sum(),
         };
         let block = Arc::new(read_group(&self.root.join(&file.name), within, &expected)?);

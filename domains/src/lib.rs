@@ -17,6 +17,7 @@
 
 pub mod dataset;
 mod error;
+mod largest_id;
 pub mod loader;
 pub mod manifest;
 pub mod mixer;

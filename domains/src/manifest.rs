@@ -2,7 +2,8 @@
 //!
 //! Written last by [`prepare`](crate::prepare()), so a folder with a manifest is a whole dataset. Read with distrust: a
 //! manifest may be truncated, of another version, or name files outside of its folder, and every number in it is
-//! checked against the others before anything is opened.
+//! checked against the others before anything is opened. Keys that are not known are passed over: a newer program may
+//! write more of them within one format version.
 
 use std::collections::HashSet;
 use std::fs;
@@ -51,7 +52,6 @@ impl Split {
 
 /// Contents of `manifest.json`.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct Manifest {
     /// [`FORMAT_VERSION`] of the writer.
     pub format_version: u64,
@@ -61,6 +61,11 @@ pub struct Manifest {
     pub sequence_length: usize,
     /// Every token id is below this.
     pub vocab_size: u64,
+    /// The largest token id that occurs in a row. A model takes the data if its embedding has a row for it, whatever the
+    /// size of the tokenizer. `None` in folders that were written before this was recorded, so that their fingerprint
+    /// stays as it was.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub max_token_id: Option<u32>,
     /// Id put before each document, where one is.
     pub bos_token_id: Option<u32>,
     /// Id put after each document, where one is.
@@ -77,7 +82,6 @@ pub struct Manifest {
 
 /// One domain of a dataset.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct DomainEntry {
     /// Name, also of its folder.
     pub name: String,
@@ -101,7 +105,6 @@ impl DomainEntry {
 
 /// One side of a domain.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct SplitEntry {
     /// Documents packed.
     pub documents: u64,
@@ -119,7 +122,6 @@ pub struct SplitEntry {
 
 /// One Parquet file of token rows.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct FileEntry {
     /// Path inside the dataset folder, with forward slashes.
     pub name: String,
@@ -135,7 +137,6 @@ pub struct FileEntry {
 
 /// One row group of a token file.
 #[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields)]
 pub struct RowGroupEntry {
     /// Rows in it.
     pub rows: u64,
@@ -175,6 +176,9 @@ impl Manifest {
         }
         if self.vocab_size == 0 || self.vocab_size > u64::from(u32::MAX) {
             return Err(format!("vocab_size {} is not in 1..={}", self.vocab_size, u32::MAX));
+        }
+        if let Some(id) = self.max_token_id.filter(|&id| u64::from(id) >= self.vocab_size) {
+            return Err(format!("max_token_id {id} is not below vocab_size {}", self.vocab_size));
         }
         if self.domains.is_empty() {
             return Err("it lists no domains".to_string());
@@ -296,6 +300,7 @@ mod tests {
             created_by: "test".to_string(),
             sequence_length: 8,
             vocab_size: 10,
+            max_token_id: Some(9),
             bos_token_id: None,
             eos_token_id: None,
             tokenizer_sha256: String::new(),
@@ -309,7 +314,8 @@ mod tests {
     fn numbers_that_lie_are_found() {
         assert_eq!(manifest().check(), Ok(()));
         type Lie = (fn(&mut Manifest), &'static str);
-        let lies: [Lie; 9] = [
+        let lies: [Lie; 10] = [
+            (|m| m.max_token_id = Some(10), "max_token_id 10"),
             (|m| m.domains[0].train.rows = 6, "6 rows"),
             (|m| m.domains[0].train.tokens = 41, "41 tokens"),
             (|m| m.domains[0].validation.files[0].row_groups[0].rows = u64::MAX, "row group"),
@@ -333,5 +339,14 @@ mod tests {
         let mut other = manifest();
         other.domains[0].train.files[0].sha256 = "0".to_string();
         assert_ne!(manifest().fingerprint(), other.fingerprint());
+    }
+
+    #[test]
+    fn what_an_older_program_wrote_keeps_its_fingerprint() {
+        let mut older = manifest();
+        older.max_token_id = None;
+        let text = serde_json::to_string(&older).unwrap();
+        assert!(!text.contains("max_token_id"), "{text}");
+        assert_eq!(serde_json::from_str::<Manifest>(&text).unwrap(), older);
     }
 }

@@ -56,6 +56,11 @@ impl TokenBlock {
         }
     }
 
+    /// The largest id; 0 of none.
+    pub(crate) fn largest(&self) -> u32 {
+        self.iter().max().unwrap_or(0)
+    }
+
     fn iter(&self) -> Box<dyn Iterator<Item = u32> + '_> {
         match self {
             Self::U16(ids) => Box::new(ids.iter().map(|&id| u32::from(id))),
@@ -188,6 +193,8 @@ pub(crate) struct Expected<'a> {
     pub(crate) groups: usize,
     pub(crate) sequence_length: usize,
     pub(crate) vocab_size: u64,
+    /// The largest id of the dataset, where it is recorded.
+    pub(crate) max_token_id: Option<u32>,
     /// Row of the file that the group starts at, for messages.
     pub(crate) first_row: u64,
 }
@@ -283,10 +290,16 @@ fn append(batch: &RecordBatch, expected: &Expected, block: &mut TokenBlock) -> s
     Ok(())
 }
 
+/// Ids that the manifest does not announce would reach an embedding that has no row for them.
 fn check_ids(block: &TokenBlock, path: &Path, expected: &Expected) -> Result<()> {
-    let found = block.iter().enumerate().find(|(_, id)| u64::from(*id) >= expected.vocab_size);
+    let largest = expected.max_token_id.map_or(u64::MAX, u64::from);
+    let found =
+        block.iter().enumerate().find(|(_, id)| u64::from(*id) >= expected.vocab_size || u64::from(*id) > largest);
     let Some((at, id)) = found else { return Ok(()) };
     let row = expected.first_row + (at / expected.sequence_length) as u64;
+    if u64::from(id) < expected.vocab_size {
+        return Err(Error::corrupt(path, format!("row {row}: token id {id} is above max_token_id {largest}")));
+    }
     let place = format!("{}, row {row}", path.display());
     Err(Error::TokenOutOfRange { place, id: u64::from(id), vocab_size: expected.vocab_size })
 }
@@ -304,7 +317,7 @@ mod tests {
     fn read(path: &Path, group: usize, shard: &WrittenShard, vocab_size: u64) -> Result<Vec<u32>> {
         let entry = &shard.row_groups[group];
         let groups = shard.row_groups.len();
-        let expected = Expected { entry, groups, sequence_length: 4, vocab_size, first_row: 0 };
+        let expected = Expected { entry, groups, sequence_length: 4, vocab_size, max_token_id: None, first_row: 0 };
         read_group(path, group, &expected).map(|block| block.iter().collect())
     }
 
@@ -317,6 +330,8 @@ mod tests {
             let shard = written(&path, vocab_size, &groups);
             assert_eq!(shard.bytes, path.metadata().unwrap().len());
             assert_eq!(shard.sha256, hex(&Sha256::digest(std::fs::read(&path).unwrap())));
+            let largest = groups.iter().map(|ids| ids.iter().max().copied()).collect::<Vec<_>>();
+            assert_eq!(crate::largest_id::recorded(&path).unwrap(), largest);
             for (group, ids) in groups.iter().enumerate() {
                 assert_eq!(&read(&path, group, &shard, vocab_size).unwrap(), ids);
             }

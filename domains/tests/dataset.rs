@@ -79,7 +79,7 @@ fn a_manifest_is_not_trusted() {
     type Case = (fn(&mut Value), &'static str);
     let cases: [Case; 9] = [
         (|m| m["format_version"] = 2.into(), "format version 2, this program reads version 1"),
-        (|m| m["surprise"] = 1.into(), "surprise"),
+        (|m| m["max_token_id"] = 300.into(), "max_token_id 300 is not below vocab_size 300"),
         (|m| m["domains"] = Value::Array(vec![]), "no domains"),
         (|m| m["domains"][0]["train"]["rows"] = 5.into(), "do not add up to 5 rows"),
         (|m| m["domains"][0]["train"]["files"] = Value::Array(vec![]), "do not add up"),
@@ -121,10 +121,47 @@ fn counts_that_lie_together_are_found_when_reading() {
 fn tokens_outside_of_the_vocabulary_are_refused() {
     let root = tempfile::tempdir().unwrap();
     let (folder, _) = prepared(root.path());
-    edit(&folder, |m| m["vocab_size"] = 200.into());
+    edit(&folder, |m| {
+        m["vocab_size"] = 200.into();
+        // As in folders that do not record it yet.
+        m["max_token_id"] = Value::Null;
+    });
     let dataset = Dataset::open(&folder).unwrap();
     let found = message(dataset.train_rows(0, &[0]));
     assert!(found.contains("train-00000.parquet, row") && found.contains("vocabulary size 200"), "{found}");
+}
+
+#[test]
+fn the_largest_id_that_occurs_is_recorded_and_held_to() {
+    let root = tempfile::tempdir().unwrap();
+    let (folder, manifest) = prepared(root.path());
+    let dataset = Dataset::open(&folder).unwrap();
+    let mut ids = Vec::new();
+    for domain in 0..manifest.domains.len() {
+        for split in Split::ALL {
+            (0..dataset.rows(domain, split)).for_each(|row| dataset.read_row(domain, split, row, &mut ids).unwrap());
+        }
+    }
+    let largest = ids.into_iter().max();
+    assert_eq!((manifest.max_token_id, dataset.largest_token_id().ok()), (largest, largest));
+    // In an older folder the files are asked.
+    edit(&folder, |m| m["max_token_id"] = Value::Null);
+    assert_eq!(Dataset::open(&folder).unwrap().largest_token_id().ok(), largest);
+    edit(&folder, |m| m["max_token_id"] = 200.into());
+    let dataset = Dataset::open(&folder).unwrap();
+    let found = message(dataset.train_rows(0, &[0]));
+    assert!(found.contains("train-00000.parquet") && found.contains("is above max_token_id 200"), "{found}");
+}
+
+#[test]
+fn what_a_newer_program_records_besides_is_passed_over() {
+    let root = tempfile::tempdir().unwrap();
+    let (folder, manifest) = prepared(root.path());
+    edit(&folder, |m| {
+        m["surprise"] = 1.into();
+        m["domains"][0]["train"]["files"][0]["surprise"] = 1.into();
+    });
+    assert_eq!(Dataset::open(&folder).unwrap().manifest(), &manifest);
 }
 
 #[test]

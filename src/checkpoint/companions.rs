@@ -3,9 +3,10 @@
 //! The vocabulary never changes, so the source's tokenizer is the pruned model's. Weights, `config.json` and the model card are
 //! written anew and never carried.
 
-use super::publish::entries_of;
+use super::publish::{entries_of, write_atomic_with};
 use super::{Error, Result};
-use std::fs;
+use std::fs::File;
+use std::io;
 use std::path::Path;
 
 const NAMES: [&str; 17] = [
@@ -45,7 +46,10 @@ pub fn carry_companions(from: &Path, to: &Path) -> Result<Vec<String>> {
         };
         let target = to.join(name);
         if path.is_file() && !target.exists() {
-            fs::copy(&path, &target).map_err(Error::io("copy", &path))?;
+            // Not `fs::copy`, which hands on the mode too: a file that may not be written would make one that cannot be
+            // replaced.
+            let mut file = File::open(&path).map_err(Error::io("open", &path))?;
+            write_atomic_with(&target, |copy| io::copy(&mut file, copy).map(drop).map_err(Error::io("copy", &path)))?;
             carried.push(name.to_owned());
         }
     }
@@ -56,6 +60,7 @@ pub fn carry_companions(from: &Path, to: &Path) -> Result<Vec<String>> {
 mod tests {
     use super::*;
     use crate::checkpoint::test_support::entries;
+    use std::fs;
 
     #[test]
     fn tokenizer_and_licence_travel_weights_and_card_do_not() {
@@ -69,6 +74,20 @@ mod tests {
         assert_eq!(carry_companions(from.path(), to.path()).unwrap(), travel);
         assert_eq!(entries(to.path()), travel);
         assert_eq!(fs::read(to.path().join("tokenizer.json")).unwrap(), b"tokenizer.json");
+    }
+
+    #[cfg(unix)]
+    #[test]
+    fn a_file_that_may_not_be_written_becomes_one_that_may() {
+        use std::os::unix::fs::PermissionsExt;
+        let (from, to) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
+        let source = from.path().join("tokenizer.json");
+        fs::write(&source, "x").unwrap();
+        fs::set_permissions(&source, fs::Permissions::from_mode(0o400)).unwrap();
+        fs::write(to.path().join("reference"), "x").unwrap();
+        carry_companions(from.path(), to.path()).unwrap();
+        let mode = |name: &str| fs::metadata(to.path().join(name)).unwrap().permissions().mode();
+        assert_eq!(mode("tokenizer.json"), mode("reference"));
     }
 
     #[test]

@@ -31,6 +31,22 @@ pub enum Error {
         /// Line, column and reason.
         source: serde_json::Error,
     },
+    /// A file is something else than its name says.
+    #[error("`{}` is {what}", path.display())]
+    Impostor {
+        /// The file.
+        path: PathBuf,
+        /// What it is, and how to get the file.
+        what: String,
+    },
+    /// A folder that should hold a model has no `config.json`, or is not there.
+    #[error("`{}` does not exist: expected a Hugging Face folder with config.json and weights{}", path.display(), clause(hint))]
+    NotAModel {
+        /// The `config.json` that was looked for.
+        path: PathBuf,
+        /// What the path is instead, if that can be told.
+        hint: Option<String>,
+    },
     /// A file that should be small is not.
     #[error("`{}` has {bytes} bytes, more than the {limit_bytes} that such a file may have", path.display())]
     TooLarge {
@@ -94,6 +110,27 @@ pub enum Error {
         tensor: String,
         /// What is wrong.
         problem: String,
+    },
+    /// A tensor holds numbers that are not finite.
+    #[error(
+        "`{}`: tensor `{tensor}` is not finite: {} of {numbers} numbers (the first at index {first}); these weights are \
+         damaged as they are stored: {}", path.display(), not_finite(*nan, *infinite), damaged_weights(*float16)
+    )]
+    NonFinite {
+        /// The file.
+        path: PathBuf,
+        /// The tensor.
+        tensor: String,
+        /// Numbers that are NaN.
+        nan: usize,
+        /// Numbers that are infinite.
+        infinite: usize,
+        /// Numbers of the tensor.
+        numbers: usize,
+        /// Index of the first that is not finite, in row-major order.
+        first: usize,
+        /// Whether the tensor is stored as float16, which holds nothing above 65,504.
+        float16: bool,
     },
     /// The shard index and the shards do not belong together.
     #[error("`{}`: {problem}", path.display())]
@@ -180,6 +217,32 @@ pub enum Error {
         /// What is wrong.
         problem: String,
     },
+}
+
+/// A clause to follow a message.
+fn clause(hint: &Option<String>) -> String {
+    hint.as_ref().map(|hint| format!("; {hint}")).unwrap_or_default()
+}
+
+fn not_finite(nan: usize, infinite: usize) -> String {
+    match (nan, infinite) {
+        (nan, 0) => format!("{nan} NaN"),
+        (0, infinite) => format!("{infinite} infinite"),
+        (nan, infinite) => format!("{nan} NaN, {infinite} infinite"),
+    }
+}
+
+fn damaged_weights(float16: bool) -> &'static str {
+    match float16 {
+        true => {
+            "float16 holds nothing above 65,504, so write them in bfloat16 or float32 where they are made, or take an \
+             earlier checkpoint"
+        }
+        false => {
+            "compare the file with its publisher's (SHA-256) and fetch it again, or take an earlier checkpoint of the run \
+             that made them"
+        }
+    }
 }
 
 impl Error {

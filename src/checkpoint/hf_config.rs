@@ -4,8 +4,9 @@
 //! patched is written in the dialects of transformers 4 and 5 at once.
 
 use super::json::{self, Fields};
-use super::{Architecture, DType, Error, HfModel, Result, Rope, RopeKind, publish, sliding_window};
+use super::{Architecture, DType, Error, HfModel, Result, Rope, RopeKind, not_a_model, publish, sliding_window};
 use serde_json::{Map, Value, json};
+use std::io::{self, ErrorKind};
 use std::path::{Path, PathBuf};
 
 /// The raw configuration and where it came from.
@@ -72,7 +73,16 @@ impl HfConfig {
     pub const FILE_NAME: &'static str = "config.json";
 
     /// Reads a `config.json`. Only that it is one JSON object is checked here; [`HfConfig::model`] checks what it says.
+    ///
+    /// # Errors
+    /// There is no such file (with what the folder is instead, where that can be told), or it is no JSON object.
     pub fn read(path: &Path) -> Result<HfConfig> {
+        // An absent file, or a file where the folder should be; what cannot be looked at for another reason says so below.
+        let absent = |error: &io::Error| matches!(error.kind(), ErrorKind::NotFound | ErrorKind::NotADirectory);
+        if path.metadata().is_err_and(|error| absent(&error)) {
+            let hint = not_a_model(path.parent().unwrap_or(Path::new("")));
+            return Err(Error::NotAModel { path: path.to_owned(), hint });
+        }
         let raw = json::parse_object(&json::read_bounded(path)?, path)?;
         Ok(HfConfig { path: path.to_owned(), raw })
     }

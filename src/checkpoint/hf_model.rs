@@ -109,10 +109,13 @@ fn refuse_unsupported(fields: &Fields) -> Result<()> {
     if let Some(other) = fields.string("hidden_act")?.filter(|name| !["silu", "swish"].contains(name)) {
         return Err(fields.unsupported("hidden_act", format!("\"{other}\""), "silu"));
     }
-    if let Some(quantization) = fields.object("quantization_config")? {
-        let method = quantization.string("quant_method")?.unwrap_or("unknown");
-        let supported = "unquantized weights; take the original checkpoint or dequantize it";
-        return Err(fields.unsupported("quantization_config", format!("method \"{method}\""), supported));
+    // The second is what MLX writes, the third an older name of llm-compressor.
+    for key in ["quantization_config", "quantization", "compression_config"] {
+        if let Some(quantization) = fields.object(key)? {
+            let method = quantization.string("quant_method")?.unwrap_or("unknown");
+            let supported = "unquantized weights; take the original checkpoint or dequantize it";
+            return Err(fields.unsupported(key, format!("method \"{method}\""), supported));
+        }
     }
     Ok(())
 }
@@ -299,6 +302,7 @@ mod tests {
             (json!({"architectures": ["MistralForCausalLM"]}), "model_type"),
             (json!({"hidden_act": "gelu"}), "gelu"),
             (json!({"quantization_config": {"quant_method": "gptq"}}), "gptq"),
+            (json!({"quantization": {"group_size": 64, "bits": 4}}), "quantization"),
             (json!({"rope_scaling": {"type": "dynamic", "factor": 2.0}}), "dynamic"),
             (json!({"torch_dtype": "float64"}), "float64"),
         ];

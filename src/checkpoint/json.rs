@@ -1,6 +1,6 @@
 //! Reading JSON that others wrote: bounded size, and access by key that says which file and which key is wrong.
 
-use super::{Error, Result};
+use super::{Error, Result, impostor};
 use serde_json::{Map, Value};
 use std::fs::File;
 use std::io::Read;
@@ -10,7 +10,11 @@ use std::path::Path;
 /// Configurations, indices and manifests stay far below this; more is a wrong or hostile file.
 const LIMIT_BYTES: u64 = 64 << 20;
 
-/// Reads a whole file of at most 64 MiB.
+/// The byte order marks that editors and shells of Windows put before a text.
+const UTF8_MARK: [u8; 3] = [0xef, 0xbb, 0xbf];
+const UTF16_MARK: [u8; 2] = [0xff, 0xfe];
+
+/// Reads a whole file of at most 64 MiB, as UTF-8 without a byte order mark: JSON has none, and a mark changes nothing.
 pub(super) fn read_bounded(path: &Path) -> Result<Vec<u8>> {
     let file = File::open(path).map_err(Error::io("open", path))?;
     let mut bytes = Vec::new();
@@ -18,13 +22,30 @@ pub(super) fn read_bounded(path: &Path) -> Result<Vec<u8>> {
     file.take(LIMIT_BYTES + 1).read_to_end(&mut bytes).map_err(Error::io("read", path))?;
     match bytes.len() as u64 {
         n if n > LIMIT_BYTES => Err(Error::TooLarge { path: path.to_owned(), bytes: n, limit_bytes: LIMIT_BYTES }),
-        _ => Ok(bytes),
+        _ => Ok(without_mark(bytes)),
     }
 }
 
-/// Parses bytes as one JSON object; `path` is for messages.
+/// The text without its mark; of UTF-16, which PowerShell's `>` writes, in UTF-8.
+fn without_mark(mut bytes: Vec<u8>) -> Vec<u8> {
+    if bytes.starts_with(&UTF8_MARK) {
+        bytes.drain(..UTF8_MARK.len());
+    } else if let Some(rest) = bytes.strip_prefix(&UTF16_MARK) {
+        let (units, odd) = rest.as_chunks::<2>();
+        let units: Vec<u16> = units.iter().map(|unit| u16::from_le_bytes(*unit)).collect();
+        if let (Ok(text), []) = (String::from_utf16(&units), odd) {
+            return text.into_bytes();
+        }
+    }
+    bytes
+}
+
+/// Parses bytes as one JSON object; `path` is for messages, and for a look at what the file is where it is no JSON.
 pub(super) fn parse_object(bytes: &[u8], path: &Path) -> Result<Map<String, Value>> {
-    serde_json::from_slice(bytes).map_err(|source| Error::Json { path: path.to_owned(), source })
+    serde_json::from_slice(bytes).map_err(|source| match impostor::recognise(path) {
+        Some(what) => Error::Impostor { path: path.to_owned(), what },
+        None => Error::Json { path: path.to_owned(), source },
+    })
 }
 
 /// The value of a key: the difference between absent and `null` decides about defaults in transformers.
@@ -202,5 +223,39 @@ fn excerpt(value: &Value) -> String {
     match text.char_indices().nth(60) {
         Some((end, _)) => format!("{}…", &text[..end]),
         None => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_byte_order_mark_is_no_part_of_the_text() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("config.json");
+        let text = r#"{"a": "ä🐑"}"#;
+        let utf16: Vec<u8> = text.encode_utf16().flat_map(u16::to_le_bytes).collect();
+        for file in [[&UTF8_MARK, text.as_bytes()].concat(), [&UTF16_MARK, &utf16[..]].concat(), text.into()] {
+            std::fs::write(&path, &file).unwrap();
+            assert_eq!(read_bounded(&path).unwrap(), text.as_bytes());
+        }
+        for damaged in [&b"\xff\xfea"[..], b"\xff\xfe\x00\xd8", b"\xef\xbb", b"\xff"] {
+            std::fs::write(&path, damaged).unwrap();
+            assert_eq!(read_bounded(&path).unwrap(), damaged);
+        }
+    }
+
+    #[test]
+    fn what_is_no_json_is_told_by_what_it_is() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("config.json");
+        let told = |file: &str| {
+            std::fs::write(&path, file).unwrap();
+            parse_object(&read_bounded(&path).unwrap(), &path).unwrap_err().to_string()
+        };
+        assert!(told("version https://git-lfs.github.com/spec/v1\n").contains("lfs pull"));
+        assert!(told("{\"a\": 1").contains("truncated or damaged"));
+        assert!(told("").contains("is empty"));
     }
 }

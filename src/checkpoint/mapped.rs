@@ -6,7 +6,7 @@
 //! file); what remains to check here is what libtorch cannot hold.
 
 use super::dtype::{STATE_DTYPES, kind_of};
-use super::{Error, Result};
+use super::{Error, Result, impostor};
 use memmap2::{Advice, Mmap, UncheckedAdvice};
 use safetensors::SafeTensors;
 use safetensors::tensor::{Metadata, TensorInfo};
@@ -40,11 +40,11 @@ impl MappedFile {
         // Tensors are read front to back. Without this, Linux stops reading ahead for a map after a number of misses, and
         // every page becomes a request of its own.
         let _ = map.advise(Advice::Sequential);
-        let (header_bytes, metadata) = SafeTensors::read_metadata(&map).map_err(|source| Error::Safetensors {
-            path: path.to_owned(),
-            bytes: map.len() as u64,
-            source,
-        })?;
+        let (header_bytes, metadata) =
+            SafeTensors::read_metadata(&map).map_err(|source| match impostor::recognise(path) {
+                Some(what) => Error::Impostor { path: path.to_owned(), what },
+                None => Error::Safetensors { path: path.to_owned(), bytes: map.len() as u64, source },
+            })?;
         Ok(MappedFile { path: path.to_owned(), map, data_start: 8 + header_bytes, metadata })
     }
 

@@ -112,6 +112,22 @@ pub struct ModelCard {
 }
 
 impl ModelCard {
+    /// A heading that says which model it was and what became of it: `SmolLM2-135M pruned to 67.5M parameters (24 layers,
+    /// hidden size 384)`. `source` is the folder that the first stage started from, `before` its shape if it was pruned.
+    pub fn title_of(source: Option<&str>, before: Option<&CardShape>, shape: &CardShape) -> String {
+        let dimensions = format!("{} layers, hidden size {}", shape.num_hidden_layers, shape.hidden_size);
+        let size = match shape.parameters {
+            Some(parameters) => format!("{} parameters ({dimensions})", rounded(parameters)),
+            None => dimensions,
+        };
+        match (source.and_then(model_name), before) {
+            (Some(name), Some(_)) => format!("{name} pruned to {size}"),
+            (None, Some(_)) => format!("Model pruned to {size}"),
+            (Some(name), None) => format!("{name} trained further, {size}"),
+            (None, None) => format!("Model of {size}"),
+        }
+    }
+
     /// The README's content.
     pub fn render(&self) -> String {
         let sections = [
@@ -212,6 +228,29 @@ impl ModelCard {
     }
 }
 
+/// The part of a folder's path that names the model: not what runs call the folder they write, nor the revision in the
+/// hub's cache.
+fn model_name(folder: &str) -> Option<&str> {
+    let parts = folder.split(['/', '\\']).filter(|part| !part.is_empty() && !part.starts_with('.'));
+    let is_revision = |part: &str| part.len() == 40 && part.bytes().all(|byte| byte.is_ascii_hexdigit());
+    let mut named = parts.rev().filter(|part| !["model", "pruned", "snapshots"].contains(part) && !is_revision(part));
+    let name = named.next()?;
+    // The cache calls its folders models--ORG--NAME.
+    let id = name.strip_prefix("models--").and_then(|id| id.split_once("--"));
+    Some(id.map_or(name, |(_, name)| name))
+}
+
+/// 67_512_345 → 67.5M.
+fn rounded(parameters: u64) -> String {
+    let scaled = |unit: f64, suffix: &str| format!("{:.1}{suffix}", parameters as f64 / unit);
+    match parameters {
+        0..1_000 => parameters.to_string(),
+        1_000..999_950 => scaled(1e3, "K"),
+        999_950..999_950_000 => scaled(1e6, "M"),
+        _ => scaled(1e9, "B"),
+    }
+}
+
 /// A heading with its rows; nothing without rows.
 fn section(heading: &str, rows: impl Iterator<Item = String>) -> Option<String> {
     let rows: String = rows.collect();
@@ -303,6 +342,22 @@ mod tests {
         // A card of an earlier version.
         let old: Equivalence = serde_json::from_str("{\"error\": 1e-5, \"bound\": 1e-4}").unwrap();
         assert_eq!(old, Equivalence { error: 1e-5, bound: 1e-4, ..Equivalence::default() });
+    }
+
+    #[test]
+    fn a_title_names_the_model_and_what_it_became() {
+        let small = CardShape { num_hidden_layers: 24, hidden_size: 384, parameters: Some(67_512_345), ..SHAPE };
+        let title = |source, before| ModelCard::title_of(source, before, &small);
+        let size = "67.5M parameters (24 layers, hidden size 384)";
+        for source in ["SmolLM2", "/models/SmolLM2/", "runs/SmolLM2/pruned", "hub/models--org--SmolLM2/snapshots/"] {
+            assert_eq!(title(Some(source), Some(&SHAPE)), format!("SmolLM2 pruned to {size}"));
+        }
+        let revision = format!("models--org--SmolLM2/snapshots/{}", "0a".repeat(20));
+        assert_eq!(title(Some(&revision), None), format!("SmolLM2 trained further, {size}"));
+        assert_eq!(title(Some("./model"), Some(&SHAPE)), format!("Model pruned to {size}"));
+        assert_eq!(title(None, None), format!("Model of {size}"));
+        let counts = [(999, "999"), (1_000, "1.0K"), (999_949, "999.9K"), (999_950, "1.0M"), (6_738_415_616, "6.7B")];
+        counts.iter().for_each(|(count, text)| assert_eq!(rounded(*count), *text));
     }
 
     #[test]

@@ -2,11 +2,12 @@
 //!
 //! Nothing is loaded on opening; shards are memory-mapped, so that the peak is the tensors the caller holds.
 
-use super::load_report::LoadReport;
+use super::leftover::{self, EMBEDDING, HEAD};
+use super::load_report::{Extra, LoadReport};
 use super::mapped::MappedFile;
 use super::shard_index::{INDEX_NAME, ShardIndex};
 use super::stored::StoredTensor;
-use super::{DType, Error, HfConfig, HfModel, Result};
+use super::{DType, Error, HfConfig, HfModel, Result, not_a_model};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use tch::{Device, Kind, Tensor};
@@ -92,9 +93,33 @@ impl Checkpoint {
         self.entries.values().map(|entry| entry.bytes).sum()
     }
 
-    /// Copies one tensor to a device, in the kind asked for, straight from the mapped file.
+    /// Copies one tensor to a device, in the kind asked for, straight from the mapped file; whatever its numbers are, for
+    /// those who judge what they have written. Who computes with a weight asks for [`Checkpoint::finite_tensor`].
     pub fn tensor(&self, name: &str, kind: Kind, device: Device) -> Result<Tensor> {
         self.shards[self.entry(name)?.shard].tensor(name, Some(kind), device)
+    }
+
+    /// The same of a tensor whose numbers are finite: what is damaged is named before anything is computed with it.
+    ///
+    /// # Errors
+    /// It is not there, or [`Error::NonFinite`].
+    pub fn finite_tensor(&self, name: &str, kind: Kind, device: Device) -> Result<Tensor> {
+        self.stored(name)?.require_finite()?;
+        self.tensor(name, kind, device)
+    }
+
+    /// Looks at every number of the checkpoint and refuses those that are not finite. Reads all files once.
+    ///
+    /// # Errors
+    /// The first tensor, by name, with a number that is not finite.
+    pub fn require_finite(&self) -> Result<()> {
+        self.entries.keys().try_for_each(|name| {
+            let stored = self.stored(name)?;
+            stored.will_need(0..stored.bytes().len());
+            let finite = stored.require_finite();
+            stored.release();
+            finite
+        })
     }
 
     /// One tensor where it lies in its file, not copied.
@@ -109,10 +134,41 @@ impl Checkpoint {
         self.shards.iter().for_each(MappedFile::release_all);
     }
 
-    /// Compares the tensors a model needs (name, shape) with those of this checkpoint.
+    /// Compares the tensors a model needs (name, shape) with those of this checkpoint. A head that is stored although it is
+    /// tied is compared with the embedding, number by number; nothing else is read.
     pub fn check(&self, expected: &[(String, Vec<i64>)]) -> LoadReport {
         let found = self.entries.iter().map(|(name, entry)| (name.clone(), entry.shape.clone())).collect();
-        LoadReport::compare(expected, &found, self.model.tie_word_embeddings)
+        let extra = |name: &str| match name {
+            HEAD if self.model.tie_word_embeddings => self.tied_head(),
+            name if leftover::is_harmless(name) => Extra::Harmless,
+            name => Extra::Unused(leftover::cause(name, &self.model)),
+        };
+        LoadReport::compare(expected, &found, extra, |name| leftover::key_of(name, &self.model))
+    }
+
+    /// A stored head under `tie_word_embeddings`: nothing new if it is the embedding. If it is not, transformers 5 uses it
+    /// and transformers 4 drops it, so which network was trained is not ours to guess.
+    fn tied_head(&self) -> Extra {
+        if self.is_same(HEAD, EMBEDDING) {
+            return Extra::Harmless;
+        }
+        Extra::Unused(format!(
+            "`tie_word_embeddings` is true in config.json, but this head is not `{EMBEDDING}`: transformers 5 uses the stored \
+             head (for that set \"tie_word_embeddings\": false), transformers 4 the embedding (for that remove the tensor)"
+        ))
+    }
+
+    /// Whether two tensors hold the same numbers, in whatever formats.
+    fn is_same(&self, one: &str, other: &str) -> bool {
+        let (Ok(a), Ok(b)) = (self.stored(one), self.stored(other)) else { return false };
+        if a.shape() != b.shape() {
+            return false;
+        }
+        if a.dtype() == b.dtype() && a.bytes() == b.bytes() {
+            return true;
+        }
+        let read = |name| self.tensor(name, Kind::Float, Device::Cpu).ok();
+        read(one).zip(read(other)).is_some_and(|(a, b)| a.f_equal(&b).unwrap_or(false))
     }
 
     /// How to get a `tokenizer.json` if the folder has none. Weights load without it; preparing data needs it.
@@ -161,22 +217,31 @@ fn open_shards(dir: &Path) -> Result<Vec<MappedFile>> {
 }
 
 fn no_weights(dir: &Path) -> Error {
-    let problem = match pickled_weights(dir) {
+    let problem = match first_file(dir, &[".bin", ".pt", ".pth", ".ckpt"]) {
         Some(file) => format!(
             "the weights are in `{file}`, a pickle, and only safetensors is read; convert them with: python -c 'from \
              transformers import AutoModelForCausalLM; AutoModelForCausalLM.from_pretrained(\"{0}\", torch_dtype=\"auto\")\
              .save_pretrained(\"{0}\", safe_serialization=True)'",
             dir.display()
         ),
-        None => format!("neither `{SINGLE_NAME}` nor `{INDEX_NAME}` is there"),
+        None => {
+            let absent = format!("neither `{SINGLE_NAME}` nor `{INDEX_NAME}` is there");
+            match first_file(dir, &[".safetensors"]).filter(|name| !name.starts_with("adapter_")) {
+                Some(file) => format!(
+                    "{absent}, only `{file}` and its like: fetch the index that belongs to the shards; a single file of all \
+                     weights is called `{SINGLE_NAME}`"
+                ),
+                None => format!("{absent}{}", not_a_model(dir).map(|hint| format!("; {hint}")).unwrap_or_default()),
+            }
+        }
     };
     Error::NoWeights { dir: dir.to_owned(), problem }
 }
 
-/// The first (by name) of the pickled weight files, if any.
-fn pickled_weights(dir: &Path) -> Option<String> {
+/// The first (by name) of the files with one of these endings, if any.
+fn first_file(dir: &Path, endings: &[&str]) -> Option<String> {
     let names = std::fs::read_dir(dir).ok()?.filter_map(|entry| entry.ok()?.file_name().into_string().ok());
-    names.filter(|name| [".bin", ".pt", ".pth", ".ckpt"].iter().any(|end| name.ends_with(end))).min()
+    names.filter(|name| endings.iter().any(|end| name.ends_with(end))).min()
 }
 
 #[cfg(test)]
@@ -382,20 +447,78 @@ mod tests {
     }
 
     #[test]
-    fn index_and_shards_must_agree() {
+    fn index_and_shards_must_not_contradict_each_other() {
         let name = "model.norm.weight";
         let dir = copy_of("llama2-mha-sharded");
-        edit_index(dir.path(), |map| drop(map.shift_remove(name)));
-        assert!(open_error(dir.path()).contains("does not list tensor `model.norm.weight`"));
-
-        let dir = copy_of("llama2-mha-sharded");
-        edit_index(dir.path(), |map| drop(map.insert("model.extra".into(), map[name].clone())));
-        assert!(open_error(dir.path()).contains("model.extra"));
+        let other = "model-00001-of-00003.safetensors";
+        edit_index(dir.path(), |map| drop(map.insert(name.into(), other.into())));
+        let error = open_error(dir.path());
+        assert!(error.contains(name) && error.contains(other) && error.contains("two checkpoints"), "{error}");
 
         let dir = copy_of("llama2-mha-sharded");
         fs::copy(dir.path().join("model-00001-of-00003.safetensors"), dir.path().join("copy.safetensors")).unwrap();
         edit_index(dir.path(), |map| drop(map.insert("model.extra".into(), "copy.safetensors".into())));
         assert!(open_error(dir.path()).contains("is in two shards"));
+    }
+
+    #[test]
+    fn what_an_index_lists_too_much_or_too_little_is_for_the_network_to_need() {
+        let name = "model.norm.weight";
+        let dir = copy_of("llama2-mha-sharded");
+        let whole: Vec<String> = Checkpoint::open(dir.path()).unwrap().names().map(str::to_owned).collect();
+        edit_index(dir.path(), |map| {
+            map.insert("model.layers.0.self_attn.rotary_emb.inv_freq".into(), map[name].clone());
+            map.shift_remove(name);
+        });
+        assert_eq!(Checkpoint::open(dir.path()).unwrap().names().collect::<Vec<_>>(), whole);
+    }
+
+    /// A tied model with `head` stored beside the embedding.
+    fn with_head(head: impl FnOnce(&Tensor) -> Tensor) -> LoadReport {
+        let dir = copy_of("llama3-gqa-tied");
+        let path = dir.path().join(SINGLE_NAME);
+        let mut tensors: Vec<_> = TensorFile::read(&path, Device::Cpu).unwrap().tensors.into_iter().collect();
+        let expected: Vec<_> = tensors.iter().map(|(name, tensor)| (name.clone(), tensor.size())).collect();
+        let embedding = tensors.iter().find(|(name, _)| name == EMBEDDING).unwrap().1.shallow_clone();
+        tensors.push((HEAD.to_owned(), head(&embedding)));
+        TensorFile::write(&path, &tensors, &BTreeMap::new()).unwrap();
+        Checkpoint::open(dir.path()).unwrap().check(&expected)
+    }
+
+    #[test]
+    fn a_tied_head_is_harmless_only_where_it_is_the_embedding() {
+        for same in [with_head(Tensor::copy), with_head(|embedding| -(-embedding))] {
+            assert!(same.is_exact());
+            assert_eq!(same.ignored, [HEAD]);
+        }
+        for other in [
+            with_head(|embedding| embedding * 1.001),
+            // Rounded, so not the same numbers.
+            with_head(|embedding| embedding.to_kind(Kind::BFloat16)),
+            with_head(|embedding| embedding.narrow(0, 0, 63).contiguous()),
+        ] {
+            assert!(other.is_complete() && !other.is_exact());
+            assert!(other.to_string().contains("`tie_word_embeddings` is true"), "{other}");
+        }
+    }
+
+    #[test]
+    fn numbers_that_are_not_finite_name_file_tensor_and_place() {
+        let dir = copy_of("llama2-mha");
+        let path = dir.path().join(SINGLE_NAME);
+        let tensors = [
+            ("a".to_owned(), Tensor::from_slice(&[1.0f32, 2.0])),
+            ("b".to_owned(), Tensor::from_slice(&[1.0f32, f32::NAN, f32::INFINITY])),
+        ];
+        TensorFile::write(&path, &tensors, &BTreeMap::new()).unwrap();
+        let checkpoint = Checkpoint::open(dir.path()).unwrap();
+        drop(checkpoint.finite_tensor("a", Kind::BFloat16, Device::Cpu).unwrap());
+        drop(checkpoint.tensor("b", Kind::Float, Device::Cpu).unwrap());
+        let read = checkpoint.finite_tensor("b", Kind::Float, Device::Cpu).unwrap_err().to_string();
+        for part in [SINGLE_NAME, "`b`", "1 NaN, 1 infinite of 3 numbers", "index 1", "earlier checkpoint"] {
+            assert!(read.contains(part), "{part}: {read}");
+        }
+        assert_eq!(checkpoint.require_finite().unwrap_err().to_string(), read);
     }
 
     #[test]
@@ -437,6 +560,18 @@ mod tests {
         fs::write(dir.path().join("pytorch_model.bin"), b"x").unwrap();
         let error = open_error(dir.path());
         assert!(error.contains("pytorch_model.bin") && error.contains("safe_serialization=True"), "{error}");
+    }
+
+    #[test]
+    fn weights_under_other_names_are_told_by_what_they_are() {
+        let dir = copy_of("llama2-mha-sharded");
+        fs::remove_file(dir.path().join(INDEX_NAME)).unwrap();
+        let error = open_error(dir.path());
+        assert!(error.contains("`model-00001-of-00003.safetensors`") && error.contains("fetch the index"), "{error}");
+        let dir = copy_of("llama2-mha");
+        fs::rename(dir.path().join(SINGLE_NAME), dir.path().join("adapter_model.safetensors")).unwrap();
+        fs::write(dir.path().join("adapter_config.json"), "{}").unwrap();
+        assert!(open_error(dir.path()).contains("LoRA adapter"));
     }
 
     #[test]

@@ -1,6 +1,9 @@
 //! `model.safetensors.index.json`: which shard holds which tensor.
 //!
-//! The index is input like any other: its file names must stay inside the folder, and it must say exactly what the shards say.
+//! The index is input like any other: its file names must stay inside the folder, and it must not contradict the shards. What
+//! the shards hold is the truth: published indices list tensors that were dropped when the weights were saved again (rotary
+//! tables), or leave out some that are there. Whether a tensor is missing or one too many is for
+//! [`LoadReport`](super::LoadReport) to say.
 
 use super::json::{self, Fields};
 use super::mapped::MappedFile;
@@ -40,7 +43,7 @@ impl ShardIndex {
         Ok(ShardIndex { path, weight_map })
     }
 
-    /// Opens every shard and checks that index and shards agree.
+    /// Opens every shard and checks that they do not contradict the index or each other.
     pub(super) fn open_shards(&self, dir: &Path) -> Result<Vec<MappedFile>> {
         let names: BTreeSet<&String> = self.weight_map.values().collect();
         if let Some(missing) = names.iter().find(|name| !dir.join(name).is_file()) {
@@ -66,17 +69,16 @@ impl ShardIndex {
                 }
             }
         }
-        if let Some(tensor) = holders.keys().find(|tensor| !self.weight_map.contains_key(*tensor)) {
-            return Err(
-                self.problem(format!("does not list tensor `{tensor}`, which a shard holds: index and shards differ"))
-            );
-        }
-        let lost =
-            self.weight_map.iter().find(|(tensor, shard)| holders.get(*tensor).is_none_or(|file| **file != ***shard));
-        match lost {
-            Some((tensor, shard)) => {
-                Err(self.problem(format!("tensor `{tensor}` is not in shard `{shard}` as the index says")))
-            }
+        let elsewhere = self.weight_map.iter().find_map(|(tensor, shard)| {
+            let holder = holders.get(tensor).filter(|holder| **holder != shard.as_str())?;
+            Some((tensor, shard, holder))
+        });
+        match elsewhere {
+            Some((tensor, shard, holder)) => Err(self.problem(format!(
+                "tensor `{tensor}` is in shard `{}`, not in `{shard}` as the index says: files of two checkpoints are mixed; \
+                 fetch the index and all shards of one",
+                holder.display()
+            ))),
             None => Ok(()),
         }
     }

@@ -1,7 +1,8 @@
 //! A weight as it lies in its mapped file: for work that reads it once and needs no tensor, as fold and slice does.
 
+use super::finite::non_finite;
 use super::mapped::MappedFile;
-use super::{DType, Result};
+use super::{DType, Error, Result};
 use std::ops::Range;
 
 /// One tensor of a [`Checkpoint`](super::Checkpoint), not copied.
@@ -37,6 +38,23 @@ impl<'a> StoredTensor<'a> {
     /// Its numbers, little endian, row-major; not necessarily aligned.
     pub fn bytes(&self) -> &'a [u8] {
         self.bytes
+    }
+
+    /// Refuses numbers that are not finite: nothing that is computed with them means anything.
+    ///
+    /// # Errors
+    /// [`Error::NonFinite`] with their number and place.
+    pub fn require_finite(&self) -> Result<()> {
+        let Some(found) = non_finite(self.bytes, self.dtype) else { return Ok(()) };
+        Err(Error::NonFinite {
+            path: self.file.path().to_owned(),
+            tensor: self.name.to_owned(),
+            nan: found.nan,
+            infinite: found.infinite,
+            numbers: self.bytes.len() / self.dtype.bytes() as usize,
+            first: found.first,
+            float16: self.dtype == DType::F16,
+        })
     }
 
     /// Lets the system begin to read a part of its bytes from the disk, while something else is worked on.

@@ -8,11 +8,14 @@
 //! tokenizer_config.json ─► special_tokens_map.json  names: bos_token, eos_token, looked up in the vocabulary
 //! ```
 //!
+//! Whether a text gets BOS before it and EOS after it is what `add_bos_token` and `add_eos_token` of `tokenizer_config.json` say,
+//! as in transformers 5, and where they say nothing, the template of `tokenizer.json`.
+//!
 //! Preparing training data goes another way (`shearling_domains::prepare`), where no text may forge a special token. Here a special
 //! token spelt out in a prompt is that token, as in transformers.
 
 use super::json::{Fields, parse_object, read_bounded};
-use super::{Error, Result};
+use super::{Error, Result, impostor};
 use std::path::{Path, PathBuf};
 
 /// Name of the file.
@@ -29,6 +32,15 @@ pub struct Tokenizer {
     path: PathBuf,
     bos: Option<i64>,
     eos: Vec<i64>,
+    /// What is put around a text, where `tokenizer_config.json` overrides the template.
+    affixes: Option<Affixes>,
+}
+
+/// Ids before and after a text.
+#[derive(Debug, Default, PartialEq)]
+struct Affixes {
+    before: Vec<i64>,
+    after: Vec<i64>,
 }
 
 impl Tokenizer {
@@ -44,21 +56,87 @@ impl Tokenizer {
                            AutoTokenizer.from_pretrained(SOURCE).save_pretrained(FOLDER)";
             return Err(Error::Tokenizer { path, problem: problem.to_owned() });
         }
-        let mut inner = tokenizers::Tokenizer::from_bytes(read_bounded(&path)?).map_err(problem(&path))?;
+        let mut inner = tokenizers::Tokenizer::from_bytes(read_bounded(&path)?).map_err(|error| {
+            match impostor::recognise(&path) {
+                Some(what) => Error::Impostor { path: path.clone(), what },
+                None => problem(&path)(error),
+            }
+        })?;
         inner.with_truncation(None).map_err(problem(&path))?;
         inner.with_padding(None);
         let bos = special_ids(folder, &inner, "bos")?.first().copied();
         let eos = special_ids(folder, &inner, "eos")?;
-        Ok(Tokenizer { inner, path, bos, eos })
+        let mut tokenizer = Tokenizer { inner, path, bos, eos, affixes: None };
+        tokenizer.affixes = tokenizer.overridden_affixes(folder)?;
+        Ok(tokenizer)
     }
 
-    /// The ids of a text. With `add_special_tokens` the tokenizer's template is applied, which usually puts BOS first.
+    /// The ids of a text. With `add_special_tokens` also those that are put around it, usually BOS before it.
     ///
     /// # Errors
     /// The tokenizer has no way to write some part of the text.
     pub fn encode(&self, text: &str, add_special_tokens: bool) -> Result<Vec<i64>> {
-        let encoding = self.inner.encode_fast(text, add_special_tokens).map_err(problem(&self.path))?;
-        Ok(encoding.get_ids().iter().map(|id| i64::from(*id)).collect())
+        let affixes = self.affixes.as_ref().filter(|_| add_special_tokens);
+        let template = add_special_tokens && affixes.is_none();
+        let encoding = self.inner.encode_fast(text, template).map_err(problem(&self.path))?;
+        let ids = encoding.get_ids().iter().map(|id| i64::from(*id));
+        let Some(Affixes { before, after }) = affixes else { return Ok(ids.collect()) };
+        Ok(before.iter().copied().chain(ids).chain(after.iter().copied()).collect())
+    }
+
+    /// Whether [`Tokenizer::encode`] puts BOS before a text, and one of EOS after it.
+    ///
+    /// # Errors
+    /// As [`Tokenizer::encode`].
+    pub fn adds_special_tokens(&self) -> Result<(bool, bool)> {
+        let Affixes { before, after } = match &self.affixes {
+            Some(Affixes { before, after }) => Affixes { before: before.clone(), after: after.clone() },
+            None => self.template_affixes()?,
+        };
+        let has = |ids: &[i64], id: &i64| ids.contains(id);
+        Ok((self.bos.iter().any(|id| has(&before, id)), self.eos.iter().any(|id| has(&after, id))))
+    }
+
+    /// What the template puts around a text: seen on a letter, since a template does not depend on the text.
+    fn template_affixes(&self) -> Result<Affixes> {
+        let ids = |template| -> Result<Vec<i64>> {
+            let encoding = self.inner.encode_fast("a", template).map_err(problem(&self.path))?;
+            Ok(encoding.get_ids().iter().map(|id| i64::from(*id)).collect())
+        };
+        let (whole, text) = (ids(true)?, ids(false)?);
+        let start = (0..=whole.len().saturating_sub(text.len())).find(|start| whole[*start..].starts_with(&text));
+        let Some(start) = start else { return Ok(Affixes::default()) };
+        Ok(Affixes { before: whole[..start].to_vec(), after: whole[start + text.len()..].to_vec() })
+    }
+
+    /// What is put around a text by the folder's `add_bos_token` and `add_eos_token`; `None` where it has neither.
+    fn overridden_affixes(&self, folder: &Path) -> Result<Option<Affixes>> {
+        let flag = |key: &str| -> Result<Option<bool>> {
+            in_file(&folder.join(NAME_FILES[0]), |fields| match fields.get(key) {
+                Some(_) => fields.boolean_or(key, false).map(Some),
+                None => Ok(None),
+            })
+        };
+        let (bos, eos) = (flag("add_bos_token")?, flag("add_eos_token")?);
+        if bos.is_none() && eos.is_none() {
+            return Ok(None);
+        }
+        let template = self.template_affixes()?;
+        let chosen = |flag: Option<bool>, template: Vec<i64>, own: Option<i64>| match flag {
+            None => template,
+            Some(false) => Vec::new(),
+            Some(true) if !template.is_empty() => template,
+            Some(true) => own.into_iter().collect(),
+        };
+        Ok(Some(Affixes {
+            before: chosen(bos, template.before, self.bos),
+            after: chosen(eos, template.after, self.eos.first().copied()),
+        }))
+    }
+
+    /// The token of an id as the vocabulary spells it.
+    pub fn token(&self, id: i64) -> Option<String> {
+        self.inner.id_to_token(u32::try_from(id).ok()?)
     }
 
     /// The text of ids. An id without a token (vocabularies are often padded) is nothing; bytes that are no UTF-8 are `U+FFFD`.
@@ -192,6 +270,29 @@ mod tests {
     }
 
     #[test]
+    fn the_folder_decides_whether_bos_and_eos_are_put_around_a_text() {
+        let named = json!({ "bos_token": "<s>", "eos_token": "</s>" });
+        let with = |flags: Value| {
+            let mut config = named.clone();
+            config.as_object_mut().unwrap().extend(flags.as_object().unwrap().clone());
+            let tokenizer = open(&[("tokenizer_config.json", config)]).unwrap();
+            assert_eq!(tokenizer.encode("hi", false).unwrap(), [5]);
+            (tokenizer.encode("hi", true).unwrap(), tokenizer.adds_special_tokens().unwrap())
+        };
+        // The template of the file puts BOS.
+        assert_eq!(with(json!({})), (vec![1, 5], (true, false)));
+        assert_eq!(with(json!({ "add_bos_token": null })), (vec![1, 5], (true, false)));
+        assert_eq!(with(json!({ "add_bos_token": true })), (vec![1, 5], (true, false)));
+        assert_eq!(with(json!({ "add_bos_token": false })), (vec![5], (false, false)));
+        assert_eq!(with(json!({ "add_eos_token": true })), (vec![1, 5, 2], (true, true)));
+        assert_eq!(with(json!({ "add_bos_token": false, "add_eos_token": true })), (vec![5, 2], (false, true)));
+        let error = open(&[("tokenizer_config.json", json!({ "add_bos_token": "no" }))]).unwrap_err();
+        assert!(error.contains("add_bos_token") && error.contains("true or false"), "{error}");
+        let tokenizer = open(&[]).unwrap();
+        assert_eq!((tokenizer.token(1).as_deref(), tokenizer.token(-1)), (Some("<s>"), None));
+    }
+
+    #[test]
     fn broken_files_are_named() {
         let dir = tempfile::tempdir().unwrap();
         let error = Tokenizer::open(dir.path()).unwrap_err().to_string();
@@ -199,7 +300,8 @@ mod tests {
         let whole = byte_level_tokenizer().to_string();
         for cut in [0, 1, whole.len() / 2, whole.len() - 1] {
             std::fs::write(dir.path().join("tokenizer.json"), &whole[..cut]).unwrap();
-            assert!(matches!(Tokenizer::open(dir.path()).unwrap_err(), Error::Tokenizer { .. }));
+            let error = Tokenizer::open(dir.path()).unwrap_err();
+            assert!(matches!(error, Error::Tokenizer { .. } | Error::Impostor { .. }), "{error}");
         }
         for (name, value, key) in [
             ("generation_config.json", json!({"eos_token_id": "two"}), "eos_token_id"),

@@ -15,6 +15,7 @@ use crate::eval::EvalRows;
 use crate::model::count::ParameterCount;
 use crate::model::parameters::parameters;
 use crate::native::device;
+use crate::prune::convert::require_complete;
 use crate::prune::{CheckRows, Conversion, Equivalence, convert, magnitude, shape};
 use crate::train::journal::Journal;
 use crate::train::metrics;
@@ -202,6 +203,7 @@ impl Job {
     /// Writes the weights of a step unchanged in shape.
     fn copy(&self, step: &StepDir) -> anyhow::Result<Written> {
         let source = Checkpoint::open(&step.path().join(resume::MODEL))?;
+        require_complete(&source, source.model())?;
         let kind = self.dtype(self.config.checkpoint.export_dtype)?;
         let dtype: DType = kind.into();
         let staging = Staging::new(&self.out)?;
@@ -210,7 +212,7 @@ impl Job {
         let plan = wanted.iter().map(|p| TensorPlan { name: p.name.clone(), shape: p.shape.clone(), dtype });
         let mut writer = ShardWriter::create(staging.path(), plan.collect(), self.config.checkpoint.max_shard_bytes)?;
         for parameter in &wanted {
-            writer.write(&parameter.name, &source.tensor(&parameter.name, dtype.kind(), Device::Cpu)?)?;
+            writer.write(&parameter.name, &source.finite_tensor(&parameter.name, dtype.kind(), Device::Cpu)?)?;
         }
         writer.finish()?;
         carry_companions(&self.companions, staging.path())?;
@@ -255,11 +257,13 @@ impl Job {
             self.config.model.source.as_deref().map(ModelCard::read).transpose()?.flatten().unwrap_or_default();
         let mut stages = before.stages;
         stages.push((stage, steps, tokens));
+        let (source, source_shape) = (before.source.or(source), before.source_shape.or(target.map(|_| own)));
+        let target_shape = target_shape.unwrap_or(own);
         Ok(ModelCard {
-            title: self.out.file_name().map_or("model".to_string(), |name| name.to_string_lossy().into_owned()),
-            source: before.source.or(source),
-            source_shape: before.source_shape.or(target.is_some().then_some(own)),
-            target_shape: target_shape.or(Some(own)),
+            title: ModelCard::title_of(source.as_deref(), source_shape.as_ref(), &target_shape),
+            source,
+            source_shape,
+            target_shape: Some(target_shape),
             stages,
             domains: step.map(resume::shares_seen).transpose()?.unwrap_or_default(),
             equivalence: before.equivalence,

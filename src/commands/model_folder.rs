@@ -2,6 +2,7 @@
 //! take a run as well, for what it has written.
 
 use super::run::{MODEL, PRUNED};
+use crate::checkpoint::not_a_model;
 use std::path::{Path, PathBuf};
 
 /// The folder itself, or the model that a run wrote into its own.
@@ -16,16 +17,17 @@ pub(super) fn model_folder(path: &Path) -> anyhow::Result<PathBuf> {
     let shown = path.display();
     let expected =
         format!("expected a Hugging Face folder with config.json and weights, or a run with {MODEL}/ or {PRUNED}/");
-    if !path.exists() {
-        anyhow::bail!("there is no {shown}: {expected}");
-    }
     if path.join("checkpoints").is_dir() {
         anyhow::bail!(
             "{shown} is a run that has not written its model: no {MODEL}/ and no {PRUNED}/ is in it; let it end \
              (--resume), or take its last step: shearling export {shown} --out FOLDER"
         );
     }
-    anyhow::bail!("{shown} is no model: {expected}")
+    let hint = not_a_model(path).map(|hint| format!("; {hint}")).unwrap_or_default();
+    if !path.exists() {
+        anyhow::bail!("{shown} does not exist: {expected}{hint}");
+    }
+    anyhow::bail!("{shown} is not a model: {expected}{hint}")
 }
 
 #[cfg(test)]
@@ -52,8 +54,9 @@ mod tests {
     fn what_has_no_model_says_what_it_is() {
         let root = tempfile::tempdir().unwrap();
         let told = |path: &Path| model_folder(path).unwrap_err().to_string();
-        assert!(told(&root.path().join("none")).contains("there is no"));
-        assert!(told(root.path()).contains("is no model: expected a Hugging Face folder with config.json"));
+        assert!(told(&root.path().join("none")).contains("does not exist: expected"));
+        assert!(told(Path::new("org/name")).contains("hf download org/name --local-dir name"));
+        assert!(told(root.path()).contains("is not a model: expected a Hugging Face folder with config.json"));
         std::fs::create_dir(root.path().join("checkpoints")).unwrap();
         assert!(told(root.path()).contains("shearling export"));
     }

@@ -69,6 +69,8 @@ pub struct DomainReport {
     /// Domain, loss, standard error, rows and target tokens.
     #[serde(flatten)]
     pub loss: DomainLoss,
+    /// Validation rows that the domain has; those evaluated are the first of them.
+    pub rows_available: Option<u64>,
     /// exp(loss).
     pub perplexity: Option<f64>,
     /// Loss per byte of text, in bits.
@@ -122,7 +124,7 @@ pub struct TaskModelReport {
 impl Report {
     /// Puts results side by side. `data` is the folder of the rows with the bytes behind them.
     pub fn new(data: Option<(String, EvaluatedBytes)>, tasks: &[Task], results: &[ModelResult]) -> Report {
-        let bytes = data.as_ref().map(|(_, bytes)| bytes.domains.as_slice()).unwrap_or_default();
+        let bytes = data.as_ref().map(|(_, bytes)| bytes);
         let first = results.first();
         let reference = |index: usize| first.filter(|_| index > 0);
         let models = results.iter().enumerate().map(|(index, result)| model(result, reference(index), bytes));
@@ -135,15 +137,19 @@ impl Report {
     }
 }
 
-fn model(result: &ModelResult, reference: Option<&ModelResult>, bytes: &[Option<u64>]) -> ModelReport {
+fn model(result: &ModelResult, reference: Option<&ModelResult>, bytes: Option<&EvaluatedBytes>) -> ModelReport {
     let differences = reference.map(|reference| {
         let pairs = result.domains.iter().zip(&reference.domains);
         pairs.map(|(own, theirs)| paired_difference(&own.rows, &theirs.rows)).collect::<Vec<_>>()
     });
     let difference = |index: usize| differences.as_ref().and_then(|all| all.get(index).copied().flatten());
     let domains = result.domains.iter().enumerate();
-    let domains: Vec<DomainReport> =
-        domains.map(|(index, rows)| domain(rows, bytes.get(index).copied().flatten(), difference(index))).collect();
+    let domains = domains.map(|(index, rows)| {
+        let available = bytes.and_then(|bytes| bytes.rows_available.get(index).copied());
+        let bytes = bytes.and_then(|bytes| bytes.domains.get(index).copied().flatten());
+        domain(rows, available, bytes, difference(index))
+    });
+    let domains: Vec<DomainReport> = domains.collect();
     let losses: Vec<Estimate> = result.domains.iter().filter_map(|domain| estimate(&domain.rows)).collect();
     let bits: Vec<f64> = domains.iter().filter_map(|domain| domain.bits_per_byte).collect();
     let mean = mean_of(&losses);
@@ -160,9 +166,15 @@ fn model(result: &ModelResult, reference: Option<&ModelResult>, bytes: &[Option<
     }
 }
 
-fn domain(rows: &RowLosses, bytes: Option<u64>, difference: Option<Estimate>) -> DomainReport {
+fn domain(
+    rows: &RowLosses,
+    rows_available: Option<u64>,
+    bytes: Option<u64>,
+    difference: Option<Estimate>,
+) -> DomainReport {
     let loss = rows.summary();
     DomainReport {
+        rows_available,
         perplexity: loss.loss.map(f64::exp),
         bits_per_byte: loss.loss.zip(bytes).and_then(|(mean, bytes)| bits_per_byte(mean, loss.tokens, bytes)),
         bytes,
@@ -231,7 +243,8 @@ mod tests {
     fn report() -> Value {
         let task =
             Task { name: "sheep".to_string(), kind: TaskKind::Piqa, path: "a/b.jsonl".into(), questions: vec![] };
-        let bytes = EvaluatedBytes { domains: vec![Some(40), Some(20), None], counted: true };
+        let bytes =
+            EvaluatedBytes { domains: vec![Some(40), Some(20), None], rows_available: vec![9, 2, 0], counted: true };
         let results = [
             result("source", &[&[1.0, 3.0], &[4.0, 4.0], &[]], &[1.0, 1.0, 0.0, 1.0]),
             result("small", &[&[2.0, 4.0], &[5.0, 7.0], &[]], &[1.0, 0.0, 0.0, 1.0]),

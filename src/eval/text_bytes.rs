@@ -17,6 +17,8 @@ use shearling_domains::{Dataset, Error, Split, TokenBytes};
 pub struct EvaluatedBytes {
     /// By domain; `None` for a domain without rows.
     pub domains: Vec<Option<u64>>,
+    /// Validation rows that each domain has; the first of them are evaluated.
+    pub rows_available: Vec<u64>,
     /// Counted token by token; else estimated from the domain's mean.
     pub counted: bool,
 }
@@ -25,12 +27,13 @@ impl EvaluatedBytes {
     /// For the first `rows_per_domain` validation rows of every domain.
     pub fn of(dataset: &Dataset, rows_per_domain: usize) -> Result<EvaluatedBytes, Error> {
         let lengths = dataset.token_bytes()?;
-        let domains = 0..dataset.domain_names().len();
-        let domains = domains.map(|domain| match &lengths {
+        let all = 0..dataset.domain_names().len();
+        let rows_available = all.clone().map(|domain| dataset.rows(domain, Split::Validation)).collect();
+        let domains = all.map(|domain| match &lengths {
             Some(lengths) => count(dataset, domain, rows_per_domain, lengths),
             None => Ok(estimate(dataset, domain, rows_per_domain)),
         });
-        Ok(EvaluatedBytes { domains: domains.collect::<Result<_, _>>()?, counted: lengths.is_some() })
+        Ok(EvaluatedBytes { domains: domains.collect::<Result<_, _>>()?, rows_available, counted: lengths.is_some() })
     }
 }
 

@@ -3,6 +3,8 @@
 
 use super::HfModel;
 
+pub use crate::checkpoint::{EMBEDDING, HEAD};
+
 /// What a weight does. The role decides how it is initialised, which masks are folded into it and along which
 /// dimensions it is sliced (`crate::prune::fold`).
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Hash)]
@@ -71,12 +73,8 @@ pub struct Parameter {
     pub layer: Option<i64>,
 }
 
-/// Name of the token embedding.
-pub const EMBEDDING: &str = "model.embed_tokens.weight";
 /// Name of the final norm.
 pub const FINAL_NORM: &str = "model.norm.weight";
-/// Name of the output head.
-pub const HEAD: &str = "lm_head.weight";
 
 /// All weights of a model in the order of its forward pass.
 pub fn parameters(model: &HfModel) -> Vec<Parameter> {

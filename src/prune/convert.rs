@@ -103,14 +103,23 @@ pub fn write_model(
     write_weights(conversion, &config.model()?, folder, progress)
 }
 
-/// Refuses a checkpoint without all the weights that its config asks for.
+/// Refuses a checkpoint that is not the network of its config: without all the weights that it asks for, or with others
+/// that this network would not use.
 pub fn require_complete(checkpoint: &Checkpoint, model: &HfModel) -> Result<(), Error> {
     let expected: Vec<(String, Vec<i64>)> = parameters(model).into_iter().map(|p| (p.name, p.shape)).collect();
     let report = checkpoint.check(&expected);
-    if report.is_complete() {
+    if report.is_exact() {
         return Ok(());
     }
-    Err(Error::Incomplete { path: checkpoint.dir().to_path_buf(), report: report.to_string() })
+    // What is missing is told with what it may be called; the rest needs a word on what to do.
+    let advice = match report.unused.is_empty() {
+        true => "",
+        false => {
+            "\nWithout the unused tensors it is another network than the one that was trained: put config.json right, or \
+             remove them from the weights if they are leftovers (load_file and save_file of safetensors.torch)"
+        }
+    };
+    Err(Error::Incomplete { path: checkpoint.dir().to_path_buf(), report: format!("{report}{advice}") })
 }
 
 fn write_weights(

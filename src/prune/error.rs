@@ -16,12 +16,12 @@ pub enum Error {
     /// libtorch.
     #[error("libtorch: {0}")]
     Tch(#[from] tch::TchError),
-    /// The source lacks weights its own config asks for.
+    /// The source lacks weights its own config asks for, or has others.
     #[error("the checkpoint {path} does not match its config.json:\n{report}")]
     Incomplete {
         /// The folder.
         path: PathBuf,
-        /// Missing and mis-shaped weights.
+        /// Missing, mis-shaped and unused weights.
         report: String,
     },
     /// Masked and pruned model differ: nothing is published.

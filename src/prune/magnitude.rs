@@ -23,7 +23,7 @@ pub fn one_shot(checkpoint: &Checkpoint, spec: &MaskSpec, device: Device) -> Res
     let model = checkpoint.model();
     let mut scores = Scores::new(model, device)?;
     for parameter in parameters(model) {
-        let weight = checkpoint.tensor(&parameter.name, Kind::Float, device)?;
+        let weight = checkpoint.finite_tensor(&parameter.name, Kind::Float, device)?;
         scores.add(&parameter, &weight.f_square()?)?;
         checkpoint.stored(&parameter.name)?.release();
     }

@@ -60,6 +60,9 @@ impl Setup {
             (Some(target), Stage::Prune) => Some(shape::mask_spec(&model, target)?),
             _ => None,
         };
+        if let Some(spec) = &spec {
+            check_target_differs(spec)?;
+        }
         let written = spec.as_ref().map(|spec| shape::resized(&model, spec.target()));
         check_loads_elsewhere(written.as_ref().unwrap_or(&model))?;
         let names = dataset.domain_names().to_vec();
@@ -214,6 +217,18 @@ fn random_config(random: &RandomModel, dataset: &Dataset) -> Result<HfConfig, Er
     Ok(HfConfig::new_llama(&new)?)
 }
 
+/// Refuses a target that is the source's own shape: nothing would be removed, whatever the masks learn.
+fn check_target_differs(spec: &MaskSpec) -> Result<(), Error> {
+    if spec.source() != spec.target() {
+        return Ok(());
+    }
+    Err(Error::Mismatch(
+        "[target] is the shape of model.source: nothing would be pruned; give at least one smaller size, or train the \
+         model as it is with shearling pretrain and a configuration without [target]"
+            .to_string(),
+    ))
+}
+
 /// Refuses shapes that we could train, but that no other tool would load: transformers 5 insists in its Llama class on
 /// a hidden size that is a multiple of the heads, whatever `head_dim` says.
 fn check_loads_elsewhere(model: &HfModel) -> Result<(), Error> {
@@ -250,15 +265,19 @@ pub fn other_tokenizer(dataset: &Dataset, folder: &Path) -> Option<String> {
     ))
 }
 
-/// Refuses data whose ids or rows the model cannot take.
+/// Refuses data whose ids or rows the model cannot take. What counts is the ids that occur: many tokenizers know tokens
+/// (padding, marks of a chat) that the model has no embedding for, and that no text is encoded to.
 pub fn check_data_fits(dataset: &Dataset, model: &HfModel) -> Result<(), Error> {
     if dataset.vocab_size() as i64 > model.vocab_size {
-        return Err(Error::Mismatch(format!(
-            "the data was tokenized with a vocabulary of {}, the model has {} (vocab_size): ids would be out of range; \
-             prepare the data with the model's own tokenizer.json",
-            dataset.vocab_size(),
-            model.vocab_size
-        )));
+        let largest = i64::from(dataset.largest_token_id()?);
+        if largest >= model.vocab_size {
+            return Err(Error::Mismatch(format!(
+                "the data has token id {largest}, the model only ids below {} (vocab_size): prepare the data with the \
+                 tokenizer.json of the model's folder; if it was, the model has no embedding for tokens that were added to \
+                 its tokenizer (resize_token_embeddings in transformers makes room for them)",
+                model.vocab_size
+            )));
+        }
     }
     if dataset.sequence_length() as i64 > model.max_position_embeddings {
         return Err(Error::Mismatch(format!(

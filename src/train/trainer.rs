@@ -236,7 +236,7 @@ pub(super) fn load_masters(
     model: &HfModel,
     device: Device,
 ) -> Result<Vec<(String, Tensor)>, Error> {
-    let load = |name: String| source.tensor(&name, Kind::Float, device).map(|weight| (name, weight));
+    let load = |name: String| source.finite_tensor(&name, Kind::Float, device).map(|weight| (name, weight));
     let weights = parameters(model).into_iter().map(|p| load(p.name)).collect::<Result<_, _>>()?;
     // The pages of the file are not needed again soon, and would count as this process's memory.
     source.release();

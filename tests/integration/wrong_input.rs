@@ -192,7 +192,7 @@ fn token_ids_the_model_does_not_have_are_refused() {
     let place = Place::new();
     let source = place.path().join("source");
     write_model(&source, &families().remove(0).1, 1);
-    let named = ["vocabulary of 300", "the model has 64", "tokenizer.json"];
+    let named = ["token id 299", "below 64 (vocab_size)", "tokenizer.json"];
     place.refuses_prune(&source, &[], &named);
     place.refuses(&["eval", &source.display().to_string(), "--data", &data_path()], &named);
 
@@ -364,7 +364,7 @@ fn a_step_that_is_not_there_is_refused_with_those_that_are() {
 fn a_model_folder_without_usable_weights_says_what_to_do() {
     let place = Place::new();
     let absent = place.path().join("absent");
-    place.refuses_prune(&absent, &[], &["absent/config.json", "No such file"]);
+    place.refuses_prune(&absent, &[], &["absent/config.json", "does not exist"]);
     let source = place.source(json!({}));
     std::fs::rename(source.join("model.safetensors"), source.join("pytorch_model.bin")).unwrap();
     place.refuses_prune(&source, &[], &["pytorch_model.bin", "safetensors", "save_pretrained"]);
@@ -555,7 +555,7 @@ fn models_that_cannot_answer_are_named_before_anything_is_asked() {
     let damaged: Vec<_> = read.tensors.into_iter().map(|(name, tensor)| (name, tensor * f64::NAN)).collect();
     shearling::checkpoint::TensorFile::write(&weights, &damaged, &Default::default()).unwrap();
     let broken = broken.display().to_string();
-    place.refuses(&["eval", &broken, "--task", &task], &["piqa.jsonl", "line 1", "NaN", "damaged"]);
+    place.refuses(&["eval", &broken, "--task", &task], &["model.safetensors", "lm_head.weight", "NaN", "damaged"]);
 
     // All problems of all models at once.
     let bare = place.path().join("bare");
@@ -564,6 +564,6 @@ fn models_that_cannot_answer_are_named_before_anything_is_asked() {
     let (bare, none, source) = (bare.display().to_string(), place.at("none"), source.display().to_string());
     place.refuses(&["eval", &bare, "--task", &task], &["bare", "tokenizer.json"]);
     let all = ["eval", &source, &bare, &none, &small, "--data", &data_path(), "--task", &task];
-    let named = ["3 of 4 models", &bare, "tokenizer.json", &none, "config.json", &small, "vocabulary of 300"];
+    let named = ["3 of 4 models", &bare, "tokenizer.json", &none, "config.json", &small, "token id 299"];
     place.refuses(&all, &named);
 }

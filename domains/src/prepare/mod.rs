@@ -23,11 +23,11 @@ use std::path::Path;
 pub use config::{DomainSource, MIN_TRAINED_VOCAB, PrepareConfig, TokenizerSource};
 
 use crate::dataset::{TOKENIZER_FILE, file_sha256};
-use crate::manifest::{DomainEntry, FORMAT_VERSION, MANIFEST_FILE, Manifest, Split, SplitEntry};
+use crate::manifest::{DomainEntry, FORMAT_VERSION, MANIFEST_FILE, Manifest, Split};
 use crate::{Error, Result, parallel};
 use documents::{Chunk, chunks};
 use encoder::{COMPANIONS, Encoder, tokenizer_file};
-use pack::Packer;
+use pack::{Packed, Packer};
 use sources::Source;
 use split::{Census, Chosen, document_key};
 use staging::Staging;
@@ -107,9 +107,12 @@ pub fn prepare(config: &PrepareConfig, progress: &dyn Progress) -> Result<Manife
             (Encoder::load(&folder.join(TOKENIZER_FILE), config)?, domains)
         }
     };
-    let entries = domains.into_iter().map(|domain| encode(domain, &encoder, config, folder, progress));
-    let entries = entries.collect::<Result<Vec<_>>>()?;
-    let manifest = manifest(config, &encoder, entries, &folder.join(TOKENIZER_FILE))?;
+    let mut manifest = manifest(config, &encoder, &folder.join(TOKENIZER_FILE))?;
+    for domain in domains {
+        let (entry, max_token_id) = encode(domain, &encoder, config, folder, progress)?;
+        manifest.max_token_id = manifest.max_token_id.max(max_token_id);
+        manifest.domains.push(entry);
+    }
     write(&folder.join("README.md"), &card::render(&manifest))?;
     let json = serde_json::to_string_pretty(&manifest)
         .map_err(|error| Error::Manifest { path: config.output.join(MANIFEST_FILE), problem: error.to_string() })?;
@@ -136,23 +139,20 @@ fn adopt_tokenizer(path: &Path, config: &PrepareConfig, folder: &Path) -> Result
     Ok(encoder)
 }
 
-fn manifest(
-    config: &PrepareConfig,
-    encoder: &Encoder,
-    domains: Vec<DomainEntry>,
-    tokenizer: &Path,
-) -> Result<Manifest> {
+/// The manifest before any domain is written.
+fn manifest(config: &PrepareConfig, encoder: &Encoder, tokenizer: &Path) -> Result<Manifest> {
     Ok(Manifest {
         format_version: FORMAT_VERSION,
         created_by: concat!("shearling-domains ", env!("CARGO_PKG_VERSION")).to_string(),
         sequence_length: config.sequence_length,
         vocab_size: encoder.vocab_size,
+        max_token_id: None,
         bos_token_id: encoder.bos,
         eos_token_id: encoder.eos,
         tokenizer_sha256: file_sha256(tokenizer)?,
         seed: config.seed,
         validation_fraction: config.validation_fraction,
-        domains,
+        domains: Vec::new(),
     })
 }
 
@@ -203,19 +203,22 @@ fn count(source: &DomainSource, config: &PrepareConfig, progress: &dyn Progress)
     Ok(Domain { name: source.name.clone(), sources, input_bytes, census, chosen })
 }
 
-/// The second pass over a domain. A validation side too small to fill a row is doubled until it does.
+/// The second pass over a domain, and the largest id in its rows. A validation side too small to fill a row is doubled
+/// until it does.
 fn encode(
     mut domain: Domain,
     encoder: &Encoder,
     config: &PrepareConfig,
     folder: &Path,
     progress: &dyn Progress,
-) -> Result<DomainEntry> {
+) -> Result<(DomainEntry, Option<u32>)> {
     let own = folder.join(&domain.name);
     let mut fraction = config.validation_fraction;
     loop {
         fs::create_dir(&own).map_err(Error::io("create", &own))?;
-        let [train, validation] = encode_once(&domain, encoder, config, folder, progress)?;
+        let sides = encode_once(&domain, encoder, config, folder, progress)?;
+        let max_token_id = sides.iter().filter_map(|side| side.max_token_id).max();
+        let [train, validation] = sides.map(|side| side.entry);
         if validation.rows == 0 && train.rows > 0 && fraction < 0.5 {
             fraction = (2.0 * fraction).min(0.5);
             if let Some(chosen) = domain.census.choose(fraction) {
@@ -231,7 +234,7 @@ fn encode(
             }
         }
         let empty_documents = domain.census.empty_documents;
-        return Ok(DomainEntry { name: domain.name, empty_documents, train, validation });
+        return Ok((DomainEntry { name: domain.name, empty_documents, train, validation }, max_token_id));
     }
 }
 
@@ -249,7 +252,7 @@ fn encode_once(
     config: &PrepareConfig,
     folder: &Path,
     progress: &dyn Progress,
-) -> Result<[SplitEntry; 2]> {
+) -> Result<[Packed; 2]> {
     let packer = |split| Packer::new(folder, &domain.name, split, encoder.vocab_size, config.sequence_length);
     let mut packers = Split::ALL.map(packer);
     let mut documents = 0;

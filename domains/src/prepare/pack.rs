@@ -25,6 +25,14 @@ pub(super) struct Packer<'a> {
     /// Row groups wait in memory for no file: it is opened when the first is full.
     open: Option<OpenFile>,
     entry: SplitEntry,
+    max_token_id: Option<u32>,
+}
+
+/// What a [`Packer`] wrote.
+pub(super) struct Packed {
+    pub(super) entry: SplitEntry,
+    /// The largest id in its rows, if there are any.
+    pub(super) max_token_id: Option<u32>,
 }
 
 struct OpenFile {
@@ -52,6 +60,7 @@ impl<'a> Packer<'a> {
             pending: Vec::new(),
             open: None,
             entry: SplitEntry::default(),
+            max_token_id: None,
         }
     }
 
@@ -71,7 +80,7 @@ impl<'a> Packer<'a> {
     }
 
     /// Writes the last rows and says what was written. A side without a row leaves no file.
-    pub(super) fn finish(mut self) -> Result<SplitEntry> {
+    pub(super) fn finish(mut self) -> Result<Packed> {
         let mut pending = std::mem::take(&mut self.pending);
         let whole = pending.len() / self.sequence_length * self.sequence_length;
         self.entry.dropped_tokens = (pending.len() - whole) as u64;
@@ -80,7 +89,7 @@ impl<'a> Packer<'a> {
             self.write_group(&pending)?;
         }
         self.close()?;
-        Ok(self.entry)
+        Ok(Packed { entry: self.entry, max_token_id: self.max_token_id })
     }
 
     fn write_group(&mut self, ids: &[u32]) -> Result<()> {
@@ -91,6 +100,7 @@ impl<'a> Packer<'a> {
         file.writer.write_group(ids)?;
         self.entry.rows += (ids.len() / self.sequence_length) as u64;
         self.entry.tokens += ids.len() as u64;
+        self.max_token_id = self.max_token_id.max(ids.iter().copied().max());
         let full = file.writer.bytes() >= self.file_bytes;
         self.open = Some(file);
         if full { self.close() } else { Ok(()) }
@@ -130,7 +140,8 @@ mod tests {
             let ids: Vec<u32> = (start * 5..start * 5 + 5).collect();
             packer.push(&ids, 1, 7).unwrap();
         }
-        let entry = packer.finish().unwrap();
+        let Packed { entry, max_token_id } = packer.finish().unwrap();
+        assert_eq!(max_token_id, Some(47), "48 and 49 fill no row");
         assert_eq!((entry.documents, entry.text_bytes), (10, 70));
         assert_eq!((entry.rows, entry.tokens, entry.dropped_tokens), (12, 48, 2));
         let names: Vec<&str> = entry.files.iter().map(|file| file.name.as_str()).collect();
@@ -143,7 +154,7 @@ mod tests {
         let folder = tempfile::tempdir().unwrap();
         let mut packer = Packer::new(folder.path(), "d", Split::Validation, 1000, 4);
         packer.push(&[1, 2, 3], 1, 3).unwrap();
-        let entry = packer.finish().unwrap();
-        assert_eq!((entry.rows, entry.dropped_tokens, entry.files.len()), (0, 3, 0));
+        let Packed { entry, max_token_id } = packer.finish().unwrap();
+        assert_eq!((entry.rows, entry.dropped_tokens, entry.files.len(), max_token_id), (0, 3, 0, None));
     }
 }

@@ -54,7 +54,11 @@ pub fn run(arguments: &Eval) -> anyhow::Result<Verdict> {
     let mut results = Vec::new();
     for subject in subjects {
         printer.note(format!("evaluating {}", subject.name()));
-        results.push(subject.evaluate(&questions)?);
+        let result = subject.evaluate(&questions)?;
+        if let Some(problem) = losses_not_finite(&result, questions.compute) {
+            printer.warn(problem);
+        }
+        results.push(result);
     }
     let data = arguments.data.as_ref().map(|path| path.display().to_string());
     let report = Report::new(data.zip(bytes), &questions.tasks, &results);
@@ -136,10 +140,13 @@ impl Outputs<'_> {
 
     /// Writes all of them that can be written; the first error of the others.
     fn write(&self, tasks: &[Task], results: &[ModelResult], report: &Report, printer: &Printer) -> anyhow::Result<()> {
-        let reference = self
-            .reference
-            .zip(results.first())
-            .map(|(file, result)| file.write("reference losses", &format!("{:#}\n", references(result)), printer));
+        let reference = self.reference.zip(results.first()).map(|(file, result)| match finite_references(result) {
+            Some(references) => file.write("reference losses", &format!("{references:#}\n"), printer),
+            None => Err(anyhow::anyhow!(
+                "--write-reference: not written: a loss of {} is not finite, and a mixer has no use for that",
+                result.model
+            )),
+        });
         let csv = self.csv.map(|file| file.write("figures", &figures::csv(report).to_string(), printer));
         let answers = self.answers.map(|file| file.write("answers", &answer_lines(tasks, results), printer));
         let out = self.out.map(|file| file.write("the JSON object", &format!("{:#}\n", json!(report)), printer));
@@ -147,11 +154,33 @@ impl Outputs<'_> {
     }
 }
 
-/// Reference losses, as mixer.reference_file reads them.
-fn references(result: &ModelResult) -> Value {
+/// Reference losses, as mixer.reference_file reads them; `None` unless all of them are finite.
+fn finite_references(result: &ModelResult) -> Option<Value> {
     let domains = result.losses();
-    let losses = domains.iter().filter_map(|domain| Some((domain.domain.clone(), json!(domain.loss?))));
-    json!({ "model": result.model, "reference_loss": losses.collect::<Map<_, _>>(), "domains": domains })
+    let losses = domains.iter().filter_map(|domain| Some((domain.domain.clone(), domain.loss?)));
+    let losses: Vec<(String, f64)> = losses.collect();
+    let finite = losses.iter().all(|(_, loss)| loss.is_finite());
+    let losses: Map<String, Value> = losses.into_iter().map(|(domain, loss)| (domain, json!(loss))).collect();
+    finite.then(|| json!({ "model": result.model, "reference_loss": losses, "domains": domains }))
+}
+
+/// What to say of a model whose losses are no numbers although its weights are.
+fn losses_not_finite(result: &ModelResult, compute: tch::Kind) -> Option<String> {
+    let domains = result.losses();
+    let damaged = domains.iter().filter(|domain| domain.loss.is_some_and(|loss| !loss.is_finite()));
+    let damaged: Vec<&str> = damaged.map(|domain| domain.domain.as_str()).collect();
+    let (first, others) = (damaged.first()?, damaged.len() - 1);
+    let more = match others {
+        0 => String::new(),
+        1 => " and 1 other domain".to_string(),
+        _ => format!(" and {others} other domains"),
+    };
+    let advice = match compute {
+        tch::Kind::Half => "float16 holds nothing above 65,504: evaluate with --dtype bf16 or fp32",
+        tch::Kind::BFloat16 => "evaluate with --dtype fp32; if that gives none either, the model itself is broken",
+        _ => "its weights are finite, so an activation overflows: the model itself is broken",
+    };
+    Some(format!("{}: the loss on {first}{more} is not finite; {advice}", result.model))
 }
 
 /// Every answer of every model, a line of JSON each.

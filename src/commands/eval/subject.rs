@@ -58,6 +58,9 @@ impl Subject {
                 check_data_fits(dataset, checkpoint.model())?;
             }
             let tokenizer = with_tokenizer.then(|| Tokenizer::open(path)).transpose()?;
+            // Reads all weights, which takes seconds where the evaluation takes minutes: a damaged second model must not
+            // cost the evaluation of the first.
+            checkpoint.require_finite()?;
             Ok(Subject { name: path.display().to_string(), checkpoint, tokenizer })
         };
         open().with_context(|| format!("cannot evaluate {}", path.display()))
@@ -77,7 +80,7 @@ impl Subject {
     }
 
     pub(super) fn decoder(&self, compute: Kind, device: Device) -> anyhow::Result<Decoder> {
-        let weight = &mut |name: &str| self.checkpoint.tensor(name, compute, device);
+        let weight = &mut |name: &str| self.checkpoint.finite_tensor(name, compute, device);
         let decoder = Decoder::build(self.checkpoint.model(), weight)?;
         self.checkpoint.release();
         Ok(decoder)

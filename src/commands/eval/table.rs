@@ -55,7 +55,7 @@ fn domains(report: &Report, names: &[String]) -> Table {
         let of_models: Vec<&DomainReport> = report.models.iter().filter_map(|model| model.domains.get(block)).collect();
         let Some(first) = of_models.first() else { continue };
         let name = first.loss.domain.clone();
-        let size = [grouped(first.loss.rows as i64), grouped(first.loss.tokens as i64), count(first.bytes)];
+        let size = [rows(first), grouped(first.loss.tokens as i64), count(first.bytes)];
         if names.len() == 1 {
             table.row([vec![name], figures(first), size.to_vec()].concat());
             continue;
@@ -68,6 +68,15 @@ fn domains(report: &Report, names: &[String]) -> Table {
         }
     }
     table
+}
+
+/// Rows evaluated, of how many there are.
+fn rows(domain: &DomainReport) -> String {
+    let evaluated = grouped(domain.loss.rows as i64);
+    match domain.rows_available {
+        Some(available) => format!("{evaluated} of {}", grouped(available)),
+        None => evaluated,
+    }
 }
 
 fn figures(domain: &DomainReport) -> Vec<String> {

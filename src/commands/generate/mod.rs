@@ -66,7 +66,7 @@ impl<'a> Speaker<'a> {
         if tokenizer.eos_ids().is_empty() {
             printer.warn("no file of the folder names an end-of-text token: only the number of tokens ends a text");
         }
-        let decoder = Decoder::build(model, &mut |name| checkpoint.tensor(name, kind, device))?;
+        let decoder = Decoder::build(model, &mut |name| checkpoint.finite_tensor(name, kind, device))?;
         let end_ids = tokenizer.eos_ids().to_vec();
         Ok(Speaker { arguments, folder, tokenizer, decoder, end_ids, settings, kind, device })
     }

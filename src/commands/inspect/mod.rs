@@ -3,53 +3,29 @@
 mod gate_map;
 mod masks;
 mod masks_csv;
+mod model;
 mod run;
 mod run_csv;
 mod run_tables;
 
 use super::Verdict;
-use super::model_folder::model_folder;
 use super::output_file::OutputFile;
-use crate::checkpoint::{Checkpoint, HfModel};
+use crate::checkpoint::HfModel;
 use crate::cli::Printer;
-use crate::cli::arguments::{Inspect, InspectModel};
+use crate::cli::arguments::Inspect;
 use crate::cli::csv::Csv;
 use crate::cli::table::{Table, grouped};
 use crate::model::count::ParameterCount;
-use crate::model::parameters::parameters;
 use serde_json::{Value, json};
 use std::path::Path;
 
 /// `shearling inspect …`
 pub fn run(arguments: &Inspect) -> anyhow::Result<Verdict> {
     match arguments {
-        Inspect::Model(arguments) => model(arguments),
+        Inspect::Model(arguments) => model::model(arguments),
         Inspect::Masks(arguments) => masks::masks(arguments),
         Inspect::Run(arguments) => run::run_folder(arguments),
     }
-}
-
-fn model(arguments: &InspectModel) -> anyhow::Result<Verdict> {
-    let printer = Printer::new(arguments.json);
-    let checkpoint = Checkpoint::open(&model_folder(&arguments.path)?)?;
-    let model = checkpoint.model();
-    let expected: Vec<(String, Vec<i64>)> = parameters(model).into_iter().map(|p| (p.name, p.shape)).collect();
-    let report = checkpoint.check(&expected);
-    if let Some(hint) = checkpoint.tokenizer_hint() {
-        printer.note(hint);
-    }
-    printer.data(format!("{}\n{report}\n", shape_table(&[("", model)])), || {
-        json!({
-            "path": arguments.path,
-            "shape": shape_json(model),
-            "parameters": ParameterCount::of(model),
-            "total_parameters": ParameterCount::of(model).total(),
-            "complete": report.is_complete(),
-            "missing": report.missing.iter().map(|missing| &missing.name).collect::<Vec<_>>(),
-            "unused": report.unused,
-        })
-    });
-    Ok(if report.is_complete() { Verdict::Done } else { Verdict::CheckFailed })
 }
 
 /// Shape and parameters of models, one per column.

@@ -59,7 +59,7 @@ impl Candidate {
         let Some(folder) = &self.folder else { return Ok(random_decoder(&self.model, kind, device)?) };
         // Opened anew and dropped: pages of the mapped file must not count as memory of the model.
         let checkpoint = Checkpoint::open(folder)?;
-        Ok(Decoder::build(&self.model, &mut |name| checkpoint.tensor(name, kind, device))?)
+        Ok(Decoder::build(&self.model, &mut |name| checkpoint.finite_tensor(name, kind, device))?)
     }
 }
 
