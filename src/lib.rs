@@ -28,3 +28,4 @@ pub mod native;
 pub mod prune;
 pub mod report;
 pub mod train;
+pub mod words;

@@ -19,6 +19,7 @@ mod integration {
     pub mod prune_round_trip;
     pub mod report;
     pub mod resume;
+    pub mod run_life;
     pub mod support;
     pub mod tensorboard;
     pub mod training;

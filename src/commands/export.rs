@@ -1,8 +1,9 @@
 //! From a step of a run to a Hugging Face folder: `shearling export`, and the last act of `prune` and `pretrain`.
 
 use super::Verdict;
+use super::mask_warnings::report_masks;
 use super::refusal::Origin;
-use super::run::{MODEL, PRUNED, Written, finish, load_resolved};
+use super::run::{MODEL, PRUNED, Written, finish};
 use crate::checkpoint::{
     CardShape, Checkpoint, DType, HfModel, ModelCard, RunDir, ShardWriter, Staging, StepDir, TensorPlan, Verify,
     carry_companions, refuse_taken,
@@ -10,7 +11,7 @@ use crate::checkpoint::{
 use crate::cli::Printer;
 use crate::cli::arguments::Export;
 use crate::cli::progress::Progress;
-use crate::config::{Dtype, RunConfig, Stage};
+use crate::config::{RunConfig, Stage};
 use crate::eval::EvalRows;
 use crate::model::count::ParameterCount;
 use crate::model::parameters::parameters;
@@ -20,12 +21,14 @@ use crate::prune::{CheckRows, Conversion, Equivalence, convert, magnitude, shape
 use crate::train::journal::Journal;
 use crate::train::metrics;
 use crate::train::run::mask_file;
+use crate::train::run_folder::saved_config;
+use crate::train::written::written_dtype;
 use crate::train::{Outcome, Setup, resume};
 use anyhow::Context;
 use serde_json::json;
 use sha2::{Digest, Sha256};
 use shearling_domains::Dataset;
-use shearling_masks::{Gates, KeepPlan, MaskReport, MaskSet, MaskSpec};
+use shearling_masks::{Gates, KeepPlan, MaskSet, MaskSpec};
 use std::path::{Path, PathBuf};
 use tch::{Device, Kind, Tensor};
 
@@ -62,7 +65,7 @@ pub fn run(arguments: &Export) -> anyhow::Result<Verdict> {
     let (run, step) = split_step(&arguments.run)?;
     // Before the hashes of a large checkpoint are computed.
     refuse_taken(&arguments.out)?;
-    let mut config = load_resolved(&run, &[])?;
+    let mut config = saved_config(&run)?;
     let digest = digest(&config)?;
     if let Some(dtype) = arguments.dtype {
         config.prune.dtype = Some(dtype.into());
@@ -178,7 +181,7 @@ impl Job {
             spec,
             gates,
             plan,
-            dtype: self.dtype(self.config.prune.dtype)?,
+            dtype: written_dtype(&self.config, Stage::Prune)?,
             max_shard_bytes: self.config.checkpoint.max_shard_bytes,
             check_rows: &rows,
             device,
@@ -204,7 +207,7 @@ impl Job {
     fn copy(&self, step: &StepDir) -> anyhow::Result<Written> {
         let source = Checkpoint::open(&step.path().join(resume::MODEL))?;
         require_complete(&source, source.model())?;
-        let kind = self.dtype(self.config.checkpoint.export_dtype)?;
+        let kind = written_dtype(&self.config, Stage::Pretrain)?;
         let dtype: DType = kind.into();
         let staging = Staging::new(&self.out)?;
         source.config().with_dtype(dtype)?.write(staging.path())?;
@@ -226,22 +229,9 @@ impl Job {
         })
     }
 
-    /// The kind asked for, else that of the source's files, else that of training.
-    fn dtype(&self, asked: Option<Dtype>) -> anyhow::Result<Dtype> {
-        if let Some(dtype) = asked {
-            return Ok(dtype);
-        }
-        let source = self.config.model.source.as_ref().map(|path| Checkpoint::open(path)).transpose()?;
-        let first = source.as_ref().and_then(|source| source.names().next().map(str::to_string));
-        Ok(match (source, first) {
-            (Some(source), Some(name)) => source.dtype(&name)?.into(),
-            _ => self.config.run.dtype,
-        })
-    }
-
     /// Provenance of the folder; `step` is where the weights were trained to, if they were.
     fn card(&self, model: &HfModel, step: Option<&StepDir>) -> anyhow::Result<ModelCard> {
-        let source = self.config.model.source.as_ref().map(|path| path.display().to_string());
+        let source = self.config.model.source.as_deref().map(provenance);
         let target = self.config.target.as_ref().filter(|_| self.stage == Stage::Prune);
         let own = card_shape(model);
         let target_shape = target.map(|target| {
@@ -292,6 +282,12 @@ fn report_equivalence(equivalence: &Equivalence, printer: &Printer) {
     }
 }
 
+/// A folder as a model card names it: its last two parts, since what is above them is of this machine alone.
+fn provenance(folder: &Path) -> String {
+    let parts: Vec<_> = folder.components().collect();
+    parts[parts.len().saturating_sub(2)..].iter().collect::<PathBuf>().display().to_string()
+}
+
 fn card_shape(model: &HfModel) -> CardShape {
     CardShape::of(model, Some(ParameterCount::of(model).total() as u64))
 }
@@ -317,40 +313,4 @@ fn check_rows(config: &RunConfig, device: Device) -> anyhow::Result<CheckRows> {
     let names = names.collect();
     let rows: Vec<Tensor> = domains.into_iter().map(|domain| domain.rows.to_kind(Kind::Int64)).collect();
     Ok(CheckRows { ids: Tensor::f_cat(&rows, 0)?, names })
-}
-
-/// What the masks leave undecided, never silently.
-fn report_masks(masks: &MaskSet, printer: &Printer) -> anyhow::Result<()> {
-    const NAMED: usize = 8;
-    let report = MaskReport::new(masks)?;
-    for module in &report.modules {
-        let named = |units: &[shearling_masks::UnitValue]| {
-            let shown = units.iter().take(NAMED).map(|unit| format!("{} = {:.3}", unit.name, unit.value));
-            let more = if units.len() > NAMED { ", …" } else { "" };
-            format!("{}{more}", shown.collect::<Vec<_>>().join(", "))
-        };
-        let kept = module.kept;
-        if module.half_alive.count > 0 {
-            printer.warn(format!(
-                "{}: {} of {kept} kept units are half-alive (gate below 0.5), their weights start almost switched \
-                 off: {}",
-                module.module,
-                module.half_alive.count,
-                named(&module.half_alive.worst)
-            ));
-        }
-        if module.still_open.count > 0 {
-            printer.warn(format!(
-                "{}: {} removed units were still open (gate above 0.5): {}",
-                module.module,
-                module.still_open.count,
-                named(&module.still_open.worst)
-            ));
-        }
-    }
-    if !report.removed_layers.is_empty() {
-        let layers = report.removed_layers.iter().map(|layer| format!("{} = {:.3}", layer.name, layer.value));
-        printer.note(format!("layers removed: {}", layers.collect::<Vec<_>>().join(", ")));
-    }
-    Ok(())
 }

@@ -8,6 +8,7 @@ use crate::train::evaluation::{EvalGates, EvalReport};
 use crate::train::metrics::Timing;
 use crate::train::step::StepReport;
 use crate::train::{Observer, Trainer};
+use crate::words::counted;
 use std::path::Path;
 use std::sync::OnceLock;
 use std::sync::atomic::{AtomicBool, Ordering};
@@ -45,7 +46,7 @@ fn on_signal() {
     if INTERRUPTED.swap(true, Ordering::SeqCst) || !RUNNING.load(Ordering::SeqCst) {
         std::process::exit(130);
     }
-    Printer::new(false).note("\nstopping after this step with a checkpoint; once more to stop at once");
+    Printer::new(false).note("\nstopping after this step with a checkpoint; press Ctrl-C again to quit now");
 }
 
 impl Drop for TerminalObserver {
@@ -58,7 +59,7 @@ impl Observer for TerminalObserver {
     fn started(&mut self, trainer: &Trainer, resumed: bool) {
         let step = trainer.counters.step;
         let action = if resumed { format!("resumes after step {step}") } else { "starts".to_string() };
-        self.line(format!("{action}, {} steps in all", self.steps));
+        self.line(format!("{action}, {} in all", counted(self.steps, "step")));
     }
 
     fn stepped(&mut self, trainer: &Trainer, report: &StepReport, timing: Timing) {

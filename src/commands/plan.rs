@@ -4,17 +4,18 @@
 use super::Verdict;
 use super::inspect::{shape_json, shape_table};
 use super::run::load;
-use crate::checkpoint::HfModel;
+use crate::checkpoint::{DType, HfModel};
 use crate::cli::Printer;
 use crate::cli::arguments::Plan;
 use crate::cli::table::{Table, bytes, duration, grouped};
-use crate::config::{PruneMethod, RunConfig, Stage};
+use crate::config::{Dtype, PruneMethod, RunConfig, Stage};
 use crate::eval::rows_read;
 use crate::model::count::{ParameterCount, training_flops_per_token};
 use crate::native::device;
 use crate::prune::shape;
 use crate::train::Setup;
 use crate::train::memory::{MemoryEstimate, checkpoint_bytes};
+use crate::train::written::written_dtype;
 use serde_json::{Value, json};
 use shearling_domains::{MixerKind, Split, rows_needed};
 
@@ -30,7 +31,7 @@ pub fn run(arguments: &Plan) -> anyhow::Result<Verdict> {
     let stage = if config.target.is_some() { Stage::Prune } else { Stage::Pretrain };
     // Shapes and rows do not depend on the device.
     let setup = Setup::new(config, stage, tch::Device::Cpu)?;
-    let report = Report::new(&setup, arguments);
+    let report = Report::new(&setup, arguments)?;
     printer.data(report.text(&setup), || report.json(&setup));
     for warning in &report.warnings {
         printer.warn(warning);
@@ -58,6 +59,7 @@ struct Report {
     domains: Vec<DomainRows>,
     memory: MemoryEstimate,
     checkpoint_bytes: f64,
+    written: Dtype,
     tokens: f64,
     train_flops: f64,
     eval_flops: f64,
@@ -66,7 +68,7 @@ struct Report {
 }
 
 impl Report {
-    fn new(setup: &Setup, arguments: &Plan) -> Report {
+    fn new(setup: &Setup, arguments: &Plan) -> anyhow::Result<Report> {
         let config = &setup.config;
         let small = setup.spec.as_ref().map(|spec| shape::resized(&setup.model, spec.target()));
         let domains = domain_rows(setup);
@@ -86,7 +88,19 @@ impl Report {
         let memory = MemoryEstimate::new(&setup.model, config, row_tokens, planned_device(config));
         let warnings = warnings(setup, small.as_ref(), &domains);
         let checkpoint_bytes = checkpoint_bytes(&setup.model, config);
-        Report { small, domains, memory, checkpoint_bytes, tokens, train_flops, eval_flops, seconds, warnings }
+        let written = written_dtype(config, setup.stage)?;
+        Ok(Report {
+            small,
+            domains,
+            memory,
+            checkpoint_bytes,
+            written,
+            tokens,
+            train_flops,
+            eval_flops,
+            seconds,
+            warnings,
+        })
     }
 
     fn text(&self, setup: &Setup) -> String {
@@ -127,6 +141,9 @@ impl Report {
         });
         text.push_str(&format!("memory (estimate): {}\n", self.memory));
         text.push_str(&format!("disk: {} per checkpoint, up to three at a time\n", bytes(self.checkpoint_bytes)));
+        let model = self.small.as_ref().unwrap_or(&setup.model);
+        let weights = DType::from(self.written).bytes() as f64 * ParameterCount::of(model).total() as f64;
+        text.push_str(&format!("written model: {}, {}\n", self.written.name(), bytes(weights)));
         text
     }
 
@@ -165,6 +182,7 @@ impl Report {
             "seconds": self.seconds,
             "memory": self.memory,
             "checkpoint_bytes": self.checkpoint_bytes,
+            "written_dtype": self.written,
             "warnings": self.warnings,
         })
     }

@@ -4,6 +4,7 @@ use super::Verdict;
 use super::export::{export_trained, prune_from_step, prune_one_shot};
 use super::observer::TerminalObserver;
 use super::refusal::{Origin, refusal};
+use super::resumed::{Resumed, resume, working_directory};
 use crate::checkpoint::CardShape;
 use crate::cli::Printer;
 use crate::cli::arguments::{ConfigArguments, Run};
@@ -11,7 +12,7 @@ use crate::cli::table::bytes;
 use crate::config::{self, Dtype, PruneMethod, RunConfig, Stage};
 use crate::native::device;
 use crate::prune::{Equivalence, Error as PruneError};
-use crate::train::run::{RESOLVED, refuse_existing};
+use crate::train::run_folder::refuse_existing;
 use crate::train::{Setup, run as train_run};
 use anyhow::Context;
 use std::num::NonZeroU64;
@@ -40,19 +41,31 @@ pub struct Written {
 /// Runs a stage from the command line.
 pub fn run(arguments: &Run, stage: Stage) -> anyhow::Result<Verdict> {
     let printer = Printer::new(false);
-    let (mut config, resume) = read_config(arguments, stage)?;
+    let sets = &arguments.config.set;
+    let mut config = match &arguments.resume {
+        None => load(&arguments.config)?,
+        Some(folder) => match resume(folder, sets, stage, &printer)? {
+            Resumed::Run(config) => *config,
+            Resumed::Finished(model) => {
+                tell_finished(folder, stage, &printer);
+                return finish_at(&model, &printer);
+            }
+        },
+    };
     if let Some(device) = &arguments.device {
         config.run.device = device.clone();
     }
     config.run.tensorboard |= arguments.tensorboard;
+    let resumes = arguments.resume.is_some();
     let one_shot = config.prune.method == PruneMethod::Magnitude;
     let origin = if one_shot { Origin::OneShot } else { Origin::Run(config.run.directory.clone()) };
-    finish(execute(config, stage, resume, arguments.stop_at.map(NonZeroU64::get), &printer), &origin, &printer)
+    let stop_at = arguments.stop_at.map(NonZeroU64::get);
+    finish(execute(config, stage, resumes, stop_at, &printer), &origin, &printer)
 }
 
 /// Runs a stage to its end and writes its model; `None` when it stopped before its last step.
 pub fn execute(
-    config: RunConfig,
+    mut config: RunConfig,
     stage: Stage,
     resume: bool,
     stop_at: Option<u64>,
@@ -62,6 +75,8 @@ pub fn execute(
     if !resume {
         refuse_existing(&config.run.directory)?;
     }
+    // The run may be resumed from another folder.
+    config.root_paths(&working_directory()?);
     let setup = Setup::new(config, stage, device)?;
     for warning in setup.warnings() {
         printer.warn(warning);
@@ -69,7 +84,7 @@ pub fn execute(
     if stage == Stage::Prune && setup.config.prune.method == PruneMethod::Magnitude {
         return prune_one_shot(&setup, printer).map(Some);
     }
-    let label = command(stage);
+    let label = stage.command();
     let mut terminal = TerminalObserver::new(*printer, label, setup.config.train.steps);
     let outcome = train_run(&setup, resume, stop_at, &mut terminal)?;
     drop(terminal);
@@ -79,13 +94,37 @@ pub fn execute(
     }
     if !outcome.finished {
         let folder = outcome.run.display();
-        printer.note(format!("stopped after step {}; go on with: shearling {label} --resume {folder}", outcome.step));
+        printer.note(format!("stopped after step {}; resume with: shearling {label} --resume {folder}", outcome.step));
         return Ok(None);
     }
     match stage {
         Stage::Prune => prune_from_step(&setup, &outcome, printer).map(Some),
         Stage::Pretrain => export_trained(&setup, &outcome, printer).map(Some),
     }
+}
+
+/// The folder inside a run that its stage writes the model to.
+pub(super) fn model_name(stage: Stage) -> &'static str {
+    match stage {
+        Stage::Prune => PRUNED,
+        Stage::Pretrain => MODEL,
+    }
+}
+
+fn tell_finished(folder: &Path, stage: Stage, printer: &Printer) {
+    let (shown, command) = (folder.display(), stage.command());
+    printer.note(format!(
+        "{shown} is finished: all its steps are done and its model is written. To train on: shearling {command} --resume \
+         {shown} --set train.steps=MORE; to write the model in another dtype: shearling export {shown} --out DIR --dtype \
+         DTYPE"
+    ));
+}
+
+/// The folder of the model, the last thing that is said.
+fn finish_at(model: &Path, printer: &Printer) -> anyhow::Result<Verdict> {
+    let path = model.display().to_string();
+    printer.data(format!("{path}\n"), || serde_json::json!({ "model": path }));
+    Ok(Verdict::Done)
 }
 
 /// Prints the written folder; a failed equivalence check is an answer (exit code 1), anything else an error.
@@ -96,11 +135,7 @@ pub(super) fn finish(
 ) -> anyhow::Result<Verdict> {
     match written {
         Ok(None) => Ok(Verdict::Done),
-        Ok(Some(written)) => {
-            let path = written.path.display().to_string();
-            printer.data(format!("{path}\n"), || serde_json::json!({ "model": path }));
-            Ok(Verdict::Done)
-        }
+        Ok(Some(written)) => finish_at(&written.path, printer),
         Err(error) => match error.downcast_ref::<PruneError>() {
             Some(PruneError::NotEqual(equivalence)) => {
                 printer.warn(refusal(equivalence, origin));
@@ -111,47 +146,8 @@ pub(super) fn finish(
     }
 }
 
-fn read_config(arguments: &Run, stage: Stage) -> anyhow::Result<(RunConfig, bool)> {
-    match &arguments.resume {
-        None => Ok((load(&arguments.config)?, false)),
-        Some(run) => {
-            require_stage(run, stage)?;
-            let mut config = load_resolved(run, &arguments.config.set)?;
-            config.run.directory = run.clone();
-            Ok((config, true))
-        }
-    }
-}
-
-/// A run goes on with the command that began it: another one would find fault with a configuration that is right.
-fn require_stage(run: &Path, stage: Stage) -> anyhow::Result<()> {
-    let begun = if load_resolved(run, &[])?.target.is_some() { Stage::Prune } else { Stage::Pretrain };
-    if begun == stage {
-        return Ok(());
-    }
-    let (run, command) = (run.display(), command(begun));
-    anyhow::bail!("{run} is a {command} run: go on with: shearling {command} --resume {run}")
-}
-
-/// The command that runs a stage.
-fn command(stage: Stage) -> &'static str {
-    match stage {
-        Stage::Prune => "prune",
-        Stage::Pretrain => "pretrain",
-    }
-}
-
 /// Loads `--config` with its overrides.
 pub(super) fn load(arguments: &ConfigArguments) -> anyhow::Result<RunConfig> {
     let path = arguments.config.as_ref().context("give a configuration with --config FILE (see configs/)")?;
     Ok(config::load(path, &arguments.set)?)
-}
-
-/// The configuration a run was started with.
-pub(super) fn load_resolved(run: &Path, overrides: &[String]) -> anyhow::Result<RunConfig> {
-    let path = run.join(RESOLVED);
-    if !path.is_file() {
-        anyhow::bail!("{} is not a run folder (it has no {RESOLVED})", run.display());
-    }
-    Ok(config::load(&path, overrides)?)
 }

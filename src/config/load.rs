@@ -1,9 +1,11 @@
-//! From a TOML file and `--set` overrides to a [`RunConfig`], strictly: an unknown key is an error that names the
-//! nearest known one.
+//! From a TOML file and `--set` overrides to a [`RunConfig`], strictly: an unknown key is an error that names the known
+//! one that was meant.
 
+use super::advice::advice;
+use super::overrides::Override;
 use super::{Error, RunConfig};
 use std::path::Path;
-use toml::{Table, Value};
+use toml::Table;
 
 /// Reads `path` and applies the overrides in order. Relative paths stay relative to the working directory.
 pub fn load(path: &Path, overrides: &[String]) -> Result<RunConfig, Error> {
@@ -13,32 +15,39 @@ pub fn load(path: &Path, overrides: &[String]) -> Result<RunConfig, Error> {
 
 /// Parses configuration text; `origin` names it in errors.
 pub fn parse(text: &str, origin: &str, overrides: &[String]) -> Result<RunConfig, Error> {
+    // Editors on Windows begin a file with a byte order mark.
+    let text = text.strip_prefix('\u{feff}').unwrap_or(text);
+    let refused = |origin: &str, message: String| Error::Parse { origin: origin.to_string(), message };
+    if text.trim_start().starts_with('{') {
+        let problem = "this is JSON (a model's config.json?); expected a configuration in TOML, as those in configs/";
+        return Err(refused(origin, problem.to_string()));
+    }
     // The text is parsed as a whole first: its errors then carry line numbers.
-    let mut table: Table =
-        toml::from_str(text).map_err(|error| Error::Parse { origin: origin.to_string(), message: advice(&error) })?;
-    if overrides.is_empty() {
-        return toml::from_str(text)
-            .map_err(|error| Error::Parse { origin: origin.to_string(), message: advice(&error) });
-    }
-    let base = table.clone();
-    for text in overrides {
-        apply_override(&mut table, text)?;
-    }
-    table.try_into().map_err(|error| match (culprit(&base, overrides), toml::from_str::<RunConfig>(text)) {
-        (Some(text), _) => Error::Parse { origin: format!("--set {text}"), message: advice(&error) },
+    let base: Table = toml::from_str(text).map_err(|error| refused(origin, advice(&error, &Table::new())))?;
+    let overrides = overrides.iter().map(|text| Override::parse(text)).collect::<Result<Vec<_>, _>>()?;
+    let table = with(&base, &overrides)?;
+    table.clone().try_into().map_err(|error| match (culprit(&base, &overrides), toml::from_str::<RunConfig>(text)) {
+        (Some(set), _) => refused(&format!("--set {}", set.given()), advice(&error, &table)),
         // The file's own error points at a line.
-        (None, Err(error)) => Error::Parse { origin: origin.to_string(), message: advice(&error) },
-        (None, Ok(_)) => Error::Parse { origin: "the --set overrides".to_string(), message: advice(&error) },
+        (None, Err(error)) => refused(origin, advice(&error, &base)),
+        (None, Ok(_)) => refused("the --set overrides", advice(&error, &table)),
     })
 }
 
+/// The file's table with the overrides in it.
+fn with(base: &Table, overrides: &[Override]) -> Result<Table, Error> {
+    let mut table = base.clone();
+    overrides.iter().try_for_each(|set| set.apply(&mut table))?;
+    Ok(table)
+}
+
 /// The override without which the configuration would parse.
-fn culprit<'a>(base: &Table, overrides: &'a [String]) -> Option<&'a String> {
-    overrides.iter().enumerate().find_map(|(index, text)| {
-        let mut table = base.clone();
-        let others = overrides.iter().enumerate().filter(|(other, _)| *other != index);
-        others.for_each(|(_, text)| drop(apply_override(&mut table, text)));
-        table.try_into::<RunConfig>().is_ok().then_some(text)
+fn culprit<'a, 'b>(base: &Table, overrides: &'b [Override<'a>]) -> Option<&'b Override<'a>> {
+    overrides.iter().enumerate().find_map(|(at, set)| {
+        let others: Vec<Override> =
+            overrides.iter().enumerate().filter(|(o, _)| *o != at).map(|(_, s)| s.clone()).collect();
+        let parses = with(base, &others).is_ok_and(|table| table.try_into::<RunConfig>().is_ok());
+        parses.then_some(set)
     })
 }
 
@@ -46,48 +55,6 @@ fn culprit<'a>(base: &Table, overrides: &'a [String]) -> Option<&'a String> {
 pub fn resolved_toml(config: &RunConfig) -> Result<String, Error> {
     toml::to_string_pretty(config)
         .map_err(|error| Error::Parse { origin: "resolved configuration".to_string(), message: error.to_string() })
-}
-
-/// `a.b.c=value`: the value is TOML if it parses as such, else a string.
-fn apply_override(table: &mut Table, text: &str) -> Result<(), Error> {
-    let problem = |problem: &str| Error::Set { text: text.to_string(), problem: problem.to_string() };
-    let (path, value) = text.split_once('=').ok_or_else(|| problem("there is no '='"))?;
-    let mut keys: Vec<&str> = path.trim().split('.').collect();
-    if keys.iter().any(|key| key.is_empty()) {
-        return Err(problem("a part of the key is empty"));
-    }
-    let last = keys.pop().ok_or_else(|| problem("the key is empty"))?;
-    let mut place = table;
-    for key in keys {
-        let entry = place.entry(key).or_insert_with(|| Value::Table(Table::new()));
-        place = entry.as_table_mut().ok_or_else(|| problem(&format!("{key} is a value, not a table")))?;
-    }
-    place.insert(last.to_string(), parse_value(value.trim()));
-    Ok(())
-}
-
-fn parse_value(text: &str) -> Value {
-    let parsed = toml::from_str::<Table>(&format!("value = {text}")).ok();
-    parsed.and_then(|mut table| table.remove("value")).unwrap_or_else(|| Value::String(text.to_string()))
-}
-
-/// The parser's message, with the nearest known key for an unknown one.
-fn advice(error: &toml::de::Error) -> String {
-    let message = error.to_string();
-    let quoted: Vec<&str> = error.message().split('`').skip(1).step_by(2).collect();
-    if !error.message().starts_with("unknown ") || quoted.len() < 2 {
-        return message;
-    }
-    match nearest(quoted[0], &quoted[1..]) {
-        Some(known) => format!("{}\ndid you mean `{known}`?", message.trim_end()),
-        None => message,
-    }
-}
-
-/// The candidate most like `word`, if any is near enough to be meant.
-pub(super) fn nearest<'a>(word: &str, candidates: &[&'a str]) -> Option<&'a str> {
-    let scored = candidates.iter().map(|candidate| (strsim::jaro_winkler(word, candidate), *candidate));
-    scored.filter(|(score, _)| *score > 0.75).max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, candidate)| candidate)
 }
 
 #[cfg(test)]
@@ -107,6 +74,11 @@ mod tests {
         learning_rate = 1e-3
     "#;
 
+    fn refused(text: &str, sets: &[&str]) -> String {
+        let sets: Vec<String> = sets.iter().map(|set| set.to_string()).collect();
+        parse(text, "test", &sets).unwrap_err().to_string()
+    }
+
     #[test]
     fn defaults_are_filled_in_and_survive_a_round_trip() {
         let config = parse(MINIMAL, "test", &[]).unwrap();
@@ -117,28 +89,85 @@ mod tests {
     }
 
     #[test]
+    fn a_byte_order_mark_and_windows_line_ends_change_nothing() {
+        let windows = format!("\u{feff}{}", MINIMAL.replace('\n', "\r\n"));
+        assert_eq!(parse(&windows, "test", &[]).unwrap(), parse(MINIMAL, "test", &[]).unwrap());
+        assert!(refused("\u{feff}{\"hidden_size\": 8}", &[]).contains("this is JSON"));
+    }
+
+    #[test]
     fn overrides_reach_any_key_and_create_tables() {
-        let sets = ["train.steps=7", "run.device=cpu", "target.hidden_size=64", "mixer.proportions.a=0.5"];
+        let sets = [
+            "train.steps=7",
+            "run.device=cpu",
+            "target.hidden_size=64",
+            "mixer.proportions.a=0.5",
+            "mixer.proportions.\"b.c\"=0.5",
+            "run.directory=2026",
+            "data.path=true",
+        ];
         let config = parse(MINIMAL, "test", &sets.map(String::from)).unwrap();
         assert_eq!(config.train.steps, 7);
         assert_eq!(config.run.device, "cpu");
         assert_eq!(config.target.unwrap().hidden_size, Some(64));
-        assert_eq!(config.mixer.proportions.unwrap()["a"], 0.5);
+        let proportions = config.mixer.proportions.unwrap();
+        assert_eq!((proportions["a"], proportions["b.c"]), (0.5, 0.5));
+        assert_eq!(
+            (config.run.directory, config.data.path),
+            ("2026".into(), "true".into()),
+            "what a key wants is text"
+        );
     }
 
     #[test]
     fn an_unknown_key_names_the_one_that_was_meant() {
-        let text = MINIMAL.replace("learning_rate", "learning_rat");
-        let message = parse(&text, "test", &[]).unwrap_err().to_string();
-        assert!(message.contains("learning_rat") && message.contains("did you mean `learning_rate`"), "{message}");
-        let message = parse(MINIMAL, "test", &["train.stepz=3".to_string()]).unwrap_err().to_string();
-        assert!(message.starts_with("--set train.stepz=3: ") && message.contains("did you mean `steps`"), "{message}");
+        let message = refused(&MINIMAL.replace("learning_rate", "learning_rat"), &[]);
+        assert!(message.contains("learning_rat") && message.contains("did you mean `learning_rate`?"), "{message}");
+        let message = refused(MINIMAL, &["train.stepz=3"]);
+        assert!(message.starts_with("--set train.stepz=3: ") && message.contains("did you mean `steps`?"), "{message}");
+        for (set, meant) in [
+            ("train.lr=1e-3", "`train.learning_rate`"),
+            ("train.batch_size=8", "`train.batch_rows`"),
+            ("train.max_steps=8", "`train.steps`"),
+            ("train.seed=8", "`run.seed`"),
+            ("seed=8", "`run.seed`"),
+            ("optim.lr=8", "`train.learning_rate`"),
+            ("optim.colour=8", "`train`"),
+            ("data.dataset=x", "`data.path`"),
+            ("model.name_or_path=x", "`model.source`"),
+            ("model.random.n_layers=2", "`model.random.num_hidden_layers`"),
+            ("mixer.proportion.a=0.5", "`proportions`"),
+        ] {
+            let message = refused(MINIMAL, &[set]);
+            assert!(message.starts_with(&format!("--set {set}: ")), "{message}");
+            assert!(message.contains(&format!("did you mean {meant}?")), "{set}: {message}");
+        }
+        let message = refused(MINIMAL, &["train.colour=8"]);
+        assert!(!message.contains("did you mean"), "{message}");
+    }
+
+    #[test]
+    fn a_kind_under_another_name_is_refused_with_the_right_list() {
+        for (set, list, meant) in [
+            ("run.dtype=bfloat16", "`fp32`, `bf16`", "did you mean `bf16`?"),
+            ("run.dtype=torch.float32", "`fp32`, `bf16`", "did you mean `fp32`?"),
+            ("run.dtype=float16", "`fp32`, `bf16`", "fp16 is only for written checkpoints (prune.dtype"),
+            ("prune.dtype=float16", "`fp32`, `bf16`, `fp16`", "did you mean `fp16`?"),
+            ("checkpoint.export_dtype=BF16", "`fp32`, `bf16`, `fp16`", "did you mean `bf16`?"),
+            ("train.moments=bfloat16", "`fp32`", "did you mean `bf16`?"),
+        ] {
+            let message = refused(MINIMAL, &[set]);
+            assert!(message.contains(list) && message.contains(meant), "{set}: {message}");
+            assert!(!set.starts_with("run.") || !message.contains("`fp16`"), "{message}");
+        }
+        let message = refused(&MINIMAL.replace("[model]", "dtype = 'half'\n[model]"), &[]);
+        assert!(message.contains("line 4") && message.contains("fp16 is only for written"), "{message}");
     }
 
     #[test]
     fn a_bad_override_says_how_to_write_it() {
         for text in ["train.steps", ".x=1", "train.steps.more=1"] {
-            let message = parse(MINIMAL, "test", &[text.to_string()]).unwrap_err().to_string();
+            let message = refused(MINIMAL, &[text]);
             assert!(message.contains("--set table.key=value"), "{message}");
         }
     }

@@ -6,12 +6,19 @@
 //!
 //! `prune` and `pretrain` read the same tree; `[target]`, `[masks]` and `[prune]` matter to `prune` alone.
 
+mod advice;
+mod common_names;
 mod error;
 mod load;
+mod overrides;
+mod paths;
+mod resume_keys;
 mod tree;
 mod validate;
 
+pub use advice::known_keys;
 pub use error::Error;
 pub use load::{load, parse, resolved_toml};
+pub use resume_keys::{refused_changes, resumable};
 pub use tree::*;
 pub use validate::{Stage, validate};

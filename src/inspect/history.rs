@@ -23,7 +23,7 @@ use super::survivors::Survivors;
 use super::written::WrittenModel;
 use crate::checkpoint::RunDir;
 use crate::train::metrics::FILE_NAME;
-use crate::train::run::RESOLVED;
+use crate::train::run_folder::RESOLVED;
 use serde::Serialize;
 use serde_json::Value;
 use std::io::Read;
@@ -126,7 +126,7 @@ impl RunHistory {
         let start = &recorded.start;
         self.stage = text(&start["stage"]);
         self.version = text(&start["version"]);
-        self.device = text(&start["device"]);
+        self.device = super::events::device(start);
         self.planned_steps = start["steps"].as_u64().or_else(|| self.configured_steps());
         self.continues_pruned = start["source_stages"]
             .as_array()

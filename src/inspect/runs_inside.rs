@@ -1,7 +1,7 @@
 //! Runs in a folder that is none itself, such as that of `shearling demo`: for the message that refuses it.
 
 use crate::train::metrics::FILE_NAME;
-use crate::train::run::RESOLVED;
+use crate::train::run_folder::RESOLVED;
 use std::path::Path;
 
 /// Runs that a message names; more are counted.

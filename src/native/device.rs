@@ -41,6 +41,15 @@ pub fn parse(name: &str) -> Result<Device, DeviceError> {
     }
 }
 
+/// A device as people write it: `CPU`, `cuda:0`.
+pub fn name(device: Device) -> String {
+    match device {
+        Device::Cpu => "CPU".to_string(),
+        Device::Cuda(index) => format!("cuda:{index}"),
+        other => format!("{other:?}").to_lowercase(),
+    }
+}
+
 fn cuda_index(name: &str) -> Option<usize> {
     match name {
         "cuda" => Some(0),

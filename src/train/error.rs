@@ -1,5 +1,6 @@
 //! Why a run cannot start or go on.
 
+use crate::words::counted;
 use std::path::PathBuf;
 
 /// A run that cannot start or go on.
@@ -47,8 +48,9 @@ pub enum Error {
     Mismatch(String),
     /// The loss or the gradients stay non-finite.
     #[error(
-        "{skipped} steps in a row had a non-finite loss or gradient (the last is step {step}); none of them reached \
-         the weights. Lower train.learning_rate, or check the data; the last checkpoint is kept"
+        "{} in a row had a non-finite loss or gradient (the last is step {step}); none of them reached \
+         the weights. Lower train.learning_rate, or check the data; the last checkpoint is kept",
+        counted(*skipped, "step")
     )]
     NonFinite {
         /// Steps skipped in a row.

@@ -17,14 +17,18 @@ pub mod evaluation;
 pub mod journal;
 pub mod memory;
 pub mod metrics;
+mod open;
 pub mod phases;
+pub mod references;
 pub mod resume;
 pub mod run;
+pub mod run_folder;
 pub mod schedule;
 pub mod setup;
 pub mod step;
 pub mod tensorboard;
 pub mod trainer;
+pub mod written;
 
 pub use error::Error;
 pub use run::{Observer, Outcome, run};

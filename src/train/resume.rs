@@ -18,7 +18,7 @@ use super::trainer::{Counters, Trainer, load_masters, loader_config};
 use crate::checkpoint::{
     Checkpoint, DType, HfModel, RunDir, ShardWriter, StepDir, TensorFile, TensorPlan, ensure_space,
 };
-use crate::config::{Prune, RunConfig};
+use crate::config::{self, RunConfig};
 use serde::{Deserialize, Serialize};
 use shearling_domains::MixerState;
 use shearling_domains::loader::{Loader, LoaderState};
@@ -166,59 +166,25 @@ fn read_state(path: &Path) -> Result<State, Error> {
     Ok(state)
 }
 
-/// Refuses to resume under a configuration that would make another run. What only changes where and how often things
-/// are written may differ.
+/// Where a run stands at a step folder, without loading its tensors: counters and proportions.
+pub(super) fn standing(step: &StepDir) -> Result<(Counters, Vec<f64>), Error> {
+    let state = read_state(&step.path().join(STATE))?;
+    Ok((state.counters, state.mixer.proportions))
+}
+
+/// Refuses to resume under a configuration that would make another run. What may change is one list:
+/// [`config::resumable`].
 pub fn check_same_run(saved: &RunConfig, now: &RunConfig) -> Result<(), Error> {
-    let strip = |config: &RunConfig| {
-        let mut config = config.clone();
-        config.run.directory = Default::default();
-        config.run.device = String::new();
-        config.run.tensorboard = false;
-        config.data.prefetch = 0;
-        config.train.moments_on_host = false;
-        config.train.activation_checkpointing = 0;
-        config.checkpoint = Default::default();
-        // How the cut is written and checked comes after the run; whether it is learned is the run.
-        config.prune = Prune { method: config.prune.method, ..Prune::default() };
-        config
-    };
-    let (saved, now) = (flat(&strip(saved))?, flat(&strip(now))?);
-    let keys = saved.keys().chain(now.keys()).collect::<std::collections::BTreeSet<_>>();
-    let shown = |value: Option<&String>| value.map_or("absent".to_string(), String::clone);
-    let changed: Vec<String> = keys
-        .into_iter()
-        .filter(|key| saved.get(*key) != now.get(*key))
-        .map(|key| format!("{key}: was {}, now {}", shown(saved.get(key)), shown(now.get(key))))
-        .collect();
+    let changed = config::refused_changes(saved, now)?;
     if changed.is_empty() {
         return Ok(());
     }
     Err(Error::Mismatch(format!(
-        "a resumed run must be the same run, but the configuration changed ({}); undo that, or start a new run",
-        changed.join("; ")
+        "a resumed run must be the same run, but the configuration changed ({}); undo that, or start a new run with \
+         another run.directory. What may change: {}",
+        changed.join("; "),
+        config::resumable()
     )))
-}
-
-/// Dotted keys and values of a configuration.
-fn flat(config: &RunConfig) -> Result<BTreeMap<String, String>, Error> {
-    let value = serde_json::to_value(config).map_err(|error| Error::Mismatch(error.to_string()))?;
-    let mut keys = BTreeMap::new();
-    flatten("", &value, &mut keys);
-    Ok(keys)
-}
-
-fn flatten(prefix: &str, value: &serde_json::Value, keys: &mut BTreeMap<String, String>) {
-    match value {
-        serde_json::Value::Object(map) => {
-            for (key, value) in map {
-                let key = if prefix.is_empty() { key.clone() } else { format!("{prefix}.{key}") };
-                flatten(&key, value, keys);
-            }
-        }
-        value => {
-            keys.insert(prefix.to_string(), value.to_string());
-        }
-    }
 }
 
 #[cfg(test)]
@@ -226,28 +192,18 @@ mod tests {
     use super::*;
     use crate::config::parse;
 
-    const CONFIG: &str = "[run]\ndirectory = 'a'\n[model]\nsource = 'm'\n[data]\npath = 'd'\n\
-                          [train]\nsteps = 4\nbatch_rows = 2\nlearning_rate = 0.1\n";
-
     #[test]
-    fn only_what_changes_the_run_is_refused() {
-        let saved = parse(CONFIG, "saved", &[]).unwrap();
-        let same = [
-            "run.device=cpu",
-            "checkpoint.every_steps=3",
-            "run.directory=b",
-            "train.moments_on_host=true",
-            "run.tensorboard=true",
-        ];
-        let same = same.map(String::from);
-        check_same_run(&saved, &parse(CONFIG, "now", &same).unwrap()).unwrap();
-        for (other, expected) in [
-            ("train.learning_rate=0.2", "train.learning_rate: was 0.1, now 0.2"),
-            ("train.moments=bf16", "train.moments: was \"fp32\", now \"bf16\""),
-        ] {
-            let now = parse(CONFIG, "now", &[other.to_string()]).unwrap();
-            let message = check_same_run(&saved, &now).unwrap_err().to_string();
-            assert!(message.contains(expected), "{message}");
+    fn a_refused_change_is_told_with_what_may_change() {
+        let text = "[run]\ndirectory = 'a'\n[model]\nsource = 'm'\n[data]\npath = 'd'\n\
+                    [train]\nsteps = 4\nbatch_rows = 2\nlearning_rate = 0.1\n";
+        let with = |set: &str| parse(text, "test", &[set.to_string()]).unwrap();
+        let saved = with("train.steps=4");
+        check_same_run(&saved, &with("run.device=cpu")).unwrap();
+        let message = check_same_run(&saved, &with("train.batch_rows=4")).unwrap_err().to_string();
+        for part in
+            ["train.batch_rows: was 2, now 4", "train.learning_rate (lower)", "train.steps (higher)", "data.path"]
+        {
+            assert!(message.contains(part), "{message}");
         }
     }
 }

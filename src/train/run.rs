@@ -1,26 +1,24 @@
-//! A run from start (or resume) to its last step: the loop, and the folder it leaves behind.
+//! A run from start (or resume) to its last step: the loop, and what it writes on the way. How a run folder is opened is
+//! in `open`.
 
 use super::Error;
 use super::decide::{Intervals, improves};
 use super::evaluation::EvalReport;
 use super::journal::Journal;
-use super::memory::{MemoryEstimate, checkpoint_bytes};
+use super::memory::MemoryEstimate;
 use super::metrics::{self, Timing};
-use super::resume::{MASKS, check_same_run};
+use super::open::{Opened, Opening, open};
+use super::resume::MASKS;
 use super::setup::Setup;
 use super::step::StepReport;
 use super::trainer::{Best, Trainer};
-use crate::checkpoint::{
-    Error as CheckpointError, ModelCard, RunDir, RunLock, StepDir, Verify, ensure_space, write_atomic,
-};
-use crate::config::{self, Stage};
-use crate::native::{allocator, memory};
+use crate::checkpoint::{Error as CheckpointError, ModelCard, RunDir, StepDir, Verify};
+use crate::config::Stage;
+use crate::native::{allocator, device, memory};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
-/// The configuration with all defaults, inside a run folder.
-pub const RESOLVED: &str = "resolved.toml";
 /// Folder of mask snapshots inside a run folder.
 pub const SNAPSHOTS: &str = "masks";
 
@@ -66,23 +64,28 @@ pub struct Outcome {
 }
 
 /// Runs `setup` to its end, to `stop_at`, or until the observer interrupts. With `resume` the run folder exists and
-/// continues from its last good checkpoint; otherwise it must not exist.
+/// continues from its last good checkpoint, or from the start where it died before the first; otherwise it must not exist.
 pub fn run(setup: &Setup, resume: bool, stop_at: Option<u64>, observer: &mut dyn Observer) -> Result<Outcome, Error> {
     // What an earlier run of this process left free, and would fill again, is no memory of this one.
     allocator::release_unused();
     let base = memory::used_bytes(setup.device);
-    let Opened { folder, _lock, mut trainer, mut checkpoint } =
-        if resume { reopen(setup, observer)? } else { start(setup)? };
+    let intervals = Intervals::new(&setup.config, stop_at);
+    let Opened { folder, _lock, mut trainer, mut checkpoint } = match open(setup, resume, &intervals, observer)? {
+        // Nothing is left to do, and nothing is written.
+        Opening::Done(outcome) => return Ok(*outcome),
+        Opening::Run(opened) => *opened,
+    };
     memory::restart_peak(setup.device);
     let mut journal = Journal::open(folder.root(), trainer.counters.step, setup.config.run.tensorboard)?;
-    let kind = if resume { "resume" } else { "start" };
+    let resumed = checkpoint.is_some();
+    let kind = if resumed { "resume" } else { "start" };
     journal.write(&metrics::event(kind, trainer.counters.step, start_fields(setup, &trainer)))?;
-    observer.started(&trainer, resume);
+    observer.started(&trainer, resumed);
     journal.take_warning().iter().for_each(|warning| observer.noted(warning));
     if trainer.counters.step == 0 {
         evaluate_start(&mut trainer, &mut journal, observer)?;
     }
-    let (intervals, first_step) = (Intervals::new(&setup.config, stop_at), trainer.counters.step);
+    let first_step = trainer.counters.step;
     while !intervals.stops(trainer.counters.step, false) {
         if let Err(error) = one_step(&mut trainer, &mut journal, observer) {
             // Data that ran out or broke leaves the state between two steps whole: the steps so far are kept.
@@ -128,89 +131,13 @@ pub fn run(setup: &Setup, resume: bool, stop_at: Option<u64>, observer: &mut dyn
     })
 }
 
-fn predicted_memory(setup: &Setup) -> MemoryEstimate {
+pub(super) fn predicted_memory(setup: &Setup) -> MemoryEstimate {
     MemoryEstimate::new(&setup.model, &setup.config, setup.dataset.sequence_length() as i64, setup.device)
-}
-
-/// A run folder that is ours, and the run in it.
-struct Opened {
-    folder: RunDir,
-    _lock: RunLock,
-    trainer: Trainer,
-    checkpoint: Option<StepDir>,
 }
 
 /// Whether steps were taken since the last checkpoint.
 fn is_unsaved(trainer: &Trainer, checkpoint: Option<&StepDir>) -> bool {
     trainer.counters.step > checkpoint.map_or(0, StepDir::step)
-}
-
-fn start(setup: &Setup) -> Result<Opened, Error> {
-    refuse_existing(&setup.config.run.directory)?;
-    ensure_space(&setup.config.run.directory, run_bytes(setup))?;
-    // The trainer comes first: a run that cannot start leaves no folder behind.
-    let trainer = Trainer::new(setup)?;
-    let folder = RunDir::create(&setup.config.run.directory)?;
-    let lock = RunLock::acquire(folder.root())?;
-    let resolved = config::resolved_toml(&setup.config)?;
-    write_atomic(&folder.root().join(RESOLVED), resolved.as_bytes())?;
-    Ok(Opened { folder, _lock: lock, trainer, checkpoint: None })
-}
-
-fn reopen(setup: &Setup, observer: &mut dyn Observer) -> Result<Opened, Error> {
-    let folder = RunDir::open(&setup.config.run.directory)?;
-    let lock = RunLock::acquire(folder.root())?;
-    folder.remove_leftovers()?;
-    let resolved = folder.root().join(RESOLVED);
-    check_same_run(&config::load(&resolved, &[])?, &setup.config)?;
-    let latest = folder.latest_valid(Verify::Hashes)?;
-    let fate = if latest.step.is_some() { "" } else { " and kept, since there is no whole one" };
-    for skipped in &latest.skipped {
-        observer.noted(&format!("the checkpoint of step {} is broken{fate}: {}", skipped.step, skipped.reason));
-    }
-    let step = latest.step.ok_or_else(|| {
-        Error::Mismatch(format!(
-            "{} has no good checkpoint to resume from; start a new run in another folder",
-            folder.root().display()
-        ))
-    })?;
-    let trainer = Trainer::restore(setup, &step)?;
-    // Only now that an older one has loaded: the run will come past these steps again.
-    for skipped in &latest.skipped {
-        folder.remove_step(skipped.step)?;
-        observer.noted(&format!("the broken checkpoint of step {} is removed", skipped.step));
-    }
-    // What may change (where and how often is written) holds from here on, for `export` too.
-    write_atomic(&resolved, config::resolved_toml(&setup.config)?.as_bytes())?;
-    remove_later_snapshots(&folder.root().join(SNAPSHOTS), trainer.counters.step)?;
-    Ok(Opened { folder, _lock: lock, trainer, checkpoint: Some(step) })
-}
-
-/// Disk a run will take: the last and the best checkpoint and the one being written (one, if it saves only once), and
-/// the exported model in fp32.
-fn run_bytes(setup: &Setup) -> u64 {
-    let once = setup.config.checkpoint.every_steps >= setup.config.train.steps;
-    let one = checkpoint_bytes(&setup.model, &setup.config);
-    (one * if once { 1.0 } else { 3.0 } + one / 3.0) as u64
-}
-
-/// A new run gets a new folder.
-///
-/// # Errors
-/// The folder is not free; where it is a run, the message says how to go on with it.
-pub fn refuse_existing(folder: &Path) -> Result<(), Error> {
-    if is_free(folder) {
-        return Ok(());
-    }
-    let shown = folder.display();
-    let resumable = [RESOLVED, metrics::FILE_NAME].iter().any(|sign| folder.join(sign).exists());
-    let resume = if resumable { format!(", or go on with it by --resume {shown}") } else { String::new() };
-    Err(Error::Mismatch(format!("{shown} exists already; choose another run.directory{resume}")))
-}
-
-/// Whether nothing is at a place but perhaps an empty folder.
-pub fn is_free(folder: &Path) -> bool {
-    std::fs::read_dir(folder).map_or(!folder.exists(), |mut entries| entries.next().is_none())
 }
 
 fn start_fields(setup: &Setup, trainer: &Trainer) -> serde_json::Value {
@@ -220,9 +147,9 @@ fn start_fields(setup: &Setup, trainer: &Trainer) -> serde_json::Value {
         "version": env!("CARGO_PKG_VERSION"),
         "domains": trainer.domains,
         "proportions": trainer.proportions(),
-        "reference_losses": setup.reference_losses,
+        "reference_losses": setup.references.losses,
         "data_fingerprint": setup.dataset.fingerprint(),
-        "device": format!("{:?}", setup.device),
+        "device": device::name(setup.device),
         "predicted_memory_bytes": predicted_memory(setup).total_bytes(),
         "source_shape": crate::prune::shape::source_shape(&setup.model),
         "target_shape": setup.spec.as_ref().map(|spec| spec.target()),
@@ -319,17 +246,6 @@ fn snapshot(trainer: &Trainer, run: &Path) -> Result<Option<String>, Error> {
     let name = format!("step-{:08}.safetensors", trainer.counters.step);
     masks.save(folder.join(&name))?;
     Ok(Some(format!("{SNAPSHOTS}/{name}")))
-}
-
-fn remove_later_snapshots(folder: &Path, step: u64) -> Result<(), Error> {
-    let Ok(entries) = std::fs::read_dir(folder) else { return Ok(()) };
-    for path in entries.flatten().map(|entry| entry.path()) {
-        let number = path.file_stem().and_then(|stem| stem.to_str()).and_then(|stem| stem.strip_prefix("step-"));
-        if number.and_then(|number| number.parse::<u64>().ok()).is_some_and(|number| number > step) {
-            std::fs::remove_file(&path).map_err(|source| Error::Io { action: "remove", path, source })?;
-        }
-    }
-    Ok(())
 }
 
 /// Saves, then removes older checkpoints: the last and the best stay.

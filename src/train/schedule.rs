@@ -7,6 +7,7 @@
 //!
 //! The original's first step has factor 0 and does nothing; ours starts at 1/W.
 
+use crate::config::Train;
 use std::f64::consts::PI;
 
 /// Shape of the schedule.
@@ -21,6 +22,12 @@ pub struct Schedule {
 }
 
 impl Schedule {
+    /// The schedule of a configuration.
+    pub fn of(train: &Train) -> Schedule {
+        let Train { warmup_steps, steps, final_lr_fraction: final_fraction, .. } = *train;
+        Schedule { warmup_steps, steps, final_fraction }
+    }
+
     /// Factor on the peak learning rate of the step with 0-based index `step`.
     pub fn factor(&self, step: u64) -> f64 {
         if step < self.warmup_steps {

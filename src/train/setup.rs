@@ -2,12 +2,12 @@
 //! data, source model, masks' shapes.
 
 use super::Error;
+use super::references::{References, initial_proportions};
 use crate::checkpoint::{Architecture, Checkpoint, DType, HfConfig, HfModel, NewLlama, vocabulary_difference};
-use crate::config::{Dtype, Mixer as MixerTable, RandomModel, RunConfig, Stage, validate};
+use crate::config::{Dtype, RandomModel, RunConfig, Stage, validate};
 use crate::prune::{convert::require_complete, shape};
 use shearling_domains::{Dataset, Mixer, MixerConfig, MixerKind, MixerState, Split};
 use shearling_masks::MaskSpec;
-use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use tch::Kind;
@@ -38,10 +38,8 @@ pub struct Setup {
     pub dataset: Arc<Dataset>,
     /// Proportions before the first update, in the order of the data's domains.
     pub proportions: Vec<f64>,
-    /// Reference losses in that order; `None` for a static mixer without any.
-    pub reference_losses: Option<Vec<f64>>,
-    /// Rows by domain on which they were measured, where their file says so.
-    reference_rows: BTreeMap<String, u64>,
+    /// Reference losses in that order.
+    pub references: References,
 }
 
 impl Setup {
@@ -49,7 +47,6 @@ impl Setup {
     pub fn new(mut config: RunConfig, stage: Stage, device: Device) -> Result<Setup, Error> {
         validate(&config, stage)?;
         let dataset = Arc::new(Dataset::open(&config.data.path)?);
-        let reference_rows = resolve_references(&mut config.mixer)?;
         let (source, hf_config, companions) = open_model(&config, &dataset)?;
         let model = hf_config.model()?;
         if let Some(source) = &source {
@@ -66,14 +63,8 @@ impl Setup {
         let written = spec.as_ref().map(|spec| shape::resized(&model, spec.target()));
         check_loads_elsewhere(written.as_ref().unwrap_or(&model))?;
         let names = dataset.domain_names().to_vec();
-        let proportions = match &config.mixer.proportions {
-            Some(given) => in_order("mixer.proportions", given, &names)?,
-            None => vec![1.0 / names.len() as f64; names.len()],
-        };
-        let reference_losses = match &config.mixer.reference_loss {
-            Some(given) => Some(in_order("mixer.reference_loss", given, &names)?),
-            None => None,
-        };
+        let proportions = initial_proportions(&config.mixer, &names)?;
+        let references = References::of(&mut config.mixer, &names)?;
         let setup = Setup {
             config,
             stage,
@@ -85,8 +76,7 @@ impl Setup {
             spec,
             dataset,
             proportions,
-            reference_losses,
-            reference_rows,
+            references,
         };
         setup.mixer()?;
         super::trainer::loader_config(&setup.config).validate()?;
@@ -115,7 +105,8 @@ impl Setup {
 
     /// What may be a mistake, but is not one for certain.
     pub fn warnings(&self) -> Vec<String> {
-        let mut warnings: Vec<String> = self.references_of_other_rows().into_iter().collect();
+        let mut warnings: Vec<String> = self.references.warning.iter().cloned().collect();
+        warnings.extend(self.references_of_other_rows());
         let Some(source) = &self.source else { return warnings };
         warnings.extend(source.tokenizer_hint());
         warnings.extend(other_tokenizer(&self.dataset, source.dir()));
@@ -130,14 +121,14 @@ impl Setup {
         let evaluated = self.config.eval.rows_per_domain as u64;
         let names = self.dataset.domain_names().iter().enumerate();
         let differs = |(index, name): (usize, &String)| {
-            let measured = *self.reference_rows.get(name)?;
+            let measured = *self.references.rows.get(name)?;
             let rows = self.dataset.rows(index, Split::Validation).min(evaluated);
             (measured != rows).then_some((name.clone(), measured, rows))
         };
         let (name, measured, rows) = names.filter_map(differs).next()?;
         Some(format!(
-            "mixer.reference_file was measured on {measured} rows of {name:?}, the run evaluates {rows}: the mixer takes \
-             what differs between these rows for excess loss; measure with shearling eval --rows {evaluated}"
+            "mixer.reference_file was measured on {measured} rows of {name:?}, the run evaluates {rows}: measure it with \
+             shearling eval --rows {evaluated}"
         ))
     }
 
@@ -163,7 +154,7 @@ impl Setup {
     }
 
     fn references(&self) -> &[f64] {
-        self.reference_losses.as_deref().unwrap_or(&[])
+        self.references.losses.as_deref().unwrap_or(&[])
     }
 }
 
@@ -290,79 +281,9 @@ pub fn check_data_fits(dataset: &Dataset, model: &HfModel) -> Result<(), Error> 
     Ok(())
 }
 
-/// Reads `reference_file` into `reference_loss`, so that the resolved configuration carries the numbers themselves.
-/// Gives the rows by domain on which they were measured.
-fn resolve_references(mixer: &mut MixerTable) -> Result<BTreeMap<String, u64>, Error> {
-    let Some(path) = &mixer.reference_file else { return Ok(BTreeMap::new()) };
-    let references = read_references(path)?;
-    mixer.reference_loss = Some(references.losses);
-    mixer.reference_file = None;
-    Ok(references.rows)
-}
-
-/// What a file of reference losses holds.
-#[derive(Debug)]
-pub struct References {
-    /// Loss by domain.
-    pub losses: BTreeMap<String, f64>,
-    /// Rows by domain, where it says them.
-    pub rows: BTreeMap<String, u64>,
-}
-
-/// Reads a file of `{"domain": loss, …}` under `reference_loss`, as `shearling eval --write-reference` writes it.
-pub fn read_references(path: &Path) -> Result<References, Error> {
-    let text = std::fs::read_to_string(path).map_err(|source| Error::Io {
-        action: "read",
-        path: path.to_path_buf(),
-        source,
-    })?;
-    let damaged = |problem: String| Error::Damaged { path: path.to_path_buf(), problem };
-    let value: serde_json::Value = serde_json::from_str(&text)
-        .map_err(|error| damaged(format!("not JSON ({error}); write it with `shearling eval --write-reference`")))?;
-    let map = value.get("reference_loss").and_then(|losses| losses.as_object());
-    let map = map.ok_or_else(|| {
-        damaged("has no object \"reference_loss\"; write it with `shearling eval --write-reference`".to_string())
-    })?;
-    let number = |(domain, loss): (&String, &serde_json::Value)| {
-        let loss = loss.as_f64().filter(|loss| loss.is_finite());
-        loss.map(|loss| (domain.clone(), loss))
-            .ok_or_else(|| damaged(format!("reference_loss.{domain} is not a number; measure it again")))
-    };
-    let rows = value.get("domains").and_then(|domains| domains.as_array()).into_iter().flatten();
-    let rows = rows.filter_map(|domain| Some((domain["domain"].as_str()?.to_string(), domain["rows"].as_u64()?)));
-    Ok(References { losses: map.iter().map(number).collect::<Result<_, _>>()?, rows: rows.collect() })
-}
-
-/// The values of a per-domain table in the order of the data's domains; both must name the same domains.
-fn in_order(key: &str, given: &BTreeMap<String, f64>, names: &[String]) -> Result<Vec<f64>, Error> {
-    let list = names.join(", ");
-    if let Some(unknown) = given.keys().find(|name| !names.contains(name)) {
-        return Err(Error::Mismatch(format!(
-            "{key} names domain {unknown:?}, which the data does not have; it has {list}"
-        )));
-    }
-    let value = |name: &String| {
-        given.get(name).copied().ok_or_else(|| {
-            Error::Mismatch(format!("{key} has no value for domain {name:?}; give one for each of {list}"))
-        })
-    };
-    names.iter().map(value).collect()
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-
-    #[test]
-    fn tables_follow_the_order_of_the_data() {
-        let given = BTreeMap::from([("a".to_string(), 0.25), ("b".to_string(), 0.75)]);
-        let names = ["b".to_string(), "a".to_string()];
-        assert_eq!(in_order("k", &given, &names).unwrap(), [0.75, 0.25]);
-        let message = in_order("k", &given, &names[..1]).unwrap_err().to_string();
-        assert!(message.contains("\"a\""), "{message}");
-        let more = ["b".to_string(), "a".to_string(), "c".to_string()];
-        assert!(in_order("k", &given, &more).unwrap_err().to_string().contains("\"c\""));
-    }
 
     #[test]
     fn only_a_qwen2_whose_heads_are_narrower_than_its_stream_is_warned_of() {
@@ -380,17 +301,5 @@ mod tests {
         assert!(warning.contains("take hidden_size = 32"), "{warning}");
         assert_eq!(loads_in_some_only(&model("Qwen2ForCausalLM", "qwen2", 32)), None);
         assert_eq!(loads_in_some_only(&model("Qwen3ForCausalLM", "qwen3", 40)), None);
-    }
-
-    #[test]
-    fn a_reference_file_is_read_strictly() {
-        let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join("references.json");
-        std::fs::write(&path, r#"{"reference_loss": {"a": 1.5}}"#).unwrap();
-        assert_eq!(read_references(&path).unwrap().losses["a"], 1.5);
-        for wrong in ["{", "{}", r#"{"reference_loss": {"a": null}}"#, r#"{"reference_loss": {"a": "x"}}"#] {
-            std::fs::write(&path, wrong).unwrap();
-            assert!(read_references(&path).unwrap_err().to_string().contains("references.json"), "{wrong}");
-        }
     }
 }

@@ -134,11 +134,7 @@ impl Trainer {
             context: ForwardContext::new(&setup.model, tokens, setup.device, &Gates::none())?,
             masks: masks.map(|set| MaskTraining::new(set, &setup.config)).transpose()?,
             eval_rows: EvalRows::load(&setup.dataset, setup.config.eval.rows_per_domain, setup.device)?,
-            schedule: Schedule {
-                warmup_steps: train.warmup_steps,
-                steps: train.steps,
-                final_fraction: train.final_lr_fraction,
-            },
+            schedule: Schedule::of(train),
             clock: PhaseClock::off(setup.device),
             config: setup.config.clone(),
             hf_config: setup.hf_config.clone(),
@@ -149,7 +145,7 @@ impl Trainer {
             loader,
             mixer,
             domains: setup.dataset.domain_names().to_vec(),
-            references: setup.reference_losses.clone(),
+            references: setup.references.losses.clone(),
             exhausted: BTreeSet::new(),
             counters,
         };

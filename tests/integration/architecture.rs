@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// Modules of the root crate with their layer. Imports point to lower layers only.
-const LAYERS: [(&str, u32); 12] = [
+const LAYERS: [(&str, u32); 13] = [
     ("cli", 5),
     ("commands", 5),
     ("eval", 4),
@@ -18,6 +18,7 @@ const LAYERS: [(&str, u32); 12] = [
     ("checkpoint", 2),
     ("config", 2),
     ("native", 2),
+    ("words", 1),
 ];
 
 /// Imports within a layer: who, whom, why. Each must be in use; all others are refused.

@@ -272,6 +272,8 @@ fn proportions_must_be_those_of_the_domains() {
     place.refuses_prune(&source, unknown, &["mixer.proportions", "\"poems\"", &names.join(", ")]);
     let missing: &[(&str, &str)] = &[(&first, "0.5"), (&second, "0.5")];
     place.refuses_prune(&source, missing, &["mixer.proportions", &format!("{:?}", names[2])]);
+    let much: &[(&str, &str)] = &[(&first, "0.9"), (&second, "0.2")];
+    place.refuses_prune(&source, much, &["mixer.proportions sum to 1.1", "expected 1"]);
 }
 
 fn domain_names() -> Vec<String> {
@@ -289,7 +291,7 @@ fn a_mixer_without_its_references_says_how_to_measure_them() {
     place.refuses_prune(&source, &dynamic(&absent), &["absent.json", "No such file"]);
     let file = place.at("reference.json");
     std::fs::write(&file, json!({ "reference_loss": { "poems": 2.0 } }).to_string()).unwrap();
-    place.refuses_prune(&source, &dynamic(&file), &["mixer.reference_loss", "\"poems\""]);
+    place.refuses_prune(&source, &dynamic(&file), &["mixer.reference_file", &file, "\"poems\""]);
     std::fs::write(&file, "2.0").unwrap();
     place.refuses_prune(&source, &dynamic(&file), &["reference.json", "reference_loss", "--write-reference"]);
 }
@@ -302,7 +304,7 @@ fn nothing_that_exists_is_written_over() {
     std::fs::write(place.path().join("run/thesis.txt"), "mine").unwrap();
     let refused = place.refuses_prune(&source, &[], &[&place.at("run"), "exists already", "run.directory"]);
     assert!(!refused.contains("--resume"), "no run is there: {refused}");
-    std::fs::write(place.path().join("run/resolved.toml"), "").unwrap();
+    std::fs::copy(tiny_runs().join("prune/resolved.toml"), place.path().join("run/resolved.toml")).unwrap();
     place.refuses_prune(&source, &[], &["exists already", &format!("--resume {}", place.at("run"))]);
     let refused = place.refuses(&["demo", "--out", &place.at("run")], &["exists already; choose another --out"]);
     assert!(!refused.contains("--resume") && !refused.contains("run.directory"), "{refused}");
@@ -321,7 +323,7 @@ fn nothing_that_exists_is_written_over() {
 }
 
 #[test]
-fn only_a_run_with_a_checkpoint_is_resumed() {
+fn only_a_run_that_can_go_on_is_resumed() {
     let place = Place::new();
     let folder = place.at("folder");
     std::fs::create_dir(&folder).unwrap();
@@ -332,10 +334,10 @@ fn only_a_run_with_a_checkpoint_is_resumed() {
     let run = place.path().join("run");
     copy_folder(&tiny_runs().join("pretrain"), &run);
     let path = run.display().to_string();
-    let other = format!("{path} is a pretrain run: go on with: shearling pretrain --resume {path}");
+    let other = format!("{path} is a pretrain run; resume with: shearling pretrain --resume {path}");
     place.refuses(&["prune", "--resume", &path], &[&other]);
     let pruning = tiny_runs().join("prune").display().to_string();
-    let other = format!("{pruning} is a prune run: go on with: shearling prune --resume {pruning}");
+    let other = format!("{pruning} is a prune run; resume with: shearling prune --resume {pruning}");
     place.refuses(&["pretrain", "--resume", &pruning], &[&other]);
     let other = ["pretrain", "--resume", &path, "--set", "train.learning_rate=0.5"];
     place.refuses(&other, &["train.learning_rate: was 0.002, now 0.5", "new run"]);

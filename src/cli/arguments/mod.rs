@@ -14,7 +14,7 @@ pub use inspect::{Inspect, InspectMasks, InspectModel, InspectRun};
 pub use report::Report;
 pub use watch::{Tensorboard, Watch};
 
-use crate::config::Dtype;
+use crate::config::{Dtype, resumable};
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::num::NonZeroU64;
 use std::path::PathBuf;
@@ -46,8 +46,10 @@ pub enum Command {
     ///
     /// The run folder gets checkpoints/, masks/, metrics.jsonl and at the end pruned/, the Hugging Face folder. It
     /// is published only if its logits equal the masked model's on real rows; otherwise the exit code is 1.
+    #[command(after_long_help = changeable())]
     Prune(Run),
     /// Train (or continue to train) a model on weighted domains, then write it as a Hugging Face folder (model/).
+    #[command(after_long_help = changeable())]
     Pretrain(Run),
     /// Write a Hugging Face folder from any step of a run.
     Export(Export),
@@ -85,6 +87,11 @@ pub enum Command {
     Bench(Bench),
     /// The whole job on generated text (or yours): train, prune, continue, compare with two baselines.
     Demo(Demo),
+}
+
+/// What `--set` may change of a run that is resumed.
+fn changeable() -> String {
+    format!("With --resume these keys may change by --set: {}. docs/guides/resume.md says what each does.", resumable())
 }
 
 /// `doctor`
@@ -205,7 +212,8 @@ pub struct Run {
     /// Which configuration.
     #[command(flatten)]
     pub config: ConfigArguments,
-    /// Go on with the run in this folder, from its last good checkpoint, with the configuration saved there.
+    /// Resume the run in this folder from its last good checkpoint, with the configuration saved there; `--set` may
+    /// change a few keys (see below).
     #[arg(long, value_name = "RUN", conflicts_with = "config")]
     pub resume: Option<PathBuf>,
     /// Device: auto, cpu, cuda or cuda:N; overrides run.device.
@@ -214,7 +222,7 @@ pub struct Run {
     /// Also write TensorBoard event files, to RUN/tensorboard; the same as run.tensorboard = true.
     #[arg(long)]
     pub tensorboard: bool,
-    /// Stop with a checkpoint after this step; --resume goes on.
+    /// Stop with a checkpoint after this step; --resume continues.
     #[arg(long, value_name = "STEP")]
     pub stop_at: Option<NonZeroU64>,
 }

@@ -29,7 +29,7 @@ use crate::eval::{EvalRows, RowLosses};
 use crate::inspect::{RunHistory, RunSummary};
 use crate::native::device;
 use crate::prune::Equivalence;
-use crate::train::run::is_free;
+use crate::train::run_folder::is_free;
 use anyhow::Context;
 use recipe::Recipe;
 use serde_json::json;

@@ -9,6 +9,7 @@ use crate::cli::table::{Table, duration, grouped, optional, ranges};
 use crate::cli::{Printer, Terminal};
 use crate::commands::Verdict;
 use crate::inspect::{RunHistory, RunSummary, Severity, Survivors, WrittenModel};
+use crate::words::counted;
 use serde_json::{Value, json};
 
 pub(super) fn run_folder(arguments: &InspectRun) -> anyhow::Result<Verdict> {
@@ -64,7 +65,7 @@ fn headline(history: &RunHistory) -> String {
     let checkpoints = history.checkpoints.iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
     format!(
         "{}: {} run: step {} of {}, {} tokens in {} ({} tokens/s) on {}\n\
-         training loss {} → {}; {} steps skipped; resumed {} times; checkpoints at {}\n",
+         training loss {} → {}; {} skipped; resumed {}; checkpoints at {}\n",
         history.name,
         history.stage.as_deref().unwrap_or("?"),
         summary.step,
@@ -75,8 +76,8 @@ fn headline(history: &RunHistory) -> String {
         history.device.as_deref().unwrap_or("?"),
         optional(summary.first_loss, 4),
         optional(summary.last_loss, 4),
-        summary.skipped,
-        summary.resumed,
+        counted(summary.skipped as u64, "step"),
+        counted(summary.resumed as u64, "time"),
         if checkpoints.is_empty() { "no step".to_string() } else { checkpoints },
     )
 }

@@ -13,7 +13,7 @@ use crate::cli::arguments::Watch;
 use crate::inspect::live::{Follower, LiveRun};
 use crate::inspect::runs_hint;
 use crate::train::metrics::FILE_NAME;
-use crate::train::run::RESOLVED;
+use crate::train::run_folder::RESOLVED;
 use anyhow::Context;
 use draw::{Screen, View};
 use serde_json::{Value, json};

@@ -15,7 +15,7 @@ mod summary;
 
 use super::Error;
 use super::metrics;
-use super::run::RESOLVED;
+use super::run_folder::RESOLVED;
 use crate::checkpoint::Staging;
 use event_file::EventFile;
 use proto::{Event, SESSION_START, SessionLog, Summary, What};

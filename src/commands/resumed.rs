@@ -1,0 +1,104 @@
+//! What `--resume RUN` means: the configuration that the run goes on with, or that it has nothing left to do.
+
+use super::run::model_name;
+use crate::checkpoint::RunDir;
+use crate::cli::Printer;
+use crate::config::{self, RunConfig, Stage};
+use crate::train::resume::check_same_run;
+use crate::train::run_folder::{RESOLVED, saved_config};
+use crate::train::schedule::Schedule;
+use anyhow::Context;
+use std::path::{Path, PathBuf};
+
+/// What there is to do in a run folder.
+pub(super) enum Resumed {
+    /// Steps, or at least the model to write.
+    Run(Box<RunConfig>),
+    /// Nothing: all steps are done, and this is the model.
+    Finished(PathBuf),
+}
+
+/// Reads the run in `folder`, with `--set` overrides, to go on as `stage`. Opens neither data nor model.
+pub(super) fn resume(folder: &Path, sets: &[String], stage: Stage, printer: &Printer) -> anyhow::Result<Resumed> {
+    let saved = saved_config(folder)?;
+    require_stage(folder, &saved, stage)?;
+    let mut config = with_overrides(&saved, sets)?;
+    if config.run.directory != saved.run.directory {
+        anyhow::bail!(
+            "run.directory is where the run is; to have it elsewhere move the folder, then --resume it there"
+        );
+    }
+    config.run.directory = folder.to_path_buf();
+    if config.train.steps != saved.train.steps && config.target.is_some() {
+        // Masks that have reached their targets keep them.
+        config.masks.warmup_steps.get_or_insert(saved.masks.target_warmup(saved.train.steps));
+    }
+    check_same_run(&saved, &config)?;
+    let done = RunDir::open(folder)?.list_steps()?.last().copied().unwrap_or(0);
+    let written = folder.join(model_name(stage));
+    if done >= config.train.steps && written.exists() {
+        return Ok(Resumed::Finished(written));
+    }
+    if done > 0 && written.exists() {
+        let (shown, steps) = (written.display(), config.train.steps);
+        anyhow::bail!(
+            "{shown} is the model of this run at step {done}; to train on to step {steps}, move it away first: mv {shown} \
+             {shown}-{done}"
+        );
+    }
+    require_sources(folder, &config)?;
+    tell_learning_rate(&saved, &config, done, printer);
+    Ok(Resumed::Run(Box::new(config)))
+}
+
+/// The saved configuration with overrides; paths among them are relative to the working directory.
+fn with_overrides(saved: &RunConfig, sets: &[String]) -> anyhow::Result<RunConfig> {
+    let mut config = config::parse(&config::resolved_toml(saved)?, RESOLVED, sets)?;
+    config.root_paths(&working_directory()?);
+    Ok(config)
+}
+
+/// Where relative paths of this process begin.
+pub(super) fn working_directory() -> anyhow::Result<PathBuf> {
+    std::env::current_dir().context("the working directory cannot be told")
+}
+
+/// A run is resumed by the command that began it: another one would find fault with a configuration that is right.
+fn require_stage(run: &Path, saved: &RunConfig, stage: Stage) -> anyhow::Result<()> {
+    let begun = Stage::of(saved);
+    if begun == stage {
+        return Ok(());
+    }
+    let (run, command) = (run.display(), begun.command());
+    anyhow::bail!("{run} is a {command} run; resume with: shearling {command} --resume {run}")
+}
+
+/// What the run reads must still be there, and can be named anew where it was moved.
+fn require_sources(run: &Path, config: &RunConfig) -> anyhow::Result<()> {
+    let read = [("model.source", config.model.source.as_deref()), ("data.path", Some(config.data.path.as_path()))];
+    let gone = read.into_iter().filter_map(|(key, path)| Some((key, path?))).filter(|(_, path)| !path.exists());
+    let gone: Vec<(&str, &Path)> = gone.collect();
+    if gone.is_empty() {
+        return Ok(());
+    }
+    let named = gone.iter().map(|(key, path)| format!("{key} = {}", path.display())).collect::<Vec<_>>().join(", ");
+    let sets = gone.iter().map(|(key, _)| format!(" --set {key}=NEW")).collect::<String>();
+    let (command, shown) = (Stage::of(config).command(), run.display());
+    anyhow::bail!("not found: {named}, which this run reads; if moved: shearling {command} --resume {shown}{sets}")
+}
+
+/// Other steps or another rate change the course of the learning rate.
+fn tell_learning_rate(saved: &RunConfig, config: &RunConfig, done: u64, printer: &Printer) {
+    let (before, after) = (&saved.train, &config.train);
+    if done == 0 || (before.steps, before.learning_rate) == (after.steps, after.learning_rate) {
+        return;
+    }
+    let last = before.learning_rate * Schedule::of(before).factor(done - 1);
+    let next = after.learning_rate * Schedule::of(after).factor(done);
+    printer.note(format!(
+        "learning rate: {last:.2e} at step {done}, {next:.2e} at step {}: the schedule of {} steps with a peak of {:.2e}",
+        done + 1,
+        after.steps,
+        after.learning_rate
+    ));
+}

@@ -1,0 +1,153 @@
+//! How a run folder is opened: a new one for a new run, the one that is there for a run that is resumed. Nothing is
+//! written before everything that could be refused has been.
+
+use super::Error;
+use super::decide::Intervals;
+use super::memory::checkpoint_bytes;
+use super::metrics;
+use super::resume::{check_same_run, standing};
+use super::run::{Observer, Outcome, SNAPSHOTS, predicted_memory};
+use super::run_folder::{RESOLVED, refuse_existing, saved_config};
+use super::setup::Setup;
+use super::trainer::Trainer;
+use crate::checkpoint::{RunDir, RunLock, StepDir, Verify, ensure_space, write_atomic};
+use crate::config::{self, RunConfig};
+use std::path::Path;
+
+/// A run folder that is ours, and the run in it.
+pub(super) struct Opened {
+    pub folder: RunDir,
+    pub _lock: RunLock,
+    pub trainer: Trainer,
+    /// Where the run continues from; none at its start.
+    pub checkpoint: Option<StepDir>,
+}
+
+/// What there is to do in a run folder.
+pub(super) enum Opening {
+    /// Steps.
+    Run(Box<Opened>),
+    /// Nothing: the last checkpoint is at the last step, or at the one to stop at.
+    Done(Box<Outcome>),
+}
+
+/// Opens the folder of `setup`, to start a run there or to resume the one that is there.
+pub(super) fn open(
+    setup: &Setup,
+    resume: bool,
+    intervals: &Intervals,
+    observer: &mut dyn Observer,
+) -> Result<Opening, Error> {
+    if resume { reopen(setup, intervals, observer) } else { start(setup) }
+}
+
+fn start(setup: &Setup) -> Result<Opening, Error> {
+    refuse_existing(&setup.config.run.directory)?;
+    ensure_space(&setup.config.run.directory, run_bytes(setup))?;
+    // The trainer comes first: a run that cannot start leaves no folder behind.
+    let trainer = Trainer::new(setup)?;
+    let folder = RunDir::create(&setup.config.run.directory)?;
+    let lock = RunLock::acquire(folder.root())?;
+    write_resolved(folder.root(), &setup.config)?;
+    Ok(Opening::Run(Box::new(Opened { folder, _lock: lock, trainer, checkpoint: None })))
+}
+
+fn reopen(setup: &Setup, intervals: &Intervals, observer: &mut dyn Observer) -> Result<Opening, Error> {
+    let folder = RunDir::open(&setup.config.run.directory)?;
+    let lock = RunLock::acquire(folder.root())?;
+    folder.remove_leftovers()?;
+    check_same_run(&saved_config(folder.root())?, &setup.config)?;
+    let latest = folder.latest_valid(Verify::Hashes)?;
+    let fate = if latest.step.is_some() { "" } else { " and kept, since there is no whole one" };
+    for skipped in &latest.skipped {
+        observer.noted(&format!("the checkpoint of step {} is broken{fate}: {}", skipped.step, skipped.reason));
+    }
+    let Some(step) = latest.step else {
+        refuse_lost_checkpoints(folder.root(), latest.skipped.len())?;
+        return begin_again(setup, folder, lock, observer);
+    };
+    if intervals.stops(step.step(), false) {
+        write_resolved(folder.root(), &setup.config)?;
+        return Ok(Opening::Done(Box::new(outcome_at(setup, &folder, &step)?)));
+    }
+    let trainer = Trainer::restore(setup, &step)?;
+    // Only now that an older one has loaded: the run will come past these steps again.
+    for skipped in &latest.skipped {
+        folder.remove_step(skipped.step)?;
+        observer.noted(&format!("the broken checkpoint of step {} is removed", skipped.step));
+    }
+    write_resolved(folder.root(), &setup.config)?;
+    remove_later_snapshots(&folder.root().join(SNAPSHOTS), trainer.counters.step)?;
+    Ok(Opening::Run(Box::new(Opened { folder, _lock: lock, trainer, checkpoint: Some(step) })))
+}
+
+/// A run that ended before its first checkpoint has nothing to continue from, and nothing to lose: it begins again in
+/// the same folder.
+fn begin_again(setup: &Setup, folder: RunDir, lock: RunLock, observer: &mut dyn Observer) -> Result<Opening, Error> {
+    let trainer = Trainer::new(setup)?;
+    write_resolved(folder.root(), &setup.config)?;
+    remove_later_snapshots(&folder.root().join(SNAPSHOTS), 0)?;
+    write_atomic(&folder.root().join(metrics::FILE_NAME), b"")?;
+    observer.noted("the run ended before its first checkpoint: it begins again at step 0");
+    Ok(Opening::Run(Box::new(Opened { folder, _lock: lock, trainer, checkpoint: None })))
+}
+
+/// A run that had checkpoints is not begun again in silence when none can be read.
+fn refuse_lost_checkpoints(run: &Path, broken: usize) -> Result<(), Error> {
+    let metrics = run.join(metrics::FILE_NAME);
+    let saved = |record: &serde_json::Value| (record["type"] == "save").then(|| record["step"].as_u64()).flatten();
+    let last = match metrics.exists() {
+        true => metrics::read(&metrics)?.iter().filter_map(saved).max(),
+        false => None,
+    };
+    let found = match (broken, last) {
+        (0, None) => return Ok(()),
+        (0, Some(step)) => format!("the one of step {step} is gone"),
+        _ => format!("none in {} is whole", run.join("checkpoints").display()),
+    };
+    let shown = run.display();
+    Err(Error::Mismatch(format!(
+        "{shown} has no good checkpoint to resume from ({found}); put one back, or start a new run with another \
+         run.directory"
+    )))
+}
+
+/// The end of a run that has nothing left to do.
+fn outcome_at(setup: &Setup, folder: &RunDir, step: &StepDir) -> Result<Outcome, Error> {
+    let (counters, proportions) = standing(step)?;
+    Ok(Outcome {
+        run: folder.root().to_path_buf(),
+        checkpoint: Some(step.path().to_path_buf()),
+        step: counters.step,
+        finished: counters.step >= setup.config.train.steps,
+        tokens: counters.tokens,
+        domain_rows: counters.domain_rows,
+        proportions,
+        predicted_memory: predicted_memory(setup),
+        peak_memory_bytes: None,
+    })
+}
+
+/// What may change on resume holds from here on, for `export` too.
+fn write_resolved(run: &Path, config: &RunConfig) -> Result<(), Error> {
+    Ok(write_atomic(&run.join(RESOLVED), config::resolved_toml(config)?.as_bytes())?)
+}
+
+/// Disk a run will take: the last and the best checkpoint and the one being written (one, if it saves only once), and
+/// the exported model in fp32.
+fn run_bytes(setup: &Setup) -> u64 {
+    let once = setup.config.checkpoint.every_steps >= setup.config.train.steps;
+    let one = checkpoint_bytes(&setup.model, &setup.config);
+    (one * if once { 1.0 } else { 3.0 } + one / 3.0) as u64
+}
+
+fn remove_later_snapshots(folder: &Path, step: u64) -> Result<(), Error> {
+    let Ok(entries) = std::fs::read_dir(folder) else { return Ok(()) };
+    for path in entries.flatten().map(|entry| entry.path()) {
+        let number = path.file_stem().and_then(|stem| stem.to_str()).and_then(|stem| stem.strip_prefix("step-"));
+        if number.and_then(|number| number.parse::<u64>().ok()).is_some_and(|number| number > step) {
+            std::fs::remove_file(&path).map_err(|source| Error::Io { action: "remove", path, source })?;
+        }
+    }
+    Ok(())
+}

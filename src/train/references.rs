@@ -1,0 +1,192 @@
+//! What the mixer starts with: proportions and reference losses by domain, from the configuration or the file that it
+//! names, in the order of the data's domains.
+
+use super::Error;
+use crate::config::Mixer;
+use crate::words::counted;
+use serde_json::Value;
+use shearling_domains::MixerKind;
+use std::collections::BTreeMap;
+use std::path::Path;
+
+/// How far from 1 the sum of the proportions may be: room for numbers typed with a few decimals.
+const SUM_TOLERANCE: f64 = 1e-6;
+
+/// Loss that each domain should reach.
+#[derive(Clone, Debug, Default, PartialEq)]
+pub struct References {
+    /// In the order of the data's domains; `None` for a static mixer that has none, or not one for each.
+    pub losses: Option<Vec<f64>>,
+    /// Rows by domain on which they were measured, where their file says so.
+    pub rows: BTreeMap<String, u64>,
+    /// Why they are not used, where a static mixer was given some that cannot be.
+    pub warning: Option<String>,
+}
+
+impl References {
+    /// Those of a mixer for the domains `names`. The numbers of a file are put into the table, so that the resolved
+    /// configuration carries them itself.
+    ///
+    /// A static mixer needs none: what is wrong with those it was given is a warning, and they are dropped.
+    ///
+    /// # Errors
+    /// The file cannot be read, a domain has no reference, or one is named that the data does not have.
+    pub fn of(mixer: &mut Mixer, names: &[String]) -> Result<References, Error> {
+        match References::read(mixer, names) {
+            Err(error) if mixer.kind == MixerKind::Static => {
+                (mixer.reference_file, mixer.reference_loss) = (None, None);
+                let warning = Some(format!("{error}; the mixer is static and goes without"));
+                Ok(References { warning, ..References::default() })
+            }
+            result => result,
+        }
+    }
+
+    fn read(mixer: &mut Mixer, names: &[String]) -> Result<References, Error> {
+        let (key, rows) = match mixer.reference_file.take() {
+            None => ("mixer.reference_loss".to_string(), BTreeMap::new()),
+            Some(path) => {
+                let key = format!("mixer.reference_file {}", path.display());
+                let file = read_references(&path)
+                    .map_err(|error| Error::Mismatch(format!("mixer.reference_file: {error}")))?;
+                mixer.reference_loss = Some(file.losses);
+                (key, file.rows)
+            }
+        };
+        let given = mixer.reference_loss.as_ref();
+        let losses = given.map(|given| in_order(&key, given, names)).transpose()?;
+        Ok(References { losses, rows, warning: None })
+    }
+}
+
+/// What a file of reference losses holds.
+#[derive(Debug)]
+struct ReferenceFile {
+    losses: BTreeMap<String, f64>,
+    /// Where it says them.
+    rows: BTreeMap<String, u64>,
+}
+
+/// Reads a file of `{"domain": loss, …}` under `reference_loss`, as `shearling eval --write-reference` writes it.
+fn read_references(path: &Path) -> Result<ReferenceFile, Error> {
+    let failed = |source| Error::Io { action: "read", path: path.to_path_buf(), source };
+    let text = std::fs::read_to_string(path).map_err(failed)?;
+    let damaged = |problem: String| Error::Damaged { path: path.to_path_buf(), problem };
+    let value: Value = serde_json::from_str(text.trim_start_matches('\u{feff}'))
+        .map_err(|error| damaged(format!("not JSON ({error}); write it with `shearling eval --write-reference`")))?;
+    let map = value.get("reference_loss").and_then(|losses| losses.as_object());
+    let map = map.ok_or_else(|| {
+        damaged("has no object \"reference_loss\"; write it with `shearling eval --write-reference`".to_string())
+    })?;
+    let number = |(domain, loss): (&String, &Value)| {
+        let loss = loss.as_f64().filter(|loss| loss.is_finite());
+        loss.map(|loss| (domain.clone(), loss))
+            .ok_or_else(|| damaged(format!("reference_loss.{domain} is not a number; measure it again")))
+    };
+    let rows = value.get("domains").and_then(|domains| domains.as_array()).into_iter().flatten();
+    let rows = rows.filter_map(|domain| Some((domain["domain"].as_str()?.to_string(), domain["rows"].as_u64()?)));
+    Ok(ReferenceFile { losses: map.iter().map(number).collect::<Result<_, _>>()?, rows: rows.collect() })
+}
+
+/// Proportions before the first update; all domains alike when none are given.
+///
+/// # Errors
+/// They are not one for each domain, or do not sum to 1.
+pub(super) fn initial_proportions(mixer: &Mixer, names: &[String]) -> Result<Vec<f64>, Error> {
+    let Some(given) = &mixer.proportions else { return Ok(vec![1.0 / names.len() as f64; names.len()]) };
+    let proportions = in_order("mixer.proportions", given, names)?;
+    let sum: f64 = proportions.iter().sum();
+    if (sum - 1.0).abs() > SUM_TOLERANCE {
+        return Err(Error::Mismatch(format!("mixer.proportions sum to {sum:.6}, expected 1; scale them")));
+    }
+    Ok(proportions)
+}
+
+/// The values of a per-domain table in the order of the data's domains; both must name the same domains.
+fn in_order(key: &str, given: &BTreeMap<String, f64>, names: &[String]) -> Result<Vec<f64>, Error> {
+    let quoted = |names: &[&String]| names.iter().map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", ");
+    let unknown: Vec<&String> = given.keys().filter(|name| !names.contains(name)).collect();
+    let missing: Vec<&String> = names.iter().filter(|name| !given.contains_key(*name)).collect();
+    let mut problems = Vec::new();
+    if !unknown.is_empty() {
+        problems.push(format!("names {}, which the data does not have", quoted(&unknown)));
+    }
+    if !missing.is_empty() {
+        let (number, of) = (missing.len() as u64, counted(names.len() as u64, "domain"));
+        problems.push(format!("has no value for {number} of the data's {of}: {}", quoted(&missing)));
+    }
+    if !problems.is_empty() {
+        let all = names.join(", ");
+        return Err(Error::Mismatch(format!("{key} {}; give one for each of {all}", problems.join(" and "))));
+    }
+    Ok(names.iter().filter_map(|name| given.get(name).copied()).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn table<const N: usize>(values: [(&str, f64); N]) -> BTreeMap<String, f64> {
+        values.into_iter().map(|(name, value)| (name.to_string(), value)).collect()
+    }
+
+    fn names<const N: usize>(names: [&str; N]) -> Vec<String> {
+        names.map(String::from).to_vec()
+    }
+
+    #[test]
+    fn tables_follow_the_order_of_the_data_and_all_that_is_wrong_is_said_at_once() {
+        let given = table([("a", 0.25), ("b", 0.75)]);
+        assert_eq!(in_order("k", &given, &names(["b", "a"])).unwrap(), [0.75, 0.25]);
+        let message = in_order("k", &given, &names(["b", "c", "d", "e"])).unwrap_err().to_string();
+        let expected = "k names \"a\", which the data does not have and has no value for 3 of the data's 4 domains: \
+                        \"c\", \"d\", \"e\"; give one for each of b, c, d, e";
+        assert_eq!(message, expected);
+    }
+
+    #[test]
+    fn one_proportion_of_four_is_not_a_matter_of_scale() {
+        let names = names(["a", "b", "c", "d"]);
+        let with = |given| Mixer { proportions: Some(given), ..Mixer::default() };
+        let message = initial_proportions(&with(table([("a", 0.25)])), &names).unwrap_err().to_string();
+        assert!(message.contains("\"b\", \"c\", \"d\"") && !message.contains("scale"), "{message}");
+        let all = table([("a", 0.25), ("b", 0.25), ("c", 0.25), ("d", 0.0)]);
+        let message = initial_proportions(&with(all), &names).unwrap_err().to_string();
+        assert!(message.contains("sum to 0.75"), "{message}");
+        assert_eq!(initial_proportions(&Mixer::default(), &names).unwrap(), [0.25; 4]);
+    }
+
+    #[test]
+    fn a_reference_file_that_fails_is_named_with_its_key() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("references.json");
+        let mut mixer = Mixer { kind: MixerKind::Dynamic, reference_file: Some(path.clone()), ..Mixer::default() };
+        for (text, problem) in [
+            ("", "not JSON"),
+            ("{}", "no object \"reference_loss\""),
+            (r#"{"reference_loss": {"a": null}}"#, "reference_loss.a is not a number"),
+            (r#"{"reference_loss": {"b": 1}}"#, "has no value for 1 of the data's 1 domain: \"a\""),
+        ] {
+            std::fs::write(&path, text).unwrap();
+            let message = References::of(&mut mixer.clone(), &names(["a"])).unwrap_err().to_string();
+            assert!(message.starts_with("mixer.reference_file"), "{message}");
+            assert!(message.contains("references.json") && message.contains(problem), "{message}");
+        }
+        std::fs::write(&path, "\u{feff}{\"reference_loss\": {\"a\": 1.5}}").unwrap();
+        let references = References::of(&mut mixer, &names(["a"])).unwrap();
+        assert_eq!((references.losses, references.warning), (Some(vec![1.5]), None));
+        assert_eq!(mixer.reference_file, None, "the numbers are in the table now");
+    }
+
+    #[test]
+    fn a_static_mixer_goes_without_references_that_it_cannot_use() {
+        let partial = Some(table([("a", 1.5)]));
+        let mut mixer = Mixer { kind: MixerKind::Static, reference_loss: partial, ..Mixer::default() };
+        let references = References::of(&mut mixer, &names(["a", "b"])).unwrap();
+        assert_eq!((references.losses, mixer.reference_loss), (None, None));
+        assert!(references.warning.unwrap().contains("\"b\""));
+        let mut mixer = Mixer { reference_file: Some("nowhere.json".into()), ..Mixer::default() };
+        let references = References::of(&mut mixer, &names(["a"])).unwrap();
+        assert!(references.losses.is_none() && references.warning.unwrap().contains("nowhere.json"));
+    }
+}

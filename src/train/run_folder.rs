@@ -1,0 +1,98 @@
+//! What a run folder says of its run, before anything is opened: whether there is one, how it was configured.
+
+use super::Error;
+use crate::config::{self, RunConfig, Stage};
+use std::path::{Path, PathBuf};
+
+/// The configuration with all defaults, inside a run folder.
+pub const RESOLVED: &str = "resolved.toml";
+
+/// A new run gets a new folder.
+///
+/// # Errors
+/// The folder is not free; where it is a run that can be resumed, the message says how.
+pub fn refuse_existing(folder: &Path) -> Result<(), Error> {
+    if is_free(folder) {
+        return Ok(());
+    }
+    let shown = folder.display();
+    let resume = saved_config(folder).map_or(String::new(), |config| {
+        format!(", or resume the run in it with: shearling {} --resume {shown}", Stage::of(&config).command())
+    });
+    Err(Error::Mismatch(format!("{shown} exists already; choose another run.directory{resume}")))
+}
+
+/// Whether nothing is at a place but perhaps an empty folder.
+pub fn is_free(folder: &Path) -> bool {
+    std::fs::read_dir(folder).map_or(!folder.exists(), |mut entries| entries.next().is_none())
+}
+
+/// The configuration that a run folder was started with.
+///
+/// A run writes absolute paths. Where an older one has relative ones, they are looked for from the folder in which it was
+/// started, as far as that can be told, and else left as they are: relative to the working directory.
+///
+/// # Errors
+/// The folder is not a run, or its configuration cannot be read.
+pub fn saved_config(run: &Path) -> Result<RunConfig, Error> {
+    let path = run.join(RESOLVED);
+    if !path.is_file() {
+        return Err(Error::Mismatch(format!("{} is not a run folder (it has no {RESOLVED})", run.display())));
+    }
+    let mut config = config::load(&path, &[])?;
+    if let Some(base) = started_in(run, &config.run.directory) {
+        for path in config.paths_mut().filter(|path| base.join(path.as_path()).exists()) {
+            *path = base.join(path.as_path());
+        }
+    }
+    Ok(config)
+}
+
+/// The working directory of a run that was started with a relative `directory`, if the run is still where it was.
+fn started_in(run: &Path, directory: &Path) -> Option<PathBuf> {
+    let run = run.canonicalize().ok()?;
+    let parts = directory.components().filter(|part| !matches!(part, std::path::Component::CurDir));
+    let directory: PathBuf = parts.collect();
+    if directory.is_absolute() || !run.ends_with(&directory) {
+        return None;
+    }
+    run.ancestors().nth(directory.components().count()).map(Path::to_path_buf)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const CONFIG: &str = "[run]\ndirectory = './runs/a'\n[model]\nsource = 'model'\n[data]\npath = 'data'\n\
+                          [train]\nsteps = 4\nbatch_rows = 2\nlearning_rate = 0.1\n";
+
+    #[test]
+    fn relative_paths_of_an_older_run_are_found_from_where_it_was_started() {
+        let root = tempfile::tempdir().unwrap();
+        let at = root.path().canonicalize().unwrap();
+        let run = at.join("runs/a");
+        std::fs::create_dir_all(&run).unwrap();
+        std::fs::create_dir(at.join("data")).unwrap();
+        std::fs::write(run.join(RESOLVED), CONFIG).unwrap();
+        let config = saved_config(&run).unwrap();
+        assert_eq!(config.data.path, at.join("data"));
+        assert_eq!(config.model.source.unwrap(), PathBuf::from("model"), "what is not there stays as it was written");
+
+        let moved = at.join("elsewhere");
+        std::fs::rename(&run, &moved).unwrap();
+        assert_eq!(saved_config(&moved).unwrap().data.path, PathBuf::from("data"));
+    }
+
+    #[test]
+    fn only_a_run_that_can_be_resumed_is_said_to_be() {
+        let root = tempfile::tempdir().unwrap();
+        refuse_existing(root.path()).unwrap();
+        std::fs::write(root.path().join("metrics.jsonl"), "").unwrap();
+        let message = refuse_existing(root.path()).unwrap_err().to_string();
+        assert!(message.contains("exists already") && !message.contains("--resume"), "{message}");
+        std::fs::write(root.path().join(RESOLVED), CONFIG).unwrap();
+        let message = refuse_existing(root.path()).unwrap_err().to_string();
+        let resume = format!("shearling pretrain --resume {}", root.path().display());
+        assert!(message.ends_with(&resume), "{message}");
+    }
+}
