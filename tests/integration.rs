@@ -17,6 +17,7 @@ mod integration {
     pub mod planted_run;
     pub mod prune_round_trip;
     pub mod report;
+    pub mod report_compare;
     pub mod resume;
     pub mod support;
     pub mod tensorboard;

@@ -1,6 +1,7 @@
 //! The events of a run, each with a line for people: start, resume, save, skip, exhausted, not_saved, written.
 
 use super::lines::text;
+use super::words::{counted, device, thousands};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -20,8 +21,11 @@ impl Event {
     pub(super) fn of(step: u64, kind: &str, record: &Value) -> Option<Event> {
         let said = |key: &str| text(&record[key]).unwrap_or_else(|| "?".to_string());
         let sentence = match kind {
-            "start" => format!("{} run of {} steps starts on {}", said("stage"), record["steps"], said("device")),
-            "resume" => format!("resumed after step {step} on {}", said("device")),
+            "start" => {
+                let steps = record["steps"].as_u64().map_or("? steps".to_string(), |steps| counted(steps, "step"));
+                format!("{} run of {steps} starts on {}", said("stage"), device(&said("device")))
+            }
+            "resume" => format!("resumed after step {} on {}", thousands(step), device(&said("device"))),
             "save" => format!("checkpoint; kept: {}", list(&record["kept"])),
             "skip" => format!("loss or gradient not finite, update skipped ({} in a row)", record["in_row"]),
             "exhausted" => format!("reached data.max_epochs and left the mix: {}", list(&record["domains"])),
@@ -57,7 +61,7 @@ mod tests {
             text("exhausted", json!({ "domains": ["a", "b\u{1b}"] })),
             "reached data.max_epochs and left the mix: a, b\u{fffd}"
         );
-        assert_eq!(text("start", json!({ "stage": 1 })), "? run of null steps starts on ?");
+        assert_eq!(text("start", json!({ "stage": 1 })), "? run of ? steps starts on ?");
         assert!(Event::of(5, "step", &json!({})).is_none());
     }
 }
