@@ -158,53 +158,59 @@ fn constraint(history: &RunHistory) -> Vec<Note> {
 }
 
 /// Whether the cut goes against the gates, in the layers that stay: by the last snapshot, or, without one, by the last
-/// evaluation. That the written model is the cut one is not doubted here.
+/// evaluation. That the exported model is the cut one is not doubted here.
 fn polarisation(history: &RunHistory) -> Option<Note> {
-    let (step, modules): (u64, Vec<Option<String>>) = if let Some(last) = history.snapshots.last() {
-        let of = |settled: &Settled| against_gates(settled.module.name(), counts(settled));
-        (last.step, history.settled.iter().map(of).collect())
+    let (step, modules): (u64, Vec<AgainstGates>) = if let Some(last) = history.snapshots.last() {
+        (last.step, history.settled.iter().map(AgainstGates::of_mask).collect())
     } else {
         let last = history.evaluations.iter().rev().find(|evaluation| !evaluation.modules.is_empty())?;
-        let of = |module: &ModulePolarisation| {
-            let counts = [module.units, module.undecided, module.half_alive, module.still_open];
-            against_gates(&module.module, counts.map(Option::unwrap_or_default))
+        let of = |module: &ModulePolarisation| AgainstGates {
+            module: module.module.clone(),
+            half_alive: module.half_alive.unwrap_or_default(),
+            still_open: module.still_open.unwrap_or_default(),
         };
         (last.step, last.modules.iter().map(of).collect())
     };
-    let modules: Vec<String> = modules.into_iter().flatten().collect();
-    let removed = !history.snapshots.is_empty()
-        && history.settled.iter().any(|settled| settled.rows.iter().any(|row| row.removed));
-    let rows = if removed { ", in the layers that stay" } else { "" };
-    (!modules.is_empty()).then(|| {
+    let done = [
+        counted_by_module(&modules, |module| module.half_alive, "kept with a gate below 0.5"),
+        counted_by_module(&modules, |module| module.still_open, "removed with a gate above 0.5"),
+    ];
+    let done: Vec<String> = done.into_iter().flatten().collect();
+    (!done.is_empty()).then(|| {
         Note::warning(format!(
-            "at step {} the cut to the target shape goes against some gates{rows}: {}; it costs the gap between the \
-             evaluations `target` and `expected`",
+            "at step {} the cut to the target shape goes against some gates: {}. It costs the gap between the evaluations \
+             `expected` and `target`; `shearling inspect masks` names the units",
             thousands(step),
-            modules.join("; ")
+            done.join("; ")
         ))
     })
 }
 
-/// Units, undecided ones, half-alive ones and still open ones of the rows that stay.
-fn counts(settled: &Settled) -> [u64; 4] {
-    let rows = settled.rows.iter().filter(|row| !row.removed);
-    rows.fold([0; 4], |sum, row| {
-        let counts = [row.units, row.undecided, row.half_alive, row.still_open];
-        std::array::from_fn(|at| sum.get(at).unwrap_or(&0) + counts.get(at).map_or(0, |count| *count as u64))
-    })
+/// Units of the layers that stay whose gates say otherwise than the cut.
+struct AgainstGates {
+    module: String,
+    half_alive: u64,
+    still_open: u64,
 }
 
-/// What the cut does to units whose gates say otherwise; nothing where there are none.
-fn against_gates(module: &str, [units, undecided, half_alive, still_open]: [u64; 4]) -> Option<String> {
-    let done = [
-        (half_alive, format!("{} kept with a gate below 0.5", thousands(half_alive))),
-        (still_open, format!("{} removed with a gate above 0.5", thousands(still_open))),
-    ];
-    let done: Vec<String> = done.into_iter().filter(|(count, _)| *count > 0).map(|(_, text)| text).collect();
-    let share = 100.0 * undecided as f64 / units.max(1) as f64;
-    let undecided =
-        if undecided > 0 { format!(" ({} undecided, {share:.1} %)", thousands(undecided)) } else { String::new() };
-    (!done.is_empty()).then(|| format!("{module}, of {}{undecided}: {}", counted(units, "unit"), done.join(", ")))
+impl AgainstGates {
+    fn of_mask(settled: &Settled) -> AgainstGates {
+        let rows = || settled.rows.iter().filter(|row| !row.removed);
+        AgainstGates {
+            module: settled.module.to_string(),
+            half_alive: rows().map(|row| row.half_alive as u64).sum(),
+            still_open: rows().map(|row| row.still_open as u64).sum(),
+        }
+    }
+}
+
+/// `12 units are kept with a gate below 0.5 (hidden 10, layer 2)`; nothing where there are none.
+fn counted_by_module(modules: &[AgainstGates], count: fn(&AgainstGates) -> u64, what: &str) -> Option<String> {
+    let all = modules.iter().map(count).fold(0u64, u64::saturating_add);
+    let named = modules.iter().filter(|module| count(module) > 0);
+    let named: Vec<String> = named.map(|module| format!("{} {}", module.module, thousands(count(module)))).collect();
+    let are = if all == 1 { "is" } else { "are" };
+    (all > 0).then(|| format!("{} {are} {what} ({})", counted(all, "unit"), named.join(", ")))
 }
 
 fn settling(history: &RunHistory) -> Option<Note> {
@@ -279,12 +285,9 @@ mod tests {
         ]);
         let text = note.unwrap().text;
         assert!(text.starts_with("at step 80 the cut to the target shape goes against some gates: "), "{text}");
-        assert!(
-            text.contains("kv_head, of 200 units (3 undecided, 1.5 %): 1 kept with a gate below 0.5, 2 removed with "),
-            "{text}"
-        );
-        assert!(text.contains("intermediate, of 200 units: 7 removed with a gate above 0.5; it costs"), "{text}");
-        assert!(!text.contains("layer,") && !text.contains("hidden"), "{text}");
+        assert!(text.contains("1 unit is kept with a gate below 0.5 (kv_head 1); "), "{text}");
+        assert!(text.contains("9 units are removed with a gate above 0.5 (kv_head 2, intermediate 7). "), "{text}");
+        assert!(!text.contains("hidden"), "{text}");
         assert!(of(vec![module("layer", [20, 0, 0])]).is_none(), "nothing went against a gate");
     }
 

@@ -94,14 +94,16 @@ pub struct DomainStory {
     /// The cut as the run that continued it evaluated it, before its first step.
     #[serde(skip)]
     pub continued_from: Option<HeldOutLoss>,
-    /// Of cut − source, from rows that one run evaluated twice.
+    /// Loss of every row of `source` and of `cut`, where it is recorded.
     #[serde(skip)]
-    pub(crate) paired_error: Option<f64>,
+    pub(crate) source_rows: Vec<f64>,
+    #[serde(skip)]
+    pub(crate) cut_rows: Vec<f64>,
     /// Whether `epochs` are of more than one data set, so that they have no sum.
     #[serde(skip)]
-    mixed_data: bool,
+    pub(crate) mixed_data: bool,
     #[serde(skip)]
-    data: Option<u64>,
+    pub(crate) data: Option<u64>,
 }
 
 /// What one run tells of each of its domains.
@@ -116,8 +118,9 @@ pub(super) fn of_run(history: &RunHistory) -> Vec<DomainStory> {
 }
 
 /// The story over several runs, in their order: the source from the first that knows it, the cut from the first prune
-/// run (or the run that started from one), the last evaluation from the last run, proportions from first to last.
-pub fn joined(histories: &[&RunHistory]) -> Vec<DomainStory> {
+/// run (or the run that started from one), the last evaluation from the last run, proportions from first to last. Where
+/// none of them evaluated the source, as beside a one-shot cut, `others` are asked that began with the same.
+pub fn joined(histories: &[&RunHistory], others: &[&RunHistory]) -> Vec<DomainStory> {
     let mut stories: Vec<DomainStory> = Vec::new();
     for story in histories.iter().flat_map(|history| &history.stories) {
         match stories.iter_mut().find(|known| known.domain == story.domain) {
@@ -127,6 +130,7 @@ pub fn joined(histories: &[&RunHistory]) -> Vec<DomainStory> {
     }
     let last = histories.last().filter(|last| histories.len() > 1 && !last.evaluations.is_empty());
     for story in &mut stories {
+        story.take_source(histories, others);
         story.measure();
         if last.is_some_and(|last| !last.domains.contains(&story.domain)) {
             (story.later, story.recovered) = (Later::NotContinued, None);
@@ -138,11 +142,12 @@ pub fn joined(histories: &[&RunHistory]) -> Vec<DomainStory> {
 impl DomainStory {
     fn continue_with(&mut self, later: &DomainStory) {
         // A measured source is better than a reference from a file.
-        if self.source.is_none_or(|source| source.step.is_none()) {
-            self.source = later.source.filter(|source| source.step.is_some()).or(self.source).or(later.source);
+        if !self.has_measured_source() && (later.has_measured_source() || self.source.is_none()) {
+            (self.source, self.source_rows) = (later.source, later.source_rows.clone());
         }
-        self.cut = self.cut.or(later.cut);
-        self.paired_error = self.paired_error.or(later.paired_error);
+        if self.cut.is_none() {
+            (self.cut, self.cut_rows) = (later.cut, later.cut_rows.clone());
+        }
         self.continued_from = later.cut.or(self.continued_from);
         // What a run evaluated before its first step is the model it was given: nothing later.
         self.last = later.last.filter(|last| last.step != Some(0)).or(self.last).or(later.last);
@@ -152,6 +157,26 @@ impl DomainStory {
         self.tokens = sum(self.tokens, later.tokens);
         self.mixed_data |= later.mixed_data || self.data != later.data;
         self.epochs = sum(self.epochs, later.epochs).filter(|_| !self.mixed_data);
+    }
+
+    /// Whether a run evaluated the source; a reference loss is of rows that nobody recorded.
+    fn has_measured_source(&self) -> bool {
+        self.source.is_some_and(|source| source.step.is_some())
+    }
+
+    /// The source as another run evaluated it, on the rows of the cut.
+    fn take_source(&mut self, histories: &[&RunHistory], others: &[&RunHistory]) {
+        let (Some(first), Some(cut)) = (histories.first(), self.cut) else { return };
+        if self.has_measured_source() || first.model_source.is_none() {
+            return;
+        }
+        let same_source = others.iter().filter(|other| other.model_source == first.model_source);
+        let known = same_source.flat_map(|other| &other.stories).find(|story| {
+            story.domain == self.domain && story.source.is_some_and(|source| source.is_comparable_with(&cut))
+        });
+        if let Some(known) = known {
+            (self.source, self.source_rows) = (known.source, known.source_rows.clone());
+        }
     }
 
     /// Cut − source, where both are of the same rows.
@@ -173,8 +198,9 @@ impl DomainStory {
         let Some(damage) = self.damage() else { return };
         let error = |held: Option<HeldOutLoss>| held.and_then(|held| held.standard_error);
         let independent = error(self.cut).zip(error(self.source)).map(|(cut, source)| cut.hypot(source));
-        self.paired = self.paired_error.is_some();
-        self.damage_standard_error = self.paired_error.or(independent).filter(|error| *error > 0.0);
+        let paired = paired_difference(&self.cut_rows, &self.source_rows).and_then(|paired| paired.standard_error);
+        self.paired = paired.is_some();
+        self.damage_standard_error = paired.or(independent).filter(|error| *error > 0.0);
         self.hurt = self.damage_standard_error.map(|error| damage / error);
         let gain = after.zip(from).filter(|(after, from)| after.is_comparable_with(from));
         let known = self.later == Later::SameRows && damage > 0.0;
@@ -198,6 +224,9 @@ fn of_domain(history: &RunHistory, name: &str, tokens_per_row: Option<f64>) -> D
     let steps = history.steps.domains.iter().find(|domain| domain.domain == name);
     let (first_proportion, last_proportion) = steps.map_or((None, None), |steps| ends(&steps.proportion));
     let rows = steps.and_then(|steps| ends(&steps.rows_total).1);
+    let rows_of = |evaluation: Option<&Evaluation>| {
+        evaluation.and_then(|evaluation| evaluation.domain(name)).map_or(vec![], |domain| domain.row_losses.clone())
+    };
     let mut story = DomainStory {
         domain: name.to_string(),
         source: if prunes { start.or(reference) } else { reference },
@@ -209,7 +238,8 @@ fn of_domain(history: &RunHistory, name: &str, tokens_per_row: Option<f64>) -> D
         rows,
         tokens: rows.zip(tokens_per_row).map(|(rows, tokens)| rows * tokens),
         epochs: steps.and_then(|steps| ends(&steps.epochs).1),
-        paired_error: first.zip(cut_at_end).filter(|_| prunes).and_then(|(from, to)| paired_error(from, to, name)),
+        source_rows: rows_of(first.filter(|_| prunes)),
+        cut_rows: rows_of(if prunes { cut_at_end } else { first }),
         data: Some(data),
         ..DomainStory::default()
     };
@@ -230,11 +260,6 @@ fn data_of(history: &RunHistory) -> u64 {
 /// Whether two runs evaluated on the same data.
 pub fn is_of_same_data(a: &RunHistory, b: &RunHistory) -> bool {
     data_of(a) == data_of(b)
-}
-
-/// Error of the mean difference between two evaluations of the same rows.
-fn paired_error(from: &Evaluation, to: &Evaluation, name: &str) -> Option<f64> {
-    paired_difference(&to.domain(name)?.row_losses, &from.domain(name)?.row_losses)?.standard_error
 }
 
 fn loss_in(evaluation: &Evaluation, name: &str, data: u64) -> Option<HeldOutLoss> {
@@ -347,6 +372,28 @@ mod tests {
             held.as_mut().unwrap().rows.as_mut().unwrap().rows = Some(4);
         }
         assert_eq!(told(&fewer), (Later::OtherRows, None, true), "fewer rows of the same data are other rows");
+    }
+
+    #[test]
+    fn a_source_that_another_run_evaluated_counts_on_the_same_rows() {
+        let run = |source: Option<&str>, story: DomainStory| RunHistory {
+            model_source: source.map(String::from),
+            stories: vec![DomainStory { domain: "a".into(), ..story }],
+            ..RunHistory::default()
+        };
+        let one_shot = RunHistory { model_source: Some("hf".into()), ..RunHistory::default() };
+        let cut = DomainStory { cut: at(9.0, Some(0)), cut_rows: vec![8.0, 10.0], ..DomainStory::default() };
+        let continued = run(Some("one-shot/pruned"), cut);
+        let told = |source: &str, data: u64| {
+            let known =
+                DomainStory { source: on(data, 2.0, Some(0)), source_rows: vec![1.5, 2.5], ..DomainStory::default() };
+            let other = run(Some(source), known);
+            let story = joined(&[&one_shot, &continued], &[&one_shot, &continued, &other]).remove(0);
+            (story.damage(), story.paired)
+        };
+        assert_eq!(told("hf", 1), (Some(7.0), true));
+        assert_eq!(told("hf", 2), (None, false), "of other rows");
+        assert_eq!(told("another", 1), (None, false), "another source");
     }
 
     #[test]

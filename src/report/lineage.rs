@@ -3,7 +3,7 @@
 //! pruning run together with what continued it.
 
 use super::side_files::short_name;
-use crate::inspect::RunHistory;
+use crate::inspect::{DomainStory, RunHistory, story};
 
 /// A run among others.
 #[derive(Clone, Debug)]
@@ -90,6 +90,12 @@ pub fn lines<'a, 'b>(views: &'b [RunView<'a>]) -> Vec<Vec<&'b RunView<'a>>> {
         }
     }
     lines
+}
+
+/// What happened to each domain in a line; the source may be known from any run of the report.
+pub fn stories(line: &[&RunView], all: &[RunView]) -> Vec<DomainStory> {
+    let histories: Vec<&RunHistory> = line.iter().map(|run| run.history).collect();
+    story::joined(&histories, &all.iter().map(|run| run.history).collect::<Vec<_>>())
 }
 
 /// What a line is called: its first run, and its last where several lines begin with that.

@@ -151,7 +151,7 @@ fn planted_damage_and_recovery_are_told_per_domain() {
     let recovered = RunHistory::read(Path::new(&run)).unwrap();
     assert!(recovered.continues_pruned && recovered.snapshots.is_empty() && recovered.settled.is_empty());
     assert!(recovered.notes.iter().all(|note| !note.text.contains("mask")), "{:?}", recovered.notes);
-    let joined = shearling::inspect::story::joined(&[&pruned, &recovered]);
+    let joined = shearling::inspect::story::joined(&[&pruned, &recovered], &[]);
     for (index, name) in prune.domains.iter().enumerate() {
         let damage = cut_loss(name) - source_loss(name);
         let [cut, after, both] = [&pruned.stories[index], &recovered.stories[index], &joined[index]];

@@ -474,4 +474,7 @@ fn runs_for_the_browser() {
     let plan = Plan { domains: vec!["web", "<b>code</b>", HOSTILE], ..Plan::small() };
     write_run(&plan, &folder.join("hostile"), HOSTILE);
     write_run(&Plan::seven_b(), &folder.join("seven_b"), "models/Llama-2-7b-hf");
+    let domains =
+        ["arxiv", "c4", "cc", "dictionary", "docs", "github", "man", "python", "rust", "stackexchange", "wiki"];
+    write_run(&Plan { domains: domains.to_vec(), ..Plan::small() }, &folder.join("eleven"), "models/source");
 }

@@ -90,7 +90,7 @@ fn modules_table(masks: &MaskInspection) -> Table {
             module.module.to_string(),
             module.rows.to_string(),
             grouped(module.size),
-            format!("{:.1}", (1.0 - module.expected_sparsity) * module.size as f64),
+            one_decimal((1.0 - module.expected_sparsity) * module.size as f64),
             grouped(module.target),
             format!("{:.4}", module.expected_sparsity),
             format!("{:.4}", module.target_sparsity),
@@ -100,6 +100,12 @@ fn modules_table(masks: &MaskInspection) -> Table {
         ]);
     }
     table
+}
+
+/// `1,018.7`.
+fn one_decimal(value: f64) -> String {
+    let tenths = (value * 10.0).round() as i64;
+    format!("{}.{}", grouped(tenths / 10), tenths % 10)
 }
 
 fn histogram_table(masks: &MaskInspection) -> Table {
@@ -179,5 +185,5 @@ fn named(what: &str, units: &UnitList, module: &ModuleReport) -> String {
     }
     let worst = units.worst.iter().take(NAMED_UNITS).map(|unit| format!("{} = {:.3}", unit.name, unit.value));
     let worst = worst.collect::<Vec<_>>().join(", ");
-    format!("\n{} {what}: {}, the worst {worst}\n", module.module, counted(units.count, "unit"))
+    format!("\n{} {what}: {}; the worst: {worst}\n", module.module, counted(units.count, "unit"))
 }

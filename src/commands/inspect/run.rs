@@ -99,13 +99,15 @@ fn notes(history: &RunHistory) -> String {
 
 fn survivors(survivors: &Survivors) -> String {
     let kept: Vec<i64> = survivors.layers.iter().map(|layer| layer.source_layer).collect();
+    let listed = |layers: &[i64]| ranges(layers).replace(' ', ", ");
     format!(
-        "\nkept by the cut (masks of step {}): layers {} of {}, without {}; {} of {} hidden dimensions; in each layer {} of \
-         {} query heads and {} of {} MLP units. `shearling inspect masks` lists them\n",
+        "\nkept by the cut (masks of step {}): {} of {} layers ({}; removed: {}), {} of {} hidden dimensions, and in each \
+         layer {} of {} query heads and {} of {} MLP units; `shearling inspect masks` lists them\n",
         thousands(survivors.step),
-        ranges(&kept),
+        kept.len(),
         survivors.source.num_hidden_layers,
-        ranges(&survivors.removed_layers),
+        listed(&kept),
+        listed(&survivors.removed_layers),
         grouped(survivors.hidden as i128),
         grouped(survivors.source.hidden_size),
         survivors.target.num_attention_heads,

@@ -3,8 +3,8 @@
 use super::{Answer, Verdict};
 use crate::inspect::words::{counted, plural};
 use crate::inspect::{DomainStory, HeldOutLoss, Later, RunHistory};
-use crate::report::lineage::RunView;
-use crate::report::number::{Unit, listed};
+use crate::report::lineage::{RunView, stories};
+use crate::report::number::{Unit, listed, significant};
 
 /// A domain counts as degraded from this many standard errors on.
 const DEGRADED_ERRORS: f64 = 2.0;
@@ -15,11 +15,10 @@ const PEAK: f64 = 0.02;
 /// A domain counts as recovered when so much of the damage is recovered.
 const RECOVERED: f64 = 0.95;
 
-pub(super) fn degraded(line: &[&RunView]) -> Answer {
+pub(super) fn degraded(line: &[&RunView], all: &[RunView]) -> Answer {
     const QUESTION: &str = "Which domains did pruning degrade, and which recovered?";
-    let histories: Vec<&RunHistory> = line.iter().map(|run| run.history).collect();
     let last = line.last().map_or(String::new(), |run| run.label.clone());
-    let stories = crate::inspect::story::joined(&histories);
+    let stories = stories(line, all);
     let cut: Vec<&DomainStory> = stories.iter().filter(|story| story.cut.is_some()).collect();
     let measured: Vec<&DomainStory> = cut.iter().copied().filter(|story| story.damage().is_some()).collect();
     let mut points = cut;
@@ -95,7 +94,7 @@ fn loss(held: Option<HeldOutLoss>) -> String {
 fn story_point(story: &DomainStory, last: &str) -> String {
     let name = &story.domain;
     let Some(damage) = story.damage() else { return unmeasured_point(story, last) };
-    let rows = if story.paired { "" } else { ", taken as of different rows" };
+    let rows = if story.paired { "" } else { ", unpaired" };
     // Cut, not rounded: 1.96 is below two.
     let tenths = |errors: f64| (errors * 10.0).trunc() / 10.0;
     let errors = story.hurt.map_or(String::new(), |errors| format!(", {:.1} standard errors{rows}", tenths(errors)));
@@ -135,7 +134,7 @@ fn since(story: &DomainStory) -> String {
 pub(super) fn data(line: &[&RunView]) -> Answer {
     const QUESTION: &str = "Where did the data go?";
     let histories: Vec<&RunHistory> = line.iter().map(|run| run.history).collect();
-    let mut stories = crate::inspect::story::joined(&histories);
+    let mut stories = crate::inspect::story::joined(&histories, &[]);
     let rows: f64 = stories.iter().filter_map(|story| story.rows).sum();
     if rows <= 0.0 {
         return Answer::new("data", QUESTION, Verdict::Open, "No step is recorded, so this cannot be said.");
@@ -165,14 +164,16 @@ pub(super) fn data(line: &[&RunView]) -> Answer {
         let moved = match (story.first_proportion, story.last_proportion) {
             (Some(first), Some(last)) => {
                 let peak = peak(line, &story.domain, first.max(last)).unwrap_or_default();
-                format!("; proportion {} → {}{peak}", Unit::Percent.text(first), Unit::Percent.text(last))
+                let (first, last) = (Unit::Percent.text(first), Unit::Percent.text(last));
+                let way = if first == last { first } else { format!("{first} → {last}") };
+                format!("; proportion {way}{peak}")
             }
             _ => String::new(),
         };
         let tokens =
             story.tokens.map_or(String::new(), |tokens| format!(", about {} tokens", Unit::Count.text(tokens.round())));
         let epochs = story.epochs.map_or(String::new(), |epochs| {
-            format!(", {} {}", Unit::Plain.text(epochs), plural(u64::from(epochs == 1.0), "epoch"))
+            format!(", {} {}", significant(epochs, 2), plural(u64::from(epochs == 1.0), "epoch"))
         });
         let rows = story.rows.unwrap_or(0.0);
         format!(

@@ -69,6 +69,6 @@ pub fn answers(line: &[&RunView], all: &[RunView], latency: Option<&LatencyFile>
             "None of the given runs pruned, so nothing was removed here.",
         )),
     }
-    answers.extend([domains::degraded(line), domains::data(line), speed::speed(line, all, latency)]);
+    answers.extend([domains::degraded(line, all), domains::data(line), speed::speed(line, all, latency)]);
     answers
 }

@@ -224,7 +224,7 @@ mod tests {
         assert_eq!(answer_of(Some(&rounds), 0).verdict, Verdict::Fact, "a round was slower");
         rounds.models[1].decode.speed_over_first = Some(Spread { median: 3.0, low: 1.3, high: 7.7 });
         let unsteady = answer_of(Some(&rounds), 0);
-        assert!(unsteady.verdict == Verdict::Fact && unsteady.answer.contains("1.30 to 7.70"), "{unsteady:?}");
+        assert!(unsteady.verdict == Verdict::Fact && unsteady.answer.contains("1.30× to 7.70×"), "{unsteady:?}");
         for unknown in [answer_of(None, 0), answer(&[]), answer(&[1.0]), answer(&[0.0, 1.0])] {
             assert_eq!(unknown.verdict, Verdict::Open, "{unknown:?}");
         }

@@ -89,14 +89,19 @@ pub fn x_axis(out: &mut Markup, area: &Area, axis: &Axis) {
     label(out, area.left + area.width / 2.0, bottom + 35.0, "middle", &axis.label);
 }
 
-/// Grid and labels of the vertical axis; its name stands above it.
-pub fn y_axis(out: &mut Markup, area: &Area, axis: &Axis) {
+/// Grid and labels of the vertical axis; its name stands above it. In the page they are at the right end too, for
+/// screens on which the left one is scrolled out of sight.
+pub fn y_axis(out: &mut Markup, area: &Area, axis: &Axis, form: Form) {
     let ticks: Vec<(f64, String)> =
         axis.labelled(5).into_iter().map(|(tick, text)| (area.y(axis.place(tick)), text)).collect();
     let grid: String = ticks.iter().map(|(y, _)| format!("M{:.1} {y:.1}h{:.1}", area.left, area.width)).collect();
     out.leaf("path", &[("class", &"grid"), ("d", &grid)]);
     for (y, text) in ticks {
         label(out, area.left - 7.0, y + 4.5, "end", &text);
+        if form == Form::Page {
+            let (x, y) = (format!("{:.1}", area.left + area.width), format!("{:.1}", y - 3.0));
+            out.text_element("text", &[("class", &"far"), ("x", &x), ("y", &y), ("text-anchor", &"end")], &text);
+        }
     }
     let name = if axis.log { format!("{} (logarithmic)", axis.label) } else { axis.label.clone() };
     label(out, 6.0, area.top - 10.0, "start", &name);

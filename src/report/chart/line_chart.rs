@@ -18,6 +18,8 @@ const AREA: Area = Area { left: 66.0, top: 30.0, width: 558.0, height: 222.0 };
 const TABLE_ROWS: usize = 24;
 /// Fewer points than this are shown as dots on the line.
 const DOTTED: usize = 41;
+/// Bands of more lines would hide one another.
+const BANDS: usize = 8;
 /// Shapes on a line that is told by them.
 const GLYPHS_PER_LINE: usize = 12;
 /// The first of so many parts of a line is its start.
@@ -155,7 +157,7 @@ impl LineChart {
     /// The drawing.
     pub fn svg(&self, form: Form) -> Markup {
         drawing(&self.caption, form, &self.legend(), HEIGHT, |out| {
-            y_axis(out, &AREA, &self.y);
+            y_axis(out, &AREA, &self.y, form);
             x_axis(out, &AREA, &self.x);
             self.draw_marks(out);
             self.draw_borders(out);
@@ -183,7 +185,7 @@ impl LineChart {
     fn draw_series(&self, out: &mut Markup, series: &Series, name: usize, run: usize) {
         let class = format!("series {}", classes(series.colour, series.dash));
         out.element("g", &[("class", &class), ("data-name", &name), ("data-run", &run)], |group| {
-            if has_band(series) {
+            if has_band(series) && self.series.len() <= BANDS {
                 group.leaf("path", &[("class", &"band"), ("d", &self.band(series))]);
             }
             group.leaf("path", &[("class", &"line"), ("d", &self.line(series))]);

@@ -1,9 +1,9 @@
 //! The domains: what the cut did to each, what training recovered, and where the data went.
 
 use super::{NamedTable, Over, Section, add, domain_names, eval_series, run_dash, step_series};
-use crate::inspect::{DomainStory, HeldOutLoss, Later, RunHistory};
+use crate::inspect::{DomainStory, HeldOutLoss, Later};
 use crate::report::chart::{Axis, Caption, DataTable, Figure, LineSpec, RowChart, RowEntry, RowMark, Series, reach};
-use crate::report::lineage::{RunView, line_name, lines};
+use crate::report::lineage::{RunView, line_name, lines, stories};
 use crate::report::number::Unit;
 
 pub(super) fn section(runs: &[RunView]) -> Section {
@@ -11,8 +11,7 @@ pub(super) fn section(runs: &[RunView]) -> Section {
     let mut tables = Vec::new();
     let lines = lines(runs);
     for (number, line) in lines.iter().enumerate() {
-        let histories: Vec<&RunHistory> = line.iter().map(|run| run.history).collect();
-        let stories = crate::inspect::story::joined(&histories);
+        let stories = stories(line, runs);
         let name = if lines.len() > 1 { format!(" ({})", line_name(line, &lines)) } else { String::new() };
         let suffix = if lines.len() > 1 { format!("-{number}") } else { String::new() };
         figures.extend(losses(&stories, &suffix, &name));

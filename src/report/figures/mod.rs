@@ -189,7 +189,9 @@ pub(super) fn add_over_tokens(figures: &mut Vec<Figure>, spec: LineSpec, series:
 fn borders(runs: &[RunView]) -> Vec<Mark> {
     let mut borders: Vec<Mark> = Vec::new();
     for run in runs {
-        let Some(parent) = run.parent.and_then(|parent| runs.get(parent)) else { continue };
+        // Behind a one-shot cut, which saw no tokens, a run begins where the axis does.
+        let parent = run.parent.and_then(|parent| runs.get(parent)).filter(|_| run.tokens_before > 0.0);
+        let Some(parent) = parent else { continue };
         let text = format!("{} → {}", parent.label, run.label);
         match borders.iter_mut().find(|known| known.x == run.tokens_before) {
             Some(known) => known.text = format!("{}, {text}", known.text),
