@@ -2,46 +2,15 @@
 //! last ones, side by side. One run tells its part; a prune run and the run that continued its model tell all of it
 //! together ([`joined`]).
 //!
-//! Losses are compared where they are of the same rows: of the same data, by the fingerprint that a run records, and of
-//! as many rows. Pruning and continuing often have text of their own; then nothing is divided by anything, and
-//! [`Later`] says why.
+//! Losses are compared where they are of the same rows. Pruning and continuing often have text of their own; then nothing
+//! is divided by anything, and [`Later`] says why.
 
 use super::columns::ends;
-use super::evaluations::{DomainEval, Evaluation};
+use super::evaluations::Evaluation;
+use super::held_out::{HeldOutLoss, data_of};
 use super::history::RunHistory;
 use crate::eval::statistics::paired_difference;
 use serde::Serialize;
-use std::hash::{DefaultHasher, Hash, Hasher};
-
-/// The held-out rows that a loss is of: equal for equal rows.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct RowSet {
-    /// Hash of the data's fingerprint; of a run that records none, of its path, so that it equals nothing but itself.
-    data: u64,
-    rows: Option<u64>,
-    tokens: Option<u64>,
-}
-
-/// A loss on held-out rows.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct HeldOutLoss {
-    /// Nats per target token.
-    pub loss: f64,
-    /// Of the mean over rows, where it is known.
-    pub standard_error: Option<f64>,
-    /// Finished steps of the run that evaluated it; none for a reference loss from a file.
-    pub step: Option<u64>,
-    /// Its rows; none for a reference loss, whose rows nobody recorded.
-    #[serde(skip)]
-    pub rows: Option<RowSet>,
-}
-
-impl HeldOutLoss {
-    /// Whether both are of the same rows, so that their difference is one of the models.
-    pub fn is_comparable_with(&self, other: &HeldOutLoss) -> bool {
-        self.rows.is_some() && self.rows == other.rows
-    }
-}
 
 /// What is known of a domain after the cut.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
@@ -214,7 +183,7 @@ fn sum(a: Option<f64>, b: Option<f64>) -> Option<f64> {
 
 fn of_domain(history: &RunHistory, name: &str, tokens_per_row: Option<f64>) -> DomainStory {
     let data = data_of(history);
-    let evaluated = |evaluation: &Evaluation| loss_in(evaluation, name, data);
+    let evaluated = |evaluation: &Evaluation| HeldOutLoss::of(evaluation, name, data);
     let prunes = history.stage.as_deref() == Some("prune");
     let first = history.evaluations.iter().find(|evaluation| evaluation.step == 0);
     let cut_at_end = history.evaluations.iter().rev().find(|evaluation| evaluation.is_cut());
@@ -247,29 +216,9 @@ fn of_domain(history: &RunHistory, name: &str, tokens_per_row: Option<f64>) -> D
     story
 }
 
-/// Equal for runs of the same data. A run that does not say what its data was is only like itself.
-fn data_of(history: &RunHistory) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    match &history.data_fingerprint {
-        Some(fingerprint) => fingerprint.hash(&mut hasher),
-        None => ("a run of unknown data", &history.path).hash(&mut hasher),
-    }
-    hasher.finish()
-}
-
-/// Whether two runs evaluated on the same data.
-pub fn is_of_same_data(a: &RunHistory, b: &RunHistory) -> bool {
-    data_of(a) == data_of(b)
-}
-
-fn loss_in(evaluation: &Evaluation, name: &str, data: u64) -> Option<HeldOutLoss> {
-    let DomainEval { loss, standard_error, rows, tokens, .. } = evaluation.domain(name)?;
-    let rows = RowSet { data, rows: *rows, tokens: *tokens };
-    Some(HeldOutLoss { loss: (*loss)?, standard_error: *standard_error, step: Some(evaluation.step), rows: Some(rows) })
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::held_out::RowSet;
     use super::*;
     use serde_json::json;
 

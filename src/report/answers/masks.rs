@@ -234,9 +234,10 @@ pub(super) fn equivalence(history: &RunHistory) -> Answer {
     }
     let (verdict, answer) = match check.verdict() {
         None => (Verdict::Open, "The comparison is recorded without numbers."),
-        Some(true) => {
-            (Verdict::Good, "Yes: on real rows its logits match those of the masked model when that is cut to the target.")
-        }
+        Some(true) => (
+            Verdict::Good,
+            "Yes: on real rows its logits match those of the masked model when that is cut to the target.",
+        ),
         Some(false) => {
             (Verdict::Bad, "Not proven: it differs from the masked model, cut to the target, by more than is allowed.")
         }

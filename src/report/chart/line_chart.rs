@@ -4,11 +4,12 @@
 use super::frame::{Area, drawing, label, x_axis, y_axis};
 use super::legend::{LegendEntry, entries};
 use super::scale::Axis;
+use super::series::{Series, past_the_start};
 use super::style::{classes, glyph};
 use super::{Caption, DataTable, Form};
 use crate::report::markup::Markup;
 use crate::report::number::Unit;
-use crate::report::reduce::{Point, reduce};
+use crate::report::reduce::Point;
 use serde_json::{Value, json};
 use std::fmt::Write;
 
@@ -20,42 +21,6 @@ const TABLE_ROWS: usize = 24;
 const DOTTED: usize = 41;
 /// Bands of more lines would hide one another.
 const BANDS: usize = 8;
-/// Shapes on a line that is told by them.
-const GLYPHS_PER_LINE: usize = 12;
-/// The first of so many parts of a line is its start.
-const STARTING: usize = 20;
-/// An axis that is longer by this factor for the start of its lines is squeezed.
-const SQUEEZED: f64 = 2.5;
-
-/// A line.
-#[derive(Clone, Debug)]
-pub struct Series {
-    /// What is drawn: a domain, a module.
-    pub name: String,
-    /// The run it is of.
-    pub run: String,
-    /// Number of its colour.
-    pub colour: usize,
-    /// Number of its dash.
-    pub dash: usize,
-    /// What is drawn, by rising x: several neighbouring values may be one point.
-    pub points: Vec<Point>,
-    /// What was measured, by rising x: places and values, none of them put together.
-    pub values: Vec<(f64, f64)>,
-}
-
-impl Series {
-    /// A line through `values`, drawn with at most `points` points; `style` is colour and dash.
-    pub fn new(name: &str, run: &str, style: (usize, usize), values: Vec<(f64, f64)>, points: usize) -> Series {
-        let points = reduce(&values, points);
-        Series { name: name.into(), run: run.into(), colour: style.0, dash: style.1, points, values }
-    }
-
-    /// The value that was measured at `x`: the last one, where there were several.
-    fn at(&self, x: f64) -> Option<f64> {
-        self.values.iter().rfind(|(place, _)| *place == x).map(|(_, value)| *value)
-    }
-}
 
 /// Something that happened at a place of the horizontal axis.
 #[derive(Clone, Debug)]
@@ -185,7 +150,7 @@ impl LineChart {
     fn draw_series(&self, out: &mut Markup, series: &Series, name: usize, run: usize) {
         let class = format!("series {}", classes(series.colour, series.dash));
         out.element("g", &[("class", &class), ("data-name", &name), ("data-run", &run)], |group| {
-            if has_band(series) && self.series.len() <= BANDS {
+            if series.has_band() && self.series.len() <= BANDS {
                 group.leaf("path", &[("class", &"band"), ("d", &self.band(series))]);
             }
             group.leaf("path", &[("class", &"line"), ("d", &self.line(series))]);
@@ -198,7 +163,7 @@ impl LineChart {
                     group.leaf("circle", &[("class", &"dot"), ("cx", &x), ("cy", &y), ("r", &2.2)]);
                 }
             }
-            for point in glyph.iter().flat_map(|_| glyph_points(series)).filter(|point| point.mean <= self.y.max) {
+            for point in glyph.iter().flat_map(|_| series.glyph_points()).filter(|point| point.mean <= self.y.max) {
                 let (x, y) = self.at(point.x, point.mean);
                 let (shape, place) = (glyph.unwrap_or_default(), format!("translate({x} {y})"));
                 group.leaf("path", &[("class", &"glyph"), ("d", &shape), ("transform", &place)]);
@@ -317,7 +282,7 @@ impl LineChart {
             if let Some(glyph) = glyph(series.colour) {
                 data["glyph"] = json!(glyph);
             }
-            if has_band(series) {
+            if series.has_band() {
                 data["low"] = json!(column(|p| p.low));
                 data["high"] = json!(column(|p| p.high));
             }
@@ -335,33 +300,9 @@ impl LineChart {
     }
 }
 
-/// The top of an axis without the first points of each line, where these would take half of it or more for themselves.
-fn past_the_start(series: &[Series]) -> Option<f64> {
-    let all = || series.iter().flat_map(|series| &series.points);
-    let later = series.iter().flat_map(|series| {
-        // Of two points neither is a start.
-        let start = if series.points.len() < 3 { 0 } else { series.points.len().div_ceil(STARTING) };
-        series.points.iter().skip(start)
-    });
-    let min = all().map(|point| point.low).fold(f64::INFINITY, f64::min);
-    let max = all().map(|point| point.high).fold(f64::NEG_INFINITY, f64::max);
-    let later = later.map(|point| point.high).fold(f64::NEG_INFINITY, f64::max);
-    (max - min > SQUEEZED * (later - min) && later > min).then_some(later)
-}
-
-/// A few points of a line for its shape, not all at the same places as those of its neighbours.
-fn glyph_points(series: &Series) -> impl Iterator<Item = &Point> {
-    let every = series.points.len().div_ceil(GLYPHS_PER_LINE).max(1);
-    series.points.iter().skip(series.colour % every).step_by(every)
-}
-
 /// Names of any length, so that they do not run over the drawing.
 fn shortened(name: &str) -> String {
     if name.chars().count() <= 40 { name.to_string() } else { name.chars().take(39).chain(['…']).collect() }
-}
-
-fn has_band(series: &Series) -> bool {
-    series.points.iter().any(|point| point.high > point.low)
 }
 
 /// At most `rows` of the places, spread evenly: of neighbours the one that occurs most often, so that lines measured now

@@ -9,13 +9,15 @@ mod legend;
 mod line_chart;
 mod row_chart;
 mod scale;
+mod series;
 mod style;
 
 pub use heat_map::{HeatFrame, HeatMap};
 pub use legend::{LegendEntry, Switch};
-pub use line_chart::{LineChart, LineSpec, Mark, Series};
+pub use line_chart::{LineChart, LineSpec, Mark};
 pub use row_chart::{RowChart, RowEntry, RowMark, reach};
 pub use scale::Axis;
+pub use series::Series;
 pub use style::{COLOURS, REFERENCE_DASH, RUN_DASHES, classes, glyph};
 
 use super::markup::Markup;
