@@ -18,6 +18,7 @@ mod integration {
     pub mod planted_run;
     pub mod prune_round_trip;
     pub mod report;
+    pub mod report_compare;
     pub mod resume;
     pub mod run_life;
     pub mod support;

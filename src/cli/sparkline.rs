@@ -2,6 +2,9 @@
 
 const HEIGHTS: [char; 8] = ['▁', '▂', '▃', '▄', '▅', '▆', '▇', '█'];
 
+/// Values that differ by less, relative to their size, are one.
+const CONSTANT: f64 = 1e-6;
+
 /// The curve of `values` in at most `width` characters; each is the mean of its part of the values.
 pub fn sparkline(values: &[Option<f64>], width: usize) -> String {
     let columns = width.min(values.len());
@@ -18,8 +21,9 @@ fn mean(values: &[Option<f64>]) -> Option<f64> {
 }
 
 fn height(value: f64, low: f64, high: f64) -> char {
-    // A constant is a line in the middle, not one at the bottom.
-    let part = if high > low { (value - low) / (high - low) } else { 0.45 };
+    // A constant is a line in the middle, not one at the bottom; means of equal numbers differ in their last digits.
+    let constant = high - low <= CONSTANT * high.abs().max(low.abs());
+    let part = if constant { 0.45 } else { (value - low) / (high - low) };
     let index = (part * HEIGHTS.len() as f64) as usize;
     HEIGHTS.get(index.min(HEIGHTS.len() - 1)).copied().unwrap_or(' ')
 }
@@ -35,6 +39,11 @@ mod tests {
         assert_eq!(sparkline(&ramp, 2), "▁█");
         assert_eq!(sparkline(&[Some(1.0), None, Some(1.0), Some(f64::NAN)], 4), "▄ ▄ ");
         assert_eq!(sparkline(&[], 10), "");
+        let constant: Vec<Option<f64>> = (0..1000).map(|_| Some(0.1 + 0.2)).collect();
+        assert_eq!(sparkline(&constant, 7), "▄".repeat(7), "parts of unequal length have means of other last digits");
+        assert_eq!(sparkline(&[Some(0.3), Some(0.1 + 0.2)], 2), "▄▄");
+        assert_eq!(sparkline(&[Some(0.0), Some(0.0)], 2), "▄▄");
+        assert_eq!(sparkline(&[Some(1.0), Some(1.001)], 2), "▁█");
         assert_eq!(sparkline(&ramp, 0), "");
     }
 }

@@ -79,7 +79,12 @@ pub fn duration(seconds: f64) -> String {
 
 /// A number, or `–` where there is none.
 pub fn optional(value: Option<f64>, decimals: usize) -> String {
-    value.filter(|value| value.is_finite()).map_or("–".to_string(), |value| format!("{value:.decimals$}"))
+    let text = value.filter(|value| value.is_finite()).map_or("–".to_string(), |value| format!("{value:.decimals$}"));
+    // What rounds to zero has no sign.
+    match text.strip_prefix('-') {
+        Some(digits) if digits.chars().all(|digit| matches!(digit, '0' | '.')) => digits.to_string(),
+        _ => text,
+    }
 }
 
 /// Ascending indices with runs drawn together: `0-3 5 7-9`; `none` for no index.
@@ -116,6 +121,7 @@ mod tests {
         assert_eq!(duration(f64::INFINITY), "?");
         assert_eq!(optional(None, 2), "–");
         assert_eq!(optional(Some(f64::NAN), 2), "–");
+        assert_eq!((optional(Some(-0.004), 2), optional(Some(-0.006), 2)), ("0.00".into(), "-0.01".into()));
         assert_eq!(bytes(1536.0), "1.5 KiB");
         assert_eq!(ranges(&[0, 1, 2, 5, 7, 8]), "0-2 5 7-8");
         assert_eq!(ranges(&[]), "none");

@@ -8,7 +8,9 @@ use crate::cli::table::bytes;
 use crate::inspect::Severity;
 use crate::report::serve::{Live, Page};
 use crate::report::{Report, side_files};
+use crate::words::counted;
 use anyhow::Context;
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
@@ -23,11 +25,14 @@ pub fn run(arguments: &arguments::Report) -> anyhow::Result<Verdict> {
         return serve(arguments, port, out, printer);
     }
     let report = read(arguments)?;
-    let warnings =
-        report.runs.iter().flat_map(|run| &run.notes).filter(|note| note.severity == Severity::Warning).count();
+    let notes = report.runs.iter().flat_map(|run| &run.notes);
+    // As in the page: what is said of several runs is one warning.
+    let warnings: BTreeSet<&str> =
+        notes.filter(|note| note.severity == Severity::Warning).map(|note| note.text.as_str()).collect();
     if let Some(out) = &out {
         let page = report.html();
-        let what = format!("the report ({}, {warnings} warnings)", bytes(page.len() as f64));
+        let warnings = counted(warnings.len() as u64, "warning");
+        let what = format!("the report ({}, {warnings})", bytes(page.len() as f64));
         out.write(&what, &page, &printer)?;
     }
     let mut files: Vec<PathBuf> = arguments.out.iter().cloned().collect();

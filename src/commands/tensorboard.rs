@@ -3,15 +3,35 @@
 use super::Verdict;
 use crate::cli::Printer;
 use crate::cli::arguments::Tensorboard;
-use crate::train::tensorboard::{FOLDER, convert};
+use crate::train::metrics::FILE_NAME;
+use crate::train::tensorboard::{DroppedLine, FOLDER, convert};
+use crate::words::plural;
 use serde_json::json;
+
+/// Lines that a warning names.
+const NAMED_LINES: usize = 5;
 
 /// `shearling tensorboard`
 pub fn run(arguments: &Tensorboard) -> anyhow::Result<Verdict> {
     let printer = Printer::new(arguments.json);
     let out = arguments.out.clone().unwrap_or_else(|| arguments.run.join(FOLDER));
-    let path = convert(&arguments.run, &out)?.display().to_string();
-    printer.data(format!("{path}\n"), || json!({ "tensorboard": path }));
+    let (path, dropped) = convert(&arguments.run, &out)?;
+    let path = path.display().to_string();
+    if let Some(text) = left_out(&dropped) {
+        printer.warn(text);
+    }
+    let lines: Vec<u64> = dropped.iter().map(|line| line.number).collect();
+    printer.data(format!("{path}\n"), || json!({ "tensorboard": path, "dropped_lines": lines }));
     printer.note(format!("look at it with: tensorboard --logdir {path}"));
     Ok(Verdict::Done)
+}
+
+/// The lines that gave no event, the first few by number.
+fn left_out(dropped: &[DroppedLine]) -> Option<String> {
+    let named = dropped.iter().take(NAMED_LINES).map(|line| format!("{} ({})", line.number, line.problem));
+    let named = named.collect::<Vec<_>>().join(", ");
+    let more = dropped.len().saturating_sub(NAMED_LINES);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    let lines = plural(dropped.len() as u64, "line");
+    (!dropped.is_empty()).then(|| format!("{FILE_NAME}: left out {lines} {named}{more}; the curves have gaps there"))
 }

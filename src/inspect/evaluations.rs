@@ -2,9 +2,10 @@
 //! `eval` records of `metrics.jsonl`.
 
 use super::lines::{MOST_GROUPS, number, shown, text};
+use crate::train::mask_record::{removed_layers, rows_that_stay, undecided};
 use serde::Serialize;
 use serde_json::Value;
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 /// Most rows of a domain whose losses are kept.
 const MOST_ROWS: usize = 10_000;
@@ -42,6 +43,10 @@ pub struct DomainEval {
     pub loss: Option<f64>,
     /// Of that mean over rows.
     pub standard_error: Option<f64>,
+    /// Rows that it is over.
+    pub rows: Option<u64>,
+    /// Their target tokens.
+    pub tokens: Option<u64>,
     /// Of every row; only of the model before the first step and of the cut.
     #[serde(skip)]
     pub row_losses: Vec<f64>,
@@ -58,13 +63,13 @@ pub struct DomainEval {
 pub struct ModulePolarisation {
     /// `layer`, `kv_head`, `query_head`, `intermediate`, `hidden`.
     pub module: String,
-    /// Units with a gate between 0.05 and 0.95, in all rows.
+    /// Units with a gate between 0.05 and 0.95, in the layers that the cut keeps.
     pub undecided: Option<u64>,
     /// Units that the cut keeps, in layers that stay, although their gate is below ½.
     pub half_alive: Option<u64>,
     /// Units that the cut removes from layers that stay although their gate is above ½.
     pub still_open: Option<u64>,
-    /// All units.
+    /// All units of the layers that the cut keeps.
     pub units: Option<u64>,
     /// Units with a gate in each tenth of [0, 1]; empty where the record has none.
     pub histogram: Vec<u64>,
@@ -77,6 +82,7 @@ impl Evaluation {
         let modules = record["masks"]["modules"].as_array().into_iter().flatten().take(MOST_GROUPS);
         let rows = record["row_sparsity"].as_object().into_iter().flatten().take(MOST_GROUPS);
         let domains: Vec<DomainEval> = domains.map(|(name, fields)| DomainEval::of(name, fields)).collect();
+        let removed = removed_layers(&record["masks"]);
         Evaluation {
             step,
             gates: text(&record["gates"]).unwrap_or_default(),
@@ -84,7 +90,7 @@ impl Evaluation {
             mixer_updated: record["mixer_updated"] == true,
             by_name: sorted(&domains),
             domains,
-            modules: modules.filter_map(ModulePolarisation::of).collect(),
+            modules: modules.filter_map(|module| ModulePolarisation::of(module, &removed)).collect(),
             row_sparsity: rows.map(|(module, rows)| (shown(module), numbers(rows))).collect(),
             snapshot: text(&record["snapshot"]),
         }
@@ -126,6 +132,8 @@ impl DomainEval {
             domain: shown(name),
             loss: value("loss"),
             standard_error: value("standard_error"),
+            rows: fields["rows"].as_u64(),
+            tokens: fields["tokens"].as_u64(),
             // With a gap rows could not be paired.
             row_losses: rows.map(Value::as_f64).collect::<Option<Vec<f64>>>().unwrap_or_default(),
             reference: value("reference"),
@@ -136,18 +144,15 @@ impl DomainEval {
 }
 
 impl ModulePolarisation {
-    fn of(record: &Value) -> Option<ModulePolarisation> {
+    fn of(record: &Value, removed: &BTreeSet<u64>) -> Option<ModulePolarisation> {
         let size = |key: &str| record[key].as_u64();
-        let undecided = record["undecided"]
-            .as_array()
-            .map(|rows| rows.iter().filter_map(Value::as_u64).fold(0u64, |sum, row| sum.saturating_add(row)));
         let histogram = record["histogram"].as_array().filter(|bins| bins.len() == 10);
         Some(ModulePolarisation {
             module: text(&record["module"])?,
-            undecided,
+            undecided: undecided(record, removed),
             half_alive: record["half_alive"]["count"].as_u64(),
             still_open: record["still_open"]["count"].as_u64(),
-            units: size("rows").zip(size("size")).and_then(|(rows, size)| rows.checked_mul(size)),
+            units: rows_that_stay(record, removed).zip(size("size")).and_then(|(rows, size)| rows.checked_mul(size)),
             histogram: histogram.into_iter().flatten().map(|bin| bin.as_u64().unwrap_or(0)).collect(),
         })
     }

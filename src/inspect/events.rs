@@ -1,6 +1,7 @@
 //! The events of a run, each with a line for people: start, resume, save, skip, exhausted, not_saved, written.
 
 use super::lines::text;
+use crate::words::{counted, device, thousands};
 use serde::Serialize;
 use serde_json::Value;
 
@@ -19,10 +20,12 @@ impl Event {
     /// From a record that is neither a step nor an evaluation; `None` when its type is unknown.
     pub(super) fn of(step: u64, kind: &str, record: &Value) -> Option<Event> {
         let said = |key: &str| text(&record[key]).unwrap_or_else(|| "?".to_string());
-        let device = || device(record).unwrap_or_else(|| "?".to_string());
         let sentence = match kind {
-            "start" => format!("{} run of {} steps starts on {}", said("stage"), record["steps"], device()),
-            "resume" => format!("resumed after step {step} on {}", device()),
+            "start" => {
+                let steps = record["steps"].as_u64().map_or("? steps".to_string(), |steps| counted(steps, "step"));
+                format!("{} run of {steps} starts on {}", said("stage"), device(&said("device")))
+            }
+            "resume" => format!("resumed after step {} on {}", thousands(step), device(&said("device"))),
             "save" => format!("checkpoint; kept: {}", list(&record["kept"])),
             "skip" => format!("loss or gradient not finite, update skipped ({} in a row)", record["in_row"]),
             "exhausted" => format!("reached data.max_epochs and left the mix: {}", list(&record["domains"])),
@@ -32,16 +35,6 @@ impl Event {
         };
         Some(Event { step, kind: kind.to_string(), text: super::lines::shown(&sentence) })
     }
-}
-
-/// The device of a `start` or `resume`, as people write it; runs of earlier versions recorded libtorch's names.
-pub(super) fn device(record: &Value) -> Option<String> {
-    let name = text(&record["device"])?;
-    Some(match name.strip_prefix("Cuda(").and_then(|rest| rest.strip_suffix(')')) {
-        Some(index) => format!("cuda:{index}"),
-        None if name == "Cpu" => "CPU".to_string(),
-        None => name,
-    })
 }
 
 fn list(value: &Value) -> String {
@@ -68,7 +61,7 @@ mod tests {
             text("exhausted", json!({ "domains": ["a", "b\u{1b}"] })),
             "reached data.max_epochs and left the mix: a, b\u{fffd}"
         );
-        assert_eq!(text("start", json!({ "stage": 1 })), "? run of null steps starts on ?");
+        assert_eq!(text("start", json!({ "stage": 1 })), "? run of ? steps starts on ?");
         for (device, told) in [("Cpu", "CPU"), ("CPU", "CPU"), ("Cuda(1)", "cuda:1"), ("cuda:0", "cuda:0")] {
             let resumed = format!("resumed after step 5 on {told}");
             assert_eq!(text("resume", json!({ "device": device })), resumed);

@@ -14,6 +14,7 @@ use super::events::Event;
 use super::lines::text;
 use super::mask_timeline::MaskTimeline;
 use super::notes::{self, Note};
+use super::one_shot;
 use super::recorded::Recorded;
 use super::runs_inside::runs_hint;
 use super::settling::Settled;
@@ -24,6 +25,7 @@ use super::written::WrittenModel;
 use crate::checkpoint::RunDir;
 use crate::train::metrics::FILE_NAME;
 use crate::train::run_folder::RESOLVED;
+use crate::words::device;
 use serde::Serialize;
 use serde_json::Value;
 use std::io::Read;
@@ -31,7 +33,7 @@ use std::path::Path;
 
 /// More than any configuration has.
 const LARGEST_CONFIG_BYTES: u64 = 1 << 20;
-/// What a run folder holds; one of them is enough to call it one.
+/// What a run folder holds; one of them is enough to call it one. A one-shot cut has none.
 const SIGNS: [&str; 5] = [FILE_NAME, RESOLVED, "checkpoints", super::snapshots::FOLDER, "run.lock"];
 
 /// A run.
@@ -43,10 +45,18 @@ pub struct RunHistory {
     pub path: String,
     /// `prune` or `pretrain`; none when nothing tells.
     pub stage: Option<String>,
+    /// Whether it is a one-shot cut: a model and no steps.
+    pub one_shot: bool,
+    /// The model that it started from: `model.source`.
+    pub model_source: Option<String>,
     /// Version of shearling that started it.
     pub version: Option<String>,
     /// As libtorch names it.
     pub device: Option<String>,
+    /// When it started, in seconds since 1970.
+    pub started: Option<f64>,
+    /// Identity of its data, as the run recorded it.
+    pub data_fingerprint: Option<String>,
     /// Steps of the whole run.
     pub planned_steps: Option<u64>,
     /// Finished steps.
@@ -94,6 +104,10 @@ impl RunHistory {
     /// The folder is no run's at all; anything else is in [`RunHistory::notes`].
     pub fn read(run: &Path) -> Result<RunHistory, Error> {
         check_is_run(run)?;
+        let one_shot = if is_trained(run) { None } else { one_shot::read(run, name_of(run)) };
+        if let Some(history) = one_shot {
+            return Ok(history);
+        }
         let mut notes = Vec::new();
         let recorded = Recorded::read(&run.join(FILE_NAME)).unwrap_or_else(|error| {
             notes.push(Note::warning(format!("{FILE_NAME} cannot be read: {error}; there are no steps to show")));
@@ -106,6 +120,7 @@ impl RunHistory {
         let mut history = RunHistory {
             name: name_of(run),
             path: run.display().to_string(),
+            model_source: config.as_deref().and_then(model_source),
             written: WrittenModel::of_record(run, &recorded.written).or_else(|| WrittenModel::of_folder(run)),
             checkpoints,
             config,
@@ -126,7 +141,9 @@ impl RunHistory {
         let start = &recorded.start;
         self.stage = text(&start["stage"]);
         self.version = text(&start["version"]);
-        self.device = super::events::device(start);
+        self.device = text(&start["device"]).map(|name| device(&name));
+        self.started = start["time"].as_f64();
+        self.data_fingerprint = text(&start["data_fingerprint"]);
         self.planned_steps = start["steps"].as_u64().or_else(|| self.configured_steps());
         self.continues_pruned = start["source_stages"]
             .as_array()
@@ -175,16 +192,26 @@ impl RunHistory {
     }
 }
 
+/// Whether a run left anything but a model.
+fn is_trained(run: &Path) -> bool {
+    SIGNS.iter().any(|sign| run.join(sign).exists())
+}
+
 fn check_is_run(run: &Path) -> Result<(), Error> {
     let refuse = |problem: String| Err(Error::NotARun { path: run.to_path_buf(), problem });
     match std::fs::metadata(run) {
         Err(error) => refuse(error.to_string()),
         Ok(about) if !about.is_dir() => refuse("it is not a folder".to_string()),
-        Ok(_) if SIGNS.iter().all(|sign| !run.join(sign).exists()) => {
+        Ok(_) if !is_trained(run) && !one_shot::is_one_shot(run) => {
             refuse(format!("it holds none of {}{}", SIGNS.join(", "), runs_hint(run)))
         }
         Ok(_) => Ok(()),
     }
+}
+
+fn model_source(config: &str) -> Option<String> {
+    let config: toml::Table = config.parse().ok()?;
+    Some(config.get("model")?.get("source")?.as_str()?.to_string())
 }
 
 fn name_of(run: &Path) -> String {

@@ -35,7 +35,7 @@ impl MaskTimeline {
         let all = files.len();
         let files = snapshots::thinned(files);
         if files.len() < all {
-            notes.push(Note::info(format!("{} of {all} mask snapshots are shown, evenly spread", files.len())));
+            notes.push(Note::info(format!("{} of {all} mask snapshots are shown, evenly spaced", files.len())));
         }
         let loaded = of_one_spec(load_all(run, &files, MOST_WORDS, notes), notes);
         let survivors = newest(mask_files(run)).and_then(|file| survivors_of(run, &file, notes));
@@ -65,14 +65,17 @@ fn load_all(run: &Path, files: &[SnapshotFile], most_words: usize, notes: &mut V
     let left = files.len() - loaded.len() - broken.len();
     if left > 0 {
         notes.push(Note::warning(format!(
-            "the {left} oldest mask snapshots are left out: they are large, and all together would not fit into memory"
+            "the oldest {} left out: they are large, and all together would not fit into memory",
+            if left == 1 { "mask snapshot is".to_string() } else { format!("{left} mask snapshots are") }
         )));
     }
     for problem in broken.iter().take(NAMED_FILES) {
         notes.push(Note::warning(format!("a mask snapshot is left out: {problem}")));
     }
     if broken.len() > NAMED_FILES {
-        notes.push(Note::warning(format!("{} more mask snapshots are left out", broken.len() - NAMED_FILES)));
+        let more = broken.len() - NAMED_FILES;
+        let are = if more == 1 { "mask snapshot is" } else { "mask snapshots are" };
+        notes.push(Note::warning(format!("{more} more {are} left out")));
     }
     loaded
 }
@@ -84,7 +87,8 @@ fn of_one_spec(mut loaded: Vec<Loaded>, notes: &mut Vec<Note>) -> Vec<Loaded> {
     loaded.retain(|snapshot| snapshot.spec == spec);
     if loaded.len() < before {
         let others = before - loaded.len();
-        notes.push(Note::warning(format!("{others} mask snapshots are of other shapes than the last and left out")));
+        let are = if others == 1 { "mask snapshot is of another shape" } else { "mask snapshots are of other shapes" };
+        notes.push(Note::warning(format!("{others} {are} than the last and left out")));
     }
     loaded
 }
@@ -95,7 +99,8 @@ fn missing(run: &Path, evaluations: &[Evaluation]) -> Option<Note> {
     let missing: Vec<&String> = named.filter(|name| !run.join(name).is_file()).collect();
     let first = missing.iter().take(NAMED_FILES).map(|name| name.as_str()).collect::<Vec<_>>().join(", ");
     let more = if missing.len() > NAMED_FILES { ", …" } else { "" };
-    (!missing.is_empty()).then(|| Note::warning(format!("{} mask snapshots are missing: {first}{more}", missing.len())))
+    let are = if missing.len() == 1 { "mask snapshot is" } else { "mask snapshots are" };
+    (!missing.is_empty()).then(|| Note::warning(format!("{} {are} missing: {first}{more}", missing.len())))
 }
 
 fn survivors_of(run: &Path, file: &SnapshotFile, notes: &mut Vec<Note>) -> Option<Survivors> {
@@ -107,7 +112,7 @@ fn survivors_of(run: &Path, file: &SnapshotFile, notes: &mut Vec<Note>) -> Optio
         let relative = file.path.strip_prefix(run).unwrap_or(&file.path).display().to_string();
         Ok(Survivors::of(&plan, spec.source(), spec.target(), file.step, relative))
     };
-    plan().map_err(|error| notes.push(Note::warning(format!("what survives cannot be told: {error}")))).ok()
+    plan().map_err(|error| notes.push(Note::warning(format!("which units are kept is not known: {error}")))).ok()
 }
 
 /// Vocabulary and tying of the run's model, from any config.json in it.
@@ -147,7 +152,7 @@ mod tests {
         let one = snapshots::load(run.path(), &files[0], None).unwrap().words();
         assert_eq!(read(5 * one), (vec![1, 2, 3, 4, 5], String::new()));
         let (steps, said) = read(3 * one - 1);
-        assert!(steps == [4, 5] && said.starts_with("the 3 oldest mask snapshots are left out"), "{steps:?} {said}");
+        assert!(steps == [4, 5] && said.starts_with("the oldest 3 mask snapshots are left out"), "{steps:?} {said}");
         assert_eq!(read(0).0, [5], "one is always shown");
     }
 }

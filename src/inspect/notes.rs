@@ -9,6 +9,7 @@ use super::lines::shown;
 use super::recorded::Recorded;
 use super::settling::Settled;
 pub use crate::train::evaluation::CONSTRAINT_TOLERANCE;
+use crate::words::{counted, plural, thousands};
 use serde::Serialize;
 
 /// Steps that a note names.
@@ -67,10 +68,12 @@ pub(super) fn of_lines(recorded: &Recorded) -> Vec<Note> {
         )));
     }
     if recorded.beyond > 0 {
-        notes.push(Note::warning(format!("metrics.jsonl: {} records beyond what can be shown", recorded.beyond)));
+        let records = counted(recorded.beyond, "record");
+        notes.push(Note::warning(format!("metrics.jsonl: {records} beyond what can be shown")));
     }
     for (kind, count) in &recorded.unknown {
-        notes.push(Note::info(format!("metrics.jsonl: {count} records of type {kind:?} are not understood")));
+        let (records, are) = (counted(*count, "record"), if *count == 1 { "is" } else { "are" });
+        notes.push(Note::info(format!("metrics.jsonl: {records} of the unknown type {kind:?} {are} passed over")));
     }
     notes
 }
@@ -93,7 +96,7 @@ pub(super) fn of_history(history: &RunHistory) -> Vec<Note> {
         notes.push(Note::info("no evaluation is recorded"));
     }
     if history.is_prune() && history.snapshots.is_empty() {
-        notes.push(Note::warning("there is no readable mask snapshot: when the masks settled cannot be told"));
+        notes.push(Note::warning("there is no readable mask snapshot: when the masks settled is not known"));
     }
     notes
 }
@@ -101,9 +104,10 @@ pub(super) fn of_history(history: &RunHistory) -> Vec<Note> {
 /// The first events of a kind that asks for attention.
 fn told(history: &RunHistory, kind: &str) -> Vec<Note> {
     let of_kind = || history.events.iter().filter(|event| event.kind == kind);
-    let note = |event: &Event| Note::warning(format!("step {}: {}", event.step, event.text));
-    let more = of_kind().count().saturating_sub(NAMED_STEPS);
-    let rest = (more > 0).then(|| Note::warning(format!("{more} more events `{kind}` are in the history")));
+    let note = |event: &Event| Note::warning(format!("step {}: {}", thousands(event.step), event.text));
+    let more = of_kind().count().saturating_sub(NAMED_STEPS) as u64;
+    let rest = (more > 0)
+        .then(|| Note::warning(format!("{} more {} `{kind}` in the history", thousands(more), plural(more, "event"))));
     of_kind().take(NAMED_STEPS).map(note).chain(rest).collect()
 }
 
@@ -114,13 +118,16 @@ fn progress(history: &RunHistory) -> Option<Note> {
     let finished = history.finished_steps;
     if *recorded < finished {
         return Some(Note::warning(format!(
-            "metrics.jsonl ends at step {recorded}, but there are masks of step {finished}: later records are missing"
+            "metrics.jsonl ends at step {}, but there are masks of step {}: later records are missing",
+            thousands(*recorded),
+            thousands(finished)
         )));
     }
     match history.planned_steps {
-        None => Some(Note::warning("how many steps the run was to take is not recorded")),
+        None => Some(Note::warning("the planned number of steps is not recorded")),
         Some(planned) if finished < planned => {
-            Some(Note::warning(format!("the run is not finished: {finished} of {planned} steps")))
+            let (finished, planned) = (thousands(finished), counted(planned, "step"));
+            Some(Note::warning(format!("the run is not finished: {finished} of {planned}")))
         }
         Some(_) => None,
     }
@@ -129,9 +136,9 @@ fn progress(history: &RunHistory) -> Option<Note> {
 fn skipped(history: &RunHistory) -> Option<Note> {
     let steps = history.skipped_steps();
     let named = named(&steps);
-    (!steps.is_empty()).then(|| {
-        Note::warning(format!("{} of {} updates were skipped (not finite): {named}", steps.len(), history.steps.len()))
-    })
+    let were = if steps.len() == 1 { "was" } else { "were" };
+    let (skipped, all) = (thousands(steps.len() as u64), counted(history.steps.len() as u64, "update"));
+    (!steps.is_empty()).then(|| Note::warning(format!("{skipped} of {all} {were} skipped (not finite): {named}")))
 }
 
 /// Whether the expected sizes were at their targets in the last step.
@@ -142,7 +149,7 @@ fn constraint(history: &RunHistory) -> Vec<Note> {
         let target = last(&module.target_sparsity)?;
         let side = if violation > 0.0 { "too much is closed" } else { "too little is closed" };
         Some(Note::warning(format!(
-            "{}: the constraint does not hold in the last step: expected sparsity {:.3}, target {target:.3} ({side})",
+            "{}: the constraint does not hold at the last step: expected sparsity {:.3}, target {target:.3} ({side})",
             module.module,
             target + violation
         )))
@@ -151,66 +158,75 @@ fn constraint(history: &RunHistory) -> Vec<Note> {
 }
 
 /// Whether the cut goes against the gates, in the layers that stay: by the last snapshot, or, without one, by the last
-/// evaluation (whose undecided units are of all layers). That the written model is the cut one is not doubted here.
+/// evaluation. That the exported model is the cut one is not doubted here.
 fn polarisation(history: &RunHistory) -> Option<Note> {
-    let (step, modules): (u64, Vec<Option<String>>) = if let Some(last) = history.snapshots.last() {
-        let of = |settled: &Settled| against_gates(settled.module.name(), counts(settled));
-        (last.step, history.settled.iter().map(of).collect())
+    let (step, modules): (u64, Vec<AgainstGates>) = if let Some(last) = history.snapshots.last() {
+        (last.step, history.settled.iter().map(AgainstGates::of_mask).collect())
     } else {
         let last = history.evaluations.iter().rev().find(|evaluation| !evaluation.modules.is_empty())?;
-        let of = |module: &ModulePolarisation| {
-            let counts = [module.units, module.undecided, module.half_alive, module.still_open];
-            against_gates(&module.module, counts.map(Option::unwrap_or_default))
+        let of = |module: &ModulePolarisation| AgainstGates {
+            module: module.module.clone(),
+            half_alive: module.half_alive.unwrap_or_default(),
+            still_open: module.still_open.unwrap_or_default(),
         };
         (last.step, last.modules.iter().map(of).collect())
     };
-    let modules: Vec<String> = modules.into_iter().flatten().collect();
-    let removed = !history.snapshots.is_empty()
-        && history.settled.iter().any(|settled| settled.rows.iter().any(|row| row.removed));
-    let rows = if removed { ", in the layers that stay" } else { "" };
-    (!modules.is_empty()).then(|| {
+    let done = [
+        counted_by_module(&modules, |module| module.half_alive, "kept with a gate below 0.5"),
+        counted_by_module(&modules, |module| module.still_open, "removed with a gate above 0.5"),
+    ];
+    let done: Vec<String> = done.into_iter().flatten().collect();
+    (!done.is_empty()).then(|| {
         Note::warning(format!(
-            "at step {step} the cut to the target shape goes against some gates{rows}: {}; what that costs is the gap \
-             between the evaluations `target` and `expected`",
-            modules.join("; ")
+            "at step {} the cut to the target shape goes against some gates: {}. It costs the gap between the evaluations \
+             `expected` and `target`; `shearling inspect masks` names the units",
+            thousands(step),
+            done.join("; ")
         ))
     })
 }
 
-/// Units, undecided ones, half-alive ones and still open ones of the rows that stay.
-fn counts(settled: &Settled) -> [u64; 4] {
-    let rows = settled.rows.iter().filter(|row| !row.removed);
-    rows.fold([0; 4], |sum, row| {
-        let counts = [row.units, row.undecided, row.half_alive, row.still_open];
-        std::array::from_fn(|at| sum.get(at).unwrap_or(&0) + counts.get(at).map_or(0, |count| *count as u64))
-    })
+/// Units of the layers that stay whose gates say otherwise than the cut.
+struct AgainstGates {
+    module: String,
+    half_alive: u64,
+    still_open: u64,
 }
 
-/// What the cut does to units whose gates say otherwise; nothing where there are none.
-fn against_gates(module: &str, [units, undecided, half_alive, still_open]: [u64; 4]) -> Option<String> {
-    let done = [
-        (half_alive, format!("{half_alive} kept with a gate below 0.5")),
-        (still_open, format!("{still_open} removed with a gate above 0.5")),
-    ];
-    let done: Vec<String> = done.into_iter().filter(|(count, _)| *count > 0).map(|(_, text)| text).collect();
-    let share = 100.0 * undecided as f64 / units.max(1) as f64;
-    let undecided = if undecided > 0 { format!(" ({undecided} undecided, {share:.1} %)") } else { String::new() };
-    (!done.is_empty()).then(|| format!("{module}, of {units} units{undecided}: {}", done.join(", ")))
+impl AgainstGates {
+    fn of_mask(settled: &Settled) -> AgainstGates {
+        let rows = || settled.rows.iter().filter(|row| !row.removed);
+        AgainstGates {
+            module: settled.module.to_string(),
+            half_alive: rows().map(|row| row.half_alive as u64).sum(),
+            still_open: rows().map(|row| row.still_open as u64).sum(),
+        }
+    }
 }
 
-fn settling(history: &RunHistory) -> Vec<Note> {
+/// `12 units are kept with a gate below 0.5 (hidden 10, layer 2)`; nothing where there are none.
+fn counted_by_module(modules: &[AgainstGates], count: fn(&AgainstGates) -> u64, what: &str) -> Option<String> {
+    let all = modules.iter().map(count).fold(0u64, u64::saturating_add);
+    let named = modules.iter().filter(|module| count(module) > 0);
+    let named: Vec<String> = named.map(|module| format!("{} {}", module.module, thousands(count(module)))).collect();
+    let are = if all == 1 { "is" } else { "are" };
+    (all > 0).then(|| format!("{} {are} {what} ({})", counted(all, "unit"), named.join(", ")))
+}
+
+fn settling(history: &RunHistory) -> Option<Note> {
     let moving = |settled: &&Settled| settled.same_units_from.is_none();
-    let note = |settled: &Settled| {
-        let agree = 100.0 * settled.last_two_agree?;
-        let module = settled.module;
+    let module = |settled: &Settled| {
         // The number is that of the row that agrees least.
-        let row = if settled.rows.len() > 1 { "in the layer that changed most, " } else { "" };
-        Some(Note::warning(format!(
-            "{module}: which units stay was still changing: {row}the kept units of the last two snapshots have {agree:.1} \
-             % in common (Jaccard)"
-        )))
+        let row = if settled.rows.len() > 1 { " in the layer that changed most" } else { "" };
+        Some(format!("{} ({:.1} % in common{row})", settled.module, 100.0 * settled.last_two_agree?))
     };
-    history.settled.iter().filter(moving).filter_map(note).collect()
+    let modules: Vec<String> = history.settled.iter().filter(moving).filter_map(module).collect();
+    (!modules.is_empty()).then(|| {
+        Note::warning(format!(
+            "the set of kept units was still changing at the end, between the last two snapshots: {} (Jaccard)",
+            modules.join(", ")
+        ))
+    })
 }
 
 fn published(history: &RunHistory) -> Option<Note> {
@@ -234,10 +250,9 @@ fn resumes(history: &RunHistory) -> Option<Note> {
 }
 
 fn named(steps: &[u64]) -> String {
-    let first = steps.iter().take(NAMED_STEPS).map(u64::to_string).collect::<Vec<_>>().join(", ");
+    let first = steps.iter().take(NAMED_STEPS).map(|step| thousands(*step)).collect::<Vec<_>>().join(", ");
     let more = if steps.len() > NAMED_STEPS { ", …" } else { "" };
-    let word = if steps.len() == 1 { "step" } else { "steps" };
-    format!("{word} {first}{more}")
+    format!("{} {first}{more}", plural(steps.len() as u64, "step"))
 }
 
 #[cfg(test)]
@@ -270,15 +285,9 @@ mod tests {
         ]);
         let text = note.unwrap().text;
         assert!(text.starts_with("at step 80 the cut to the target shape goes against some gates: "), "{text}");
-        assert!(
-            text.contains("kv_head, of 200 units (3 undecided, 1.5 %): 1 kept with a gate below 0.5, 2 removed with "),
-            "{text}"
-        );
-        assert!(
-            text.contains("intermediate, of 200 units: 7 removed with a gate above 0.5; what that costs"),
-            "{text}"
-        );
-        assert!(!text.contains("layer,") && !text.contains("hidden"), "{text}");
+        assert!(text.contains("1 unit is kept with a gate below 0.5 (kv_head 1); "), "{text}");
+        assert!(text.contains("9 units are removed with a gate above 0.5 (kv_head 2, intermediate 7). "), "{text}");
+        assert!(!text.contains("hidden"), "{text}");
         assert!(of(vec![module("layer", [20, 0, 0])]).is_none(), "nothing went against a gate");
     }
 
@@ -302,12 +311,12 @@ mod tests {
                 last_two_agree: Some(0.974),
                 rows: (0..rows).map(row).collect(),
             };
-            settling(&RunHistory { settled: vec![settled], ..RunHistory::default() })[0].text.clone()
+            settling(&RunHistory { settled: vec![settled], ..RunHistory::default() }).unwrap().text
         };
         let layers = note(Module::KvHead, 4);
-        let common = "the kept units of the last two snapshots have 97.4 % in common (Jaccard)";
-        assert!(layers.ends_with(&format!("still changing: in the layer that changed most, {common}")), "{layers}");
+        assert!(layers.contains("the set of kept units was still changing at the end"), "{layers}");
+        assert!(layers.ends_with("kv_head (97.4 % in common in the layer that changed most) (Jaccard)"), "{layers}");
         let one = note(Module::Hidden, 1);
-        assert!(one.ends_with(&format!("still changing: {common}")), "{one}");
+        assert!(one.ends_with("hidden (97.4 % in common) (Jaccard)"), "{one}");
     }
 }

@@ -3,7 +3,7 @@
 
 use super::Error;
 use super::mask_rows::{self, MaskRow};
-use super::units::{Units, deciles, histogram, undecided};
+use super::units::{Units, deciles, histogram};
 use serde::Serialize;
 use shearling_masks::{MaskSet, MaskSpec, Module};
 use std::collections::BTreeMap;
@@ -41,7 +41,7 @@ pub struct MaskSnapshot {
     pub kept_layers: Vec<bool>,
     /// Whether the cut to the target keeps each query head, with its key/value head and layer `[L][H]`.
     pub kept_heads: Vec<Vec<bool>>,
-    /// Undecided units (0.05 < gate < 0.95) by module.
+    /// Undecided units (0.05 < gate < 0.95) by module, in the layers that the cut keeps.
     pub undecided: BTreeMap<Module, u64>,
     /// Sparsity of the prunable weights that the masks expect.
     pub expected_sparsity: f64,
@@ -126,6 +126,7 @@ pub(super) fn load(run: &Path, file: &SnapshotFile, vocabulary: Option<Vocabular
     let hidden = units.get(Module::Hidden).map(|hidden| hidden.soft.as_slice());
     let width = units.spec.source().hidden_size.max(0) as u64;
     let relative = file.path.strip_prefix(run).unwrap_or(&file.path);
+    let rows = mask_rows::rows(&units);
     let snapshot = MaskSnapshot {
         step: file.step,
         path: relative.display().to_string(),
@@ -136,15 +137,24 @@ pub(super) fn load(run: &Path, file: &SnapshotFile, vocabulary: Option<Vocabular
         hidden_histogram: hidden.map_or([0, 0, 0, 0, 0, 0, 0, 0, 0, width], histogram),
         kept_layers: units.kept_layers(),
         kept_heads: units.kept_heads(),
-        undecided: units.modules().iter().map(|m| (m.spec.module, undecided(&m.soft) as u64)).collect(),
+        undecided: undecided(&rows),
         expected_sparsity: expected.overall_sparsity,
         expected_prunable_parameters: expected.prunable_params,
         expected_parameters: vocabulary.map(|(size, tied)| expected.total_params(size, tied)),
     };
-    Ok(Loaded { snapshot, rows: rows(&units), spec: units.spec })
+    Ok(Loaded { snapshot, rows: states(rows), spec: units.spec })
 }
 
-fn rows(units: &Units) -> Vec<RowState> {
+/// By module; a removed layer decides nothing.
+fn undecided(rows: &[MaskRow]) -> BTreeMap<Module, u64> {
+    let mut counts = BTreeMap::new();
+    for row in rows {
+        *counts.entry(row.module).or_insert(0) += if row.removed { 0 } else { row.undecided as u64 };
+    }
+    counts
+}
+
+fn states(rows: Vec<MaskRow>) -> Vec<RowState> {
     let state = |row: MaskRow| RowState {
         module: row.module,
         row: row.layer.unwrap_or(0),
@@ -154,7 +164,7 @@ fn rows(units: &Units) -> Vec<RowState> {
         half_alive: row.half_alive,
         still_open: row.still_open,
     };
-    mask_rows::rows(units).into_iter().map(state).collect()
+    rows.into_iter().map(state).collect()
 }
 
 fn bits(marks: &[bool]) -> Vec<u64> {

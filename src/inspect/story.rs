@@ -1,22 +1,29 @@
-//! What pruning did to each domain, and what training made good: the losses of the source, of the model just cut, and
-//! the last ones, side by side. One run tells its part; a prune run and the run that continued its model tell all of it
+//! What pruning did to each domain, and what training recovered: the losses of the source, of the model just cut, and the
+//! last ones, side by side. One run tells its part; a prune run and the run that continued its model tell all of it
 //! together ([`joined`]).
+//!
+//! Losses are compared where they are of the same rows. Pruning and continuing often have text of their own; then nothing
+//! is divided by anything, and [`Later`] says why.
 
 use super::columns::ends;
-use super::evaluations::{DomainEval, Evaluation};
+use super::evaluations::Evaluation;
+use super::held_out::{HeldOutLoss, data_of};
 use super::history::RunHistory;
 use crate::eval::statistics::paired_difference;
 use serde::Serialize;
 
-/// A loss on held-out rows.
-#[derive(Clone, Copy, Debug, PartialEq, Serialize)]
-pub struct HeldOutLoss {
-    /// Nats per target token.
-    pub loss: f64,
-    /// Of the mean over rows, where it is known.
-    pub standard_error: Option<f64>,
-    /// Finished steps of the run that evaluated it; none for a reference loss from a file.
-    pub step: Option<u64>,
+/// What is known of a domain after the cut.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Later {
+    /// No evaluation since.
+    #[default]
+    Nothing,
+    /// Evaluated since, on the rows on which the cut was.
+    SameRows,
+    /// Evaluated since, on other rows.
+    OtherRows,
+    /// The run that continued the model has no such domain.
+    NotContinued,
 }
 
 /// A domain from the source to the last evaluation.
@@ -30,14 +37,15 @@ pub struct DomainStory {
     pub cut: Option<HeldOutLoss>,
     /// At the last evaluation.
     pub last: Option<HeldOutLoss>,
-    /// Standard error of cut − source: of the differences row by row where one run evaluated both on the same rows
-    /// (`paired`), else as if the two were independent. None against a reference loss, which is of other rows.
+    /// Standard error of cut − source: of the differences row by row where the losses of single rows are recorded
+    /// (`paired`), else as if the two were independent. None where they are of other rows, as a reference loss is.
     pub damage_standard_error: Option<f64>,
     /// Whether that error is of paired rows. If not, the true one is likely much smaller.
     pub paired: bool,
     /// Cut − source in these standard errors.
     pub hurt: Option<f64>,
-    /// Share of cut − source that was made good since: 1 is all of it. Only after a cut that did damage.
+    /// Share of cut − source that was recovered since: 1 is all of it. Only after a cut that did damage, and only where
+    /// all losses are of the same rows.
     pub recovered: Option<f64>,
     /// Proportion of the mix in the first and the last step.
     pub first_proportion: Option<f64>,
@@ -45,24 +53,43 @@ pub struct DomainStory {
     pub last_proportion: Option<f64>,
     /// Rows seen.
     pub rows: Option<f64>,
-    /// Epochs over its training rows.
+    /// Tokens seen, as its part of the rows of each run.
+    pub tokens: Option<f64>,
+    /// Epochs over its training rows; none over runs of different data.
     pub epochs: Option<f64>,
-    /// Of cut − source, from rows that one run evaluated twice.
+    /// What is known after the cut.
     #[serde(skip)]
-    pub(crate) paired_error: Option<f64>,
-    /// The cut as the run that continued it evaluated it: its rows may be others than those of the run that pruned.
+    pub later: Later,
+    /// The cut as the run that continued it evaluated it, before its first step.
     #[serde(skip)]
-    pub(crate) continued_from: Option<HeldOutLoss>,
+    pub continued_from: Option<HeldOutLoss>,
+    /// Loss of every row of `source` and of `cut`, where it is recorded.
+    #[serde(skip)]
+    pub(crate) source_rows: Vec<f64>,
+    #[serde(skip)]
+    pub(crate) cut_rows: Vec<f64>,
+    /// Whether `epochs` are of more than one data set, so that they have no sum.
+    #[serde(skip)]
+    pub(crate) mixed_data: bool,
+    #[serde(skip)]
+    pub(crate) data: Option<u64>,
 }
 
 /// What one run tells of each of its domains.
 pub(super) fn of_run(history: &RunHistory) -> Vec<DomainStory> {
-    history.domains.iter().map(|domain| of_domain(history, domain)).collect()
+    let rows = |name: &str| {
+        let steps = history.steps.domains.iter().find(|domain| domain.domain == name)?;
+        ends(&steps.rows_total).1
+    };
+    let all: f64 = history.domains.iter().filter_map(|name| rows(name)).sum();
+    let per_row = history.tokens.filter(|_| all > 0.0).map(|tokens| tokens / all);
+    history.domains.iter().map(|domain| of_domain(history, domain, per_row)).collect()
 }
 
 /// The story over several runs, in their order: the source from the first that knows it, the cut from the first prune
-/// run (or the run that started from one), the last evaluation from the last run, proportions from first to last.
-pub fn joined(histories: &[&RunHistory]) -> Vec<DomainStory> {
+/// run (or the run that started from one), the last evaluation from the last run, proportions from first to last. Where
+/// none of them evaluated the source, as beside a one-shot cut, `others` are asked that began with the same.
+pub fn joined(histories: &[&RunHistory], others: &[&RunHistory]) -> Vec<DomainStory> {
     let mut stories: Vec<DomainStory> = Vec::new();
     for story in histories.iter().flat_map(|history| &history.stories) {
         match stories.iter_mut().find(|known| known.domain == story.domain) {
@@ -70,39 +97,83 @@ pub fn joined(histories: &[&RunHistory]) -> Vec<DomainStory> {
             None => stories.push(story.clone()),
         }
     }
-    stories.iter_mut().for_each(DomainStory::measure);
+    let last = histories.last().filter(|last| histories.len() > 1 && !last.evaluations.is_empty());
+    for story in &mut stories {
+        story.take_source(histories, others);
+        story.measure();
+        if last.is_some_and(|last| !last.domains.contains(&story.domain)) {
+            (story.later, story.recovered) = (Later::NotContinued, None);
+        }
+    }
     stories
 }
 
 impl DomainStory {
     fn continue_with(&mut self, later: &DomainStory) {
         // A measured source is better than a reference from a file.
-        if self.source.is_none_or(|source| source.step.is_none()) {
-            self.source = later.source.filter(|source| source.step.is_some()).or(self.source).or(later.source);
+        if !self.has_measured_source() && (later.has_measured_source() || self.source.is_none()) {
+            (self.source, self.source_rows) = (later.source, later.source_rows.clone());
         }
-        self.cut = self.cut.or(later.cut);
-        self.paired_error = self.paired_error.or(later.paired_error);
+        if self.cut.is_none() {
+            (self.cut, self.cut_rows) = (later.cut, later.cut_rows.clone());
+        }
         self.continued_from = later.cut.or(self.continued_from);
         // What a run evaluated before its first step is the model it was given: nothing later.
         self.last = later.last.filter(|last| last.step != Some(0)).or(self.last).or(later.last);
         self.first_proportion = self.first_proportion.or(later.first_proportion);
         self.last_proportion = later.last_proportion.or(self.last_proportion);
         self.rows = sum(self.rows, later.rows);
-        self.epochs = sum(self.epochs, later.epochs);
+        self.tokens = sum(self.tokens, later.tokens);
+        self.mixed_data |= later.mixed_data || self.data != later.data;
+        self.epochs = sum(self.epochs, later.epochs).filter(|_| !self.mixed_data);
     }
 
-    /// Fills in `hurt` and `recovered`.
+    /// Whether a run evaluated the source; a reference loss is of rows that nobody recorded.
+    fn has_measured_source(&self) -> bool {
+        self.source.is_some_and(|source| source.step.is_some())
+    }
+
+    /// The source as another run evaluated it, on the rows of the cut.
+    fn take_source(&mut self, histories: &[&RunHistory], others: &[&RunHistory]) {
+        let (Some(first), Some(cut)) = (histories.first(), self.cut) else { return };
+        if self.has_measured_source() || first.model_source.is_none() {
+            return;
+        }
+        let same_source = others.iter().filter(|other| other.model_source == first.model_source);
+        let known = same_source.flat_map(|other| &other.stories).find(|story| {
+            story.domain == self.domain && story.source.is_some_and(|source| source.is_comparable_with(&cut))
+        });
+        if let Some(known) = known {
+            (self.source, self.source_rows) = (known.source, known.source_rows.clone());
+        }
+    }
+
+    /// Cut − source, where both are of the same rows.
+    pub fn damage(&self) -> Option<f64> {
+        let (source, cut) = (self.source?, self.cut?);
+        cut.is_comparable_with(&source).then_some(cut.loss - source.loss)
+    }
+
+    /// Fills in `hurt`, `recovered` and `later`.
     fn measure(&mut self) {
-        let (Some(source), Some(cut)) = (self.source, self.cut) else { return };
-        let damage = cut.loss - source.loss;
-        let independent = cut.standard_error.zip(source.standard_error).map(|(cut, source)| cut.hypot(source));
-        self.paired = self.paired_error.is_some();
-        self.damage_standard_error = self.paired_error.or(independent).filter(|error| *error > 0.0);
+        let from = self.continued_from.or(self.cut);
+        // The last evaluation of a prune run is the cut itself: nothing was recovered yet.
+        let after = self.last.filter(|last| self.cut != Some(*last));
+        self.later = match (after, self.cut) {
+            (None, _) | (_, None) => Later::Nothing,
+            (Some(after), Some(cut)) if after.is_comparable_with(&cut) => Later::SameRows,
+            _ => Later::OtherRows,
+        };
+        let Some(damage) = self.damage() else { return };
+        let error = |held: Option<HeldOutLoss>| held.and_then(|held| held.standard_error);
+        let independent = error(self.cut).zip(error(self.source)).map(|(cut, source)| cut.hypot(source));
+        let paired = paired_difference(&self.cut_rows, &self.source_rows).and_then(|paired| paired.standard_error);
+        self.paired = paired.is_some();
+        self.damage_standard_error = paired.or(independent).filter(|error| *error > 0.0);
         self.hurt = self.damage_standard_error.map(|error| damage / error);
-        // The last evaluation of a prune run is the cut itself: nothing was made good yet.
-        let after = self.last.filter(|last| *last != cut && damage > 0.0);
-        let from = self.continued_from.unwrap_or(cut);
-        self.recovered = after.map(|last| (from.loss - last.loss) / damage);
+        let gain = after.zip(from).filter(|(after, from)| after.is_comparable_with(from));
+        let known = self.later == Later::SameRows && damage > 0.0;
+        self.recovered = gain.filter(|_| known).map(|(after, from)| (from.loss - after.loss) / damage);
     }
 }
 
@@ -110,16 +181,21 @@ fn sum(a: Option<f64>, b: Option<f64>) -> Option<f64> {
     if a.is_none() && b.is_none() { None } else { Some(a.unwrap_or(0.0) + b.unwrap_or(0.0)) }
 }
 
-fn of_domain(history: &RunHistory, name: &str) -> DomainStory {
-    let evaluated = |evaluation: &Evaluation| loss_in(evaluation, name);
+fn of_domain(history: &RunHistory, name: &str, tokens_per_row: Option<f64>) -> DomainStory {
+    let data = data_of(history);
+    let evaluated = |evaluation: &Evaluation| HeldOutLoss::of(evaluation, name, data);
     let prunes = history.stage.as_deref() == Some("prune");
     let first = history.evaluations.iter().find(|evaluation| evaluation.step == 0);
     let cut_at_end = history.evaluations.iter().rev().find(|evaluation| evaluation.is_cut());
     let (start, cut) = (first.and_then(evaluated), cut_at_end.and_then(evaluated));
     let reference = history.evaluations.iter().find_map(|evaluation| evaluation.domain(name)?.reference);
-    let reference = reference.map(|loss| HeldOutLoss { loss, standard_error: None, step: None });
+    let reference = reference.map(|loss| HeldOutLoss { loss, standard_error: None, step: None, rows: None });
     let steps = history.steps.domains.iter().find(|domain| domain.domain == name);
     let (first_proportion, last_proportion) = steps.map_or((None, None), |steps| ends(&steps.proportion));
+    let rows = steps.and_then(|steps| ends(&steps.rows_total).1);
+    let rows_of = |evaluation: Option<&Evaluation>| {
+        evaluation.and_then(|evaluation| evaluation.domain(name)).map_or(vec![], |domain| domain.row_losses.clone())
+    };
     let mut story = DomainStory {
         domain: name.to_string(),
         source: if prunes { start.or(reference) } else { reference },
@@ -128,32 +204,32 @@ fn of_domain(history: &RunHistory, name: &str) -> DomainStory {
         last: cut.filter(|_| prunes).or_else(|| history.evaluations.iter().rev().find_map(evaluated)),
         first_proportion,
         last_proportion,
-        rows: steps.and_then(|steps| ends(&steps.rows_total).1),
+        rows,
+        tokens: rows.zip(tokens_per_row).map(|(rows, tokens)| rows * tokens),
         epochs: steps.and_then(|steps| ends(&steps.epochs).1),
-        paired_error: first.zip(cut_at_end).filter(|_| prunes).and_then(|(from, to)| paired_error(from, to, name)),
+        source_rows: rows_of(first.filter(|_| prunes)),
+        cut_rows: rows_of(if prunes { cut_at_end } else { first }),
+        data: Some(data),
         ..DomainStory::default()
     };
     story.measure();
     story
 }
 
-/// Error of the mean difference between two evaluations of the same rows.
-fn paired_error(from: &Evaluation, to: &Evaluation, name: &str) -> Option<f64> {
-    paired_difference(&to.domain(name)?.row_losses, &from.domain(name)?.row_losses)?.standard_error
-}
-
-fn loss_in(evaluation: &Evaluation, name: &str) -> Option<HeldOutLoss> {
-    let DomainEval { loss, standard_error, .. } = evaluation.domain(name)?;
-    Some(HeldOutLoss { loss: (*loss)?, standard_error: *standard_error, step: Some(evaluation.step) })
-}
-
 #[cfg(test)]
 mod tests {
+    use super::super::held_out::RowSet;
     use super::*;
     use serde_json::json;
 
     fn at(loss: f64, step: Option<u64>) -> Option<HeldOutLoss> {
-        Some(HeldOutLoss { loss, standard_error: step.map(|_| 0.3), step })
+        on(1, loss, step)
+    }
+
+    /// A loss on the rows of a data set; a reference loss is of no known rows.
+    fn on(data: u64, loss: f64, step: Option<u64>) -> Option<HeldOutLoss> {
+        let rows = step.map(|_| RowSet { data, rows: Some(8), tokens: Some(800) });
+        Some(HeldOutLoss { loss, standard_error: step.map(|_| 0.3), step, rows })
     }
 
     #[test]
@@ -182,17 +258,19 @@ mod tests {
             evaluations: vec![evaluation(0, "plain", &[1.0, 5.0, 9.0]), evaluation(7, "target", rows)],
             ..RunHistory::default()
         };
-        let story = of_domain(&history(&[1.1, 5.3, 9.2]), "a");
+        let story = of_domain(&history(&[1.1, 5.3, 9.2]), "a", None);
         // Differences 0.1, 0.3, 0.2: mean 0.2, error 0.1 / √3.
         assert!(story.paired && (story.hurt.unwrap() - 0.2 / (0.1 / 3f64.sqrt())).abs() < 1e-9, "{story:?}");
-        let other = of_domain(&history(&[1.1, 5.3]), "a");
+        let other = of_domain(&history(&[1.1, 5.3]), "a", None);
         assert!(!other.paired && (other.damage_standard_error.unwrap() - 8f64.sqrt()).abs() < 1e-12, "{other:?}");
-        let continued = DomainStory { cut: at(5.5, Some(0)), last: at(5.4, Some(4)), ..DomainStory::default() };
+        let rows = story.cut.unwrap().rows;
+        let held = |loss: f64, step: u64| Some(HeldOutLoss { loss, standard_error: None, step: Some(step), rows });
+        let continued = DomainStory { cut: held(5.5, 0), last: held(5.4, 4), ..DomainStory::default() };
         let mut joined = story.clone();
         joined.continue_with(&continued);
         joined.measure();
         assert!(joined.paired && (joined.hurt.unwrap() - story.hurt.unwrap()).abs() < 1e-12);
-        // What was made good is that of the rows that the second run evaluated.
+        // Both runs evaluated the cut on these rows; the gain is that of the run that continued it.
         assert!((joined.recovered.unwrap() - (5.5 - 5.4) / 0.2).abs() < 1e-9, "{joined:?}");
     }
 
@@ -204,7 +282,7 @@ mod tests {
     }
 
     #[test]
-    fn a_continuation_without_a_step_makes_nothing_good() {
+    fn a_continuation_without_a_step_recovers_nothing() {
         let mut story = DomainStory { source: at(1.0, Some(0)), cut: at(3.0, Some(9)), ..DomainStory::default() };
         story.last = story.cut;
         // The same model, evaluated once more: not the same digits.
@@ -215,6 +293,67 @@ mod tests {
         let mut unknown = DomainStory::default();
         unknown.continue_with(&later);
         assert_eq!(unknown.last, later.last, "the only one that is known");
+    }
+
+    #[test]
+    fn losses_of_other_rows_are_not_divided_by_one_another() {
+        let prune = DomainStory {
+            source: at(1.0, Some(0)),
+            cut: at(3.0, Some(9)),
+            last: at(3.0, Some(9)),
+            ..DomainStory::default()
+        };
+        let continued = |data: u64| DomainStory {
+            cut: on(data, 3.5, Some(0)),
+            last: on(data, 2.0, Some(20)),
+            ..DomainStory::default()
+        };
+        let told = |later: &DomainStory| {
+            let mut story = prune.clone();
+            story.continue_with(later);
+            story.measure();
+            (story.later, story.recovered, story.hurt.is_some())
+        };
+        assert_eq!(told(&continued(1)), (Later::SameRows, Some(0.75), true));
+        assert_eq!(told(&continued(2)), (Later::OtherRows, None, true), "the damage is still known");
+        let mut fewer = continued(1);
+        for held in [&mut fewer.cut, &mut fewer.last] {
+            held.as_mut().unwrap().rows.as_mut().unwrap().rows = Some(4);
+        }
+        assert_eq!(told(&fewer), (Later::OtherRows, None, true), "fewer rows of the same data are other rows");
+    }
+
+    #[test]
+    fn a_source_that_another_run_evaluated_counts_on_the_same_rows() {
+        let run = |source: Option<&str>, story: DomainStory| RunHistory {
+            model_source: source.map(String::from),
+            stories: vec![DomainStory { domain: "a".into(), ..story }],
+            ..RunHistory::default()
+        };
+        let one_shot = RunHistory { model_source: Some("hf".into()), ..RunHistory::default() };
+        let cut = DomainStory { cut: at(9.0, Some(0)), cut_rows: vec![8.0, 10.0], ..DomainStory::default() };
+        let continued = run(Some("one-shot/pruned"), cut);
+        let told = |source: &str, data: u64| {
+            let known =
+                DomainStory { source: on(data, 2.0, Some(0)), source_rows: vec![1.5, 2.5], ..DomainStory::default() };
+            let other = run(Some(source), known);
+            let story = joined(&[&one_shot, &continued], &[&one_shot, &continued, &other]).remove(0);
+            (story.damage(), story.paired)
+        };
+        assert_eq!(told("hf", 1), (Some(7.0), true));
+        assert_eq!(told("hf", 2), (None, false), "of other rows");
+        assert_eq!(told("another", 1), (None, false), "another source");
+    }
+
+    #[test]
+    fn epochs_are_added_over_one_data_set_only() {
+        let run = |data: u64| DomainStory { epochs: Some(0.5), data: Some(data), ..DomainStory::default() };
+        let told = |later: &[u64]| {
+            let mut story = run(1);
+            later.iter().for_each(|data| story.continue_with(&run(*data)));
+            story.epochs
+        };
+        assert_eq!((told(&[1]), told(&[2]), told(&[2, 2])), (Some(1.0), None, None));
     }
 
     #[test]

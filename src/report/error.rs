@@ -22,6 +22,20 @@ pub enum Error {
         /// Key, what was expected, what was found.
         problem: String,
     },
+    /// Another file of this program in the place of the one that an option takes.
+    #[error("`{}` is {kind}: {advice}. {option} takes the output of `{made_by}`", path.display())]
+    OtherKind {
+        /// The file.
+        path: PathBuf,
+        /// What it is.
+        kind: &'static str,
+        /// Where it belongs.
+        advice: &'static str,
+        /// The option it was given to.
+        option: &'static str,
+        /// The command that writes files for that.
+        made_by: &'static str,
+    },
     /// A file given beside the runs cannot be opened or read.
     #[error("cannot open `{}`: {source}; it has to be a file with the output of `{made_by}`", path.display())]
     SideUnreadable {

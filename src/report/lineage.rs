@@ -3,7 +3,7 @@
 //! pruning run together with what continued it.
 
 use super::side_files::short_name;
-use crate::inspect::RunHistory;
+use crate::inspect::{DomainStory, RunHistory, story};
 
 /// A run among others.
 #[derive(Clone, Debug)]
@@ -20,14 +20,46 @@ pub struct RunView<'a> {
     pub tokens_before: f64,
 }
 
-/// All runs of a report, in the order they were given.
-pub fn views(histories: &[RunHistory]) -> Vec<RunView<'_>> {
-    let mut views: Vec<RunView> = Vec::new();
-    for (index, history) in histories.iter().enumerate() {
-        let label = label_of(history, &views);
-        let parent = source_of(history).and_then(|source| writer_of(&source, index, histories));
-        views.push(RunView { history, label, index, parent, tokens_before: 0.0 });
+/// Runs in the one order that every naming of them gives: what continues another behind it, else by the time of their
+/// start, then by name. Colours, dashes and labels follow from it.
+pub fn ordered(mut histories: Vec<RunHistory>) -> Vec<RunHistory> {
+    histories.sort_by(|a, b| parts(&a.path).cmp(&parts(&b.path)));
+    let time = |history: &RunHistory| history.started.unwrap_or(f64::INFINITY);
+    // Stable: of equal times the order of the paths.
+    histories.sort_by(|a, b| time(a).total_cmp(&time(b)));
+    let parents: Vec<Option<usize>> = (0..histories.len()).map(|index| parent_of(index, &histories)).collect();
+    let mut order: Vec<usize> = Vec::new();
+    let roots = (0..histories.len()).filter(|index| parents.get(*index) == Some(&None));
+    // Runs that claim to continue each other are reached from no root.
+    for first in roots.chain(0..histories.len()) {
+        follow(first, &parents, &mut order);
     }
+    let mut left: Vec<Option<RunHistory>> = histories.into_iter().map(Some).collect();
+    order.into_iter().filter_map(|index| left.get_mut(index)?.take()).collect()
+}
+
+/// A run and what continues it, each once.
+fn follow(index: usize, parents: &[Option<usize>], order: &mut Vec<usize>) {
+    let mut next = vec![index];
+    while let Some(index) = next.pop() {
+        if !order.contains(&index) {
+            order.push(index);
+            next.extend((0..parents.len()).rev().filter(|child| parents.get(*child) == Some(&Some(index))));
+        }
+    }
+}
+
+/// All runs of a report, in the order of [`ordered`].
+pub fn views(histories: &[RunHistory]) -> Vec<RunView<'_>> {
+    let labels = labels(histories);
+    let view = |(index, (history, label))| RunView {
+        history,
+        label,
+        index,
+        parent: parent_of(index, histories),
+        tokens_before: 0.0,
+    };
+    let mut views: Vec<RunView> = histories.iter().zip(labels).enumerate().map(view).collect();
     for index in 0..views.len() {
         let before: f64 = ancestors(&views, index).iter().filter_map(|at| views.get(*at)?.history.tokens).sum();
         if let Some(view) = views.get_mut(index) {
@@ -37,24 +69,40 @@ pub fn views(histories: &[RunHistory]) -> Vec<RunView<'_>> {
     views
 }
 
-/// The runs that belong to one small model: a pruning run and what continued it, the given order deciding where several
-/// did. Without any pruning run a line begins at every run that continues no other.
+/// The runs that belong to one small model: a pruning run and what continued it; where several continued one, a line for
+/// each. Without any pruning run a line begins at every run that continues no other.
 pub fn lines<'a, 'b>(views: &'b [RunView<'a>]) -> Vec<Vec<&'b RunView<'a>>> {
-    let line = |first: &'b RunView<'a>| {
-        let mut line = vec![first];
-        let next = |line: &[&RunView]| {
+    let mut lines = Vec::new();
+    for first in first_runs(views) {
+        let mut open = vec![vec![first]];
+        while let Some(line) = open.pop() {
             let last = line.last().map(|view| view.index);
-            // Of the runs that continue it, the last that was given; never one that is in the line already.
+            // Never one that is in the line already.
             let continues =
                 |view: &&RunView| view.parent == last && !line.iter().any(|known| known.index == view.index);
-            views.iter().rev().find(|view| continues(view) && !view.history.is_prune())
-        };
-        while let Some(view) = next(&line) {
-            line.push(view);
+            let next: Vec<&RunView> = views.iter().filter(continues).filter(|v| !v.history.is_prune()).collect();
+            // From the back, as the last is taken first.
+            let longer = |view: &&'b RunView<'a>| line.iter().copied().chain([*view]).collect::<Vec<_>>();
+            open.extend(next.iter().rev().map(longer));
+            if next.is_empty() {
+                lines.push(line);
+            }
         }
-        line
-    };
-    first_runs(views).into_iter().map(line).collect()
+    }
+    lines
+}
+
+/// What happened to each domain in a line; the source may be known from any run of the report.
+pub fn stories(line: &[&RunView], all: &[RunView]) -> Vec<DomainStory> {
+    let histories: Vec<&RunHistory> = line.iter().map(|run| run.history).collect();
+    story::joined(&histories, &all.iter().map(|run| run.history).collect::<Vec<_>>())
+}
+
+/// What a line is called: its first run, and its last where several lines begin with that.
+pub fn line_name(line: &[&RunView], lines: &[Vec<&RunView>]) -> String {
+    let (Some(first), Some(last)) = (line.first(), line.last()) else { return String::new() };
+    let alike = lines.iter().filter(|other| other.first().is_some_and(|other| other.index == first.index)).count();
+    if alike > 1 { format!("{} → {}", first.label, last.label) } else { first.label.clone() }
 }
 
 /// Where lines begin.
@@ -68,17 +116,30 @@ fn first_runs<'a, 'b>(views: &'b [RunView<'a>]) -> Vec<&'b RunView<'a>> {
     if roots.is_empty() { views.iter().take(1).collect() } else { roots }
 }
 
-fn label_of(history: &RunHistory, known: &[RunView]) -> String {
-    let taken = |label: &str| known.iter().any(|view| view.label == label);
-    let candidates = [history.name.clone(), short_name(&history.path)].into_iter().filter(|name| !name.is_empty());
-    let numbered = (2..).map(|number| format!("{} ({number})", history.name));
-    candidates.chain(numbered).find(|label| !taken(label)).unwrap_or_default()
+/// Names that are different for every run: of runs with one name all are called by the folder around them too.
+fn labels(histories: &[RunHistory]) -> Vec<String> {
+    let same = |name: &dyn Fn(&RunHistory) -> String, of: &RunHistory| {
+        histories.iter().filter(|other| name(other) == name(of)).count()
+    };
+    let (own, longer) = (|run: &RunHistory| run.name.clone(), |run: &RunHistory| short_name(&run.path));
+    let mut labels: Vec<String> = Vec::new();
+    for history in histories {
+        let is_free = |label: &String| !label.is_empty() && !labels.contains(label);
+        let short = Some(own(history)).filter(|_| same(&own, history) == 1);
+        let long = Some(longer(history)).filter(|_| same(&longer, history) == 1);
+        let numbered = (1..).map(|number| format!("{} ({number})", history.name));
+        labels.push(short.into_iter().chain(long).chain(numbered).find(is_free).unwrap_or_default());
+    }
+    labels
 }
 
-/// `model.source` of the run's configuration.
+/// The model that the run started from.
 pub(super) fn source_of(history: &RunHistory) -> Option<String> {
-    let config: toml::Table = history.config.as_ref()?.parse().ok()?;
-    Some(config.get("model")?.get("source")?.as_str()?.to_string())
+    history.model_source.clone()
+}
+
+fn parent_of(index: usize, histories: &[RunHistory]) -> Option<usize> {
+    writer_of(&source_of(histories.get(index)?)?, index, histories)
 }
 
 /// The run that wrote the model in `source`, which the run at `reader` started from. Told by the end of the path, since
@@ -138,7 +199,7 @@ mod tests {
             stage: Some(stage.into()),
             tokens: Some(100.0),
             written: Some(WrittenModel { path: written.into(), ..WrittenModel::default() }),
-            config: Some(format!("[model]\nsource = \"{source}\"\n")),
+            model_source: Some(source.into()),
             ..RunHistory::default()
         }
     }
@@ -155,7 +216,7 @@ mod tests {
         let views = views(&runs);
         assert_eq!(
             views.iter().map(|v| v.label.as_str()).collect::<Vec<_>>()[1..],
-            ["prune", "source", "scratch", "runs/prune"]
+            ["prune (1)", "source", "scratch", "prune (2)"]
         );
         assert_eq!(views.iter().map(|v| v.parent).collect::<Vec<_>>(), [Some(1), Some(2), None, None, Some(2)]);
         assert_eq!(views.iter().map(|v| v.tokens_before).collect::<Vec<_>>(), [200.0, 100.0, 0.0, 0.0, 100.0]);
@@ -184,6 +245,29 @@ mod tests {
         assert_eq!(parents("./prune/pruned/", "prune/pruned"), own, "the path says too little, the place decides");
         assert_eq!(parents("runs/b/prune/pruned", "runs/a/prune/pruned"), [None, Some(2), None, Some(0)]);
         assert_eq!(parents("runs/a/other/pruned", "prune/model"), [None; 4]);
+    }
+
+    #[test]
+    fn the_order_in_which_runs_are_named_changes_nothing() {
+        let runs = [
+            run_in("x", "recover", "pretrain", "x/prune/pruned", "model"),
+            run_in("x", "again", "pretrain", "x/prune/pruned", "model"),
+            run_in("x", "prune", "prune", "models/source", "pruned"),
+            run_in("y", "prune", "prune", "models/source", "pruned"),
+            RunHistory { started: Some(5.0), ..run_in("z", "scratch", "pretrain", "", "model") },
+        ];
+        let told = |order: [usize; 5]| {
+            let histories = ordered(order.iter().map(|at| runs[*at].clone()).collect());
+            let views = views(&histories);
+            let lines = lines(&views);
+            let names: Vec<String> = lines.iter().map(|line| line_name(line, &lines)).collect();
+            (views.iter().map(|view| view.label.clone()).collect::<Vec<_>>(), names)
+        };
+        let labels = ["scratch", "x/prune", "again", "recover", "y/prune"].map(String::from).to_vec();
+        let names = ["x/prune → again", "x/prune → recover", "y/prune"].map(String::from).to_vec();
+        for order in [[0, 1, 2, 3, 4], [4, 3, 2, 1, 0], [2, 0, 4, 1, 3], [3, 2, 0, 4, 1]] {
+            assert_eq!(told(order), (labels.clone(), names.clone()), "{order:?}");
+        }
     }
 
     #[test]

@@ -132,7 +132,7 @@ mod tests {
             path: format!("{folder}/{name}"),
             stage: Some(stage.into()),
             written: Some(WrittenModel { path: written.into(), parameters_after: Some(10), ..WrittenModel::default() }),
-            config: Some(format!("[model]\nsource = \"{source}\"\n")),
+            model_source: Some(source.into()),
             ..RunHistory::default()
         };
         let pruned = format!("{folder}/prune/pruned");

@@ -23,6 +23,7 @@ pub mod picture;
 pub mod reduce;
 pub mod serve;
 pub mod side_files;
+mod side_kinds;
 
 pub use error::Error;
 
@@ -40,7 +41,7 @@ use std::path::{Path, PathBuf};
 pub struct Report {
     /// Headline.
     pub title: String,
-    /// The runs, in the order they were given.
+    /// The runs: what continues another behind it, whatever the order in which they were named.
     pub runs: Vec<RunHistory>,
     /// Losses of models side by side, where given.
     pub eval: Option<EvalFile>,
@@ -62,6 +63,7 @@ impl Report {
 
     /// A report of runs that were read already; the default title names them.
     pub fn new(runs: Vec<RunHistory>, title: Option<String>) -> Report {
+        let runs = lineage::ordered(runs);
         let names: Vec<String> = lineage::views(&runs).into_iter().map(|view| view.label).collect();
         Report { title: title.unwrap_or_else(|| number::listed(&names)), runs, eval: None, latency: None }
     }
@@ -86,12 +88,14 @@ impl Report {
         figures::sections(&lineage::views(&self.runs), self.eval.as_ref(), self.latency.as_ref())
     }
 
-    /// The answers, per line of runs that continue each other, by the name of the first.
+    /// The answers, per line of runs that continue each other, by its name.
     pub fn answers(&self) -> Vec<(String, Vec<Answer>)> {
         let views = lineage::views(&self.runs);
-        let name = |line: &[&lineage::RunView]| line.first().map_or(String::new(), |view| view.label.clone());
         let lines = lineage::lines(&views);
-        lines.iter().map(|line| (name(line), answers::answers(line, &views, self.latency.as_ref()))).collect()
+        let answers = |line: &Vec<&lineage::RunView>| {
+            (lineage::line_name(line, &lines), answers::answers(line, &views, self.latency.as_ref()))
+        };
+        lines.iter().map(answers).collect()
     }
 
     /// Writes every figure to `folder` as NAME.svg; the written paths.

@@ -29,8 +29,10 @@ impl Unit {
             Unit::Plain => significant(value, 4),
             Unit::Count => count(value),
             Unit::Percent => format!("{} %", significant(100.0 * value, 3)),
-            Unit::Bytes => bytes(value),
-            Unit::Seconds => seconds(value),
+            // A lone zero still says what it is a number of.
+            Unit::Bytes if value == 0.0 => "0 B".to_string(),
+            Unit::Seconds if value == 0.0 => "0 s".to_string(),
+            Unit::Bytes | Unit::Seconds => self.scaled(value, self.scale(value), 3),
         }
     }
 
@@ -39,6 +41,60 @@ impl Unit {
         value.map_or("–".to_string(), |value| self.text(value))
     }
 }
+
+/// A size of a unit with its name: every number of an axis is written in one.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub struct Scale {
+    size: f64,
+    name: &'static str,
+}
+
+impl Scale {
+    /// What numbers are divided by.
+    pub fn size(self) -> f64 {
+        self.size
+    }
+}
+
+impl Unit {
+    /// The scale for numbers up to `largest`, which is that of the largest itself; none where numbers need none.
+    pub fn scale(self, largest: f64) -> Option<Scale> {
+        let largest = largest.abs();
+        let scales: &[(f64, f64, &'static str)] = match self {
+            Unit::Bytes => &BYTES,
+            Unit::Seconds => &SECONDS,
+            Unit::Count if largest >= COUNTED_IN_FULL => &COUNTS,
+            _ => return None,
+        };
+        let (_, size, name) = scales.iter().find(|(from, ..)| largest >= *from)?;
+        Some(Scale { size: *size, name })
+    }
+
+    /// `value` with so many significant digits in a scale that was chosen for others too.
+    pub fn scaled(self, value: f64, scale: Option<Scale>, digits: usize) -> String {
+        match (scale, self) {
+            (Some(_), _) if value == 0.0 => "0".to_string(),
+            (Some(scale), _) => format!("{} {}", significant(value / scale.size, digits), scale.name),
+            (None, Unit::Percent) => format!("{} %", significant(100.0 * value, digits)),
+            (None, Unit::Plain) => significant(value, digits),
+            (None, _) => self.text(value),
+        }
+    }
+}
+
+/// From which size on, a number is divided by what and called what.
+const BYTES: [(f64, f64, &str); 5] = [
+    (1_099_511_627_776.0, 1_099_511_627_776.0, "TiB"),
+    (1_073_741_824.0, 1_073_741_824.0, "GiB"),
+    (1_048_576.0, 1_048_576.0, "MiB"),
+    (1024.0, 1024.0, "KiB"),
+    (0.0, 1.0, "B"),
+];
+const SECONDS: [(f64, f64, &str); 5] =
+    [(7200.0, 3600.0, "h"), (120.0, 60.0, "min"), (1.0, 1.0, "s"), (1e-3, 1e-3, "ms"), (0.0, 1e-6, "µs")];
+const COUNTS: [(f64, f64, &str); 4] = [(1e12, 1e12, "T"), (1e9, 1e9, "B"), (1e6, 1e6, "M"), (0.0, 1e3, "k")];
+/// Below this, counts are written in full.
+const COUNTED_IN_FULL: f64 = 100_000.0;
 
 /// With so many significant digits, without trailing zeros; very large and very small ones with an exponent.
 pub fn significant(value: f64, digits: usize) -> String {
@@ -61,12 +117,10 @@ fn without_zeros(text: &str) -> &str {
 
 /// Up to a hundred thousand in full (`12,800`), above with k, M, B or T.
 pub fn count(value: f64) -> String {
-    if value.abs() < 100_000.0 {
-        return if value.fract() == 0.0 { grouped(value as i64) } else { significant(value, 4) };
+    match Unit::Count.scale(value) {
+        None if value.fract() == 0.0 => grouped(value as i64),
+        scale => Unit::Plain.scaled(value, scale, 4),
     }
-    let units = [(1e12, "T"), (1e9, "B"), (1e6, "M"), (1e3, "k")];
-    let (size, name) = units.into_iter().find(|(size, _)| value.abs() >= *size).unwrap_or((1.0, ""));
-    format!("{} {name}", significant(value / size, 4))
 }
 
 /// `1234567` as `1,234,567`.
@@ -80,24 +134,6 @@ pub fn grouped(number: i64) -> String {
         text.push(digit);
     }
     text
-}
-
-fn bytes(value: f64) -> String {
-    let units = [(1u64 << 40, "TiB"), (1 << 30, "GiB"), (1 << 20, "MiB"), (1 << 10, "KiB")];
-    match units.into_iter().find(|(size, _)| value.abs() >= *size as f64) {
-        Some((size, name)) => format!("{} {name}", significant(value / size as f64, 3)),
-        None => format!("{} B", significant(value, 3)),
-    }
-}
-
-fn seconds(value: f64) -> String {
-    match value.abs() {
-        0.0..1e-3 => format!("{} µs", significant(1e6 * value, 3)),
-        1e-3..1.0 => format!("{} ms", significant(1e3 * value, 3)),
-        1.0..120.0 => format!("{} s", significant(value, 3)),
-        120.0..7200.0 => format!("{} min", significant(value / 60.0, 3)),
-        _ => format!("{} h", significant(value / 3600.0, 3)),
-    }
 }
 
 /// `a, b and c`.
@@ -145,6 +181,7 @@ mod tests {
         assert_eq!(Unit::Percent.text(0.2266), "22.7 %");
         assert_eq!(Unit::Bytes.text(361_054_208.0), "344 MiB");
         assert_eq!(Unit::Seconds.text(0.0123), "12.3 ms");
+        assert_eq!(Unit::Seconds.text(-90.0), "-90 s");
         assert_eq!(Unit::Plain.optional(None), "–");
     }
 

@@ -1,7 +1,7 @@
 //! What may be given beside the runs: the JSON that `shearling eval --json` and `shearling bench latency --json` print.
 //! Unknown keys are passed over (a newer program may print more); missing or wrong ones are named.
 
-use super::Error;
+use super::{Error, side_kinds};
 use serde::{Deserialize, Serialize};
 use std::fs::File;
 use std::io::Read;
@@ -169,15 +169,15 @@ pub struct Decode {
 
 /// Reads what `shearling eval --json` printed.
 pub fn read_eval(path: &Path) -> Result<EvalFile, Error> {
-    read(path, "shearling eval MODEL… --data DIR --json")
+    read(path, "--eval", "shearling eval MODEL… --data DIR --json")
 }
 
 /// Reads what `shearling bench latency --json` printed.
 pub fn read_latency(path: &Path) -> Result<LatencyFile, Error> {
-    read(path, "shearling bench latency MODEL… --json")
+    read(path, "--latency", "shearling bench latency MODEL… --json")
 }
 
-fn read<T: serde::de::DeserializeOwned>(path: &Path, made_by: &'static str) -> Result<T, Error> {
+fn read<T: serde::de::DeserializeOwned>(path: &Path, option: &'static str, made_by: &'static str) -> Result<T, Error> {
     let failed = |problem: String| Error::Side { path: path.to_owned(), made_by, problem };
     let unreadable = |source| Error::SideUnreadable { path: path.to_owned(), made_by, source };
     // Before opening: opening a pipe waits for its writer.
@@ -188,7 +188,13 @@ fn read<T: serde::de::DeserializeOwned>(path: &Path, made_by: &'static str) -> R
     if bytes.len() as u64 > MAX_BYTES {
         return Err(failed(format!("it has more than the {MAX_BYTES} bytes such a file may have")));
     }
-    serde_json::from_slice(&bytes).map_err(|error| failed(error.to_string()))
+    serde_json::from_slice(&bytes).map_err(|error| match side_kinds::of(&bytes) {
+        // A damaged file of the right kind is told by what is wrong with it.
+        Some(kind) if !kind.advice.ends_with(option) => {
+            Error::OtherKind { path: path.to_owned(), kind: kind.name, advice: kind.advice, option, made_by }
+        }
+        _ => failed(error.to_string()),
+    })
 }
 
 /// At most one byte past `limit_bytes`: that one tells "too large", whatever size the system reports.
@@ -224,6 +230,38 @@ mod tests {
         assert!(message.starts_with("cannot open `") && message.contains("none.json"), "{message}");
         assert!(message.contains("No such file") && message.contains("bench latency"), "{message}");
         assert!(!message.contains("is not the output"), "{message}");
+    }
+
+    #[test]
+    fn another_file_of_ours_is_called_by_its_name() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("given.json");
+        let of = |text: &str| {
+            std::fs::write(&path, text).unwrap();
+            [read_eval(&path).err(), read_latency(&path).err()].map(|error| error.map(|error| error.to_string()))
+        };
+        let latency =
+            r#"{"models": [{"model": "m", "prefill": {"tokens_per_second": 1}, "decode": {"tokens_per_second": 1}}]}"#;
+        let [eval, none] = of(latency);
+        let eval = eval.unwrap();
+        assert!(eval.contains("is a latency file") && eval.contains("give it with --latency"), "{eval}");
+        assert!(eval.contains("--eval takes the output of `shearling eval"), "{eval}");
+        assert_eq!(none, None);
+        let [none, latency] = of(r#"{"models": [{"model": "m", "mean_loss": 1, "domains": []}]}"#);
+        assert_eq!(none, None);
+        assert!(latency.unwrap().contains("is an evaluation"));
+        for (text, kind) in [
+            (r#"{"model": "m", "reference_loss": {"a": 1.5}}"#, "is a file of reference losses"),
+            (r#"{"summary": {}, "steps": {}, "evaluations": []}"#, "is the history of a run"),
+            ("{\"type\": \"start\", \"step\": 0}\n{\"type\": \"step\", \"step\": 1}\n", "is a record of metrics.jsonl"),
+            (r#"{"model_type": "llama"}"#, "is the config.json of a model"),
+        ] {
+            for message in of(text).map(Option::unwrap) {
+                assert!(message.contains(kind), "{message}");
+            }
+        }
+        let damaged = of(r#"{"models": [{"model": "m", "decode": {"tokens_per_second": 1}}]}"#)[1].clone().unwrap();
+        assert!(damaged.contains("missing field `prefill`"), "{damaged}");
     }
 
     #[test]

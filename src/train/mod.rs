@@ -15,6 +15,7 @@ pub mod decide;
 mod error;
 pub mod evaluation;
 pub mod journal;
+pub mod mask_record;
 pub mod memory;
 pub mod metrics;
 mod open;

@@ -54,6 +54,17 @@ const marks = (plot) => plot.querySelectorAll('.line[d^="M"], .cells .cell, .dot
 return [...document.querySelectorAll(".plot")].filter((plot) => marks(plot) === 0).map((plot) => plot.id);
 """
 
+# Plots that scroll, with what a reader on a small screen sees of them.
+WIDE_PLOTS = """
+const figures = JSON.parse(document.getElementById("report-data").textContent).figures;
+return [...document.querySelectorAll(".plot")].filter((plot) => plot.scrollWidth > plot.clientWidth + 1).map((plot) => ({
+  id: plot.id, left: plot.scrollLeft, newer: plot.scrollWidth - plot.clientWidth - plot.scrollLeft,
+  line: figures[plot.closest("figure").dataset.figure].kind === "line",
+  shadow: getComputedStyle(plot).backgroundImage.split("linear-gradient").length === 5,
+  scale: [...plot.querySelectorAll(".far")].some((label) => getComputedStyle(label).display !== "none"),
+}));
+"""
+
 CELLS = "return [...document.querySelectorAll('#plot-masks-heads .cells .cell')].map((cell) => cell.getAttribute('class'));"
 NUMBERS = "return [...document.querySelectorAll('.slider dd, .slider output')].map((place) => place.textContent);"
 TIP = "const tip = document.querySelector(arguments[0] + ' .tip'); return tip.hidden ? '' : tip.innerText;"
@@ -154,10 +165,25 @@ def switches_hide_series(browser):
 
 
 def it_fits_a_phone(browser):
-    browser.screen(360)
-    width = browser.run("return document.documentElement.scrollWidth")
-    check(width <= 360, f"the page is {width} pixels wide on a screen of 360")
+    """The page does not scroll sideways; figures that do show it, and curves begin with their newest side."""
+    url = browser.run("return location.href")
+    for phone in (360, 375):
+        browser.screen(phone)
+        browser.open(url)
+        width = browser.run("return document.documentElement.scrollWidth")
+        check(width <= phone, f"the page is {width} pixels wide on a screen of {phone}")
+        wide = browser.run(WIDE_PLOTS)
+        check(wide, "no figure is wider than a phone")
+        hidden = [plot["id"] for plot in wide if not plot["shadow"]]
+        check(not hidden, f"nothing shows that these scroll: {hidden}")
+        old = [plot["id"] for plot in wide if plot["line"] and plot["newer"] > 1]
+        check(not old, f"these begin with their oldest side: {old}")
+        other = [plot["id"] for plot in wide if not plot["line"] and plot["left"] > 0]
+        check(not other, f"these hide the names of their rows: {other}")
+        unlabelled = [plot["id"] for plot in wide if plot["line"] and not plot["scale"]]
+        check(not unlabelled, f"the scale of these is out of sight: {unlabelled}")
     browser.screen(1280)
+    browser.open(url)
 
 
 def light_and_dark_are_readable(browser):
@@ -215,6 +241,24 @@ def a_7b(browser, folder):
     no_console_errors(browser)
 
 
+def eleven_domains(browser, folder):
+    """More names than colours: every button's sample looks different, and so do the lines."""
+    browser.open((folder / "eleven.html").as_uri())
+    looks = browser.run(
+        "return [...document.querySelectorAll('#fig-proportions .legend button svg')].map((sample) =>"
+        " getComputedStyle(sample.querySelector('.line')).stroke + (sample.querySelector('.glyph')?.getAttribute('d') ?? ''))"
+    )
+    check(len(looks) == 11 and len(set(looks)) == 11, f"of 11 samples some look alike: {looks}")
+    shapes = browser.run("return document.querySelectorAll('#plot-proportions .series .glyph').length")
+    check(shapes > 6, f"only {shapes} shapes on the lines")
+    browser.run("document.querySelector('#plot-proportions').focus()")
+    browser.press(RIGHT)
+    inside = browser.run("return document.querySelectorAll('#plot-proportions .tip .glyph').length")
+    check(inside == 3, f"{inside} of the values under the pointer have the shape of their line, not 3")
+    it_fits_a_phone(browser)
+    no_console_errors(browser)
+
+
 def wait_for(condition, message):
     end = time.monotonic() + 60
     while not condition():
@@ -254,7 +298,8 @@ def prepare(folder):
     cargo = [os.environ.get("CARGO", "cargo"), "test", "-q", "--test", "integration", "--", "--ignored", "--exact", WRITER]
     subprocess.run(cargo, cwd=ROOT, env=environment, check=True, stdout=subprocess.DEVNULL)
     good = ["prune", "recover", "-o", "report.html", "--eval", "eval.json", "--latency", "latency.json"]
-    for arguments in (good, ["damaged", "hostile", "-o", "damaged.html"], ["seven_b", "-o", "seven_b.html"]):
+    others = [["damaged", "hostile", "-o", "damaged.html"], ["seven_b", "-o", "seven_b.html"], ["eleven", "-o", "eleven.html"]]
+    for arguments in (good, *others):
         subprocess.run([BINARY, "report", *arguments], cwd=folder, check=True, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
 
 
@@ -268,7 +313,7 @@ def main():
         folder = pathlib.Path(name)
         prepare(folder)
         with Browser(chromium, driver) as browser:
-            for part in (a_file, damaged_runs, a_7b, a_served_page):
+            for part in (a_file, damaged_runs, a_7b, eleven_domains, a_served_page):
                 try:
                     part(browser, folder)
                     print(f"test-browser: {part.__name__} ... ok")

@@ -259,7 +259,7 @@ fn inspect_shows_survivors_and_the_course_of_a_run() {
     assert_eq!(masks["parameters"]["before"]["total"], counted("source/model"));
     assert_eq!(masks["parameters"]["after"]["total"], counted("prune/pruned"));
     let text = succeed(&["inspect", "masks", &run("prune")]);
-    assert!(text.contains("survivors by layer") && text.contains("removed"), "{text}");
+    assert!(text.contains("what is kept, by layer") && text.contains("removed"), "{text}");
 
     let summary = &json(&["inspect", "run", &run("prune"), "--json"])["summary"];
     assert_eq!((&summary["stage"], &summary["step"], &summary["steps"]), (&"prune".into(), &40.into(), &40.into()));

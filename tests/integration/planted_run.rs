@@ -36,6 +36,10 @@ pub struct Plan {
     pub domains: Vec<&'static str>,
     pub removed_layers: Vec<i64>,
     pub skipped_step: u64,
+    /// Fingerprint of the data that the run records.
+    pub data: &'static str,
+    /// Seconds since 1970 at its start.
+    pub started: f64,
 }
 
 impl Plan {
@@ -50,13 +54,15 @@ impl Plan {
             domains: vec!["web", "code", "books"],
             removed_layers: vec![2],
             skipped_step: 37,
+            data: "planted",
+            started: 1000.0,
         }
     }
 
     /// The run that continues the small one's model.
     pub fn recovery() -> Plan {
         let small = Plan::small();
-        Plan { stage: "pretrain", source: small.target.clone(), steps: 40, skipped_step: 0, ..small }
+        Plan { stage: "pretrain", source: small.target.clone(), steps: 40, skipped_step: 0, started: 2000.0, ..small }
     }
 
     /// Shape and length of Sheared-LLaMA's run on a 7B: 32 × 32 heads, 64 mask snapshots, 7 domains, 3,200 steps.
@@ -216,7 +222,7 @@ impl Plan {
         json!({
             "type": kind, "step": step, "stage": self.stage, "steps": self.steps, "version": "0.1.0",
             "domains": self.domains, "proportions": proportions, "reference_losses": references,
-            "data_fingerprint": "planted", "device": "Cpu", "predicted_memory_bytes": 1e6,
+            "data_fingerprint": self.data, "time": self.started, "device": "Cpu", "predicted_memory_bytes": 1e6,
             "source_shape": self.source, "target_shape": prune.then_some(&self.target),
             "source_stages": if prune { json!(null) } else { json!([["pruning (learned)", 100, 51200]]) },
         })

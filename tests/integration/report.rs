@@ -96,23 +96,25 @@ fn planted_facts_are_read_back_from_the_page() {
     assert_eq!(data["title"], "Planted");
 
     let survivors = answer(&data, "survivors");
-    assert_eq!(survivors["answer"], "3 of 4 layers stay: 0, 1, 3.");
+    assert_eq!(survivors["answer"], "3 of 4 layers are kept: 0, 1, 3.");
     assert!(survivors["points"].to_string().contains("Removed: 2."), "{survivors}");
     let constraint = answer(&data, "constraint");
     assert_eq!(constraint["verdict"], "bad");
-    assert_eq!(constraint["answer"], "No: hidden ended 0.05 above its target.");
+    assert_eq!(constraint["answer"], "No: hidden ended 0.05 above its target sparsity.");
     assert!(constraint["points"].to_string().contains("exactly the target shape"), "{constraint}");
     let settled = answer(&data, "settled");
-    assert_eq!(settled["answer"], "From step 60 on no mask changes which units it keeps by more than 1 %.");
-    for fact in ["kv_head: same units from step 60", "intermediate: same units from step 40, decided from step 80"] {
+    assert_eq!(settled["answer"], "From step 60 on no mask changes its set of kept units by more than 1 %.");
+    for fact in
+        ["kv_head: same units kept from step 60", "intermediate: same units kept from step 40, decided from step 80"]
+    {
         assert!(settled["points"].to_string().contains(fact), "{settled}");
     }
     let hurt = answer(&data, "hurt");
-    assert!(hurt["answer"].as_str().unwrap().starts_with("Hurt: "), "{hurt}");
+    assert!(hurt["answer"].as_str().unwrap().starts_with("Degraded: "), "{hurt}");
     assert!(hurt["points"][0].as_str().unwrap().starts_with("code: 1 → 2 by the cut (+1.000"), "{hurt}");
-    assert!(hurt["points"][0].as_str().unwrap().contains("now 1.25 (75 % made good)"), "{hurt}");
+    assert!(hurt["points"][0].as_str().unwrap().contains("now 1.25 (75 % recovered)"), "{hurt}");
     assert!(answer(&data, "data")["points"].to_string().contains("books: 560 rows"), "{}", answer(&data, "data"));
-    assert_eq!(answer(&data, "speed")["answer"], "Yes: recover/model writes 2.50 times as fast as models/source.");
+    assert_eq!(answer(&data, "speed")["answer"], "Yes: recover/model decodes 2.50× as fast as models/source.");
     assert_eq!(answer(&data, "equivalence")["verdict"], "good");
     for answers in data["answers"][0]["answers"].as_array().unwrap() {
         let sentence = answers["answer"].as_str().unwrap().replace(" %", "\u{a0}%");
@@ -191,10 +193,10 @@ fn runs_of_the_same_names_stay_with_their_own() {
     }
     let data = embedded(&report(&runs, &[]));
     let groups = data["answers"].as_array().unwrap();
-    assert_eq!(groups.iter().map(|group| group["run"].as_str().unwrap()).collect::<Vec<_>>(), ["prune", "b/prune"]);
+    assert_eq!(groups.iter().map(|group| group["run"].as_str().unwrap()).collect::<Vec<_>>(), ["a/prune", "b/prune"]);
     for group in groups {
         let hurt = group["answers"].as_array().unwrap().iter().find(|answer| answer["id"] == "hurt").unwrap();
-        assert!(hurt.to_string().contains("75 % made good"), "{hurt}");
+        assert!(hurt.to_string().contains("75 % recovered"), "{hurt}");
     }
     let data = embedded(&report(&[first.clone(), second.clone()], &[]));
     let rows = |group: &Value| {
@@ -268,8 +270,8 @@ fn the_page_is_whole_closed_to_the_outside_and_labelled() {
         assert!(page.contains(&format!(">{heading}</h2>")), "{heading}");
     }
     assert!(
-        page.find(">Warnings</h2>") < page.find(">Answers</h2>")
-            && page.find(">Answers</h2>") < page.find(">Losses</h2>")
+        page.find(">Answers</h2>") < page.find(">Warnings</h2>")
+            && page.find(">Warnings</h2>") < page.find(">Losses</h2>")
     );
     assert!(page.contains("source = &quot;models/source&quot;"), "the configuration is shown");
 }
@@ -323,7 +325,7 @@ fn a_damaged_run_still_gives_a_report_that_says_what_is_missing() {
     let page = report(std::slice::from_ref(&run), &[]);
     said(&page, "metrics.jsonl");
     let data = embedded(&page);
-    assert_eq!(answer(&data, "survivors")["answer"], "3 of 4 layers stay: 0, 1, 3.", "masks are enough for that");
+    assert_eq!(answer(&data, "survivors")["answer"], "3 of 4 layers are kept: 0, 1, 3.", "masks are enough for that");
     for unknown in ["constraint", "equivalence", "hurt", "data", "speed"] {
         assert_eq!(answer(&data, unknown)["verdict"], "open", "{unknown}");
     }
@@ -377,7 +379,7 @@ fn a_7b_fits_into_two_megabytes() {
     assert_eq!(data["runs"][0]["finished_steps"], 3200);
     assert_eq!(
         answer(&data, "survivors")["answer"],
-        "24 of 32 layers stay: 0, 1, 3, 4, 6, 7, 9, 10, 12, 13, 15, 16, 18, 19, 21, 22, 24–31."
+        "24 of 32 layers are kept: 0, 1, 3, 4, 6, 7, 9, 10, 12, 13, 15, 16, 18, 19, 21, 22, 24–31."
     );
     assert!(page.len() < 2_000_000, "{} bytes", page.len());
 }
@@ -472,4 +474,7 @@ fn runs_for_the_browser() {
     let plan = Plan { domains: vec!["web", "<b>code</b>", HOSTILE], ..Plan::small() };
     write_run(&plan, &folder.join("hostile"), HOSTILE);
     write_run(&Plan::seven_b(), &folder.join("seven_b"), "models/Llama-2-7b-hf");
+    let domains =
+        ["arxiv", "c4", "cc", "dictionary", "docs", "github", "man", "python", "rust", "stackexchange", "wiki"];
+    write_run(&Plan { domains: domains.to_vec(), ..Plan::small() }, &folder.join("eleven"), "models/source");
 }

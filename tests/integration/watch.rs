@@ -81,7 +81,7 @@ fn once_says_where_a_planted_run_stands() {
         (&1.25.into(), &1.0.into())
     );
     let view = succeed(&["watch", "--once", run.to_str().unwrap()]);
-    for said in ["step 2/10", "20 %", "loss 4.0000  █▁", "validation 2.5000 at step 2", "62.5 %", "unreadable lines: 1"]
+    for said in ["step 2/10", "20 %", "loss 4.0000  █▁", "validation 2.5000 at step 2", "62.5 %", "1 unreadable line"]
     {
         assert!(view.contains(said), "{said} is not in\n{view}");
     }

@@ -11,7 +11,7 @@ pub struct Watch {
     /// Show where the run stands now and end.
     #[arg(long)]
     pub once: bool,
-    /// Seconds between two looks.
+    /// Refresh interval in seconds.
     #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = interval, allow_negative_numbers = true)]
     pub interval: f64,
     /// One JSON object instead of text; with --once.

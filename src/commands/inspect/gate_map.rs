@@ -8,7 +8,11 @@ pub(super) fn gate_map(masks: &MaskInspection) -> HeatMap {
     let heads = masks.source.num_attention_heads;
     HeatMap {
         label: "layer".to_string(),
-        titles: vec![format!("heads 0-{}", heads - 1), "MLP tenths".to_string()],
+        // A column of few heads has no room for more.
+        titles: vec![
+            if heads > 4 { format!("heads 0-{}", heads - 1) } else { "heads".into() },
+            "MLP tenths".to_string(),
+        ],
         rows: masks.layers.iter().map(|layer| row(layer, masks)).collect(),
     }
 }

@@ -9,6 +9,7 @@ use crate::cli::{Printer, Terminal};
 use crate::commands::Verdict;
 use crate::commands::export::split_step;
 use crate::inspect::{Agreement, MaskInspection, Parts, locate};
+use crate::words::counted;
 use shearling_masks::{Module, ModuleReport, UnitList};
 use std::path::{Path, PathBuf};
 
@@ -44,7 +45,7 @@ fn find(target: &str, printer: &Printer) -> anyhow::Result<(PathBuf, Option<u64>
 }
 
 fn text(masks: &MaskInspection, terminal: Terminal) -> String {
-    let step = masks.step.map_or(String::new(), |step| format!("masks of step {step}, "));
+    let step = masks.step.map_or(String::new(), |step| format!("masks of step {}, ", grouped(i128::from(step))));
     let mut text = format!(
         "{step}{}\nexpected sparsity {:.4}, target {:.4}\n\n{}",
         masks.path,
@@ -52,10 +53,10 @@ fn text(masks: &MaskInspection, terminal: Terminal) -> String {
         masks.target_sparsity,
         modules_table(masks)
     );
-    text.push_str(&format!("\nunits by gate\n{}", histogram_table(masks)));
+    text.push_str(&format!("\nunits by gate, in the layers that the cut keeps\n{}", histogram_table(masks)));
     text.push_str(&format!("\nparameters\n{}", parameters_table(masks)));
     text.push_str(&format!("\ngates by layer\n{}", gate_map(masks).render(terminal)));
-    text.push_str(&format!("\nsurvivors by layer of the source\n{}", layers_table(masks)));
+    text.push_str(&format!("\nwhat is kept, by layer of the source\n{}", layers_table(masks)));
     if let Some(agreement) = &masks.agreement {
         text.push_str(&format!("\n{}", agreement_text(agreement, masks)));
     }
@@ -66,7 +67,8 @@ fn text(masks: &MaskInspection, terminal: Terminal) -> String {
     text
 }
 
-/// Per mask: units of a row in the source, expected and kept, and how many have not decided.
+/// Per mask: units of a row in the source, expected and kept; how many are undecided or on the wrong side of the cut, of
+/// the layers that the cut keeps.
 fn modules_table(masks: &MaskInspection) -> Table {
     let mut table = Table::new([
         "mask",
@@ -81,17 +83,18 @@ fn modules_table(masks: &MaskInspection) -> Table {
         "still open",
     ]);
     for module in &masks.report.modules {
-        let undecided: i64 = module.undecided.iter().sum();
-        let share = 100.0 * undecided as f64 / (module.rows * module.size).max(1) as f64;
+        let kept = || masks.rows.iter().filter(|row| row.module == module.module && !row.removed);
+        let undecided: usize = kept().map(|row| row.undecided).sum();
+        let share = 100.0 * undecided as f64 / kept().map(|row| row.units).sum::<usize>().max(1) as f64;
         table.row([
             module.module.to_string(),
             module.rows.to_string(),
             grouped(module.size),
-            format!("{:.1}", (1.0 - module.expected_sparsity) * module.size as f64),
+            one_decimal((1.0 - module.expected_sparsity) * module.size as f64),
             grouped(module.target),
             format!("{:.4}", module.expected_sparsity),
             format!("{:.4}", module.target_sparsity),
-            format!("{} ({share:.1} %)", grouped(undecided)),
+            format!("{} ({share:.1} %)", grouped(undecided as i64)),
             grouped(module.half_alive.count),
             grouped(module.still_open.count),
         ]);
@@ -99,12 +102,19 @@ fn modules_table(masks: &MaskInspection) -> Table {
     table
 }
 
+/// `1,018.7`.
+fn one_decimal(value: f64) -> String {
+    let tenths = (value * 10.0).round() as i64;
+    format!("{}.{}", grouped(tenths / 10), tenths % 10)
+}
+
 fn histogram_table(masks: &MaskInspection) -> Table {
     let bins = (0..10).map(|bin| format!("{:.1}", f64::from(bin) / 10.0));
-    let mut table = Table::new(std::iter::once("mask, from".to_string()).chain(bins));
+    let mut table = Table::new(std::iter::once("mask, gate from".to_string()).chain(bins));
     for module in &masks.report.modules {
-        let counts = module.histogram.iter().map(|count| grouped(*count));
-        table.row(std::iter::once(module.module.to_string()).chain(counts));
+        let kept = || masks.rows.iter().filter(|row| row.module == module.module && !row.removed);
+        let count = |bin: usize| kept().filter_map(|row| row.histogram.get(bin)).sum::<u64>();
+        table.row(std::iter::once(module.module.to_string()).chain((0..10).map(|bin| grouped(count(bin)))));
     }
     table
 }
@@ -143,7 +153,7 @@ fn layers_table(masks: &MaskInspection) -> Table {
             format!("{:.3}", layer.gate),
             format!("{} of {heads}", layer.heads.len()),
             if layer.heads.len() as i64 == heads { "all".to_string() } else { ranges(&layer.heads) },
-            format!("{} of {units}", layer.intermediate),
+            format!("{} of {}", grouped(layer.intermediate as i64), grouped(units)),
         ]);
     }
     table
@@ -162,8 +172,10 @@ fn agreement_text(agreement: &Agreement, masks: &MaskInspection) -> String {
         });
         table.row(std::iter::once(layer.layer.to_string()).chain(cells));
     }
-    let title =
-        format!("kept units in common with {} (both over either; `all` is of layers that stay)", agreement.against);
+    let title = format!(
+        "kept units in common with {} (Jaccard index; `all` covers the layers kept by both)",
+        agreement.against
+    );
     format!("{title}\n{table}")
 }
 
@@ -173,5 +185,5 @@ fn named(what: &str, units: &UnitList, module: &ModuleReport) -> String {
     }
     let worst = units.worst.iter().take(NAMED_UNITS).map(|unit| format!("{} = {:.3}", unit.name, unit.value));
     let worst = worst.collect::<Vec<_>>().join(", ");
-    format!("\n{} {what}: {} units, the worst {worst}\n", module.module, grouped(units.count))
+    format!("\n{} {what}: {}; the worst: {worst}\n", module.module, counted(units.count, "unit"))
 }

@@ -9,7 +9,7 @@ use crate::cli::table::{Table, duration, grouped, optional, ranges};
 use crate::cli::{Printer, Terminal};
 use crate::commands::Verdict;
 use crate::inspect::{RunHistory, RunSummary, Severity, Survivors, WrittenModel};
-use crate::words::counted;
+use crate::words::{counted, device, thousands};
 use serde_json::{Value, json};
 
 pub(super) fn run_folder(arguments: &InspectRun) -> anyhow::Result<Verdict> {
@@ -36,13 +36,13 @@ fn text(history: &RunHistory, terminal: Terminal) -> String {
     let curve = terminal.width.saturating_sub(66).clamp(10, 40);
     let sections: [(&str, Table); 9] = [
         ("curves over the steps", tables::curves(history, curve)),
-        ("about ten steps", tables::sampled_steps(history)),
+        ("a sample of the steps", tables::sampled_steps(history)),
         ("validation loss", tables::validation(history)),
-        ("domains: what the cut took away and training made good", tables::stories(history)),
+        ("domains: degradation by the cut (in standard errors), and recovery since", tables::stories(history)),
         ("proportions of the mix", tables::proportions(history, curve)),
         ("excess loss over the reference", tables::excess(history)),
-        ("constraint, in the last step; the curve is the violation", tables::constraints(history, curve)),
-        ("undecided units over time", tables::polarisation(history)),
+        ("constraint at the last step; the trend is of the violation", tables::constraints(history, curve)),
+        ("undecided units by step, in the layers that the cut keeps", tables::polarisation(history)),
         ("when the masks settled", tables::settled(history)),
     ];
     let mut text = headline(history);
@@ -62,23 +62,30 @@ fn text(history: &RunHistory, terminal: Terminal) -> String {
 
 fn headline(history: &RunHistory) -> String {
     let summary = RunSummary::of(history);
-    let checkpoints = history.checkpoints.iter().map(u64::to_string).collect::<Vec<_>>().join(", ");
+    if history.one_shot {
+        return format!("{}: one-shot cut\n", history.name);
+    }
+    let checkpoints = history.checkpoints.iter().map(|step| thousands(*step)).collect::<Vec<_>>().join(", ");
+    let resumed = match summary.resumed {
+        0 => "not resumed".to_string(),
+        1 => "resumed once".to_string(),
+        times => format!("resumed {times} times"),
+    };
     format!(
         "{}: {} run: step {} of {}, {} tokens in {} ({} tokens/s) on {}\n\
-         training loss {} → {}; {} skipped; resumed {}; checkpoints at {}\n",
+         training loss {} → {}; {} skipped; {resumed}; {}\n",
         history.name,
         history.stage.as_deref().unwrap_or("?"),
-        summary.step,
-        summary.steps.map_or("?".to_string(), |steps| steps.to_string()),
-        summary.tokens.map_or("?".to_string(), grouped),
+        thousands(summary.step),
+        summary.steps.map_or("?".to_string(), thousands),
+        summary.tokens.map_or("?".to_string(), thousands),
         duration(summary.seconds),
-        optional(summary.tokens_per_second, 0),
-        history.device.as_deref().unwrap_or("?"),
+        summary.tokens_per_second.map_or("–".to_string(), |rate| grouped(rate.round() as i128)),
+        history.device.as_deref().map_or("?".to_string(), device),
         optional(summary.first_loss, 4),
         optional(summary.last_loss, 4),
         counted(summary.skipped as u64, "step"),
-        counted(summary.resumed as u64, "time"),
-        if checkpoints.is_empty() { "no step".to_string() } else { checkpoints },
+        if checkpoints.is_empty() { "no checkpoints".to_string() } else { format!("checkpoints at {checkpoints}") },
     )
 }
 
@@ -92,24 +99,27 @@ fn notes(history: &RunHistory) -> String {
 
 fn survivors(survivors: &Survivors) -> String {
     let kept: Vec<i64> = survivors.layers.iter().map(|layer| layer.source_layer).collect();
+    let listed = |layers: &[i64]| ranges(layers).replace(' ', ", ");
     format!(
-        "\nafter the cut (masks of step {}): layers {} stay, {} go; {} of {} hidden dimensions, {} of {} heads and {} of {} \
-         MLP units in each layer; `shearling inspect masks` names them\n",
-        survivors.step,
-        ranges(&kept),
-        ranges(&survivors.removed_layers),
-        survivors.hidden,
-        survivors.source.hidden_size,
+        "\nkept by the cut (masks of step {}): {} of {} layers ({}; removed: {}), {} of {} hidden dimensions, and in each \
+         layer {} of {} query heads and {} of {} MLP units; `shearling inspect masks` lists them\n",
+        thousands(survivors.step),
+        kept.len(),
+        survivors.source.num_hidden_layers,
+        listed(&kept),
+        listed(&survivors.removed_layers),
+        grouped(survivors.hidden as i128),
+        grouped(survivors.source.hidden_size),
         survivors.target.num_attention_heads,
         survivors.source.num_attention_heads,
-        survivors.target.intermediate_size,
-        survivors.source.intermediate_size,
+        grouped(survivors.target.intermediate_size),
+        grouped(survivors.source.intermediate_size),
     )
 }
 
 fn written(written: &WrittenModel) -> String {
     let count = |count: Option<u64>| count.map_or("?".to_string(), grouped);
-    let mut text = format!("\nwritten: {}", written.path);
+    let mut text = format!("\nexported model: {}", written.path);
     if written.parameters_before != written.parameters_after {
         text.push_str(&format!(", {} → ", count(written.parameters_before)));
     } else {

@@ -11,10 +11,10 @@ const SAMPLES: usize = 10;
 /// Events that are listed.
 const LISTED_EVENTS: usize = 20;
 
-/// Quantities over all steps: where they began and ended, their range, and their course.
+/// Quantities over all steps: where they began and ended, their range, and their trend.
 pub(super) fn curves(history: &RunHistory, width: usize) -> Table {
     let steps = &history.steps;
-    let mut table = Table::new(["quantity", "first", "last", "least", "most", "course"]);
+    let mut table = Table::new(["quantity", "first", "last", "min", "max", "trend"]);
     let columns: [(&str, &Column); 14] = [
         ("loss, total", &steps.loss_total),
         ("loss, cross entropy", &steps.loss_cross_entropy),
@@ -86,7 +86,7 @@ pub(super) fn sampled_steps(history: &RunHistory) -> Table {
         let at = |column: &Column| column.get(index).copied().flatten();
         let skipped = steps.applied.get(index) == Some(&false);
         table.row([
-            format!("{}{}", steps.step.get(index).copied().unwrap_or(0), if skipped { " skipped" } else { "" }),
+            format!("{}{}", steps.step.get(index).map_or("0".to_string(), step), if skipped { " skipped" } else { "" }),
             at(&steps.tokens).map_or("–".to_string(), |tokens| grouped(tokens as i128)),
             optional(at(&steps.loss_cross_entropy), 4),
             optional(at(&steps.loss_lagrangian), 4),
@@ -94,35 +94,47 @@ pub(super) fn sampled_steps(history: &RunHistory) -> Table {
             optional(at(&steps.sparsity_target), 4),
             optional(at(&steps.gradient_norm_total), 3),
             short(at(&steps.learning_rate_weights)),
-            optional(at(&steps.tokens_per_second), 0),
+            at(&steps.tokens_per_second).map_or("–".to_string(), |rate| grouped(rate.round() as i128)),
         ]);
     }
     table
 }
 
-fn with_domains(first: &[&str], history: &RunHistory) -> Table {
-    let names = first.iter().map(|name| name.to_string()).chain(history.domains.iter().cloned());
-    Table::new(names)
+/// A row per domain and a column per evaluation, so that many domains make a table longer and not wider.
+fn by_domain(history: &RunHistory, evaluations: &[&Evaluation], last: &[&str]) -> Table {
+    let column = |evaluation: &&Evaluation| match evaluation.gates.as_str() {
+        "" | "plain" => step(&evaluation.step),
+        gates => format!("{} {gates}", step(&evaluation.step)),
+    };
+    let columns = evaluations.iter().map(column).chain(last.iter().map(|name| name.to_string()));
+    let names = std::iter::once(if history.domains.is_empty() { "" } else { "domain, at step" }.to_string());
+    Table::new(names.chain(columns))
 }
 
 /// Losses on held-out rows at about ten evaluations.
 pub(super) fn validation(history: &RunHistory) -> Table {
-    let mut table = with_domains(&["step", "gates", "mean"], history);
-    for evaluation in picked(&history.evaluations) {
-        let losses = history.domains.iter().map(|domain| {
-            let domain = evaluation.domain(domain);
-            let error = domain.and_then(|domain| domain.standard_error);
-            let error = error.map_or(String::new(), |error| format!(" ±{error:.3}"));
-            format!("{}{error}", optional(domain.and_then(|domain| domain.loss), 4))
-        });
-        let head = [evaluation.step.to_string(), evaluation.gates.clone(), optional(evaluation.mean_loss, 4)];
-        table.row(head.into_iter().chain(losses));
+    let evaluations = picked(history.evaluations.iter().collect());
+    let mut table = by_domain(history, &evaluations, &["± last"]);
+    if evaluations.is_empty() {
+        return table;
+    }
+    let means = evaluations.iter().map(|evaluation| optional(evaluation.mean_loss, 4));
+    table.row(std::iter::once("mean".to_string()).chain(means));
+    for name in &history.domains {
+        let losses = evaluations.iter().map(|e| optional(e.domain(name).and_then(|domain| domain.loss), 4));
+        let error = evaluations.last().and_then(|last| last.domain(name)?.standard_error);
+        table.row(std::iter::once(name.clone()).chain(losses).chain([optional(error, 3)]));
     }
     table
 }
 
-fn picked(evaluations: &[Evaluation]) -> Vec<&Evaluation> {
-    sampled(evaluations.len()).into_iter().filter_map(|index| evaluations.get(index)).collect()
+/// About ten of the evaluations; of steps with two of them both are of interest only at the end.
+fn picked(evaluations: Vec<&Evaluation>) -> Vec<&Evaluation> {
+    sampled(evaluations.len()).into_iter().filter_map(|index| evaluations.get(index).copied()).collect()
+}
+
+fn step(step: &u64) -> String {
+    grouped(i128::from(*step))
 }
 
 /// What happened to each domain.
@@ -131,7 +143,7 @@ pub(super) fn stories(history: &RunHistory) -> Table {
         "domain",
         "source",
         "just cut",
-        "hurt",
+        "degraded by",
         "last",
         "recovered",
         "share first",
@@ -161,32 +173,37 @@ pub(super) fn stories(history: &RunHistory) -> Table {
 pub(super) fn proportions(history: &RunHistory, width: usize) -> Table {
     let steps = &history.steps;
     let places = sampled(steps.len());
-    let numbers = places.iter().filter_map(|index| steps.step.get(*index)).map(|step| format!("@{step}"));
-    let mut table = Table::new(std::iter::once("domain".to_string()).chain(numbers).chain(["course".to_string()]));
+    let numbers = places.iter().filter_map(|index| steps.step.get(*index)).map(step);
+    let names = std::iter::once("domain, at step".to_string());
+    let mut table = Table::new(names.chain(numbers).chain(["trend".to_string()]));
     for domain in &steps.domains {
         let shares = places.iter().map(|index| optional(domain.proportion.get(*index).copied().flatten(), 3));
-        let course = sparkline(&domain.proportion, width);
-        table.row(std::iter::once(domain.domain.clone()).chain(shares).chain([course]));
+        let trend = sparkline(&domain.proportion, width);
+        table.row(std::iter::once(domain.domain.clone()).chain(shares).chain([trend]));
     }
     table
 }
 
 /// Loss over reference at about ten evaluations; empty without references.
 pub(super) fn excess(history: &RunHistory) -> Table {
-    let mut table = with_domains(&["step", "mixer moved"], history);
     let known = |evaluation: &&Evaluation| evaluation.domains.iter().any(|domain| domain.excess.is_some());
-    let evaluations: Vec<&Evaluation> = history.evaluations.iter().filter(known).collect();
-    for evaluation in sampled(evaluations.len()).into_iter().filter_map(|index| evaluations.get(index)) {
-        let moved = if evaluation.mixer_updated { "yes" } else { "no" };
-        let excess = history.domains.iter().map(|domain| optional(evaluation.domain(domain).and_then(|d| d.excess), 4));
-        table.row([evaluation.step.to_string(), moved.to_string()].into_iter().chain(excess));
+    let evaluations = picked(history.evaluations.iter().filter(known).collect());
+    let mut table = by_domain(history, &evaluations, &[]);
+    if evaluations.is_empty() {
+        return table;
+    }
+    let moved = evaluations.iter().map(|evaluation| if evaluation.mixer_updated { "yes" } else { "no" }.to_string());
+    table.row(std::iter::once("mixer moved".to_string()).chain(moved));
+    for name in &history.domains {
+        let excess = evaluations.iter().map(|e| optional(e.domain(name).and_then(|domain| domain.excess), 4));
+        table.row(std::iter::once(name.clone()).chain(excess));
     }
     table
 }
 
 /// The constraint by mask.
 pub(super) fn constraints(history: &RunHistory, width: usize) -> Table {
-    let mut table = Table::new(["mask", "expected", "target", "violation", "worst row", "λ1", "λ2", "course"]);
+    let mut table = Table::new(["mask", "expected", "target", "violation", "worst row", "λ1", "λ2", "trend"]);
     let last = |column: &Column| optional(ends(column).1, 4);
     for module in &history.steps.modules {
         table.row([
@@ -214,21 +231,21 @@ pub(super) fn polarisation(history: &RunHistory) -> Table {
         let counts =
             modules.iter().map(|module| snapshot.undecided.get(module).map_or("–".to_string(), |n| grouped(*n)));
         let sparsity = format!("{:.4}", snapshot.expected_sparsity);
-        table.row(std::iter::once(snapshot.step.to_string()).chain(counts).chain([sparsity]));
+        table.row(std::iter::once(step(&snapshot.step)).chain(counts).chain([sparsity]));
     }
     table
 }
 
 /// When each mask had found its units.
 pub(super) fn settled(history: &RunHistory) -> Table {
-    let mut table = Table::new(["mask", "same units from step", "decided from step", "undecided at the end"]);
-    let step = |step: Option<u64>| step.map_or("not settled".to_string(), |step| step.to_string());
+    let mut table = Table::new(["mask", "same units kept from step", "decided from step", "undecided at the end"]);
+    let from = |from: Option<u64>| from.map_or("not yet".to_string(), |from| step(&from));
     for settled in &history.settled {
         let undecided: usize = settled.rows.iter().filter(|row| !row.removed).map(|row| row.undecided).sum();
         table.row([
             settled.module.to_string(),
-            step(settled.same_units_from),
-            step(settled.decided_from),
+            from(settled.same_units_from),
+            from(settled.decided_from),
             grouped(undecided as i64),
         ]);
     }
@@ -238,10 +255,13 @@ pub(super) fn settled(history: &RunHistory) -> Table {
 /// The first events, a line each; checkpoints are in the headline already.
 pub(super) fn events(history: &RunHistory) -> String {
     let told: Vec<_> = history.events.iter().filter(|event| event.kind != "save").collect();
-    let mut text: String =
-        told.iter().take(LISTED_EVENTS).map(|event| format!("step {:>6}  {}\n", event.step, event.text)).collect();
+    let mut text: String = told
+        .iter()
+        .take(LISTED_EVENTS)
+        .map(|event| format!("step {:>7}  {}\n", step(&event.step), event.text))
+        .collect();
     if told.len() > LISTED_EVENTS {
-        text.push_str(&format!("{} more are in --json\n", told.len() - LISTED_EVENTS));
+        text.push_str(&format!("{} more in --json\n", told.len() - LISTED_EVENTS));
     }
     text
 }

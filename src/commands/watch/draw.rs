@@ -5,6 +5,7 @@ use crate::cli::sparkline::sparkline;
 use crate::cli::table::{Table, bytes, duration, grouped, optional};
 use crate::cli::terminal::size_of_stdout;
 use crate::inspect::live::{LiveEvaluation, LiveRun};
+use crate::words::{counted, thousands};
 use std::path::Path;
 
 const BAR_COLUMNS: usize = 30;
@@ -82,8 +83,8 @@ impl View<'_> {
     }
 
     fn steps(&self) -> String {
-        let steps = self.live.steps.map_or("?".to_string(), |steps| steps.to_string());
-        format!("{}/{steps}", self.live.step)
+        let steps = self.live.steps.map_or("?".to_string(), thousands);
+        format!("{}/{steps}", thousands(self.live.step))
     }
 
     /// Whether somebody is at work on it, and since when nothing was heard where that is worth a word.
@@ -96,9 +97,9 @@ impl View<'_> {
     fn who(&self) -> String {
         match self.activity {
             _ if self.live.is_finished() => "finished".to_string(),
-            Activity::Process(process) => format!("process {process} at work"),
-            Activity::Nobody => "stopped (no process of this machine writes to it)".to_string(),
-            Activity::Unknown => "no sign of its process".to_string(),
+            Activity::Process(process) => format!("running (process {process})"),
+            Activity::Nobody => "stopped (no process on this machine is writing to it)".to_string(),
+            Activity::Unknown => "not known whether a process is running".to_string(),
         }
     }
 
@@ -135,7 +136,7 @@ impl View<'_> {
         let live = self.live;
         let mut parts = Vec::new();
         parts.extend(live.tokens_per_second.map(|rate| format!("{} tokens/s", grouped(rate as i64))));
-        parts.extend(live.seconds_per_step.map(|seconds| format!("{seconds:.2} s a step")));
+        parts.extend(live.seconds_per_step.map(|seconds| format!("{seconds:.2} s per step")));
         parts.extend(live.peak_memory_bytes.map(|peak| format!("peak memory {}", bytes(peak as f64))));
         parts.extend(live.learning_rate.map(|rate| format!("learning rate {rate:.2e}")));
         parts.extend(live.gradient_norm.map(|norm| format!("gradient norm {norm:.3}")));
@@ -147,17 +148,18 @@ impl View<'_> {
         let mut parts = Vec::new();
         parts.extend(live.evaluation.as_ref().map(|found| format!("validation {}", evaluated(found))));
         parts.extend(live.cut.as_ref().map(|found| format!("cut to target {}", evaluated(found))));
-        parts.extend(live.last_save.map(|step| format!("saved at step {step}")));
-        parts.extend(live.last_not_saved.map(|step| format!("not saved at step {step}: disk full")));
+        parts.extend(live.last_save.map(|step| format!("saved at step {}", thousands(step))));
+        parts.extend(live.last_not_saved.map(|step| format!("not saved at step {}: disk full", thousands(step))));
         if live.skipped > 0 {
-            let last = live.last_skip.map_or(String::new(), |step| format!(" (last {step})"));
-            parts.push(format!("skipped steps: {}{last}", live.skipped));
+            let last = live.last_skip.map_or(String::new(), |step| format!(" (last at {})", thousands(step)));
+            parts.push(format!("{} skipped{last}", counted(live.skipped, "step")));
         }
         if live.resumed > 0 {
-            parts.push(format!("resumed: {}", live.resumed));
+            let times = if live.resumed == 1 { "once".to_string() } else { format!("{} times", live.resumed) };
+            parts.push(format!("resumed {times}"));
         }
         if live.unreadable_lines > 0 {
-            parts.push(format!("unreadable lines: {}", live.unreadable_lines));
+            parts.push(counted(live.unreadable_lines, "unreadable line"));
         }
         (!parts.is_empty()).then(|| parts.join("  "))
     }
@@ -203,7 +205,7 @@ impl View<'_> {
 }
 
 fn evaluated(found: &LiveEvaluation) -> String {
-    format!("{} at step {}", optional(found.mean_loss, 4), found.step)
+    format!("{} at step {}", optional(found.mean_loss, 4), thousands(found.step))
 }
 
 fn bar(done: f64) -> String {
@@ -265,7 +267,7 @@ mod tests {
         let mut live = live(&records());
         let text = view(&live, Activity::Process(7)).lines(80).join("\n");
         for said in [
-            "prune · runs/a · process 7 at work",
+            "prune · runs/a · running (process 7)",
             "step 1/4",
             "25 %",
             "1 min 30 s left",

@@ -1,131 +1,186 @@
-//! Answers about the domains: which were hurt, which recovered, where the data went.
+//! Answers about the domains: which were degraded, which recovered, where the data went.
 
 use super::{Answer, Verdict};
-use crate::inspect::{DomainStory, HeldOutLoss, RunHistory};
-use crate::report::lineage::RunView;
-use crate::report::number::{Unit, listed};
+use crate::inspect::{DomainStory, HeldOutLoss, Later, RunHistory};
+use crate::report::lineage::{RunView, stories};
+use crate::report::number::{Unit, listed, significant};
+use crate::words::{counted, plural};
 
-/// A domain counts as hurt from this many standard errors on.
-const HURT_ERRORS: f64 = 2.0;
-/// Shares of all rows that differ by less count as the same.
+/// A domain counts as degraded from this many standard errors on.
+const DEGRADED_ERRORS: f64 = 2.0;
+/// Shares of all tokens that differ by less count as the same.
 const EVEN: f64 = 0.005;
 /// A proportion that was higher than at both ends by more than this is told.
 const PEAK: f64 = 0.02;
-/// A domain counts as recovered when so much of the damage is made good.
+/// A domain counts as recovered when so much of the damage is recovered.
 const RECOVERED: f64 = 0.95;
 
-pub(super) fn hurt(line: &[&RunView]) -> Answer {
-    const QUESTION: &str = "Which domains were hurt by pruning, and which recovered?";
-    let histories: Vec<&RunHistory> = line.iter().map(|run| run.history).collect();
-    let stories = crate::inspect::story::joined(&histories);
-    let both: Vec<&DomainStory> =
-        stories.iter().filter(|story| story.source.is_some() && story.cut.is_some()).collect();
-    let known: Vec<&DomainStory> = both.iter().copied().filter(|story| is_measured(story)).collect();
-    if known.is_empty() {
-        let answer = match both.is_empty() {
-            true => "It takes a loss of the source and one of the cut model, and the runs do not have both.",
-            false => {
-                "None of these runs evaluated the source: give the run that pruned it too. Its reference losses are of \
-                 other rows, so the differences below do not tell."
-            }
-        };
-        let points = both.into_iter().map(story_point).collect();
-        return Answer::new("hurt", QUESTION, Verdict::Open, answer).with(points);
+pub(super) fn degraded(line: &[&RunView], all: &[RunView]) -> Answer {
+    const QUESTION: &str = "Which domains did pruning degrade, and which recovered?";
+    let last = line.last().map_or(String::new(), |run| run.label.clone());
+    let stories = stories(line, all);
+    let cut: Vec<&DomainStory> = stories.iter().filter(|story| story.cut.is_some()).collect();
+    let measured: Vec<&DomainStory> = cut.iter().copied().filter(|story| story.damage().is_some()).collect();
+    let mut points = cut;
+    // Stable, and domains without a known damage come last.
+    points.sort_by(|a, b| damage(b).total_cmp(&damage(a)));
+    let points = points.into_iter().map(|story| story_point(story, &last)).collect();
+    if measured.is_empty() {
+        return Answer::new("hurt", QUESTION, Verdict::Open, unmeasured(&stories)).with(points);
     }
-    let hurt: Vec<&&DomainStory> = known.iter().filter(|story| is_hurt(story)).collect();
-    let names = |stories: &[&&DomainStory]| listed(&stories.iter().map(|s| s.domain.clone()).collect::<Vec<_>>());
-    let later = known.iter().any(|story| story.recovered.is_some());
-    let (back, still): (Vec<&&DomainStory>, Vec<&&DomainStory>) =
-        hurt.iter().partition(|story| story.recovered.is_some_and(|part| part >= RECOVERED));
-    let answer = match (hurt.is_empty(), later, still.is_empty()) {
-        (true, ..) => "No domain lost more than two standard errors by the cut.".to_string(),
-        (false, false, _) => format!("Hurt: {}. No later evaluation says whether they recovered.", names(&hurt)),
-        (false, true, true) => format!("Hurt: {}. All of them have recovered.", names(&hurt)),
-        (false, true, false) => {
-            let back = if back.is_empty() { "none".to_string() } else { names(&back) };
-            format!("Hurt: {}. Recovered: {back}; not yet: {}.", names(&hurt), names(&still))
-        }
-    };
-    let verdict = match (hurt.is_empty(), later && still.is_empty()) {
-        (true, _) | (false, true) => Verdict::Good,
-        _ => Verdict::Fact,
-    };
-    let mut sorted = known;
-    sorted.sort_by(|a, b| damage(b).total_cmp(&damage(a)));
-    Answer::new("hurt", QUESTION, verdict, answer).with(sorted.into_iter().map(story_point).collect())
+    let (verdict, answer) = verdict(&measured);
+    Answer::new("hurt", QUESTION, verdict, answer).with(points)
 }
 
-/// Whether the source's loss is of rows that a run evaluated; a reference loss may be of any.
-fn is_measured(story: &DomainStory) -> bool {
-    story.source.is_some_and(|source| source.step.is_some())
+/// Why no damage is known.
+fn unmeasured(stories: &[DomainStory]) -> &'static str {
+    let reference = |story: &DomainStory| story.cut.is_some() && story.source.is_some();
+    match stories.iter().any(reference) {
+        true => {
+            "None of these runs evaluated the source: give the run that pruned it too. On which rows its reference losses \
+             were measured is not recorded, so they are not compared with the losses below."
+        }
+        false => {
+            "It takes a loss of the source and one of the cut model on the same rows, and the runs do not have both."
+        }
+    }
+}
+
+fn verdict(measured: &[&DomainStory]) -> (Verdict, String) {
+    let degraded: Vec<&DomainStory> = measured.iter().copied().filter(|story| is_degraded(story)).collect();
+    if degraded.is_empty() {
+        return (Verdict::Good, "No domain lost more than two standard errors by the cut.".to_string());
+    }
+    let names = |of: &dyn Fn(&DomainStory) -> bool| {
+        let names: Vec<&str> = degraded.iter().filter(|story| of(story)).map(|story| story.domain.as_str()).collect();
+        (!names.is_empty()).then(|| listed(&names))
+    };
+    let is_back = |story: &DomainStory| story.recovered.is_some_and(|part| part >= RECOVERED);
+    let all = names(&|_| true).unwrap_or_default();
+    if degraded.iter().all(|story| story.later == Later::Nothing) {
+        return (Verdict::Fact, format!("Degraded: {all}. No later evaluation says whether they recovered."));
+    }
+    if degraded.iter().all(|story| is_back(story)) {
+        return (Verdict::Good, format!("Degraded: {all}. All of them have recovered."));
+    }
+    let parts = [
+        ("Recovered", names(&is_back)),
+        ("not yet", names(&|story| story.later == Later::SameRows && !is_back(story))),
+        ("evaluated on other rows since, so not comparable", names(&|story| story.later == Later::OtherRows)),
+        ("not evaluated since", names(&|story| matches!(story.later, Later::NotContinued | Later::Nothing))),
+    ];
+    let parts: Vec<String> =
+        parts.into_iter().filter_map(|(what, names)| Some(format!("{what}: {}", names?))).collect();
+    let said = parts.join("; ");
+    // A sentence begins with a capital.
+    let said = said.chars().take(1).flat_map(char::to_uppercase).chain(said.chars().skip(1)).collect::<String>();
+    (Verdict::Fact, format!("Degraded: {all}. {said}."))
 }
 
 fn damage(story: &DomainStory) -> f64 {
-    story.cut.zip(story.source).map_or(0.0, |(cut, source)| cut.loss - source.loss)
+    story.damage().unwrap_or(f64::NEG_INFINITY)
 }
 
 /// Without standard errors any rise counts.
-fn is_hurt(story: &DomainStory) -> bool {
-    damage(story) > 0.0 && story.hurt.is_none_or(|errors| errors >= HURT_ERRORS)
+fn is_degraded(story: &DomainStory) -> bool {
+    damage(story) > 0.0 && story.hurt.is_none_or(|errors| errors >= DEGRADED_ERRORS)
 }
 
-fn story_point(story: &DomainStory) -> String {
-    let loss = |held: Option<HeldOutLoss>| held.map_or("–".to_string(), |held| Unit::Plain.text(held.loss));
-    let rows = if story.paired { "" } else { ", taken as of different rows" };
+fn loss(held: Option<HeldOutLoss>) -> String {
+    held.map_or("–".to_string(), |held| Unit::Plain.text(held.loss))
+}
+
+/// A domain in a sentence; `last` is the run that evaluated last.
+fn story_point(story: &DomainStory, last: &str) -> String {
+    let name = &story.domain;
+    let Some(damage) = story.damage() else { return unmeasured_point(story, last) };
+    let rows = if story.paired { "" } else { ", unpaired" };
     // Cut, not rounded: 1.96 is below two.
     let tenths = |errors: f64| (errors * 10.0).trunc() / 10.0;
     let errors = story.hurt.map_or(String::new(), |errors| format!(", {:.1} standard errors{rows}", tenths(errors)));
-    let now = match story.recovered {
-        Some(part) if part >= 1.0 => format!(", now {} (all made good)", loss(story.last)),
-        Some(part) => format!(", now {} ({} made good)", loss(story.last), Unit::Percent.text(part)),
-        None if story.last.is_some() && story.last != story.cut => format!(", now {}", loss(story.last)),
-        None => String::new(),
+    let now = match (story.later, story.recovered) {
+        (Later::SameRows, Some(part)) if part >= 1.0 => format!(", now {} (all recovered)", loss(story.last)),
+        (Later::SameRows, Some(part)) => {
+            format!(", now {} ({} recovered)", loss(story.last), Unit::Percent.text(part))
+        }
+        (Later::SameRows, None) => format!(", now {}", loss(story.last)),
+        (Later::OtherRows, _) => format!(". {last} evaluated it on other rows: {}", since(story)),
+        (Later::NotContinued, _) => format!(". Not in the data of {last}, so not evaluated since"),
+        (Later::Nothing, _) => String::new(),
     };
-    format!(
-        "{}: {} → {} by the cut ({:+.3}{errors}){now}.",
-        story.domain,
-        loss(story.source),
-        loss(story.cut),
-        damage(story)
-    )
+    format!("{name}: {} → {} by the cut ({damage:+.3}{errors}){now}.", loss(story.source), loss(story.cut))
+}
+
+/// What is known of a domain whose source was not evaluated on the rows of the cut.
+fn unmeasured_point(story: &DomainStory, last: &str) -> String {
+    let name = &story.domain;
+    let why = match story.source {
+        Some(_) => format!("the reference loss of the source is {}, of rows that are not recorded", loss(story.source)),
+        None => "the source was not evaluated on it".to_string(),
+    };
+    let now = match story.later {
+        Later::Nothing => String::new(),
+        Later::NotContinued => format!("; not in the data of {last}"),
+        Later::SameRows | Later::OtherRows => format!("; {}", since(story)),
+    };
+    format!("{name}: {} just cut; {why}{now}.", loss(story.continued_from.or(story.cut)))
+}
+
+/// From the cut to the last evaluation, both by the run that continued.
+fn since(story: &DomainStory) -> String {
+    format!("{} → {} since the cut", loss(story.continued_from.or(story.cut)), loss(story.last))
 }
 
 pub(super) fn data(line: &[&RunView]) -> Answer {
     const QUESTION: &str = "Where did the data go?";
     let histories: Vec<&RunHistory> = line.iter().map(|run| run.history).collect();
-    let mut stories = crate::inspect::story::joined(&histories);
-    let all: f64 = stories.iter().filter_map(|story| story.rows).sum();
-    if all <= 0.0 {
+    let mut stories = crate::inspect::story::joined(&histories, &[]);
+    let rows: f64 = stories.iter().filter_map(|story| story.rows).sum();
+    if rows <= 0.0 {
         return Answer::new("data", QUESTION, Verdict::Open, "No step is recorded, so this cannot be said.");
     }
-    let rows = |story: &DomainStory| story.rows.unwrap_or(0.0);
-    stories.sort_by(|a, b| rows(b).total_cmp(&rows(a)));
-    let tokens: f64 = histories.iter().filter_map(|history| history.tokens).sum();
-    let share = |story: &DomainStory| Unit::Percent.text(rows(story) / all);
-    let even = stories.first().zip(stories.last()).is_some_and(|(most, least)| rows(most) - rows(least) < EVEN * all);
-    let most = stories.first().map_or(String::new(), |story| format!("{} gave most ({})", story.domain, share(story)));
+    // Rows of different runs may be of different lengths; without token counts they are all there is.
+    let all: f64 = stories.iter().filter_map(|story| story.tokens).sum();
+    let given = |story: &DomainStory| if all > 0.0 { story.tokens } else { story.rows }.unwrap_or(0.0);
+    let total = if all > 0.0 { all } else { rows };
+    stories.sort_by(|a, b| given(b).total_cmp(&given(a)));
+    let share = |story: &DomainStory| Unit::Percent.text(given(story) / total);
+    let even =
+        stories.first().zip(stories.last()).is_some_and(|(most, least)| given(most) - given(least) < EVEN * total);
+    let amount = if all > 0.0 {
+        format!("{} tokens", Unit::Count.text(all))
+    } else {
+        format!("{} rows", Unit::Count.text(rows))
+    };
+    let most =
+        stories.first().map_or(String::new(), |story| format!("the most from {} ({})", story.domain, share(story)));
     let least = stories.last().filter(|_| stories.len() > 1);
-    let least = least.map_or(String::new(), |story| format!(", {} least ({})", story.domain, share(story)));
+    let least = least.map_or(String::new(), |story| format!(", the fewest from {} ({})", story.domain, share(story)));
     let answer = match even {
-        true => {
-            format!("All {} domains gave about as much, {} tokens in all.", stories.len(), Unit::Count.text(tokens))
-        }
-        false => format!("Of {} tokens {most}{least}.", Unit::Count.text(tokens)),
+        true => format!("{amount} in all, about as many from each of {}.", counted(stories.len() as u64, "domain")),
+        false => format!("{amount} in all: {most}{least}."),
     };
     let points = stories.iter().map(|story| {
         let moved = match (story.first_proportion, story.last_proportion) {
             (Some(first), Some(last)) => {
                 let peak = peak(line, &story.domain, first.max(last)).unwrap_or_default();
-                format!("; proportion {} → {}{peak}", Unit::Percent.text(first), Unit::Percent.text(last))
+                let (first, last) = (Unit::Percent.text(first), Unit::Percent.text(last));
+                let way = if first == last { first } else { format!("{first} → {last}") };
+                format!("; proportion {way}{peak}")
             }
             _ => String::new(),
         };
-        let tokens = Unit::Count.text((tokens * rows(story) / all).round());
-        let epochs = story.epochs.map_or(String::new(), |epochs| format!(", {} epochs", Unit::Plain.text(epochs)));
+        let tokens =
+            story.tokens.map_or(String::new(), |tokens| format!(", about {} tokens", Unit::Count.text(tokens.round())));
+        let epochs = story.epochs.map_or(String::new(), |epochs| {
+            format!(", {} {}", significant(epochs, 2), plural(u64::from(epochs == 1.0), "epoch"))
+        });
+        let rows = story.rows.unwrap_or(0.0);
         format!(
-            "{}: {} rows, about {tokens} tokens ({}){epochs}{moved}.",
+            "{}: {} {}{tokens} ({}){epochs}{moved}.",
             story.domain,
-            Unit::Count.text(rows(story)),
+            Unit::Count.text(rows),
+            plural(rows as u64, "row"),
             share(story)
         )
     });

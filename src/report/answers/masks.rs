@@ -1,42 +1,50 @@
-//! Answers from the masks: what survived, whether the constraint held, when it was decided, whether the written model is
-//! the masked one.
+//! Answers from the masks: what was kept, whether the constraint held, when it was decided, whether the exported model
+//! matches the masked one.
 
 use super::{Answer, Verdict};
 use crate::inspect::columns::ends;
 use crate::inspect::{ModuleSteps, RunHistory, SurvivingLayer, WrittenEquivalence};
 use crate::report::figures::shape_differences;
-use crate::report::number::{Unit, listed, ranges, significant};
+use crate::report::number::{Unit, grouped, listed, ranges, significant};
+use crate::words::thousands;
+use serde_json::Value;
 
 /// Expected and target sparsity may differ by so much; the same as for the choice of the best checkpoint.
 const TOLERANCE: f64 = crate::inspect::notes::CONSTRAINT_TOLERANCE;
+/// The question of what is left.
+pub(super) const WHICH_KEPT: &str = "Which layers and heads were kept?";
 /// Layers whose heads are named one by one.
 const NAMED_LAYERS: usize = 8;
 
 pub(super) fn survivors(history: &RunHistory) -> Answer {
-    const QUESTION: &str = "Which layers and heads survived?";
     let Some(survivors) = &history.survivors else {
-        return Answer::new("survivors", QUESTION, Verdict::Open, "No mask file can be read, so this cannot be said.");
+        return Answer::new(
+            "survivors",
+            WHICH_KEPT,
+            Verdict::Open,
+            "No mask file can be read, so this cannot be said.",
+        );
     };
     let index =
         |numbers: &mut dyn Iterator<Item = i64>| numbers.filter_map(|n| usize::try_from(n).ok()).collect::<Vec<_>>();
     let kept = index(&mut survivors.layers.iter().map(|layer| layer.source_layer));
     let (source, target) = (&survivors.source, &survivors.target);
     let answer = match survivors.removed_layers.is_empty() {
-        true => format!("All {} layers stay.", source.num_hidden_layers),
-        false => format!("{} of {} layers stay: {}.", kept.len(), source.num_hidden_layers, ranges(&kept)),
+        true => format!("All {} layers are kept.", source.num_hidden_layers),
+        false => format!("{} of {} layers are kept: {}.", kept.len(), source.num_hidden_layers, ranges(&kept)),
     };
     let mut points = Vec::new();
     if !survivors.removed_layers.is_empty() {
         points.push(format!("Removed: {}.", ranges(&index(&mut survivors.removed_layers.iter().copied()))));
     }
     points.push(format!(
-        "Each layer that stays keeps {} of {} query heads and {} of {} MLP units; {} of {} hidden dimensions stay.",
+        "Each kept layer has {} of {} query heads and {} of {} MLP units left; {} of {} hidden dimensions are kept.",
         target.num_attention_heads,
         source.num_attention_heads,
-        target.intermediate_size,
-        source.intermediate_size,
-        survivors.hidden,
-        source.hidden_size
+        grouped(target.intermediate_size),
+        grouped(source.intermediate_size),
+        grouped(survivors.hidden as i64),
+        grouped(source.hidden_size)
     ));
     if target.num_attention_heads < source.num_attention_heads {
         let heads = |layer: &SurvivingLayer| {
@@ -44,11 +52,39 @@ pub(super) fn survivors(history: &RunHistory) -> Answer {
         };
         match survivors.layers.len() <= NAMED_LAYERS {
             true => points.extend(survivors.layers.iter().map(heads)),
-            false => points.push("Which heads of each layer: in the table under Masks.".to_string()),
+            false => points.push("The heads of each layer are in the table under Masks.".to_string()),
         }
     }
-    points.push(format!("By the masks of step {} ({}).", survivors.step, survivors.path));
-    Answer::new("survivors", QUESTION, Verdict::Fact, answer).with(points)
+    points.extend(half_alive_layers(history));
+    points.push(format!("From the masks of step {} ({}).", thousands(survivors.step), survivors.path));
+    Answer::new("survivors", WHICH_KEPT, Verdict::Fact, answer).with(points)
+}
+
+/// Layers that the cut keeps although their gate is more closed than open: kept they are, and it costs.
+fn half_alive_layers(history: &RunHistory) -> Option<String> {
+    let last = history.snapshots.last()?;
+    let gates = last.layers.iter().zip(&last.kept_layers).enumerate();
+    let half_alive: Vec<usize> = gates.filter(|(_, (gate, kept))| **kept && **gate < 0.5).map(|(at, _)| at).collect();
+    let gates = |count: usize| if count == 1 { "its gate is" } else { "their gates are" };
+    (!half_alive.is_empty())
+        .then(|| format!("Kept, but half-alive ({} below 0.5): {}.", gates(half_alive.len()), ranges(&half_alive)))
+}
+
+/// What a one-shot cut kept: how many of each, since which ones is not recorded.
+pub(super) fn one_shot(history: &RunHistory) -> Answer {
+    let size = |shape: &Value, key: &str| shape[key].as_i64().map_or("?".to_string(), grouped);
+    let part = |(key, name): (&str, &str)| {
+        format!("{} of {} {name}", size(&history.target_shape, key), size(&history.source_shape, key))
+    };
+    let parts = [
+        ("num_hidden_layers", "layers"),
+        ("num_attention_heads", "query heads"),
+        ("intermediate_size", "MLP units"),
+        ("hidden_size", "hidden dimensions"),
+    ];
+    let answer = format!("A one-shot cut without training: it kept {}.", listed(&parts.map(part)));
+    let points = vec!["It has no masks, so which ones it kept is not recorded.".to_string()];
+    Answer::new("survivors", WHICH_KEPT, Verdict::Fact, answer).with(points)
 }
 
 pub(super) fn constraint(history: &RunHistory) -> Answer {
@@ -64,30 +100,35 @@ pub(super) fn constraint(history: &RunHistory) -> Answer {
     };
     // The steps that are recorded count: a damaged file may end before the masks do.
     let recorded = history.steps.step.last().copied().unwrap_or(0);
+    let at = thousands(recorded);
     let finished = history.planned_steps.is_some_and(|planned| recorded >= planned);
     let size = significant(gap.abs(), 2);
     let side = if gap > 0.0 { "above" } else { "below" };
     let (verdict, answer) = match (gap.abs() <= TOLERANCE, finished) {
         (true, true) => (
             Verdict::Good,
-            format!("Yes: every mask ended within {TOLERANCE} of its target; the largest gap is {size} ({worst})."),
+            format!(
+                "Yes: every mask ended within {TOLERANCE} of its target sparsity; the largest gap is {size} ({worst})."
+            ),
         ),
-        (false, true) => (Verdict::Bad, format!("No: {worst} ended {size} {side} its target.")),
+        (false, true) => (Verdict::Bad, format!("No: {worst} ended {size} {side} its target sparsity.")),
         (true, false) => (
             Verdict::Open,
             format!(
-                "So far: at step {recorded}, the last recorded one, every mask is within {TOLERANCE} of its target."
+                "So far: at step {at}, the last recorded one, every mask is within {TOLERANCE} of its target sparsity."
             ),
         ),
         (false, false) => (
             Verdict::Open,
-            format!("Not yet: at step {recorded}, the last recorded one, {worst} is {size} {side} its target."),
+            format!("Not yet: at step {at}, the last recorded one, {worst} is {size} {side} its target sparsity."),
         ),
     };
     let mut points: Vec<String> =
         known.iter().map(|(module, expected, target)| module_point(module, *expected, *target)).collect();
     // Early on and with large learning rates one update moves the masks visibly.
-    points.push(format!("Sizes are those of the forward of step {recorded}; Masks below shows them after its update."));
+    points.push(format!(
+        "Sparsities are those of the forward pass of step {at}; Masks below shows them after its update."
+    ));
     points.push(shape_point(history));
     Answer::new("constraint", QUESTION, verdict, answer).with(points)
 }
@@ -108,22 +149,22 @@ fn module_point(module: &ModuleSteps, expected: f64, target: f64) -> String {
     // A mask over all layers has one row: the mean.
     let by_layer = !matches!(module.module.as_str(), "layer" | "hidden");
     let row = row.filter(|row| by_layer && row.abs() > (expected - target).abs());
-    let row = row.map_or(String::new(), |row| format!("; one layer is {} off", significant(row.abs(), 2)));
-    format!("{}: removes {}, target {}{row}.", module.module, Unit::Percent.text(expected), Unit::Percent.text(target))
+    let row = row.map_or(String::new(), |row| format!("; the worst layer is off by {}", significant(row.abs(), 2)));
+    format!("{}: {} removed, target {}{row}.", module.module, Unit::Percent.text(expected), Unit::Percent.text(target))
 }
 
 fn shape_point(history: &RunHistory) -> String {
     match shape_differences(history) {
-        Some(differences) if differences.is_empty() => "The written model has exactly the target shape.".to_string(),
-        Some(differences) => format!("The written model differs from the target shape in {}.", listed(&differences)),
-        None => "No written model is there to compare with the target shape.".to_string(),
+        Some(differences) if differences.is_empty() => "The exported model has exactly the target shape.".to_string(),
+        Some(differences) => format!("The exported model differs from the target shape in {}.", listed(&differences)),
+        None => "There is no exported model to compare with the target shape.".to_string(),
     }
 }
 
 pub(super) fn settled(history: &RunHistory) -> Answer {
     const QUESTION: &str = "When did the masks settle?";
     if history.snapshots.len() < 2 || history.settled.is_empty() {
-        let answer = "It takes at least two readable mask snapshots to say, and there are not so many.";
+        let answer = "It takes at least two readable mask snapshots to say, and there are fewer.";
         return Answer::new("settled", QUESTION, Verdict::Open, answer);
     }
     let moving: Vec<String> = history
@@ -135,45 +176,50 @@ pub(super) fn settled(history: &RunHistory) -> Answer {
     let last = history.settled.iter().filter_map(|mask| mask.same_units_from).max();
     let (verdict, answer) = match (moving.is_empty(), last) {
         (true, Some(step)) => {
-            (Verdict::Good, format!("From step {step} on no mask changes which units it keeps by more than 1 %."))
+            let step = thousands(step);
+            (Verdict::Good, format!("From step {step} on no mask changes its set of kept units by more than 1 %."))
         }
-        _ => (Verdict::Bad, format!("Not all: {} still changed which units to keep at the end.", listed(&moving))),
+        _ => (
+            Verdict::Bad,
+            format!("Not all did: the set of kept units was still changing at the end in {}.", listed(&moving)),
+        ),
     };
     let step = |step: Option<u64>, what: &str| {
-        step.map_or(format!("{what} not yet"), |step| format!("{what} from step {step}"))
+        step.map_or(format!("{what}: not yet"), |step| format!("{what} from step {}", thousands(step)))
     };
     let point = |mask: &crate::inspect::Settled| {
         format!(
             "{}: {}, {}.",
             mask.module,
-            step(mask.same_units_from, "same units"),
+            step(mask.same_units_from, "same units kept"),
             step(mask.decided_from, "decided")
         )
     };
     let mut points: Vec<String> = history.settled.iter().map(point).collect();
     points.push(format!(
-        "Seen at {} snapshots; decided: under 1 % of the units between 0.05 and 0.95.",
+        "From {} mask snapshots. Decided: under 1 % of the units, in the layers that are kept, have a gate between 0.05 \
+         and 0.95.",
         history.snapshots.len()
     ));
     Answer::new("settled", QUESTION, verdict, answer).with(points)
 }
 
 pub(super) fn equivalence(history: &RunHistory) -> Answer {
-    const QUESTION: &str = "Is the written model the masked one?";
+    const QUESTION: &str = "Does the exported model match the masked one?";
     let written = history.written.as_ref();
     let Some(check) = written.and_then(|written| written.equivalence.as_ref()) else {
         return Answer::new(
             "equivalence",
             QUESTION,
             Verdict::Open,
-            "No comparison is recorded: no model was written yet.",
+            "No comparison is recorded: no model has been exported yet.",
         );
     };
     let pairs = [("fold", check.folded, check.folded_bound), ("as written", check.written, check.written_bound)];
     let known = pairs.into_iter().filter_map(|(name, error, bound)| Some((name, error?, bound?)));
     let points = known.map(|(name, error, bound)| {
         format!(
-            "{name}: largest difference of logits {} of the largest logit, allowed {}.",
+            "{name}: the largest difference between logits is {} of the largest logit; allowed {}.",
             Unit::Plain.text(error),
             Unit::Plain.text(bound)
         )
@@ -181,16 +227,17 @@ pub(super) fn equivalence(history: &RunHistory) -> Answer {
     let mut points: Vec<String> = points.collect();
     points.extend(rounding_point(check));
     if goes_against_gates(history) {
-        // A warning about the cut stands above this answer, and is no doubt of it.
-        let what = "Both models are cut: units that the cut removed are closed in both. What the cut itself changed is \
-                    under Warnings and in the gap between the held-out losses.";
+        // A warning about the cut stands below this answer, and is no doubt of it.
+        let what = "Both are cut to the target: what the cut removed is closed in both. What the cut itself changed is under \
+                    Warnings, and in the gap between the held-out losses.";
         points.push(what.to_string());
     }
     let (verdict, answer) = match check.verdict() {
         None => (Verdict::Open, "The comparison is recorded without numbers."),
-        Some(true) => {
-            (Verdict::Good, "Yes: on real rows its logits equal those of the masked model, cut to the target.")
-        }
+        Some(true) => (
+            Verdict::Good,
+            "Yes: on real rows its logits match those of the masked model when that is cut to the target.",
+        ),
         Some(false) => {
             (Verdict::Bad, "Not proven: it differs from the masked model, cut to the target, by more than is allowed.")
         }

@@ -1,6 +1,6 @@
-//! The questions one has after a run, answered in plain sentences from its numbers: which layers and heads survived, did
-//! the constraint hold, when did the masks settle, which domains were hurt and which recovered, where did the data go,
-//! is the small model the masked one, is it faster. What cannot be answered says what is missing.
+//! The questions one has after a run, answered in plain sentences from its numbers: which layers and heads were kept, did
+//! the constraint hold, when did the masks settle, which domains did pruning degrade and which recovered, where did the
+//! data go, does the exported model match the masked one, is it faster. What cannot be answered says what is missing.
 
 mod domains;
 mod masks;
@@ -55,6 +55,7 @@ pub fn answers(line: &[&RunView], all: &[RunView], latency: Option<&LatencyFile>
     let prune = line.iter().find(|run| run.history.is_prune()).map(|run| run.history);
     let mut answers = Vec::new();
     match prune {
+        Some(history) if history.one_shot => answers.extend([masks::one_shot(history), masks::equivalence(history)]),
         Some(history) => answers.extend([
             masks::survivors(history),
             masks::constraint(history),
@@ -63,11 +64,11 @@ pub fn answers(line: &[&RunView], all: &[RunView], latency: Option<&LatencyFile>
         ]),
         None => answers.push(Answer::new(
             "survivors",
-            "Which layers and heads survived?",
+            masks::WHICH_KEPT,
             Verdict::Open,
-            "No pruning run is among the given ones, so nothing was removed here.",
+            "None of the given runs pruned, so nothing was removed here.",
         )),
     }
-    answers.extend([domains::hurt(line), domains::data(line), speed::speed(line, all, latency)]);
+    answers.extend([domains::degraded(line, all), domains::data(line), speed::speed(line, all, latency)]);
     answers
 }

@@ -4,7 +4,7 @@
 use super::{Answer, Verdict};
 use crate::report::lineage::RunView;
 use crate::report::measured::{Part, part_in};
-use crate::report::number::{Unit, listed, significant};
+use crate::report::number::{Unit, listed};
 use crate::report::side_files::{LatencyFile, LatencyModel, Spread, short_name};
 
 /// Closer to 1 than this, in any round, is no difference worth a verdict.
@@ -32,7 +32,7 @@ pub(super) fn speed(line: &[&RunView], all: &[RunView], latency: Option<&Latency
 /// The measured models of one line.
 struct Compared<'a> {
     base: &'a LatencyModel,
-    /// Every other one with how often as fast as the base it writes, where that can be said.
+    /// Every other one with its decoding speed over the base's, where that is known.
     others: Vec<(&'a LatencyModel, Option<Spread>)>,
     /// Whether the base is what the file compares with, round by round.
     is_first: bool,
@@ -53,14 +53,14 @@ impl<'a> Compared<'a> {
         if own.is_empty() {
             let measured = names(&mut latency.models.iter());
             return Err(format!(
-                "The latency file has measured {measured}: none of these runs wrote or began with any of them."
+                "The latency file has {measured}: none of these runs exported or started from any of them."
             ));
         }
         let Some((base, _)) = own.iter().copied().find(|(_, part)| *part == Part::Source) else {
             let measured = names(&mut own.iter().map(|(model, _)| *model));
             return Err(format!(
-                "Of these runs the latency file has measured {measured}, but not the model that they began with: nothing to \
-                 compare with."
+                "Of these runs the latency file has {measured}, but not the model that they started from: nothing to compare \
+                 with."
             ));
         };
         let is_first = latency.models.first().is_some_and(|first| std::ptr::eq(first, base));
@@ -89,8 +89,8 @@ impl<'a> Compared<'a> {
             .map(|(model, factor)| point(model, *factor, prefill_factor(model, self.base, self.is_first)));
         let rest = match self.foreign {
             0 => None,
-            1 => Some("One more measured model is not of these runs: see Speed.".to_string()),
-            more => Some(format!("{more} more measured models are not of these runs: see Speed.")),
+            1 => Some("One more measured model is not from these runs: see Speed.".to_string()),
+            more => Some(format!("{more} more measured models are not from these runs: see Speed.")),
         };
         Answer::new("speed", QUESTION, verdict, answer).with(std::iter::once(base).chain(others).chain(rest).collect())
     }
@@ -107,28 +107,28 @@ fn verdict(name: &str, factor: Spread, base: &str) -> (Verdict, String) {
     let (times, low, high) = (factor.median, factor.low, factor.high);
     if high > UNSTEADY * low {
         let answer = format!(
-            "Not clear: {name} writes {low:.2} to {high:.2} times as fast as {base}, by round. The machine was busy; measure \
-             again."
+            "Not clear: {name} decodes {low:.2}× to {high:.2}× as fast as {base}, depending on the round. The machine was \
+             busy; measure again."
         );
         return (Verdict::Fact, answer);
     }
     if low > 1.0 + MARGIN {
-        return (Verdict::Good, format!("Yes: {name} writes {times:.2} times as fast as {base}."));
+        return (Verdict::Good, format!("Yes: {name} decodes {times:.2}× as fast as {base}."));
     }
     if high < 1.0 - MARGIN {
-        return (Verdict::Bad, format!("No: {name} writes {times:.2} times as fast as {base}, which is slower."));
+        return (Verdict::Bad, format!("No, it is slower: {name} decodes {times:.2}× as fast as {base}."));
     }
-    (Verdict::Fact, format!("No clear difference: {name} writes {times:.2} times as fast as {base}."))
+    (Verdict::Fact, format!("No clear difference: {name} decodes {times:.2}× as fast as {base}."))
 }
 
-/// How often as fast a model writes as the base: round by round where that was measured (against the file's first
+/// How much faster a model decodes than the base: round by round where that was measured (against the file's first
 /// model), else by the rates.
 fn decode_factor(model: &LatencyModel, base: &LatencyModel, base_is_first: bool) -> Option<Spread> {
     let rates = (model.decode.tokens_per_second, base.decode.tokens_per_second);
     model.decode.speed_over_first.filter(|_| base_is_first).or_else(|| ratio(rates.0, rates.1))
 }
 
-/// The same for reading.
+/// The same for prefill.
 fn prefill_factor(model: &LatencyModel, base: &LatencyModel, base_is_first: bool) -> Option<Spread> {
     let rates = (model.prefill.tokens_per_second, base.prefill.tokens_per_second);
     model.prefill.speed_over_first.filter(|_| base_is_first).or_else(|| ratio(rates.0, rates.1))
@@ -139,24 +139,30 @@ fn ratio(value: Option<f64>, base: Option<f64>) -> Option<Spread> {
     ratio.is_finite().then_some(Spread { median: ratio, low: ratio, high: ratio })
 }
 
-fn point(model: &LatencyModel, writes: Option<Spread>, reads: Option<Spread>) -> String {
-    let rate =
-        |value: Option<f64>| value.map_or("–".to_string(), |value| format!("{} tokens/s", significant(value, 4)));
+/// Rates from a hundred on need no decimals.
+fn rounded(rate: f64) -> f64 {
+    if rate.abs() >= 100.0 { rate.round() } else { rate }
+}
+
+fn point(model: &LatencyModel, decode: Option<Spread>, prefill: Option<Spread>) -> String {
+    let rate = |value: Option<f64>| {
+        value.map_or("–".to_string(), |value| format!("{} tokens/s", Unit::Count.text(rounded(value))))
+    };
     let times = |factor: Option<Spread>| match factor {
         Some(factor) if factor.low < factor.high => {
-            format!(" ({:.2}×, {:.2} to {:.2} by round)", factor.median, factor.low, factor.high)
+            format!(" ({:.2}×, rounds {:.2}× to {:.2}×)", factor.median, factor.low, factor.high)
         }
         Some(factor) => format!(" ({:.2}×)", factor.median),
         None => String::new(),
     };
     format!(
-        "{}: writes {}{}, reads {}{}{}.",
+        "{}: decode {}{}, prefill {}{}{}.",
         short_name(&model.model),
         rate(model.decode.tokens_per_second),
-        times(writes),
+        times(decode),
         rate(model.prefill.tokens_per_second),
-        times(reads),
-        model.peak_memory_bytes.map_or(String::new(), |bytes| format!(", {} of memory", Unit::Bytes.text(bytes)))
+        times(prefill),
+        model.peak_memory_bytes.map_or(String::new(), |bytes| format!(", peak memory {}", Unit::Bytes.text(bytes)))
     )
 }
 
@@ -181,7 +187,7 @@ mod tests {
     fn answer_of(latency: Option<&LatencyFile>, line: usize) -> Answer {
         let run = |path: &str, source: &str| RunHistory {
             path: path.into(),
-            config: Some(format!("[model]\nsource = \"{source}\"\n")),
+            model_source: Some(source.into()),
             ..RunHistory::default()
         };
         let runs = [
@@ -208,9 +214,9 @@ mod tests {
         let faster = answer(&[50.0, 40.0, 125.0]);
         assert_eq!(
             (faster.verdict, faster.answer.as_str()),
-            (Verdict::Good, "Yes: runs/m2 writes 2.50 times as fast as runs/m0.")
+            (Verdict::Good, "Yes: runs/m2 decodes 2.50× as fast as runs/m0.")
         );
-        assert_eq!(faster.points[2], "runs/m2: writes 125 tokens/s (2.50×), reads 1250 tokens/s (2.50×).");
+        assert_eq!(faster.points[2], "runs/m2: decode 125 tokens/s (2.50×), prefill 1,250 tokens/s (2.50×).");
         assert_eq!(answer(&[50.0, 40.0]).verdict, Verdict::Bad);
         assert_eq!(answer(&[50.0, 50.0]).verdict, Verdict::Fact);
         let mut rounds = file(&[50.0, 60.0]);
@@ -218,7 +224,7 @@ mod tests {
         assert_eq!(answer_of(Some(&rounds), 0).verdict, Verdict::Fact, "a round was slower");
         rounds.models[1].decode.speed_over_first = Some(Spread { median: 3.0, low: 1.3, high: 7.7 });
         let unsteady = answer_of(Some(&rounds), 0);
-        assert!(unsteady.verdict == Verdict::Fact && unsteady.answer.contains("1.30 to 7.70"), "{unsteady:?}");
+        assert!(unsteady.verdict == Verdict::Fact && unsteady.answer.contains("1.30× to 7.70×"), "{unsteady:?}");
         for unknown in [answer_of(None, 0), answer(&[]), answer(&[1.0]), answer(&[0.0, 1.0])] {
             assert_eq!(unknown.verdict, Verdict::Open, "{unknown:?}");
         }
@@ -232,9 +238,9 @@ mod tests {
         for model in &latency.models {
             assert!(foreign.answer.contains(&model.model), "{foreign:?}");
         }
-        assert!(foreign.answer.contains("none of these runs wrote"), "{foreign:?}");
+        assert!(foreign.answer.contains("none of these runs exported"), "{foreign:?}");
         let own = answer_of(Some(&latency), 0);
-        assert_eq!(own.answer, "Yes: runs/m2 writes 2.00 times as fast as runs/m0.", "m3 is no model of these runs");
+        assert_eq!(own.answer, "Yes: runs/m2 decodes 2.00× as fast as runs/m0.", "m3 is no model of these runs");
         assert!(own.points.last().unwrap().contains("One more measured model"), "{own:?}");
 
         // The file's rounds are against its first model, which is not what this line began with.
@@ -242,9 +248,12 @@ mod tests {
         latency.models[0].model = "runs/n0".into();
         latency.models[2].model = "runs/m0".into();
         let own = answer_of(Some(&latency), 0);
-        assert_eq!(own.answer, "No: runs/m1 writes 0.40 times as fast as runs/m0, which is slower.");
+        assert_eq!(own.answer, "No, it is slower: runs/m1 decodes 0.40× as fast as runs/m0.");
         latency.models[2].model = "runs/n3".into();
         let alone = answer_of(Some(&latency), 0);
-        assert!(alone.verdict == Verdict::Open && alone.answer.contains("not the model that they began"), "{alone:?}");
+        assert!(
+            alone.verdict == Verdict::Open && alone.answer.contains("not the model that they started from"),
+            "{alone:?}"
+        );
     }
 }

@@ -78,23 +78,30 @@ pub fn drawing(
 /// Grid, axis line and labels of the horizontal axis.
 pub fn x_axis(out: &mut Markup, area: &Area, axis: &Axis) {
     let bottom = area.top + area.height;
-    let ticks: Vec<(f64, f64)> = axis.ticks(6).into_iter().map(|tick| (area.x(axis.place(tick)), tick)).collect();
+    let ticks: Vec<(f64, String)> =
+        axis.labelled(6).into_iter().map(|(tick, text)| (area.x(axis.place(tick)), text)).collect();
     let grid: String = ticks.iter().map(|(x, _)| format!("M{x:.1} {:.1}V{bottom:.1}", area.top)).collect();
     out.leaf("path", &[("class", &"grid"), ("d", &grid)]);
     out.leaf("path", &[("class", &"axis"), ("d", &format!("M{:.1} {bottom:.1}h{:.1}", area.left, area.width))]);
-    for (x, tick) in ticks {
-        label(out, x, bottom + 17.0, "middle", &axis.unit.text(tick));
+    for (x, text) in ticks {
+        label(out, x, bottom + 17.0, "middle", &text);
     }
     label(out, area.left + area.width / 2.0, bottom + 35.0, "middle", &axis.label);
 }
 
-/// Grid and labels of the vertical axis; its name stands above it.
-pub fn y_axis(out: &mut Markup, area: &Area, axis: &Axis) {
-    let ticks: Vec<(f64, f64)> = axis.ticks(5).into_iter().map(|tick| (area.y(axis.place(tick)), tick)).collect();
+/// Grid and labels of the vertical axis; its name stands above it. In the page they are at the right end too, for
+/// screens on which the left one is scrolled out of sight.
+pub fn y_axis(out: &mut Markup, area: &Area, axis: &Axis, form: Form) {
+    let ticks: Vec<(f64, String)> =
+        axis.labelled(5).into_iter().map(|(tick, text)| (area.y(axis.place(tick)), text)).collect();
     let grid: String = ticks.iter().map(|(y, _)| format!("M{:.1} {y:.1}h{:.1}", area.left, area.width)).collect();
     out.leaf("path", &[("class", &"grid"), ("d", &grid)]);
-    for (y, tick) in ticks {
-        label(out, area.left - 7.0, y + 4.5, "end", &axis.unit.text(tick));
+    for (y, text) in ticks {
+        label(out, area.left - 7.0, y + 4.5, "end", &text);
+        if form == Form::Page {
+            let (x, y) = (format!("{:.1}", area.left + area.width), format!("{:.1}", y - 3.0));
+            out.text_element("text", &[("class", &"far"), ("x", &x), ("y", &y), ("text-anchor", &"end")], &text);
+        }
     }
     let name = if axis.log { format!("{} (logarithmic)", axis.label) } else { axis.label.clone() };
     label(out, 6.0, area.top - 10.0, "start", &name);

@@ -1,7 +1,7 @@
 //! What the colours and dashes of a figure mean. In the page an entry is a button that takes its lines away; in a file
 //! it is drawn.
 
-use super::style::{REFERENCE_DASH, classes};
+use super::style::{REFERENCE_DASH, classes, glyph};
 use crate::report::markup::Markup;
 use std::collections::BTreeSet;
 
@@ -25,6 +25,8 @@ pub struct LegendEntry {
     pub label: String,
     /// Classes of its sample.
     pub classes: String,
+    /// Shape on its sample.
+    pub glyph: Option<&'static str>,
 }
 
 /// Colour of what is told by its dash.
@@ -42,8 +44,9 @@ pub fn entries<'a>(series: impl Iterator<Item = (&'a str, &'a str, usize, usize)
     for (name, run, colour, dash) in series.clone() {
         // A name that several runs have is told by its colour, a run by its dash; targets keep theirs.
         let target = dash == REFERENCE_DASH;
-        add(&mut names, Switch::Name, name, classes(colour, if shared(name) && !target { 0 } else { dash }));
-        add(&mut runs, Switch::Run, run, classes(GREY, if target { 0 } else { dash }));
+        let own = classes(colour, if shared(name) && !target { 0 } else { dash });
+        add(&mut names, Switch::Name, name, own, glyph(colour));
+        add(&mut runs, Switch::Run, run, classes(GREY, if target { 0 } else { dash }), None);
     }
     if names.iter().any(|entry| shared(&entry.label)) {
         names.extend(runs);
@@ -51,9 +54,9 @@ pub fn entries<'a>(series: impl Iterator<Item = (&'a str, &'a str, usize, usize)
     names
 }
 
-fn add(entries: &mut Vec<LegendEntry>, switch: Switch, label: &str, classes: String) {
+fn add(entries: &mut Vec<LegendEntry>, switch: Switch, label: &str, classes: String, glyph: Option<&'static str>) {
     if !entries.iter().any(|entry| entry.label == label) {
-        entries.push(LegendEntry { switch, index: entries.len(), label: label.to_string(), classes });
+        entries.push(LegendEntry { switch, index: entries.len(), label: label.to_string(), classes, glyph });
     }
 }
 
@@ -72,6 +75,10 @@ pub fn draw(out: &mut Markup, entries: &[LegendEntry], left: f64, top: f64, widt
         out.element("g", &[("class", &entry.classes)], |group| {
             let path = format!("M{x:.1} {:.1}h20", y + 9.0);
             group.leaf("path", &[("class", &"line"), ("d", &path)]);
+            if let Some(glyph) = entry.glyph {
+                let place = format!("translate({:.1} {:.1})", x + 10.0, y + 9.0);
+                group.leaf("path", &[("class", &"glyph"), ("d", &glyph), ("transform", &place)]);
+            }
             group.text_element(
                 "text",
                 &[("x", &format!("{:.1}", x + 25.0)), ("y", &format!("{:.1}", y + 13.5))],

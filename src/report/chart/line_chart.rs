@@ -1,14 +1,15 @@
 //! Lines over steps or tokens: one per series, with a band from the smallest to the largest value where a point stands
 //! for several steps, and marks along the upper edge for what happened meanwhile.
 
-use super::frame::{Area, drawing, x_axis, y_axis};
+use super::frame::{Area, drawing, label, x_axis, y_axis};
 use super::legend::{LegendEntry, entries};
 use super::scale::Axis;
-use super::style::classes;
+use super::series::{Series, past_the_start};
+use super::style::{classes, glyph};
 use super::{Caption, DataTable, Form};
 use crate::report::markup::Markup;
 use crate::report::number::Unit;
-use crate::report::reduce::{Point, reduce};
+use crate::report::reduce::Point;
 use serde_json::{Value, json};
 use std::fmt::Write;
 
@@ -18,36 +19,8 @@ const AREA: Area = Area { left: 66.0, top: 30.0, width: 558.0, height: 222.0 };
 const TABLE_ROWS: usize = 24;
 /// Fewer points than this are shown as dots on the line.
 const DOTTED: usize = 41;
-
-/// A line.
-#[derive(Clone, Debug)]
-pub struct Series {
-    /// What is drawn: a domain, a module.
-    pub name: String,
-    /// The run it is of.
-    pub run: String,
-    /// Number of its colour.
-    pub colour: usize,
-    /// Number of its dash.
-    pub dash: usize,
-    /// What is drawn, by rising x: several neighbouring values may be one point.
-    pub points: Vec<Point>,
-    /// What was measured, by rising x: places and values, none of them put together.
-    pub values: Vec<(f64, f64)>,
-}
-
-impl Series {
-    /// A line through `values`, drawn with at most `points` points; `style` is colour and dash.
-    pub fn new(name: &str, run: &str, style: (usize, usize), values: Vec<(f64, f64)>, points: usize) -> Series {
-        let points = reduce(&values, points);
-        Series { name: name.into(), run: run.into(), colour: style.0, dash: style.1, points, values }
-    }
-
-    /// The value that was measured at `x`: the last one, where there were several.
-    fn at(&self, x: f64) -> Option<f64> {
-        self.values.iter().rfind(|(place, _)| *place == x).map(|(_, value)| *value)
-    }
-}
+/// Bands of more lines would hide one another.
+const BANDS: usize = 8;
 
 /// Something that happened at a place of the horizontal axis.
 #[derive(Clone, Debug)]
@@ -71,17 +44,33 @@ pub struct LineSpec {
     unit: Unit,
     log: bool,
     include: Vec<f64>,
+    past_the_start: bool,
 }
 
 impl LineSpec {
     /// A chart over `x_label`, a count.
     pub fn new(caption: Caption, x_label: &str, y_label: &str, unit: Unit) -> LineSpec {
-        LineSpec { caption, x_label: x_label.into(), y_label: y_label.into(), unit, log: false, include: vec![] }
+        LineSpec {
+            caption,
+            x_label: x_label.into(),
+            y_label: y_label.into(),
+            unit,
+            log: false,
+            include: vec![],
+            past_the_start: false,
+        }
     }
 
     /// With equal factors upwards, where all values are positive.
     pub fn log(mut self) -> LineSpec {
         self.log = true;
+        self
+    }
+
+    /// With an axis for what comes after the start, where the first values are so high that they would squeeze the rest:
+    /// what lies above is said in words. For losses, which fall.
+    pub fn past_the_start(mut self) -> LineSpec {
+        self.past_the_start = true;
         self
     }
 
@@ -105,11 +94,13 @@ pub struct LineChart {
     pub series: Vec<Series>,
     /// What happened.
     pub marks: Vec<Mark>,
+    /// Places where one run ends and another goes on.
+    pub borders: Vec<Mark>,
 }
 
 impl LineChart {
     /// A chart of the series that have points; `None` when there are none.
-    pub fn build(spec: LineSpec, series: Vec<Series>, marks: Vec<Mark>) -> Option<LineChart> {
+    pub fn build(spec: LineSpec, series: Vec<Series>, marks: Vec<Mark>, borders: Vec<Mark>) -> Option<LineChart> {
         let series: Vec<Series> = series.into_iter().filter(|series| !series.points.is_empty()).collect();
         if series.is_empty() {
             return None;
@@ -117,8 +108,10 @@ impl LineChart {
         let points = || series.iter().flat_map(|series| &series.points);
         let x = Axis::fit(&spec.x_label, Unit::Count, false, &[0.0], points().map(|point| point.x));
         let values = points().flat_map(|point| [point.low, point.high]);
+        let start = spec.past_the_start.then(|| past_the_start(&series)).flatten();
+        let values = values.map(|value| value.min(start.unwrap_or(f64::INFINITY)));
         let y = Axis::fit(&spec.y_label, spec.unit, spec.log, &spec.include, values);
-        Some(LineChart { caption: spec.caption, x, y, series, marks })
+        Some(LineChart { caption: spec.caption, x, y, series, marks, borders })
     }
 
     /// What the colours and dashes mean.
@@ -129,9 +122,13 @@ impl LineChart {
     /// The drawing.
     pub fn svg(&self, form: Form) -> Markup {
         drawing(&self.caption, form, &self.legend(), HEIGHT, |out| {
-            y_axis(out, &AREA, &self.y);
+            y_axis(out, &AREA, &self.y, form);
             x_axis(out, &AREA, &self.x);
             self.draw_marks(out);
+            self.draw_borders(out);
+            if let Some(above) = self.above() {
+                label(out, AREA.left + AREA.width, AREA.top - 10.0, "end", &above);
+            }
             for (series, (name, run)) in self.series.iter().zip(self.numbers()) {
                 self.draw_series(out, series, name, run);
             }
@@ -153,19 +150,61 @@ impl LineChart {
     fn draw_series(&self, out: &mut Markup, series: &Series, name: usize, run: usize) {
         let class = format!("series {}", classes(series.colour, series.dash));
         out.element("g", &[("class", &class), ("data-name", &name), ("data-run", &run)], |group| {
-            if has_band(series) {
+            if series.has_band() && self.series.len() <= BANDS {
                 group.leaf("path", &[("class", &"band"), ("d", &self.band(series))]);
             }
             group.leaf("path", &[("class", &"line"), ("d", &self.line(series))]);
             let few = series.points.len() < DOTTED && series.dash != super::style::REFERENCE_DASH;
+            let glyph = glyph(series.colour);
             // A single point makes no line.
-            if few || series.points.len() == 1 {
-                for point in &series.points {
+            if glyph.is_none() && (few || series.points.len() == 1) {
+                for point in series.points.iter().filter(|point| point.mean <= self.y.max) {
                     let (x, y) = self.at(point.x, point.mean);
                     group.leaf("circle", &[("class", &"dot"), ("cx", &x), ("cy", &y), ("r", &2.2)]);
                 }
             }
+            for point in glyph.iter().flat_map(|_| series.glyph_points()).filter(|point| point.mean <= self.y.max) {
+                let (x, y) = self.at(point.x, point.mean);
+                let (shape, place) = (glyph.unwrap_or_default(), format!("translate({x} {y})"));
+                group.leaf("path", &[("class", &"glyph"), ("d", &shape), ("transform", &place)]);
+            }
         });
+    }
+
+    /// What the axis leaves out above, in words.
+    fn above(&self) -> Option<String> {
+        let highest = |series: &Series| series.points.iter().map(|point| point.mean).fold(f64::NEG_INFINITY, f64::max);
+        let above: Vec<(&Series, f64)> =
+            self.series.iter().map(|s| (s, highest(s))).filter(|(_, value)| *value > self.y.max).collect();
+        let top = above.iter().map(|(_, value)| *value).fold(f64::NEG_INFINITY, f64::max);
+        let top = self.y.unit.text(top);
+        match above.as_slice() {
+            [] => None,
+            [(series, _)] => Some(format!("off the scale: {} starts at {top}", shortened(&series.name))),
+            several => Some(format!("off the scale: the start of {} lines, up to {top}", several.len())),
+        }
+    }
+
+    fn draw_borders(&self, out: &mut Markup) {
+        let mut free_from = f64::NEG_INFINITY;
+        for border in &self.borders {
+            let x = AREA.x(self.x.place(border.x));
+            let path = format!("M{x:.1} {:.1}v{:.1}", AREA.top, AREA.height);
+            out.element("path", &[("class", &"border"), ("d", &path)], |inner| {
+                inner.text_element("title", &[], &border.text);
+            });
+            let text = shortened(&border.text);
+            let width = 7.0 * text.chars().count() as f64;
+            let (from, place, anchor) = match x + 5.0 + width < AREA.left + AREA.width {
+                true => (x + 5.0, x + 5.0, "start"),
+                false => (x - 5.0 - width, x - 5.0, "end"),
+            };
+            // Names that would lie on one another are left to the line's own title.
+            if from >= free_from {
+                label(out, place, AREA.top + 13.0, anchor, &text);
+                free_from = from + width;
+            }
+        }
     }
 
     fn at(&self, x: f64, y: f64) -> (Tenth, Tenth) {
@@ -174,9 +213,21 @@ impl LineChart {
 
     fn line(&self, series: &Series) -> String {
         let mut path = String::new();
+        let mut before: Option<&Point> = None;
         for point in &series.points {
-            let (x, y) = self.at(point.x, point.mean);
-            let _ = write!(path, "{}{x} {y}", if path.is_empty() { 'M' } else { 'L' });
+            let inside = point.mean <= self.y.max;
+            let was_inside = before.is_some_and(|before| before.mean <= self.y.max);
+            // Where a line crosses the upper end of the axis it is cut, so that its slope stays right.
+            if let Some(before) = before.filter(|_| inside != was_inside) {
+                let part = (self.y.max - before.mean) / (point.mean - before.mean);
+                let (x, y) = self.at(before.x + part * (point.x - before.x), self.y.max);
+                let _ = write!(path, "{}{x} {y}", if inside { 'M' } else { 'L' });
+            }
+            if inside {
+                let (x, y) = self.at(point.x, point.mean);
+                let _ = write!(path, "{}{x} {y}", if before.is_none() { 'M' } else { 'L' });
+            }
+            before = Some(point);
         }
         path
     }
@@ -228,13 +279,20 @@ impl LineChart {
                 "name": series.name, "run": series.run, "name_index": name, "run_index": run,
                 "x": column(|p| p.x), "y": column(|p| p.mean),
             });
-            if has_band(series) {
+            if let Some(glyph) = glyph(series.colour) {
+                data["glyph"] = json!(glyph);
+            }
+            if series.has_band() {
                 data["low"] = json!(column(|p| p.low));
                 data["high"] = json!(column(|p| p.high));
             }
             data
         });
-        let marks = self.marks.iter().map(|m| json!({ "x": m.x, "run": m.run, "kind": m.kind, "text": m.text }));
+        let marks = self
+            .marks
+            .iter()
+            .chain(&self.borders)
+            .map(|m| json!({ "x": m.x, "run": m.run, "kind": m.kind, "text": m.text }));
         json!({
             "kind": "line", "title": self.caption.title, "area": AREA, "x": self.x, "y": self.y,
             "series": series.collect::<Vec<_>>(), "marks": marks.collect::<Vec<_>>(),
@@ -242,8 +300,9 @@ impl LineChart {
     }
 }
 
-fn has_band(series: &Series) -> bool {
-    series.points.iter().any(|point| point.high > point.low)
+/// Names of any length, so that they do not run over the drawing.
+fn shortened(name: &str) -> String {
+    if name.chars().count() <= 40 { name.to_string() } else { name.chars().take(39).chain(['…']).collect() }
 }
 
 /// At most `rows` of the places, spread evenly: of neighbours the one that occurs most often, so that lines measured now
@@ -285,7 +344,34 @@ mod tests {
     fn chart(lines: &[(&str, Vec<(f64, f64)>)]) -> LineChart {
         let series = lines.iter().map(|(name, values)| Series::new(name, "run", (0, 0), values.clone(), 50)).collect();
         let spec = LineSpec::new(Caption::new("id", "title", "about"), "step", "loss", Unit::Plain);
-        LineChart::build(spec, series, Vec::new()).unwrap()
+        LineChart::build(spec, series, Vec::new(), Vec::new()).unwrap()
+    }
+
+    #[test]
+    fn one_high_start_does_not_squeeze_the_rest() {
+        let line = |name: &str, values: &[f64]| {
+            let places = values.iter().enumerate().map(|(at, value)| (at as f64, *value));
+            Series::new(name, name, (0, 0), places.collect(), 50)
+        };
+        let drawn = |series: Vec<Series>| {
+            let spec =
+                LineSpec::new(Caption::new("id", "title", "about"), "step", "loss", Unit::Plain).past_the_start();
+            LineChart::build(spec, series, Vec::new(), Vec::new()).unwrap()
+        };
+        let high = line("one-shot", &[15.25, 5.7, 5.2, 4.9]);
+        let chart = drawn(vec![high.clone(), line("learned", &[2.5, 5.9, 4.1, 3.9])]);
+        assert!(chart.y.max < 7.0 && chart.y.min < 2.5, "{:?}", chart.y);
+        assert_eq!(chart.above().unwrap(), "off the scale: one-shot starts at 15.25");
+        assert!(chart.svg(Form::Page).as_str().contains("one-shot starts at 15.25"));
+        let path = chart.line(&chart.series[0]);
+        let first: f64 = path[1..].split(' ').next().unwrap().parse().unwrap();
+        assert!(first > AREA.left && path.matches('M').count() == 1, "it begins where it comes into sight: {path}");
+        assert_eq!(chart.table().rows[0][1], "15.25", "the numbers are all there");
+        let two = drawn(vec![high, line("b", &[14.0, 5.0, 4.5, 4.4])]);
+        assert_eq!(two.above().unwrap(), "off the scale: the start of 2 lines, up to 15.25");
+        let falling = drawn(vec![line("a", &[4.0, 3.0, 2.5, 2.2])]);
+        assert!(falling.above().is_none() && falling.y.max >= 4.0);
+        assert!(drawn(vec![line("a", &[15.0, 2.0])]).above().is_none(), "of two points neither is left out");
     }
 
     #[test]

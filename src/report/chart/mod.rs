@@ -9,14 +9,16 @@ mod legend;
 mod line_chart;
 mod row_chart;
 mod scale;
+mod series;
 mod style;
 
 pub use heat_map::{HeatFrame, HeatMap};
 pub use legend::{LegendEntry, Switch};
-pub use line_chart::{LineChart, LineSpec, Mark, Series};
+pub use line_chart::{LineChart, LineSpec, Mark};
 pub use row_chart::{RowChart, RowEntry, RowMark, reach};
 pub use scale::Axis;
-pub use style::{COLOURS, REFERENCE_DASH, RUN_DASHES, classes};
+pub use series::Series;
+pub use style::{COLOURS, REFERENCE_DASH, RUN_DASHES, classes, glyph};
 
 use super::markup::Markup;
 use serde_json::Value;
@@ -130,7 +132,7 @@ pub(crate) mod tests {
         let spec = LineSpec::new(Caption::new("line", hostile, hostile), "step", hostile, Unit::Plain);
         let frames = (1..4).map(|step| HeatFrame { step, cells: vec![20 * step as u8; 6], numbers: vec![] });
         vec![
-            Figure::Line(LineChart::build(spec, vec![series, second], vec![mark]).unwrap()),
+            Figure::Line(LineChart::build(spec, vec![series, second], vec![mark.clone()], vec![mark]).unwrap()),
             Figure::Map(
                 HeatMap::build(
                     Caption::new("map", hostile, hostile),

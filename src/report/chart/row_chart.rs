@@ -4,7 +4,7 @@
 use super::frame::{Area, WIDTH, drawing, label, x_axis};
 use super::legend::{LegendEntry, Switch};
 use super::scale::Axis;
-use super::style::classes;
+use super::style::{classes, glyph};
 use super::{Caption, DataTable, Form};
 use crate::report::markup::Markup;
 use serde_json::{Value, json};
@@ -75,6 +75,7 @@ impl RowChart {
             index,
             label: entry.name.clone(),
             classes: classes(entry.colour, 0),
+            glyph: glyph(entry.colour),
         };
         self.entries.iter().enumerate().map(entry).collect()
     }
@@ -117,21 +118,39 @@ impl RowChart {
                 let top = TOP + self.row_height() * row as f64;
                 let tip = format!("{name}, {}: {}", entry.name, self.text(value, error));
                 match self.mark {
-                    RowMark::Dot => self.draw_dot(group, area, top + self.row_height() / 2.0, (value, error), &tip),
+                    RowMark::Dot => {
+                        let y = top + self.row_height() / 2.0;
+                        self.draw_dot(group, area, y, (value, error), glyph(entry.colour), &tip);
+                    }
                     RowMark::Bar => self.draw_bar(group, area, top + 5.0 + 15.0 * index as f64, value, &tip),
                 }
             }
         });
     }
 
-    fn draw_dot(&self, out: &mut Markup, area: &Area, y: f64, (value, error): Measured, tip: &str) {
+    fn draw_dot(
+        &self,
+        out: &mut Markup,
+        area: &Area,
+        y: f64,
+        (value, error): Measured,
+        glyph: Option<&'static str>,
+        tip: &str,
+    ) {
         let at = |value: f64| format!("{:.1}", area.x(self.axis.place(value)));
         if let Some(error) = error.filter(|error| error.is_finite()) {
             let path = format!("M{} {y:.1}H{}", at(value - error), at(value + error));
             out.leaf("path", &[("class", &"whisker"), ("d", &path)]);
         }
-        let y = format!("{y:.1}");
-        out.leaf("circle", &[("class", &"dot"), ("cx", &at(value)), ("cy", &y), ("r", &5), ("data-tip", &tip)]);
+        let (x, y) = (at(value), format!("{y:.1}"));
+        let Some(glyph) = glyph else {
+            out.leaf("circle", &[("class", &"dot"), ("cx", &x), ("cy", &y), ("r", &5), ("data-tip", &tip)]);
+            return;
+        };
+        let place = format!("translate({x} {y}) scale(1.3)");
+        let dot: [(&'static str, &dyn std::fmt::Display); 5] =
+            [("class", &"dot"), ("d", &glyph), ("transform", &place), ("data-x", &x), ("data-tip", &tip)];
+        out.leaf("path", &dot);
     }
 
     fn draw_bar(&self, out: &mut Markup, area: &Area, y: f64, value: f64, tip: &str) {

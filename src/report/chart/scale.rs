@@ -1,6 +1,6 @@
 //! From values to places on the page: a linear or a logarithmic axis with round ticks.
 
-use crate::report::number::Unit;
+use crate::report::number::{Scale, Unit};
 use serde::Serialize;
 
 /// One axis of a figure.
@@ -41,6 +41,17 @@ impl Axis {
         if place.is_finite() { place.clamp(0.0, 1.0) } else { 0.0 }
     }
 
+    /// The ticks of [`Axis::ticks`] as text: all in one unit, and with digits enough to tell them apart.
+    pub fn labelled(&self, wanted: usize) -> Vec<(f64, String)> {
+        let ticks = self.ticks(wanted);
+        let scale = self.unit.scale(self.min.abs().max(self.max.abs()));
+        let text = |digits: usize| ticks.iter().map(|tick| self.unit.scaled(*tick, scale, digits)).collect::<Vec<_>>();
+        let distinct = |texts: &Vec<String>| texts.windows(2).all(|pair| pair.first() != pair.last());
+        // Round ticks far from zero differ in late digits only.
+        let texts = [4, 6, 8].into_iter().map(text).find(distinct).unwrap_or_else(|| text(12));
+        ticks.iter().copied().zip(texts).collect()
+    }
+
     /// Round values inside the axis, about `wanted` of them.
     pub fn ticks(&self, wanted: usize) -> Vec<f64> {
         let ticks = if self.log { self.powers() } else { Vec::new() };
@@ -56,8 +67,8 @@ impl Axis {
 
     fn multiples(&self, wanted: usize) -> Vec<f64> {
         let wanted = (self.max - self.min) / wanted.max(1) as f64;
-        // Bytes are read in powers of 1024, so their ticks are round in these.
-        let base = if self.unit == Unit::Bytes { 1024f64.powf((wanted.max(1.0).log2() / 10.0).floor()) } else { 1.0 };
+        // Ticks are round in the unit in which they are written: bytes in powers of 1024, seconds in minutes or hours.
+        let base = self.unit.scale(self.min.abs().max(self.max.abs())).map_or(1.0, Scale::size);
         let mut step = round_step(wanted / base) * base;
         if self.unit == Unit::Count {
             step = step.max(1.0);
@@ -72,10 +83,14 @@ impl Axis {
     }
 }
 
+/// Values that differ by less, relative to their size, are one.
+const CONSTANT: f64 = 1e-6;
+
 /// A little room above and below, none on a side that was asked for by value.
 fn with_room(min: f64, max: f64, include: &[f64]) -> (f64, f64) {
     let span = max - min;
-    if span <= 0.0 {
+    // A constant that was added up in another order is still one.
+    if span <= CONSTANT * min.abs().max(max.abs()) {
         let room = if max == 0.0 { 1.0 } else { max.abs() * 0.1 };
         return within_half(min - room, max + room);
     }
@@ -115,11 +130,16 @@ mod tests {
         let steps = Axis::fit("step", Unit::Count, false, &[0.0], [1.0, 3200.0].into_iter());
         assert_eq!(steps.ticks(6), [0.0, 1000.0, 2000.0, 3000.0]);
         let bytes = Axis::fit("memory", Unit::Bytes, false, &[0.0], [344.0 * 1024.0 * 1024.0].into_iter());
-        let ticks = bytes.ticks(5);
-        assert_eq!(
-            ticks.iter().map(|t| Unit::Bytes.text(*t)).collect::<Vec<_>>(),
-            ["0 B", "100 MiB", "200 MiB", "300 MiB"]
-        );
+        let texts = |axis: &Axis| axis.labelled(5).into_iter().map(|(_, text)| text).collect::<Vec<_>>();
+        assert_eq!(texts(&bytes), ["0", "100 MiB", "200 MiB", "300 MiB"]);
+        let more = Axis::fit("memory", Unit::Bytes, false, &[0.0], [1.7 * 1024.0 * 1024.0 * 1024.0].into_iter());
+        assert_eq!(texts(&more), ["0", "0.5 GiB", "1 GiB", "1.5 GiB"], "one unit");
+        let counts = Axis::fit("tokens", Unit::Count, false, &[0.0], [210_000.0].into_iter());
+        assert_eq!(texts(&counts), ["0", "50 k", "100 k", "150 k", "200 k"], "one unit");
+        let near = texts(&Axis::fit("x", Unit::Plain, false, &[], [3.876_51, 3.876_58].into_iter()));
+        assert!(near.len() > 2 && near.windows(2).all(|pair| pair[0] != pair[1]), "{near:?}");
+        let constant = axis(Unit::Plain, false, &[0.1 + 0.2, 0.3]);
+        assert!(constant.max - constant.min > 0.05, "noise of the last digit is no range: {constant:?}");
         assert_eq!(axis(Unit::Plain, true, &[1e-5, 1e-2]).ticks(5), [1e-5, 1e-4, 1e-3, 1e-2]);
     }
 

@@ -1,8 +1,9 @@
 //! Colours of drawings that stand alone. In the page the same classes take theirs from `page/report.css`, which knows
 //! light and dark.
 //!
-//! Eight colours that stay apart under the common forms of colour blindness, each at least 3 : 1 against the paper;
-//! runs differ by their dashes, so that no meaning hangs on colour alone.
+//! Eight colours that stay apart under the common forms of colour blindness, each at least 3 : 1 against the paper. From
+//! the ninth name on colours come again with a shape on the line, so that 64 names are told apart; runs differ by their
+//! dashes.
 
 use std::fmt::Write;
 
@@ -16,6 +17,22 @@ pub const RUN_DASHES: [usize; 8] = [0, 1, 2, 4, 5, 6, 7, 8];
 pub const REFERENCE_DASH: usize = 3;
 /// Steps of the scale of a heat map: `g0` (closed) to `g10` (open).
 pub const SHADES: usize = 11;
+
+/// Shapes of the second to eighth time that the colours come round, as paths about the origin.
+const GLYPHS: [&str; 7] = [
+    "M-3.5 -3.5h7v7h-7z",
+    "M0 -4.5L4.5 3.5h-9z",
+    "M0 -5L4.5 0L0 5L-4.5 0z",
+    "M-1.3 -4.5h2.6v3.2h3.2v2.6h-3.2v3.2h-2.6v-3.2h-3.2v-2.6h3.2z",
+    "M0 4.5L4.5 -3.5h-9z",
+    "M-4 -4h8L-4 4h8z",
+    "M-4.5 -1.4h9v2.8h-9z",
+];
+
+/// The shape of a name's colour, none of the first eight.
+pub fn glyph(colour: usize) -> Option<&'static str> {
+    (colour / COLOURS.len()).checked_sub(1).and_then(|round| GLYPHS.get(round % GLYPHS.len())).copied()
+}
 
 /// `c3 d1`: the classes of a series.
 pub fn classes(colour: usize, dash: usize) -> String {
@@ -33,14 +50,14 @@ pub fn file_style() -> String {
         "text{font-family:sans-serif;font-size:13px;fill:#1c2430}.title{font-size:15px;font-weight:bold}\
          .paper{fill:#ffffff}.grid{stroke:#dfe3e8;fill:none}.axis{stroke:#6b7480;fill:none}\
          .line{fill:none;stroke-width:1.8;stroke-linejoin:round}.band{stroke:none;fill-opacity:0.18}\
-         .whisker{stroke-width:1.5}.mark{fill:#6b7480}.mark.skip{fill:#b3261e}.kept{stroke:#1c2430;stroke-width:1.4}\
+         .whisker{stroke-width:1.5}.border{stroke:#6b7480;fill:none;stroke-dasharray:3 3}.mark{fill:#6b7480}.mark.skip{fill:#b3261e}.kept{stroke:#1c2430;stroke-width:1.4}\
          .cell{stroke:#ffffff;stroke-width:0.6}.cell.kept{stroke:#1c2430;stroke-width:1.4}",
     );
     for (index, colour) in COLOURS.iter().enumerate() {
         let _ = write!(
             css,
-            ".c{index} .line,.c{index} .whisker{{stroke:{colour}}}.c{index} .band,.c{index} .dot,.c{index} .bar\
-             {{fill:{colour}}}"
+            ".c{index} .line,.c{index} .whisker{{stroke:{colour}}}.c{index} .band,.c{index} .dot,.c{index} .bar,\
+             .c{index} .glyph{{fill:{colour}}}"
         );
     }
     for (index, dash) in DASHES.iter().enumerate() {
@@ -66,6 +83,13 @@ mod tests {
     fn gates_have_shades_from_end_to_end() {
         assert_eq!((shade(0), shade(128), shade(255)), (0, 5, 10));
         assert_eq!(mixed(1.0), "#0b5494");
+    }
+
+    #[test]
+    fn sixty_four_names_look_different() {
+        let looks = (0..64).map(|colour| (colour % COLOURS.len(), glyph(colour)));
+        assert_eq!(looks.collect::<std::collections::BTreeSet<_>>().len(), 64);
+        assert_eq!(glyph(7), None);
     }
 
     #[test]

@@ -24,8 +24,9 @@ pub(super) fn section(runs: &[RunView]) -> Section {
     Section {
         id: "constraint".into(),
         title: "Constraint".into(),
-        about: "While pruning, multipliers push the expected size of every mask to its target, which ramps up first."
-            .into(),
+        about:
+            "While pruning, multipliers push the expected sparsity of every mask to its target, which ramps up first."
+                .into(),
         tables: pruning(runs).filter_map(|run| settled(run, runs.len() > 1)).collect(),
         figures,
         ..Section::default()
@@ -38,21 +39,21 @@ fn charts() -> [(&'static str, &'static str, &'static str, &'static str, Choose)
             "violation",
             "Violation by module",
             "expected − target",
-            "Above zero too much is closed, below too little. At the end all lines should lie on zero.",
+            "Above zero too much is closed, below zero too little. At the end all lines should be at zero.",
             |m| &m.violation,
         ),
         (
             "violation-worst",
             "Worst row",
             "largest |expected − target|",
-            "The mean of a module may be right while a layer is far off: the layer that is farthest from its target.",
+            "The mean of a module may be right while a layer is far off: this is the layer farthest from its target.",
             |m| &m.worst_row_violation,
         ),
         (
             "lambda-1",
             "Multiplier λ₁",
             "λ₁",
-            "The linear multiplier: it grows in the direction of a violation that lasts.",
+            "The linear multiplier: it grows in the direction of a lasting violation.",
             |m| &m.lambda_1,
         ),
         (
@@ -66,7 +67,7 @@ fn charts() -> [(&'static str, &'static str, &'static str, &'static str, Choose)
 }
 
 fn sparsity(figures: &mut Vec<Figure>, runs: &[RunView]) {
-    let about = "Solid: the part that the masks expect to remove. Dotted: the target of the step. The lines meet when the \
+    let about = "Solid: the share that the masks expect to remove. Dotted: the target of the step. The lines meet when the \
                  constraint holds.";
     let caption = Caption::new("sparsity", "Expected and target sparsity by module", about);
     let mut lines = by_module(runs, |m| &m.expected_sparsity);
@@ -77,12 +78,12 @@ fn sparsity(figures: &mut Vec<Figure>, runs: &[RunView]) {
     }
     add(
         figures,
-        LineSpec::new(caption, "step", "part removed", Unit::Percent).include(&[0.0]),
+        LineSpec::new(caption, "step", "share removed", Unit::Percent).include(&[0.0]),
         lines,
         marks(pruning(runs), runs.len() > 1),
     );
 
-    let about = "All parameters of the model that the masks expect at each step.";
+    let about = "Parameters of the model, embeddings included, with as many units as the masks expect at each step.";
     let caption = Caption::new("expected-parameters", "Expected parameters", about);
     let line = |run: &RunView| {
         step_series(run, &run.label, run_style(run), &run.history.steps.expected_parameters, Over::Steps)
@@ -113,8 +114,8 @@ fn lagrangian(figures: &mut Vec<Figure>, runs: &[RunView]) {
 }
 
 fn polarisation(figures: &mut Vec<Figure>, runs: &[RunView]) {
-    let about = "Part of a module's units whose gate lies between 0.05 and 0.95. The cut rounds these to open or closed, so \
-                 few should be left at the end.";
+    let about = "Share of a module's units whose gate lies between 0.05 and 0.95, in the layers that the cut keeps. The cut \
+                 rounds these to open or closed, so few should be left at the end.";
     let caption = Caption::new("undecided", "Undecided units by module", about);
     let mut lines = Vec::new();
     for run in pruning(runs) {
@@ -132,7 +133,7 @@ fn polarisation(figures: &mut Vec<Figure>, runs: &[RunView]) {
             })
         }));
     }
-    add(figures, LineSpec::new(caption, "step", "part of the units", Unit::Percent).include(&[0.0]), lines, vec![]);
+    add(figures, LineSpec::new(caption, "step", "share of the units", Unit::Percent).include(&[0.0]), lines, vec![]);
 }
 
 fn settled(run: &RunView, several: bool) -> Option<NamedTable> {
@@ -151,7 +152,7 @@ fn settled(run: &RunView, several: bool) -> Option<NamedTable> {
         };
         vec![mask.module.to_string(), step(mask.same_units_from), step(mask.decided_from), moving]
     });
-    let header = ["mask", "same units from step", "under 1 % undecided from step", "layers still moving"];
+    let header = ["mask", "same units kept from step", "under 1 % undecided from step", "layers still changing"];
     let title =
         if several { format!("When the masks of {} settled", run.label) } else { "When the masks settled".into() };
     let table = DataTable { header: header.map(String::from).to_vec(), rows: rows.collect() };

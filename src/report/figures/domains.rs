@@ -1,9 +1,9 @@
-//! The domains: what the cut did to each, what training made good, and where the data went.
+//! The domains: what the cut did to each, what training recovered, and where the data went.
 
 use super::{NamedTable, Over, Section, add, domain_names, eval_series, run_dash, step_series};
-use crate::inspect::{DomainStory, HeldOutLoss, RunHistory};
+use crate::inspect::{DomainStory, HeldOutLoss, Later};
 use crate::report::chart::{Axis, Caption, DataTable, Figure, LineSpec, RowChart, RowEntry, RowMark, Series, reach};
-use crate::report::lineage::{RunView, lines};
+use crate::report::lineage::{RunView, line_name, lines, stories};
 use crate::report::number::Unit;
 
 pub(super) fn section(runs: &[RunView]) -> Section {
@@ -11,20 +11,15 @@ pub(super) fn section(runs: &[RunView]) -> Section {
     let mut tables = Vec::new();
     let lines = lines(runs);
     for (number, line) in lines.iter().enumerate() {
-        let histories: Vec<&RunHistory> = line.iter().map(|run| run.history).collect();
-        let stories = crate::inspect::story::joined(&histories);
-        let name = if lines.len() > 1 {
-            line.first().map_or(String::new(), |run| format!(" ({})", run.label))
-        } else {
-            String::new()
-        };
+        let stories = stories(line, runs);
+        let name = if lines.len() > 1 { format!(" ({})", line_name(line, &lines)) } else { String::new() };
         let suffix = if lines.len() > 1 { format!("-{number}") } else { String::new() };
         figures.extend(losses(&stories, &suffix, &name));
         figures.extend(shares(&stories, &suffix, &name));
         tables.extend(table(&stories, &name));
     }
     let about =
-        "Where each next batch is drawn from. The mixer moves towards domains that are farthest above their reference.";
+        "From which domains the batches are drawn. A dynamic mixer moves towards those farthest above their reference.";
     let caption = Caption::new("proportions", "Proportions", about);
     let lines = by_domain(runs);
     add(
@@ -45,28 +40,40 @@ pub(super) fn section(runs: &[RunView]) -> Section {
     Section {
         id: "domains".into(),
         title: "Domains".into(),
-        about: "Which text the model lost most on, what it has won back, and what it was given.".into(),
+        about: "On which text pruning degraded the model, what it recovered, and what it was trained on.".into(),
         figures,
         tables,
         ..Section::default()
     }
 }
 
-/// Source, just cut, now.
+/// Source, just cut, now; where a later run evaluated other rows, its own two losses beside them.
 fn losses(stories: &[DomainStory], suffix: &str, name: &str) -> Option<Figure> {
-    let entry = |name: &str, colour: usize, choose: fn(&DomainStory) -> Option<HeldOutLoss>| RowEntry {
+    type Choose = fn(&DomainStory) -> Option<HeldOutLoss>;
+    let entry = |name: &str, colour: usize, choose: Choose| RowEntry {
         name: name.to_string(),
         colour,
         values: stories.iter().map(|story| choose(story).map(|held| (held.loss, held.standard_error))).collect(),
     };
-    // Right after the cut there is no third loss yet.
-    let later = |story: &DomainStory| story.last.filter(|last| Some(*last) != story.cut);
-    let entries = vec![entry("source", 0, |s| s.source), entry("just cut", 1, |s| s.cut), entry("now", 2, later)];
+    let other: Choose = |story| story.continued_from.filter(|_| story.later == Later::OtherRows);
+    let entries = vec![
+        entry("source", 0, |s| s.source),
+        entry("just cut", 1, |s| s.cut),
+        // Right after the cut there is no third loss yet.
+        entry("now", 2, |s| s.last.filter(|_| s.later == Later::SameRows)),
+        entry("just cut, on the later run's rows", 4, other),
+        entry("now, on the later run's rows", 3, |s| s.last.filter(|_| s.later == Later::OtherRows)),
+    ];
     let values = reach(&entries);
     let axis = Axis::fit("held-out loss, nats per token", Unit::Plain, false, &[], values.into_iter());
-    let about = "Per domain: the source before pruning, the model just cut to its target, and the last evaluation. Whiskers are \
-                 standard errors. A dot that came back to the first has recovered.";
-    let caption = Caption::new(format!("domain-losses{suffix}"), format!("Hurt and recovered{name}"), about);
+    let mut about =
+        "Per domain: the source before pruning, the model just cut to its target, and the last evaluation. Whiskers \
+                     are standard errors. A dot back at the source's loss has recovered."
+            .to_string();
+    if stories.iter().any(|story| story.later == Later::OtherRows) {
+        about.push_str(" The later run evaluated other rows: its losses compare with one another only.");
+    }
+    let caption = Caption::new(format!("domain-losses{suffix}"), format!("Degraded and recovered{name}"), about);
     let rows = stories.iter().map(|story| story.domain.clone()).collect();
     RowChart::build(caption, axis, RowMark::Dot, rows, entries).map(Figure::Rows)
 }
@@ -81,7 +88,7 @@ fn shares(stories: &[DomainStory], suffix: &str, name: &str) -> Option<Figure> {
     let caption = Caption::new(
         format!("domain-rows{suffix}"),
         format!("Where the data went{name}"),
-        "Rows drawn from each domain, as part of all.",
+        "Rows drawn from each domain, as a share of all.",
     );
     let rows = stories.iter().map(|story| story.domain.clone()).collect();
     RowChart::build(caption, axis, RowMark::Bar, rows, entries).map(Figure::Rows)
@@ -97,15 +104,25 @@ fn table(stories: &[DomainStory], name: &str) -> Option<NamedTable> {
             loss(story.cut),
             loss(story.last),
             story.hurt.map_or("–".into(), |hurt| format!("{hurt:+.1} s.e.")),
-            share(story.recovered),
+            recovered(story),
             format!("{} → {}", share(story.first_proportion), share(story.last_proportion)),
             Unit::Count.optional(story.rows),
             Unit::Plain.optional(story.epochs),
         ]
     };
-    let header = ["domain", "source", "just cut", "now", "hurt by", "made good", "proportion", "rows", "epochs"];
+    let header = ["domain", "source", "just cut", "now", "degraded by", "recovered", "proportion", "rows", "epochs"];
     let table = DataTable { header: header.map(String::from).to_vec(), rows: stories.iter().map(row).collect() };
     (!stories.is_empty()).then(|| NamedTable { title: format!("By domain{name}"), table, folded: false })
+}
+
+/// The share that was recovered, or why there is none.
+fn recovered(story: &DomainStory) -> String {
+    match (story.recovered, story.later) {
+        (Some(part), _) => Unit::Percent.text(part),
+        (None, Later::OtherRows) => "other rows".to_string(),
+        (None, Later::NotContinued) => "not continued".to_string(),
+        (None, Later::SameRows | Later::Nothing) => "–".to_string(),
+    }
 }
 
 fn by_domain(runs: &[RunView]) -> Vec<Series> {

@@ -1,8 +1,11 @@
 //! Losses: of training, on held-out rows, by domain; by step with runs laid over one another, and by tokens with runs
 //! one after the other.
 
-use super::{Over, Section, add, domain_names, eval_series, marks, run_dash, run_style, step_places, step_series};
-use crate::report::chart::{Caption, LineSpec, REFERENCE_DASH, Series};
+use super::{
+    Over, Section, add, add_over_tokens, domain_names, eval_series, marks, rows_differ, run_dash, run_style,
+    step_places, step_series,
+};
+use crate::report::chart::{COLOURS, Caption, LineSpec, REFERENCE_DASH, Series};
 use crate::report::lineage::RunView;
 use crate::report::number::Unit;
 use crate::report::reduce::known;
@@ -14,25 +17,26 @@ pub(super) fn section(runs: &[RunView]) -> Section {
     let mut figures = Vec::new();
     let about = "Mean loss of each batch, in nats per target token. The band reaches from the smallest to the largest step \
                  that a point stands for. Triangles at the top are checkpoints, resumes and skipped updates.";
-    let spec =
-        LineSpec::new(Caption::new("loss-training", "Training loss", about), "step", "nats per token", Unit::Plain);
+    let caption = Caption::new("loss-training", "Training loss", about);
+    let spec = LineSpec::new(caption, "step", "nats per token", Unit::Plain).past_the_start();
     add(&mut figures, spec, training(runs, Over::Steps), marks(runs.iter(), runs.len() > 1));
 
-    let about = "Mean over the domains on held-out rows. While pruning, the solid line has as many units open as the masks \
-                 expect; the dotted one is the model cut to its target, which is the one that gets written.";
-    let spec =
-        LineSpec::new(Caption::new("loss-heldout", "Held-out loss", about), "step", "nats per token", Unit::Plain);
+    let differ = rows_differ(runs);
+    let about = format!(
+        "Mean over the domains on held-out rows. While pruning, the solid line has as many units open as the masks expect; \
+         the dotted one is the model cut to its target, which is the one that gets exported.{differ}"
+    );
+    let caption = Caption::new("loss-heldout", "Held-out loss", about);
+    let spec = LineSpec::new(caption, "step", "nats per token", Unit::Plain).past_the_start();
     add(&mut figures, spec, held_out(runs, Over::Steps), marks(runs.iter(), runs.len() > 1));
 
-    let about = "The same over tokens: a run that continues the model of another starts where that one ended, so that the \
-                 whole way of a model is one line.";
-    let spec = LineSpec::new(
-        Caption::new("loss-tokens", "Held-out loss over tokens", about),
-        Over::Tokens.label(),
-        "nats per token",
-        Unit::Plain,
+    let about = format!(
+        "The same over tokens: a run that continues the model of another starts where that one ended, at the dashed \
+         vertical line.{differ}"
     );
-    add(&mut figures, spec, held_out(runs, Over::Tokens), vec![]);
+    let caption = Caption::new("loss-tokens", "Held-out loss over tokens", about);
+    let spec = LineSpec::new(caption, Over::Tokens.label(), "nats per token", Unit::Plain).past_the_start();
+    add_over_tokens(&mut figures, spec, held_out(runs, Over::Tokens), runs);
 
     for (id, title, over) in [
         ("loss-domains", "Held-out loss by domain", Over::Steps),
@@ -42,18 +46,18 @@ pub(super) fn section(runs: &[RunView]) -> Section {
         if over == Over::Tokens && !chained {
             continue;
         }
-        let about = "Colours are domains, dashes are runs. Switch off what is in the way with the buttons.";
-        let spec = LineSpec::new(Caption::new(id, title, about), over.label(), "nats per token", Unit::Plain);
-        add(&mut figures, spec, by_domain(runs, over), vec![]);
+        let about = format!("{} Switch off what is in the way with the buttons.{differ}", key(runs));
+        let caption = Caption::new(id, title, about);
+        let spec = LineSpec::new(caption, over.label(), "nats per token", Unit::Plain).past_the_start();
+        match over {
+            Over::Steps => add(&mut figures, spec, by_domain(runs, over), vec![]),
+            Over::Tokens => add_over_tokens(&mut figures, spec, by_domain(runs, over), runs),
+        }
     }
 
     let about = "Loss of each domain's rows in the batches: noisy where a domain has few rows in each.";
-    let spec = LineSpec::new(
-        Caption::new("loss-domains-training", "Training loss by domain", about),
-        "step",
-        "nats per token",
-        Unit::Plain,
-    );
+    let caption = Caption::new("loss-domains-training", "Training loss by domain", about);
+    let spec = LineSpec::new(caption, "step", "nats per token", Unit::Plain).past_the_start();
     add(&mut figures, spec, by_domain_in_training(runs), vec![]);
     Section {
         id: "losses".into(),
@@ -62,6 +66,15 @@ pub(super) fn section(runs: &[RunView]) -> Section {
         figures,
         ..Section::default()
     }
+}
+
+/// What colours, shapes and dashes mean in a figure of domains.
+fn key(runs: &[RunView]) -> String {
+    let domains = match domain_names(runs).len() > COLOURS.len() {
+        true => "Colours and the shapes on the lines are domains",
+        false => "Colours are domains",
+    };
+    if runs.len() > 1 { format!("{domains}, dashes are runs.") } else { format!("{domains}.") }
 }
 
 fn training(runs: &[RunView], over: Over) -> Vec<Series> {

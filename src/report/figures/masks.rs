@@ -5,7 +5,7 @@ use super::{NamedTable, Section, Slider, pruning};
 use crate::inspect::{MaskSnapshot, Survivors};
 use crate::report::chart::{Caption, DataTable, Figure, HeatFrame, HeatMap};
 use crate::report::lineage::RunView;
-use crate::report::number::{Unit, ranges};
+use crate::report::number::{Unit, grouped, ranges};
 
 pub(super) fn sections(runs: &[RunView]) -> Vec<Section> {
     let several = pruning(runs).count() > 1;
@@ -24,8 +24,10 @@ fn section(run: &RunView, several: bool) -> Section {
     });
     Section {
         title: if several { format!("Masks of {}", run.label) } else { "Masks".to_string() },
-        about: "What is open and what is closed in each layer of the source. Move the slider to see how it came about."
-            .into(),
+        about:
+            "Which gates are open and which are closed in each layer of the source. The slider goes through the mask \
+                snapshots of the run."
+                .into(),
         slider,
         figures: maps.into_iter().map(Figure::Map).collect(),
         tables: run.history.survivors.iter().map(survivors).collect(),
@@ -37,15 +39,15 @@ fn heads(run: &RunView, id: &str) -> Option<HeatMap> {
     let snapshots = &run.history.snapshots;
     let columns = snapshots.last()?.heads.first()?.len();
     let kept = snapshots.last()?.kept_heads.concat();
-    let about = "A row per layer, a cell per query head: its gate × that of its key/value head × that of its layer. An empty row \
-                 is a layer that goes.";
+    let about = "A row per layer, a cell per query head: its gate × that of its key/value head × that of its layer. A row without \
+                 outlines is a layer that the cut removes.";
     let frames = snapshots.iter().map(|snapshot| frame(snapshot, bytes(snapshot.heads.iter().flatten()))).collect();
     HeatMap::build(Caption::new(format!("{id}-heads"), "Heads", about), "layer", "query head", columns, kept, frames)
 }
 
 fn intermediate(run: &RunView, id: &str) -> Option<HeatMap> {
     let about = "A row per layer, a cell per tenth of its MLP units, sorted by gate (0: the most open tenth): the mean gate × the \
-                 layer's. Pale cells in the middle are units that have not decided.";
+                 layer's. Pale cells in the middle are undecided units.";
     let snapshots = &run.history.snapshots;
     let frames =
         snapshots.iter().map(|snapshot| frame(snapshot, bytes(snapshot.intermediate.iter().flatten()))).collect();
@@ -62,14 +64,18 @@ fn frame(snapshot: &MaskSnapshot, cells: Vec<u8>) -> HeatFrame {
     let open = |gates: &[f32]| gates.iter().filter(|gate| **gate > 0.5).count();
     let heads: usize = snapshot.heads.iter().map(|layer| open(layer)).sum();
     let all: usize = snapshot.heads.iter().map(Vec::len).sum();
-    let closed: Vec<usize> =
-        snapshot.layers.iter().enumerate().filter(|(_, gate)| **gate <= 0.5).map(|(layer, _)| layer).collect();
+    let layers = |chosen: &dyn Fn(f32, bool) -> bool| {
+        let gates = snapshot.layers.iter().zip(&snapshot.kept_layers).enumerate();
+        ranges(&gates.filter(|(_, (gate, kept))| chosen(**gate, **kept)).map(|(layer, _)| layer).collect::<Vec<_>>())
+    };
     let hidden = f64::from(snapshot.hidden.iter().sum::<f32>()) / 10.0;
     let undecided: u64 = snapshot.undecided.values().sum();
     let mut numbers = vec![
-        ("closed layers".to_string(), ranges(&closed)),
-        ("open heads".to_string(), format!("{heads} of {all}")),
-        ("hidden, mean gate".to_string(), Unit::Plain.text(hidden)),
+        // What the cut would do is one thing, how far the gates are another; both have their own name.
+        ("layers that the cut removes".to_string(), layers(&|_, kept| !kept)),
+        ("kept layers with a gate below 0.5".to_string(), layers(&|gate, kept| kept && gate < 0.5)),
+        ("heads with a gate above 0.5".to_string(), format!("{heads} of {all}")),
+        ("mean gate of hidden dimensions".to_string(), Unit::Plain.text(hidden)),
         ("undecided units".to_string(), Unit::Count.text(undecided as f64)),
         ("expected sparsity".to_string(), Unit::Percent.text(snapshot.expected_sparsity)),
     ];
@@ -90,12 +96,13 @@ fn survivors(survivors: &Survivors) -> NamedTable {
                 format!("layer {}", layer.becomes),
                 format!("{} of {}", layer.heads.len(), source.num_attention_heads),
                 index(&layer.heads),
-                format!("{} of {}", layer.intermediate, source.intermediate_size),
+                format!("{} of {}", grouped(layer.intermediate as i64), grouped(source.intermediate_size)),
             ],
         }
     };
-    let header = ["layer of the source", "becomes", "query heads", "which", "MLP units"].map(String::from).to_vec();
+    let header =
+        ["layer of the source", "becomes", "query heads", "kept heads", "MLP units"].map(String::from).to_vec();
     let rows = (0..source.num_hidden_layers.clamp(0, 1000)).map(layer).collect();
-    let title = format!("What survives, by the masks of step {}", survivors.step);
+    let title = format!("What is kept, by the masks of step {}", Unit::Count.text(survivors.step as f64));
     NamedTable { title, table: DataTable { header, rows }, folded: source.num_hidden_layers > 16 }
 }

@@ -12,9 +12,10 @@ pub(crate) use models::shape_differences;
 
 use super::chart::{COLOURS, DataTable, Figure, LineChart, LineSpec, Mark, RUN_DASHES, Series};
 use super::lineage::RunView;
+use super::number::listed;
 use super::reduce::{MAX_POINTS, known};
 use super::side_files::{EvalFile, LatencyFile};
-use crate::inspect::Column;
+use crate::inspect::{Column, held_out};
 
 /// A part of the report under one heading.
 #[derive(Clone, Debug, Default)]
@@ -176,7 +177,54 @@ pub(super) fn marks<'a, 'b: 'a>(runs: impl Iterator<Item = &'a RunView<'b>>, sev
 
 /// Adds a line chart if it has anything to show.
 pub(super) fn add(figures: &mut Vec<Figure>, spec: LineSpec, series: Vec<Series>, marks: Vec<Mark>) {
-    figures.extend(LineChart::build(spec, series, marks).map(Figure::Line));
+    figures.extend(LineChart::build(spec, series, marks, vec![]).map(Figure::Line));
+}
+
+/// The same over tokens, where a run begins at the end of the one before it: with a line at each such place.
+pub(super) fn add_over_tokens(figures: &mut Vec<Figure>, spec: LineSpec, series: Vec<Series>, runs: &[RunView]) {
+    figures.extend(LineChart::build(spec, series, vec![], borders(runs)).map(Figure::Line));
+}
+
+/// Where one run ends and another goes on with its model, by rising place; of one place once.
+fn borders(runs: &[RunView]) -> Vec<Mark> {
+    let mut borders: Vec<Mark> = Vec::new();
+    for run in runs {
+        // Behind a one-shot cut, which saw no tokens, a run begins where the axis does.
+        let parent = run.parent.and_then(|parent| runs.get(parent)).filter(|_| run.tokens_before > 0.0);
+        let Some(parent) = parent else { continue };
+        let text = format!("{} → {}", parent.label, run.label);
+        match borders.iter_mut().find(|known| known.x == run.tokens_before) {
+            Some(known) => known.text = format!("{}, {text}", known.text),
+            None => {
+                borders.push(Mark { x: run.tokens_before, run: run.label.clone(), kind: "border".into(), text });
+            }
+        }
+    }
+    borders.sort_by(|a, b| a.x.total_cmp(&b.x));
+    borders
+}
+
+/// Whose held-out losses do not compare, in a sentence to go below a figure; nothing where all do.
+pub(super) fn rows_differ(runs: &[RunView]) -> String {
+    let evaluated: Vec<&RunView> = runs.iter().filter(|run| !run.history.evaluations.is_empty()).collect();
+    let mut groups: Vec<Vec<&RunView>> = Vec::new();
+    for run in evaluated {
+        let same = |group: &&mut Vec<&RunView>| {
+            group.first().is_some_and(|first| held_out::is_of_same_data(first.history, run.history))
+        };
+        match groups.iter_mut().find(same) {
+            Some(group) => group.push(run),
+            None => groups.push(vec![run]),
+        }
+    }
+    let names = |group: &Vec<&RunView>| listed(&group.iter().map(|run| run.label.clone()).collect::<Vec<_>>());
+    match groups.len() {
+        0 | 1 => String::new(),
+        _ => format!(
+            " Not all are of the same data ({}): between these, heights do not compare.",
+            groups.iter().map(names).collect::<Vec<_>>().join(" | ")
+        ),
+    }
 }
 
 /// The domains of all runs, each once: their place is their colour.

@@ -2,6 +2,7 @@
 
 use super::{NamedTable, Section};
 use crate::inspect::RunHistory;
+use crate::words;
 use crate::report::chart::{Axis, Caption, DataTable, Figure, RowChart, RowEntry, RowMark, reach};
 use crate::report::lineage::RunView;
 use crate::report::number::{Unit, grouped};
@@ -25,7 +26,7 @@ pub(super) fn sizes(runs: &[RunView]) -> Section {
     Section {
         id: "size".into(),
         title: "Shape and size".into(),
-        about: "What the model was, what it had to become, and what was written.".into(),
+        about: "The source model, the target shape, and the model that was exported.".into(),
         figures: parameters(runs).into_iter().collect(),
         tables,
         ..Section::default()
@@ -49,7 +50,7 @@ fn shape_table(run: &RunView, several: bool) -> NamedTable {
     let before = history.written.as_ref().and_then(|written| written.parameters_before);
     let after = history.written.as_ref().and_then(|written| written.parameters_after);
     rows.push(vec!["parameters".into(), count(before), "–".into(), count(after)]);
-    let header = ["", "source", "target", "written"].map(String::from).to_vec();
+    let header = ["", "source", "target", "exported"].map(String::from).to_vec();
     let title = if several { format!("Shape in {}", run.label) } else { "Shape".to_string() };
     NamedTable { title, table: DataTable { header, rows }, folded: false }
 }
@@ -67,7 +68,7 @@ fn parameters(runs: &[RunView]) -> Option<Figure> {
             values: counted.iter().map(|run| value(run, |w| w.parameters_before)).collect(),
         },
         RowEntry {
-            name: "written".into(),
+            name: "exported".into(),
             colour: 0,
             values: counted.iter().map(|run| value(run, |w| w.parameters_after)).collect(),
         },
@@ -75,7 +76,7 @@ fn parameters(runs: &[RunView]) -> Option<Figure> {
     let caption = Caption::new(
         "parameters",
         "Parameters",
-        "All parameters of the model that each run trained, and of the one it wrote.",
+        "Parameters, embeddings included, of the model that each run started from and of the one it exported.",
     );
     bars(caption, "parameters", Unit::Count, counted.iter().map(|run| run.label.clone()).collect(), entries)
 }
@@ -121,7 +122,7 @@ pub(super) fn evaluation(eval: &EvalFile) -> Section {
     Section {
         id: "evaluation".into(),
         title: "Evaluation".into(),
-        about: "From shearling eval, as given with --eval.".into(),
+        about: "From `shearling eval`, as given with --eval.".into(),
         figures: figures.into_iter().collect(),
         tables,
         ..Section::default()
@@ -133,7 +134,7 @@ fn loss_table(eval: &EvalFile, domains: &[String]) -> NamedTable {
         "model".to_string(),
         "parameters".into(),
         "mean loss".into(),
-        "against the first".into(),
+        "difference from the first".into(),
         "bits per byte".into(),
     ];
     let row = |model: &EvalModel| {
@@ -188,19 +189,19 @@ pub(super) fn latency(latency: &LatencyFile) -> Section {
     };
     let decode = vec![
         entry("measured", 0, |m| m.decode.tokens_per_second),
-        entry("what the memory allows", 6, |m| m.decode.roofline_tokens_per_second),
+        entry("memory-bandwidth bound", 6, |m| m.decode.roofline_tokens_per_second),
     ];
     let prefill = vec![entry("measured", 2, |m| m.prefill.tokens_per_second)];
-    let about = "Writing one token after the other, one text at a time. Each token reads all weights once, so the memory's \
-                 bandwidth sets the bound.";
-    let caption = Caption::new("decode", "Writing (decode)", about);
+    let about = "One token after the other, at batch size one. Each token reads all weights once, so memory bandwidth sets the \
+                 bound.";
+    let caption = Caption::new("decode", "Decode", about);
     let mut figures: Vec<Figure> =
         bars(caption, "tokens per second", Unit::Count, rows.clone(), decode).into_iter().collect();
-    let caption = Caption::new("prefill", "Reading (prefill)", "Reading a prompt at once.");
+    let caption = Caption::new("prefill", "Prefill", "All tokens of a prompt at once.");
     figures.extend(bars(caption, "tokens per second", Unit::Count, rows, prefill));
     let machine = [
-        latency.device.clone(),
-        latency.threads.map(|threads| format!("{threads} threads")),
+        latency.device.as_deref().map(words::device),
+        latency.threads.map(|threads| words::counted(threads, "thread")),
         latency.dtype.clone(),
         latency.memory_bandwidth_bytes_per_second.map(|rate| format!("{}/s memory bandwidth", Unit::Bytes.text(rate))),
     ];
@@ -208,11 +209,16 @@ pub(super) fn latency(latency: &LatencyFile) -> Section {
     Section {
         id: "latency".into(),
         title: "Speed".into(),
-        about: format!("From shearling bench latency, as given with --latency: {machine}."),
+        about: format!("From `shearling bench latency`, as given with --latency: {machine}."),
         figures,
         tables: vec![latency_table(latency)],
         ..Section::default()
     }
+}
+
+/// Tokens per second; from a hundred on decimals say nothing.
+fn rate(value: Option<f64>) -> String {
+    Unit::Count.optional(value.map(|rate| if rate >= 100.0 { rate.round() } else { rate }))
 }
 
 fn latency_table(latency: &LatencyFile) -> NamedTable {
@@ -223,8 +229,8 @@ fn latency_table(latency: &LatencyFile) -> NamedTable {
             short_name(&model.model),
             Unit::Count.optional(model.parameters),
             Unit::Bytes.optional(model.weight_bytes),
-            Unit::Plain.optional(model.prefill.tokens_per_second),
-            Unit::Plain.optional(model.decode.tokens_per_second),
+            rate(model.prefill.tokens_per_second),
+            rate(model.decode.tokens_per_second),
             Unit::Percent.optional(model.decode.fraction_of_roofline),
             Unit::Bytes.optional(model.peak_memory_bytes),
         ]

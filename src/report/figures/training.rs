@@ -25,7 +25,7 @@ pub(super) fn section(runs: &[RunView]) -> Section {
     };
     add(&mut figures, spec, grouped(runs, rates), vec![]);
 
-    let about = "L2 norm before clipping. A lasting rise is a warning; single spikes are cut by clipping.";
+    let about = "L2 norm before clipping. A lasting rise is a warning; clipping takes care of single spikes.";
     let spec =
         LineSpec::new(Caption::new("gradient-norms", "Gradient norms", about), "step", "norm", Unit::Plain).log();
     let norms: Columns = |s| {
@@ -42,19 +42,19 @@ pub(super) fn section(runs: &[RunView]) -> Section {
         .include(&[0.0, 1.0]);
     one_column(&mut figures, runs, spec, |s| &s.clip_scale);
 
-    let about = "Tokens of a step over its seconds, without evaluations and checkpoints.";
+    let about = "Of each step, without evaluations and checkpoints.";
     let spec = LineSpec::new(Caption::new("throughput", "Throughput", about), "step", "tokens per second", Unit::Count)
         .include(&[0.0]);
     one_column(&mut figures, runs, spec, |s| &s.tokens_per_second);
 
-    let about = "Of the device of the run, since its steps began.";
+    let about = "Of the run's device, since its steps began.";
     let spec =
         LineSpec::new(Caption::new("memory", "Peak memory", about), "step", "bytes", Unit::Bytes).include(&[0.0]);
     one_column(&mut figures, runs, spec, |s| &s.peak_memory_bytes);
     Section {
         id: "training".into(),
         title: "Training".into(),
-        about: "Rates, norms, speed, memory and what happened on the way.".into(),
+        about: "Learning rates, gradient norms, speed, memory and events.".into(),
         tables: events(runs).into_iter().collect(),
         figures,
         ..Section::default()

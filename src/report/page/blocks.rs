@@ -90,6 +90,14 @@ fn write_legend(out: &mut Markup, figure: &str, legend: &[LegendEntry]) {
                     out.element("svg", &[("viewBox", &"0 0 24 10"), ("aria-hidden", &"true")], |svg| {
                         svg.element("g", &[("class", &entry.classes)], |group| {
                             group.leaf("path", &[("class", &"line"), ("d", &"M0 5h24")]);
+                            if let Some(glyph) = entry.glyph {
+                                let place = [
+                                    ("class", &"glyph" as _),
+                                    ("d", &glyph as _),
+                                    ("transform", &"translate(12 5)" as _),
+                                ];
+                                group.leaf("path", &place);
+                            }
                         });
                     });
                     out.text(&entry.label);

@@ -5,6 +5,7 @@ use crate::report::figures::Section;
 use crate::report::lineage::{RunView, views};
 use crate::report::markup::Markup;
 use crate::report::number::Unit;
+use crate::words;
 
 pub(super) fn write_header(header: &mut Markup, report: &Report, sections: &[Section], live: bool) {
     header.element("div", &[("class", &"top")], |top| {
@@ -23,7 +24,7 @@ pub(super) fn write_header(header: &mut Markup, report: &Report, sections: &[Sec
     });
     header.element("nav", &[("id", &"sections"), ("aria-label", &"Sections")], |nav| {
         nav.element("ul", &[], |list| {
-            let fixed = [("warnings", "Warnings"), ("answers", "Answers")];
+            let fixed = [("answers", "Answers"), ("warnings", "Warnings")];
             let own = sections.iter().map(|section| (section.id.as_str(), section.title.as_str()));
             for (id, title) in fixed.into_iter().chain(own).chain([("configuration", "Configuration")]) {
                 list.element("li", &[], |item| item.text_element("a", &[("href", &format!("#{id}"))], title));
@@ -35,13 +36,19 @@ pub(super) fn write_header(header: &mut Markup, report: &Report, sections: &[Sec
 /// A run in a line.
 fn facts(view: &RunView) -> String {
     let run = view.history;
-    let planned = run.planned_steps.map_or(String::new(), |steps| format!(" of {}", Unit::Count.text(steps as f64)));
+    let steps = match run.planned_steps {
+        Some(all) if all != run.finished_steps => {
+            format!("{} of {}", words::thousands(run.finished_steps), words::counted(all, "step"))
+        }
+        _ => words::counted(run.finished_steps, "step"),
+    };
+    let trained = !run.one_shot;
     let facts = [
-        run.stage.clone(),
-        Some(format!("{}{planned} steps", Unit::Count.text(run.finished_steps as f64))),
+        if trained { run.stage.clone() } else { Some("one-shot cut".to_string()) },
+        Some(steps).filter(|_| trained),
         run.tokens.map(|tokens| format!("{} tokens", Unit::Count.text(tokens))),
-        Some(Unit::Seconds.text(run.seconds)),
-        run.device.clone(),
+        Some(Unit::Seconds.text(run.seconds)).filter(|_| trained),
+        run.device.as_deref().map(words::device),
         run.version.as_ref().map(|version| format!("shearling {version}")),
     ];
     format!("{}: {}", view.label, facts.into_iter().flatten().collect::<Vec<_>>().join(", "))

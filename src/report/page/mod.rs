@@ -1,9 +1,10 @@
-//! The page: one HTML file with everything in it. Warnings first, then the answers, then the figures; readable without
+//! The page: one HTML file with everything in it. The answers first, then warnings, then the figures; readable without
 //! script, and closed to the outside: its policy allows our one script and our one style by their hashes, and nothing
 //! else from anywhere.
 
 mod blocks;
 mod header;
+mod notes;
 
 use super::Report;
 use super::answers::{Answer, Verdict};
@@ -11,7 +12,6 @@ use super::data::{data, embedded};
 use super::figures::Section;
 use super::lineage::views;
 use super::markup::Markup;
-use crate::inspect::{Note, Severity};
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;
 use blocks::{write_figure, write_named_table, write_slider};
@@ -20,8 +20,6 @@ use sha2::{Digest, Sha256};
 
 const STYLE: &str = include_str!("report.css");
 const SCRIPT: &str = include_str!("report.js");
-/// Warnings that are not folded: enough to be alarmed, few enough to get to the answers.
-const SHOWN_WARNINGS: usize = 8;
 
 /// The report as an HTML file. A `live` one asks its server for news.
 pub fn html(report: &Report, live: bool) -> String {
@@ -72,7 +70,6 @@ fn write_head(head: &mut Markup, report: &Report, live: bool) {
 }
 
 fn write_main(main: &mut Markup, report: &Report, sections: &[Section]) {
-    section(main, "warnings", "Warnings", |out| write_notes(out, report));
     section(main, "answers", "Answers", |out| {
         let groups = report.answers();
         for (run, answers) in &groups {
@@ -84,6 +81,7 @@ fn write_main(main: &mut Markup, report: &Report, sections: &[Section]) {
             });
         }
     });
+    section(main, "warnings", "Warnings", |out| notes::write_notes(out, &views(&report.runs)));
     for part in sections {
         section(main, &part.id, &part.title, |out| write_section(out, part));
     }
@@ -96,44 +94,6 @@ fn section(out: &mut Markup, id: &str, title: &str, content: impl FnOnce(&mut Ma
         out.text_element("h2", &[("id", &heading)], title);
         content(out);
     });
-}
-
-fn write_notes(out: &mut Markup, report: &Report) {
-    let views = views(&report.runs);
-    let notes: Vec<(&str, &Note)> =
-        views.iter().flat_map(|view| view.history.notes.iter().map(|note| (view.label.as_str(), note))).collect();
-    let (warnings, others): (Vec<_>, Vec<_>) =
-        notes.into_iter().partition(|(_, note)| note.severity == Severity::Warning);
-    out.element("ul", &[("class", &"notes")], |list| {
-        if warnings.is_empty() {
-            list.text_element(
-                "li",
-                &[("class", &"fine")],
-                "None: nothing is missing, and the runs ended as they should.",
-            );
-        }
-        warnings.iter().take(SHOWN_WARNINGS).for_each(|(run, note)| write_note(list, run, note, views.len() > 1));
-    });
-    let rest: Vec<_> = warnings.iter().skip(SHOWN_WARNINGS).chain(&others).collect();
-    if !rest.is_empty() {
-        out.element("details", &[("id", &"more-notes")], |out| {
-            let more = [
-                (warnings.len().saturating_sub(SHOWN_WARNINGS), "more warnings"),
-                (others.len(), if others.len() == 1 { "remark" } else { "remarks" }),
-            ];
-            let more = more.iter().filter(|(count, _)| *count > 0).map(|(count, what)| format!("{count} {what}"));
-            out.text_element("summary", &[], more.collect::<Vec<_>>().join(", "));
-            out.element("ul", &[("class", &"notes")], |list| {
-                rest.iter().for_each(|(run, note)| write_note(list, run, note, views.len() > 1));
-            });
-        });
-    }
-}
-
-fn write_note(list: &mut Markup, run: &str, note: &Note, several: bool) {
-    let class = if note.severity == Severity::Warning { "warning" } else { "info" };
-    let text = if several { format!("{run}: {}", note.text) } else { note.text.clone() };
-    list.text_element("li", &[("class", &class)], text);
 }
 
 fn write_answer(out: &mut Markup, answer: &Answer) {

@@ -83,11 +83,12 @@
     if (heading) tip.append(node("strong", {}, heading));
     if (rows.length > 0) {
       const table = node("table");
-      for (const { classes, name, value } of rows) {
+      for (const { classes, glyph, name, value } of rows) {
         const row = table.insertRow();
         const sample = shape("svg", { viewBox: "0 0 24 10", "aria-hidden": "true" });
         const group = shape("g", { class: classes });
         group.append(shape("path", { class: "line", d: "M0 5h24" }));
+        if (glyph) group.append(shape("path", { class: "glyph", d: glyph, transform: "translate(12 5)" }));
         sample.append(group);
         row.insertCell().append(sample);
         row.insertCell().textContent = name;
@@ -162,6 +163,7 @@
           ? ` (${format(chart.y.unit, series.low[found])} to ${format(chart.y.unit, series.high[found])})` : "";
         rows.push({
           classes: classes.replace("series", ""),
+          glyph: series.glyph,
           name: several && !series.name.startsWith(series.run) ? `${series.run} · ${series.name}` : series.name,
           // A line without a point here says where its value is from.
           value: format(chart.y.unit, series.y[found]) + span
@@ -271,7 +273,7 @@
     const marks = () => all("[data-tip]", plot).filter((mark) => isOn(mark.closest(".series")));
     let current = -1;
     const show = (mark) => {
-      const x = Number(mark.getAttribute("cx") ?? mark.getAttribute("x"));
+      const x = Number(mark.dataset.x ?? mark.getAttribute("cx") ?? mark.getAttribute("x"));
       showTip(plot, x, [], mark.dataset.tip);
       return mark.dataset.tip;
     };
@@ -297,7 +299,11 @@
       const data = figures[figure.dataset.figure];
       const plot = figure.querySelector(".plot");
       setUpLegend(figure);
-      if (data.kind === "line") setUpLines(plot, data);
+      if (data.kind === "line") {
+        setUpLines(plot, data);
+        // On a narrow screen the newest side is the one to see first.
+        plot.scrollLeft = plot.scrollWidth;
+      }
       if (data.kind === "map") setUpMap(plot, data);
       if (data.kind === "rows") setUpRows(plot);
     }

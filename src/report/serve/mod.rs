@@ -118,7 +118,7 @@ impl Live {
             return connection.write(&Answer::plain(431, "the request is too long\n").into_bytes(true));
         };
         let Some(request) = Request::parse(&head) else {
-            return connection.write(&Answer::plain(400, "that is no HTTP request\n").into_bytes(true));
+            return connection.write(&Answer::plain(400, "that is not an HTTP request\n").into_bytes(true));
         };
         let with_body = request.method != "HEAD";
         connection.write(&self.answer(&request, page).into_bytes(with_body))

@@ -9,9 +9,12 @@
 //! they do with TensorBoard's own writers. A resumed run begins a new file with its whole history, so that what was
 //! logged of steps that it takes again, or was not logged while events were off, is put right.
 
+mod dropped;
 mod event_file;
 mod proto;
 mod summary;
+
+pub use dropped::DroppedLine;
 
 use super::Error;
 use super::metrics;
@@ -91,27 +94,30 @@ impl EventLog {
         self.file.append(&Event { wall_time, step: step as i64, what: Some(what) })
     }
 
-    /// Writes what `metrics.jsonl` holds.
-    fn write_history(&mut self, run: &Path) -> Result<(), Error> {
+    /// Writes what `metrics.jsonl` holds; the lines that are left out.
+    fn write_history(&mut self, run: &Path) -> Result<Vec<DroppedLine>, Error> {
         self.start(0).map_err(|source| self.failed(source))?;
         let path = run.join(metrics::FILE_NAME);
         if !path.exists() {
-            return Ok(());
+            return Ok(Vec::new());
         }
-        metrics::read(&path)?.iter().try_for_each(|record| self.write(record))
+        let mut dropped = Vec::new();
+        dropped::read(&path, &mut |record| self.write(record), &mut dropped)?;
+        Ok(dropped)
     }
 }
 
-/// Makes the event file of any run, going on or over, from its `metrics.jsonl`; `out` appears whole and is returned.
+/// Makes the event file of any run, going on or over, from its `metrics.jsonl`; `out` appears whole and is returned,
+/// with the lines that gave no event.
 ///
 /// # Errors
 /// There is no metrics file, or `out` exists already and is not empty.
-pub fn convert(run: &Path, out: &Path) -> Result<PathBuf, Error> {
+pub fn convert(run: &Path, out: &Path) -> Result<(PathBuf, Vec<DroppedLine>), Error> {
     let metrics = run.join(metrics::FILE_NAME);
     std::fs::metadata(&metrics).map_err(|source| Error::Io { action: "read", path: metrics, source })?;
     let staging = Staging::new(out)?;
-    EventLog::create(run, staging.path())?.write_history(run)?;
-    Ok(staging.publish()?)
+    let dropped = EventLog::create(run, staging.path())?.write_history(run)?;
+    Ok((staging.publish()?, dropped))
 }
 
 fn now() -> f64 {
@@ -218,7 +224,7 @@ mod tests {
         assert!(error.contains(metrics::FILE_NAME) && !target.exists(), "{error}");
         let mut metrics = metrics::MetricsFile::open(run.path(), 0).unwrap();
         (1..=3).for_each(|at| metrics.write(&step(at)).unwrap());
-        assert_eq!(convert(run.path(), &target).unwrap(), target);
+        assert_eq!(convert(run.path(), &target).unwrap(), (target.clone(), vec![]));
         assert_eq!(losses(&target), [(1, 0.5), (2, 1.0), (3, 1.5)]);
         assert!(convert(run.path(), &target).unwrap_err().to_string().contains("events"), "taken already");
     }

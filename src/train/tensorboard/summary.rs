@@ -4,6 +4,7 @@
 //! A number that is absent or null (not finite, or there is none) gives no point.
 
 use super::proto::{Datum, Dimension, Histogram, Metadata, Plugin, STRING, Shape, StringTensor, Tagged};
+use crate::train::mask_record::{removed_layers, undecided};
 use serde_json::Value;
 
 /// Numbers of a step, by where they lie in its record.
@@ -111,10 +112,11 @@ fn evaluation(record: &Value) -> Vec<Tagged> {
 }
 
 fn masks(record: &Value, found: &mut Vec<Tagged>) {
+    let removed = removed_layers(&record["masks"]);
     for report in record.pointer("/masks/modules").and_then(Value::as_array).into_iter().flatten() {
         let Some(module) = report["module"].as_str() else { continue };
         pick(report, &MASKS, |tag| format!("{tag}/{module}"), found);
-        let undecided = report["undecided"].as_array().into_iter().flatten().filter_map(Value::as_f64).sum::<f64>();
+        let undecided = undecided(report, &removed).unwrap_or(0);
         found.extend(scalar(format!("masks/undecided/{module}"), &undecided.into()));
         let counts = report["histogram"].as_array().into_iter().flatten().filter_map(Value::as_f64);
         found.extend(gate_histogram(module, &counts.collect::<Vec<_>>()));
