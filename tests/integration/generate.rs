@@ -1,9 +1,11 @@
 //! `generate` and `bench latency` as a user meets them: the text is the model's, ends where it should, and comes again
 //! under the same seed; the numbers of the benchmark belong together.
 
-use super::support::{data, edit_json, families, load, logits, shearling, succeed, write_model, write_tiny_source};
+use super::support::{
+    data, edit_json, families, load, logits, shearling, succeed, tensors, write_model, write_tiny_source,
+};
 use serde_json::{Value, json};
-use shearling::checkpoint::Tokenizer;
+use shearling::checkpoint::{TensorFile, Tokenizer};
 use shearling_masks::Gates;
 use std::io::Write;
 use std::path::{Path, PathBuf};
@@ -184,8 +186,15 @@ fn logits_that_are_no_numbers_give_an_error_and_no_text() {
     let folder = tempfile::tempdir().unwrap();
     let mut config = families().remove(0).1;
     config["vocab_size"] = json!(300);
-    config["initializer_range"] = json!(1e30);
     write_model(folder.path(), &config, 5);
+    // Finite weights whose products are not.
+    let weights = folder.path().join("model.safetensors");
+    let huge = |(name, weight): (String, tch::Tensor)| match name == "model.norm.weight" {
+        true => (name, weight.full_like(3e38)),
+        false => (name, weight),
+    };
+    let changed: Vec<(String, tch::Tensor)> = tensors(&weights).into_iter().map(huge).collect();
+    TensorFile::write(&weights, &changed, &Default::default()).unwrap();
     std::fs::copy(data().join("tokenizer.json"), folder.path().join("tokenizer.json")).unwrap();
     refused(folder.path(), &["--prompt", "x"], "not finite");
 }

@@ -202,7 +202,7 @@ fn token_ids_the_model_does_not_have_are_refused() {
     copy_folder(data(), &damaged);
     edit_json(&damaged.join("manifest.json"), json!({ "vocab_size": 100 }));
     let path = damaged.display().to_string();
-    let named = [path.as_str(), "parquet", "not below the vocabulary size 100"];
+    let named = [path.as_str(), "manifest.json", "max_token_id 299 is not below vocab_size 100"];
     place.refuses_prune(&source, &[("data.path", &path)], &named);
     place.refuses(&["eval", &source.display().to_string(), "--data", &path], &named);
 }
