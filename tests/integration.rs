@@ -7,6 +7,8 @@ mod integration {
     pub mod cli;
     pub mod configs;
     pub mod decoding;
+    pub mod divergence;
+    pub mod domain_mix;
     pub mod evaluation;
     pub mod generate;
     pub mod golden;

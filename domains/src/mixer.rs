@@ -1,17 +1,21 @@
-//! New proportions from losses per domain: dynamic batch loading (Sheared-LLaMA, Algorithm 1).
+//! New proportions from losses per domain: dynamic batch loading (Sheared-LLaMA, Algorithm 1), and its bounded kin.
 //!
 //! At an evaluation with loss ℓ_i, reference loss r_i and current proportion w_i of domain i of k:
 //!
 //! ```text
-//! Δ_i = max(ℓ_i − r_i, 0)            kind = dynamic: the paper
+//! Δ_i = max(ℓ_i − r_i, 0)            kind = dynamic: the paper; kind = bounded
 //! Δ_i = ℓ_i − r_i                    kind = signed: the code released with it
-//! α_i = w_i·exp(η·Δ_i) / Σ_j w_j·exp(η·Δ_j)
+//! g_i = η·Δ_i                        dynamic, signed
+//! g_i = t·clip(η·d, ± ln f)          bounded: d = Δ_i − m, m = mean of all Δ, f = max_change,
+//!                                    t = d²/(d² + s² + m²), s the standard error of ℓ_i
+//! α_i = w_i·exp(g_i) / Σ_j w_j·exp(g_j)
 //! w_i ← (1 − c)·α_i + c/k
 //! ```
 //!
 //! A domain that is further above its reference than the others gains. `ln w` integrates the gaps, so the interval
-//! between evaluations acts as a learning rate, and nothing pulls the weights back: a floor and a cap keep a domain from
-//! vanishing or taking all.
+//! between evaluations acts as a learning rate, and nothing pulls the weights back. `bounded` therefore counts a gap only
+//! in as far as it stands out of what cannot be told from it (its own error, and the excess that all domains share), and
+//! keeps every domain in a box ([`Bound`]); for the other kinds the sides of the box are there when they are asked for.
 //!
 //! **Missing losses.** A domain without a finite loss keeps the proportion it has; the rule is applied to the others,
 //! which share what they had together (mass M among m domains: `w_i ← (1 − c)·α_i·M + c·M/m`). Its weight so neither
@@ -19,70 +23,26 @@
 
 use serde::{Deserialize, Serialize};
 
+use crate::mix_bounds::{Bound, Span, bounded, reachable};
+use crate::mixer_config::{MixerConfig, MixerKind};
 use crate::{Error, Result, proportions};
 
 /// Version of [`MixerState`].
 const STATE_VERSION: u64 = 1;
 /// Largest |η·Δ|: its exponential already decides everything, and sums with it stay finite.
 const MAX_LOG_STEP: f64 = 1e6;
-
-/// How proportions follow losses.
-#[derive(Debug, Clone, Copy, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum MixerKind {
-    /// They stay what they are.
-    Static,
-    /// The paper's rule: a domain below its reference counts as being at it.
-    #[default]
-    Dynamic,
-    /// The rule of the released code: a domain below its reference is weighted down.
-    Signed,
+/// What an evaluation found of a domain.
+#[derive(Debug, Clone, Copy, PartialEq)]
+pub struct Measured {
+    /// Mean loss, nats per token.
+    pub loss: f64,
+    /// Standard error of that mean over rows; `None` where it is not known.
+    pub standard_error: Option<f64>,
 }
 
-/// Settings of a [`Mixer`].
-#[derive(Debug, Clone, PartialEq, Serialize, Deserialize)]
-#[serde(deny_unknown_fields, default)]
-pub struct MixerConfig {
-    /// The rule.
-    pub kind: MixerKind,
-    /// η: weight of a gap of one nat.
-    pub eta: f64,
-    /// c: share of the weight that is spread evenly after each update; 0 switches it off.
-    pub smoothing: f64,
-    /// No proportion falls below this.
-    pub floor: f64,
-    /// No proportion rises above this.
-    pub cap: Option<f64>,
-}
-
-impl Default for MixerConfig {
-    fn default() -> Self {
-        Self { kind: MixerKind::default(), eta: 1.0, smoothing: 1e-4, floor: 0.0, cap: None }
-    }
-}
-
-impl MixerConfig {
-    /// Checks the values by themselves and for `domains` domains.
-    ///
-    /// # Errors
-    /// [`Error::Config`] names the first value that cannot be used, a floor or cap that no proportions can meet included.
-    pub fn validate(&self, domains: usize) -> Result<()> {
-        if !self.eta.is_finite() || self.eta < 0.0 {
-            return Err(Error::config("eta", self.eta, "expected a number of at least 0"));
-        }
-        if !(0.0..=1.0).contains(&self.smoothing) {
-            return Err(Error::config("smoothing", self.smoothing, "expected a number from 0 to 1"));
-        }
-        let even = 1.0 / domains as f64;
-        // A floor of exactly 1/k, typed in decimal, may be a hair above it.
-        if !(0.0..=even * (1.0 + 1e-9)).contains(&self.floor) {
-            let problem = format!("{domains} domains can each have from 0 to {even}");
-            return Err(Error::config("floor", self.floor, problem));
-        }
-        if let Some(cap) = self.cap.filter(|cap| !(even * (1.0 - 1e-9)..=1.0).contains(cap)) {
-            return Err(Error::config("cap", cap, format!("{domains} domains need a cap from {even} to 1")));
-        }
-        Ok(())
+impl From<f64> for Measured {
+    fn from(loss: f64) -> Self {
+        Measured { loss, standard_error: None }
     }
 }
 
@@ -93,6 +53,10 @@ pub struct MixerUpdate {
     pub proportions: Vec<f64>,
     /// Δ per domain as the rule used it; `None` without a finite loss or without a reference loss.
     pub excess: Vec<Option<f64>>,
+    /// What the rule asked for; of `bounded`, what `dynamic` would have made of it.
+    pub wanted: Vec<f64>,
+    /// What kept each domain from that.
+    pub held: Vec<Option<Bound>>,
 }
 
 /// What a mixer must remember across a restart.
@@ -112,6 +76,7 @@ pub struct MixerState {
 pub struct Mixer {
     config: MixerConfig,
     reference_losses: Vec<f64>,
+    initial: Vec<f64>,
     state: MixerState,
 }
 
@@ -132,24 +97,25 @@ impl Mixer {
             return Err(Error::Proportions { proportions: proportions.to_vec(), problem });
         }
         check_reference(config.kind, reference_losses, checked.len())?;
-        let state = MixerState { version: STATE_VERSION, proportions: checked, updates: 0 };
-        Ok(Self { config, reference_losses: reference_losses.to_vec(), state })
+        let state = MixerState { version: STATE_VERSION, proportions: checked.clone(), updates: 0 };
+        Ok(Self { config, reference_losses: reference_losses.to_vec(), initial: checked, state })
     }
 
-    /// A mixer that continues from `state`.
+    /// A mixer that began with the proportions `initial` and continues from `state`.
     ///
     /// # Errors
     /// Those of [`Self::new`] for its settings, and [`Error::State`] for a state of another version or other domains.
-    pub fn resume(config: MixerConfig, reference_losses: &[f64], state: MixerState) -> Result<Self> {
+    pub fn resume(config: MixerConfig, initial: &[f64], reference_losses: &[f64], state: MixerState) -> Result<Self> {
         if state.version != STATE_VERSION {
             let (expected, found) = (STATE_VERSION.to_string(), state.version.to_string());
             return Err(Error::State { what: "mixer state", field: "version", expected, found });
         }
-        if !reference_losses.is_empty() && reference_losses.len() != state.proportions.len() {
-            let (expected, found) = (reference_losses.len().to_string(), state.proportions.len().to_string());
+        if initial.len() != state.proportions.len() {
+            let (expected, found) = (initial.len().to_string(), state.proportions.len().to_string());
             return Err(Error::State { what: "mixer state", field: "number of domains", expected, found });
         }
-        let mut mixer = Self::new(config, &state.proportions, reference_losses)?;
+        Self::new(config.clone(), &state.proportions, reference_losses)?;
+        let mut mixer = Self::new(config, initial, reference_losses)?;
         // Not scaled again: the numbers must stay what they were, bit for bit.
         mixer.state = state;
         Ok(mixer)
@@ -165,24 +131,120 @@ impl Mixer {
         &self.state
     }
 
-    /// Changes the proportions according to `losses` `[k]`, in nats per token; a domain that was not measured is `None`.
-    /// Losses for another number of domains change nothing: missing ones count as not measured, further ones are ignored.
-    pub fn update(&mut self, losses: &[Option<f64>]) -> MixerUpdate {
-        let excess: Vec<Option<f64>> = (0..self.state.proportions.len()).map(|at| self.excess(at, losses)).collect();
-        if self.config.kind != MixerKind::Static {
-            let moved = reweighted(&self.state.proportions, &excess, self.config.eta, self.config.smoothing);
-            self.state.proportions = bounded(moved, self.config.floor, self.config.cap.unwrap_or(1.0));
-        }
-        self.state.updates += 1;
-        MixerUpdate { proportions: self.state.proportions.clone(), excess }
+    /// The proportions it began with `[k]`.
+    pub fn initial(&self) -> &[f64] {
+        &self.initial
     }
 
-    fn excess(&self, domain: usize, losses: &[Option<f64>]) -> Option<f64> {
-        let loss = losses.get(domain).copied().flatten().filter(|loss| loss.is_finite())?;
+    /// Its settings.
+    pub fn config(&self) -> &MixerConfig {
+        &self.config
+    }
+
+    /// The smallest and the largest proportion that each domain can have after `updates` more updates, whatever the
+    /// losses are.
+    pub fn reach(&self, updates: u64) -> Vec<(f64, f64)> {
+        if self.config.kind == MixerKind::Static || updates == 0 {
+            return self.state.proportions.iter().map(|weight| (*weight, *weight)).collect();
+        }
+        reachable(&self.spans(updates as f64))
+    }
+
+    fn spans(&self, updates: f64) -> Vec<Span> {
+        let pairs = self.initial.iter().zip(&self.state.proportions);
+        pairs.map(|(initial, present)| Span::new(&self.config, *initial, *present, updates)).collect()
+    }
+
+    /// Changes the proportions according to what was measured `[k]`; a domain that was not measured is `None`. Losses for
+    /// another number of domains change nothing: missing ones count as not measured, further ones are ignored.
+    pub fn update<M: Into<Measured> + Copy>(&mut self, measured: &[Option<M>]) -> MixerUpdate {
+        let measured: Vec<Option<Measured>> = measured.iter().map(|domain| domain.map(Into::into)).collect();
+        let excess: Vec<Option<f64>> = (0..self.state.proportions.len()).map(|at| self.excess(at, &measured)).collect();
+        let present = self.state.proportions.clone();
+        let (wanted, held) = match self.config.kind {
+            MixerKind::Static => (present.clone(), vec![None; present.len()]),
+            _ => self.move_by(&excess, &measured),
+        };
+        self.state.updates += 1;
+        MixerUpdate { proportions: self.state.proportions.clone(), excess, wanted, held }
+    }
+
+    /// Moves the proportions; what the paper's rule wanted (or the rule of the kind), and what kept each domain from it.
+    fn move_by(&mut self, excess: &[Option<f64>], measured: &[Option<Measured>]) -> (Vec<f64>, Vec<Option<Bound>>) {
+        let present = &self.state.proportions;
+        let (eta, smoothing) = (self.config.eta, self.config.smoothing);
+        let mut spans = self.spans(1.0);
+        let wanted = reweighted(present, excess, eta, smoothing);
+        if self.config.kind != MixerKind::Bounded {
+            let held = wanted.iter().zip(&spans).map(|(wanted, span)| span.against(*wanted)).collect();
+            self.state.proportions = bounded(wanted.clone(), &spans);
+            return (wanted, held);
+        }
+        for (domain, span) in spans.iter_mut().enumerate().filter(|(domain, _)| excess[*domain].is_none()) {
+            *span = Span::still(present[domain]);
+        }
+        let step = self.config.max_change().map_or(f64::INFINITY, f64::ln);
+        let pulls: Vec<Option<Pull>> = standing_out(excess, measured);
+        let pulled: Vec<Option<f64>> = pulls.iter().map(|pull| pull.map(|pull| pull.bounded(eta, step))).collect();
+        let moved = reweighted(present, &pulled, 1.0, smoothing);
+        let held = |domain: usize| {
+            let clear = pulls[domain].is_some_and(|pull| pull.is_clear() && pull.apart.abs() * eta > step);
+            spans[domain].against(moved[domain]).or(clear.then_some(Bound::MaxChange))
+        };
+        let held = (0..moved.len()).map(held).collect();
+        self.state.proportions = bounded(moved, &spans);
+        (wanted, held)
+    }
+
+    fn excess(&self, domain: usize, measured: &[Option<Measured>]) -> Option<f64> {
+        let loss = measured.get(domain).copied().flatten().map(|domain| domain.loss).filter(|loss| loss.is_finite())?;
         let gap = loss - self.reference_losses.get(domain)?;
-        let gap = if self.config.kind == MixerKind::Dynamic { gap.max(0.0) } else { gap };
+        let clamped = matches!(self.config.kind, MixerKind::Dynamic | MixerKind::Bounded);
+        let gap = if clamped { gap.max(0.0) } else { gap };
         gap.is_finite().then_some(gap)
     }
+}
+
+/// How far the excess of a domain lies from the mean of all.
+#[derive(Debug, Clone, Copy)]
+struct Pull {
+    /// The distance, in nats.
+    apart: f64,
+    /// In as far as it stands out, from 0 to 1.
+    trust: f64,
+}
+
+impl Pull {
+    /// What it does to the logarithm of the weight, `step` at most.
+    fn bounded(&self, eta: f64, step: f64) -> f64 {
+        self.trust * (eta * self.apart).clamp(-step, step)
+    }
+
+    /// Whether most of it stands out.
+    fn is_clear(&self) -> bool {
+        self.trust > 0.5
+    }
+}
+
+/// The excess of each domain over the mean of all, in as far as it stands out of what may be mistaken for it: the error of
+/// its own loss (the rows are the same at every evaluation, so a sample that is hard by chance would count again and
+/// again), and the excess that all share (while masks or a cut have just made everything worse, that some domain is hit
+/// harder says little of what data it lacks).
+fn standing_out(excess: &[Option<f64>], measured: &[Option<Measured>]) -> Vec<Option<Pull>> {
+    let limited = |excess: f64| excess.min(MAX_LOG_STEP);
+    let known: Vec<f64> = excess.iter().flatten().map(|excess| limited(*excess)).collect();
+    let common = known.iter().sum::<f64>() / known.len().max(1) as f64;
+    let error = |domain: usize| {
+        let error = measured.get(domain).copied().flatten().and_then(|domain| domain.standard_error);
+        error.filter(|error| error.is_finite()).unwrap_or(0.0)
+    };
+    let pull = |(domain, excess): (usize, &Option<f64>)| {
+        let apart = limited((*excess)?) - common;
+        let noise = error(domain).powi(2) + common.powi(2);
+        let trust = if apart == 0.0 { 0.0 } else { apart.powi(2) / (apart.powi(2) + noise) };
+        Some(Pull { apart, trust })
+    };
+    excess.iter().enumerate().map(pull).collect()
 }
 
 fn check_reference(kind: MixerKind, losses: &[f64], domains: usize) -> Result<()> {
@@ -221,42 +283,6 @@ fn reweighted(weights: &[f64], excess: &[Option<f64>], eta: f64, smoothing: f64)
     let sum: f64 = moved.iter().sum();
     moved.iter_mut().for_each(|weight| *weight /= sum);
     moved
-}
-
-/// Moves `weights` into `[floor, cap]` with their sum kept at 1: all are scaled by one factor and clamped, and the
-/// factor is the one for which the sum comes out right. Domains strictly inside keep their ratios to each other.
-fn bounded(weights: Vec<f64>, floor: f64, cap: f64) -> Vec<f64> {
-    if weights.iter().all(|weight| (floor..=cap).contains(weight)) {
-        return weights;
-    }
-    let at = |factor: f64| -> Vec<f64> { weights.iter().map(|weight| (weight * factor).clamp(floor, cap)).collect() };
-    let sum = |factor: f64| at(factor).iter().sum::<f64>();
-    let (mut low, mut high) = (0.0, 1.0);
-    while sum(high) < 1.0 && high < 1e300 {
-        high *= 2.0;
-    }
-    for _ in 0..200 {
-        let middle = 0.5 * (low + high);
-        if sum(middle) < 1.0 { low = middle } else { high = middle }
-    }
-    settle(at(high), floor, cap)
-}
-
-/// Spreads what is missing to a sum of 1 (rounding, or the room that domains of weight 0 must fill when the others are
-/// at the cap) evenly over the domains that have room for it.
-fn settle(mut weights: Vec<f64>, floor: f64, cap: f64) -> Vec<f64> {
-    for _ in 0..weights.len() {
-        let missing = 1.0 - weights.iter().sum::<f64>();
-        let room = |weight: f64| if missing > 0.0 { weight < cap } else { weight > floor };
-        let open = weights.iter().filter(|weight| room(**weight)).count();
-        if missing == 0.0 || open == 0 {
-            break;
-        }
-        for weight in weights.iter_mut().filter(|weight| room(**weight)) {
-            *weight = (*weight + missing / open as f64).clamp(floor, cap);
-        }
-    }
-    weights
 }
 
 #[cfg(test)]
@@ -302,7 +328,7 @@ mod tests {
             assert!((sum(&update.proportions) - 1.0).abs() < 1e-15);
             let before = mixer.proportions().to_vec();
             assert_eq!(mixer.update(&[missing, missing, None]).proportions, before);
-            assert_eq!(mixer.update(&[]).proportions, before);
+            assert_eq!(mixer.update::<f64>(&[]).proportions, before);
         }
     }
 
@@ -326,14 +352,6 @@ mod tests {
     }
 
     #[test]
-    fn bounds_keep_ratios_inside_and_fill_up_from_zero() {
-        let new = bounded(vec![0.8, 0.12, 0.08], 0.0, 0.5);
-        assert!((new[1] / new[2] - 1.5).abs() < 1e-12 && new[0] == 0.5, "{new:?}");
-        assert_eq!(bounded(vec![1.0, 0.0, 0.0], 0.0, 0.5), [0.5, 0.25, 0.25]);
-        assert_eq!(bounded(vec![1.0, 0.0], 0.5, 1.0), [0.5, 0.5]);
-    }
-
-    #[test]
     fn impossible_settings_are_refused() {
         let new = |config, proportions: &[f64], losses: &[f64]| Mixer::new(config, proportions, losses).unwrap_err();
         let default = MixerConfig::default;
@@ -343,6 +361,8 @@ mod tests {
             (new(MixerConfig { cap: Some(0.4), ..default() }, &half, &[1.0, 1.0]), "cap = 0.4"),
             (new(MixerConfig { floor: 0.2, ..default() }, &[0.9, 0.1], &[1.0, 1.0]), "outside of floor"),
             (new(MixerConfig { eta: f64::NAN, ..default() }, &half, &[1.0, 1.0]), "eta"),
+            (new(MixerConfig { max_change: Some(1.0), ..default() }, &half, &[1.0, 1.0]), "max_change = 1"),
+            (new(MixerConfig { max_drift: Some(f64::NAN), ..default() }, &half, &[1.0, 1.0]), "max_drift"),
             (new(default(), &[0.5, 0.6], &[1.0, 1.0]), "sum to 1.1"),
             (new(default(), &half, &[1.0]), "1 were given for 2"),
             (new(default(), &half, &[1.0, f64::NAN]), "NaN"),
@@ -359,9 +379,9 @@ mod tests {
         first.update(&[Some(2.5), Some(2.1), Some(2.9)]);
         let text = serde_json::to_string(first.state()).unwrap();
         let state: MixerState = serde_json::from_str(&text).unwrap();
-        let mut second = Mixer::resume(MixerConfig::default(), &[2.0; 3], state.clone()).unwrap();
+        let mut second = Mixer::resume(MixerConfig::default(), &[0.5, 0.3, 0.2], &[2.0; 3], state.clone()).unwrap();
         let losses = [Some(2.3), Some(2.2), None];
         assert_eq!(first.update(&losses), second.update(&losses));
-        assert!(Mixer::resume(MixerConfig::default(), &[2.0; 2], state).is_err());
+        assert!(Mixer::resume(MixerConfig::default(), &[0.5; 2], &[2.0; 2], state).is_err());
     }
 }

@@ -14,6 +14,7 @@ pub mod observer;
 mod output_file;
 mod place;
 pub mod plan;
+mod plan_mix;
 mod prepared_data;
 mod refusal;
 pub mod report;

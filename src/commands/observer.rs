@@ -83,7 +83,10 @@ impl Observer for TerminalObserver {
 
     fn evaluated(&mut self, trainer: &Trainer, report: &EvalReport) {
         let domains = report.domains.iter().zip(&report.proportions).map(|(domain, share)| {
-            let error = domain.standard_error.map_or(String::new(), |error| format!("±{error:.3}"));
+            let error = domain
+                .standard_error
+                .filter(|error| error.is_finite())
+                .map_or(String::new(), |error| format!("±{error:.3}"));
             format!("{} {}{error} ({:.0} %)", domain.domain, optional(domain.loss, 4), 100.0 * share)
         });
         let domains = domains.collect::<Vec<_>>().join("  ");

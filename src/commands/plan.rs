@@ -3,6 +3,7 @@
 
 use super::Verdict;
 use super::inspect::{shape_json, shape_table};
+use super::plan_mix::MixReach;
 use super::run::load;
 use crate::checkpoint::{DType, HfModel};
 use crate::cli::Printer;
@@ -57,6 +58,7 @@ impl DomainRows {
 struct Report {
     small: Option<HfModel>,
     domains: Vec<DomainRows>,
+    mix: MixReach,
     memory: MemoryEstimate,
     checkpoint_bytes: f64,
     written: Dtype,
@@ -86,12 +88,15 @@ impl Report {
             (None, None) => None,
         };
         let memory = MemoryEstimate::new(&setup.model, config, row_tokens, planned_device(config));
-        let warnings = warnings(setup, small.as_ref(), &domains);
+        let mix = MixReach::new(setup)?;
+        let mut warnings = warnings(setup, small.as_ref(), &domains, &mix);
+        warnings.extend(mix.warning());
         let checkpoint_bytes = checkpoint_bytes(&setup.model, config);
         let written = written_dtype(config, setup.stage)?;
         Ok(Report {
             small,
             domains,
+            mix,
             memory,
             checkpoint_bytes,
             written,
@@ -120,6 +125,7 @@ impl Report {
             text.push_str(&format!("{table}prunable parameters {before} → {after} (sparsity {sparsity:.1} %)\n\n"));
         }
         text.push_str(&format!("{}\n", self.domains_table()));
+        text.push_str(&self.mix.line().unwrap_or_default());
         let micro = train.batch_rows / train.micro_batch();
         text.push_str(&format!(
             "{} steps × {} rows ({micro} micro-batches of {}) × {} tokens = {} tokens\n",
@@ -175,6 +181,7 @@ impl Report {
             "target": self.small.as_ref().map(model),
             "masks": setup.spec.as_ref().map(|spec| spec.modules()),
             "domains": self.domains.iter().map(domain).collect::<Vec<_>>(),
+            "mixer": self.mix.json(),
             "steps": setup.config.train.steps,
             "tokens": self.tokens,
             "training_flops": self.train_flops,
@@ -206,7 +213,7 @@ fn domain_rows(setup: &Setup) -> Vec<DomainRows> {
     names.map(domain).collect()
 }
 
-fn warnings(setup: &Setup, small: Option<&HfModel>, domains: &[DomainRows]) -> Vec<String> {
+fn warnings(setup: &Setup, small: Option<&HfModel>, domains: &[DomainRows], mix: &MixReach) -> Vec<String> {
     let config = &setup.config;
     let mut warnings = setup.warnings();
     if config.target.is_some() && config.prune.method == PruneMethod::Magnitude {
@@ -225,7 +232,7 @@ fn warnings(setup: &Setup, small: Option<&HfModel>, domains: &[DomainRows]) -> V
         let rows = (config.train.steps * config.train.batch_rows as u64) as f64;
         for domain in domains {
             let most = domain.available as f64 * config.data.max_epochs / rows;
-            if most < 1.0 && domain.epochs() <= config.data.max_epochs {
+            if most < mix.highest(&domain.name) && domain.epochs() <= config.data.max_epochs {
                 warnings.push(format!(
                     "domain {} can hold at most {:.1} % of the run before it runs out; the mixer may ask for more",
                     domain.name,

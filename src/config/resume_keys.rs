@@ -32,6 +32,7 @@ const RESUME_KEYS: &[(&str, Change)] = &[
     ("train.activation_checkpointing", Change::Freely),
     ("train.moments_on_host", Change::Freely),
     ("train.max_skipped_steps", Change::Freely),
+    ("train.divergence", Change::Freely),
     // What diverges is told to lower it.
     ("train.learning_rate", Change::Down),
     ("masks.learning_rate", Change::Down),

@@ -202,7 +202,7 @@ fn prefetch() -> usize {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Mixer {
-    /// `static`, `dynamic` (Algorithm 1 of the paper) or `signed` (the released code).
+    /// `static`, `bounded` (moves a little at a time), `dynamic` (Algorithm 1 of the paper) or `signed` (the released code).
     pub kind: MixerKind,
     /// Initial proportions by domain, summing to 1; all domains alike when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
@@ -223,6 +223,12 @@ pub struct Mixer {
     /// No domain rises above this proportion.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cap: Option<f64>,
+    /// Largest factor on the odds of a domain in one update; `bounded` has 1.1, the others none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_change: Option<f64>,
+    /// Largest factor between the odds of a domain and its initial ones; `bounded` has 6, the others none.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub max_drift: Option<f64>,
 }
 
 impl Default for Mixer {
@@ -236,6 +242,8 @@ impl Default for Mixer {
             smoothing: 1e-4,
             floor: None,
             cap: None,
+            max_change: None,
+            max_drift: None,
         }
     }
 }
@@ -281,6 +289,9 @@ pub struct Train {
     /// Steps with a non-finite loss or gradient in a row after which the run stops.
     #[serde(default = "max_skipped")]
     pub max_skipped_steps: u64,
+    /// What becomes of a run whose losses say that it diverges.
+    #[serde(default)]
+    pub divergence: Divergence,
     /// Kind in which AdamW's moments of the weights are kept; bf16 halves their memory.
     #[serde(default)]
     pub moments: MomentKind,
@@ -288,6 +299,17 @@ pub struct Train {
     /// effect on the CPU.
     #[serde(default)]
     pub moments_on_host: bool,
+}
+
+/// What becomes of a run whose losses say that it diverges.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum Divergence {
+    /// It ends with an error, and writes no model.
+    #[default]
+    Stop,
+    /// It warns and goes on.
+    Warn,
 }
 
 /// Kind in which AdamW's moments are kept.

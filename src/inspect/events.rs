@@ -1,4 +1,5 @@
-//! The events of a run, each with a line for people: start, resume, save, skip, exhausted, not_saved, written.
+//! The events of a run, each with a line for people: start, resume, save, skip, exhausted, not_saved, mixer, divergence,
+//! ended, written.
 
 use super::lines::text;
 use crate::words::{counted, device, thousands};
@@ -10,7 +11,7 @@ use serde_json::Value;
 pub struct Event {
     /// Finished steps.
     pub step: u64,
-    /// `start`, `resume`, `save`, `skip`, `exhausted`, `not_saved` or `written`.
+    /// `start`, `resume`, `save`, `skip`, `exhausted`, `not_saved`, `mixer`, `divergence`, `ended` or `written`.
     pub kind: String,
     /// What happened, in a line.
     pub text: String,
@@ -30,6 +31,8 @@ impl Event {
             "skip" => format!("loss or gradient not finite, update skipped ({} in a row)", record["in_row"]),
             "exhausted" => format!("reached data.max_epochs and left the mix: {}", list(&record["domains"])),
             "not_saved" => format!("no checkpoint was written: {}", said("reason")),
+            "mixer" | "divergence" => said("text"),
+            "ended" => format!("the run ended with an error: {}", said("reason")),
             "written" => format!("model written to {}", said("path")),
             _ => return None,
         };
@@ -61,6 +64,8 @@ mod tests {
             text("exhausted", json!({ "domains": ["a", "b\u{1b}"] })),
             "reached data.max_epochs and left the mix: a, b\u{fffd}"
         );
+        assert_eq!(text("mixer", json!({ "text": "a is half" })), "a is half");
+        assert_eq!(text("ended", json!({})), "the run ended with an error: ?");
         assert_eq!(text("start", json!({ "stage": 1 })), "? run of ? steps starts on ?");
         for (device, told) in [("Cpu", "CPU"), ("CPU", "CPU"), ("Cuda(1)", "cuda:1"), ("cuda:0", "cuda:0")] {
             let resumed = format!("resumed after step 5 on {told}");

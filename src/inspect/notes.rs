@@ -83,8 +83,9 @@ pub(super) fn of_history(history: &RunHistory) -> Vec<Note> {
     let mut notes = Vec::new();
     notes.extend(progress(history));
     notes.extend(skipped(history));
-    notes.extend(told(history, "not_saved"));
-    notes.extend(told(history, "exhausted"));
+    for kind in ["ended", "divergence", "not_saved", "mixer", "exhausted"] {
+        notes.extend(told(history, kind));
+    }
     if history.is_prune() {
         notes.extend(constraint(history));
         notes.extend(polarisation(history));

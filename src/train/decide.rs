@@ -2,6 +2,7 @@
 //! the same decisions. `step` counts finished steps, from 1 to `steps`.
 
 use crate::config::RunConfig;
+use shearling_domains::MixerKind;
 
 /// Intervals of a run.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -14,13 +15,18 @@ pub struct Intervals {
     pub save_every: u64,
     /// Stop (with a checkpoint) after this step.
     pub stop_at: Option<u64>,
+    /// The mixer does not move before this step.
+    pub mixer_from: u64,
 }
 
 impl Intervals {
     /// Intervals of a configuration.
     pub fn new(config: &RunConfig, stop_at: Option<u64>) -> Intervals {
         let (evaluate_every, save_every) = (config.eval.every_steps, config.checkpoint.every_steps);
-        Intervals { steps: config.train.steps, evaluate_every, save_every, stop_at }
+        // While the targets of the masks still rise, an excess says how far these have come.
+        let waits = config.mixer.kind == MixerKind::Bounded && config.target.is_some();
+        let mixer_from = if waits { config.masks.target_warmup(config.train.steps) } else { 0 };
+        Intervals { steps: config.train.steps, evaluate_every, save_every, stop_at, mixer_from }
     }
 
     /// Evaluate after `step`: on schedule and at the end.
@@ -29,9 +35,15 @@ impl Intervals {
     }
 
     /// Update the mixer after the evaluation of `step`: on schedule, but not before the first step (nothing was
-    /// learned yet) and not after the last (nothing follows).
+    /// learned yet), not after the last (nothing follows), and not before it may.
     pub fn updates_mixer(&self, step: u64) -> bool {
-        step > 0 && step < self.steps && step.is_multiple_of(self.evaluate_every)
+        step > 0 && step < self.steps && step >= self.mixer_from && step.is_multiple_of(self.evaluate_every)
+    }
+
+    /// How often [`Self::updates_mixer`] says yes in the whole run.
+    pub fn mixer_updates(&self) -> u64 {
+        let before = |step: u64| step.saturating_sub(1) / self.evaluate_every.max(1);
+        before(self.steps).saturating_sub(before(self.mixer_from))
     }
 
     /// Save after `step` on schedule or at the end. Only these saves are evaluated and compete for "best", so that
@@ -60,7 +72,7 @@ pub fn improves(loss: f64, best: Option<f64>) -> bool {
 mod tests {
     use super::*;
 
-    const RUN: Intervals = Intervals { steps: 100, evaluate_every: 30, save_every: 40, stop_at: None };
+    const RUN: Intervals = Intervals { steps: 100, evaluate_every: 30, save_every: 40, stop_at: None, mixer_from: 0 };
 
     #[test]
     fn evaluates_on_schedule_and_at_the_end() {
@@ -73,6 +85,31 @@ mod tests {
         let steps: Vec<u64> = (0..=100).filter(|step| RUN.updates_mixer(*step)).collect();
         assert_eq!(steps, [30, 60, 90]);
         assert!(!Intervals { evaluate_every: 50, ..RUN }.updates_mixer(100));
+    }
+
+    #[test]
+    fn a_mixer_that_waits_moves_from_its_step_on_and_its_updates_are_counted() {
+        for (mixer_from, expected) in [(0, vec![30, 60, 90]), (30, vec![30, 60, 90]), (31, vec![60, 90]), (100, vec![])]
+        {
+            let run = Intervals { mixer_from, ..RUN };
+            let steps: Vec<u64> = (0..=100).filter(|step| run.updates_mixer(*step)).collect();
+            assert_eq!((run.mixer_updates(), &steps), (expected.len() as u64, &expected));
+        }
+        assert_eq!(Intervals { evaluate_every: 50, ..RUN }.mixer_updates(), 1);
+    }
+
+    #[test]
+    fn only_a_bounded_mixer_waits_and_only_for_masks() {
+        let from = |sets: &[&str]| {
+            let text = "[run]\ndirectory = 'a'\n[model]\nsource = 'm'\n[data]\npath = 'd'\n\
+                        [train]\nsteps = 100\nbatch_rows = 2\nlearning_rate = 0.1\n";
+            let sets: Vec<String> = sets.iter().map(|set| set.to_string()).collect();
+            Intervals::new(&crate::config::parse(text, "test", &sets).unwrap(), None).mixer_from
+        };
+        assert_eq!(from(&["mixer.kind=bounded", "target.hidden_size=8"]), 20);
+        assert_eq!(from(&["mixer.kind=bounded", "target.hidden_size=8", "masks.warmup_steps=7"]), 7);
+        assert_eq!(from(&["mixer.kind=bounded"]), 0);
+        assert_eq!(from(&["mixer.kind=dynamic", "target.hidden_size=8"]), 0);
     }
 
     #[test]

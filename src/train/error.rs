@@ -48,8 +48,8 @@ pub enum Error {
     Mismatch(String),
     /// The loss or the gradients stay non-finite.
     #[error(
-        "{} in a row had a non-finite loss or gradient (the last is step {step}); none of them reached \
-         the weights. Lower train.learning_rate, or check the data; the last checkpoint is kept",
+        "{} in a row had a non-finite loss or gradient (the last is step {step}); none of them reached the weights, but \
+         updates before them may have ruined these. {way_back}",
         counted(*skipped, "step")
     )]
     NonFinite {
@@ -57,5 +57,40 @@ pub enum Error {
         skipped: u64,
         /// The last of them.
         step: u64,
+        /// What can be done.
+        way_back: String,
+    },
+    /// The losses say that training has destroyed the model.
+    #[error("step {step}: the run has diverged ({found}), and ends (train.divergence = \"stop\"). {way_back}")]
+    Diverged {
+        /// The last finished step.
+        step: u64,
+        /// What was found.
+        found: String,
+        /// What can be done.
+        way_back: String,
+    },
+    /// Weights or masks hold numbers that are not finite, which no further step can put right.
+    #[error(
+        "step {step}: the weights hold numbers that are not finite, so no checkpoint of them is written. {way_back}"
+    )]
+    RuinedWeights {
+        /// The last finished step.
+        step: u64,
+        /// What can be done.
+        way_back: String,
+    },
+    /// The model gave a loss that is not finite before anything was trained.
+    #[error(
+        "before any step, {model} has a loss that is not finite on {domains}: that is the model itself, not its \
+         training. {remedy}"
+    )]
+    BrokenStart {
+        /// Which model.
+        model: String,
+        /// On which domains.
+        domains: String,
+        /// What can be done.
+        remedy: String,
     },
 }

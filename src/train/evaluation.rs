@@ -5,9 +5,11 @@
 
 use super::Error;
 use super::decide::Intervals;
+use super::mix_notices::MixNotice;
 use super::trainer::Trainer;
 use crate::eval::{DomainLoss, RowLosses, mean_loss, row_losses};
 use serde::{Deserialize, Serialize};
+use shearling_domains::Measured;
 use shearling_masks::{Gates, MaskReport, Module, ModuleSpec};
 use std::collections::BTreeMap;
 
@@ -47,6 +49,9 @@ pub struct EvalReport {
     pub proportions: Vec<f64>,
     /// Whether the mixer moved at this evaluation.
     pub mixer_updated: bool,
+    /// What is new about the mix.
+    #[serde(skip)]
+    pub mix_notices: Vec<MixNotice>,
     /// Expected sparsity of every row (layer) of every mask.
     pub row_sparsity: BTreeMap<String, Vec<f64>>,
     /// State of the masks.
@@ -59,15 +64,17 @@ impl Trainer {
         let gates = if self.masks.is_some() { EvalGates::Expected } else { EvalGates::Plain };
         let domains = summaries(&self.row_losses(gates)?);
         let mixer_updated = intervals.updates_mixer(self.counters.step);
-        let excess = if mixer_updated {
-            let losses: Vec<Option<f64>> = domains.iter().map(|domain| domain.loss).collect();
-            let update = self.mixer.update(&losses);
-            self.loader.set_proportions(&update.proportions)?;
-            self.references.is_some().then_some(update.excess)
-        } else {
-            self.over_reference(&domains)
-        };
-        self.report(gates, domains, excess, mixer_updated)
+        if !mixer_updated {
+            let excess = self.over_reference(&domains);
+            return self.report(gates, domains, excess, false);
+        }
+        let measured: Vec<Option<Measured>> = domains.iter().map(measured).collect();
+        let before = self.mixer.proportions().to_vec();
+        let update = self.mixer.update(&measured);
+        self.loader.set_proportions(&update.proportions)?;
+        let mix_notices = self.mix_watch.look(&self.domains, &self.mixer, &before, &update);
+        let excess = self.references.is_some().then_some(update.excess);
+        Ok(EvalReport { mix_notices, ..self.report(gates, domains, excess, true)? })
     }
 
     /// Evaluates the model without masks: before the first step, the model that the run starts from.
@@ -129,6 +136,7 @@ impl Trainer {
             excess,
             proportions: self.proportions().to_vec(),
             mixer_updated,
+            mix_notices: Vec::new(),
             row_sparsity: self.row_sparsity()?,
             masks: self.masks().map(MaskReport::new).transpose()?,
         })
@@ -148,6 +156,10 @@ impl Trainer {
 
 fn summaries(rows: &[RowLosses]) -> Vec<DomainLoss> {
     rows.iter().map(RowLosses::summary).collect()
+}
+
+fn measured(domain: &DomainLoss) -> Option<Measured> {
+    Some(Measured { loss: domain.loss?, standard_error: domain.standard_error })
 }
 
 fn by_domain(rows: Vec<RowLosses>) -> Vec<Vec<f64>> {

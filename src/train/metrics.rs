@@ -215,7 +215,7 @@ fn millionths(losses: &[f64]) -> Vec<f64> {
     losses.iter().map(|loss| (loss * 1e6).round() / 1e6).collect()
 }
 
-/// Any other event: `start`, `resume`, `save`, `not_saved`, `exhausted`, `skip`.
+/// Any other event: `start`, `resume`, `save`, `not_saved`, `exhausted`, `skip`, `mixer`, `divergence`, `ended`.
 pub fn event(kind: &str, step: u64, fields: Value) -> Value {
     let mut record = json!({ "type": kind, "step": step });
     if let (Value::Object(record), Value::Object(fields)) = (&mut record, fields) {

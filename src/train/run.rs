@@ -4,9 +4,11 @@
 use super::Error;
 use super::decide::{Intervals, improves};
 use super::evaluation::EvalReport;
+use super::guard::{check_divergence, check_end, ended, remember, require_finite, tell_alarm, way_back_of};
 use super::journal::Journal;
 use super::memory::MemoryEstimate;
 use super::metrics::{self, Timing};
+use super::mix_notices;
 use super::open::{Opened, Opening, open};
 use super::resume::MASKS;
 use super::setup::Setup;
@@ -72,7 +74,10 @@ pub fn run(setup: &Setup, resume: bool, stop_at: Option<u64>, observer: &mut dyn
     let intervals = Intervals::new(&setup.config, stop_at);
     let Opened { folder, _lock, mut trainer, mut checkpoint } = match open(setup, resume, &intervals, observer)? {
         // Nothing is left to do, and nothing is written.
-        Opening::Done(outcome) => return Ok(*outcome),
+        Opening::Done(outcome) => {
+            check_end(&outcome, setup)?;
+            return Ok(*outcome);
+        }
         Opening::Run(opened) => *opened,
     };
     memory::restart_peak(setup.device);
@@ -82,22 +87,36 @@ pub fn run(setup: &Setup, resume: bool, stop_at: Option<u64>, observer: &mut dyn
     journal.write(&metrics::event(kind, trainer.counters.step, start_fields(setup, &trainer)))?;
     observer.started(&trainer, resumed);
     journal.take_warning().iter().for_each(|warning| observer.noted(warning));
-    if trainer.counters.step == 0 {
-        evaluate_start(&mut trainer, &mut journal, observer)?;
+    if resume {
+        remember(&mut trainer, folder.root())?;
+    }
+    if trainer.counters.step == 0
+        && let Err(error) = evaluate_start(&mut trainer, setup, &mut journal, observer)
+    {
+        // Of a run that cannot begin nothing stays.
+        if !resume && matches!(error, Error::BrokenStart { .. }) {
+            let _ = std::fs::remove_dir_all(folder.root());
+        }
+        return Err(error);
     }
     let first_step = trainer.counters.step;
     while !intervals.stops(trainer.counters.step, false) {
-        if let Err(error) = one_step(&mut trainer, &mut journal, observer) {
+        if let Err(error) = one_step(&mut trainer, setup, &folder, &mut journal, observer) {
             // Data that ran out or broke leaves the state between two steps whole: the steps so far are kept.
             if matches!(error, Error::Domains(_)) && is_unsaved(&trainer, checkpoint.as_ref()) {
                 save(&mut trainer, setup, &folder, &mut journal, observer)?;
             }
-            return Err(error);
+            return Err(ended(error, &trainer, &mut journal));
         }
         let step = trainer.counters.step;
         let interrupted = observer.interrupted();
         if intervals.evaluates(step) || intervals.saves_on_schedule(step) {
             evaluate(&mut trainer, &folder, &intervals, &mut journal, observer)?;
+        }
+        // Not at the last step: what it leaves is kept for whoever wants it all the same.
+        if step < intervals.steps {
+            check_divergence(&trainer.watchdog, step, setup, &folder)
+                .map_err(|error| ended(error, &trainer, &mut journal))?;
         }
         let stops = intervals.stops(step, interrupted);
         if intervals.saves(step, interrupted) {
@@ -107,7 +126,9 @@ pub fn run(setup: &Setup, resume: bool, stop_at: Option<u64>, observer: &mut dyn
                     journal.write(&metrics::event("not_saved", step, json!({ "reason": error.to_string() })))?;
                     observer.noted(&format!("step {step}: no checkpoint was written: {error}"));
                 }
-                saved => checkpoint = Some(saved?),
+                saved => {
+                    checkpoint = Some(saved.map_err(|error| ended(error, &trainer, &mut journal))?);
+                }
             }
         }
         journal.take_warning().iter().for_each(|warning| observer.noted(warning));
@@ -115,6 +136,8 @@ pub fn run(setup: &Setup, resume: bool, stop_at: Option<u64>, observer: &mut dyn
             break;
         }
     }
+    check_divergence(&trainer.watchdog, trainer.counters.step, setup, &folder)
+        .map_err(|error| ended(error, &trainer, &mut journal))?;
     Ok(Outcome {
         run: folder.root().to_path_buf(),
         checkpoint: checkpoint.map(|step| step.path().to_path_buf()),
@@ -163,13 +186,22 @@ fn source_stages(setup: &Setup) -> Option<Vec<(String, u64, u64)>> {
     Some(card.stages)
 }
 
-fn one_step(trainer: &mut Trainer, journal: &mut Journal, observer: &mut dyn Observer) -> Result<(), Error> {
+fn one_step(
+    trainer: &mut Trainer,
+    setup: &Setup,
+    folder: &RunDir,
+    journal: &mut Journal,
+    observer: &mut dyn Observer,
+) -> Result<(), Error> {
     let before = Instant::now();
     let report = trainer.step()?;
     let seconds = before.elapsed().as_secs_f64();
     trainer.counters.seconds += seconds;
     let timing = Timing { seconds, tokens_per_second: report.tokens as f64 / seconds.max(1e-9) };
-    journal.write(&metrics::step_record(trainer, &report, timing))?;
+    let record = metrics::step_record(trainer, &report, timing);
+    journal.write(&record)?;
+    let alarm = trainer.watchdog.take(&record);
+    tell_alarm(alarm, trainer, journal, observer)?;
     let exhausted: Vec<String> =
         report.exhausted.iter().filter(|name| trainer.exhausted.insert((*name).clone())).cloned().collect();
     if !exhausted.is_empty() {
@@ -185,7 +217,8 @@ fn one_step(trainer: &mut Trainer, journal: &mut Journal, observer: &mut dyn Obs
         observer.noted(&format!("step {}: non-finite loss or gradient, the update was skipped", report.step));
         let limit = trainer.config.train.max_skipped_steps;
         if trainer.counters.skipped_in_row >= limit.max(1) {
-            return Err(Error::NonFinite { skipped: trainer.counters.skipped_in_row, step: report.step });
+            let (skipped, step) = (trainer.counters.skipped_in_row, report.step);
+            return Err(Error::NonFinite { skipped, step, way_back: way_back_of(&trainer.watchdog, setup, folder) });
         }
     }
     observer.stepped(trainer, &report, timing);
@@ -193,9 +226,17 @@ fn one_step(trainer: &mut Trainer, journal: &mut Journal, observer: &mut dyn Obs
 }
 
 /// The model that the run starts from, without masks: what pruning takes away, and training adds, is measured from here.
-fn evaluate_start(trainer: &mut Trainer, journal: &mut Journal, observer: &mut dyn Observer) -> Result<(), Error> {
+fn evaluate_start(
+    trainer: &mut Trainer,
+    setup: &Setup,
+    journal: &mut Journal,
+    observer: &mut dyn Observer,
+) -> Result<(), Error> {
     let report = trainer.evaluate_plain()?;
-    journal.write(&metrics::eval_record(trainer, &report, None))?;
+    require_finite(&report, setup)?;
+    let record = metrics::eval_record(trainer, &report, None);
+    journal.write(&record)?;
+    trainer.watchdog.take(&record);
     observer.evaluated(trainer, &report);
     Ok(())
 }
@@ -209,8 +250,15 @@ fn evaluate(
 ) -> Result<(), Error> {
     let report = trainer.evaluate(intervals)?;
     let snapshot = snapshot(trainer, folder.root())?;
-    journal.write(&metrics::eval_record(trainer, &report, snapshot.as_deref()))?;
+    let record = metrics::eval_record(trainer, &report, snapshot.as_deref());
+    journal.write(&record)?;
     observer.evaluated(trainer, &report);
+    let alarm = trainer.watchdog.take(&record);
+    tell_alarm(alarm, trainer, journal, observer)?;
+    for notice in &report.mix_notices {
+        journal.write(&metrics::event(mix_notices::RECORD, report.step, notice.fields()))?;
+        observer.noted(&format!("step {}: {}", report.step, notice.text));
+    }
     if intervals.saves_on_schedule(trainer.counters.step) {
         compete(trainer, report.mean, journal, observer)?;
     }
@@ -248,7 +296,7 @@ fn snapshot(trainer: &Trainer, run: &Path) -> Result<Option<String>, Error> {
     Ok(Some(format!("{SNAPSHOTS}/{name}")))
 }
 
-/// Saves, then removes older checkpoints: the last and the best stay.
+/// Saves, then removes older checkpoints: the last and the best stay, and the newest good one where the last may not be.
 fn save(
     trainer: &mut Trainer,
     setup: &Setup,
@@ -260,11 +308,21 @@ fn save(
         Stage::Prune => "prune",
         Stage::Pretrain => "pretrain",
     };
-    let saved = trainer.save(folder, setup.config.checkpoint.max_shard_bytes, stage)?;
     let step = trainer.counters.step;
-    let keep: Vec<u64> = [Some(step), trainer.counters.best.map(|best| best.step)].into_iter().flatten().collect();
+    if !trainer.is_finite()? {
+        return Err(Error::RuinedWeights { step, way_back: way_back_of(&trainer.watchdog, setup, folder) });
+    }
+    let saved = trainer.save(folder, setup.config.checkpoint.max_shard_bytes, stage)?;
+    let best = trainer.counters.best.map(|best| best.step);
+    // While something speaks against the weights, those from before are kept too.
+    let good = trainer.watchdog.last_good_save().filter(|_| !trainer.watchdog.is_well());
+    let mut keep = vec![step];
+    keep.extend(best.into_iter().chain(good).filter(|kept| *kept != step));
+    keep.dedup();
     folder.retain(&keep, Verify::Sizes)?;
-    journal.write(&metrics::event("save", step, json!({ "kept": keep })))?;
+    let record = metrics::event("save", step, json!({ "kept": keep }));
+    journal.write(&record)?;
+    trainer.watchdog.take(&record);
     observer.saved(step, saved.path());
     Ok(saved)
 }

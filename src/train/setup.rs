@@ -2,11 +2,12 @@
 //! data, source model, masks' shapes.
 
 use super::Error;
+use super::decide::Intervals;
 use super::references::{References, initial_proportions};
 use crate::checkpoint::{Architecture, Checkpoint, DType, HfConfig, HfModel, NewLlama, vocabulary_difference};
-use crate::config::{Dtype, RandomModel, RunConfig, Stage, validate};
+use crate::config::{Dtype, Mixer as MixerTable, RandomModel, RunConfig, Stage, validate};
 use crate::prune::{convert::require_complete, shape};
-use shearling_domains::{Dataset, Mixer, MixerConfig, MixerKind, MixerState, Split};
+use shearling_domains::{Dataset, MAX_CHANGE, MAX_DRIFT, Mixer, MixerConfig, MixerKind, MixerState, Split};
 use shearling_masks::MaskSpec;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
@@ -47,6 +48,7 @@ impl Setup {
     pub fn new(mut config: RunConfig, stage: Stage, device: Device) -> Result<Setup, Error> {
         validate(&config, stage)?;
         let dataset = Arc::new(Dataset::open(&config.data.path)?);
+        resolve_bounds(&mut config.mixer);
         let (source, hf_config, companions) = open_model(&config, &dataset)?;
         let model = hf_config.model()?;
         if let Some(source) = &source {
@@ -89,7 +91,9 @@ impl Setup {
         let train = &self.config.train;
         let needed = train.steps.saturating_mul(train.batch_rows as u64);
         let mixer = self.mixer_config();
-        let moves = mixer.kind != MixerKind::Static && (mixer.smoothing > 0.0 || mixer.floor > 0.0);
+        // With a bound on its odds a domain that begins with nothing stays there.
+        let bounded = mixer.max_change().is_some() || mixer.max_drift().is_some();
+        let moves = mixer.kind != MixerKind::Static && !bounded && (mixer.smoothing > 0.0 || mixer.floor > 0.0);
         let drawn = (0..self.proportions.len()).filter(|domain| moves || self.proportions[*domain] > 0.0);
         let epochs = self.config.data.max_epochs;
         let there: u64 = drawn.map(|domain| (self.dataset.rows(domain, Split::Train) as f64 * epochs) as u64).sum();
@@ -142,15 +146,22 @@ impl Setup {
         Ok(Mixer::new(self.mixer_config(), &self.proportions, self.references())?)
     }
 
+    /// How often the mixer moves in the run, and the smallest and largest proportion that each domain can come to have.
+    pub fn mixer_reach(&self) -> Result<(u64, Vec<(f64, f64)>), Error> {
+        let updates = Intervals::new(&self.config, None).mixer_updates();
+        Ok((updates, self.mixer()?.reach(updates)))
+    }
+
     /// A mixer where a checkpoint left it.
     pub fn resumed_mixer(&self, state: MixerState) -> Result<Mixer, Error> {
-        Ok(Mixer::resume(self.mixer_config(), self.references(), state)?)
+        Ok(Mixer::resume(self.mixer_config(), &self.proportions, self.references(), state)?)
     }
 
     fn mixer_config(&self) -> MixerConfig {
         let table = &self.config.mixer;
         let (eta, smoothing, floor, cap) = (table.eta, table.smoothing, table.floor.unwrap_or(0.0), table.cap);
-        MixerConfig { kind: table.kind, eta, smoothing, floor, cap }
+        let (max_change, max_drift) = (table.max_change, table.max_drift);
+        MixerConfig { kind: table.kind, eta, smoothing, floor, cap, max_change, max_drift }
     }
 
     fn references(&self) -> &[f64] {
@@ -279,6 +290,14 @@ pub fn check_data_fits(dataset: &Dataset, model: &HfModel) -> Result<(), Error> 
         )));
     }
     Ok(())
+}
+
+/// Writes the bounds out that the kind of mixer brings along, so that a run keeps those it began with.
+fn resolve_bounds(mixer: &mut MixerTable) {
+    if mixer.kind == MixerKind::Bounded {
+        mixer.max_change.get_or_insert(MAX_CHANGE);
+        mixer.max_drift.get_or_insert(MAX_DRIFT);
+    }
 }
 
 #[cfg(test)]

@@ -2,9 +2,11 @@
 
 use super::Error;
 use super::adamw::{Direction, Group};
+use super::mix_notices::MixWatch;
 use super::phases::{Phase, PhaseClock};
 use super::schedule::Schedule;
 use super::setup::{Device, Setup};
+use super::watchdog::Watchdog;
 use crate::checkpoint::{Checkpoint, HfConfig, HfModel};
 use crate::config::RunConfig;
 use crate::eval::EvalRows;
@@ -33,6 +35,10 @@ pub struct Trainer {
     pub(super) references: Option<Vec<f64>>,
     /// Domains already reported as exhausted.
     pub(super) exhausted: BTreeSet<String>,
+    /// What was said of the mix.
+    pub(super) mix_watch: MixWatch,
+    /// Whether the run diverges.
+    pub(super) watchdog: Watchdog,
     pub(super) eval_rows: Vec<EvalRows>,
     pub(super) schedule: Schedule,
     pub(super) clock: PhaseClock,
@@ -147,6 +153,8 @@ impl Trainer {
             domains: setup.dataset.domain_names().to_vec(),
             references: setup.references.losses.clone(),
             exhausted: BTreeSet::new(),
+            mix_watch: MixWatch::default(),
+            watchdog: Watchdog::new(setup.model.vocab_size, setup.spec.is_some()),
             counters,
         };
         // A resumed run does not report again what ran out before.
@@ -171,6 +179,20 @@ impl Trainer {
         let rows = self.loader.dataset().rows(domain, Split::Train) as f64;
         let drawn = self.counters.domain_rows.get(domain).copied().unwrap_or(0);
         ((rows * self.config.data.max_epochs) as u64).saturating_sub(drawn)
+    }
+
+    /// Whether all weights, masks and multipliers are finite numbers.
+    pub(super) fn is_finite(&mut self) -> Result<bool, TchError> {
+        let _no_grad = tch::no_grad_guard();
+        for group in self.groups() {
+            for slot in group.slots() {
+                // A sum in fp64 is finite if and only if all its fp32 terms are.
+                if !slot.master.f_sum(Kind::Double)?.f_double_value(&[])?.is_finite() {
+                    return Ok(false);
+                }
+            }
+        }
+        Ok(true)
     }
 
     /// Model FLOPs of one training token.

@@ -127,7 +127,7 @@ fn proportions_and_reference_losses_are_the_published_ones() {
             [(format!("{name}.toml"), domains(|row| row.1)), (format!("{name}-continue.toml"), domains(|row| row.2))]
         {
             let mixer = read(&file).mixer;
-            assert_eq!(mixer.kind, MixerKind::Dynamic, "{file}");
+            assert_eq!(mixer.kind, MixerKind::Bounded, "{file}");
             assert_eq!((mixer.eta, mixer.smoothing), (1.0, 1e-4), "{file}");
             let sum: f64 = mixer.proportions.as_ref().unwrap().values().sum();
             assert!((sum - 1.0).abs() < 1e-9, "{file}: {sum}");

@@ -1,8 +1,8 @@
 //! The demo's sizes, steps and learning rates: the configurations of its six runs.
 
 use crate::config::{
-    Checkpoint, Data, Dtype, Eval, Masks, Mixer, Model, MomentKind, Prune, PruneMethod, RandomModel, Run, RunConfig,
-    Target, Train,
+    Checkpoint, Data, Divergence, Dtype, Eval, Masks, Mixer, Model, MomentKind, Prune, PruneMethod, RandomModel, Run,
+    RunConfig, Target, Train,
 };
 use shearling_domains::MixerKind;
 use std::collections::BTreeMap;
@@ -160,6 +160,7 @@ impl Recipe {
                 weight_decay: 0.0,
                 clip_norm: 1.0,
                 max_skipped_steps: 10,
+                divergence: Divergence::Stop,
                 activation_checkpointing: 0,
                 moments: MomentKind::Fp32,
                 moments_on_host: false,

@@ -1,0 +1,109 @@
+//! What a run does about losses that say that it cannot go on: refuses a model that is broken before the first step,
+//! warns when a loss is too high, ends a run that diverges and tells the way back. What is too high is judged in
+//! `watchdog`.
+
+use super::Error;
+use super::evaluation::EvalReport;
+use super::journal::Journal;
+use super::metrics;
+use super::run::{Observer, Outcome};
+use super::setup::Setup;
+use super::trainer::Trainer;
+use super::watchdog::{Alarm, PATIENCE, Watchdog};
+use super::way_back::way_back;
+use crate::checkpoint::RunDir;
+use crate::config::Divergence;
+use serde_json::json;
+use std::path::Path;
+
+/// Refuses to train a model that is broken before its first step: whatever came of it would be blamed on the training.
+pub(super) fn require_finite(start: &EvalReport, setup: &Setup) -> Result<(), Error> {
+    let broken = start.domains.iter().filter(|domain| domain.loss.is_some_and(|loss| !loss.is_finite()));
+    let broken: Vec<&str> = broken.map(|domain| domain.domain.as_str()).collect();
+    if broken.is_empty() {
+        return Ok(());
+    }
+    let (model, remedy) = match &setup.config.model.source {
+        Some(source) => (
+            format!("model.source = {}", source.display()),
+            format!(
+                "Its weights hold NaN or infinite numbers, or its activations overflow in run.dtype = \"{}\"; look with: \
+                 shearling eval {} --data {} --dtype fp32",
+                setup.config.run.dtype.name(),
+                source.display(),
+                setup.config.data.path.display()
+            ),
+        ),
+        None => {
+            ("the new model of [model.random]".to_string(), "Take another shape, or run.dtype = \"fp32\"".to_string())
+        }
+    };
+    Err(Error::BrokenStart { model, domains: broken.join(", "), remedy })
+}
+
+/// Takes up what was recorded before this process: a resumed run judges and warns as the uninterrupted one does.
+pub(super) fn remember(trainer: &mut Trainer, run: &Path) -> Result<(), Error> {
+    for record in metrics::read(&run.join(metrics::FILE_NAME))? {
+        trainer.watchdog.take(&record);
+        trainer.mix_watch.remember(&record);
+    }
+    Ok(())
+}
+
+/// Says that a loss is too high, where that is new.
+pub(super) fn tell_alarm(
+    alarm: Option<Alarm>,
+    trainer: &Trainer,
+    journal: &mut Journal,
+    observer: &mut dyn Observer,
+) -> Result<(), Error> {
+    let Some(alarm) = alarm.filter(|alarm| alarm.is_first) else { return Ok(()) };
+    let step = trainer.counters.step;
+    let outlook = match trainer.config.train.divergence {
+        Divergence::Stop => format!("if that lasts ({PATIENCE} in a row, or at the end), the run ends with an error"),
+        Divergence::Warn => "the run goes on (train.divergence = \"warn\")".to_string(),
+    };
+    journal.write(&metrics::event("divergence", step, json!({ "text": alarm.text })))?;
+    observer.noted(&format!("step {step}: {}; {outlook}. A lower train.learning_rate may help", alarm.text));
+    Ok(())
+}
+
+/// Ends a run that diverges, where that is the policy: one that must not go on, or is at its end with a model that
+/// is worth nothing.
+pub(super) fn check_divergence(watchdog: &Watchdog, step: u64, setup: &Setup, folder: &RunDir) -> Result<(), Error> {
+    if setup.config.train.divergence == Divergence::Warn {
+        return Ok(());
+    }
+    let last = watchdog.last_evaluation().filter(|_| step >= setup.config.train.steps);
+    let found = watchdog.verdict().or_else(|| last.map(|text| format!("at its last evaluation {text}")));
+    match found {
+        Some(found) => Err(Error::Diverged { step, found, way_back: way_back_of(watchdog, setup, folder) }),
+        None => Ok(()),
+    }
+}
+
+/// The same of a run that has nothing left to do: its end is what its metrics say.
+pub(super) fn check_end(outcome: &Outcome, setup: &Setup) -> Result<(), Error> {
+    let metrics = outcome.run.join(metrics::FILE_NAME);
+    if !outcome.finished || !metrics.exists() {
+        return Ok(());
+    }
+    let mut watchdog = Watchdog::new(setup.model.vocab_size, setup.spec.is_some());
+    for record in metrics::read(&metrics)? {
+        watchdog.take(&record);
+    }
+    check_divergence(&watchdog, outcome.step, setup, &RunDir::open(&outcome.run)?)
+}
+
+pub(super) fn way_back_of(watchdog: &Watchdog, setup: &Setup, folder: &RunDir) -> String {
+    way_back(folder, watchdog.last_good_save(), &setup.config, setup.stage)
+}
+
+/// Records why a run ends with an error that its losses brought about.
+pub(super) fn ended(error: Error, trainer: &Trainer, journal: &mut Journal) -> Error {
+    if matches!(error, Error::NonFinite { .. } | Error::Diverged { .. } | Error::RuinedWeights { .. }) {
+        // The error itself is what matters.
+        let _ = journal.write(&metrics::event("ended", trainer.counters.step, json!({ "reason": error.to_string() })));
+    }
+    error
+}

@@ -1,0 +1,228 @@
+//! What a user should hear of the mix: that a bound holds a domain back, that one takes more than half, that one is
+//! nearly gone or nearly alone. Each is said once per domain, with the key that bounds it; what was said before a resume
+//! is read from the metrics.
+
+use serde_json::{Value, json};
+use shearling_domains::{Bound, Mixer, MixerConfig, MixerUpdate};
+use std::collections::BTreeSet;
+
+/// Type of the records of these notices in `metrics.jsonl`.
+pub const RECORD: &str = "mixer";
+
+/// A domain with less than this is nearly gone.
+const NEARLY_GONE: f64 = 1e-3;
+/// A domain with more than this is nearly alone.
+const NEARLY_ALONE: f64 = 0.95;
+
+/// Something to know about the mix.
+#[derive(Clone, Debug, PartialEq)]
+pub struct MixNotice {
+    /// `max_change`, `max_drift`, `floor`, `cap` (a bound that holds), `half`, `nearly_gone` or `nearly_alone`.
+    pub reason: &'static str,
+    /// The domains it is about.
+    pub domains: Vec<String>,
+    /// The sentence.
+    pub text: String,
+}
+
+impl MixNotice {
+    /// Fields of its record.
+    pub fn fields(&self) -> Value {
+        json!({ "reason": self.reason, "domains": self.domains, "text": self.text })
+    }
+}
+
+/// Remembers what was said.
+#[derive(Clone, Debug, Default)]
+pub struct MixWatch {
+    said: BTreeSet<(String, String)>,
+}
+
+impl MixWatch {
+    /// Takes note of what a record of these notices said, when a run resumes.
+    pub fn remember(&mut self, record: &Value) {
+        if record["type"] != RECORD {
+            return;
+        }
+        let domains = record["domains"].as_array().into_iter().flatten().filter_map(Value::as_str);
+        for domain in domains {
+            self.is_new(record["reason"].as_str().unwrap_or(""), domain);
+        }
+    }
+
+    /// What is new after an update that changed the proportions from `before`.
+    pub fn look(&mut self, names: &[String], mixer: &Mixer, before: &[f64], update: &MixerUpdate) -> Vec<MixNotice> {
+        let mut notices = Vec::new();
+        for bound in [Bound::MaxChange, Bound::MaxDrift, Bound::Floor, Bound::Cap] {
+            notices.extend(self.held(bound, names, mixer, before, update));
+        }
+        for (index, name) in names.iter().enumerate() {
+            notices.extend(self.share(name, mixer, index));
+        }
+        notices
+    }
+
+    /// The domains that a bound keeps from what the rule asked for.
+    fn held(
+        &mut self,
+        bound: Bound,
+        names: &[String],
+        mixer: &Mixer,
+        before: &[f64],
+        update: &MixerUpdate,
+    ) -> Option<MixNotice> {
+        let reason = key(bound);
+        let held = (0..names.len()).filter(|index| update.held.get(*index).copied().flatten() == Some(bound));
+        let new: Vec<usize> = held.filter(|index| self.is_new(reason, &names[*index])).collect();
+        let of = |index: &usize| {
+            let at = |values: &[f64]| values.get(*index).copied().map_or("?".to_string(), percent);
+            let (now, name) = (at(&update.proportions), &names[*index]);
+            match bound {
+                Bound::MaxChange => {
+                    format!("{name} {} → {now} (the losses ask for {})", at(before), at(&update.wanted))
+                }
+                Bound::MaxDrift => format!("{name} {now} (began with {})", at(mixer.initial())),
+                Bound::Floor | Bound::Cap => format!("{name} {now}"),
+            }
+        };
+        let list = new.iter().map(of).collect::<Vec<_>>().join(", ");
+        let means = match bound {
+            Bound::MaxChange => "moves the mix no further in one update",
+            Bound::MaxDrift => "lets the mix go no further from where it began",
+            Bound::Floor => "lets it fall no lower",
+            Bound::Cap => "lets it rise no higher",
+        };
+        let text = format!("mixer.{reason} = {} {means}: {list}", value(bound, mixer.config()));
+        let domains = new.iter().map(|index| names[*index].clone()).collect();
+        (!new.is_empty()).then_some(MixNotice { reason, domains, text })
+    }
+
+    /// Whether a domain has come to have more than half, nearly everything or nearly nothing.
+    fn share(&mut self, name: &str, mixer: &Mixer, index: usize) -> Option<MixNotice> {
+        let (now, began) = (*mixer.proportions().get(index)?, *mixer.initial().get(index)?);
+        let (reason, what) = if now > NEARLY_ALONE && began <= NEARLY_ALONE {
+            self.is_new("half", name);
+            ("nearly_alone", "is nearly all of the mix")
+        } else if now > 0.5 && began <= 0.5 {
+            ("half", "is more than half of the mix")
+        } else if now < NEARLY_GONE && began >= NEARLY_GONE {
+            ("nearly_gone", "is nearly gone from the mix")
+        } else {
+            return None;
+        };
+        let text = format!(
+            "{name} {what}: {} (began with {}); {}",
+            percent(now),
+            percent(began),
+            remedy(mixer.config(), reason == "nearly_gone")
+        );
+        self.is_new(reason, name).then(|| MixNotice { reason, domains: vec![name.to_string()], text })
+    }
+
+    fn is_new(&mut self, reason: &str, domain: &str) -> bool {
+        self.said.insert((reason.to_string(), domain.to_string()))
+    }
+}
+
+/// Which keys keep a domain from going on like this.
+fn remedy(config: &MixerConfig, low: bool) -> String {
+    let side = if low { "mixer.floor" } else { "mixer.cap" };
+    if config.max_drift().is_some() {
+        return format!("mixer.max_drift and {side} bound it");
+    }
+    let given = if low { config.floor > 0.0 } else { config.cap.is_some() };
+    if given { format!("{side} bounds it") } else { format!("set {side}, or mixer.kind = \"bounded\"") }
+}
+
+fn key(bound: Bound) -> &'static str {
+    match bound {
+        Bound::MaxChange => "max_change",
+        Bound::MaxDrift => "max_drift",
+        Bound::Floor => "floor",
+        Bound::Cap => "cap",
+    }
+}
+
+fn value(bound: Bound, config: &MixerConfig) -> f64 {
+    let value = match bound {
+        Bound::MaxChange => config.max_change(),
+        Bound::MaxDrift => config.max_drift(),
+        Bound::Floor => Some(config.floor),
+        Bound::Cap => config.cap,
+    };
+    value.unwrap_or(f64::NAN)
+}
+
+fn percent(share: f64) -> String {
+    if share < NEARLY_GONE { format!("{:.1e} %", 100.0 * share) } else { format!("{:.1} %", 100.0 * share) }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use shearling_domains::MixerKind;
+
+    fn names() -> Vec<String> {
+        ["code", "wiki", "book", "web"].map(String::from).to_vec()
+    }
+
+    fn mixer(kind: MixerKind, cap: Option<f64>) -> Mixer {
+        Mixer::new(MixerConfig { kind, cap, ..MixerConfig::default() }, &[0.25; 4], &[2.0; 4]).unwrap()
+    }
+
+    fn updates(mixer: &mut Mixer, watch: &mut MixWatch, count: usize) -> Vec<MixNotice> {
+        let once = |_| {
+            let before = mixer.proportions().to_vec();
+            let update = mixer.update(&[Some(5.0), Some(2.0), Some(2.0), Some(2.0)]);
+            watch.look(&names(), mixer, &before, &update)
+        };
+        (0..count).flat_map(once).collect()
+    }
+
+    #[test]
+    fn a_mix_that_runs_away_is_told_once_per_domain_with_the_key_that_bounds_it() {
+        let notices = updates(&mut mixer(MixerKind::Dynamic, None), &mut MixWatch::default(), 12);
+        let told: Vec<(&str, &str)> = notices.iter().map(|n| (n.reason, n.domains[0].as_str())).collect();
+        let gone = ["wiki", "book", "web"].map(|name| ("nearly_gone", name));
+        assert_eq!(told, [vec![("half", "code"), ("nearly_alone", "code")], gone.to_vec()].concat());
+        assert_eq!(
+            notices[0].text,
+            "code is more than half of the mix: 87.0 % (began with 25.0 %); set mixer.cap, or mixer.kind = \"bounded\""
+        );
+        assert!(notices[2].text.contains("set mixer.floor"), "{}", notices[2].text);
+    }
+
+    #[test]
+    fn bounds_are_told_when_they_hold() {
+        let notices = updates(&mut mixer(MixerKind::Bounded, None), &mut MixWatch::default(), 40);
+        let reasons: Vec<&str> = notices.iter().map(|notice| notice.reason).collect();
+        assert_eq!(reasons, ["max_change", "half", "max_drift"]);
+        assert!(
+            notices[0]
+                .text
+                .starts_with("mixer.max_change = 1.1 moves the mix no further in one update: code 25.0 % → "),
+            "{}",
+            notices[0].text
+        );
+        assert_eq!(
+            notices[2].text,
+            "mixer.max_drift = 6 lets the mix go no further from where it began: code 66.7 % (began with 25.0 %)"
+        );
+        let capped = updates(&mut mixer(MixerKind::Dynamic, Some(0.4)), &mut MixWatch::default(), 3);
+        assert_eq!(capped[0].text, "mixer.cap = 0.4 lets it rise no higher: code 40.0 %");
+    }
+
+    #[test]
+    fn what_was_said_before_a_resume_is_not_said_again() {
+        let (mut mixer, mut watch) = (mixer(MixerKind::Dynamic, None), MixWatch::default());
+        let notices = updates(&mut mixer, &mut watch, 12);
+        let mut resumed = MixWatch::default();
+        for notice in &notices {
+            let mut record = notice.fields();
+            record["type"] = json!(RECORD);
+            resumed.remember(&record);
+        }
+        assert_eq!(resumed.said, watch.said);
+        assert!(updates(&mut mixer, &mut resumed, 5).is_empty());
+    }
+}
