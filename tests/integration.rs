@@ -23,6 +23,7 @@ mod integration {
     pub mod run_life;
     pub mod support;
     pub mod tensorboard;
+    pub mod threads;
     pub mod training;
     pub mod watch;
     pub mod wrong_input;

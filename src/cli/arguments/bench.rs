@@ -1,6 +1,6 @@
 //! Arguments of `bench`.
 
-use super::{ConfigArguments, DtypeArgument};
+use super::{ConfigArguments, DtypeArgument, ThreadsArgument};
 use clap::{Args, Subcommand, ValueEnum};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -68,6 +68,9 @@ pub struct BenchStep {
     /// Device: auto, cpu, cuda or cuda:N.
     #[arg(long, default_value = "auto")]
     pub device: String,
+    /// How many threads.
+    #[command(flatten)]
+    pub threads: ThreadsArgument,
     /// Dense peak of the device in TFLOP/s; default on CUDA that of an H100 or H200 (989 in bf16, 67 in fp32), on a
     /// CPU what a large matrix product reaches.
     #[arg(long, value_name = "N", allow_negative_numbers = true)]
@@ -102,6 +105,9 @@ pub struct BenchLatency {
     /// Device: auto, cpu, cuda or cuda:N.
     #[arg(long, default_value = "auto")]
     pub device: String,
+    /// How many threads.
+    #[command(flatten)]
+    pub threads: ThreadsArgument,
     /// Write the JSON object to this file too, in folders that are made if need be; `shearling report --latency` shows it.
     #[arg(long, value_name = "FILE")]
     pub out: Option<PathBuf>,
@@ -125,6 +131,9 @@ pub struct BenchCheck {
     /// Device to compare with the CPU: auto, cpu, cuda or cuda:N.
     #[arg(long, default_value = "auto")]
     pub device: String,
+    /// How many threads.
+    #[command(flatten)]
+    pub threads: ThreadsArgument,
     /// One JSON object instead of a table.
     #[arg(long)]
     pub json: bool,

@@ -1,6 +1,6 @@
 //! Arguments of `eval`.
 
-use super::DtypeArgument;
+use super::{DtypeArgument, ThreadsArgument};
 use crate::eval::multiple_choice::TaskKind;
 use clap::Args;
 use std::num::NonZeroUsize;
@@ -48,6 +48,9 @@ pub struct Eval {
     /// Device: auto, cpu, cuda or cuda:N.
     #[arg(long, default_value = "auto")]
     pub device: String,
+    /// How many threads.
+    #[command(flatten)]
+    pub threads: ThreadsArgument,
     /// Kind of the computation.
     #[arg(long, default_value = "fp32")]
     pub dtype: DtypeArgument,

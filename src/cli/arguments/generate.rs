@@ -1,6 +1,6 @@
 //! Arguments of `generate`.
 
-use super::DtypeArgument;
+use super::{DtypeArgument, ThreadsArgument};
 use clap::Args;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -41,6 +41,9 @@ pub struct Generate {
     /// Device: auto, cpu, cuda or cuda:N.
     #[arg(long, default_value = "auto")]
     pub device: String,
+    /// How many threads.
+    #[command(flatten)]
+    pub threads: ThreadsArgument,
     /// One JSON object when the text is finished, instead of the text as it comes.
     #[arg(long)]
     pub json: bool,

@@ -14,9 +14,9 @@ pub use inspect::{Inspect, InspectMasks, InspectModel, InspectRun};
 pub use report::Report;
 pub use watch::{Tensorboard, Watch};
 
-use crate::config::{Dtype, resumable};
+use crate::config::{Dtype, MOST_THREADS, resumable};
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use std::num::NonZeroU64;
+use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 
 /// Prunes a Hugging Face checkpoint to an exact shape by learned masks, then continues its pre-training while
@@ -94,12 +94,49 @@ fn changeable() -> String {
     format!("With --resume these keys may change by --set: {}. docs/guides/resume.md says what each does.", resumable())
 }
 
+impl Command {
+    /// What `--threads` asks for, of a command that computes with libtorch.
+    pub fn threads(&self) -> Option<NonZeroUsize> {
+        let argument = match self {
+            Command::Doctor(arguments) => &arguments.threads,
+            Command::Prune(arguments) | Command::Pretrain(arguments) => &arguments.threads,
+            Command::Export(arguments) => &arguments.threads,
+            Command::Eval(arguments) => &arguments.threads,
+            Command::Generate(arguments) => &arguments.threads,
+            Command::Bench(Bench::Step(arguments)) => &arguments.threads,
+            Command::Bench(Bench::Latency(arguments)) => &arguments.threads,
+            Command::Bench(Bench::Check(arguments)) => &arguments.threads,
+            Command::Demo(arguments) => &arguments.threads,
+            // `data prepare --threads` is about other threads than libtorch's.
+            Command::Data(_) | Command::Plan(_) => return None,
+            Command::Inspect(_) | Command::Watch(_) | Command::Report(_) | Command::Tensorboard(_) => return None,
+        };
+        argument.threads
+    }
+}
+
+/// `--threads` of commands that compute.
+#[derive(Clone, Copy, Debug, Default, Args)]
+pub struct ThreadsArgument {
+    /// CPU threads to compute with [default: OMP_NUM_THREADS, else one per physical core that this process may use].
+    #[arg(long, value_name = "N", value_parser = thread_count)]
+    pub threads: Option<NonZeroUsize>,
+}
+
+fn thread_count(text: &str) -> Result<NonZeroUsize, String> {
+    let count = text.parse::<NonZeroUsize>().ok().filter(|count| count.get() <= MOST_THREADS);
+    count.ok_or_else(|| format!("expected a number from 1 to {MOST_THREADS}"))
+}
+
 /// `doctor`
 #[derive(Debug, Args)]
 pub struct Doctor {
     /// Device to try: auto, cpu, cuda or cuda:N.
     #[arg(long, default_value = "auto")]
     pub device: String,
+    /// How many threads.
+    #[command(flatten)]
+    pub threads: ThreadsArgument,
     /// One JSON object instead of a table.
     #[arg(long)]
     pub json: bool,
@@ -219,6 +256,9 @@ pub struct Run {
     /// Device: auto, cpu, cuda or cuda:N; overrides run.device.
     #[arg(long)]
     pub device: Option<String>,
+    /// How many threads; overrides run.threads.
+    #[command(flatten)]
+    pub threads: ThreadsArgument,
     /// Also write TensorBoard event files, to RUN/tensorboard; the same as run.tensorboard = true.
     #[arg(long)]
     pub tensorboard: bool,
@@ -244,6 +284,9 @@ pub struct Export {
     /// Device for folding and checking a prune run.
     #[arg(long, default_value = "auto")]
     pub device: String,
+    /// How many threads.
+    #[command(flatten)]
+    pub threads: ThreadsArgument,
 }
 
 /// A dtype on the command line.
@@ -285,6 +328,9 @@ pub struct Demo {
     /// Device: auto, cpu, cuda or cuda:N.
     #[arg(long, default_value = "auto")]
     pub device: String,
+    /// How many threads.
+    #[command(flatten)]
+    pub threads: ThreadsArgument,
     /// One JSON object instead of tables.
     #[arg(long)]
     pub json: bool,
