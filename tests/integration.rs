@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 mod integration {
+    pub mod advice;
     pub mod architecture;
     pub mod cli;
     pub mod configs;
