@@ -129,9 +129,8 @@ impl Command {
             Command::Bench(Bench::Latency(arguments)) => &arguments.threads,
             Command::Bench(Bench::Check(arguments)) => &arguments.threads,
             Command::Demo(arguments) => &arguments.threads,
-            // `data prepare --threads` is about other threads than libtorch's.
-            Command::Data(_) | Command::Plan(_) => return None,
-            Command::Inspect(_) | Command::Watch(_) | Command::Report(_) | Command::Tensorboard(_) => return None,
+            // The others compute nothing; `data prepare --threads` is about other threads than libtorch's.
+            _ => return None,
         };
         argument.threads
     }
