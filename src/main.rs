@@ -4,7 +4,16 @@
 use clap::Parser;
 use shearling::cli::{Cli, printer};
 use shearling::commands;
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+use std::ffi::{c_char, c_int};
 use std::process::ExitCode;
+
+/// Runs before libtorch's threads read how they should wait.
+#[cfg(all(target_os = "linux", target_env = "gnu"))]
+#[used]
+#[unsafe(link_section = ".preinit_array")]
+static BEFORE_LIBRARIES: unsafe extern "C" fn(c_int, *const *const c_char, *const *const c_char) =
+    shearling::native::waiting::start_again;
 
 fn main() -> ExitCode {
     // Before memory is in use.

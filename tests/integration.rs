@@ -3,6 +3,7 @@
 #![allow(clippy::unwrap_used, clippy::expect_used, clippy::panic, missing_docs)]
 
 mod integration {
+    pub mod advice;
     pub mod architecture;
     pub mod cli;
     pub mod configs;
@@ -25,6 +26,7 @@ mod integration {
     pub mod run_life;
     pub mod support;
     pub mod tensorboard;
+    pub mod threads;
     pub mod training;
     pub mod watch;
     pub mod wrong_input;

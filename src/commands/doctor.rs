@@ -6,7 +6,8 @@ use crate::cli::Printer;
 use crate::cli::arguments::Doctor;
 use crate::cli::table::bytes;
 use crate::native::cuda::{CudaLibrary, torch_cpu_path};
-use crate::native::device;
+use crate::native::threads::Threads;
+use crate::native::{device, waiting};
 use serde::Serialize;
 use serde_json::json;
 use std::path::Path;
@@ -40,9 +41,10 @@ impl Check {
 }
 
 /// Runs all checks; exit code 1 if one is an ERROR.
-pub fn run(arguments: &Doctor, cuda: &CudaLibrary) -> anyhow::Result<Verdict> {
+pub fn run(arguments: &Doctor, cuda: &CudaLibrary, threads: &Threads) -> anyhow::Result<Verdict> {
     let printer = Printer::new(arguments.json);
-    let mut checks = vec![library(), cuda_check(cuda), threads()];
+    let mut checks =
+        vec![library(), cuda_check(cuda), threads_check(threads), Check::ok("waiting", waiting::describe())];
     match device::parse(&arguments.device) {
         Ok(device) => {
             checks.push(Check::ok("device", device_name(device)));
@@ -123,12 +125,13 @@ fn cuda_check(cuda: &CudaLibrary) -> Check {
     }
 }
 
-fn threads() -> Check {
-    let cores = std::thread::available_parallelism().map_or(1, |cores| cores.get());
-    let used = tch::get_num_threads();
-    let found = format!("{used} of {cores} cores for libtorch");
-    if used as usize > cores {
-        return Check::bad("threads", Level::Warn, found, "more threads than cores are slow; lower OMP_NUM_THREADS");
+fn threads_check(threads: &Threads) -> Check {
+    let Threads { count, reason, available } = *threads;
+    let plural = |count: usize| if count == 1 { "" } else { "s" };
+    let found = format!("{count} thread{} on {available} available CPU{}: {reason}", plural(count), plural(available));
+    if count > available {
+        let hint = format!("more threads than CPUs are slow; use at most {available}: --threads, OMP_NUM_THREADS");
+        return Check::bad("threads", Level::Warn, found, hint);
     }
     Check::ok("threads", found)
 }

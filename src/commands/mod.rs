@@ -25,6 +25,7 @@ pub mod watch;
 
 use crate::cli::arguments::Command;
 use crate::native::cuda::CudaLibrary;
+use crate::native::threads;
 
 /// What a command that came to its end has to say to the shell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -38,8 +39,9 @@ pub enum Verdict {
 /// Runs a command; errors are exit code 2.
 pub fn run(command: Command, cuda: CudaLibrary) -> anyhow::Result<Verdict> {
     use crate::config::Stage;
+    let threads = threads::choose(command.threads());
     match command {
-        Command::Doctor(arguments) => doctor::run(&arguments, &cuda),
+        Command::Doctor(arguments) => doctor::run(&arguments, &cuda, &threads),
         Command::Data(arguments) => data::run(&arguments),
         Command::Plan(arguments) => plan::run(&arguments),
         Command::Prune(arguments) => run::run(&arguments, Stage::Prune),

@@ -10,7 +10,7 @@ use crate::cli::Printer;
 use crate::cli::arguments::{ConfigArguments, Run};
 use crate::cli::table::bytes;
 use crate::config::{self, Dtype, PruneMethod, RunConfig, Stage};
-use crate::native::device;
+use crate::native::{device, threads};
 use crate::prune::{Equivalence, Error as PruneError};
 use crate::train::run_folder::refuse_existing;
 use crate::train::{Setup, run as train_run};
@@ -55,6 +55,7 @@ pub fn run(arguments: &Run, stage: Stage) -> anyhow::Result<Verdict> {
     if let Some(device) = &arguments.device {
         config.run.device = device.clone();
     }
+    config.run.threads = arguments.threads.threads.or(config.run.threads);
     config.run.tensorboard |= arguments.tensorboard;
     let resumes = arguments.resume.is_some();
     let one_shot = config.prune.method == PruneMethod::Magnitude;
@@ -71,6 +72,7 @@ pub fn execute(
     stop_at: Option<u64>,
     printer: &Printer,
 ) -> anyhow::Result<Option<Written>> {
+    use_threads(&config);
     let device = device::parse(&config.run.device)?;
     if !resume {
         refuse_existing(&config.run.directory)?;
@@ -125,6 +127,13 @@ fn finish_at(model: &Path, printer: &Printer) -> anyhow::Result<Verdict> {
     let path = model.display().to_string();
     printer.data(format!("{path}\n"), || serde_json::json!({ "model": path }));
     Ok(Verdict::Done)
+}
+
+/// Computes with as many threads as the configuration says, if it says.
+pub(super) fn use_threads(config: &RunConfig) {
+    if let Some(threads) = config.run.threads {
+        threads::set(threads.get());
+    }
 }
 
 /// Prints the written folder; a failed equivalence check is an answer (exit code 1), anything else an error.

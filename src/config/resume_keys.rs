@@ -19,6 +19,7 @@ enum Change {
 /// The keys that may change when a run is resumed; every other key makes another run.
 const RESUME_KEYS: &[(&str, Change)] = &[
     ("run.device", Change::Freely),
+    ("run.threads", Change::Freely),
     ("run.tensorboard", Change::Freely),
     // The files may have moved; what is in them is compared with what the checkpoint says.
     ("model.source", Change::Freely),
@@ -137,7 +138,14 @@ mod tests {
 
     #[test]
     fn what_may_change_may_change_in_the_named_direction() {
-        let free = ["run.device=cpu", "run.directory=b", "data.path=e", "checkpoint.every_steps=3", "prune.dtype=fp16"];
+        let free = [
+            "run.device=cpu",
+            "run.threads=3",
+            "run.directory=b",
+            "data.path=e",
+            "checkpoint.every_steps=3",
+            "prune.dtype=fp16",
+        ];
         for set in
             free.into_iter().chain(["train.moments_on_host=true", "train.learning_rate=0.05", "data.max_epochs=5"])
         {

@@ -5,7 +5,11 @@ use serde::{Deserialize, Serialize};
 use shearling_domains::MixerKind;
 use shearling_masks::MaskPreset;
 use std::collections::BTreeMap;
+use std::num::NonZeroUsize;
 use std::path::PathBuf;
+
+/// More threads than any machine has cores for; beyond it a number is a slip of the keyboard.
+pub const MOST_THREADS: usize = 1024;
 
 /// The whole configuration of `prune` or `pretrain`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
@@ -54,6 +58,9 @@ pub struct Run {
     /// Kind of the forward and backward pass; masters, masks and gradient sums are always fp32.
     #[serde(default)]
     pub dtype: Dtype,
+    /// CPU threads of libtorch; as many as suit the machine when absent. `--threads` overrides it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub threads: Option<NonZeroUsize>,
     /// Writes TensorBoard event files beside `metrics.jsonl`, from the same records.
     #[serde(default)]
     pub tensorboard: bool,

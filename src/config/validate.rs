@@ -1,8 +1,9 @@
 //! Whether the parts of a configuration fit together, before any file but the configuration is read. All problems
 //! are collected, each with its key, value and fix.
 
-use super::{Dtype, Error, MomentKind, RunConfig};
+use super::{Dtype, Error, MOST_THREADS, MomentKind, RunConfig};
 use shearling_domains::MixerKind;
+use std::num::NonZeroUsize;
 
 /// Which command the configuration is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -144,6 +145,10 @@ fn check_rest(config: &RunConfig, problems: &mut Problems) {
     problems.unless(config.run.dtype != Dtype::Fp16, || {
         "run.dtype = \"fp16\" is only for written checkpoints; train in \"bf16\" or \"fp32\"".to_string()
     });
+    let threads = config.run.threads.map_or(1, NonZeroUsize::get);
+    problems.unless(threads <= MOST_THREADS, || {
+        format!("run.threads = {threads} must be at most {MOST_THREADS}; leave it out for one per physical core")
+    });
     problems.unless(config.eval.every_steps > 0 && config.eval.rows_per_domain > 0, || {
         "eval.every_steps and eval.rows_per_domain must be at least 1".to_string()
     });
@@ -191,6 +196,22 @@ mod tests {
         let message = validate(&parse(BAD, "test", &[]).unwrap(), Stage::Prune).unwrap_err().to_string();
         for key in ["source", "[target]", "fp16", "micro_batch_rows", "learning_rate", "sum to 1.1", "reference"] {
             assert!(message.contains(key), "{key} in {message}");
+        }
+    }
+
+    #[test]
+    fn threads_are_a_number_that_a_machine_may_have() {
+        let text = "[run]\ndirectory = 'a'\n[model]\nsource = 'm'\n[data]\npath = 'd'\n\
+                    [train]\nsteps = 4\nbatch_rows = 2\nlearning_rate = 0.1\n";
+        let check = |threads: &str| {
+            let config = parse(text, "test", &[format!("run.threads={threads}")]).map_err(|error| error.to_string())?;
+            validate(&config, Stage::Pretrain).map_err(|error| error.to_string())
+        };
+        check("1").unwrap();
+        check("1024").unwrap();
+        assert!(check("1025").unwrap_err().contains("run.threads = 1025 must be at most 1024"));
+        for wrong in ["0", "-1", "many"] {
+            assert!(check(wrong).unwrap_err().contains("run.threads"), "{wrong}");
         }
     }
 

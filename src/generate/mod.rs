@@ -50,8 +50,8 @@ pub enum Error {
     Prompt(String),
     /// Logits that no token can be chosen from.
     #[error(
-        "the model's logits are not finite at token {position}: damaged weights, or numbers out of the range of the kind \
-         it computes in; try --dtype fp32"
+        "the model's logits are not finite at token {position}: its weights are damaged, or numbers overflow in this \
+         dtype; try --dtype fp32"
     )]
     NotFinite {
         /// Position in the text, prompt included.

@@ -51,7 +51,7 @@ impl Sampling {
     pub fn validate(&self) -> Result<(), Error> {
         let refuse = |name, value, expected| Err(Error::Setting { name, value, expected });
         if !(self.temperature.is_finite() && self.temperature >= 0.0) {
-            return refuse("temperature", self.temperature, "0 (the most likely token) or more");
+            return refuse("temperature", self.temperature, "0 (greedy decoding) or more");
         }
         if !(self.top_p > 0.0 && self.top_p <= 1.0) {
             return refuse("top_p", self.top_p, "more than 0 and at most 1");

@@ -25,3 +25,5 @@ mod shim;
 pub mod swiglu;
 #[cfg(test)]
 mod test_support;
+pub mod threads;
+pub mod waiting;

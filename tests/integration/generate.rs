@@ -63,8 +63,9 @@ fn greedy_text_is_what_full_forwards_say() {
     let output = shearling(&["generate", &path, "--prompt", PROMPT, "--max-tokens", "12", "--device", "cpu"]);
     let (stdout, stderr) = (String::from_utf8(output.stdout).unwrap(), String::from_utf8(output.stderr).unwrap());
     assert_eq!(stdout.trim_end_matches('\n'), answer["text"].as_str().unwrap().trim_end_matches('\n'));
-    assert!(stderr.contains("tokens/s") && stderr.contains("most likely token"), "{stderr}");
-    assert!(stderr.contains("no file of the folder names an end-of-text token"), "{stderr}");
+    assert!(stderr.contains("tokens/s") && stderr.contains("greedy decoding, at most 12 new tokens"), "{stderr}");
+    assert!(stderr.contains("generated 12 tokens (") && stderr.contains("; reached --max-tokens"), "{stderr}");
+    assert!(stderr.contains("no file of the folder names an EOS token"), "{stderr}");
 }
 
 #[test]
@@ -236,7 +237,7 @@ fn latency_measures_models_side_by_side() {
         shearling(&["bench", "latency", &path, "--prompt-tokens", "60", "--new-tokens", "5", "--device", "cpu"]);
     assert_eq!(too_long.status.code(), Some(2));
     let stderr = String::from_utf8(too_long.stderr).unwrap();
-    assert!(stderr.contains("more than the 64 tokens") && stderr.contains(&path), "{stderr}");
+    assert!(stderr.contains(&format!("exceed the context of {path}, 64 tokens")), "{stderr}");
 }
 
 #[test]

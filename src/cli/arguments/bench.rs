@@ -1,6 +1,6 @@
 //! Arguments of `bench`.
 
-use super::{ConfigArguments, DtypeArgument};
+use super::{ConfigArguments, DtypeArgument, ThreadsArgument, examples};
 use clap::{Args, Subcommand, ValueEnum};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -8,69 +8,74 @@ use std::path::PathBuf;
 /// `bench`
 #[derive(Debug, Subcommand)]
 pub enum Bench {
-    /// Tokens per second, time by phase, model FLOPs utilisation and peak memory of training steps.
+    /// Training steps: tokens per second, time by phase, model FLOPs utilisation (MFU) and peak memory.
     ///
-    /// Takes steps of a run's configuration (--config), or of a shape by name on generated text with random weights.
-    /// Nothing is kept. The first steps are not counted; the device is waited for after every phase.
+    /// Runs steps of a run's configuration (--config), or of a named shape with random weights on generated text. Nothing
+    /// is kept. Warm-up steps are not counted; the device is synchronised after every phase.
+    #[command(after_long_help = examples::BENCH_STEP)]
     Step(BenchStep),
-    /// How fast models answer: reading a prompt, then one token after the other with a key/value cache, one text at a
-    /// time; several models side by side, the source first.
+    /// Inference latency at batch size 1: prefill, then decoding with a key/value cache; several models side by side.
     ///
-    /// The models are measured in turn, round by round, so that a busy moment of the machine hits all of them. Beside the
-    /// tokens per second stands the roofline: a step reads every weight once, so no step is faster than the memory, whose
-    /// bandwidth is measured in the same rounds on the same threads. Memory is that of each model alone: weights, cache
-    /// and what a forward needs, not what loading needs for a moment.
+    /// The models are measured in turn, round by round, so that a busy moment of the machine affects all of them. The
+    /// roofline is what the memory bandwidth allows: decoding one token reads every weight once. The bandwidth is
+    /// measured in the same rounds on the same threads. Memory is that of each model alone (weights, cache and
+    /// activations), without what loading takes for a moment.
+    #[command(after_long_help = examples::BENCH_LATENCY)]
     Latency(BenchLatency),
-    /// Compare the fast operations on a device with plain ones in fp64 on the CPU, and three steps of pruning and
-    /// decoding with a cache with the CPU's; exit code 1 on a difference.
+    /// Check the fast kernels of a device against plain operators in fp64 on the CPU; exit code 1 on a difference.
+    ///
+    /// Also compares three pruning steps, and decoding with a cache, with the same on the CPU.
     Check(BenchCheck),
 }
 
 /// `bench step`
 #[derive(Debug, Args)]
 pub struct BenchStep {
-    /// The configuration of a run (TOML); instead of a shape by name.
+    /// The configuration of a run (TOML), instead of a named shape.
     #[command(flatten)]
     pub config: ConfigArguments,
     /// Shape: tiny, small, base, 1.3b, 2.7b or 7b.
     #[arg(long, value_name = "NAME", default_value = "tiny", conflicts_with = "config")]
     pub shape: String,
-    /// Whether masks are trained too, towards three quarters of every dimension.
+    /// Whether masks are trained as well, towards three quarters of every dimension.
     #[arg(long, value_name = "on|off", default_value = "on", conflicts_with = "config")]
     pub masks: Switch,
-    /// Kind of forward and backward.
+    /// dtype of forward and backward.
     #[arg(long, default_value = "bf16", conflicts_with = "config")]
     pub dtype: DtypeArgument,
-    /// Rows per step; default that of the shape.
-    #[arg(long, conflicts_with = "config")]
+    /// Rows per step [default: the shape's].
+    #[arg(long, value_name = "N", conflicts_with = "config")]
     pub rows: Option<NonZeroUsize>,
-    /// Rows per forward; default all rows of a step.
-    #[arg(long, conflicts_with = "config")]
+    /// Rows per forward pass [default: all rows of a step].
+    #[arg(long, value_name = "N", conflicts_with = "config")]
     pub micro_rows: Option<NonZeroUsize>,
-    /// Tokens per row; default that of the shape.
-    #[arg(long, conflicts_with = "config")]
+    /// Tokens per row [default: the shape's].
+    #[arg(long, value_name = "N", conflicts_with = "config")]
     pub tokens: Option<NonZeroUsize>,
-    /// Recompute every n-th block in the backward; 0: none.
+    /// Recompute every n-th block in the backward; 0 for none.
     #[arg(long, value_name = "N", default_value_t = 0, conflicts_with = "config")]
     pub activation_checkpointing: usize,
     /// Keep AdamW's moments in bf16.
     #[arg(long, conflicts_with = "config")]
     pub moments_bf16: bool,
-    /// Keep AdamW's moments in the host's memory.
+    /// Keep AdamW's moments in host memory.
     #[arg(long, conflicts_with = "config")]
     pub moments_on_host: bool,
     /// Steps to time.
-    #[arg(long, default_value = "5")]
+    #[arg(long, value_name = "N", default_value = "5")]
     pub steps: NonZeroUsize,
-    /// Steps before them that are not counted.
-    #[arg(long, default_value_t = 2)]
+    /// Warm-up steps, which are not counted.
+    #[arg(long, value_name = "N", default_value_t = 2)]
     pub warmup: usize,
     /// Device: auto, cpu, cuda or cuda:N.
     #[arg(long, default_value = "auto")]
     pub device: String,
-    /// Dense peak of the device in TFLOP/s; default on CUDA that of an H100 or H200 (989 in bf16, 67 in fp32), on a
-    /// CPU what a large matrix product reaches.
-    #[arg(long, value_name = "N", allow_negative_numbers = true)]
+    /// How many threads.
+    #[command(flatten)]
+    pub threads: ThreadsArgument,
+    /// Dense peak of the device in TFLOP/s [default: on CUDA that of an H100 or H200 (989 in bf16, 67 in fp32), on a
+    /// CPU what a large matrix product reaches].
+    #[arg(long, value_name = "RATE", allow_negative_numbers = true)]
     pub peak_tflops: Option<f64>,
     /// One JSON object instead of a table.
     #[arg(long)]
@@ -80,29 +85,32 @@ pub struct BenchStep {
 /// `bench latency`
 #[derive(Debug, Args)]
 pub struct BenchLatency {
-    /// Hugging Face folders, or run folders, whose model/ or pruned/ is then taken; ratios are to the first.
+    /// Hugging Face folders, or run folders, whose model/ or pruned/ is then used. Ratios are to the first.
     #[arg(required_unless_present = "shape")]
     pub models: Vec<PathBuf>,
-    /// Random weights of a shape by name, after the folders: tiny, small, base, 1.3b, 2.7b or 7b; NAME:target is what
-    /// `bench step` prunes it to, three quarters of every dimension. May be repeated.
+    /// Also measure a named shape with random weights: tiny, small, base, 1.3b, 2.7b or 7b. NAME:target is what `bench
+    /// step` prunes it to, three quarters of every dimension. May be repeated.
     #[arg(long, value_name = "NAME")]
     pub shape: Vec<String>,
-    /// Tokens of the prompt; default 512, or half of what the smallest model takes.
+    /// Tokens of the prompt [default: 512, or half of the shortest context].
     #[arg(long, value_name = "N")]
     pub prompt_tokens: Option<NonZeroUsize>,
-    /// Tokens after it; default 64, or what the smallest model then has room for.
+    /// Tokens to decode [default: 64, or what the shortest context then has room for].
     #[arg(long, value_name = "N")]
     pub new_tokens: Option<NonZeroUsize>,
-    /// Rounds that count; one before them does not.
+    /// Rounds to measure, after one warm-up round.
     #[arg(long, value_name = "N", default_value = "5")]
     pub rounds: NonZeroUsize,
-    /// Kind of weights and computation, the same for all models.
+    /// dtype of weights and computation, the same for all models.
     #[arg(long, default_value = "bf16")]
     pub dtype: DtypeArgument,
     /// Device: auto, cpu, cuda or cuda:N.
     #[arg(long, default_value = "auto")]
     pub device: String,
-    /// Write the JSON object to this file too, in folders that are made if need be; `shearling report --latency` shows it.
+    /// How many threads.
+    #[command(flatten)]
+    pub threads: ThreadsArgument,
+    /// Also write the JSON object to this file; `shearling report --latency` shows it. Missing folders are created.
     #[arg(long, value_name = "FILE")]
     pub out: Option<PathBuf>,
     /// One JSON object instead of a table.
@@ -125,6 +133,9 @@ pub struct BenchCheck {
     /// Device to compare with the CPU: auto, cpu, cuda or cuda:N.
     #[arg(long, default_value = "auto")]
     pub device: String,
+    /// How many threads.
+    #[command(flatten)]
+    pub threads: ThreadsArgument,
     /// One JSON object instead of a table.
     #[arg(long)]
     pub json: bool,

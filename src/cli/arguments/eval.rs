@@ -1,6 +1,6 @@
 //! Arguments of `eval`.
 
-use super::DtypeArgument;
+use super::{DtypeArgument, ThreadsArgument};
 use crate::eval::multiple_choice::TaskKind;
 use clap::Args;
 use std::num::NonZeroUsize;
@@ -10,45 +10,48 @@ use std::str::FromStr;
 /// `eval`
 #[derive(Debug, Args)]
 pub struct Eval {
-    /// Hugging Face folders, compared side by side: ours, or another tool's; or run folders, whose model/ or pruned/ is
-    /// then taken.
+    /// Hugging Face folders to compare, from any tool, or run folders, whose model/ or pruned/ is then used. Ratios and
+    /// differences are to the first one.
     #[arg(required = true)]
     pub models: Vec<PathBuf>,
-    /// Folder written by `data prepare`.
+    /// Folder written by `shearling data prepare`; its held-out rows are used.
     #[arg(long, value_name = "DIR", required_unless_present = "tasks")]
     pub data: Option<PathBuf>,
-    /// Validation rows per domain.
+    /// Held-out rows per domain: the first ones, the same for every model.
     #[arg(long, default_value = "256")]
     pub rows: NonZeroUsize,
-    /// Multiple-choice questions, a JSON object per line; may be given several times. The kind is hellaswag, arc or
-    /// piqa, and is told by the fields if it is left out; the name is the file's if it is left out.
+    /// Multiple-choice questions, one JSON object per line; may be repeated. KIND is hellaswag, arc or piqa, found out from
+    /// the fields if it is left out; NAME is the file's name if it is left out.
     #[arg(long = "task", value_name = "[NAME=][KIND:]FILE")]
     pub tasks: Vec<TaskArgument>,
-    /// Only the first questions of each task.
+    /// Use only the first N questions of each task.
     #[arg(long, value_name = "N", requires = "tasks")]
     pub limit: Option<NonZeroUsize>,
-    /// Rows, or choices of questions, per forward.
+    /// Rows, or answer choices, per forward pass.
     #[arg(long, default_value = "8")]
     pub micro_batch: NonZeroUsize,
-    /// Write the losses of the (one) model as reference losses for mixer.reference_file. Missing folders are
-    /// made.
+    /// Write the losses of the model (just one) as reference losses, for mixer.reference_file. Missing folders are
+    /// created.
     #[arg(long, value_name = "FILE", requires = "data")]
     pub write_reference: Option<PathBuf>,
-    /// Write all figures as CSV, one per line: model, group (domain or task), name, measure, value, standard_error. Missing
-    /// folders are made.
+    /// Write all numbers as CSV, one per line: model, group (domain or task), name, measure, value, standard_error. Missing
+    /// folders are created.
     #[arg(long, value_name = "FILE")]
     pub csv: Option<PathBuf>,
     /// Write every answer as a line of JSON: task, model, line, label, the log-likelihoods, acc, acc_norm. Missing folders
-    /// are made.
+    /// are created.
     #[arg(long, value_name = "FILE", requires = "tasks")]
     pub answers: Option<PathBuf>,
-    /// Write the JSON object to this file too; `shearling report --eval` shows it. Missing folders are made.
+    /// Also write the JSON object to this file; `shearling report --eval` shows it. Missing folders are created.
     #[arg(long, value_name = "FILE")]
     pub out: Option<PathBuf>,
     /// Device: auto, cpu, cuda or cuda:N.
     #[arg(long, default_value = "auto")]
     pub device: String,
-    /// Kind of the computation.
+    /// How many threads.
+    #[command(flatten)]
+    pub threads: ThreadsArgument,
+    /// dtype of the computation.
     #[arg(long, default_value = "fp32")]
     pub dtype: DtypeArgument,
     /// One JSON object instead of a table.

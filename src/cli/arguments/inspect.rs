@@ -6,9 +6,9 @@ use std::path::PathBuf;
 /// `inspect`
 #[derive(Debug, Subcommand)]
 pub enum Inspect {
-    /// Shape and parameters of a Hugging Face folder.
+    /// Shape and parameters of a Hugging Face folder, and whether its weights are complete.
     Model(InspectModel),
-    /// What masks have learned: survivors by layer, undecided units, expected and actual size, a map of all gates.
+    /// What the masks have learned: kept units by layer, undecided units, expected and actual size, a map of all gates.
     ///
     /// The map has a line per layer, with a cell per query head and ten for the MLP units (sorted from the most open);
     /// what the cut to the target removes is crossed out. Colours are used on a terminal, unless NO_COLOR is set.
@@ -16,15 +16,15 @@ pub enum Inspect {
     Masks(InspectMasks),
     /// What happened in a run: losses, the constraint, masks, proportions, skipped steps, and what is missing.
     ///
-    /// Works on a run that is going on, was cut short or lost files: what is not there is said in a note, warnings
-    /// first. docs/guides/inspect.md explains every table.
+    /// Works on a run that is still running, was cut short or lost files: notes say what is missing, warnings come first.
+    /// docs/guides/inspect.md explains every table.
     Run(InspectRun),
 }
 
 /// `inspect model`
 #[derive(Debug, Args)]
 pub struct InspectModel {
-    /// A Hugging Face folder, or a run folder, whose model/ or pruned/ is then taken.
+    /// A Hugging Face folder, or a run folder, whose model/ or pruned/ is then used.
     pub path: PathBuf,
     /// One JSON object instead of tables.
     #[arg(long)]
@@ -42,7 +42,7 @@ pub struct InspectMasks {
     #[arg(long, value_name = "RUN|RUN@STEP|FILE")]
     pub against: Option<String>,
     /// Also write a row per mask row (module and layer) as CSV; `-` is stdout, instead of the tables. Missing folders are
-    /// made.
+    /// created.
     #[arg(long, value_name = "FILE")]
     pub csv: Option<PathBuf>,
     /// One JSON object instead of tables, with every gate of every layer, head and decile, and the keep-plan.
@@ -57,7 +57,7 @@ pub struct InspectRun {
     #[arg(value_name = "RUN")]
     pub path: PathBuf,
     /// Also write a row per step as CSV, with a column per quantity, domain and mask; `-` is stdout, instead of the
-    /// tables. Missing folders are made.
+    /// tables. Missing folders are created.
     #[arg(long, value_name = "FILE")]
     pub csv: Option<PathBuf>,
     /// One JSON object instead of tables: the whole history, as columns.

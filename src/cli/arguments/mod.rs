@@ -2,6 +2,7 @@
 
 mod bench;
 mod eval;
+mod examples;
 mod generate;
 mod inspect;
 mod report;
@@ -14,16 +15,17 @@ pub use inspect::{Inspect, InspectMasks, InspectModel, InspectRun};
 pub use report::Report;
 pub use watch::{Tensorboard, Watch};
 
-use crate::config::{Dtype, resumable};
+use crate::config::{Dtype, MOST_THREADS, resumable};
 use clap::{Args, Parser, Subcommand, ValueEnum};
-use std::num::NonZeroU64;
+use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 
 /// Prunes a Hugging Face checkpoint to an exact shape by learned masks, then continues its pre-training while
 /// re-weighting the data domains (Sheared-LLaMA, arXiv 2310.06694).
 ///
 /// The usual order: `doctor`, `data prepare`, `eval --write-reference`, `plan`, `prune`, `pretrain`, `eval`.
-/// `shearling demo` runs all of it on generated text in a few minutes.
+/// `shearling demo` runs all of it on generated text in a few minutes. `shearling COMMAND --help` has details and
+/// examples. Results go to stdout, everything else to stderr; exit code 0: done, 1: a check failed, 2: an error.
 #[derive(Debug, Parser)]
 #[command(name = "shearling", version, arg_required_else_help = true, max_term_width = 100)]
 pub struct Cli {
@@ -35,63 +37,116 @@ pub struct Cli {
 /// The commands.
 #[derive(Debug, Subcommand)]
 pub enum Command {
-    /// Check libtorch, devices, threads and disk with a small computation.
+    /// Check this machine: libtorch, devices, threads, bf16 and disk, with a small computation.
+    ///
+    /// Every line is OK, WARN or ERROR, with a hint where something can be done. The exit code is 1 if there is an ERROR.
     Doctor(Doctor),
-    /// Turn text into token rows, and look at them.
+    /// Turn text into token rows (`data prepare`), and look at them (`data inspect`).
     #[command(subcommand)]
     Data(Data),
     /// Dry run of a configuration: shapes, parameters, rows, memory, FLOPs and time; nothing is written.
+    #[command(after_long_help = examples::PLAN)]
     Plan(Plan),
     /// Learn masks until the target shape is met, then write the small model as a Hugging Face folder.
     ///
     /// The run folder gets checkpoints/, masks/, metrics.jsonl and at the end pruned/, the Hugging Face folder. It
-    /// is published only if its logits equal the masked model's on real rows; otherwise the exit code is 1.
-    #[command(after_long_help = changeable())]
+    /// is published only if its logits equal the masked model's on real rows; otherwise the exit code is 1. Ctrl-C stops
+    /// the run with a checkpoint, `--resume` continues it.
+    #[command(after_long_help = with_changeable(examples::PRUNE))]
     Prune(Run),
     /// Train (or continue to train) a model on weighted domains, then write it as a Hugging Face folder (model/).
-    #[command(after_long_help = changeable())]
+    ///
+    /// The usual second stage: it starts from the pruned/ of a `prune` run. With [model.random] it trains a new model
+    /// from scratch. Ctrl-C stops the run with a checkpoint, `--resume` continues it.
+    #[command(after_long_help = with_changeable(examples::PRETRAIN))]
     Pretrain(Run),
-    /// Write a Hugging Face folder from any step of a run.
+    /// Write a Hugging Face folder from any checkpoint of a run.
+    ///
+    /// The checkpoint of a `prune` run is cut to its target shape first, and checked as at the end of the run.
+    #[command(after_long_help = examples::EXPORT)]
     Export(Export),
-    /// Losses by domain and multiple-choice accuracies of one or more Hugging Face folders, side by side.
+    /// Compare models: loss by domain and multiple-choice accuracy, side by side.
     ///
     /// Loss, perplexity and bits per byte of every domain, on the first held-out rows of prepared data; accuracies on
     /// multiple-choice questions, asked as lm-evaluation-harness asks them. All models see the same rows and questions,
-    /// and each is compared with the first one, pair by pair: `±` behind `vs` is the error of that difference.
+    /// and each is compared with the first one, row by row: `±` behind `vs` is the standard error of that difference.
     /// docs/guides/evaluate.md has more.
+    #[command(after_long_help = examples::EVAL)]
     Eval(Eval),
-    /// Look at a model, at what masks have learned, or at what happened in a run.
+    /// Look at a model, at what the masks have learned, or at what happened in a run.
     #[command(subcommand)]
     Inspect(Inspect),
-    /// Follow a run while it goes on: progress, losses, sparsity, shares, speed.
+    /// Follow a run while it is running: progress, losses, sparsity, domain proportions, speed.
     ///
-    /// Reads metrics.jsonl and locks nothing, so it may be started and left at any time, by anybody who can read the
-    /// run. Redraws in place on a terminal, elsewhere prints a line whenever something is new. Ends with the run; one
+    /// Reads metrics.jsonl and locks nothing, so it may be started and stopped at any time, by anybody who can read the
+    /// run. Redraws in place on a terminal, elsewhere prints a line whenever something is new. Ends with the run; a run
     /// that stopped half-way is waited for, since it may be resumed.
     Watch(Watch),
-    /// One page of pictures and answers from one or more runs: a self-contained HTML file, or served while a run goes on.
+    /// Write one page of figures and answers about runs: a self-contained HTML file, or served while a run is running.
     ///
-    /// Give the runs of one model together, in any order: `shearling report runs/prune runs/recover -o report.html`.
-    /// What a run folder lacks is said in the report. docs/guides/report.md tells how to read each figure.
+    /// Give the runs of one model together, in any order. What a run folder lacks is said in the report.
+    /// docs/guides/report.md explains how to read each figure.
+    #[command(after_long_help = examples::REPORT)]
     Report(Report),
-    /// Make TensorBoard event files of a run from its metrics; `prune --tensorboard` writes them as it goes.
+    /// Write TensorBoard event files from a run's metrics; `prune --tensorboard` writes them during the run.
     Tensorboard(Tensorboard),
-    /// Let a model go on from a text: the first thing to do with a pruned one.
+    /// Generate text from a prompt: the first thing to try with a pruned model.
     ///
-    /// The tokenizer of the folder is used, with the special tokens that it puts before a text itself. The text ends at
-    /// one of the model's end-of-text tokens, at a --stop string or after --max-tokens. Only the new text is on stdout;
-    /// speed and settings are on stderr.
+    /// Uses the folder's tokenizer, with the special tokens (BOS) that it puts before a text. The text stops at one of
+    /// the model's EOS tokens, at a --stop string or after --max-tokens. Only the new text is on stdout; settings and
+    /// speed are on stderr. No chat template is applied.
+    #[command(after_long_help = examples::GENERATE)]
     Generate(Generate),
-    /// Time training steps and decoding, and check the fast kernels against plain ones, on this machine.
+    /// Time training steps and decoding on this machine, and check the fast kernels against plain operators.
     #[command(subcommand)]
     Bench(Bench),
     /// The whole job on generated text (or yours): train, prune, continue, compare with two baselines.
+    ///
+    /// Needs no model and no data, and takes minutes on two cores. Every stage is an ordinary run whose configuration is
+    /// kept, so that it can be looked at, changed and repeated.
+    #[command(after_long_help = examples::DEMO)]
     Demo(Demo),
 }
 
-/// What `--set` may change of a run that is resumed.
-fn changeable() -> String {
-    format!("With --resume these keys may change by --set: {}. docs/guides/resume.md says what each does.", resumable())
+/// Examples, and what `--set` may change of a run that is resumed.
+fn with_changeable(examples: &str) -> String {
+    format!(
+        "{examples}\nWith --resume these keys may change by --set: {}. docs/guides/resume.md says what each does.",
+        resumable()
+    )
+}
+
+impl Command {
+    /// What `--threads` asks for, of a command that computes with libtorch.
+    pub fn threads(&self) -> Option<NonZeroUsize> {
+        let argument = match self {
+            Command::Doctor(arguments) => &arguments.threads,
+            Command::Prune(arguments) | Command::Pretrain(arguments) => &arguments.threads,
+            Command::Export(arguments) => &arguments.threads,
+            Command::Eval(arguments) => &arguments.threads,
+            Command::Generate(arguments) => &arguments.threads,
+            Command::Bench(Bench::Step(arguments)) => &arguments.threads,
+            Command::Bench(Bench::Latency(arguments)) => &arguments.threads,
+            Command::Bench(Bench::Check(arguments)) => &arguments.threads,
+            Command::Demo(arguments) => &arguments.threads,
+            // The others compute nothing; `data prepare --threads` is about other threads than libtorch's.
+            _ => return None,
+        };
+        argument.threads
+    }
+}
+
+/// `--threads` of commands that compute.
+#[derive(Clone, Copy, Debug, Default, Args)]
+pub struct ThreadsArgument {
+    /// CPU threads to compute with [default: OMP_NUM_THREADS, else one per physical core that this process may use].
+    #[arg(long, value_name = "N", value_parser = thread_count)]
+    pub threads: Option<NonZeroUsize>,
+}
+
+fn thread_count(text: &str) -> Result<NonZeroUsize, String> {
+    let count = text.parse::<NonZeroUsize>().ok().filter(|count| count.get() <= MOST_THREADS);
+    count.ok_or_else(|| format!("expected a number from 1 to {MOST_THREADS}"))
 }
 
 /// `doctor`
@@ -100,6 +155,9 @@ pub struct Doctor {
     /// Device to try: auto, cpu, cuda or cuda:N.
     #[arg(long, default_value = "auto")]
     pub device: String,
+    /// How many threads.
+    #[command(flatten)]
+    pub threads: ThreadsArgument,
     /// One JSON object instead of a table.
     #[arg(long)]
     pub json: bool,
@@ -108,9 +166,10 @@ pub struct Doctor {
 /// `data`
 #[derive(Debug, Subcommand)]
 pub enum Data {
-    /// Tokenize and pack text into rows, one domain per folder, with a held-out split per domain.
+    /// Tokenize text and pack it into rows, one domain per folder, with a held-out split per domain.
+    #[command(after_long_help = examples::PREPARE)]
     Prepare(Prepare),
-    /// Print what a prepared folder holds.
+    /// Print what a prepared folder holds: rows and tokens by domain and split, its tokenizer, the settings.
     Inspect(DataInspect),
 }
 
@@ -121,44 +180,44 @@ pub struct Prepare {
     /// `text`, .txt; text files also .gz or .zst.
     #[arg(long = "domain", value_name = "NAME=PATH[,PATH]")]
     pub domains: Vec<String>,
-    /// A folder with one folder per domain, instead of or beside --domain.
+    /// A folder with one folder per domain, instead of --domain or together with it.
     #[arg(long, value_name = "DIR")]
     pub from: Option<PathBuf>,
-    /// Where to write; must not exist.
+    /// Folder to write; must not exist.
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
-    /// The model's tokenizer.json.
+    /// The tokenizer.json of the model that will read the rows.
     #[arg(long, value_name = "FILE", conflicts_with = "train_tokenizer", required_unless_present = "train_tokenizer")]
     pub tokenizer: Option<PathBuf>,
-    /// Train a byte-level BPE of N entries on the data instead.
+    /// Train a byte-level BPE tokenizer with N entries on this text instead, for a model from scratch.
     #[arg(long, value_name = "N")]
     pub train_tokenizer: Option<usize>,
-    /// Tokens per row.
+    /// Tokens per row: the context length to train at.
     #[arg(long, default_value_t = 4096)]
     pub sequence_length: usize,
-    /// Part of each domain held out, by document; at least two documents.
+    /// Fraction of each domain that is held out for evaluation, by whole documents; at least two documents.
     #[arg(long, default_value_t = 0.1, allow_negative_numbers = true)]
     pub validation_fraction: f64,
-    /// Do not begin documents with BOS.
+    /// Do not put BOS before documents.
     #[arg(long)]
     pub no_bos: bool,
-    /// Do not end documents with EOS.
+    /// Do not put EOS after documents.
     #[arg(long)]
     pub no_eos: bool,
-    /// Token id of BOS, when the tokenizer's files do not tell.
+    /// Token id of BOS, where the tokenizer's files do not name it.
     #[arg(long, value_name = "ID")]
     pub bos_id: Option<u32>,
-    /// Token id of EOS, when the tokenizer's files do not tell.
+    /// Token id of EOS, where the tokenizer's files do not name it.
     #[arg(long, value_name = "ID")]
     pub eos_id: Option<u32>,
-    /// Name of the text field or column.
+    /// Name of the field (JSON lines) or column (Parquet) with the text.
     #[arg(long, default_value = "text")]
     pub text_field: String,
-    /// Seed of the split.
+    /// Seed of the choice of held-out documents.
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
-    /// Threads; default all cores. The output does not depend on it.
-    #[arg(long)]
+    /// Threads that read and tokenize [default: all cores]. The output does not depend on it.
+    #[arg(long, value_name = "N")]
     pub threads: Option<usize>,
 }
 
@@ -181,10 +240,10 @@ pub struct DataInspect {
 /// A configuration with overrides.
 #[derive(Debug, Args)]
 pub struct ConfigArguments {
-    /// Configuration (see configs/).
+    /// Configuration file (TOML); configs/ has examples, docs/guides/configuration.md lists every key.
     #[arg(long, value_name = "FILE")]
     pub config: Option<PathBuf>,
-    /// Override a key: table.key=value. May be repeated.
+    /// Override a key of the configuration, for example train.steps=100. May be repeated.
     #[arg(long = "set", value_name = "KEY=VALUE")]
     pub set: Vec<String>,
 }
@@ -195,11 +254,11 @@ pub struct Plan {
     /// Which configuration.
     #[command(flatten)]
     pub config: ConfigArguments,
-    /// Tokens per second to reckon the time with.
+    /// Estimate the time with this many tokens per second.
     #[arg(long, value_name = "RATE", allow_negative_numbers = true)]
     pub tokens_per_second: Option<f64>,
-    /// Or the useful rate of the device in TFLOP/s.
-    #[arg(long, value_name = "TFLOPS", conflicts_with = "tokens_per_second", allow_negative_numbers = true)]
+    /// Estimate the time with this useful rate of the device, in TFLOP/s (`bench step` measures it).
+    #[arg(long, value_name = "RATE", conflicts_with = "tokens_per_second", allow_negative_numbers = true)]
     pub tflops: Option<f64>,
     /// One JSON object instead of tables.
     #[arg(long)]
@@ -216,10 +275,13 @@ pub struct Run {
     /// change a few keys (see below).
     #[arg(long, value_name = "RUN", conflicts_with = "config")]
     pub resume: Option<PathBuf>,
-    /// Device: auto, cpu, cuda or cuda:N; overrides run.device.
+    /// Device: auto, cpu, cuda or cuda:N. Overrides run.device.
     #[arg(long)]
     pub device: Option<String>,
-    /// Also write TensorBoard event files, to RUN/tensorboard; the same as run.tensorboard = true.
+    /// How many threads; overrides run.threads.
+    #[command(flatten)]
+    pub threads: ThreadsArgument,
+    /// Also write TensorBoard event files to RUN/tensorboard; the same as run.tensorboard = true.
     #[arg(long)]
     pub tensorboard: bool,
     /// Stop with a checkpoint after this step; --resume continues.
@@ -230,12 +292,12 @@ pub struct Run {
 /// `export`
 #[derive(Debug, Args)]
 pub struct Export {
-    /// A run folder, or RUN@STEP; default its last step.
+    /// A run folder (its last checkpoint), or RUN@STEP for the checkpoint of that step.
     pub run: String,
-    /// Where to write the Hugging Face folder; must not exist.
+    /// Hugging Face folder to write; must not exist.
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
-    /// Kind of the written weights; default prune.dtype or checkpoint.export_dtype of the run, else that of its source.
+    /// dtype of the written weights [default: prune.dtype or checkpoint.export_dtype of the run, else the source's].
     #[arg(long)]
     pub dtype: Option<DtypeArgument>,
     /// Write the pruned model even if it cannot be proven equal to the masked one; its card says so.
@@ -244,6 +306,9 @@ pub struct Export {
     /// Device for folding and checking a prune run.
     #[arg(long, default_value = "auto")]
     pub device: String,
+    /// How many threads.
+    #[command(flatten)]
+    pub threads: ThreadsArgument,
 }
 
 /// A dtype on the command line.
@@ -270,21 +335,24 @@ impl From<DtypeArgument> for Dtype {
 /// `demo`
 #[derive(Debug, Args)]
 pub struct Demo {
-    /// Use your text: a folder with one folder per domain.
+    /// Use this text instead of generated text: a folder with one folder per domain.
     #[arg(long, value_name = "DIR")]
     pub data: Option<PathBuf>,
-    /// Where to work; must not exist.
+    /// Folder to work in; must not exist.
     #[arg(long, value_name = "DIR", default_value = "runs/demo")]
     pub out: PathBuf,
-    /// Multiplies all step counts: 1 takes minutes on two cores.
+    /// Multiply all step counts by this: 1 takes minutes on two cores.
     #[arg(long, default_value_t = 1.0, allow_negative_numbers = true)]
     pub scale: f64,
-    /// Seed of everything.
+    /// Seed of everything random.
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
     /// Device: auto, cpu, cuda or cuda:N.
     #[arg(long, default_value = "auto")]
     pub device: String,
+    /// How many threads.
+    #[command(flatten)]
+    pub threads: ThreadsArgument,
     /// One JSON object instead of tables.
     #[arg(long)]
     pub json: bool,

@@ -8,13 +8,13 @@ use std::path::PathBuf;
 pub struct Watch {
     /// The run folder.
     pub run: PathBuf,
-    /// Show where the run stands now and end.
+    /// Print where the run stands now, and exit.
     #[arg(long)]
     pub once: bool,
     /// Refresh interval in seconds.
     #[arg(long, value_name = "SECONDS", default_value = "1", value_parser = interval, allow_negative_numbers = true)]
     pub interval: f64,
-    /// One JSON object instead of text; with --once.
+    /// One JSON object instead of text; needs --once.
     #[arg(long, requires = "once")]
     pub json: bool,
 }
@@ -29,7 +29,7 @@ fn interval(text: &str) -> Result<f64, String> {
 pub struct Tensorboard {
     /// The run folder.
     pub run: PathBuf,
-    /// Where to write; must not exist. Default RUN/tensorboard.
+    /// Folder to write; must not exist [default: RUN/tensorboard].
     #[arg(long, value_name = "DIR")]
     pub out: Option<PathBuf>,
     /// One JSON object instead of the path.

@@ -7,7 +7,7 @@ use crate::cli::arguments::BenchStep;
 use crate::cli::table::{Table, bytes, grouped};
 use crate::commands::Verdict;
 use crate::model::count::ParameterCount;
-use crate::native::{device, memory};
+use crate::native::{device, memory, threads};
 use crate::train::Setup;
 use crate::train::memory::MemoryEstimate;
 use crate::train::phases::Phase;
@@ -114,14 +114,15 @@ impl Report<'_> {
             table.row([phase.name().to_string(), format!("{:.1}", 1e3 * seconds), share]);
         }
         table.row(["step".to_string(), format!("{:.1}", 1e3 * total), String::new()]);
-        let memory = self.peak_above_base().map_or("not known here".to_string(), bytes);
+        let memory = self.peak_above_base().map_or("unknown on this system".to_string(), bytes);
         format!(
-            "{} parameters, {} tokens per step, {:.3e} FLOPs per token\n\n{table}\n{:.0} tokens/s, {:.1} TFLOP/s of \
-             {:.1} ({:.1} % utilisation)\npeak memory of the run {memory}, predicted {}\n",
+            "{} parameters, {} tokens per step, {:.3e} FLOPs per token, {}\n\n{table}\n{} tokens/s, {:.1} of {:.1} TFLOP/s \
+             ({:.1} % MFU)\npeak memory of the run {memory}, predicted {}\n",
             grouped(ParameterCount::of(&self.setup.model).total()),
             grouped(self.measured.tokens as i64),
             self.measured.flops_per_token,
-            self.tokens_per_second(),
+            threads::in_words(),
+            grouped(self.tokens_per_second() as i64),
             self.tokens_per_second() * self.measured.flops_per_token / 1e12,
             self.peak / 1e12,
             100.0 * self.utilisation(),

@@ -2,7 +2,7 @@
 
 use super::shapes::{NamedShape, SHAPES};
 use crate::cli::arguments::{BenchStep, Switch};
-use crate::commands::run::load;
+use crate::commands::run::{load, use_threads};
 use crate::config::{Dtype, MomentKind, PruneMethod, RunConfig, Stage, parse};
 use crate::model::Parameter;
 use crate::model::parameters::parameters;
@@ -91,7 +91,9 @@ impl Subject {
 
 /// The set-up of a run's own configuration.
 fn configured(arguments: &BenchStep, device: Device) -> anyhow::Result<Setup> {
-    let config = load(&arguments.config)?;
+    let mut config = load(&arguments.config)?;
+    config.run.threads = arguments.threads.threads.or(config.run.threads);
+    use_threads(&config);
     let stage = if config.target.is_some() { Stage::Prune } else { Stage::Pretrain };
     if stage == Stage::Prune && config.prune.method == PruneMethod::Magnitude {
         anyhow::bail!("prune.method = \"magnitude\" takes no steps, there is nothing to time");

@@ -141,6 +141,7 @@ impl Recipe {
                 seed: self.seed,
                 device: self.device.clone(),
                 dtype: Dtype::Fp32,
+                threads: None,
                 tensorboard: false,
             },
             model,

@@ -3,7 +3,7 @@
 use super::Results;
 use crate::checkpoint::write_atomic;
 use crate::cli::Printer;
-use crate::cli::arguments::{BenchLatency, DtypeArgument};
+use crate::cli::arguments::{BenchLatency, DtypeArgument, ThreadsArgument};
 use crate::commands::bench::latency;
 use crate::eval::report::Report as Losses;
 use crate::eval::text_bytes::EvaluatedBytes;
@@ -45,6 +45,7 @@ fn latency_arguments(results: &Results, device: &str) -> BenchLatency {
         rounds: LATENCY_ROUNDS,
         dtype: DtypeArgument::Fp32,
         device: device.to_string(),
+        threads: ThreadsArgument::default(),
         out: None,
         json: false,
     }

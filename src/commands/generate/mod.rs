@@ -1,4 +1,4 @@
-//! `shearling generate`: talk to a model. Text goes to stdout as it comes, everything about it to stderr.
+//! `shearling generate`: text from a prompt. The text goes to stdout as it comes, everything about it to stderr.
 
 mod prompts;
 mod settings;
@@ -64,7 +64,7 @@ impl<'a> Speaker<'a> {
         settings.notes.iter().for_each(|note| printer.note(note));
         printer.note(settings.describe(arguments.seed));
         if tokenizer.eos_ids().is_empty() {
-            printer.warn("no file of the folder names an end-of-text token: only the number of tokens ends a text");
+            printer.warn("no file of the folder names an EOS token: the text stops at --max-tokens only");
         }
         let decoder = Decoder::build(model, &mut |name| checkpoint.finite_tensor(name, kind, device))?;
         let end_ids = tokenizer.eos_ids().to_vec();
@@ -75,7 +75,7 @@ impl<'a> Speaker<'a> {
     fn answer(&self, prompt: &str, number: u64, printer: &Printer) -> anyhow::Result<()> {
         let mut ids = self.tokenizer.encode(prompt, true)?;
         if ids.is_empty() {
-            // Nothing to go on from: begin a document.
+            // An empty prompt: begin a document.
             ids.extend(self.tokenizer.bos_id().or(self.end_ids.first().copied()));
         }
         let request = Request {
@@ -121,18 +121,21 @@ impl<'a> Speaker<'a> {
     }
 }
 
+fn tokens(count: usize) -> String {
+    format!("{} token{}", grouped(count as i64), if count == 1 { "" } else { "s" })
+}
+
 /// One line about a finished text.
 fn summary(generated: &Generated, prompt_tokens: usize) -> String {
     let reason = match generated.stop {
-        StopReason::EndOfText => "the model ended it",
-        StopReason::StopString => "stop string",
-        StopReason::MaxTokens => "as many as asked for",
-        StopReason::ContextFull => "the model has no more positions (max_position_embeddings)",
+        StopReason::EndOfText => "stopped at EOS",
+        StopReason::StopString => "stopped at a --stop string",
+        StopReason::MaxTokens => "reached --max-tokens",
+        StopReason::ContextFull => "reached the end of the context (max_position_embeddings)",
     };
     let prefill = prompt_tokens as f64 / generated.prefill_seconds.max(f64::MIN_POSITIVE);
-    let decode = generated.tokens_per_second().map_or("–".to_string(), |rate| format!("{rate:.1}"));
-    format!(
-        "prompt {prompt_tokens} tokens ({prefill:.0} tokens/s), new {} ({decode} tokens/s); {reason}",
-        generated.token_ids.len()
-    )
+    let prefill = format!("prefill {} ({} tokens/s)", tokens(prompt_tokens), grouped(prefill as i64));
+    let new = generated.token_ids.len();
+    let decode = generated.tokens_per_second().map(|rate| format!(" ({rate:.1} tokens/s)"));
+    format!("{prefill}, generated {}{}; {reason}", tokens(new), decode.unwrap_or_default())
 }

@@ -19,7 +19,7 @@ pub(super) struct Settings {
 }
 
 impl Settings {
-    /// The command line over `generation_config.json` over greedy choice of 256 tokens.
+    /// The command line over `generation_config.json` over greedy decoding of 256 tokens.
     pub(super) fn new(arguments: &Generate, suggested: Option<&GenerationConfig>) -> Settings {
         // What a file says about drawing counts only if it wants tokens drawn.
         let drawn = suggested.filter(|config| config.do_sample);
@@ -59,7 +59,7 @@ impl Settings {
             }
         }
         if self.sampling.temperature == 0.0 && (arguments.top_p.is_some() || arguments.top_k.is_some()) {
-            notes.push("--top-p and --top-k change nothing at temperature 0; give --temperature".to_string());
+            notes.push("--top-p and --top-k have no effect in greedy decoding; set --temperature above 0".to_string());
         }
         notes
     }
@@ -68,14 +68,14 @@ impl Settings {
     pub(super) fn describe(&self, seed: u64) -> String {
         let Sampling { temperature, top_k, top_p } = self.sampling;
         let choice = match self.sampling.is_greedy() {
-            true => "the most likely token each time".to_string(),
+            true => "greedy decoding".to_string(),
             false => {
                 let k = if top_k > 0 { format!(", top-k {top_k}") } else { String::new() };
                 let p = if top_p < 1.0 { format!(", top-p {top_p}") } else { String::new() };
                 format!("temperature {temperature}{k}{p}, seed {seed}")
             }
         };
-        format!("{choice}, at most {} tokens", self.max_new_tokens)
+        format!("{choice}, at most {} new tokens", self.max_new_tokens)
     }
 }
 
@@ -132,7 +132,7 @@ mod tests {
         let given = arguments(&["--temperature", "0", "--max-tokens", "7", "--top-k", "3"]);
         let settings = Settings::new(&given, Some(&suggested()));
         assert!(settings.sampling.is_greedy() && settings.max_new_tokens == 7);
-        assert!(settings.notes.iter().any(|note| note.contains("change nothing at temperature 0")));
+        assert!(settings.notes.iter().any(|note| note.contains("no effect in greedy decoding")));
     }
 
     #[test]

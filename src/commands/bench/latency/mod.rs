@@ -43,7 +43,7 @@ pub(in crate::commands) fn measure(arguments: &BenchLatency, printer: &Printer) 
     let kind = kind(arguments.dtype.into());
     let candidates = Candidate::all(arguments)?;
     let lengths = lengths(arguments, &candidates)?;
-    printer.note(format!("{} prompt tokens, {} new ones, {}", lengths.prompt, lengths.new, place(kind, device)));
+    printer.note(format!("prefill of {} tokens, decoding of {}, {}", lengths.prompt, lengths.new, place(kind, device)));
     let bandwidth = rounds::bandwidth(device)?;
     Contestant::warm_up(kind, device)?;
     let mut contestants = Vec::new();
@@ -65,7 +65,7 @@ fn lengths(arguments: &BenchLatency, candidates: &[Candidate]) -> anyhow::Result
     let new = asked(arguments.new_tokens).unwrap_or(NEW_TOKENS.min(limit - prompt).max(1));
     if prompt.saturating_add(new) > limit {
         anyhow::bail!(
-            "--prompt-tokens {prompt} and --new-tokens {new} are more than the {limit} tokens that {name} takes \
+            "--prompt-tokens {prompt} and --new-tokens {new} together exceed the context of {name}, {limit} tokens \
              (max_position_embeddings); ask for less"
         );
     }

@@ -4,6 +4,7 @@ use super::contestant::Contestant;
 use super::rounds::{Answer, Lengths, Measured};
 use crate::cli::table::{Table, bytes, grouped};
 use crate::commands::place::{dtype_name, place};
+use crate::native::threads;
 use serde_json::{Value, json};
 use tch::{Device, Kind};
 
@@ -85,7 +86,7 @@ impl Report {
                 row.name.clone(),
                 grouped(row.parameters),
                 bytes(row.weight_bytes as f64),
-                format!("{:.0}", self.lengths.prompt as f64 / row.prefill.median),
+                grouped((self.lengths.prompt as f64 / row.prefill.median) as i64),
                 format!("{rate:.1}"),
                 format!("{:.1}–{:.1}", 1.0 / row.step.high, 1.0 / row.step.low),
                 format!("{:.2}", 1e3 * row.step.median),
@@ -97,11 +98,11 @@ impl Report {
             ]);
         }
         format!(
-            "{table}\n{} prompt tokens, {} new; {}, {} threads; memory reads {:.1} GB/s ({:.1}–{:.1})\n",
-            self.lengths.prompt,
-            self.lengths.new,
+            "{table}\nprefill of {} tokens, decoding of {}, batch size 1; {}, {}; memory bandwidth {:.1} GB/s ({:.1}–{:.1})\n",
+            grouped(self.lengths.prompt),
+            grouped(self.lengths.new),
             place(self.kind, self.device),
-            tch::get_num_threads(),
+            threads::in_words(),
             self.bandwidth.median / 1e9,
             self.bandwidth.low / 1e9,
             self.bandwidth.high / 1e9,

@@ -2,6 +2,7 @@
 
 use super::contestant::Contestant;
 use crate::cli::Printer;
+use crate::cli::table::grouped;
 use crate::native::bandwidth::Bandwidth;
 use std::time::Instant;
 use tch::{Device, Kind, TchError, Tensor};
@@ -61,7 +62,11 @@ pub(super) fn run(
             let answer = answer(contestant, lengths)?;
             let rates = (lengths.prompt as f64 / answer.prefill, 1.0 / answer.step);
             let name = &contestant.name;
-            printer.note(format!("round {round}: {name} prefill {:.0}, decode {:.2} tokens/s", rates.0, rates.1));
+            printer.note(format!(
+                "round {round}: {name}: prefill {}, decode {:.2} tokens/s",
+                grouped(rates.0 as i64),
+                rates.1
+            ));
             answers.push(answer);
         }
     }
