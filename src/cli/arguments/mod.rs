@@ -117,8 +117,8 @@ pub enum Data {
 /// `data prepare`
 #[derive(Debug, Args)]
 pub struct Prepare {
-    /// A domain and its files or folders: name=path[,path…]. May be repeated. Files: .jsonl with `text`, .parquet with
-    /// `text`, .txt; text files also .gz or .zst.
+    /// A domain and its files or folders: name=path[,path…]. May be repeated. Files: .jsonl (.ndjson, .json) with `text`,
+    /// .parquet with `text`, .txt; text files also .gz or .zst.
     #[arg(long = "domain", value_name = "NAME=PATH[,PATH]")]
     pub domains: Vec<String>,
     /// A folder with one folder per domain, instead of or beside --domain.
@@ -139,13 +139,13 @@ pub struct Prepare {
     /// Part of each domain held out, by document; at least two documents.
     #[arg(long, default_value_t = 0.1, allow_negative_numbers = true)]
     pub validation_fraction: f64,
-    /// Do not begin documents with BOS.
+    /// Do not begin documents with BOS. Nor is it put there where tokenizer_config.json says "add_bos_token": false.
     #[arg(long)]
     pub no_bos: bool,
     /// Do not end documents with EOS.
     #[arg(long)]
     pub no_eos: bool,
-    /// Token id of BOS, when the tokenizer's files do not tell.
+    /// Token id of BOS, when the tokenizer's files do not tell, or tell that there is none.
     #[arg(long, value_name = "ID")]
     pub bos_id: Option<u32>,
     /// Token id of EOS, when the tokenizer's files do not tell.
@@ -154,6 +154,10 @@ pub struct Prepare {
     /// Name of the text field or column.
     #[arg(long, default_value = "text")]
     pub text_field: String,
+    /// Leave out up to N documents that cannot be read (a broken line of JSON, a row without text) instead of stopping at
+    /// the first.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub skip_broken: u64,
     /// Seed of the split.
     #[arg(long, default_value_t = 0)]
     pub seed: u64,
