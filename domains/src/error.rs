@@ -230,6 +230,15 @@ impl Error {
     }
 }
 
+impl From<shearling_staging::Error> for Error {
+    fn from(error: shearling_staging::Error) -> Self {
+        match error {
+            shearling_staging::Error::Io { operation, path, source } => Self::Io { operation, path, source },
+            shearling_staging::Error::Taken { path } => Self::OutputExists { path },
+        }
+    }
+}
+
 /// The text of a panic, where it has one.
 pub(crate) fn panic_message(payload: Box<dyn std::any::Any + Send>) -> String {
     let text = payload.downcast_ref::<&str>().map(|text| (*text).to_string());

@@ -14,7 +14,13 @@ pub(super) fn text_of<'a>(line: &'a [u8], field: &str) -> Result<Cow<'a, str>, S
             return problem;
         }
         let message = error.to_string();
-        let message = message.split(" at line ").next().unwrap_or_default();
+        let message = match message.split(" at line ").next().unwrap_or_default() {
+            "unexpected end of hex escape" | "lone leading surrogate in hex escape" => {
+                "a \\u escape is half of a surrogate pair, which is no character"
+            }
+            "expected value" if is_not_a_number(line, error.column()) => "NaN and Infinity are not JSON",
+            other => other,
+        };
         format!("{message}, at column {}; expected one JSON object with `{field}` per line", error.column())
     };
     let mut json = serde_json::Deserializer::from_slice(line);
@@ -25,6 +31,12 @@ pub(super) fn text_of<'a>(line: &'a [u8], field: &str) -> Result<Cow<'a, str>, S
         true => "the object is empty".to_string(),
         false => format!("the object has no field `{field}`; it has {} (--text-field names another)", seen.join(", ")),
     })
+}
+
+/// Whether what begins at `column` of `line`, from 1, is a number that other writers of JSON know.
+fn is_not_a_number(line: &[u8], column: usize) -> bool {
+    let rest = line.get(column.saturating_sub(1)..).unwrap_or_default();
+    rest.starts_with(b"NaN") || rest.starts_with(b"Infinity")
 }
 
 /// Fields that are named when the one asked for is not there.
@@ -111,7 +123,7 @@ mod tests {
 
     #[test]
     fn says_what_is_wrong_with_a_line_and_where() {
-        let cases: [(&[u8], &str); 11] = [
+        let cases: [(&[u8], &str); 12] = [
             (br#"{"body":"x","n":1}"#, "no field `text`; it has `body`, `n`"),
             (b"{}", "the object is empty"),
             (br#"{"text":3}"#, "expected a string, at column 9"),
@@ -119,8 +131,9 @@ mod tests {
             (br#"["text"]"#, "expected an object"),
             (br#"{"text":"x"#, "EOF while parsing a string, at column 10"),
             (br#"{"text":"x"} {"text":"y"}"#, "trailing characters, at column 14"),
-            (br#"{"text":"a \ud83d b"}"#, "at column 18"),
-            (br#"{"score":NaN,"text":"x"}"#, "expected value, at column 10"),
+            (br#"{"text":"a \ud83d b"}"#, "half of a surrogate pair, which is no character, at column 18"),
+            (br#"{"text":"\udc00"}"#, "half of a surrogate pair"),
+            (br#"{"score":NaN,"text":"x"}"#, "NaN and Infinity are not JSON, at column 10"),
             (b"{\"text\":\"caf\xe9\"}", "not valid UTF-8, at column 13 (byte 0xE9)"),
             (b"{\"text\":\"\xff\"}", "iconv"),
         ];

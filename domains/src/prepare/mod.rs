@@ -20,12 +20,13 @@ mod parquet_rows;
 mod sniff;
 mod sources;
 mod split;
-pub(crate) mod staging;
 
 use std::fs;
 use std::path::Path;
 
 pub use config::{DomainSource, MIN_TRAINED_VOCAB, PrepareConfig, TokenizerSource};
+
+use shearling_staging::StagedFolder;
 
 use crate::dataset::{TOKENIZER_FILE, file_sha256};
 use crate::manifest::{DomainEntry, FORMAT_VERSION, MANIFEST_FILE, Manifest, Split};
@@ -35,7 +36,6 @@ use encoder::{COMPANIONS, Encoder, tokenizer_file};
 use pack::{Packed, Packer};
 use sources::Source;
 use split::{Census, Chosen, document_key};
-use staging::Staging;
 
 /// What preparation is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -101,8 +101,8 @@ impl Domain {
 /// A typed error that names the setting, file and line, or domain; nothing is written then.
 pub fn prepare(config: &PrepareConfig, progress: &dyn Progress) -> Result<Manifest> {
     config.validate()?;
-    let staging = Staging::begin(&config.output)?;
-    let folder = staging.folder();
+    let staging = StagedFolder::begin(&config.output)?;
+    let folder = staging.path();
     // What cannot be used, text or tokenizer, is reported before hours of counting.
     let sources = sources::find_all(&config.domains, progress)?;
     sources.iter().flatten().try_for_each(|source| sniff::check(source, config))?;

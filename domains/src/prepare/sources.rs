@@ -144,8 +144,9 @@ impl Finder<'_> {
             match fs::metadata(&path) {
                 Ok(metadata) if metadata.is_dir() => self.search(&path, &metadata, domain, found)?,
                 Ok(metadata) => self.file(&path, &metadata, domain, false, found)?,
-                Err(_) if recognise(&path) == Named::Unknown => {
-                    self.progress.note(&format!("{} is left out: it cannot be opened", path.display()));
+                // It may have been a folder, or nothing that concerns us.
+                Err(error) if recognise(&path) == Named::Unknown => {
+                    self.progress.note(&format!("left out: {}", self.unreachable(&path, error)));
                 }
                 Err(error) => return Err(self.unreachable(&path, error)),
             }
@@ -176,7 +177,7 @@ impl Finder<'_> {
                 Ok(())
             }
             Named::Packed(program) => Err(refused(format!(
-                "its compression is not read; decompress it first ({program}), text may be compressed again with gzip or zstd"
+                "its compression is not read; decompress it ({program}), or compress its text with gzip or zstd instead"
             ))),
             Named::Archive(program) if named => {
                 Err(refused(format!("archives are not read; unpack it ({program}) and name the folder")))
