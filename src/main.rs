@@ -1,8 +1,8 @@
-//! The binary: sets up the allocator, loads the CUDA half of libtorch if it is there, reads the command line, runs the
-//! command, turns the result into an exit code.
+//! The binary: sets up the allocator, loads the CUDA half of libtorch if it is there, reads the command line, listens for
+//! signals, runs the command, turns the result into an exit code.
 
 use clap::Parser;
-use shearling::cli::{Cli, printer};
+use shearling::cli::{Cli, interrupt, printer};
 use shearling::commands;
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 use std::ffi::{c_char, c_int};
@@ -21,7 +21,10 @@ fn main() -> ExitCode {
     // Before anything asks libtorch: it remembers its first answer to "is there CUDA?".
     let cuda = shearling::native::cuda::load();
     let cli = Cli::parse();
-    match commands::run(cli.command, cuda) {
+    interrupt::listen();
+    let verdict = commands::run(cli.command, cuda);
+    interrupt::wait_if_quitting();
+    match verdict {
         Ok(commands::Verdict::Done) => ExitCode::SUCCESS,
         Ok(commands::Verdict::CheckFailed) => ExitCode::from(1),
         Err(error) => {

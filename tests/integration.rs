@@ -14,6 +14,7 @@ mod integration {
     pub mod generate;
     pub mod golden;
     pub mod inspect;
+    pub mod interrupts;
     pub mod loss_curves;
     pub mod model_folders;
     pub mod parity;

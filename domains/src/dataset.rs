@@ -201,7 +201,10 @@ impl Dataset {
                 let recorded: Vec<Vec<Option<u32>>> = recorded.collect::<Result<_>>()?;
                 for (group, (file, within)) in self.layout(domain, split)?.groups.iter().enumerate() {
                     let known = recorded.get(*file).and_then(|groups| groups.get(*within).copied().flatten());
-                    let id = known.map_or_else(|| Ok(self.block(domain, split, group)?.largest()), Ok)?;
+                    let id = match known {
+                        Some(id) => id,
+                        None => self.block(domain, split, group)?.largest(),
+                    };
                     largest = largest.max(id);
                 }
             }

@@ -22,10 +22,18 @@ pub enum Error {
         source: io::Error,
     },
     /// An input file was named whose format its name does not tell.
-    #[error("{} has an unknown format; expected .jsonl, .json or .txt (each also with .gz or .zst), or .parquet", .path.display())]
+    #[error("{} has an unknown format; expected .jsonl, .ndjson, .json or .txt (each also with .gz or .zst), or .parquet", .path.display())]
     UnknownFormat {
         /// The file named.
         path: PathBuf,
+    },
+    /// An input file cannot be used.
+    #[error("{}: {problem}", .path.display())]
+    Input {
+        /// The file.
+        path: PathBuf,
+        /// Why not, and what to do about it.
+        problem: String,
     },
     /// One document of the input cannot be read.
     #[error("{}, {unit} {number}: {problem}", .path.display())]
@@ -73,9 +81,22 @@ pub enum Error {
         /// Why nothing is left.
         problem: String,
     },
+    /// A domain cannot be split by document.
+    #[error(
+        "domain `{domain}` has {different} different {}: its split into train and held-out text goes by document, holds \
+         out at least two and keeps at least one; cut long documents into parts (chapters, articles: one .jsonl line or \
+         .txt file each), or join the domain with another",
+        if *different == 1 { "document" } else { "documents" }
+    )]
+    TooFewDocuments {
+        /// The domain.
+        domain: String,
+        /// Documents with different texts.
+        different: u64,
+    },
     /// A domain is too small to fill one row on each side of the split.
     #[error(
-        "domain `{domain}` fills no {split} row: it has {tokens} {split} tokens and a row takes {sequence_length}; add text to it or lower sequence_length"
+        "domain `{domain}` fills no {split} row: it has {tokens} {split} tokens and a row takes {sequence_length}; add text to it, lower --sequence-length, or join it with another domain"
     )]
     TooFewTokens {
         /// The domain.
@@ -206,6 +227,15 @@ impl Error {
     /// Turns the payload of a panic into an error.
     pub(crate) fn panicked(operation: &'static str, payload: Box<dyn std::any::Any + Send>) -> Self {
         Self::Panicked { operation, message: panic_message(payload) }
+    }
+}
+
+impl From<shearling_staging::Error> for Error {
+    fn from(error: shearling_staging::Error) -> Self {
+        match error {
+            shearling_staging::Error::Io { operation, path, source } => Self::Io { operation, path, source },
+            shearling_staging::Error::Taken { path } => Self::OutputExists { path },
+        }
     }
 }
 

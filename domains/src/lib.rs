@@ -15,8 +15,10 @@
 //! Nothing here knows about tensors or models, and nothing depends on the timing of threads: every random choice is a
 //! function of a seed and of what it is for.
 
+mod added_tokens;
 pub mod dataset;
 mod error;
+mod exact;
 mod largest_id;
 pub mod loader;
 pub mod manifest;

@@ -87,6 +87,9 @@ pub struct DomainEntry {
     pub name: String,
     /// Documents without any text, which were left out.
     pub empty_documents: u64,
+    /// Documents that could not be read and were left out, as was asked for. Not written where there are none.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    pub broken_documents: u64,
     /// What to train on.
     pub train: SplitEntry,
     /// What was held out.
@@ -229,6 +232,10 @@ impl Manifest {
     }
 }
 
+fn is_zero(count: &u64) -> bool {
+    *count == 0
+}
+
 #[derive(Deserialize)]
 struct VersionOnly {
     format_version: u64,
@@ -294,7 +301,13 @@ mod tests {
     }
 
     fn manifest() -> Manifest {
-        let domain = DomainEntry { name: "a".to_string(), empty_documents: 0, train: split(5), validation: split(2) };
+        let domain = DomainEntry {
+            name: "a".to_string(),
+            empty_documents: 0,
+            broken_documents: 0,
+            train: split(5),
+            validation: split(2),
+        };
         Manifest {
             format_version: FORMAT_VERSION,
             created_by: "test".to_string(),
@@ -346,7 +359,7 @@ mod tests {
         let mut older = manifest();
         older.max_token_id = None;
         let text = serde_json::to_string(&older).unwrap();
-        assert!(!text.contains("max_token_id"), "{text}");
+        assert!(!text.contains("max_token_id") && !text.contains("broken"), "{text}");
         assert_eq!(serde_json::from_str::<Manifest>(&text).unwrap(), older);
     }
 }

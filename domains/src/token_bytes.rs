@@ -22,6 +22,8 @@ use std::collections::HashMap;
 
 use tokenizers::Tokenizer;
 
+use crate::exact::make_exact;
+
 /// Letters, marks, numbers and spaces that break wrong guesses: several scripts, precomposed, so that no usual normalisation changes it.
 const PROBE: &str = "Word naïve Ωμέγα 中文字 🙂🏽 x1 22 333\n\tend  of   it. Ünder_score-ed «q» ġĠ";
 
@@ -52,9 +54,7 @@ impl TokenBytes {
     /// The lengths of `tokenizer`'s tokens; `None` if they do not add up to the length of a text.
     pub fn of(tokenizer: &Tokenizer) -> Option<Self> {
         let mut tokenizer = tokenizer.clone();
-        tokenizer.with_truncation(None).ok()?;
-        tokenizer.with_padding(None);
-        tokenizer.set_encode_special_tokens(true);
+        make_exact(&mut tokenizer).ok()?;
         [Spelling::ByteLevel, Spelling::Pieces].into_iter().find_map(|spelling| Self::spelled(&tokenizer, spelling))
     }
 

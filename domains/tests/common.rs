@@ -3,13 +3,15 @@
 use std::fs;
 use std::io::Write;
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
+use std::sync::{Arc, Mutex};
 
 use arrow::array::{ArrayRef, LargeStringArray, StringArray, StringViewArray};
 use arrow::record_batch::RecordBatch;
 use parquet::arrow::ArrowWriter;
 use shearling_domains::synthetic::{Kind, generate};
-use shearling_domains::{DomainSource, Manifest, PrepareConfig, Result, Silent, TokenizerSource, prepare};
+use shearling_domains::{
+    DomainSource, Manifest, PrepareConfig, Progress, Result, Silent, Stage, TokenizerSource, prepare,
+};
 
 pub fn jsonl(texts: &[String]) -> String {
     texts
@@ -69,6 +71,18 @@ pub fn prepared(root: &Path) -> (PathBuf, Manifest) {
     let config = config(root, domains);
     let manifest = prepare(&config, &Silent).unwrap();
     (config.output, manifest)
+}
+
+/// What a preparation says besides.
+#[derive(Default)]
+pub struct Notes(pub Mutex<Vec<String>>);
+
+impl Progress for Notes {
+    fn advance(&self, _: Stage, _: &str, _: u64, _: u64, _: u64) {}
+
+    fn note(&self, message: &str) {
+        self.0.lock().unwrap().push(message.to_string());
+    }
 }
 
 pub fn message<T>(result: Result<T>) -> String {

@@ -25,6 +25,9 @@ fn says_what_it_holds() {
     assert_eq!(dataset.domain_index("code"), Some(1));
     assert_eq!((dataset.sequence_length(), dataset.vocab_size()), (32, 300));
     assert_eq!(dataset.fingerprint(), Dataset::open(&folder).unwrap().fingerprint());
+    let (bos, eos) = (manifest.bos_token_id.unwrap(), manifest.eos_token_id.unwrap());
+    assert_eq!((dataset.added_token(bos).as_deref(), dataset.added_token(eos).as_deref()), (Some("<s>"), Some("</s>")));
+    assert_eq!(dataset.added_token(299), None);
     let rows = dataset.rows(0, Split::Train);
     assert_eq!(dataset.tokens(0, Split::Train), rows * 32);
     let two = dataset.train_rows(0, &[rows - 1, 0]).unwrap();

@@ -5,6 +5,7 @@
 
 mod common;
 mod dataset;
+mod inputs;
 mod loader;
 mod mixer;
 mod prepare;

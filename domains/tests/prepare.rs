@@ -220,7 +220,7 @@ fn bos_and_eos_are_found_configured_or_asked_for() {
     given.bos_token_id = Some(4);
     check(&given, (Some(4), Some(2)));
     given.bos_token_id = Some(5);
-    assert!(message(prepare(&given, &Silent)).contains("bos_token_id: token id 5 is not below the vocabulary size 5"));
+    assert!(message(prepare(&given, &Silent)).contains("--bos-id: token id 5 is not below the vocabulary size 5"));
     let beside = own.join("tokenizer_config.json");
     fs::write(&beside, r#"{"bos_token": {"content": "a"}, "eos_token": "b"}"#).unwrap();
     check(&base(), (Some(3), Some(4)));
@@ -229,7 +229,7 @@ fn bos_and_eos_are_found_configured_or_asked_for() {
     fs::remove_file(&beside).unwrap();
     let text = fs::read_to_string(&tokenizer).unwrap().replace("<s>", "[start]");
     fs::write(&tokenizer, text).unwrap();
-    assert!(message(prepare(&base(), &Silent)).contains("add_bos = false"));
+    assert!(message(prepare(&base(), &Silent)).contains("--bos-id, or use --no-bos"));
 }
 
 #[test]
@@ -252,18 +252,18 @@ fn wrong_input_is_named_and_leaves_nothing_behind() {
         (
             "a.jsonl",
             format!("{good}{{\"body\": 1}}\n"),
-            format!("a.jsonl, line {line}: the object has no field `text`"),
+            format!("a.jsonl, line {line}: the object has no field `text`; it has `body`"),
         ),
         ("b.jsonl", format!("{good}not json\n"), format!("b.jsonl, line {line}: ")),
         ("c.jsonl", format!("{good}{{\"text\": null}}\n"), "expected a string".to_string()),
         ("d.jsonl", String::new(), "domain `d` is empty".to_string()),
         ("e.jsonl", "{\"text\": \"\"}\n\n".to_string(), "domain `d` is empty".to_string()),
-        ("f.jsonl", jsonl(&["a".to_string(), "b".to_string()]), "three different documents".to_string()),
+        ("f.jsonl", jsonl(&["a".to_string(), "b".to_string()]), "different documents".to_string()),
         ("g.parquet", "PAR1 nothing PAR1".to_string(), "g.parquet cannot be read as Parquet".to_string()),
         ("h.docx", good.clone(), "h.docx has an unknown format".to_string()),
         ("i.jsonl.gz", good.clone(), "i.jsonl.gz".to_string()),
         ("j.jsonl.zst", good.clone(), "j.jsonl.zst".to_string()),
-        ("k.txt", "one document".to_string(), "three different documents".to_string()),
+        ("k.txt", "one document".to_string(), "has 1 different document:".to_string()),
     ] {
         let message = attempt(name, text.as_bytes());
         assert!(message.contains(&expected), "{name}: {message}");
@@ -292,9 +292,9 @@ fn impossible_settings_are_refused() {
         change(&mut config);
         message(prepare(&config, &Silent))
     };
-    assert!(attempt(&|c| c.sequence_length = 1).contains("sequence_length = 1"));
-    assert!(attempt(&|c| c.validation_fraction = 0.0).contains("validation_fraction = 0"));
-    assert!(attempt(&|c| c.validation_fraction = f64::NAN).contains("validation_fraction = NaN"));
+    assert!(attempt(&|c| c.sequence_length = 1).contains("--sequence-length = 1"));
+    assert!(attempt(&|c| c.validation_fraction = 0.0).contains("--validation-fraction = 0"));
+    assert!(attempt(&|c| c.validation_fraction = f64::NAN).contains("--validation-fraction = NaN"));
     assert!(attempt(&|c| c.tokenizer = TokenizerSource::Train(100)).contains("at least 258"));
     assert!(attempt(&|c| c.domains.clear()).contains("at least one domain"));
     assert!(attempt(&|c| c.domains[0].name = "../up".to_string()).contains("../up"));

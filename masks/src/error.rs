@@ -226,3 +226,10 @@ pub enum Error {
     #[error("libtorch failed on mask tensors")]
     Torch(#[from] tch::TchError),
 }
+
+impl From<shearling_staging::Error> for Error {
+    fn from(error: shearling_staging::Error) -> Self {
+        let (operation, path, source) = error.into_parts();
+        Self::Io { operation, path, source }
+    }
+}

@@ -14,9 +14,8 @@ use safetensors::tensor::{Dtype, TensorView};
 use safetensors::{SafeTensorError, SafeTensors};
 use serde::{Deserialize, Serialize};
 use std::collections::{BTreeMap, BTreeSet, HashMap};
-use std::ffi::OsString;
 use std::fs::{self, File};
-use std::io::{self, Read, Write};
+use std::io::{Read, Write};
 use std::path::Path;
 use tch::Device;
 
@@ -203,26 +202,7 @@ fn read_bounded(path: &Path) -> Result<Vec<u8>> {
 
 /// Writes a file so that `path` names either its former content or all of the new one.
 fn write_whole(path: &Path, bytes: &[u8]) -> Result<()> {
-    let mut name = OsString::from(".");
-    name.push(path.file_name().unwrap_or_default());
-    name.push(".partial");
-    let partial = path.with_file_name(name);
-    let written = write_and_rename(&partial, path, bytes);
-    if written.is_err() {
-        // The first error is the one to report; if nothing was created there is nothing to remove.
-        let _ = fs::remove_file(&partial);
-    }
-    written.map_err(|source| Error::Io { operation: "write", path: path.into(), source })
-}
-
-fn write_and_rename(partial: &Path, path: &Path, bytes: &[u8]) -> io::Result<()> {
-    let mut file = File::create(partial)?;
-    file.write_all(bytes)?;
-    file.sync_all()?;
-    fs::rename(partial, path)?;
-    // The rename is durable once the folder is; `parent` is empty for a bare file name.
-    match path.parent().filter(|folder| !folder.as_os_str().is_empty()) {
-        Some(folder) => File::open(folder)?.sync_all(),
-        None => File::open(".")?.sync_all(),
-    }
+    shearling_staging::write_whole(path, |file| {
+        file.write_all(bytes).map_err(|source| Error::Io { operation: "write", path: path.into(), source })
+    })
 }

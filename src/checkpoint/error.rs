@@ -261,3 +261,12 @@ impl Error {
         Error::Tensor { path: path.to_owned(), tensor: tensor.to_owned(), problem: problem.into() }
     }
 }
+
+impl From<shearling_staging::Error> for Error {
+    fn from(error: shearling_staging::Error) -> Error {
+        match error {
+            shearling_staging::Error::Io { operation, path, source } => Error::Io { operation, path, source },
+            shearling_staging::Error::Taken { path } => Error::Exists { path },
+        }
+    }
+}

@@ -3,7 +3,7 @@
 //! A step counts only when its manifest says so. Broken ones are passed over with a reason, never silently, and old ones are
 //! deleted only after the newest has been verified, so that there is always one to resume from.
 
-use super::publish::{STAGING_MARK, entries_of};
+use super::publish::{entries_of, is_staged};
 use super::step_dir::{dir_name, remove_any, set_aside, step_of};
 use super::{Error, Result, StepDir, StepStaging, Verify};
 use std::fs;
@@ -121,18 +121,15 @@ impl RunDir {
         set_aside(&self.step_path(step))
     }
 
-    /// Removes what a crash left behind: temporary folders of models and steps that were never published. To be
-    /// called by the holder of the run's lock only, since another writer's unfinished step looks the same. Returns how many.
+    /// Removes what a crash left behind: temporary files and folders of models, steps and masks that were never
+    /// published. To be called by the holder of the run's lock only, since what another program is writing looks the
+    /// same. Returns how many.
     pub fn remove_leftovers(&self) -> Result<usize> {
-        let is_leftover = |path: &PathBuf| {
-            let name = path.file_name().unwrap_or_default().to_string_lossy().into_owned();
-            name.starts_with('.') && name.contains(STAGING_MARK)
-        };
-        let mut entries = entries_of(&self.root)?;
-        if self.checkpoints.exists() {
-            entries.extend(entries_of(&self.checkpoints)?);
+        let is_leftover = |path: &PathBuf| path.file_name().is_some_and(is_staged);
+        let (mut leftovers, others): (Vec<_>, Vec<_>) = entries_of(&self.root)?.into_iter().partition(is_leftover);
+        for folder in others.iter().filter(|path| path.is_dir() && !path.is_symlink()) {
+            leftovers.extend(entries_of(folder)?.into_iter().filter(is_leftover));
         }
-        let leftovers: Vec<_> = entries.into_iter().filter(is_leftover).collect();
         leftovers.iter().try_for_each(|path| remove_any(path))?;
         Ok(leftovers.len())
     }
@@ -166,10 +163,15 @@ mod tests {
             fs::create_dir(run.checkpoints.join(name)).unwrap();
         }
         fs::write(run.checkpoints.join(".step-00000020.staging-removed-1"), "").unwrap();
+        fs::create_dir(run.root().join("masks")).unwrap();
+        fs::write(run.root().join("masks/.step-00000020.safetensors.staging-x"), "").unwrap();
+        fs::create_dir(run.root().join(".pruned.staging-x")).unwrap();
         fs::write(run.checkpoints.join("step-00000600"), "a file").unwrap();
         assert_eq!(run.list_steps().unwrap(), [20, 100, 300]);
         assert_eq!(run.latest_valid(Verify::Hashes).unwrap().step.unwrap().step(), 300);
-        assert_eq!(run.remove_leftovers().unwrap(), 2);
+        assert_eq!(run.remove_leftovers().unwrap(), 4);
+        assert_eq!(entries(run.root()), ["checkpoints", "masks"]);
+        assert!(entries(&run.root().join("masks")).is_empty());
         assert_eq!(
             entries(&run.checkpoints),
             ["notes", "step-00000020", "step-00000100", "step-00000300", "step-00000600", "step-500"]

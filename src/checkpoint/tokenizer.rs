@@ -17,6 +17,7 @@
 use super::json::{Fields, parse_object, read_bounded};
 use super::{Error, Result, impostor};
 use std::path::{Path, PathBuf};
+use tokenizers::ModelWrapper;
 
 /// Name of the file.
 const TOKENIZER: &str = "tokenizer.json";
@@ -44,8 +45,8 @@ struct Affixes {
 }
 
 impl Tokenizer {
-    /// Reads `tokenizer.json` of `folder` (at most 64 MiB) and the special ids beside it. Truncation and padding that the file asks
-    /// for are switched off.
+    /// Reads `tokenizer.json` of `folder` (at most 64 MiB) and the special ids beside it. Truncation, padding and dropout that the
+    /// file asks for are switched off.
     ///
     /// # Errors
     /// The file is missing, damaged or too large, or a file beside it is damaged or names a token that there is not.
@@ -64,6 +65,7 @@ impl Tokenizer {
         })?;
         inner.with_truncation(None).map_err(problem(&path))?;
         inner.with_padding(None);
+        without_dropout(&mut inner);
         let bos = special_ids(folder, &inner, "bos")?.first().copied();
         let eos = special_ids(folder, &inner, "eos")?;
         let mut tokenizer = Tokenizer { inner, path, bos, eos, affixes: None };
@@ -164,6 +166,17 @@ impl Tokenizer {
     }
 }
 
+/// Merges that are left out at random are for training a model on many spellings; one prompt has one.
+fn without_dropout(tokenizer: &mut tokenizers::Tokenizer) {
+    if let ModelWrapper::BPE(model) = tokenizer.get_model()
+        && model.dropout.is_some()
+    {
+        let mut model = model.clone();
+        model.dropout = None;
+        tokenizer.with_model(model);
+    }
+}
+
 /// Wraps what the tokenizers crate says; meant for `map_err`.
 fn problem(path: &Path) -> impl FnOnce(tokenizers::Error) -> Error {
     move |error| Error::Tokenizer { path: path.to_owned(), problem: error.to_string() }
@@ -249,6 +262,18 @@ mod tests {
         std::fs::write(dir.path().join("tokenizer.json"), file.to_string()).unwrap();
         let tokenizer = Tokenizer::open(dir.path()).unwrap();
         assert_eq!(tokenizer.encode("abcde", false).unwrap().len(), 5);
+    }
+
+    #[test]
+    fn a_prompt_is_cut_the_same_way_every_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut file = byte_level_tokenizer();
+        file["model"]["vocab"]["ab"] = json!(256);
+        file["model"]["merges"] = json!(["a b"]);
+        file["model"]["dropout"] = json!(0.5);
+        std::fs::write(dir.path().join("tokenizer.json"), file.to_string()).unwrap();
+        let tokenizer = Tokenizer::open(dir.path()).unwrap();
+        assert_eq!(tokenizer.encode(&"ab".repeat(40), false).unwrap(), [256; 40]);
     }
 
     #[test]

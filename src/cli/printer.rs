@@ -54,6 +54,7 @@ fn fit_for(terminal: bool, text: &str) -> Cow<'_, str> {
 fn write_stdout(text: &str) {
     let mut stdout = std::io::stdout().lock();
     if let Err(cause) = stdout.write_all(text.as_bytes()).and_then(|()| stdout.flush()) {
+        shearling_staging::remove_all();
         // The reader went away (`| head`): nothing is left to say to it. Anything else, such as a full disk, is an error.
         if cause.kind() == std::io::ErrorKind::BrokenPipe {
             std::process::exit(0);

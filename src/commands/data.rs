@@ -37,6 +37,7 @@ fn prepare(arguments: &Prepare) -> anyhow::Result<Verdict> {
     config.eos_token_id = arguments.eos_id;
     config.text_field = arguments.text_field.clone();
     config.seed = arguments.seed;
+    config.skip_broken = arguments.skip_broken;
     config.threads = arguments.threads.unwrap_or(0);
     prepare_dataset(&config, &PrepareProgress::default())?;
     printer.data(summary(&Dataset::open(&arguments.out)?), || json!({}));
@@ -50,8 +51,7 @@ fn sources(arguments: &Prepare) -> anyhow::Result<Vec<DomainSource>> {
         let (name, paths) = text.split_once('=').with_context(|| {
             format!("--domain {text}: write it as name=path[,path], for example --domain wiki=data/wiki")
         })?;
-        let paths = paths.split(',').map(PathBuf::from).collect();
-        sources.push(DomainSource { name: name.to_string(), paths });
+        sources.push(DomainSource { name: name.to_string(), paths: paths_of(text, paths)? });
     }
     if let Some(folder) = &arguments.from {
         sources.extend(folders(folder)?);
@@ -62,20 +62,46 @@ fn sources(arguments: &Prepare) -> anyhow::Result<Vec<DomainSource>> {
     Ok(sources)
 }
 
-/// One domain per folder in `root`, by name.
+/// The paths of `--domain name=path,path`; a path that exists as it stands may have commas in it.
+fn paths_of(option: &str, paths: &str) -> anyhow::Result<Vec<PathBuf>> {
+    if Path::new(paths).exists() {
+        return Ok(vec![PathBuf::from(paths)]);
+    }
+    if paths.split(',').any(str::is_empty) {
+        anyhow::bail!("--domain {option}: a path is empty; write it as name=path[,path]");
+    }
+    Ok(paths.split(',').map(PathBuf::from).collect())
+}
+
+/// One domain per folder in `root`, by name. Hidden entries are not looked at; files beside the folders are named.
 pub(super) fn folders(root: &Path) -> anyhow::Result<Vec<DomainSource>> {
-    let entries = std::fs::read_dir(root).with_context(|| format!("cannot read {}", root.display()))?;
-    let mut found = Vec::new();
+    let shown = root.display();
+    let entries = std::fs::read_dir(root).with_context(|| format!("cannot read {shown}"))?;
+    let (mut found, mut others) = (Vec::new(), Vec::new());
     for entry in entries {
-        let path = entry.with_context(|| format!("cannot read {}", root.display()))?.path();
+        let path = entry.with_context(|| format!("cannot read {shown}"))?.path();
         let name = path.file_name().map(|name| name.to_string_lossy().into_owned()).unwrap_or_default();
-        if path.is_dir() && !name.starts_with('.') {
-            found.push(DomainSource { name, paths: vec![path] });
+        if name.starts_with('.') {
+            continue;
+        }
+        match std::fs::metadata(&path) {
+            Ok(about) if about.is_dir() => found.push(DomainSource { name, paths: vec![path] }),
+            Ok(_) => others.push(name),
+            Err(error) => {
+                let advice = "mend or remove it if it is a link that leads nowhere";
+                return Err(error).with_context(|| format!("cannot open {}; {advice}", path.display()));
+            }
         }
     }
     found.sort_by(|a, b| a.name.cmp(&b.name));
     if found.is_empty() {
-        anyhow::bail!("{} has no folders; one per domain is expected", root.display());
+        anyhow::bail!(
+            "{shown} has no folders; one per domain is expected (a folder of files is one domain: --domain NAME={shown})"
+        );
+    }
+    if !others.is_empty() {
+        others.sort();
+        Printer::new(false).note(format!("left out, not in the folder of a domain of {shown}: {}", others.join(", ")));
     }
     Ok(found)
 }
@@ -151,5 +177,33 @@ pub(super) fn summary(dataset: &Dataset) -> String {
     }
     table.row(std::iter::once("all".to_string()).chain(totals.iter().map(|total| grouped(*total))));
     let manifest = dataset.manifest();
-    format!("{table}\nrows of {} tokens, vocabulary {}\n", manifest.sequence_length, manifest.vocab_size)
+    let (length, vocabulary) = (manifest.sequence_length, grouped(manifest.vocab_size));
+    let marks = format!(
+        "{} before each document, {} after it",
+        mark(dataset, "BOS", manifest.bos_token_id),
+        mark(dataset, "EOS", manifest.eos_token_id)
+    );
+    format!("{table}\nrows of {length} tokens, vocabulary {vocabulary}; {marks}\n{}", left_out(dataset))
+}
+
+/// `BOS <s> (id 1)`, or that there is none.
+fn mark(dataset: &Dataset, role: &str, id: Option<u32>) -> String {
+    match id {
+        None => format!("no {role}"),
+        Some(id) => match dataset.added_token(id) {
+            Some(token) => format!("{role} {token} (id {id})"),
+            None => format!("{role} (id {id})"),
+        },
+    }
+}
+
+/// Documents that are not in the rows because they could not be read.
+fn left_out(dataset: &Dataset) -> String {
+    let domains = dataset.manifest().domains.iter().filter(|domain| domain.broken_documents > 0);
+    let parts: Vec<String> =
+        domains.map(|domain| format!("{} in {}", grouped(domain.broken_documents), domain.name)).collect();
+    match parts.is_empty() {
+        true => String::new(),
+        false => format!("left out, could not be read: {}\n", parts.join(", ")),
+    }
 }

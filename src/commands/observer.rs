@@ -1,7 +1,8 @@
 //! Shows a run of this process on the terminal: one line of progress, a line per evaluation and checkpoint; and turns
-//! Ctrl-C (or SIGTERM) into a checkpoint and a clean stop. A second signal stops at once.
+//! Ctrl-C, SIGTERM and SIGHUP into a checkpoint and a clean stop. A second signal stops at once.
 
 use crate::cli::Printer;
+use crate::cli::interrupt::{self, Listening};
 use crate::cli::progress::Progress;
 use crate::cli::table::{duration, optional};
 use crate::train::evaluation::{EvalGates, EvalReport};
@@ -10,13 +11,6 @@ use crate::train::step::StepReport;
 use crate::train::{Observer, Trainer};
 use crate::words::counted;
 use std::path::Path;
-use std::sync::OnceLock;
-use std::sync::atomic::{AtomicBool, Ordering};
-
-static INTERRUPTED: AtomicBool = AtomicBool::new(false);
-/// Whether a loop is running that will look at `INTERRUPTED`.
-static RUNNING: AtomicBool = AtomicBool::new(false);
-static HANDLER: OnceLock<bool> = OnceLock::new();
 
 /// The observer of the command line.
 pub struct TerminalObserver {
@@ -25,33 +19,27 @@ pub struct TerminalObserver {
     steps: u64,
     label: String,
     tokens_per_second: Option<f64>,
+    /// Outside the loop (folding, exporting) there is nothing to save: the checkpoint is whole.
+    _listening: Listening,
 }
 
 impl TerminalObserver {
     /// Shows a run of `steps`; `label` starts every line.
     pub fn new(printer: Printer, label: impl Into<String>, steps: u64) -> TerminalObserver {
-        HANDLER.get_or_init(|| ctrlc::set_handler(on_signal).is_ok());
-        RUNNING.store(true, Ordering::SeqCst);
-        TerminalObserver { printer, progress: Progress::default(), steps, label: label.into(), tokens_per_second: None }
+        let answer = "stopping after this step with a checkpoint; press Ctrl-C again to quit now";
+        TerminalObserver {
+            printer,
+            progress: Progress::default(),
+            steps,
+            label: label.into(),
+            tokens_per_second: None,
+            _listening: Listening::begin(Some(answer)),
+        }
     }
 
     fn line(&mut self, text: String) {
         self.progress.finish();
         self.printer.note(format!("{} {text}", self.label));
-    }
-}
-
-fn on_signal() {
-    // Outside the loop (folding, exporting) there is nothing to save: the checkpoint is whole.
-    if INTERRUPTED.swap(true, Ordering::SeqCst) || !RUNNING.load(Ordering::SeqCst) {
-        std::process::exit(130);
-    }
-    Printer::new(false).note("\nstopping after this step with a checkpoint; press Ctrl-C again to quit now");
-}
-
-impl Drop for TerminalObserver {
-    fn drop(&mut self) {
-        RUNNING.store(false, Ordering::SeqCst);
     }
 }
 
@@ -108,7 +96,7 @@ impl Observer for TerminalObserver {
     }
 
     fn interrupted(&mut self) -> bool {
-        INTERRUPTED.load(Ordering::SeqCst)
+        interrupt::requested()
     }
 }
 

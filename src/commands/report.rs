@@ -4,6 +4,7 @@ use super::Verdict;
 use super::output_file::OutputFile;
 use crate::cli::Printer;
 use crate::cli::arguments;
+use crate::cli::interrupt::{self, Listening};
 use crate::cli::table::bytes;
 use crate::inspect::Severity;
 use crate::report::serve::{Live, Page};
@@ -12,10 +13,7 @@ use crate::words::counted;
 use anyhow::Context;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
-use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::SystemTime;
-
-static STOP: AtomicBool = AtomicBool::new(false);
 
 /// `shearling report`
 pub fn run(arguments: &arguments::Report) -> anyhow::Result<Verdict> {
@@ -63,13 +61,8 @@ fn serve(
     // A run that cannot be read is an error now, not at the first request.
     let first = read(arguments)?;
     let live = Live::bind(port)?;
-    ctrlc::set_handler(|| {
-        // A second signal does not wait for anything.
-        if STOP.swap(true, Ordering::SeqCst) {
-            std::process::exit(130);
-        }
-    })
-    .context("cannot listen for Ctrl-C")?;
+    // A second signal does not wait for anything.
+    let _listening = Listening::begin(None);
     printer.data(format!("http://{}/\n", live.address()), || serde_json::Value::Null);
     printer.note("serving to this machine only; Ctrl-C ends it");
     if let Some(out) = &out {
@@ -88,7 +81,7 @@ fn serve(
             }
         }
     };
-    live.run(page, || STOP.load(Ordering::SeqCst))?;
+    live.run(page, interrupt::requested)?;
     printer.note("stopped");
     Ok(Verdict::Done)
 }

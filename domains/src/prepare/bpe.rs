@@ -145,13 +145,14 @@ fn sample(
         domain.chunks(config),
         |chunk| {
             let mut texts = Vec::new();
-            chunk.documents(&config.text_field, |text| {
+            let keep = |text: &str| {
                 let key = document_key(config.seed, &domain.name, text);
                 if !text.is_empty() && !domain.chosen.contains(key) && mix(key) <= limit {
                     texts.push(text.to_string());
                 }
                 Ok(())
-            })?;
+            };
+            chunk.documents(&config.text_field, keep, |error| config.pass_over(error))?;
             Ok((texts, chunk.bytes_read))
         },
         |(texts, bytes_read)| {

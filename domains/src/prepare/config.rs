@@ -46,7 +46,7 @@ pub struct PrepareConfig {
     /// JSON field or Parquet column that holds the text.
     #[serde(default = "default_text_field")]
     pub text_field: String,
-    /// Put BOS before each document.
+    /// Put BOS before each document, unless `tokenizer_config.json` says `"add_bos_token": false` and no id is given.
     #[serde(default = "yes")]
     pub add_bos: bool,
     /// Put EOS after each document.
@@ -64,6 +64,10 @@ pub struct PrepareConfig {
     /// Seed of the choice of held-out documents.
     #[serde(default)]
     pub seed: u64,
+    /// Documents that may be left out because they cannot be read (a broken line of JSON, a row without text), over all
+    /// domains; one more is an error.
+    #[serde(default)]
+    pub skip_broken: u64,
     /// Threads that count and encode; 0 takes one per core. Training a tokenizer takes all cores in any case. The output
     /// does not depend on it.
     #[serde(default)]
@@ -102,8 +106,24 @@ impl PrepareConfig {
             eos_token_id: None,
             validation_fraction: default_validation_fraction(),
             seed: 0,
+            skip_broken: 0,
             threads: 0,
         }
+    }
+
+    /// `error` of a document that may not be left out, with what can be done about it.
+    pub(super) fn unreadable(&self, error: Error) -> Error {
+        let Error::Document { path, unit, number, mut problem } = error else { return error };
+        problem.push_str(&match self.skip_broken {
+            0 => "; mend it, or leave out up to N such documents with --skip-broken N".to_string(),
+            most => format!("; it is one more than the {most} that --skip-broken leaves out"),
+        });
+        Error::Document { path, unit, number, problem }
+    }
+
+    /// What the passes after the first do about a document that cannot be read: the first has judged it.
+    pub(super) fn pass_over(&self, error: Error) -> Result<()> {
+        if self.skip_broken == 0 { Err(error) } else { Ok(()) }
     }
 
     /// Checks the values by themselves, without touching a file.
@@ -113,34 +133,37 @@ impl PrepareConfig {
     pub fn validate(&self) -> Result<()> {
         if !(2..=MAX_SEQUENCE_LENGTH).contains(&self.sequence_length) {
             let problem = format!("expected 2 to {MAX_SEQUENCE_LENGTH} tokens");
-            return Err(Error::config("sequence_length", self.sequence_length, problem));
+            return Err(Error::config("--sequence-length", self.sequence_length, problem));
         }
         if !(self.validation_fraction > 0.0 && self.validation_fraction <= 0.5) {
             let problem = "expected a number above 0 and up to 0.5";
-            return Err(Error::config("validation_fraction", self.validation_fraction, problem));
+            return Err(Error::config("--validation-fraction", self.validation_fraction, problem));
         }
         if let TokenizerSource::Train(size) = self.tokenizer
             && !(MIN_TRAINED_VOCAB..=1 << 24).contains(&size)
         {
             let problem = format!("a byte-level vocabulary has at least {MIN_TRAINED_VOCAB} tokens");
-            return Err(Error::config("tokenizer.train", size, problem));
+            return Err(Error::config("--train-tokenizer", size, problem));
         }
         self.validate_domains()
     }
 
     fn validate_domains(&self) -> Result<()> {
         if self.domains.is_empty() {
-            return Err(Error::config("domains", "[]", "name at least one domain with its files"));
+            return Err(Error::config("--domain", "", "name at least one domain with its files"));
         }
         let mut names = HashSet::new();
         for domain in &self.domains {
-            check_domain_name(&domain.name).map_err(|problem| Error::config("domains.name", &domain.name, problem))?;
+            check_domain_name(&domain.name).map_err(|problem| {
+                let problem = format!("{problem}; rename its folder or name it with --domain NAME=PATH");
+                Error::config("--domain", &domain.name, problem)
+            })?;
             // Names become folders, and some file systems do not tell cases apart.
             if !names.insert(domain.name.to_ascii_lowercase()) {
-                return Err(Error::config("domains.name", &domain.name, "it is given twice"));
+                return Err(Error::config("--domain", &domain.name, "it is given twice"));
             }
             if domain.paths.is_empty() {
-                return Err(Error::config("domains.paths", &domain.name, "name at least one file or folder"));
+                return Err(Error::config("--domain", &domain.name, "name at least one file or folder"));
             }
         }
         Ok(())

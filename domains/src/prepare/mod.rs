@@ -1,6 +1,7 @@
 //! Text to token rows.
 //!
-//! Two passes over each domain's files, both streaming and both on all cores: the first counts the documents by the hash
+//! All input is found and looked into first (`sources`, `sniff`), so that what cannot be read is said before the work.
+//! Then two passes over each domain's files, both streaming and both on all cores: the first counts the documents by the hash
 //! of their text, which decides the held-out split (`split`); the second encodes them, packs each side into rows of one
 //! length and writes Parquet (`pack`). A tokenizer is trained in between where one is asked for (`bpe`). The output
 //! folder appears only when all of it is written; the manifest is written last.
@@ -12,15 +13,20 @@ mod card;
 mod config;
 mod documents;
 mod encoder;
+mod encoding;
+mod json_line;
 mod pack;
+mod parquet_rows;
+mod sniff;
 mod sources;
 mod split;
-pub(crate) mod staging;
 
 use std::fs;
 use std::path::Path;
 
 pub use config::{DomainSource, MIN_TRAINED_VOCAB, PrepareConfig, TokenizerSource};
+
+use shearling_staging::StagedFolder;
 
 use crate::dataset::{TOKENIZER_FILE, file_sha256};
 use crate::manifest::{DomainEntry, FORMAT_VERSION, MANIFEST_FILE, Manifest, Split};
@@ -30,7 +36,6 @@ use encoder::{COMPANIONS, Encoder, tokenizer_file};
 use pack::{Packed, Packer};
 use sources::Source;
 use split::{Census, Chosen, document_key};
-use staging::Staging;
 
 /// What preparation is doing.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -96,15 +101,19 @@ impl Domain {
 /// A typed error that names the setting, file and line, or domain; nothing is written then.
 pub fn prepare(config: &PrepareConfig, progress: &dyn Progress) -> Result<Manifest> {
     config.validate()?;
-    let staging = Staging::begin(&config.output)?;
-    let folder = staging.folder();
+    let staging = StagedFolder::begin(&config.output)?;
+    let folder = staging.path();
+    // What cannot be used, text or tokenizer, is reported before hours of counting.
+    let sources = sources::find_all(&config.domains, progress)?;
+    sources.iter().flatten().try_for_each(|source| sniff::check(source, config))?;
     let (encoder, domains) = match &config.tokenizer {
-        // A tokenizer that cannot be used is reported before hours of counting.
-        TokenizerSource::File(path) => (adopt_tokenizer(path, config, folder)?, count_all(config, progress)?),
+        TokenizerSource::File(path) => {
+            (adopt_tokenizer(path, config, folder, progress)?, count_all(sources, config, progress)?)
+        }
         TokenizerSource::Train(vocab_size) => {
-            let domains = count_all(config, progress)?;
+            let domains = count_all(sources, config, progress)?;
             bpe::train(&domains, *vocab_size, config, folder, progress)?;
-            (Encoder::load(&folder.join(TOKENIZER_FILE), config)?, domains)
+            (Encoder::load(&folder.join(TOKENIZER_FILE), config, progress)?, domains)
         }
     };
     let mut manifest = manifest(config, &encoder, &folder.join(TOKENIZER_FILE))?;
@@ -126,9 +135,9 @@ fn write(path: &Path, text: &str) -> Result<()> {
 }
 
 /// Loads the tokenizer at `path` and copies it, with the files that belong to it, into `folder`.
-fn adopt_tokenizer(path: &Path, config: &PrepareConfig, folder: &Path) -> Result<Encoder> {
+fn adopt_tokenizer(path: &Path, config: &PrepareConfig, folder: &Path, progress: &dyn Progress) -> Result<Encoder> {
     let file = tokenizer_file(path);
-    let encoder = Encoder::load(&file, config)?;
+    let encoder = Encoder::load(&file, config, progress)?;
     copy(&file, &folder.join(TOKENIZER_FILE))?;
     for name in COMPANIONS {
         let companion = file.with_file_name(name);
@@ -162,45 +171,78 @@ fn copy(from: &Path, to: &Path) -> Result<()> {
     fs::write(to, bytes).map_err(Error::io("write", to))
 }
 
-fn count_all(config: &PrepareConfig, progress: &dyn Progress) -> Result<Vec<Domain>> {
-    config.domains.iter().map(|source| count(source, config, progress)).collect()
+fn count_all(sources: Vec<Vec<Source>>, config: &PrepareConfig, progress: &dyn Progress) -> Result<Vec<Domain>> {
+    let mut may_be_broken = config.skip_broken;
+    let names = config.domains.iter().map(|domain| domain.name.as_str());
+    names.zip(sources).map(|(name, sources)| count(name, sources, &mut may_be_broken, config, progress)).collect()
 }
 
-/// The first pass over a domain.
-fn count(source: &DomainSource, config: &PrepareConfig, progress: &dyn Progress) -> Result<Domain> {
-    let sources = sources::find(source, progress)?;
+/// What the first pass learns from a chunk.
+#[derive(Default)]
+struct Counted {
+    /// Key and bytes of every document.
+    documents: Vec<(u64, u64)>,
+    broken: Vec<Error>,
+}
+
+/// The first pass over a domain, in which `may_be_broken` more documents may be unreadable.
+fn count(
+    name: &str,
+    sources: Vec<Source>,
+    may_be_broken: &mut u64,
+    config: &PrepareConfig,
+    progress: &dyn Progress,
+) -> Result<Domain> {
     let input_bytes = sources.iter().map(|source| source.bytes).sum();
     let mut census = Census::new();
     parallel::map_in_order(
         "counting documents",
         config.threads,
         chunks(&sources, &config.text_field),
-        |chunk| {
-            let mut found = Vec::new();
-            chunk.documents(&config.text_field, |text| {
-                found.push((document_key(config.seed, &source.name, text), text.len() as u64));
-                Ok(())
-            })?;
-            Ok((found, chunk.bytes_read))
-        },
-        |(found, bytes_read)| {
-            for (key, bytes) in found {
+        |chunk| Ok((count_chunk(&chunk, name, config)?, chunk.bytes_read)),
+        |(counted, bytes_read)| {
+            for error in counted.broken {
+                if *may_be_broken == 0 {
+                    return Err(config.unreadable(error));
+                }
+                *may_be_broken -= 1;
+                census.broken_documents += 1;
+                if census.broken_documents == 1 {
+                    progress.note(&format!("left out, the first of domain `{name}`: {error}"));
+                }
+            }
+            for (key, bytes) in counted.documents {
                 if bytes == 0 { census.empty_documents += 1 } else { census.count(key, bytes) }
             }
-            progress.advance(Stage::Count, &source.name, census.documents, bytes_read, input_bytes);
+            progress.advance(Stage::Count, name, census.documents, bytes_read, input_bytes);
             Ok(())
         },
     )?;
-    let empty = |problem: String| Error::EmptyDomain { domain: source.name.clone(), problem };
+    let name = name.to_string();
     if census.documents == 0 {
-        return Err(empty(format!("its {} files hold no text", sources.len())));
+        let problem = format!("its {} files hold no text", sources.len());
+        return Err(Error::EmptyDomain { domain: name, problem });
     }
-    let chosen = census.choose(config.validation_fraction).ok_or_else(|| {
-        let problem =
-            "nothing would be left to train on: it takes at least three different documents, two of which are held out";
-        empty(problem.to_string())
+    let Some(chosen) = census.choose(config.validation_fraction) else {
+        return Err(Error::TooFewDocuments { domain: name, different: census.different_documents().unwrap_or(0) });
+    };
+    Ok(Domain { name, sources, input_bytes, census, chosen })
+}
+
+fn count_chunk(chunk: &Chunk, domain: &str, config: &PrepareConfig) -> Result<Counted> {
+    let Counted { mut documents, mut broken } = Counted::default();
+    let count = |text: &str| {
+        documents.push((document_key(config.seed, domain, text), text.len() as u64));
+        Ok(())
+    };
+    chunk.documents(&config.text_field, count, |error| {
+        if broken.len() as u64 == config.skip_broken {
+            return Err(config.unreadable(error));
+        }
+        broken.push(error);
+        Ok(())
     })?;
-    Ok(Domain { name: source.name.clone(), sources, input_bytes, census, chosen })
+    Ok(Counted { documents, broken })
 }
 
 /// The second pass over a domain, and the largest id in its rows. A validation side too small to fill a row is doubled
@@ -233,8 +275,8 @@ fn encode(
                 return Err(Error::TooFewTokens { domain: domain.name, split, tokens, sequence_length });
             }
         }
-        let empty_documents = domain.census.empty_documents;
-        return Ok((DomainEntry { name: domain.name, empty_documents, train, validation }, max_token_id));
+        let (name, Census { empty_documents, broken_documents, .. }) = (domain.name, domain.census);
+        return Ok((DomainEntry { name, empty_documents, broken_documents, train, validation }, max_token_id));
     }
 }
 
@@ -277,7 +319,7 @@ fn encode_once(
 /// The documents of a chunk as ids: those to train on, and those held out.
 fn encode_chunk(chunk: &Chunk, domain: &Domain, encoder: &Encoder, config: &PrepareConfig) -> Result<[Encoded; 2]> {
     let mut sides = [Encoded::default(), Encoded::default()];
-    chunk.documents(&config.text_field, |text| {
+    let encode = |text: &str| {
         if text.is_empty() {
             return Ok(());
         }
@@ -286,6 +328,7 @@ fn encode_chunk(chunk: &Chunk, domain: &Domain, encoder: &Encoder, config: &Prep
         side.documents += 1;
         side.text_bytes += text.len() as u64;
         encoder.encode(text, &mut side.ids)
-    })?;
+    };
+    chunk.documents(&config.text_field, encode, |error| config.pass_over(error))?;
     Ok(sides)
 }

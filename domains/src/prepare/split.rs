@@ -54,6 +54,7 @@ pub(super) struct Census {
     pub(super) documents: u64,
     pub(super) bytes: u64,
     pub(super) empty_documents: u64,
+    pub(super) broken_documents: u64,
 }
 
 impl Census {
@@ -64,6 +65,7 @@ impl Census {
             documents: 0,
             bytes: 0,
             empty_documents: 0,
+            broken_documents: 0,
         }
     }
 
@@ -78,6 +80,11 @@ impl Census {
                 self.listed = None;
             }
         }
+    }
+
+    /// Documents with different texts, where there are few enough to be listed.
+    pub(super) fn different_documents(&self) -> Option<u64> {
+        self.listed.as_ref().map(|listed| listed.len() as u64)
     }
 
     /// Chooses about `fraction` of the text for validation. `None` when there are not three different documents to

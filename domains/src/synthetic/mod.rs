@@ -24,9 +24,9 @@ use std::io::{BufWriter, Write};
 use std::path::Path;
 
 use serde_json::json;
+use shearling_staging::StagedFolder;
 
 use crate::prepare::DomainSource;
-use crate::prepare::staging::Staging;
 use crate::random::{Sequence, key};
 use crate::{Error, Result};
 
@@ -90,9 +90,9 @@ pub fn generate(kind: Kind, seed: u64, bytes: u64) -> impl Iterator<Item = Strin
 /// # Errors
 /// [`Error::OutputExists`] when `folder` is there and not empty, [`Error::Io`] when it cannot be written.
 pub fn write_domains(folder: &Path, bytes_per_domain: u64, seed: u64) -> Result<Vec<DomainSource>> {
-    let staging = Staging::begin(folder)?;
+    let staging = StagedFolder::begin(folder)?;
     for kind in Kind::ALL {
-        let own = staging.folder().join(kind.name());
+        let own = staging.path().join(kind.name());
         std::fs::create_dir(&own).map_err(Error::io("create", &own))?;
         let path = own.join("part-00000.jsonl");
         let mut file = BufWriter::new(File::create(&path).map_err(Error::io("create", &path))?);

@@ -176,8 +176,8 @@ pub enum Data {
 /// `data prepare`
 #[derive(Debug, Args)]
 pub struct Prepare {
-    /// A domain and its files or folders: name=path[,path…]. May be repeated. Files: .jsonl with `text`, .parquet with
-    /// `text`, .txt; text files also .gz or .zst.
+    /// A domain and its files or folders: name=path[,path…]. May be repeated. Files: .jsonl (.ndjson, .json) with `text`,
+    /// .parquet with `text`, .txt; text files also .gz or .zst.
     #[arg(long = "domain", value_name = "NAME=PATH[,PATH]")]
     pub domains: Vec<String>,
     /// A folder with one folder per domain, instead of --domain or together with it.
@@ -198,13 +198,13 @@ pub struct Prepare {
     /// Fraction of each domain that is held out for evaluation, by whole documents; at least two documents.
     #[arg(long, default_value_t = 0.1, allow_negative_numbers = true)]
     pub validation_fraction: f64,
-    /// Do not put BOS before documents.
+    /// Do not put BOS before documents. Nor is it put there where tokenizer_config.json says "add_bos_token": false.
     #[arg(long)]
     pub no_bos: bool,
     /// Do not put EOS after documents.
     #[arg(long)]
     pub no_eos: bool,
-    /// Token id of BOS, where the tokenizer's files do not name it.
+    /// Token id of BOS, where the tokenizer's files do not name it or say that there is none.
     #[arg(long, value_name = "ID")]
     pub bos_id: Option<u32>,
     /// Token id of EOS, where the tokenizer's files do not name it.
@@ -213,6 +213,10 @@ pub struct Prepare {
     /// Name of the field (JSON lines) or column (Parquet) with the text.
     #[arg(long, default_value = "text")]
     pub text_field: String,
+    /// Leave out up to N documents that cannot be read (a broken line of JSON, a row without text) instead of stopping at
+    /// the first.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub skip_broken: u64,
     /// Seed of the choice of held-out documents.
     #[arg(long, default_value_t = 0)]
     pub seed: u64,

@@ -11,15 +11,15 @@ use crate::train::setup::Device;
 use crate::train::{Error, Setup, Trainer};
 use anyhow::Context;
 use shearling_domains::{PrepareConfig, Silent, TokenizerSource, prepare, synthetic};
+use shearling_staging::StagedFolder;
 use std::path::Path;
 use tch::{Kind, TchError, Tensor};
-use tempfile::TempDir;
 
 /// A set-up that trains, and the generated data it reads.
 pub(super) struct Subject {
     pub(super) setup: Setup,
     /// Removed when the bench is over.
-    _data: Option<TempDir>,
+    _data: Option<StagedFolder>,
 }
 
 impl Subject {
@@ -53,7 +53,7 @@ impl Subject {
         masks: bool,
         device: Device,
     ) -> anyhow::Result<Subject> {
-        let folder = tempfile::tempdir().context("make a folder for generated data")?;
+        let folder = StagedFolder::scratch("shearling-bench").context("cannot make a folder for generated data")?;
         config.data.path = folder.path().join("data");
         generate_data(folder.path(), &config.data.path, tokens)?;
         let mut setup = Setup::new(config, Stage::Pretrain, device)?;
