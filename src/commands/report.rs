@@ -10,7 +10,6 @@ use crate::inspect::Severity;
 use crate::report::serve::{Live, Page};
 use crate::report::{Report, side_files};
 use crate::words::counted;
-use anyhow::Context;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 use std::time::SystemTime;

@@ -190,11 +190,11 @@ fn logits_that_are_no_numbers_give_an_error_and_no_text() {
     write_model(folder.path(), &config, 5);
     // Finite weights whose products are not.
     let weights = folder.path().join("model.safetensors");
-    let huge = |(name, weight): (String, tch::Tensor)| match name == "model.norm.weight" {
+    let huge = |(name, weight): (String, Tensor)| match name == "model.norm.weight" {
         true => (name, weight.full_like(3e38)),
         false => (name, weight),
     };
-    let changed: Vec<(String, tch::Tensor)> = tensors(&weights).into_iter().map(huge).collect();
+    let changed: Vec<(String, Tensor)> = tensors(&weights).into_iter().map(huge).collect();
     TensorFile::write(&weights, &changed, &Default::default()).unwrap();
     std::fs::copy(data().join("tokenizer.json"), folder.path().join("tokenizer.json")).unwrap();
     refused(folder.path(), &["--prompt", "x"], "not finite");
