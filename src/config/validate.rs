@@ -1,7 +1,7 @@
 //! Whether the parts of a configuration fit together, before any file but the configuration is read. All problems
 //! are collected, each with its key, value and fix.
 
-use super::{Dtype, Error, MomentKind, RunConfig};
+use super::{ComputeDtype, Dtype, Error, MomentKind, RunConfig};
 use shearling_domains::MixerKind;
 
 /// Which command the configuration is for.
@@ -141,8 +141,8 @@ fn check_mixer(config: &RunConfig, problems: &mut Problems) {
 }
 
 fn check_rest(config: &RunConfig, problems: &mut Problems) {
-    problems.unless(config.run.dtype != Dtype::Fp16, || {
-        "run.dtype = \"fp16\" is only for written checkpoints; train in \"bf16\" or \"fp32\"".to_string()
+    problems.unless(config.run.dtype != ComputeDtype::Fixed(Dtype::Fp16), || {
+        "run.dtype = \"fp16\" is only for written checkpoints; train in \"auto\", \"bf16\" or \"fp32\"".to_string()
     });
     problems.unless(config.eval.every_steps > 0 && config.eval.rows_per_domain > 0, || {
         "eval.every_steps and eval.rows_per_domain must be at least 1".to_string()
