@@ -13,11 +13,13 @@ mod integration {
     pub mod evaluation;
     pub mod generate;
     pub mod golden;
+    pub mod init;
     pub mod inspect;
     pub mod interrupts;
     pub mod loss_curves;
     pub mod model_folders;
     pub mod parity;
+    pub mod plan;
     pub mod planted_faults;
     pub mod planted_run;
     pub mod prune_round_trip;

@@ -1,7 +1,7 @@
 //! What can be typed, and how answers are printed.
 //!
 //! Contract: stdout is data (a table, or one JSON object under `--json`), everything else goes to stderr. Exit codes:
-//! 0 done, 1 a check said no (doctor, equivalence, verify), 2 an error or bad usage, 130 ended by a signal. A closed pipe is
+//! 0 done, 1 a check said no (doctor, plan, equivalence, verify), 2 an error or bad usage, 130 ended by a signal. A closed pipe is
 //! not an error.
 
 pub mod arguments;

@@ -6,6 +6,7 @@ use crate::cli::Printer;
 use crate::cli::arguments::Doctor;
 use crate::cli::table::bytes;
 use crate::native::cuda::{CudaLibrary, torch_cpu_path};
+use crate::native::precision::has_bf16;
 use crate::native::threads::Threads;
 use crate::native::{device, waiting};
 use serde::Serialize;
@@ -160,14 +161,14 @@ fn matmul(device: Device) -> Check {
 }
 
 fn bf16(device: Device) -> Check {
-    let fast = device != Device::Cpu || cpu_has_bf16();
+    let fast = has_bf16(device);
     match small_gradient(device, Kind::BFloat16) {
-        Ok(error) if error < 1e-2 && fast => Check::ok("bf16", "works, in hardware"),
+        Ok(error) if error < 1e-2 && fast => Check::ok("bf16", "works, in hardware: run.dtype = \"auto\" is bf16 here"),
         Ok(error) if error < 1e-2 => Check::bad(
             "bf16",
             Level::Warn,
-            "works, but this CPU has no bf16 instructions: slower than fp32",
-            "use run.dtype = \"fp32\" here",
+            format!("works, but {} has no bf16 instructions: slower than fp32", device_name(device)),
+            "use run.dtype = \"fp32\" here, or \"auto\", which is fp32 on this device",
         ),
         Ok(error) => Check::bad("bf16", Level::Error, format!("off by {error:.1e}"), "use run.dtype = \"fp32\""),
         Err(error) => Check::bad("bf16", Level::Error, error.to_string(), "use run.dtype = \"fp32\""),
@@ -181,11 +182,6 @@ fn small_gradient(device: Device, kind: Kind) -> Result<f64, tch::TchError> {
     let w = Tensor::f_full([16, 4], 0.5, (kind, device))?.f_set_requires_grad(true)?;
     x.f_matmul(&w)?.f_square()?.f_sum(Kind::Float)?.f_backward()?;
     w.grad().f_to_kind(Kind::Double)?.f_sub_scalar(128.0)?.f_abs()?.f_max()?.f_double_value(&[]).map(|e| e / 128.0)
-}
-
-fn cpu_has_bf16() -> bool {
-    let Ok(info) = std::fs::read_to_string("/proc/cpuinfo") else { return cfg!(target_arch = "aarch64") };
-    ["avx512_bf16", "amx_bf16", "bf16"].iter().any(|flag| info.split_whitespace().any(|word| word == *flag))
 }
 
 fn disk() -> Check {

@@ -1,12 +1,14 @@
 //! One file per verb. A command opens what it needs, calls the layers below and prints through one printer.
 
 pub mod bench;
+pub mod completions;
 pub mod data;
 pub mod demo;
 pub mod doctor;
 pub mod eval;
 pub mod export;
 pub mod generate;
+pub mod init;
 pub mod inspect;
 mod mask_warnings;
 mod model_folder;
@@ -14,7 +16,6 @@ pub mod observer;
 mod output_file;
 mod place;
 pub mod plan;
-mod plan_mix;
 mod prepared_data;
 mod refusal;
 pub mod report;
@@ -43,6 +44,7 @@ pub fn run(command: Command, cuda: CudaLibrary) -> anyhow::Result<Verdict> {
     match command {
         Command::Doctor(arguments) => doctor::run(&arguments, &cuda, &threads),
         Command::Data(arguments) => data::run(&arguments),
+        Command::Init(arguments) => init::run(&arguments),
         Command::Plan(arguments) => plan::run(&arguments),
         Command::Prune(arguments) => run::run(&arguments, Stage::Prune),
         Command::Pretrain(arguments) => run::run(&arguments, Stage::Pretrain),
@@ -55,5 +57,6 @@ pub fn run(command: Command, cuda: CudaLibrary) -> anyhow::Result<Verdict> {
         Command::Report(arguments) => report::run(&arguments),
         Command::Bench(arguments) => bench::run(&arguments),
         Command::Demo(arguments) => demo::run(&arguments),
+        Command::Completions(arguments) => completions::run(&arguments),
     }
 }

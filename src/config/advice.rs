@@ -6,7 +6,7 @@ use super::common_names::{meant_key, meant_kind};
 use toml::{Table, Value};
 
 /// What `run.dtype` may be.
-pub(super) const COMPUTE_DTYPES: [&str; 2] = ["fp32", "bf16"];
+pub(super) const COMPUTE_DTYPES: [&str; 3] = ["auto", "fp32", "bf16"];
 
 /// The parser's message about `table`, the configuration with all overrides, with a suggestion where there is one.
 pub(super) fn advice(error: &toml::de::Error, table: &Table) -> String {

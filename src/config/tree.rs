@@ -55,9 +55,9 @@ pub struct Run {
     /// `auto`, `cpu`, `cuda` or `cuda:N`; `--device` overrides it.
     #[serde(default = "auto")]
     pub device: String,
-    /// Kind of the forward and backward pass; masters, masks and gradient sums are always fp32.
+    /// Dtype of the forward and backward pass; masters, masks and gradient sums are always fp32.
     #[serde(default)]
-    pub dtype: Dtype,
+    pub dtype: ComputeDtype,
     /// CPU threads of libtorch; as many as suit the machine when absent. `--threads` overrides it.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub threads: Option<NonZeroUsize>,
@@ -90,6 +90,63 @@ impl Dtype {
             Dtype::Fp32 => "fp32",
             Dtype::Bf16 => "bf16",
             Dtype::Fp16 => "fp16",
+        }
+    }
+}
+
+/// `run.dtype`: a dtype by name, or the machine's choice.
+///
+/// The default of the key is `fp32` and not `auto`: a configuration that names no dtype computes the same on every
+/// machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(from = "DtypeName", into = "DtypeName")]
+pub enum ComputeDtype {
+    /// bf16 where the device of the run multiplies it in hardware, else fp32. A run resolves it before it starts.
+    Auto,
+    /// This one.
+    Fixed(Dtype),
+}
+
+impl Default for ComputeDtype {
+    fn default() -> ComputeDtype {
+        ComputeDtype::Fixed(Dtype::default())
+    }
+}
+
+impl From<Dtype> for ComputeDtype {
+    fn from(dtype: Dtype) -> ComputeDtype {
+        ComputeDtype::Fixed(dtype)
+    }
+}
+
+/// How [`ComputeDtype`] is spelt in a file: one flat list of names, so that an error shows all of them.
+#[derive(Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+enum DtypeName {
+    Auto,
+    Fp32,
+    Bf16,
+    Fp16,
+}
+
+impl From<DtypeName> for ComputeDtype {
+    fn from(name: DtypeName) -> ComputeDtype {
+        match name {
+            DtypeName::Auto => ComputeDtype::Auto,
+            DtypeName::Fp32 => ComputeDtype::Fixed(Dtype::Fp32),
+            DtypeName::Bf16 => ComputeDtype::Fixed(Dtype::Bf16),
+            DtypeName::Fp16 => ComputeDtype::Fixed(Dtype::Fp16),
+        }
+    }
+}
+
+impl From<ComputeDtype> for DtypeName {
+    fn from(dtype: ComputeDtype) -> DtypeName {
+        match dtype {
+            ComputeDtype::Auto => DtypeName::Auto,
+            ComputeDtype::Fixed(Dtype::Fp32) => DtypeName::Fp32,
+            ComputeDtype::Fixed(Dtype::Bf16) => DtypeName::Bf16,
+            ComputeDtype::Fixed(Dtype::Fp16) => DtypeName::Fp16,
         }
     }
 }

@@ -1,7 +1,7 @@
 //! Whether the parts of a configuration fit together, before any file but the configuration is read. All problems
 //! are collected, each with its key, value and fix.
 
-use super::{Dtype, Error, MOST_THREADS, MomentKind, RunConfig};
+use super::{ComputeDtype, Dtype, Error, MOST_THREADS, MomentKind, RunConfig};
 use shearling_domains::MixerKind;
 use std::num::NonZeroUsize;
 
@@ -142,8 +142,8 @@ fn check_mixer(config: &RunConfig, problems: &mut Problems) {
 }
 
 fn check_rest(config: &RunConfig, problems: &mut Problems) {
-    problems.unless(config.run.dtype != Dtype::Fp16, || {
-        "run.dtype = \"fp16\" is only for written checkpoints; train in \"bf16\" or \"fp32\"".to_string()
+    problems.unless(config.run.dtype != ComputeDtype::Fixed(Dtype::Fp16), || {
+        "run.dtype = \"fp16\" is only for written checkpoints; train in \"auto\", \"bf16\" or \"fp32\"".to_string()
     });
     let threads = config.run.threads.map_or(1, NonZeroUsize::get);
     problems.unless(threads <= MOST_THREADS, || {

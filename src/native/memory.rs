@@ -6,6 +6,7 @@ use tch::{Device, Kind, TchError, Tensor};
 
 unsafe extern "C" {
     fn shearling_cuda_peak(index: i64, allocated: *mut u64, error: CError) -> c_int;
+    fn shearling_cuda_total(index: i64, total: *mut u64, error: CError) -> c_int;
     fn shearling_reset_cuda_peak(index: i64, error: CError) -> c_int;
     fn shearling_host_zeros(like: CTensor, bf16: c_int, out: *mut CTensor, error: CError) -> c_int;
 }
@@ -14,6 +15,27 @@ unsafe extern "C" {
 /// GPU. `None` where the system does not tell.
 pub fn used_bytes(device: Device) -> Option<u64> {
     if device.is_cuda() { Some(0) } else { resident_bytes() }
+}
+
+/// Bytes that a run may take on `device`: all memory of a GPU; what this machine could give a process now, on the CPU.
+/// `None` where the system does not tell.
+pub fn usable_bytes(device: Device) -> Option<u64> {
+    match device {
+        Device::Cuda(index) => {
+            let mut total = 0;
+            // SAFETY: the number lives for the time of the call.
+            shim::check(|error| unsafe { shearling_cuda_total(index as i64, &mut total, error) }).ok()?;
+            Some(total)
+        }
+        _ => available_host_bytes(),
+    }
+}
+
+/// Memory that the system could give without swapping, at most what a container may take; known on Linux only.
+fn available_host_bytes() -> Option<u64> {
+    let available = kibibytes(&std::fs::read_to_string("/proc/meminfo").ok()?, "MemAvailable:")?;
+    let limit = std::fs::read_to_string("/sys/fs/cgroup/memory.max").ok().and_then(|text| text.trim().parse().ok());
+    Some(limit.map_or(available, |limit: u64| available.min(limit)))
 }
 
 /// Most bytes in use on `device` since the start or [`restart_peak`].
@@ -49,8 +71,12 @@ pub fn anonymous_bytes() -> Option<u64> {
 }
 
 fn status_bytes(key: &str) -> Option<u64> {
-    let status = std::fs::read_to_string("/proc/self/status").ok()?;
-    let line = status.lines().find_map(|line| line.strip_prefix(key))?;
+    kibibytes(&std::fs::read_to_string("/proc/self/status").ok()?, key)
+}
+
+/// The number behind `key` in a file of `/proc`, in bytes.
+fn kibibytes(text: &str, key: &str) -> Option<u64> {
+    let line = text.lines().find_map(|line| line.strip_prefix(key))?;
     let kibibytes: u64 = line.split_whitespace().next()?.parse().ok()?;
     Some(kibibytes * 1024)
 }
@@ -99,6 +125,13 @@ mod tests {
         assert!(block.iter().all(|byte| *byte == 1));
         assert!(peak_memory_bytes().unwrap() >= block.len() as u64);
         assert!(resident_bytes().unwrap() >= block.len() as u64);
+    }
+
+    #[cfg(target_os = "linux")]
+    #[test]
+    fn what_can_be_used_is_known_of_the_host_and_not_of_a_card_that_is_not_there() {
+        assert!(usable_bytes(Device::Cpu).unwrap() > 1 << 20);
+        assert_eq!(usable_bytes(Device::Cuda(100)), None);
     }
 
     #[test]

@@ -57,6 +57,13 @@ pub fn pruned_config(config: &HfConfig, spec: &MaskSpec, plan: &KeepPlan, dtype:
     config.with_shape(&new_shape(spec.target(), &layers), dtype)
 }
 
+/// The configuration of the pruned model before it is known which layers stay: the first ones are taken, as in
+/// [`resized`].
+pub fn planned_config(config: &HfConfig, spec: &MaskSpec, dtype: DType) -> Result<HfConfig> {
+    let layers: Vec<i64> = (0..spec.target().num_hidden_layers).collect();
+    config.with_shape(&new_shape(spec.target(), &layers), dtype)
+}
+
 fn new_shape<'a>(target: &Shape, kept_layers: &'a [i64]) -> NewShape<'a> {
     NewShape {
         hidden_size: target.hidden_size,

@@ -7,7 +7,7 @@ use super::evaluation::EvalReport;
 use super::journal::Journal;
 use super::metrics;
 use super::run::{Observer, Outcome};
-use super::setup::Setup;
+use super::setup::{Setup, compute_dtype};
 use super::trainer::Trainer;
 use super::watchdog::{Alarm, PATIENCE, Watchdog};
 use super::way_back::way_back;
@@ -29,7 +29,7 @@ pub(super) fn require_finite(start: &EvalReport, setup: &Setup) -> Result<(), Er
             format!(
                 "Its weights hold NaN or infinite numbers, or its activations overflow in run.dtype = \"{}\"; look with: \
                  shearling eval {} --data {} --dtype fp32",
-                setup.config.run.dtype.name(),
+                compute_dtype(setup.config.run.dtype, setup.device).name(),
                 source.display(),
                 setup.config.data.path.display()
             ),

@@ -1,15 +1,18 @@
-//! How much memory and disk a run takes, reckoned from the configuration: what `plan` prints, and what a run compares
+//! How much memory and disk a run takes, estimated from the configuration: what `plan` prints, and what a run compares
 //! with what it took.
 //!
 //! ```text
 //! peak = states + activations kept for the backward + max(what the loss, what the backward of a block needs besides)
 //! ```
+//!
+//! On a CPU that is what is taken, within 5 %. On CUDA norms, SwiGLU, rotary embedding and gates are composed operators,
+//! which keep fp32 copies that nobody counted here tensor by tensor: `composed_bytes` adds them by measured factors.
 
 use crate::config::{Dtype, MomentKind, RunConfig};
 use crate::model::HfModel;
 use crate::model::count::ParameterCount;
 use crate::model::loss::chunk_tokens;
-use crate::train::setup::{Device, kind};
+use crate::train::setup::{Device, compute_dtype, kind};
 use serde::Serialize;
 
 /// Bytes by use while training, on the device of the run.
@@ -25,12 +28,20 @@ pub struct MemoryEstimate {
     pub activation_bytes: f64,
     /// What comes and goes at the peak: logits and the head's gradient, or a block's backward.
     pub transient_bytes: f64,
+    /// What composed operators keep besides, on a GPU: measured, not counted.
+    pub composed_bytes: f64,
     /// What the libraries take for themselves; on a GPU that is outside of what libtorch's allocator counts.
     pub workspace_bytes: f64,
 }
 
 /// What libtorch and its threads take on a CPU before the first product, as measured: code, stacks, compiled kernels.
 const CPU_RUNTIME_BYTES: f64 = 80.0 * (1 << 20) as f64;
+
+/// Activations and transient of a step on CUDA, as measured on an H200, in multiples of those counted here: 2.1 for 1.3 B
+/// and for 51 M parameters without masks, 2.4 for 1.3 B and 135 M with masks, 1.5 for 7 B with all blocks computed again.
+/// To be measured again whenever an operator gets a CUDA kernel.
+const COMPOSED_PLAIN: f64 = 2.1;
+const COMPOSED_MASKED: f64 = 2.4;
 
 impl MemoryEstimate {
     /// Of a run of `config` on `model` with rows of `tokens` on `device`. Counts what the layers save, tensor by
@@ -39,18 +50,24 @@ impl MemoryEstimate {
         let parameters = ParameterCount::of(model).total() as f64;
         let train = &config.train;
         let micro_batch = train.micro_batch() as i64 * tokens;
-        let block = BlockBytes::new(model, config.run.dtype, micro_batch as f64);
+        let dtype = compute_dtype(config.run.dtype, device);
+        let block = BlockBytes::new(model, dtype, micro_batch as f64);
         let layers = model.num_hidden_layers as usize;
         let recomputed =
             if train.activation_checkpointing == 0 { 0 } else { layers.div_ceil(train.activation_checkpointing) };
         let again = if recomputed > 0 { block.kept } else { 0.0 };
         let folded = if config.target.is_some() { 3.0 * block.largest_weight } else { 0.0 };
+        let activation_bytes = recomputed as f64 * block.input + (layers - recomputed) as f64 * block.kept;
+        let transient_bytes = loss_bytes(model, dtype, micro_batch).max(again + block.backward + folded);
+        let factor = if config.target.is_some() { COMPOSED_MASKED } else { COMPOSED_PLAIN };
+        let composed = if device.is_cuda() { factor - 1.0 } else { 0.0 };
         MemoryEstimate {
-            weight_bytes: parameters * if config.run.dtype == Dtype::Fp32 { 4.0 } else { 6.0 },
+            weight_bytes: parameters * if dtype == Dtype::Fp32 { 4.0 } else { 6.0 },
             gradient_bytes: parameters * 4.0,
             optimizer_bytes: parameters * moment_bytes(config, device),
-            activation_bytes: recomputed as f64 * block.input + (layers - recomputed) as f64 * block.kept,
-            transient_bytes: loss_bytes(model, config.run.dtype, micro_batch).max(again + block.backward + folded),
+            activation_bytes,
+            transient_bytes,
+            composed_bytes: composed * (activation_bytes + transient_bytes),
             workspace_bytes: workspace_bytes(device),
         }
     }
@@ -58,7 +75,7 @@ impl MemoryEstimate {
     /// All of it.
     pub fn total_bytes(&self) -> f64 {
         let states = self.weight_bytes + self.gradient_bytes + self.optimizer_bytes;
-        states + self.activation_bytes + self.transient_bytes + self.workspace_bytes
+        states + self.activation_bytes + self.transient_bytes + self.composed_bytes + self.workspace_bytes
     }
 }
 
@@ -125,18 +142,18 @@ fn element_bytes(dtype: Dtype) -> f64 {
 impl std::fmt::Display for MemoryEstimate {
     fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
         let gib = |bytes: f64| bytes / (1u64 << 30) as f64;
-        write!(
-            f,
-            "{:.2} GiB = weights {:.2} + gradients {:.2} + optimiser {:.2} + activations {:.2} + transient {:.2} + \
-             workspace {:.2}",
-            gib(self.total_bytes()),
-            gib(self.weight_bytes),
-            gib(self.gradient_bytes),
-            gib(self.optimizer_bytes),
-            gib(self.activation_bytes),
-            gib(self.transient_bytes),
-            gib(self.workspace_bytes)
-        )
+        let parts = [
+            ("weights", self.weight_bytes),
+            ("gradients", self.gradient_bytes),
+            ("optimiser", self.optimizer_bytes),
+            ("activations", self.activation_bytes),
+            ("transient", self.transient_bytes),
+            ("composed operators", self.composed_bytes),
+            ("workspace", self.workspace_bytes),
+        ];
+        let parts = parts.into_iter().filter(|(_, bytes)| *bytes > 0.0);
+        let parts: Vec<String> = parts.map(|(name, bytes)| format!("{name} {:.2}", gib(bytes))).collect();
+        write!(f, "{:.2} GiB = {}", gib(self.total_bytes()), parts.join(" + "))
     }
 }
 
@@ -175,12 +192,41 @@ mod tests {
         assert_eq!(states, 18.0 * 6_738_415_616.0);
         // A layer keeps its input: 4096 tokens of 4096 values in bf16.
         assert_eq!(all.activation_bytes, 32.0 * 4096.0 * 4096.0 * 2.0);
-        let gib = all.total_bytes() / (1u64 << 30) as f64;
-        assert!((114.0..120.0).contains(&gib), "{gib}");
         let none = estimate("");
         assert!(none.activation_bytes > 15.0 * all.activation_bytes);
         let half = estimate("activation_checkpointing = 2");
         assert!(half.activation_bytes < none.activation_bytes && half.activation_bytes > all.activation_bytes);
+    }
+
+    /// Peaks on an H200 with libtorch 2.11.0+cu130: hidden, intermediate, layers, heads, KV heads, vocabulary; whether masks
+    /// train; rows per forward and their tokens; blocks computed again; GiB taken.
+    #[test]
+    fn what_was_measured_on_a_gpu_is_met_within_three_per_cent() {
+        let large = [2048, 5504, 24, 16, 16, 32_000];
+        let runs = [
+            (large, false, 4, 4096, 0, 73.5),
+            (large, true, 4, 4096, 0, 81.7),
+            ([576, 1536, 30, 9, 3, 49_152], true, 8, 1024, 0, 13.1),
+            ([384, 1024, 20, 6, 3, 49_152], false, 8, 1024, 0, 5.4),
+            ([4096, 11_008, 32, 32, 32, 32_000], true, 1, 4096, 1, 116.0),
+        ];
+        for (sizes, masks, rows, tokens, recomputed, measured) in runs {
+            let mut model = llama2_7b();
+            model.head_dim = if sizes[5] == 32_000 { 128 } else { 64 };
+            model.tie_word_embeddings = sizes[5] != 32_000;
+            [model.hidden_size, model.intermediate_size, model.num_hidden_layers] = [sizes[0], sizes[1], sizes[2]];
+            [model.num_attention_heads, model.num_key_value_heads, model.vocab_size] = [sizes[3], sizes[4], sizes[5]];
+            model.sliding_window.truncate(sizes[2] as usize);
+            let text = format!(
+                "[run]\ndirectory = 'a'\ndtype = 'bf16'\n[model]\nsource = 'm'\n{}[data]\npath = 'd'\n[train]\nsteps = 4\n\
+                 batch_rows = 16\nmicro_batch_rows = {rows}\nlearning_rate = 0.1\nactivation_checkpointing = {recomputed}\n",
+                if masks { "[target]\n" } else { "" }
+            );
+            let config = crate::config::parse(&text, "test", &[]).unwrap();
+            let estimate = MemoryEstimate::new(&model, &config, tokens, Device::Cuda(0));
+            let gib = estimate.total_bytes() / (1u64 << 30) as f64;
+            assert!((gib / measured - 1.0).abs() < 0.03, "{sizes:?}: {gib:.1} of {measured}");
+        }
     }
 
     #[test]

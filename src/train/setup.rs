@@ -2,10 +2,10 @@
 //! data, source model, masks' shapes.
 
 use super::Error;
-use super::decide::Intervals;
 use super::references::{References, initial_proportions};
 use crate::checkpoint::{Architecture, Checkpoint, DType, HfConfig, HfModel, NewLlama, vocabulary_difference};
-use crate::config::{Dtype, Mixer as MixerTable, RandomModel, RunConfig, Stage, validate};
+use crate::config::{ComputeDtype, Dtype, Mixer as MixerTable, RandomModel, RunConfig, Stage, validate};
+use crate::native::precision::has_bf16;
 use crate::prune::{convert::require_complete, shape};
 use shearling_domains::{Dataset, MAX_CHANGE, MAX_DRIFT, Mixer, MixerConfig, MixerKind, MixerState, Split};
 use shearling_masks::MaskSpec;
@@ -47,6 +47,7 @@ impl Setup {
     /// Opens and checks everything; nothing is written.
     pub fn new(mut config: RunConfig, stage: Stage, device: Device) -> Result<Setup, Error> {
         validate(&config, stage)?;
+        config.run.dtype = compute_dtype(config.run.dtype, device).into();
         let dataset = Arc::new(Dataset::open(&config.data.path)?);
         resolve_bounds(&mut config.mixer);
         let (source, hf_config, companions) = open_model(&config, &dataset)?;
@@ -82,29 +83,8 @@ impl Setup {
         };
         setup.mixer()?;
         super::trainer::loader_config(&setup.config).validate()?;
-        setup.check_rows_suffice()?;
+        check_rows_suffice(&setup.config, &setup.proportions, &setup.dataset)?;
         Ok(setup)
-    }
-
-    /// Refuses a run that would come to its end without data, however it is mixed.
-    fn check_rows_suffice(&self) -> Result<(), Error> {
-        let train = &self.config.train;
-        let needed = train.steps.saturating_mul(train.batch_rows as u64);
-        let mixer = self.mixer_config();
-        // With a bound on its odds a domain that begins with nothing stays there.
-        let bounded = mixer.max_change().is_some() || mixer.max_drift().is_some();
-        let moves = mixer.kind != MixerKind::Static && !bounded && (mixer.smoothing > 0.0 || mixer.floor > 0.0);
-        let drawn = (0..self.proportions.len()).filter(|domain| moves || self.proportions[*domain] > 0.0);
-        let epochs = self.config.data.max_epochs;
-        let there: u64 = drawn.map(|domain| (self.dataset.rows(domain, Split::Train) as f64 * epochs) as u64).sum();
-        if needed <= there {
-            return Ok(());
-        }
-        Err(Error::Mismatch(format!(
-            "the run needs {needed} rows ({} steps of {}), the domains that are drawn from have {there}, seen {epochs} \
-             times (data.max_epochs); prepare more data, lower train.steps or raise data.max_epochs",
-            train.steps, train.batch_rows
-        )))
     }
 
     /// What may be a mistake, but is not one for certain.
@@ -138,34 +118,59 @@ impl Setup {
 
     /// Kind of forward and backward.
     pub fn compute_kind(&self) -> Kind {
-        kind(self.config.run.dtype)
+        kind(compute_dtype(self.config.run.dtype, self.device))
     }
 
     /// A mixer at its start.
     pub fn mixer(&self) -> Result<Mixer, Error> {
-        Ok(Mixer::new(self.mixer_config(), &self.proportions, self.references())?)
-    }
-
-    /// How often the mixer moves in the run, and the smallest and largest proportion that each domain can come to have.
-    pub fn mixer_reach(&self) -> Result<(u64, Vec<(f64, f64)>), Error> {
-        let updates = Intervals::new(&self.config, None).mixer_updates();
-        Ok((updates, self.mixer()?.reach(updates)))
+        Ok(Mixer::new(mixer_config(&self.config.mixer), &self.proportions, self.references())?)
     }
 
     /// A mixer where a checkpoint left it.
     pub fn resumed_mixer(&self, state: MixerState) -> Result<Mixer, Error> {
-        Ok(Mixer::resume(self.mixer_config(), &self.proportions, self.references(), state)?)
-    }
-
-    fn mixer_config(&self) -> MixerConfig {
-        let table = &self.config.mixer;
-        let (eta, smoothing, floor, cap) = (table.eta, table.smoothing, table.floor.unwrap_or(0.0), table.cap);
-        let (max_change, max_drift) = (table.max_change, table.max_drift);
-        MixerConfig { kind: table.kind, eta, smoothing, floor, cap, max_change, max_drift }
+        Ok(Mixer::resume(mixer_config(&self.config.mixer), &self.proportions, self.references(), state)?)
     }
 
     fn references(&self) -> &[f64] {
         self.references.losses.as_deref().unwrap_or(&[])
+    }
+}
+
+/// Refuses a run that would come to its end without data, however it is mixed.
+pub(super) fn check_rows_suffice(config: &RunConfig, proportions: &[f64], dataset: &Dataset) -> Result<(), Error> {
+    let train = &config.train;
+    let needed = train.steps.saturating_mul(train.batch_rows as u64);
+    let mixer = mixer_config(&config.mixer);
+    // With a bound on its odds a domain that begins with nothing stays there.
+    let bounded = mixer.max_change().is_some() || mixer.max_drift().is_some();
+    let moves = mixer.kind != MixerKind::Static && !bounded && (mixer.smoothing > 0.0 || mixer.floor > 0.0);
+    let drawn = (0..proportions.len()).filter(|domain| moves || proportions[*domain] > 0.0);
+    let epochs = config.data.max_epochs;
+    let there: u64 = drawn.map(|domain| (dataset.rows(domain, Split::Train) as f64 * epochs) as u64).sum();
+    if needed <= there {
+        return Ok(());
+    }
+    Err(Error::Mismatch(format!(
+        "the run needs {needed} rows ({} steps of {}), the domains that are drawn from have {there}, seen {epochs} \
+         times (data.max_epochs); prepare more data, lower train.steps or raise data.max_epochs",
+        train.steps, train.batch_rows
+    )))
+}
+
+/// The mixer's part of a configuration.
+pub(super) fn mixer_config(table: &MixerTable) -> MixerConfig {
+    let (eta, smoothing, floor, cap) = (table.eta, table.smoothing, table.floor.unwrap_or(0.0), table.cap);
+    let (max_change, max_drift) = (table.max_change, table.max_drift);
+    MixerConfig { kind: table.kind, eta, smoothing, floor, cap, max_change, max_drift }
+}
+
+/// What `run.dtype` means on `device`. A run writes the answer into its resolved.toml, so a resume on another machine
+/// keeps it.
+pub fn compute_dtype(asked: ComputeDtype, device: Device) -> Dtype {
+    match asked {
+        ComputeDtype::Fixed(dtype) => dtype,
+        ComputeDtype::Auto if has_bf16(device) => Dtype::Bf16,
+        ComputeDtype::Auto => Dtype::Fp32,
     }
 }
 
@@ -185,13 +190,36 @@ fn open_model(config: &RunConfig, dataset: &Dataset) -> Result<(Option<Checkpoin
             let hf_config = source.config().clone();
             Ok((Some(source), hf_config, path.clone()))
         }
-        (None, Some(random)) => Ok((None, random_config(random, dataset)?, config.data.path.clone())),
+        (None, Some(random)) => {
+            let new = random_config(random, RandomFrame::of(dataset))?;
+            Ok((None, new, config.data.path.clone()))
+        }
         (None, None) => Err(Error::Mismatch("[model] names neither source nor random".to_string())),
     }
 }
 
+/// What a new model takes from its data.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct RandomFrame {
+    pub(super) vocab_size: i64,
+    pub(super) sequence_length: i64,
+    pub(super) bos_token_id: Option<i64>,
+    pub(super) eos_token_id: Option<i64>,
+}
+
+impl RandomFrame {
+    pub(super) fn of(dataset: &Dataset) -> RandomFrame {
+        RandomFrame {
+            vocab_size: dataset.vocab_size() as i64,
+            sequence_length: dataset.sequence_length() as i64,
+            bos_token_id: dataset.manifest().bos_token_id.map(i64::from),
+            eos_token_id: dataset.manifest().eos_token_id.map(i64::from),
+        }
+    }
+}
+
 /// A new Llama whose vocabulary and special tokens are the data's.
-fn random_config(random: &RandomModel, dataset: &Dataset) -> Result<HfConfig, Error> {
+pub(super) fn random_config(random: &RandomModel, frame: RandomFrame) -> Result<HfConfig, Error> {
     let heads = random.num_attention_heads;
     if random.head_dim.is_none() && random.hidden_size % heads != 0 {
         return Err(Error::Mismatch(format!(
@@ -200,27 +228,27 @@ fn random_config(random: &RandomModel, dataset: &Dataset) -> Result<HfConfig, Er
         )));
     }
     let new = NewLlama {
-        vocab_size: random.vocab_size.unwrap_or(dataset.vocab_size() as i64),
+        vocab_size: random.vocab_size.unwrap_or(frame.vocab_size),
         hidden_size: random.hidden_size,
         intermediate_size: random.intermediate_size,
         num_hidden_layers: random.num_hidden_layers,
         num_attention_heads: heads,
         num_key_value_heads: random.num_key_value_heads.unwrap_or(heads),
         head_dim: random.head_dim.unwrap_or(random.hidden_size / heads),
-        max_position_embeddings: dataset.sequence_length() as i64,
+        max_position_embeddings: frame.sequence_length,
         rope_theta: random.rope_theta,
         rms_norm_eps: 1e-5,
         initializer_range: 0.02,
         tie_word_embeddings: random.tie_word_embeddings,
-        bos_token_id: dataset.manifest().bos_token_id.map(i64::from),
-        eos_token_id: dataset.manifest().eos_token_id.map(i64::from),
+        bos_token_id: frame.bos_token_id,
+        eos_token_id: frame.eos_token_id,
         dtype: DType::F32,
     };
     Ok(HfConfig::new_llama(&new)?)
 }
 
 /// Refuses a target that is the source's own shape: nothing would be removed, whatever the masks learn.
-fn check_target_differs(spec: &MaskSpec) -> Result<(), Error> {
+pub(super) fn check_target_differs(spec: &MaskSpec) -> Result<(), Error> {
     if spec.source() != spec.target() {
         return Ok(());
     }
@@ -233,7 +261,7 @@ fn check_target_differs(spec: &MaskSpec) -> Result<(), Error> {
 
 /// Refuses shapes that we could train, but that no other tool would load: transformers 5 insists in its Llama class on
 /// a hidden size that is a multiple of the heads, whatever `head_dim` says.
-fn check_loads_elsewhere(model: &HfModel) -> Result<(), Error> {
+pub(super) fn check_loads_elsewhere(model: &HfModel) -> Result<(), Error> {
     let (hidden, heads) = (model.hidden_size, model.num_attention_heads);
     if model.architecture != Architecture::Llama || hidden % heads == 0 {
         return Ok(());
@@ -246,7 +274,7 @@ fn check_loads_elsewhere(model: &HfModel) -> Result<(), Error> {
 }
 
 /// Shapes that transformers loads and other tools do not: llama.cpp and vLLM have no `head_dim` for Qwen2, they divide.
-fn loads_in_some_only(model: &HfModel) -> Option<String> {
+pub(super) fn loads_in_some_only(model: &HfModel) -> Option<String> {
     let (hidden, heads, head_dim) = (model.hidden_size, model.num_attention_heads, model.head_dim);
     (model.architecture == Architecture::Qwen2 && heads * head_dim != hidden).then(|| {
         format!(
@@ -293,7 +321,7 @@ pub fn check_data_fits(dataset: &Dataset, model: &HfModel) -> Result<(), Error> 
 }
 
 /// Writes the bounds out that the kind of mixer brings along, so that a run keeps those it began with.
-fn resolve_bounds(mixer: &mut MixerTable) {
+pub(super) fn resolve_bounds(mixer: &mut MixerTable) {
     if mixer.kind == MixerKind::Bounded {
         mixer.max_change.get_or_insert(MAX_CHANGE);
         mixer.max_drift.get_or_insert(MAX_DRIFT);

@@ -2,6 +2,7 @@
 //! model and what continues it so stay in the dtype of the source, whatever is computed in between.
 
 use super::Error;
+use super::setup::{Device, compute_dtype};
 use crate::checkpoint::Checkpoint;
 use crate::config::{Dtype, RunConfig, Stage};
 use std::collections::BTreeMap;
@@ -15,10 +16,12 @@ pub fn written_dtype(config: &RunConfig, stage: Stage) -> Result<Dtype, Error> {
         Stage::Prune => config.prune.dtype,
         Stage::Pretrain => config.checkpoint.export_dtype,
     };
+    // That of a run is resolved.
+    let computed = compute_dtype(config.run.dtype, Device::Cpu);
     match (asked, &config.model.source) {
         (Some(dtype), _) => Ok(dtype),
-        (None, Some(source)) => Ok(source_dtype(&Checkpoint::open(source)?)?.unwrap_or(config.run.dtype)),
-        (None, None) => Ok(config.run.dtype),
+        (None, Some(source)) => Ok(source_dtype(&Checkpoint::open(source)?)?.unwrap_or(computed)),
+        (None, None) => Ok(computed),
     }
 }
 

@@ -4,14 +4,18 @@ mod bench;
 mod eval;
 mod examples;
 mod generate;
+mod init;
 mod inspect;
+mod plan;
 mod report;
 mod watch;
 
 pub use bench::{Bench, BenchCheck, BenchLatency, BenchStep, Switch};
 pub use eval::{Eval, TaskArgument};
 pub use generate::Generate;
+pub use init::Init;
 pub use inspect::{Inspect, InspectMasks, InspectModel, InspectRun};
+pub use plan::Plan;
 pub use report::Report;
 pub use watch::{Tensorboard, Watch};
 
@@ -23,7 +27,7 @@ use std::path::PathBuf;
 /// Prunes a Hugging Face checkpoint to an exact shape by learned masks, then continues its pre-training while
 /// re-weighting the data domains (Sheared-LLaMA, arXiv 2310.06694).
 ///
-/// The usual order: `doctor`, `data prepare`, `eval --write-reference`, `plan`, `prune`, `pretrain`, `eval`.
+/// The usual order: `doctor`, `data prepare`, `init`, `plan`, `prune`, `pretrain`, `eval`.
 /// `shearling demo` runs all of it on generated text in a few minutes. `shearling COMMAND --help` has details and
 /// examples. Results go to stdout, everything else to stderr; exit code 0: done, 1: a check failed, 2: an error.
 #[derive(Debug, Parser)]
@@ -44,7 +48,17 @@ pub enum Command {
     /// Turn text into token rows (`data prepare`), and look at them (`data inspect`).
     #[command(subcommand)]
     Data(Data),
-    /// Dry run of a configuration: shapes, parameters, rows, memory, FLOPs and time; nothing is written.
+    /// Write a commented configuration to prune a model and one to continue it, for this machine.
+    ///
+    /// Needs the model's config.json, not its weights: `shearling init MODEL --target-params 0.5B --data DIR`. The shape keeps
+    /// the model's proportions in units that other tools take; steps and batch follow from a budget (--hours or --tokens),
+    /// rows per forward from the memory. Every value has its reason beside it. docs/guides/init.md has the rules.
+    Init(Init),
+    /// Dry run of a configuration: shapes, parameters, rows, memory, FLOPs, time and disk; nothing is written.
+    ///
+    /// A config.json is enough: weights and data are looked at where they are, and what could not be looked at is said. A
+    /// stage whose source is not written yet takes its shape from the configuration that will write it. All problems are
+    /// listed in one go; exit code 1 if there are any.
     #[command(after_long_help = examples::PLAN)]
     Plan(Plan),
     /// Learn masks until the target shape is met, then write the small model as a Hugging Face folder.
@@ -106,6 +120,8 @@ pub enum Command {
     /// kept, so that it can be looked at, changed and repeated.
     #[command(after_long_help = examples::DEMO)]
     Demo(Demo),
+    /// Print a script that completes commands and options in a shell: `source <(shearling completions bash)`.
+    Completions(Completions),
 }
 
 /// Examples, and what `--set` may change of a run that is resumed.
@@ -252,23 +268,6 @@ pub struct ConfigArguments {
     pub set: Vec<String>,
 }
 
-/// `plan`
-#[derive(Debug, Args)]
-pub struct Plan {
-    /// Which configuration.
-    #[command(flatten)]
-    pub config: ConfigArguments,
-    /// Estimate the time with this many tokens per second.
-    #[arg(long, value_name = "RATE", allow_negative_numbers = true)]
-    pub tokens_per_second: Option<f64>,
-    /// Estimate the time with this useful rate of the device, in TFLOP/s (`bench step` measures it).
-    #[arg(long, value_name = "RATE", conflicts_with = "tokens_per_second", allow_negative_numbers = true)]
-    pub tflops: Option<f64>,
-    /// One JSON object instead of tables.
-    #[arg(long)]
-    pub json: bool,
-}
-
 /// `prune` and `pretrain`
 #[derive(Debug, Args)]
 pub struct Run {
@@ -360,4 +359,11 @@ pub struct Demo {
     /// One JSON object instead of tables.
     #[arg(long)]
     pub json: bool,
+}
+
+/// `completions`
+#[derive(Debug, Args)]
+pub struct Completions {
+    /// Which shell.
+    pub shell: clap_complete::Shell,
 }

@@ -103,7 +103,7 @@ fn configured(arguments: &BenchStep, device: Device) -> anyhow::Result<Setup> {
 
 fn step_config(arguments: &BenchStep, shape: &NamedShape) -> anyhow::Result<RunConfig> {
     let mut config = blank_config()?;
-    config.run.dtype = Dtype::from(arguments.dtype);
+    config.run.dtype = Dtype::from(arguments.dtype).into();
     config.model.random = Some(shape.model());
     let train = &mut config.train;
     train.batch_rows = arguments.rows.map_or(shape.rows, Into::into);

@@ -140,7 +140,7 @@ impl Recipe {
                 directory: self.folder.join(name),
                 seed: self.seed,
                 device: self.device.clone(),
-                dtype: Dtype::Fp32,
+                dtype: Dtype::Fp32.into(),
                 threads: None,
                 tensorboard: false,
             },

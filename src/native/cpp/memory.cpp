@@ -37,6 +37,15 @@ extern "C" int shearling_reset_cuda_peak(int64_t index, char** error) {
                             [&] { cuda_allocator().resetPeakStats(static_cast<c10::DeviceIndex>(index)); });
 }
 
+// Memory of the device as the driver has it, all processes together.
+extern "C" int shearling_cuda_total(int64_t index, uint64_t* total, char** error) {
+  return shearling::guarded(error, [&] {
+    TORCH_CHECK(at::hasCUDA(), "this libtorch has no CUDA");
+    at::globalContext().lazyInitDevice(at::kCUDA);
+    *total = static_cast<uint64_t>(cuda_allocator().getMemoryInfo(static_cast<c10::DeviceIndex>(index)).second);
+  });
+}
+
 // Zeros on the host of `like`'s shape and of `kind_of`'s kind, page-locked where there is CUDA.
 extern "C" int shearling_host_zeros(Tensor* like, int bf16, Tensor** out, char** error) {
   return shearling::guarded(error, [&] {

@@ -1,6 +1,6 @@
 //! The part of `shearling plan` about the mix: how often it may move, and how far at most, whatever the losses are.
 
-use crate::train::{Error, Setup};
+use crate::train::Outline;
 use serde_json::{Value, json};
 use shearling_domains::MixerKind;
 
@@ -13,16 +13,14 @@ pub struct MixReach {
 }
 
 impl MixReach {
-    /// For a run.
-    ///
-    /// # Errors
-    /// Its mixer cannot be made.
-    pub fn new(setup: &Setup) -> Result<MixReach, Error> {
-        let (updates, reach) = setup.mixer_reach()?;
-        let names = setup.dataset.domain_names().iter().cloned();
-        let domains = names.zip(reach).map(|(name, (low, high))| (name, low, high)).collect();
-        let mixer = &setup.config.mixer;
-        Ok(MixReach { kind: mixer.kind, updates, capped: mixer.cap.or(mixer.max_drift).is_some(), domains })
+    /// For a run; `None` where its domains or references are not known.
+    pub fn of(outline: &Outline) -> Option<MixReach> {
+        let reach = outline.reach.as_ref()?;
+        let names = outline.domains.iter().map(|(name, _)| name.clone());
+        let domains = names.zip(&reach.bounds).map(|(name, (low, high))| (name, *low, *high)).collect();
+        let mixer = &outline.config.mixer;
+        let capped = mixer.cap.or(mixer.max_drift).is_some();
+        Some(MixReach { kind: mixer.kind, updates: reach.updates, capped, domains })
     }
 
     /// The most that a domain can come to have.

@@ -1,0 +1,183 @@
+//! How long to prune and to continue, and in which batches, for so many FLOPs or tokens.
+//!
+//! Known points: Sheared-LLaMA prunes a 7B for 3,200 steps of 131 K tokens at 1e-4 and continues for 48,000 of 1.05 M at
+//! 1e-4; a 135M was pruned well enough in 300 steps of 16 K at 5e-4 and continued at 1e-3. Between them:
+//!
+//! - A third of the compute prunes, at most the published 0.42 B tokens; at least 300 steps, below which masks do not
+//!   settle (`train::settling`).
+//! - A batch is as large as leaves 600 steps, at most the published one: more steps help masks and mixer more than
+//!   less noise does.
+//! - Learning rates go with a power of the source's parameters, through both points.
+
+use crate::model::HfModel;
+use crate::model::count::{ParameterCount, training_flops_per_token};
+
+/// Tokens of the published pruning, and per step.
+const PRUNE_TOKENS: f64 = 0.42e9;
+const PRUNE_STEP_TOKENS: f64 = 131_072.0;
+/// Tokens per step of the published continuation.
+const CONTINUE_STEP_TOKENS: f64 = 1_048_576.0;
+/// Share of the compute that prunes.
+const PRUNE_SHARE: f64 = 1.0 / 3.0;
+/// Steps that a stage has at least, and that a batch should leave.
+const LEAST_PRUNE_STEPS: u64 = 300;
+const LEAST_CONTINUE_STEPS: u64 = 100;
+const WANTED_STEPS: f64 = 600.0;
+/// Rows per step at least.
+const LEAST_ROWS: usize = 4;
+/// Parameters of the published source, whose learning rate is 1e-4 in both stages.
+const PUBLISHED_PARAMETERS: f64 = 6.74e9;
+/// Time that evaluations and checkpoints take beside the steps.
+const OVERHEAD: f64 = 1.2;
+
+/// What there is to spend on both stages.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) enum Budget {
+    /// FLOPs on the device.
+    Flops(f64),
+    /// Tokens.
+    Tokens(f64),
+}
+
+/// One stage.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Stage {
+    pub(super) steps: u64,
+    pub(super) batch_rows: usize,
+    pub(super) learning_rate: f64,
+    pub(super) flops: f64,
+}
+
+impl Stage {
+    pub(super) fn rows(&self) -> u64 {
+        self.steps * self.batch_rows as u64
+    }
+}
+
+/// Both stages.
+#[derive(Clone, Copy, Debug, PartialEq)]
+pub(super) struct Stages {
+    pub(super) prune: Stage,
+    pub(super) next: Stage,
+    /// Whether the budget was less than the fewest steps take.
+    pub(super) exceeded: bool,
+}
+
+impl Stages {
+    /// Of a source and a target with rows of `tokens`.
+    pub(super) fn new(source: &HfModel, target: &HfModel, tokens: i64, budget: Budget) -> Stages {
+        let per_token = |model| training_flops_per_token(model, tokens);
+        let (of_source, of_target) = (per_token(source), per_token(target));
+        let (prune_tokens, next_tokens) = match budget {
+            Budget::Tokens(all) => {
+                let first = (all * PRUNE_SHARE).min(PRUNE_TOKENS);
+                (first, all - first)
+            }
+            Budget::Flops(all) => {
+                let all = all / OVERHEAD;
+                let first = (all * PRUNE_SHARE / of_source).min(PRUNE_TOKENS);
+                (first, (all - first * of_source) / of_target)
+            }
+        };
+        let size = PUBLISHED_PARAMETERS / ParameterCount::of(source).total() as f64;
+        let tokens = tokens as f64;
+        let stage = |all_tokens: f64, step_tokens: f64, least: u64, learning_rate: f64, flops: f64| {
+            let batch_rows = batch_rows(all_tokens / tokens, step_tokens / tokens);
+            let steps = all_tokens / tokens / batch_rows as f64;
+            let steps = round(steps.max(least as f64));
+            let flops = steps as f64 * batch_rows as f64 * tokens * flops;
+            Stage { steps, batch_rows, learning_rate, flops }
+        };
+        // 5e-4 and 1e-3 at 135 M parameters.
+        let rates = [0.41, 0.59].map(|power| one_digit(1e-4 * size.max(1.0).powf(power)).min(2e-3));
+        let prune = stage(prune_tokens, PRUNE_STEP_TOKENS, LEAST_PRUNE_STEPS, rates[0], of_source);
+        let next = stage(next_tokens, CONTINUE_STEP_TOKENS, LEAST_CONTINUE_STEPS, rates[1], of_target);
+        let spent = |steps: u64, least: u64| steps <= least;
+        let asked = prune_tokens / tokens / (prune.batch_rows as f64);
+        let exceeded = spent(prune.steps, LEAST_PRUNE_STEPS) && asked < 0.9 * LEAST_PRUNE_STEPS as f64;
+        Stages { prune, next, exceeded }
+    }
+
+    /// Seconds on a device of `flops` FLOP/s in training.
+    pub(super) fn seconds(&self, flops: f64) -> [f64; 2] {
+        [self.prune, self.next].map(|stage| stage.flops * OVERHEAD / flops)
+    }
+}
+
+/// The largest power of two that leaves the wanted steps, between the fewest rows and the published batch.
+fn batch_rows(rows: f64, published: f64) -> usize {
+    let mut batch = LEAST_ROWS;
+    while (2 * batch) as f64 * WANTED_STEPS <= rows && (2 * batch) as f64 <= published {
+        batch *= 2;
+    }
+    batch
+}
+
+/// Two digits, so that a measured rate leaves no false precision.
+fn round(steps: f64) -> u64 {
+    let unit = 10f64.powf(steps.log10().floor() - 1.0).max(1.0);
+    ((steps / unit).round() * unit) as u64
+}
+
+fn one_digit(rate: f64) -> f64 {
+    let unit = 10f64.powf(rate.log10().floor());
+    // Through text, so that 5 · 1e-4 is what is read as 5e-4.
+    format!("{}e{}", (rate / unit).round(), unit.log10().round()).parse().unwrap_or(rate)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::checkpoint::HfConfig;
+    use std::path::Path;
+
+    fn llama2_7b() -> HfModel {
+        let config = include_str!("../../../tests/fixtures/configs/llama2-7b.json");
+        let serde_json::Value::Object(raw) = serde_json::from_str(config).unwrap() else { panic!("an object") };
+        HfConfig::from_raw(raw, Path::new("config.json")).model().unwrap()
+    }
+
+    fn small(model: &HfModel) -> HfModel {
+        let mut small = model.clone();
+        (small.hidden_size, small.intermediate_size, small.num_hidden_layers) = (576, 1536, 30);
+        (small.num_attention_heads, small.num_key_value_heads, small.head_dim) = (9, 3, 64);
+        (small.vocab_size, small.tie_word_embeddings) = (49_152, true);
+        small.sliding_window.truncate(30);
+        small
+    }
+
+    #[test]
+    fn a_large_budget_is_the_published_recipe() {
+        let model = llama2_7b();
+        let stages = Stages::new(&model, &small(&model), 4096, Budget::Tokens(50e9));
+        assert_eq!((stages.prune.steps, stages.prune.batch_rows, stages.prune.learning_rate), (3200, 32, 1e-4));
+        assert_eq!((stages.next.batch_rows, stages.next.learning_rate), (256, 1e-4));
+        assert!((47_000..=48_000).contains(&stages.next.steps), "{stages:?}");
+        assert!(!stages.exceeded);
+    }
+
+    #[test]
+    fn a_small_model_and_budget_have_small_batches_and_high_rates() {
+        let source = small(&llama2_7b());
+        let stages = Stages::new(&source, &source, 1024, Budget::Flops(0.5e12 * 3600.0));
+        assert_eq!((stages.prune.learning_rate, stages.next.learning_rate), (5e-4, 1e-3));
+        assert_eq!(stages.prune.batch_rows, 4);
+        assert!(stages.prune.steps >= 300 && stages.prune.steps < 400, "{stages:?}");
+        let all: f64 = stages.seconds(0.5e12).iter().sum();
+        assert!((0.5..2.0).contains(&(all / 3600.0)), "{all}");
+    }
+
+    #[test]
+    fn masks_have_their_steps_whatever_the_budget() {
+        let model = llama2_7b();
+        let stages = Stages::new(&model, &small(&model), 4096, Budget::Flops(1e15));
+        assert_eq!((stages.prune.steps, stages.prune.batch_rows, stages.next.steps), (300, 4, 100));
+        assert!(stages.exceeded);
+    }
+
+    #[test]
+    fn numbers_have_as_many_digits_as_they_deserve() {
+        assert_eq!([1234.5, 299.6, 47.2].map(round), [1200, 300, 47]);
+        assert_eq!([4.97e-4, 1.02e-4, 9.9e-4].map(one_digit), [5e-4, 1e-4, 1e-3]);
+    }
+}

@@ -1,0 +1,105 @@
+//! `shearling init`: a configuration to prune a model and one to continue it, commented, for this machine. Needs the
+//! model's `config.json` alone; data are looked at if they are there. What it writes has been through the same checks as
+//! `plan` makes.
+
+mod budget;
+mod recipe;
+mod rows;
+mod shape;
+mod speed;
+mod text;
+
+use super::Verdict;
+use super::inspect::{shape_json, shape_table};
+use super::output_file::OutputFile;
+use super::plan;
+use crate::checkpoint::{DType, HfConfig};
+use crate::cli::Printer;
+use crate::cli::arguments::Init;
+use crate::cli::table::duration;
+use crate::model::count::ParameterCount;
+use crate::prune::shape::planned_config;
+use recipe::Recipe;
+use serde_json::json;
+use std::path::Path;
+
+/// `shearling init`
+pub fn run(arguments: &Init) -> anyhow::Result<Verdict> {
+    let printer = Printer::new(arguments.json);
+    let recipe = Recipe::new(arguments)?;
+    let files = [&recipe.file, &recipe.next_file];
+    if !arguments.force {
+        refuse_present(files)?;
+    }
+    let outputs = [OutputFile::check("--out", files[0])?, OutputFile::check("--out", files[1])?];
+    check(&recipe)?;
+    let texts = [text::prune(&recipe), text::next(&recipe)];
+    for ((output, text), what) in outputs.iter().zip(&texts).zip(["how to prune it", "how to continue it"]) {
+        output.write(what, text, &printer)?;
+    }
+    for warning in &recipe.warnings {
+        printer.warn(warning);
+    }
+    printer.data(answer(&recipe), || json(&recipe));
+    printer.note(format!("next: {}", recipe.plan_command(&recipe.file, &recipe.prune)));
+    Ok(Verdict::Done)
+}
+
+fn refuse_present(files: [&std::path::PathBuf; 2]) -> anyhow::Result<()> {
+    let present: Vec<String> =
+        files.into_iter().filter(|file| file.exists()).map(|file| file.display().to_string()).collect();
+    match present.as_slice() {
+        [] => Ok(()),
+        present => anyhow::bail!(
+            "{} is there already; choose another --out, or write over it with --force",
+            present.join(" and ")
+        ),
+    }
+}
+
+/// Whatever `plan` would find wrong is found before a file is written.
+fn check(recipe: &Recipe) -> anyhow::Result<()> {
+    let source = HfConfig::read(&recipe.folder.join(HfConfig::FILE_NAME))?;
+    let [prune, next] = recipe.configs()?;
+    let device = crate::train::setup::Device::Cpu;
+    let first = plan::outline(prune, device, Some(source.clone()), Some(recipe.row_tokens))?;
+    let mut problems = first.findings.problems;
+    if let Some(spec) = &first.spec {
+        let pruned = planned_config(&source, spec, DType::F32)?;
+        problems.extend(plan::outline(next, device, Some(pruned), Some(recipe.row_tokens))?.findings.problems);
+    }
+    match problems.as_slice() {
+        [] => Ok(()),
+        problems => anyhow::bail!("no configuration was found that can run:\n  {}", problems.join("\n  ")),
+    }
+}
+
+fn answer(recipe: &Recipe) -> String {
+    let mut text = format!("{}\n", shape_table(&[("now", &recipe.model), ("target", &recipe.target)]));
+    for (part, what) in [(&recipe.prune, "prune"), (&recipe.next, "continue")] {
+        let time = part.seconds.map_or(String::new(), |seconds| format!(", about {}", duration(seconds)));
+        text.push_str(&format!(
+            "{what}: {} steps × {} rows × {} tokens{time}\n",
+            part.stage.steps, part.stage.batch_rows, recipe.row_tokens
+        ));
+    }
+    let line = |path: &Path| format!("{}\n", path.display());
+    text + &line(&recipe.file) + &line(&recipe.next_file)
+}
+
+fn json(recipe: &Recipe) -> serde_json::Value {
+    let model = |model| json!({ "shape": shape_json(model), "total_parameters": ParameterCount::of(model).total() });
+    let part = |part: &recipe::Part| {
+        json!({ "steps": part.stage.steps, "batch_rows": part.stage.batch_rows, "seconds": part.seconds,
+                "learning_rate": part.stage.learning_rate })
+    };
+    json!({
+        "now": model(&recipe.model),
+        "target": model(&recipe.target),
+        "row_tokens": recipe.row_tokens,
+        "prune": part(&recipe.prune),
+        "continue": part(&recipe.next),
+        "files": [recipe.file, recipe.next_file],
+        "warnings": recipe.warnings,
+    })
+}

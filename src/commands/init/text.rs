@@ -1,0 +1,257 @@
+//! The two files that `init` writes, every value with its reason.
+
+use super::recipe::{Part, Recipe};
+use crate::cli::table::{duration, grouped};
+use crate::config::MomentKind;
+use crate::model::count::ParameterCount;
+use std::fmt::Write as _;
+use std::path::Path;
+
+/// The configuration that prunes.
+pub(super) fn prune(recipe: &Recipe) -> String {
+    let (model, shape, part) = (&recipe.model, &recipe.shape, &recipe.prune);
+    let mut text = header(recipe);
+    run(&mut text, recipe, part, 17, "the pruned model appears in its folder pruned/");
+    let _ = write!(text, "\n[model]\n{}", line("source", &quoted(&recipe.folder), ""));
+    let after = ParameterCount::of(&recipe.target).total();
+    let asked = match recipe.asked {
+        Some(asked) => format!(", asked for were {}", grouped(asked as i64)),
+        None => String::new(),
+    };
+    let _ = write!(
+        text,
+        "\n# {} parameters{asked}. Heads keep their width of {}; what is not named stays as in the source.\n[target]\n",
+        grouped(after),
+        model.head_dim
+    );
+    let sizes = [
+        ("hidden_size", shape.hidden_size, model.hidden_size),
+        ("intermediate_size", shape.intermediate_size, model.intermediate_size),
+        ("num_hidden_layers", shape.num_hidden_layers, model.num_hidden_layers),
+        ("num_attention_heads", shape.num_attention_heads, model.num_attention_heads),
+        ("num_key_value_heads", shape.num_key_value_heads, model.num_key_value_heads),
+    ];
+    for (key, value, before) in sizes {
+        let said =
+            if value == before { "as in the source".into() } else { format!("{} in the source", grouped(before)) };
+        text.push_str(&line(key, &value.to_string(), &said));
+    }
+    data(&mut text, recipe, part);
+    mixer(&mut text, recipe, part);
+    let steps = part.stage.steps;
+    train(&mut text, recipe, part, (steps / 10).max(1), "10 %, as published");
+    let _ = write!(
+        text,
+        "\n[masks]\n{}{}{}",
+        line("learning_rate", "1.0", "as published: a gate must be able to cross its range many times within the run"),
+        line("multiplier_learning_rate", "1.0", "as published"),
+        line("warmup_steps", &(steps / 5).to_string(), "20 %, as published: the target grows from 0"),
+    );
+    let _ = write!(text, "\n[prune]\n{}", line("dtype", "\"fp32\"", "the next stage starts from unrounded weights"));
+    rest(&mut text, part);
+    text
+}
+
+/// The configuration that continues.
+pub(super) fn next(recipe: &Recipe) -> String {
+    let part = &recipe.next;
+    let mut text = format!(
+        "# The stage after {}: trains the pruned model on, to recover what the cut cost. Most tokens belong here.\n#\n\
+         #   {}\n#   shearling pretrain --config {}\n#\n",
+        recipe.file.display(),
+        recipe.plan_command(&recipe.next_file, part),
+        recipe.next_file.display()
+    );
+    let _ = write!(text, "# {}\n\n", taken(recipe, part));
+    run(&mut text, recipe, part, 18, "");
+    // Another seed than in pruning: the same rows would come in the same order.
+    let pruned = recipe.prune.directory.join(crate::commands::run::PRUNED);
+    let _ = write!(text, "\n[model]\n{}", line("source", &quoted(&pruned), "written by the stage before"));
+    data(&mut text, recipe, part);
+    mixer(&mut text, recipe, part);
+    train(&mut text, recipe, part, (part.stage.steps * 3 / 100).max(1), "3 %, as published");
+    rest(&mut text, part);
+    let dtype = if recipe.export_bf16 { "\"bf16\"" } else { "\"fp32\"" };
+    text.push_str(&line("export_dtype", dtype, "of the final model, as the source has it"));
+    text
+}
+
+fn header(recipe: &Recipe) -> String {
+    let before = grouped(ParameterCount::of(&recipe.model).total());
+    let after = grouped(ParameterCount::of(&recipe.target).total());
+    let file = recipe.file.display();
+    let mut text = format!(
+        "# {}: from {before} to {after} parameters.\n# Written by `shearling init` for {}; yours to change.\n#\n",
+        recipe.name, recipe.place
+    );
+    for part in [&recipe.prune, &recipe.next] {
+        let other = part.data != recipe.prune.data;
+        if part.rows.is_none() && (other || std::ptr::eq(part, &recipe.prune)) {
+            let text_folder = if other { "MORE_TEXT" } else { "TEXT" };
+            let _ = writeln!(
+                text,
+                "#   shearling data prepare --from {text_folder} --tokenizer {}/tokenizer.json --sequence-length {} --out {}",
+                recipe.folder.display(),
+                recipe.row_tokens,
+                part.data.display()
+            );
+        }
+    }
+    let plan = recipe.plan_command(&recipe.file, &recipe.prune);
+    let _ = write!(text, "#   {plan}\n#   shearling prune --config {file}\n#\n");
+    if recipe.prune.rows.is_none() {
+        text.push_str("# TEXT has one folder per domain. ");
+    } else {
+        text.push_str("# ");
+    }
+    let _ = write!(text, "Then: {}.\n#\n# {}\n\n", recipe.next_file.display(), taken(recipe, &recipe.prune));
+    text
+}
+
+/// What a stage takes, in a line.
+fn taken(recipe: &Recipe, part: &Part) -> String {
+    let tokens = grouped((part.stage.rows() as i64) * recipe.row_tokens);
+    let time = match part.seconds {
+        Some(seconds) => format!(", about {} {}", duration(seconds), recipe.rate_said),
+        None => String::new(),
+    };
+    format!("{tokens} tokens{time}.")
+}
+
+fn run(text: &mut String, recipe: &Recipe, part: &Part, seed: u64, said: &str) {
+    let dtype = format!("bf16 where the hardware has it, else fp32; {} here", recipe.dtype);
+    let order = if seed == 17 { "" } else { "another one than in pruning: the same rows would come in the same order" };
+    let _ = write!(
+        text,
+        "[run]\n{}{}{}",
+        line("directory", &quoted(&part.directory), said),
+        line("seed", &seed.to_string(), order),
+        line("dtype", "\"auto\"", &dtype),
+    );
+}
+
+fn data(text: &mut String, recipe: &Recipe, part: &Part) {
+    let path = match part.data != recipe.prune.data {
+        false if std::ptr::eq(part, &recipe.next) => "better other text than in pruning, if there is enough",
+        _ => "",
+    };
+    let epochs = match &part.rows {
+        Some(rows) => format!(
+            "this data has {} rows, the run needs {}",
+            grouped(rows.total() as i64),
+            grouped(part.stage.rows() as i64)
+        ),
+        None => "how often a row may be seen; more repetition teaches little".to_string(),
+    };
+    let _ = write!(
+        text,
+        "\n[data]\n{}{}",
+        line("path", &quoted(&part.data), path),
+        line("max_epochs", &format!("{:?}", part.max_epochs), &epochs),
+    );
+}
+
+fn mixer(text: &mut String, recipe: &Recipe, part: &Part) {
+    text.push_str("\n[mixer]\n");
+    match &recipe.reference_file {
+        Some(file) => {
+            text.push_str(&line("kind", "\"dynamic\"", "domains far above their reference loss get a larger share"));
+            text.push_str(&line("reference_file", &quoted(file), "losses of the source"));
+        }
+        None => {
+            text.push_str(&line(
+                "kind",
+                "\"static\"",
+                "shares stay. To move them to the domains that lost most, measure once:",
+            ));
+            let _ = write!(
+                text,
+                "#   shearling eval {} --data {} --rows {} --write-reference {}\n\
+                 # and set kind = \"dynamic\" and reference_file to that file.\n",
+                recipe.folder.display(),
+                part.data.display(),
+                part.eval_rows,
+                reference_path(recipe).display()
+            );
+        }
+    }
+    let Some(rows) = &part.rows else { return };
+    let _ = write!(text, "\n# {}\n[mixer.proportions]\n", rows.said());
+    for (name, share) in rows.shares() {
+        text.push_str(&line(&key(name), &format!("{share}"), ""));
+    }
+}
+
+/// Where the references of the source would go: beside the run folder, which must not exist before the run.
+fn reference_path(recipe: &Recipe) -> std::path::PathBuf {
+    let stem = recipe.file.file_stem().unwrap_or_default().to_string_lossy();
+    recipe.prune.directory.with_file_name(format!("{stem}-reference.json"))
+}
+
+fn train(text: &mut String, recipe: &Recipe, part: &Part, warmup: u64, warmup_said: &str) {
+    let (stage, settings) = (&part.stage, &part.settings);
+    let said = match std::ptr::eq(part, &recipe.prune) {
+        true => "from the budget; fewer than 300 leave the masks undecided",
+        false => "from the budget; more is better",
+    };
+    let batch = format!(
+        "rows of {} tokens: {} tokens per step",
+        recipe.row_tokens,
+        grouped(stage.batch_rows as i64 * recipe.row_tokens)
+    );
+    let _ = write!(
+        text,
+        "\n[train]\n{}{}{}",
+        line("steps", &stage.steps.to_string(), said),
+        line("batch_rows", &stage.batch_rows.to_string(), &batch),
+        line("micro_batch_rows", &settings.micro_batch_rows.to_string(), &part.memory_said),
+    );
+    if settings.activation_checkpointing > 0 {
+        text.push_str(&line("activation_checkpointing", "1", "blocks are computed again instead of kept: memory"));
+    }
+    if settings.moments == MomentKind::Bf16 {
+        text.push_str(&line("moments", "\"bf16\"", "memory"));
+    }
+    if settings.moments_on_host {
+        text.push_str(&line("moments_on_host", "true", "memory of the GPU, for some of the host's"));
+    }
+    let rate = format!("{:e}", stage.learning_rate);
+    let _ = write!(
+        text,
+        "{}{}{}",
+        line("learning_rate", &rate, "1e-4 for a 7B as published, more for smaller models"),
+        line("warmup_steps", &warmup.to_string(), warmup_said),
+        line("final_lr_fraction", "0.1", "cosine to a tenth of the peak"),
+    );
+}
+
+fn rest(text: &mut String, part: &Part) {
+    let _ = write!(
+        text,
+        "\n[eval]\n{}{}\n[checkpoint]\n{}",
+        line("every_steps", &part.eval_every.to_string(), ""),
+        line(
+            "rows_per_domain",
+            &part.eval_rows.to_string(),
+            "held-out rows; evaluations stay a tenth of the time or so"
+        ),
+        line("every_steps", &part.save_every.to_string(), &part.disk_said),
+    );
+}
+
+/// `key = value  # said`, the remark in its column.
+fn line(key: &str, value: &str, said: &str) -> String {
+    let assignment = format!("{key} = {value}");
+    if said.is_empty() { format!("{assignment}\n") } else { format!("{assignment:<36} # {said}\n") }
+}
+
+/// A path as a TOML string.
+fn quoted(path: &Path) -> String {
+    toml::Value::String(path.display().to_string()).to_string()
+}
+
+/// A name as a TOML key.
+fn key(name: &str) -> String {
+    let bare = |c: char| c.is_ascii_alphanumeric() || c == '-' || c == '_';
+    if name.chars().all(bare) { name.to_string() } else { toml::Value::String(name.to_string()).to_string() }
+}

@@ -1,0 +1,148 @@
+//! What may be a mistake in a run that would start: one short line each.
+
+use super::mix::MixReach;
+use super::rows::DomainRows;
+use crate::config::{Dtype, PruneMethod};
+use crate::model::HfModel;
+use crate::native::precision::has_bf16;
+use crate::train::Outline;
+use crate::train::settling::{ENOUGH_CROSSINGS, crossings};
+use crate::train::setup::{Device, compute_dtype};
+use crate::train::written;
+use shearling_domains::MixerKind;
+
+/// All of it.
+pub(super) fn warnings(
+    outline: &Outline,
+    small: Option<&HfModel>,
+    domains: &[DomainRows],
+    mix: Option<&MixReach>,
+) -> Vec<String> {
+    let mut warnings = Vec::new();
+    warnings.extend(one_shot(outline));
+    warnings.extend(settling(outline));
+    warnings.extend(computing(outline));
+    warnings.extend(writing(outline));
+    warnings.extend(odd_sizes(small));
+    warnings.extend(running_out(outline, domains, mix));
+    warnings
+}
+
+fn learns_masks(outline: &Outline) -> bool {
+    outline.spec.is_some() && outline.config.prune.method == PruneMethod::Learned
+}
+
+fn one_shot(outline: &Outline) -> Option<String> {
+    (outline.spec.is_some() && outline.config.prune.method == PruneMethod::Magnitude)
+        .then(|| "prune.method = \"magnitude\" cuts at once: no step is taken and no checkpoint written".to_string())
+}
+
+/// Whether masks come to a decision in the steps that are left to them.
+fn settling(outline: &Outline) -> Vec<String> {
+    if !learns_masks(outline) {
+        return Vec::new();
+    }
+    let (config, mut warnings) = (&outline.config, Vec::new());
+    let (steps, warmup) = (config.train.steps, config.masks.target_warmup(config.train.steps));
+    if warmup * 2 > steps && warmup <= steps {
+        warnings.push(format!(
+            "masks.warmup_steps = {warmup} takes more than half of train.steps = {steps}: little time is left to settle"
+        ));
+    }
+    let crossings = crossings(config);
+    if crossings < ENOUGH_CROSSINGS {
+        let key = if config.masks.learning_rate < 0.5 { "masks.learning_rate" } else { "train.steps" };
+        warnings.push(format!(
+            "the masks have too little time to settle: after masks.warmup_steps = {warmup} a gate could cross its range \
+             {crossings:.1} times, at least {ENOUGH_CROSSINGS:.0} are needed; many kept units will be half-alive. Raise {key}"
+        ));
+    }
+    warnings
+}
+
+/// What the dtype of forward and backward costs where the run would be.
+fn computing(outline: &Outline) -> Option<String> {
+    let (device, fast) = (outline.device, has_bf16(outline.device));
+    match compute_dtype(outline.config.run.dtype, device) {
+        Dtype::Fp32 if fast && device.is_cuda() => Some(
+            "run.dtype = \"fp32\" on a GPU with bf16: less than half its speed, and twice the activations; take \"bf16\" or \
+             \"auto\""
+                .to_string(),
+        ),
+        // Products of smaller models are not what a step waits for.
+        Dtype::Fp32 if fast && outline.model.hidden_size >= 512 => {
+            Some("run.dtype = \"fp32\" on a CPU with bf16 instructions: \"bf16\" or \"auto\" is faster there".to_string())
+        }
+        Dtype::Bf16 if !fast => {
+            let place = if device == Device::Cpu { "this CPU" } else { "this GPU" };
+            Some(format!("run.dtype = \"bf16\", which {place} has no instructions for: slower than \"fp32\" or \"auto\""))
+        }
+        _ => None,
+    }
+}
+
+/// What the dtype of the written model loses.
+fn writing(outline: &Outline) -> Option<String> {
+    let (key, dtype) = written_dtype(outline);
+    match dtype {
+        Dtype::Fp16 => {
+            Some(format!("{key} = \"fp16\" ends at 65,504: larger weights become infinite; take \"bf16\" or \"fp32\""))
+        }
+        Dtype::Bf16 if outline.spec.is_some() => Some(format!(
+            "the pruned model is written in bf16: its weights are rounded to 8 bits before they train on; {key} = \"fp32\" \
+             keeps them whole (and checkpoint.export_dtype = \"bf16\" rounds once, at the end)"
+        )),
+        _ => None,
+    }
+}
+
+/// The key that decides in which dtype the run's model is written, and what it comes to.
+pub(super) fn written_dtype(outline: &Outline) -> (&'static str, Dtype) {
+    let config = &outline.config;
+    let (key, asked) = match outline.spec {
+        Some(_) => ("prune.dtype", config.prune.dtype),
+        None => ("checkpoint.export_dtype", config.checkpoint.export_dtype),
+    };
+    // What the weights are stored in counts, where they are here; else what config.json says of them.
+    let stored = || written::written_dtype(config, outline.stage).ok().filter(|_| config.model.source.is_some());
+    let announced = || outline.model.dtype.filter(|_| config.model.source.is_some()).map(Dtype::from);
+    let computed = || compute_dtype(config.run.dtype, outline.device);
+    (key, asked.or_else(stored).or_else(announced).unwrap_or_else(computed))
+}
+
+fn odd_sizes(small: Option<&HfModel>) -> Vec<String> {
+    let sizes = |model: &HfModel| [("hidden_size", model.hidden_size), ("intermediate_size", model.intermediate_size)];
+    let odd = small.into_iter().flat_map(sizes).filter(|(_, value)| value % 64 != 0);
+    let warning = |(key, value)| {
+        format!("target.{key} = {value} is not a multiple of 64: slower on GPUs and in quantised formats")
+    };
+    odd.map(warning).collect()
+}
+
+fn running_out(outline: &Outline, domains: &[DomainRows], mix: Option<&MixReach>) -> Vec<String> {
+    let (config, mut warnings) = (&outline.config, Vec::new());
+    let most_epochs = config.data.max_epochs;
+    for domain in domains {
+        let Some(epochs) = domain.epochs().filter(|epochs| *epochs > most_epochs) else { continue };
+        warnings.push(format!(
+            "domain {} needs {epochs:.1} epochs at its first proportion, data.max_epochs = {most_epochs}: it will run out \
+             and leave the mix",
+            domain.name
+        ));
+    }
+    if config.mixer.kind == MixerKind::Static {
+        return warnings;
+    }
+    let rows = (config.train.steps * config.train.batch_rows as u64) as f64;
+    for domain in domains.iter().filter(|domain| domain.epochs().is_some_and(|epochs| epochs <= most_epochs)) {
+        let most = domain.available.map_or(1.0, |available| available as f64 * most_epochs / rows);
+        if most < mix.map_or(1.0, |mix| mix.highest(&domain.name)) {
+            warnings.push(format!(
+                "domain {} can hold at most {:.1} % of the run before it runs out; the mixer may ask for more",
+                domain.name,
+                100.0 * most
+            ));
+        }
+    }
+    warnings
+}

@@ -1,0 +1,124 @@
+//! `shearling plan`: everything a run will be, before it starts, as far as what is here tells: shapes from a `config.json`
+//! alone, rows and domains where there is data, the weights' files where there are weights. Faults are collected; what
+//! could not be looked at is said. Writes nothing.
+
+mod advice;
+mod mix;
+mod places;
+mod report;
+mod rows;
+mod source;
+
+pub(super) use report::CARD_UTILISATION;
+
+use super::Verdict;
+use super::run::load;
+use crate::checkpoint::Checkpoint;
+use crate::cli::Printer;
+use crate::cli::arguments::Plan;
+use crate::config::{RunConfig, Stage};
+use crate::native::cards::{CARDS, Card};
+use crate::native::device::{self, DeviceError};
+use crate::prune::convert::require_complete;
+use crate::train::setup::{Device, other_tokenizer};
+use crate::train::{Findings, Outline, Setup};
+use anyhow::Context;
+use report::Report;
+use std::path::Path;
+
+/// `shearling plan`
+pub fn run(arguments: &Plan) -> anyhow::Result<Verdict> {
+    let printer = Printer::new(arguments.json);
+    for (name, rate) in [("tokens-per-second", arguments.tokens_per_second), ("tflops", arguments.tflops)] {
+        if let Some(rate) = rate.filter(|rate| !(rate.is_finite() && *rate > 0.0)) {
+            anyhow::bail!("--{name} {rate} must be a positive number");
+        }
+    }
+    let config = load(&arguments.config)?;
+    let file = arguments.config.config.as_deref().unwrap_or(Path::new("."));
+    let card = arguments.card.as_deref().map(named_card).transpose()?;
+    let device = planned_device(&config, card)?;
+    let source = source::find(&config, file, arguments.source_as.as_deref())?;
+    let mut outline =
+        outline(config, device, source.config, arguments.sequence_length.map(|tokens| tokens.get() as i64))?;
+    for file in &source.derived_from {
+        let note = format!("its shape is what {} will write", file.display());
+        outline.findings.not_checked.push(format!("the source, which is not there yet: {note}"));
+    }
+    if source.derived_from.is_empty() {
+        look_at_weights(&mut outline);
+    }
+    let report = Report::new(&outline, arguments, card);
+    printer.data(report.text(&outline), || report.json(&outline));
+    for warning in &report.warnings {
+        printer.warn(warning);
+    }
+    Ok(if outline.findings.problems.is_empty() { Verdict::Done } else { Verdict::CheckFailed })
+}
+
+/// The outline of a configuration, of the stage that it is for.
+pub(super) fn outline(
+    config: RunConfig,
+    device: Device,
+    source: Option<crate::checkpoint::HfConfig>,
+    row_tokens: Option<i64>,
+) -> anyhow::Result<Outline> {
+    let stage = Stage::of(&config);
+    Ok(Outline::new(config, stage, device, source, row_tokens)?)
+}
+
+/// The card of that name.
+pub(super) fn named_card(name: &str) -> anyhow::Result<&'static Card> {
+    Card::named(name).with_context(|| {
+        let known: Vec<&str> = CARDS.iter().map(|card| card.id).collect();
+        format!("--card {name:?} is not known; there are {}", known.join(", "))
+    })
+}
+
+/// Where the run would be: the plan for a GPU may be made where there is none.
+fn planned_device(config: &RunConfig, card: Option<&Card>) -> anyhow::Result<Device> {
+    if card.is_some() {
+        return Ok(Device::Cuda(0));
+    }
+    match device::parse(&config.run.device) {
+        Ok(device) => Ok(device),
+        Err(DeviceError::Unknown(name)) => Err(DeviceError::Unknown(name)).context("run.device"),
+        Err(_) => Ok(Device::Cuda(0)),
+    }
+}
+
+/// Looks at the weights if there are any, and, where nothing else is wrong, asks for all that a run asks for.
+fn look_at_weights(outline: &mut Outline) {
+    let Some(folder) = outline.config.model.source.clone() else { return };
+    if !has_weights(&folder) {
+        outline.findings.not_checked.push(format!("weights: there are none in {}", folder.display()));
+        return other_tokens(outline, &folder);
+    }
+    let complete = Checkpoint::open(&folder)
+        .map_err(crate::train::Error::from)
+        .and_then(|source| Ok(require_complete(&source, &outline.model)?));
+    if let Err(error) = complete {
+        outline.findings.problem(&error);
+    }
+    let Findings { problems, .. } = &outline.findings;
+    if outline.dataset.is_none() || !problems.is_empty() {
+        return other_tokens(outline, &folder);
+    }
+    match Setup::new(outline.config.clone(), outline.stage, outline.device) {
+        Ok(setup) => outline.findings.warnings = setup.warnings(),
+        Err(error) => outline.findings.problem(&error),
+    }
+}
+
+/// Whether a folder has weights, in whatever format and whole or not.
+fn has_weights(folder: &Path) -> bool {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    let names = entries.map(|entry| entry.file_name().to_string_lossy().into_owned());
+    let weights = [".safetensors", ".safetensors.index.json", ".bin", ".bin.index.json", ".pth", ".gguf"];
+    names.into_iter().any(|name| weights.iter().any(|end| name.ends_with(end)))
+}
+
+fn other_tokens(outline: &mut Outline, folder: &Path) {
+    let warning = outline.dataset.as_ref().and_then(|dataset| other_tokenizer(dataset, folder));
+    outline.findings.warnings.extend(warning);
+}

@@ -1,0 +1,122 @@
+//! Where the run fits: the device it is planned for, and cards by name.
+
+use crate::config::RunConfig;
+use crate::model::HfModel;
+use crate::native::cards::{CARDS, Card};
+use crate::native::memory;
+use crate::train::Outline;
+use crate::train::fit::{Fit, Settings, fitting};
+use crate::train::memory::MemoryEstimate;
+use crate::train::setup::Device;
+use serde_json::{Value, json};
+
+/// Memory of a run and what of it goes where.
+#[derive(Debug)]
+pub(super) struct Places {
+    /// On the device of the plan.
+    pub(super) memory: MemoryEstimate,
+    /// The same on a GPU.
+    pub(super) on_gpu: MemoryEstimate,
+    /// The device of the plan, if its memory is known.
+    own: Option<Own>,
+}
+
+#[derive(Debug)]
+struct Own {
+    name: String,
+    bytes: f64,
+    fit: Fit,
+    /// Keys with which it would fit, where it does not; `None` if nothing helps.
+    remedy: Option<Vec<String>>,
+}
+
+impl Places {
+    pub(super) fn new(outline: &Outline, card: Option<&Card>) -> Places {
+        let (model, tokens, device) = (&outline.model, outline.row_tokens, outline.device);
+        let memory = MemoryEstimate::new(model, &outline.config, tokens, device);
+        let own = match card {
+            Some(card) => Some((format!("{} ({:.1} GiB)", card.name, gib(card.memory_bytes())), card.memory_bytes())),
+            None => memory::usable_bytes(device).map(|bytes| (this_machine(device, bytes as f64), bytes as f64)),
+        };
+        let own = own.map(|(name, bytes)| {
+            let fit = Fit::of(&memory, bytes, device);
+            let remedy = || remedy(&outline.config, model, tokens, device, bytes);
+            Own { name, bytes, fit, remedy: if fit == Fit::Yes { None } else { remedy() } }
+        });
+        Places { memory, on_gpu: MemoryEstimate::new(model, &outline.config, tokens, Device::Cuda(0)), own }
+    }
+
+    /// `fits in …` for the device of the plan and for every card.
+    pub(super) fn text(&self, device: Device) -> String {
+        let mut text = String::new();
+        if let Some(own) = &self.own {
+            let verdict = match own.fit {
+                Fit::Yes => "fits in",
+                Fit::Tight => "only just fits in",
+                Fit::No => "does not fit in",
+            };
+            text.push_str(&format!("{verdict} {}\n", own.name));
+        }
+        let needed = gib(self.on_gpu.total_bytes());
+        let named = |fit: Fit| {
+            let cards = CARDS.iter().filter(|card| self.fit(card) == fit);
+            let names: Vec<String> =
+                cards.map(|card| format!("{} ({:.0} GiB)", card.name, gib(card.memory_bytes()))).collect();
+            if names.is_empty() { "none".to_string() } else { names.join(", ") }
+        };
+        let lead = if device.is_cuda() { "cards" } else { "on a GPU" };
+        text.push_str(&format!("{lead}: {needed:.1} GiB; fits in {}", named(Fit::Yes)));
+        if CARDS.iter().any(|card| self.fit(card) == Fit::Tight) {
+            text.push_str(&format!("; only just in {}", named(Fit::Tight)));
+        }
+        text.push('\n');
+        text
+    }
+
+    fn fit(&self, card: &Card) -> Fit {
+        Fit::of(&self.on_gpu, card.memory_bytes(), Device::Cuda(0))
+    }
+
+    /// A warning where the run does not fit.
+    pub(super) fn warning(&self) -> Option<String> {
+        let own = self.own.as_ref().filter(|own| own.fit != Fit::Yes)?;
+        let lead = match own.fit {
+            Fit::Tight => "only just fits in",
+            _ => "does not fit in",
+        };
+        let needed = gib(self.memory.total_bytes());
+        let advice = match &own.remedy {
+            Some(keys) => format!("it would with {}", keys.join(", ")),
+            None => {
+                "no setting of train.micro_batch_rows, activation_checkpointing or moments makes it fit".to_string()
+            }
+        };
+        Some(format!("the run takes about {needed:.1} GiB and {lead} {}: {advice}", own.name))
+    }
+
+    pub(super) fn json(&self) -> Value {
+        let card = |card: &Card| json!({ "card": card.name, "id": card.id, "memory_bytes": card.memory_bytes(), "fits": self.fit(card) });
+        json!({
+            "device": self.own.as_ref().map(|own| json!({ "name": own.name, "memory_bytes": own.bytes, "fits": own.fit,
+                                                          "would_fit_with": own.remedy })),
+            "gpu_bytes": self.on_gpu.total_bytes(),
+            "cards": CARDS.iter().map(card).collect::<Vec<_>>(),
+        })
+    }
+}
+
+fn remedy(config: &RunConfig, model: &HfModel, tokens: i64, device: Device, bytes: f64) -> Option<Vec<String>> {
+    let found = fitting(config, model, tokens, device, bytes, config.train.micro_batch())?;
+    Some(found.changed_from(&Settings::of(config)))
+}
+
+fn this_machine(device: Device, bytes: f64) -> String {
+    match device {
+        Device::Cuda(index) => format!("cuda:{index} of this machine ({:.1} GiB)", gib(bytes)),
+        _ => format!("this machine ({:.1} GiB available)", gib(bytes)),
+    }
+}
+
+fn gib(bytes: f64) -> f64 {
+    bytes / (1u64 << 30) as f64
+}

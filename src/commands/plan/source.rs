@@ -1,0 +1,119 @@
+//! Which shape the model will have that a run starts from, even if it is not there yet.
+//!
+//! A stage that continues another names the folder which that one writes (`runs/x/pruned`). Until it is there its shape
+//! is known from the other's configuration: the file given by `--source-as`, the run folder if the run has begun, or the
+//! configuration beside this one whose run writes exactly that folder.
+
+use crate::checkpoint::{DType, HfConfig};
+use crate::commands::run::{MODEL, PRUNED};
+use crate::config::{self, RunConfig};
+use crate::prune::shape;
+use crate::train::run_folder::RESOLVED;
+use anyhow::{Context, bail};
+use std::path::{Component, Path, PathBuf};
+
+/// The shape of a source and where it is known from.
+#[derive(Debug)]
+pub(super) struct Source {
+    /// Its `config.json`, or what it will be; `None` for a model that begins at random.
+    pub config: Option<HfConfig>,
+    /// Configurations that it was derived from, the nearest first; none if the folder is there.
+    pub derived_from: Vec<PathBuf>,
+}
+
+/// Longest chain of stages that is followed.
+const MOST_STAGES: usize = 16;
+
+/// The source of `config`, which was read from `file`. With `source_as` it is what that configuration writes.
+pub(super) fn find(config: &RunConfig, file: &Path, source_as: Option<&Path>) -> anyhow::Result<Source> {
+    let mut derived_from = Vec::new();
+    let config = resolve(config, file, source_as, &mut derived_from)?;
+    Ok(Source { config, derived_from })
+}
+
+fn resolve(
+    config: &RunConfig,
+    file: &Path,
+    source_as: Option<&Path>,
+    derived_from: &mut Vec<PathBuf>,
+) -> anyhow::Result<Option<HfConfig>> {
+    let Some(folder) = &config.model.source else { return Ok(None) };
+    let path = folder.join(HfConfig::FILE_NAME);
+    if source_as.is_none() && path.is_file() {
+        return Ok(Some(HfConfig::read(&path)?));
+    }
+    let writer = match source_as {
+        Some(writer) => Some(writer.to_path_buf()),
+        None => run_behind(folder).or_else(|| configuration_beside(file, folder)),
+    };
+    let Some(writer) = writer else { bail!("{}", missing(folder)) };
+    if derived_from.len() == MOST_STAGES || derived_from.contains(&writer) {
+        bail!("the stages go in a circle: {} starts from a model that it leads to", writer.display());
+    }
+    derived_from.push(writer.clone());
+    let before = config::load(&writer, &[])?;
+    let source = resolve(&before, &writer, None, derived_from)
+        .with_context(|| format!("the shape that {} writes is not known", writer.display()))?;
+    let Some(source) = source else {
+        bail!(
+            "{} trains a new model from data: its shape is known once {} is there",
+            writer.display(),
+            folder.display()
+        )
+    };
+    written_by(&before, &source).map(Some).with_context(|| format!("in {}", writer.display()))
+}
+
+/// The `config.json` that a run of `config` on `source` will write.
+fn written_by(config: &RunConfig, source: &HfConfig) -> anyhow::Result<HfConfig> {
+    let Some(target) = &config.target else { return Ok(source.clone()) };
+    let model = source.model()?;
+    let spec = shape::mask_spec(&model, target)?;
+    let dtype = config.prune.dtype.map(DType::from).or(model.dtype).unwrap_or(DType::F32);
+    Ok(shape::planned_config(source, &spec, dtype)?)
+}
+
+/// The folder in which a run of `config` leaves its model.
+fn written_folder(config: &RunConfig) -> PathBuf {
+    config.run.directory.join(if config.target.is_some() { PRUNED } else { MODEL })
+}
+
+/// The saved configuration of the run that will write `folder`, if it has begun.
+fn run_behind(folder: &Path) -> Option<PathBuf> {
+    let resolved = folder.parent()?.join(RESOLVED);
+    let config = config::load(&resolved, &[]).ok()?;
+    let name = if config.target.is_some() { PRUNED } else { MODEL };
+    (folder.file_name()? == name).then_some(resolved)
+}
+
+/// The configuration in the folder of `file` whose run writes `folder`. Files that are no configurations are passed
+/// over; of several the first by name.
+fn configuration_beside(file: &Path, folder: &Path) -> Option<PathBuf> {
+    let parent = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
+    let mut paths: Vec<PathBuf> = std::fs::read_dir(parent).ok()?.flatten().map(|entry| entry.path()).collect();
+    paths.retain(|path| path.extension().is_some_and(|end| end == "toml") && path.is_file());
+    paths.sort();
+    let writes =
+        |path: &PathBuf| config::load(path, &[]).is_ok_and(|config| plain(&written_folder(&config)) == plain(folder));
+    paths.into_iter().find(writes).map(|path| plain(&path))
+}
+
+/// A path without `.` in it, so that two spellings of one place compare equal.
+fn plain(path: &Path) -> PathBuf {
+    path.components().filter(|part| *part != Component::CurDir).collect()
+}
+
+fn missing(folder: &Path) -> String {
+    let shown = folder.display();
+    if folder.exists() {
+        return format!(
+            "{shown} (model.source) has no {0}: plan needs that file of a model, not its weights; put the model's {0} there",
+            HfConfig::FILE_NAME
+        );
+    }
+    format!(
+        "there is no {shown} (model.source), and no configuration beside this one writes it. plan needs the model's {} in \
+         that folder, not its weights; if an earlier stage will write the folder, give its configuration with --source-as",
+        HfConfig::FILE_NAME
+    )
+}

@@ -1,0 +1,217 @@
+//! A run as far as it can be known without its weights and without its data: shapes, masks, proportions. What `plan`
+//! stands on. [`Setup`](super::Setup) is the whole of it and refuses at the first fault; an outline collects the faults.
+
+use super::decide::Intervals;
+use super::references::{References, initial_proportions};
+use super::setup::{
+    Device, RandomFrame, check_data_fits, check_loads_elsewhere, check_rows_suffice, check_target_differs,
+    loads_in_some_only, mixer_config, random_config, resolve_bounds,
+};
+use super::{Error, trainer};
+use crate::checkpoint::{HfConfig, HfModel};
+use crate::config::{self, RunConfig, Stage, validate};
+use crate::prune::shape;
+use shearling_domains::{Dataset, Mixer};
+use shearling_masks::MaskSpec;
+use std::sync::Arc;
+
+/// Tokens per row that are assumed where no data says it: the default of `data prepare`, unless the model takes fewer.
+const ASSUMED_ROW_TOKENS: i64 = 4096;
+
+/// What is known of a run before it has everything it needs.
+#[derive(Debug)]
+pub struct Outline {
+    /// The configuration, references resolved.
+    pub config: RunConfig,
+    /// Which stage this is.
+    pub stage: Stage,
+    /// Where the run would be; it need not be here.
+    pub device: Device,
+    /// The model's config file.
+    pub hf_config: HfConfig,
+    /// Its meaning.
+    pub model: HfModel,
+    /// Masks of a prune run whose target can be reached.
+    pub spec: Option<MaskSpec>,
+    /// The data, if it is there.
+    pub dataset: Option<Arc<Dataset>>,
+    /// Tokens per row: the data's, or assumed.
+    pub row_tokens: i64,
+    /// Domains with their first proportions: of the data, or as the configuration names them.
+    pub domains: Vec<(String, f64)>,
+    /// How the mix may move; `None` where that cannot be known yet.
+    pub reach: Option<Reach>,
+    /// What was found.
+    pub findings: Findings,
+}
+
+/// How far the mixer may move the mix, whatever the losses are.
+#[derive(Clone, Debug)]
+pub struct Reach {
+    /// Updates in the run.
+    pub updates: u64,
+    /// Smallest and largest proportion that each domain can come to have.
+    pub bounds: Vec<(f64, f64)>,
+}
+
+/// What an outline has to say.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+pub struct Findings {
+    /// For these the run would be refused.
+    pub problems: Vec<String>,
+    /// These may be mistakes.
+    pub warnings: Vec<String>,
+    /// These could not be looked at, with the reason.
+    pub not_checked: Vec<String>,
+}
+
+impl Findings {
+    /// Keeps what is right, notes what is wrong.
+    fn keep<T, E: Into<Error>>(&mut self, result: Result<T, E>) -> Option<T> {
+        match result.map_err(Into::into) {
+            Ok(value) => Some(value),
+            Err(error) => {
+                self.problem(&error);
+                None
+            }
+        }
+    }
+
+    /// Notes why a run would be refused, each reason once.
+    pub fn problem(&mut self, error: &Error) {
+        let reasons = match error {
+            Error::Config(config::Error::Invalid(reasons)) => reasons.clone(),
+            other => vec![with_causes(other)],
+        };
+        for reason in reasons {
+            if !self.problems.contains(&reason) {
+                self.problems.push(reason);
+            }
+        }
+    }
+}
+
+/// A message with what lies behind it, as the printer shows an error.
+fn with_causes(error: &Error) -> String {
+    let mut text = error.to_string();
+    let mut cause = std::error::Error::source(error);
+    while let Some(error) = cause {
+        let said = error.to_string();
+        if !text.contains(&said) {
+            text.push_str(&format!(": {said}"));
+        }
+        cause = error.source();
+    }
+    text
+}
+
+impl Outline {
+    /// Of `config` on a model of `source`'s shape (`None` for `[model.random]`). `row_tokens` is the row length to
+    /// assume where there is no data.
+    ///
+    /// # Errors
+    /// Without a shape there is nothing to outline: a `config.json` that is not understood, or no vocabulary for a new
+    /// model.
+    pub fn new(
+        mut config: RunConfig,
+        stage: Stage,
+        device: Device,
+        source: Option<HfConfig>,
+        row_tokens: Option<i64>,
+    ) -> Result<Outline, Error> {
+        let mut findings = Findings::default();
+        findings.keep(validate(&config, stage));
+        let dataset = open_data(&config, &mut findings);
+        let hf_config = match source {
+            Some(found) => found,
+            None => new_model(&config, dataset.as_deref(), row_tokens)?,
+        };
+        let model = hf_config.model()?;
+        let spec = mask_spec(&config, stage, &model, &mut findings);
+        let written = spec.as_ref().map(|spec| shape::resized(&model, spec.target()));
+        findings.keep(check_loads_elsewhere(written.as_ref().unwrap_or(&model)));
+        findings.warnings.extend(loads_in_some_only(written.as_ref().unwrap_or(&model)));
+        if let Some(dataset) = &dataset {
+            findings.keep(check_data_fits(dataset, &model));
+        }
+        resolve_bounds(&mut config.mixer);
+        let (domains, reach) = mix(&mut config, dataset.as_deref(), &mut findings);
+        let row_tokens = match &dataset {
+            Some(dataset) => dataset.sequence_length() as i64,
+            None => row_tokens.unwrap_or(ASSUMED_ROW_TOKENS).min(model.max_position_embeddings),
+        };
+        Ok(Outline { config, stage, device, hf_config, model, spec, dataset, row_tokens, domains, reach, findings })
+    }
+
+    /// The model that a prune run writes.
+    pub fn target(&self) -> Option<HfModel> {
+        self.spec.as_ref().map(|spec| shape::resized(&self.model, spec.target()))
+    }
+}
+
+fn open_data(config: &RunConfig, findings: &mut Findings) -> Option<Arc<Dataset>> {
+    let path = &config.data.path;
+    if !path.exists() {
+        let what = "vocabulary, rows and domains: there is no prepared data at";
+        findings.not_checked.push(format!("{what} {} (data.path)", path.display()));
+        return None;
+    }
+    findings.keep(Dataset::open(path)).map(Arc::new)
+}
+
+/// The shape of `[model.random]`.
+fn new_model(config: &RunConfig, dataset: Option<&Dataset>, row_tokens: Option<i64>) -> Result<HfConfig, Error> {
+    let missing = |what: &str| Error::Mismatch(what.to_string());
+    let random = config.model.random.as_ref().ok_or_else(|| missing("[model] names neither source nor random"))?;
+    let frame = match (dataset, random.vocab_size) {
+        (Some(dataset), _) => RandomFrame::of(dataset),
+        (None, Some(vocab_size)) => {
+            let sequence_length = row_tokens.unwrap_or(ASSUMED_ROW_TOKENS);
+            RandomFrame { vocab_size, sequence_length, bos_token_id: None, eos_token_id: None }
+        }
+        (None, None) => {
+            return Err(missing(
+                "the vocabulary of a new model is that of its data, which is not there yet; prepare the data, or give \
+                 model.random.vocab_size",
+            ));
+        }
+    };
+    random_config(random, frame)
+}
+
+fn mask_spec(config: &RunConfig, stage: Stage, model: &HfModel, findings: &mut Findings) -> Option<MaskSpec> {
+    let target = config.target.as_ref().filter(|_| stage == Stage::Prune)?;
+    let spec = findings.keep(shape::mask_spec(model, target))?;
+    findings.keep(check_target_differs(&spec));
+    Some(spec)
+}
+
+/// Domains with their first proportions, and how far they may move; checks the mixer's part of the configuration.
+fn mix(
+    config: &mut RunConfig,
+    dataset: Option<&Dataset>,
+    findings: &mut Findings,
+) -> (Vec<(String, f64)>, Option<Reach>) {
+    let Some(dataset) = dataset else {
+        // Measured with the data, so it may not be here either.
+        if let Some(file) = config.mixer.reference_file.as_ref().filter(|file| !file.exists()) {
+            let what = "reference losses: there is no file";
+            findings.not_checked.push(format!("{what} {} (mixer.reference_file)", file.display()));
+        }
+        let named = config.mixer.proportions.iter().flatten().map(|(name, share)| (name.clone(), *share));
+        return (named.collect(), None);
+    };
+    let names = dataset.domain_names();
+    let references = findings.keep(References::of(&mut config.mixer, names));
+    let Some(shares) = findings.keep(initial_proportions(&config.mixer, names)) else { return (Vec::new(), None) };
+    let mixer = references.and_then(|references| {
+        findings.warnings.extend(references.warning);
+        let losses = references.losses.unwrap_or_default();
+        findings.keep(Mixer::new(mixer_config(&config.mixer), &shares, &losses))
+    });
+    let updates = Intervals::new(config, None).mixer_updates();
+    let reach = mixer.map(|mixer| Reach { updates, bounds: mixer.reach(updates) });
+    findings.keep(trainer::loader_config(config).validate());
+    findings.keep(check_rows_suffice(config, &shares, dataset));
+    (names.iter().cloned().zip(shares).collect(), reach)
+}

@@ -1,0 +1,185 @@
+//! `init`: what it writes is a pair of configurations that `plan` finds nothing wrong with, for whatever it was given.
+
+use super::support::{data, data_path, fixture, listing, shearling, succeed, write_tiny_source};
+use serde_json::Value;
+use shearling::config::{ComputeDtype, Stage, load, validate};
+use std::path::{Path, PathBuf};
+
+/// `init` in a folder of its own.
+struct Desk {
+    folder: tempfile::TempDir,
+}
+
+impl Desk {
+    fn new() -> Desk {
+        Desk { folder: tempfile::tempdir().unwrap() }
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    fn text(&self, name: &str) -> String {
+        self.at(name).display().to_string()
+    }
+
+    /// A folder that holds nothing but a config.json.
+    fn config_alone(&self, fixture_name: &str) -> String {
+        let folder = self.at("model");
+        std::fs::create_dir_all(&folder).unwrap();
+        std::fs::copy(fixture("configs").join(fixture_name), folder.join("config.json")).unwrap();
+        folder.display().to_string()
+    }
+
+    /// Runs `init MODEL … --out small.toml --json`.
+    fn init(&self, model: &str, more: &[&str]) -> Value {
+        let out = self.text("small.toml");
+        let stdout = succeed(&[&["init", model, "--out", &out, "--json"], more].concat());
+        serde_json::from_str(&stdout).unwrap()
+    }
+
+    /// Both files have no problem, as `plan` sees them.
+    fn plans(&self) {
+        for name in ["small.toml", "small-continue.toml"] {
+            let output = shearling(&["plan", "--config", &self.text(name), "--json"]);
+            let answer: Value = serde_json::from_slice(&output.stdout).unwrap_or(Value::Null);
+            let stderr = String::from_utf8_lossy(&output.stderr);
+            assert_eq!(output.status.code(), Some(0), "{name}: {}\n{stderr}", answer["problems"]);
+        }
+    }
+}
+
+#[test]
+fn a_config_json_gives_two_configurations_that_plan_takes() {
+    for (model, count) in [("llama2-7b.json", "1.3B"), ("llama3.1-8b.json", "3B")] {
+        let desk = Desk::new();
+        let folder = desk.config_alone(model);
+        let answer = desk.init(&folder, &["--target-params", count, "--card", "h200"]);
+        let (source, target) = (&answer["now"], &answer["target"]);
+        let ratio = target["total_parameters"].as_f64().unwrap() / if count == "3B" { 3e9 } else { 1.3e9 };
+        assert!((ratio - 1.0).abs() < 0.03, "{model}: {target}");
+        assert_eq!(source["shape"]["head_dim"], target["shape"]["head_dim"]);
+        desk.plans();
+        let text = std::fs::read_to_string(desk.at("small.toml")).unwrap();
+        for said in ["shearling data prepare", "shearling prune --config", "eval", "--write-reference", "in the source"]
+        {
+            assert!(text.contains(said), "{said} in\n{text}");
+        }
+    }
+}
+
+#[test]
+fn the_second_stage_starts_from_what_the_first_writes() {
+    let desk = Desk::new();
+    let folder = desk.config_alone("llama2-7b.json");
+    desk.init(&folder, &["--target-params", "2.7B", "--card", "h200", "--tokens", "50B"]);
+    let prune = load(&desk.at("small.toml"), &[]).unwrap();
+    let next = load(&desk.at("small-continue.toml"), &[]).unwrap();
+    validate(&prune, Stage::Prune).unwrap();
+    validate(&next, Stage::Pretrain).unwrap();
+    assert_eq!(next.model.source.unwrap(), prune.run.directory.join("pruned"));
+    assert_ne!(next.run.seed, prune.run.seed, "not the same rows in the same order again");
+    assert_eq!((prune.run.dtype, next.run.dtype), (ComputeDtype::Auto, ComputeDtype::Auto));
+    // The published budget gives the published schedule.
+    assert_eq!((prune.train.steps, prune.train.batch_rows, prune.train.learning_rate), (3200, 32, 1e-4));
+    assert_eq!((prune.masks.target_warmup(3200), prune.train.warmup_steps), (640, 320));
+    assert_eq!(next.train.batch_rows, 256);
+}
+
+#[test]
+fn prepared_data_decides_rows_shares_and_how_far_it_reaches() {
+    let desk = Desk::new();
+    let source = desk.at("source");
+    write_tiny_source(&source);
+    let answer = desk.init(&desk.text("source"), &["--hidden-size", "24", "--data", &data_path(), "--tokens", "10M"]);
+    assert_eq!(answer["row_tokens"], 32);
+    desk.plans();
+    let prune = load(&desk.at("small.toml"), &[]).unwrap();
+    let names: Vec<String> = prune.mixer.proportions.unwrap().into_keys().collect();
+    let dataset = shearling_domains::Dataset::open(data()).unwrap();
+    let mut expected = dataset.domain_names().to_vec();
+    expected.sort();
+    assert_eq!(names, expected);
+    let rows: u64 = (0..3).map(|domain| dataset.rows(domain, shearling_domains::Split::Train)).sum();
+    let needed = prune.train.steps * prune.train.batch_rows as u64;
+    assert!(needed as f64 <= rows as f64 * prune.data.max_epochs, "{needed} of {rows}");
+    assert!(prune.train.steps >= 300, "masks have their steps");
+    assert_eq!(prune.target.unwrap().num_attention_heads, Some(3), "heads follow the hidden size");
+}
+
+#[test]
+fn what_it_writes_runs() {
+    let desk = Desk::new();
+    write_tiny_source(&desk.at("source"));
+    desk.init(&desk.text("source"), &["--target-params", "26k", "--data", &data_path(), "--tokens", "100k"]);
+    let run = desk.text("run");
+    let quick = ["train.steps=2", "train.warmup_steps=1", "masks.warmup_steps=1", "run.device=cpu"];
+    let mut arguments = vec!["prune".to_string(), "--config".into(), desk.text("small.toml")];
+    arguments.extend(["--set".to_string(), format!("run.directory={run}")]);
+    quick.iter().for_each(|set| arguments.extend(["--set".to_string(), set.to_string()]));
+    let output = shearling(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
+    assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
+    assert!(desk.at("run/pruned/config.json").is_file());
+}
+
+#[test]
+fn nothing_is_written_over_and_nothing_half() {
+    let desk = Desk::new();
+    let folder = desk.config_alone("llama2-7b.json");
+    let mine = desk.at("small-continue.toml");
+    std::fs::write(&mine, "mine").unwrap();
+    let before = listing(desk.folder.path());
+    let out = desk.text("small.toml");
+    let arguments = ["init", &folder, "--out", &out, "--card", "h200", "--target-params", "1.3B"];
+    let output = shearling(&arguments);
+    let stderr = String::from_utf8_lossy(&output.stderr);
+    assert_eq!(output.status.code(), Some(2));
+    assert!(stderr.contains("small-continue.toml") && stderr.contains("--force"), "{stderr}");
+    assert_eq!(listing(desk.folder.path()), before);
+    succeed(&[&arguments[..], &["--force"]].concat());
+    assert_ne!(std::fs::read_to_string(&mine).unwrap(), "mine");
+}
+
+#[test]
+fn what_cannot_be_is_refused_with_a_way_out() {
+    let desk = Desk::new();
+    let folder = desk.config_alone("llama2-7b.json");
+    let cases: [(&[&str], &[&str]); 8] = [
+        (&[], &["nothing to prune", "--target-params"]),
+        (&["--target-params", "9B"], &["9000000000", "6738415616"]),
+        (&["--target-params", "many"], &["350M"]),
+        (&["--target-params", "10k"], &["the nearest has"]),
+        (&["--hidden-size", "8192"], &["hidden_size = 8192", "4096"]),
+        (&["--hidden-size", "2048", "--hours", "-1"], &["--hours", "positive"]),
+        (&["--hidden-size", "2048", "--sequence-length", "99999"], &["max_position_embeddings"]),
+        (&["--hidden-size", "2048", "--card", "voodoo2"], &["voodoo2", "h200"]),
+    ];
+    for (more, named) in cases {
+        let out = desk.text("x.toml");
+        let mut arguments = vec!["init", &folder, "--out", &out];
+        arguments.extend(more);
+        if !more.contains(&"--card") {
+            arguments.extend(["--card", "h200"]);
+        }
+        let output = shearling(&arguments);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{more:?}: {stderr}");
+        for part in named {
+            assert!(stderr.contains(part), "{more:?}: {part} in {stderr}");
+        }
+        assert!(!Path::new(&out).exists());
+    }
+    let output = shearling(&["init", &desk.text("none"), "--target-params", "1B"]);
+    assert!(String::from_utf8_lossy(&output.stderr).contains("config.json"));
+}
+
+#[test]
+fn completions_know_the_commands_and_their_options() {
+    for shell in ["bash", "zsh", "fish"] {
+        let script = succeed(&["completions", shell]);
+        for word in ["shearling", "pretrain", "target-params"] {
+            assert!(script.contains(word), "{word} in the script for {shell}");
+        }
+    }
+    assert_eq!(shearling(&["completions", "tcsh"]).status.code(), Some(2));
+}

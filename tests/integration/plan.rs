@@ -1,0 +1,276 @@
+//! `plan` with less than a run needs: a config.json alone, no data, a source that is not there yet; and everything that is
+//! wrong at once.
+
+use super::support::{config, data_path, fixture, listing, sets, shearling, succeed, write_tiny_source};
+use serde_json::Value;
+use std::path::{Path, PathBuf};
+
+/// A folder with a source of its own, with weights or without, and a prune configuration beside it.
+struct Desk {
+    folder: tempfile::TempDir,
+}
+
+impl Desk {
+    /// A Llama-2-7B's config.json, and the published recipes on it.
+    fn published() -> Desk {
+        let desk = Desk { folder: tempfile::tempdir().unwrap() };
+        let model = desk.at("models/Llama-2-7b-hf");
+        std::fs::create_dir_all(&model).unwrap();
+        std::fs::copy(fixture("configs/llama2-7b.json"), model.join("config.json")).unwrap();
+        for name in ["llama2-7b-to-1.3b", "llama2-7b-to-1.3b-continue"] {
+            let name = format!("{name}.toml");
+            let text = std::fs::read_to_string(config(&name)).unwrap();
+            // Paths in a configuration are relative to the working directory, which a test shares with others.
+            let text = text.replace("\"models/", &format!("\"{}/models/", desk.at("").display()));
+            let text = text.replace("\"runs/", &format!("\"{}/runs/", desk.at("").display()));
+            std::fs::write(desk.at(&name), text).unwrap();
+        }
+        desk
+    }
+
+    /// The tiny source with all its weights, and the tiny prune configuration with a static mix.
+    fn tiny() -> Desk {
+        let desk = Desk { folder: tempfile::tempdir().unwrap() };
+        write_tiny_source(&desk.at("source"));
+        let text = std::fs::read_to_string(config("tiny-prune.toml")).unwrap();
+        let text = text.lines().filter(|line| !line.starts_with("reference_file")).collect::<Vec<_>>().join("\n");
+        std::fs::write(desk.at("prune.toml"), text.replace("kind = \"dynamic\"", "kind = \"static\"")).unwrap();
+        desk
+    }
+
+    fn at(&self, name: &str) -> PathBuf {
+        self.folder.path().join(name)
+    }
+
+    /// Arguments that plan the tiny run, with overrides.
+    fn tiny_plan(&self, overrides: &[(&str, &str)]) -> Vec<String> {
+        let mut arguments = vec!["plan".into(), "--config".into(), self.at("prune.toml").display().to_string()];
+        let common = [
+            ("run.directory", self.at("run").display().to_string()),
+            ("model.source", self.at("source").display().to_string()),
+            ("data.path", data_path()),
+            ("target.hidden_size", "24".into()),
+            ("target.intermediate_size", "32".into()),
+            ("target.num_hidden_layers", "2".into()),
+        ];
+        arguments.extend(sets(common));
+        arguments.extend(sets(overrides.iter().copied()));
+        arguments
+    }
+}
+
+/// Exit code, answer and standard error of `plan … --json`.
+fn planned(arguments: &[String]) -> (Option<i32>, Value, String) {
+    let mut arguments: Vec<&str> = arguments.iter().map(String::as_str).collect();
+    arguments.push("--json");
+    let output = shearling(&arguments);
+    let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+    (output.status.code(), serde_json::from_slice(&output.stdout).unwrap_or(Value::Null), stderr)
+}
+
+fn plan(file: &Path, more: &[&str]) -> (Option<i32>, Value, String) {
+    let mut arguments = vec!["plan".to_string(), "--config".into(), file.display().to_string()];
+    arguments.extend(more.iter().map(|text| text.to_string()));
+    planned(&arguments)
+}
+
+fn said(answer: &Value, key: &str) -> String {
+    let lines = answer[key].as_array().unwrap_or_else(|| panic!("{key} in {answer}"));
+    lines.iter().map(|line| line.as_str().unwrap()).collect::<Vec<_>>().join("\n")
+}
+
+#[test]
+fn a_config_json_is_enough_to_plan_a_prune_run() {
+    let desk = Desk::published();
+    let before = listing(desk.folder.path());
+    let file = desk.at("llama2-7b-to-1.3b.toml");
+    let (code, answer, stderr) = plan(&file, &["--card", "h200"]);
+    assert_eq!(code, Some(0), "{stderr}");
+    assert_eq!(answer["now"]["total_parameters"], 6_738_415_616i64);
+    assert_eq!(answer["target"]["total_parameters"], 1_345_423_360i64);
+    assert_eq!((&answer["row_tokens"], &answer["tokens"]), (&4096.into(), &419_430_400.0.into()));
+    // Domains and their rows are known from the configuration, what there is of them is not.
+    assert_eq!(answer["domains"].as_array().unwrap().len(), 7);
+    assert!(answer["domains"][0]["rows_available"].is_null());
+    assert!(answer["seconds"].as_f64().unwrap() > 3600.0);
+    let open = said(&answer, "not_checked");
+    for part in ["data.path", "weights"] {
+        assert!(open.contains(part), "{part} in {open}");
+    }
+    let text = succeed(&["plan", "--config", &file.display().to_string(), "--card", "H200"]);
+    assert!(text.contains("not checked:") && text.contains("fits in H200"), "{text}");
+    assert_eq!(listing(desk.folder.path()), before, "plan writes nothing");
+}
+
+#[test]
+fn a_stage_whose_source_is_not_written_yet_takes_its_target() {
+    let desk = Desk::published();
+    let file = desk.at("llama2-7b-to-1.3b-continue.toml");
+    let (code, answer, stderr) = plan(&file, &[]);
+    assert_eq!(code, Some(0), "{stderr}");
+    assert_eq!(answer["now"]["total_parameters"], 1_345_423_360i64);
+    assert!(said(&answer, "not_checked").contains("llama2-7b-to-1.3b.toml"), "{answer}");
+
+    // Elsewhere the file must be named.
+    std::fs::create_dir(desk.at("else")).unwrap();
+    let moved = desk.at("else/continue.toml");
+    std::fs::rename(&file, &moved).unwrap();
+    let (code, _, stderr) = plan(&moved, &[]);
+    assert_eq!(code, Some(2));
+    assert!(stderr.contains("model.source") && stderr.contains("--source-as"), "{stderr}");
+    let prune = desk.at("llama2-7b-to-1.3b.toml").display().to_string();
+    let (code, answer, stderr) = plan(&moved, &["--source-as", &prune]);
+    assert_eq!((code, &answer["now"]["total_parameters"]), (Some(0), &1_345_423_360i64.into()), "{stderr}");
+}
+
+#[test]
+fn stages_that_go_in_a_circle_are_refused() {
+    let desk = Desk::published();
+    let (first, second) = (desk.at("a.toml"), desk.at("b.toml"));
+    let write = |file: &Path, own: &str, source: &str| {
+        let text = format!(
+            "[run]\ndirectory = '{0}/{own}'\n[model]\nsource = '{0}/{source}/model'\n[data]\npath = 'd'\n\
+             [train]\nsteps = 4\nbatch_rows = 2\nlearning_rate = 0.1\n",
+            desk.at("runs").display()
+        );
+        std::fs::write(file, text).unwrap();
+    };
+    write(&first, "a", "b");
+    write(&second, "b", "a");
+    let (code, _, stderr) = plan(&first, &[]);
+    assert_eq!(code, Some(2));
+    assert!(stderr.contains("circle"), "{stderr}");
+}
+
+#[test]
+fn too_little_data_is_a_line_of_the_plan_and_the_end_of_a_run() {
+    let desk = Desk::tiny();
+    let arguments = desk.tiny_plan(&[("data.max_epochs", "1"), ("train.steps", "100000")]);
+    let (code, answer, _) = planned(&arguments);
+    assert_eq!(code, Some(1), "a check said no");
+    let problems = said(&answer, "problems");
+    assert!(problems.contains("the run needs 800000 rows") && problems.contains("data.max_epochs"), "{problems}");
+    assert!(answer["memory_bytes"].as_f64().unwrap() > 0.0, "the rest of the plan is there");
+    let run: Vec<&str> = std::iter::once("prune").chain(arguments[1..].iter().map(String::as_str)).collect();
+    let output = shearling(&run);
+    assert_eq!(output.status.code(), Some(2), "prune refuses it");
+    assert!(!desk.at("run").exists());
+}
+
+#[test]
+fn all_problems_come_in_one_go() {
+    let desk = Desk::tiny();
+    std::fs::remove_file(desk.at("source/model.safetensors")).unwrap();
+    std::fs::write(desk.at("source/model.safetensors"), b"broken").unwrap();
+    let overrides = [
+        ("train.micro_batch_rows", "3"),
+        ("target.intermediate_size", "999"),
+        ("mixer.proportions.nowhere", "1.0"),
+        ("eval.every_steps", "0"),
+    ];
+    let (code, answer, stderr) = planned(&desk.tiny_plan(&overrides));
+    assert_eq!(code, Some(1), "{stderr}");
+    let problems = said(&answer, "problems");
+    for part in ["micro_batch_rows", "intermediate_size = 999", "nowhere", "eval.every_steps", "model.safetensors"] {
+        assert!(problems.contains(part), "{part} in {problems}");
+    }
+}
+
+#[test]
+fn a_plan_without_problems_is_of_a_run_that_starts() {
+    let desk = Desk::tiny();
+    let (code, answer, stderr) = planned(&desk.tiny_plan(&[]));
+    assert_eq!(
+        (code, said(&answer, "problems"), said(&answer, "not_checked")),
+        (Some(0), "".into(), "".into()),
+        "{stderr}"
+    );
+    let memory = &answer["fits"]["device"];
+    assert!(memory["memory_bytes"].as_f64().unwrap() > 0.0 && memory["fits"] == "yes", "{memory}");
+    assert_eq!(answer["fits"]["cards"].as_array().unwrap().len(), 8);
+}
+
+#[test]
+fn a_target_that_is_the_source_is_said() {
+    let desk = Desk::tiny();
+    let same = [
+        ("target.hidden_size", "32"),
+        ("target.intermediate_size", "48"),
+        ("target.num_hidden_layers", "3"),
+        ("target.num_attention_heads", "4"),
+    ];
+    let (code, answer, _) = planned(&desk.tiny_plan(&same));
+    assert_eq!(code, Some(1));
+    let problems = said(&answer, "problems");
+    assert!(problems.contains("[target]") && problems.contains("source"), "{problems}");
+}
+
+#[test]
+fn masks_without_time_and_dtypes_that_cost_are_warned_of() {
+    let desk = Desk::tiny();
+    let warned = |overrides: &[(&str, &str)]| said(&planned(&desk.tiny_plan(overrides)).1, "warnings");
+    let few = warned(&[]);
+    assert!(few.contains("too little time to settle") && few.contains("train.steps"), "{few}");
+    let slow = warned(&[("train.steps", "3000"), ("masks.learning_rate", "1e-3")]);
+    assert!(slow.contains("Raise masks.learning_rate"), "{slow}");
+    let enough = warned(&[("train.steps", "600"), ("masks.warmup_steps", "120")]);
+    assert!(!enough.contains("settle"), "{enough}");
+    let written = warned(&[("prune.dtype", "fp16")]);
+    assert!(written.contains("prune.dtype") && written.contains("65,504"), "{written}");
+
+    let published = Desk::published();
+    let file = published.at("llama2-7b-to-1.3b.toml");
+    let (_, answer, _) = plan(&file, &["--card", "a100-80", "--set", "run.dtype=fp32"]);
+    let warnings = said(&answer, "warnings");
+    assert!(warnings.contains("run.dtype = \"fp32\" on a GPU with bf16"), "{warnings}");
+    assert!(warnings.contains("does not fit in A100 80GB"), "{warnings}");
+}
+
+#[test]
+fn auto_is_the_dtype_of_the_planned_device() {
+    let desk = Desk::published();
+    let file = desk.at("llama2-7b-to-1.3b.toml");
+    let dtype = |more: &[&str]| plan(&file, &[more, &["--set", "run.dtype=auto"]].concat()).1["dtype"].clone();
+    assert_eq!(dtype(&["--card", "h100"]), "bf16");
+    let here = if shearling::native::precision::cpu_has_bf16() { "bf16" } else { "fp32" };
+    assert_eq!(dtype(&["--set", "run.device=cpu"]), here);
+}
+
+#[test]
+fn a_card_or_device_that_is_not_known_is_named() {
+    let desk = Desk::published();
+    let file = desk.at("llama2-7b-to-1.3b.toml");
+    let (code, _, stderr) = plan(&file, &["--card", "voodoo2"]);
+    assert!(code == Some(2) && stderr.contains("voodoo2") && stderr.contains("a100-40"), "{stderr}");
+    let (code, _, stderr) = plan(&file, &["--set", "run.device=gpu"]);
+    assert!(code == Some(2) && stderr.contains("run.device") && stderr.contains("cuda:N"), "{stderr}");
+}
+
+#[test]
+fn a_model_without_its_config_says_what_plan_needs() {
+    let desk = Desk::tiny();
+    std::fs::remove_file(desk.at("source/config.json")).unwrap();
+    let (code, _, stderr) = planned(&desk.tiny_plan(&[]));
+    assert!(code == Some(2) && stderr.contains("config.json") && stderr.contains("model.source"), "{stderr}");
+}
+
+/// A run writes what `auto` came to, so that it is the same run wherever it is resumed.
+#[test]
+fn a_run_keeps_what_auto_was_when_it_started() {
+    let desk = Desk::tiny();
+    let few = [
+        ("run.dtype", "auto"),
+        ("run.device", "cpu"),
+        ("train.steps", "1"),
+        ("train.warmup_steps", "0"),
+        ("masks.warmup_steps", "1"),
+    ];
+    let arguments = desk.tiny_plan(&few);
+    let run: Vec<&str> = std::iter::once("prune").chain(arguments[1..].iter().map(String::as_str)).collect();
+    let output = shearling(&run);
+    assert!(output.status.code().is_some_and(|code| code < 2), "{}", String::from_utf8_lossy(&output.stderr));
+    let resolved = std::fs::read_to_string(desk.at("run/resolved.toml")).unwrap();
+    let here = if shearling::native::precision::cpu_has_bf16() { "bf16" } else { "fp32" };
+    assert!(resolved.contains(&format!("dtype = \"{here}\"")), "{resolved}");
+    assert!(!resolved.contains("dtype = \"auto\""), "{resolved}");
+}
