@@ -2,11 +2,11 @@
 
 use super::{NamedTable, Section};
 use crate::inspect::RunHistory;
-use crate::words;
 use crate::report::chart::{Axis, Caption, DataTable, Figure, RowChart, RowEntry, RowMark, reach};
 use crate::report::lineage::RunView;
 use crate::report::number::{Unit, grouped};
 use crate::report::side_files::{EvalFile, EvalModel, EvalTask, LatencyFile, LatencyModel, TaskModel, short_name};
+use crate::words;
 use serde_json::Value;
 
 /// Keys of a shape, as runs record them, and how to call them.
