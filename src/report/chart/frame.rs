@@ -99,7 +99,9 @@ pub fn y_axis(out: &mut Markup, area: &Area, axis: &Axis, form: Form) {
     for (y, text) in ticks {
         label(out, area.left - 7.0, y + 4.5, "end", &text);
         if form == Form::Page {
-            let (x, y) = (format!("{:.1}", area.left + area.width), format!("{:.1}", y - 3.0));
+            // Above its line, but for the uppermost, above which other words stand.
+            let y = if y < area.top + 12.0 { y + 12.0 } else { y - 3.0 };
+            let (x, y) = (format!("{:.1}", area.left + area.width), format!("{y:.1}"));
             out.text_element("text", &[("class", &"far"), ("x", &x), ("y", &y), ("text-anchor", &"end")], &text);
         }
     }
