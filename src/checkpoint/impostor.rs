@@ -27,7 +27,7 @@ fn of_head(head: &[u8], folder: &str) -> Option<String> {
     if begins(&["<!doctype html", "<html"]) {
         return Some(
             "an HTML page, not the file: the download saved a page of the site (a login, or `blob` in the address where \
-             `resolve` belongs); fetch it with: hf download ORG/NAME --local-dir FOLDER"
+             `resolve` belongs); fetch it with `hf download ORG/NAME --local-dir FOLDER`"
                 .to_string(),
         );
     }

@@ -64,8 +64,8 @@ fn hub_id(path: &Path) -> Option<String> {
     // A path whose first folder is there was meant as a path.
     (plain(organisation) && plain(name) && !Path::new(organisation).is_dir()).then(|| {
         format!(
-            "if it is the name of a model on the Hugging Face hub, download it and give the folder: hf download \
-             {organisation}/{name} --local-dir {name}"
+            "if it is the name of a model on the Hugging Face hub, download it and give the folder: \
+             `hf download {organisation}/{name} --local-dir {name}`"
         )
     })
 }
@@ -107,7 +107,7 @@ mod tests {
             assert!(told.contains("hf download HuggingFaceTB/SmolLM2-135M --local-dir SmolLM2-135M"), "{told}");
         }
         // Not a name: a path, one that starts in a folder that is there, a bare word.
-        for given in ["/models/x", "./models/x", "a/b/c", "src/nothing", "../x", "gpt2", "a/b c"] {
+        for given in ["/models/x", "./models/x", "a/b/c", "runs/nothing", "../x", "gpt2", "a/b c"] {
             assert_eq!(not_a_model(Path::new(given)), None, "{given}");
         }
     }

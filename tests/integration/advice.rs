@@ -38,7 +38,11 @@ fn files(folder: &str, extension: &str) -> Vec<(String, String)> {
 }
 
 fn sources() -> Vec<(String, String)> {
-    ["src", "masks/src", "domains/src"].iter().flat_map(|folder| files(folder, "rs")).collect()
+    let folders = ["src", "masks/src", "domains/src", "domains/staging/src"];
+    let mut found: Vec<_> = folders.iter().flat_map(|folder| files(folder, "rs")).collect();
+    // The names that other tools give to our keys; that what they stand for exists is tested there.
+    found.retain(|(name, _)| name != "src/config/common_names.rs");
+    found
 }
 
 /// The pages that describe the present.

@@ -161,8 +161,8 @@ fn a_healthy_prune_run_and_training_from_random_weights_are_left_alone() {
 
 #[test]
 fn after_non_finite_steps_the_checkpoint_with_the_ruined_weights_is_not_called_good() {
-    // The first update takes the weights to 1e38; they are finite and give no finite loss any more.
-    let rate = ["train.learning_rate=1e38", "train.max_skipped_steps=3"];
+    // The first update takes the weights to 1e37; they are finite and give no finite loss any more.
+    let rate = ["train.learning_rate=2e37", "train.max_skipped_steps=3"];
     let place = Place::new();
     let (error, _) = place.fails(&rate);
     let Error::NonFinite { skipped: 3, step: 4, way_back } = &error else { panic!("{error}") };

@@ -4,7 +4,7 @@
 //! is known from the other's configuration: the file given by `--source-as`, the run folder if the run has begun, or the
 //! configuration beside this one whose run writes exactly that folder.
 
-use crate::checkpoint::{DType, HfConfig};
+use crate::checkpoint::{DType, HfConfig, not_a_model};
 use crate::commands::run::{MODEL, PRUNED};
 use crate::config::{self, RunConfig};
 use crate::prune::shape;
@@ -110,6 +110,9 @@ fn missing(folder: &Path) -> String {
             "{shown} (model.source) has no {0}: plan needs that file of a model, not its weights; put the model's {0} there",
             HfConfig::FILE_NAME
         );
+    }
+    if let Some(hint) = not_a_model(folder) {
+        return format!("there is no {shown} (model.source): {hint}");
     }
     format!(
         "there is no {shown} (model.source), and no configuration beside this one writes it. plan needs the model's {} in \
