@@ -107,7 +107,7 @@ mod tests {
             assert!(told.contains("hf download HuggingFaceTB/SmolLM2-135M --local-dir SmolLM2-135M"), "{told}");
         }
         // Not a name: a path, one that starts in a folder that is there, a bare word.
-        for given in ["/models/x", "./models/x", "a/b/c", "runs/nothing", "../x", "gpt2", "a/b c"] {
+        for given in ["/models/x", "./models/x", "a/b/c", "masks/nothing", "../x", "gpt2", "a/b c"] {
             assert_eq!(not_a_model(Path::new(given)), None, "{given}");
         }
     }

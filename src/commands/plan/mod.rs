@@ -105,7 +105,11 @@ fn look_at_weights(outline: &mut Outline) {
         return other_tokens(outline, &folder);
     }
     match Setup::new(outline.config.clone(), outline.stage, outline.device) {
-        Ok(setup) => outline.findings.warnings = setup.warnings(),
+        Ok(setup) => {
+            let known = &mut outline.findings.warnings;
+            let new = setup.warnings().into_iter().filter(|warning| !known.contains(warning)).collect::<Vec<_>>();
+            known.extend(new);
+        }
         Err(error) => outline.findings.problem(&error),
     }
 }
