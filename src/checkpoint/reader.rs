@@ -225,14 +225,15 @@ fn no_weights(dir: &Path) -> Error {
             dir.display()
         ),
         None => {
-            let absent = format!("neither `{SINGLE_NAME}` nor `{INDEX_NAME}` is there");
-            match first_file(dir, &[".safetensors"]).filter(|name| !name.starts_with("adapter_")) {
-                Some(file) => format!(
-                    "{absent}, only `{file}` and its like: fetch the index that belongs to the shards; a single file of all \
-                     weights is called `{SINGLE_NAME}`"
-                ),
-                None => format!("{absent}{}", not_a_model(dir).map(|hint| format!("; {hint}")).unwrap_or_default()),
-            }
+            let shards = || {
+                let file = first_file(dir, &[".safetensors"])?;
+                Some(format!(
+                    "`{file}` and its like need the index that belongs to them, fetch it; a single file of all weights is \
+                     called `{SINGLE_NAME}`"
+                ))
+            };
+            let hint = not_a_model(dir).or_else(shards).map(|hint| format!("; {hint}")).unwrap_or_default();
+            format!("neither `{SINGLE_NAME}` nor `{INDEX_NAME}` is there{hint}")
         }
     };
     Error::NoWeights { dir: dir.to_owned(), problem }
@@ -568,7 +569,7 @@ mod tests {
         fs::remove_file(dir.path().join(INDEX_NAME)).unwrap();
         fs::remove_file(dir.path().join("expected.safetensors")).unwrap();
         let error = open_error(dir.path());
-        assert!(error.contains("`model-00001-of-00003.safetensors`") && error.contains("fetch the index"), "{error}");
+        assert!(error.contains(".safetensors` and its like need the index"), "{error}");
         let dir = copy_of("llama2-mha");
         fs::rename(dir.path().join(SINGLE_NAME), dir.path().join("adapter_model.safetensors")).unwrap();
         fs::write(dir.path().join("adapter_config.json"), "{}").unwrap();
