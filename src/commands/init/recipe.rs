@@ -84,7 +84,11 @@ impl Recipe {
             .unwrap_or_else(|| PathBuf::from(format!("{name}-to-{}.toml", short(ParameterCount::of(&target).total()))));
         let next_file = continued(&file)?;
         let prune = Part::new(Command::Prune, stages.prune, &file, data, dataset.as_ref());
-        let next = Part::new(Command::Pretrain, stages.next, &next_file, next_data, next_dataset.as_ref());
+        let mut next = Part::new(Command::Pretrain, stages.next, &next_file, next_data, next_dataset.as_ref());
+        if next.data == prune.data {
+            // Reference losses hold for the rows that they were measured on.
+            next.eval_rows = prune.eval_rows;
+        }
         let mut recipe = Recipe {
             prune,
             next,

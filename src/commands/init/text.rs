@@ -156,7 +156,11 @@ fn mixer(text: &mut String, recipe: &Recipe, part: &Part) {
     text.push_str("\n[mixer]\n");
     match &recipe.reference_file {
         Some(file) => {
-            text.push_str(&line("kind", "\"dynamic\"", "domains far above their reference loss get a larger share"));
+            text.push_str(&line(
+                "kind",
+                "\"bounded\"",
+                "domains far above their reference loss get more, a little at a time",
+            ));
             text.push_str(&line("reference_file", &quoted(file), "losses of the source"));
         }
         None => {
@@ -168,7 +172,7 @@ fn mixer(text: &mut String, recipe: &Recipe, part: &Part) {
             let _ = write!(
                 text,
                 "#   shearling eval {} --data {} --rows {} --write-reference {}\n\
-                 # and set kind = \"dynamic\" and reference_file to that file.\n",
+                 # and set kind = \"bounded\" and reference_file to that file.\n",
                 recipe.folder.display(),
                 part.data.display(),
                 part.eval_rows,
