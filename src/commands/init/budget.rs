@@ -20,8 +20,8 @@ const CONTINUE_STEP_TOKENS: f64 = 1_048_576.0;
 /// Share of the compute that prunes.
 const PRUNE_SHARE: f64 = 1.0 / 3.0;
 /// Steps that a stage has at least, and that a batch should leave.
-const LEAST_PRUNE_STEPS: u64 = 300;
-const LEAST_CONTINUE_STEPS: u64 = 100;
+pub(super) const LEAST_PRUNE_STEPS: u64 = 300;
+pub(super) const LEAST_CONTINUE_STEPS: u64 = 100;
 const WANTED_STEPS: f64 = 600.0;
 /// Rows per step at least.
 const LEAST_ROWS: usize = 4;
@@ -51,6 +51,11 @@ pub(super) struct Stage {
 impl Stage {
     pub(super) fn rows(&self) -> u64 {
         self.steps * self.batch_rows as u64
+    }
+
+    /// How long it takes on a device of `flops` FLOP/s in training.
+    pub(super) fn seconds(&self, flops: f64) -> f64 {
+        self.flops * OVERHEAD / flops
     }
 }
 
@@ -92,15 +97,9 @@ impl Stages {
         let rates = [0.41, 0.59].map(|power| one_digit(1e-4 * size.max(1.0).powf(power)).min(2e-3));
         let prune = stage(prune_tokens, PRUNE_STEP_TOKENS, LEAST_PRUNE_STEPS, rates[0], of_source);
         let next = stage(next_tokens, CONTINUE_STEP_TOKENS, LEAST_CONTINUE_STEPS, rates[1], of_target);
-        let spent = |steps: u64, least: u64| steps <= least;
-        let asked = prune_tokens / tokens / (prune.batch_rows as f64);
-        let exceeded = spent(prune.steps, LEAST_PRUNE_STEPS) && asked < 0.9 * LEAST_PRUNE_STEPS as f64;
+        let affordable = prune_tokens / tokens / prune.batch_rows as f64;
+        let exceeded = affordable < 0.9 * LEAST_PRUNE_STEPS as f64;
         Stages { prune, next, exceeded }
-    }
-
-    /// Seconds on a device of `flops` FLOP/s in training.
-    pub(super) fn seconds(&self, flops: f64) -> [f64; 2] {
-        [self.prune, self.next].map(|stage| stage.flops * OVERHEAD / flops)
     }
 }
 
@@ -163,7 +162,7 @@ mod tests {
         assert_eq!((stages.prune.learning_rate, stages.next.learning_rate), (5e-4, 1e-3));
         assert_eq!(stages.prune.batch_rows, 4);
         assert!(stages.prune.steps >= 300 && stages.prune.steps < 400, "{stages:?}");
-        let all: f64 = stages.seconds(0.5e12).iter().sum();
+        let all = stages.prune.seconds(0.5e12) + stages.next.seconds(0.5e12);
         assert!((0.5..2.0).contains(&(all / 3600.0)), "{all}");
     }
 

@@ -3,6 +3,7 @@
 //! `plan` makes.
 
 mod budget;
+mod part;
 mod recipe;
 mod rows;
 mod shape;
@@ -77,7 +78,7 @@ fn check(recipe: &Recipe) -> anyhow::Result<()> {
 fn answer(recipe: &Recipe) -> String {
     let mut text = format!("{}\n", shape_table(&[("now", &recipe.model), ("target", &recipe.target)]));
     for (part, what) in [(&recipe.prune, "prune"), (&recipe.next, "continue")] {
-        let time = part.seconds.map_or(String::new(), |seconds| format!(", about {}", duration(seconds)));
+        let time = recipe.seconds(part).map_or(String::new(), |seconds| format!(", about {}", duration(seconds)));
         text.push_str(&format!(
             "{what}: {} steps × {} rows × {} tokens{time}\n",
             part.stage.steps, part.stage.batch_rows, recipe.row_tokens
@@ -89,8 +90,8 @@ fn answer(recipe: &Recipe) -> String {
 
 fn json(recipe: &Recipe) -> serde_json::Value {
     let model = |model| json!({ "shape": shape_json(model), "total_parameters": ParameterCount::of(model).total() });
-    let part = |part: &recipe::Part| {
-        json!({ "steps": part.stage.steps, "batch_rows": part.stage.batch_rows, "seconds": part.seconds,
+    let part = |part: &part::Part| {
+        json!({ "steps": part.stage.steps, "batch_rows": part.stage.batch_rows, "seconds": recipe.seconds(part),
                 "learning_rate": part.stage.learning_rate })
     };
     json!({

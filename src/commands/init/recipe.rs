@@ -1,7 +1,7 @@
 //! Everything that the two files say, decided.
 
-use super::budget::{Budget, Stage, Stages};
-use super::rows::Rows;
+use super::budget::{Budget, Stages};
+use super::part::{ONE_ROW, Part};
 use super::shape::{self, Wish};
 use super::speed::Place;
 use super::text;
@@ -10,28 +10,18 @@ use crate::cli::arguments::Init;
 use crate::cli::table::bytes;
 use crate::commands::model_folder::model_folder;
 use crate::commands::prepared_data::open_prepared;
-use crate::config::{self, MomentKind, RunConfig};
+use crate::config::{self, Dtype, RunConfig, Stage as Command};
 use crate::model::count::ParameterCount;
 use crate::prune::shape::{resized, source_shape};
-use crate::train::fit::{Fit, Settings, fitting};
+use crate::train::fit::{Fit, fitting};
 use crate::train::memory::{MemoryEstimate, checkpoint_bytes};
 use anyhow::Context;
-use shearling_domains::{Dataset, Split};
+use shearling_domains::Dataset;
 use shearling_masks::{MaskSpec, Shape};
 use std::path::{Path, PathBuf};
 
 /// Rows of a forward beyond which a device is not faster.
 const MOST_MICRO_ROWS: usize = 16;
-/// How often a row may be seen, if the data allow it.
-const EPOCHS: f64 = 4.0;
-/// Domains that are assumed while there is no data.
-const ASSUMED_DOMAINS: u64 = 7;
-/// Part of the training rows that evaluations may forward; each costs a third of a step's.
-const EVALUATED: f64 = 0.3;
-
-/// The least memory without a loss of precision: what is written where nothing fits.
-const ONE_ROW: Settings =
-    Settings { micro_batch_rows: 1, activation_checkpointing: 1, moments: MomentKind::Fp32, moments_on_host: false };
 
 /// What both files say.
 #[derive(Debug)]
@@ -47,35 +37,21 @@ pub(super) struct Recipe {
     pub(super) asked: Option<u64>,
     /// For which machine, in words.
     pub(super) place: String,
-    /// At which speed times are meant, in words.
+    /// FLOP/s of training there, if known.
+    flops: Option<f64>,
+    /// The same in words.
     pub(super) rate_said: String,
-    pub(super) dtype: &'static str,
+    /// What `auto` comes to there.
+    pub(super) dtype_said: String,
     pub(super) row_tokens: i64,
     pub(super) reference_file: Option<PathBuf>,
-    pub(super) export_bf16: bool,
+    /// Of the final model.
+    pub(super) export: Dtype,
     pub(super) file: PathBuf,
     pub(super) next_file: PathBuf,
     pub(super) prune: Part,
     pub(super) next: Part,
     pub(super) warnings: Vec<String>,
-}
-
-/// What one file says.
-#[derive(Debug)]
-pub(super) struct Part {
-    pub(super) stage: Stage,
-    pub(super) directory: PathBuf,
-    pub(super) data: PathBuf,
-    /// `None` while there is no data.
-    pub(super) rows: Option<Rows>,
-    pub(super) max_epochs: f64,
-    pub(super) eval_every: u64,
-    pub(super) eval_rows: u64,
-    pub(super) save_every: u64,
-    pub(super) settings: Settings,
-    pub(super) memory_said: String,
-    pub(super) disk_said: String,
-    pub(super) seconds: Option<f64>,
 }
 
 impl Recipe {
@@ -97,7 +73,7 @@ impl Recipe {
         let place = Place::new(arguments.card.as_deref())?;
         let row_tokens = row_tokens(arguments, &model, &place, [&dataset, &next_dataset])?;
         let budget = budget(arguments, &place)?;
-        let mut stages = Stages::new(&model, &target, row_tokens, budget);
+        let stages = Stages::new(&model, &target, row_tokens, budget);
         let mut warnings = Vec::new();
         if stages.exceeded {
             warnings.push(too_small(&stages, &place));
@@ -107,27 +83,21 @@ impl Recipe {
             .clone()
             .unwrap_or_else(|| PathBuf::from(format!("{name}-to-{}.toml", short(ParameterCount::of(&target).total()))));
         let next_file = continued(&file)?;
-        let [epochs, next_epochs] = [(&dataset, &mut stages.prune, 300), (&next_dataset, &mut stages.next, 100)].map(
-            |(dataset, stage, least)| match dataset {
-                Some(dataset) => within(dataset, stage, least),
-                None => EPOCHS,
-            },
-        );
-        let run = Path::new("runs").join(file.file_stem().unwrap_or_default());
-        let next_run = Path::new("runs").join(next_file.file_stem().unwrap_or_default());
-        let seconds = place.flops.map(|flops| stages.seconds(flops));
-        let part = |stage: Stage, directory: PathBuf, data: PathBuf, dataset: &Option<Dataset>, max_epochs, seconds| {
-            let rows = dataset.as_ref().map(|dataset| Rows::new(dataset, stage.rows(), max_epochs));
-            Part::new(stage, directory, data, rows, max_epochs, seconds)
-        };
+        let prune = Part::new(Command::Prune, stages.prune, &file, data, dataset.as_ref());
+        let mut next = Part::new(Command::Pretrain, stages.next, &next_file, next_data, next_dataset.as_ref());
+        if next.data == prune.data {
+            // Reference losses hold for the rows that they were measured on.
+            next.eval_rows = prune.eval_rows;
+        }
         let mut recipe = Recipe {
-            prune: part(stages.prune, run, data, &dataset, epochs, seconds.map(|both| both[0])),
-            next: part(stages.next, next_run, next_data, &next_dataset, next_epochs, seconds.map(|both| both[1])),
+            prune,
+            next,
             asked: arguments.target_params,
             place: place.name.clone(),
+            flops: place.flops,
             rate_said: place.rate_said.clone(),
-            dtype: place.dtype_name(),
-            export_bf16: model.dtype.is_none_or(|dtype| dtype != crate::checkpoint::DType::F32),
+            dtype_said: place.dtype_said(),
+            export: model.dtype.map_or(Dtype::Bf16, Dtype::from),
             reference_file: arguments.reference_file.clone(),
             name,
             folder,
@@ -147,6 +117,11 @@ impl Recipe {
     pub(super) fn configs(&self) -> anyhow::Result<[RunConfig; 2]> {
         let parse = |text: String, file: &Path| config::parse(&text, &file.display().to_string(), &[]);
         Ok([parse(text::prune(self), &self.file)?, parse(text::next(self), &self.next_file)?])
+    }
+
+    /// How long a stage takes, if the speed is known.
+    pub(super) fn seconds(&self, part: &Part) -> Option<f64> {
+        self.flops.map(|flops| part.stage.seconds(flops))
     }
 
     /// How to plan a stage; without data the length of its rows has to be said.
@@ -179,37 +154,6 @@ impl Recipe {
             }
         }
         Ok(())
-    }
-}
-
-impl Part {
-    fn new(
-        stage: Stage,
-        directory: PathBuf,
-        data: PathBuf,
-        rows: Option<Rows>,
-        max_epochs: f64,
-        seconds: Option<f64>,
-    ) -> Part {
-        let domains = rows.as_ref().map_or(ASSUMED_DOMAINS, |rows| rows.shares().count() as u64);
-        let eval_every = (stage.steps / 6).clamp(1, if stage.steps > 10_000 { 400 } else { 50 });
-        let evaluations = stage.steps / eval_every + 2;
-        let fits = |rows: &u64| (evaluations * domains * rows) as f64 <= EVALUATED * stage.rows() as f64;
-        let eval_rows = [64, 32, 16, 8].into_iter().find(fits).unwrap_or(4);
-        Part {
-            stage,
-            directory,
-            data,
-            rows,
-            max_epochs,
-            eval_every,
-            eval_rows,
-            save_every: (stage.steps / 4).clamp(1, 3200),
-            settings: ONE_ROW,
-            memory_said: String::new(),
-            disk_said: String::new(),
-            seconds,
-        }
     }
 }
 
@@ -280,22 +224,13 @@ fn budget(arguments: &Init, place: &Place) -> anyhow::Result<Budget> {
 
 fn too_small(stages: &Stages, place: &Place) -> String {
     let takes = match place.flops {
-        Some(flops) => format!(" and take about {}", crate::cli::table::duration(stages.seconds(flops).iter().sum())),
+        Some(flops) => format!(
+            " and take about {}",
+            crate::cli::table::duration(stages.prune.seconds(flops) + stages.next.seconds(flops))
+        ),
         None => String::new(),
     };
     format!("the budget is less than masks need to settle: the files have the fewest steps that do{takes}")
-}
-
-/// Shortens a stage to what its data allow, at `EPOCHS` each row, but not below `least` steps: then rows are seen more
-/// often. Gives the epochs.
-fn within(dataset: &Dataset, stage: &mut Stage, least: u64) -> f64 {
-    let rows: u64 = (0..dataset.domain_names().len()).map(|domain| dataset.rows(domain, Split::Train)).sum();
-    // A tenth is left over: shares are rounded, and every domain keeps below its own limit.
-    let most = (rows as f64 * EPOCHS * 0.9 / stage.batch_rows as f64) as u64;
-    let steps = stage.steps.min(most.max(least));
-    stage.flops *= steps as f64 / stage.steps as f64;
-    stage.steps = steps;
-    EPOCHS.max((stage.rows() as f64 / (rows.max(1) as f64 * 0.9)).ceil())
 }
 
 /// `NAME-continue.toml` beside `NAME.toml`.

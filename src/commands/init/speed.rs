@@ -34,6 +34,8 @@ pub(super) struct Place {
     /// How that is known, in words.
     pub(super) rate_said: String,
     dtype: Dtype,
+    /// Whether it is a card by name and not this machine.
+    card: bool,
 }
 
 impl Place {
@@ -54,6 +56,7 @@ impl Place {
             flops: Some(CARD_UTILISATION * card.bf16_tflops * 1e12),
             rate_said: "at 28 % of the card's peak".to_string(),
             dtype: Dtype::Bf16,
+            card: true,
         })
     }
 
@@ -67,11 +70,13 @@ impl Place {
             memory_bytes.map_or(String::new(), |bytes| format!(" ({:.0} GiB to use)", bytes / (1u64 << 30) as f64));
         let name = if device.is_cuda() { "the GPU of this machine" } else { "the CPU of this machine" };
         let rate_said = flops.map_or(String::new(), |flops| format!("at {:.2} TFLOP/s", flops / 1e12));
-        Ok(Place { device, name: format!("{name}{gib}"), memory_bytes, flops, rate_said, dtype })
+        Ok(Place { device, name: format!("{name}{gib}"), memory_bytes, flops, rate_said, dtype, card: false })
     }
 
-    pub(super) fn dtype_name(&self) -> &'static str {
-        self.dtype.name()
+    /// What `run.dtype = "auto"` comes to there.
+    pub(super) fn dtype_said(&self) -> String {
+        let place = if self.card { self.name.as_str() } else { "here" };
+        format!("{} {}{place}", self.dtype.name(), if self.card { "on " } else { "" })
     }
 }
 

@@ -1,6 +1,7 @@
 //! The two files that `init` writes, every value with its reason.
 
-use super::recipe::{Part, Recipe};
+use super::part::Part;
+use super::recipe::Recipe;
 use crate::cli::table::{duration, grouped};
 use crate::config::MomentKind;
 use crate::model::count::ParameterCount;
@@ -11,7 +12,7 @@ use std::path::Path;
 pub(super) fn prune(recipe: &Recipe) -> String {
     let (model, shape, part) = (&recipe.model, &recipe.shape, &recipe.prune);
     let mut text = header(recipe);
-    run(&mut text, recipe, part, 17, "the pruned model appears in its folder pruned/");
+    run(&mut text, recipe, part);
     let _ = write!(text, "\n[model]\n{}", line("source", &quoted(&recipe.folder), ""));
     let after = ParameterCount::of(&recipe.target).total();
     let asked = match recipe.asked {
@@ -63,16 +64,15 @@ pub(super) fn next(recipe: &Recipe) -> String {
         recipe.next_file.display()
     );
     let _ = write!(text, "# {}\n\n", taken(recipe, part));
-    run(&mut text, recipe, part, 18, "");
-    // Another seed than in pruning: the same rows would come in the same order.
+    run(&mut text, recipe, part);
     let pruned = recipe.prune.directory.join(crate::commands::run::PRUNED);
     let _ = write!(text, "\n[model]\n{}", line("source", &quoted(&pruned), "written by the stage before"));
     data(&mut text, recipe, part);
     mixer(&mut text, recipe, part);
     train(&mut text, recipe, part, (part.stage.steps * 3 / 100).max(1), "3 %, as published");
     rest(&mut text, part);
-    let dtype = if recipe.export_bf16 { "\"bf16\"" } else { "\"fp32\"" };
-    text.push_str(&line("export_dtype", dtype, "of the final model, as the source has it"));
+    let dtype = format!("\"{}\"", recipe.export.name());
+    text.push_str(&line("export_dtype", &dtype, "of the final model, as the source has it"));
     text
 }
 
@@ -86,7 +86,7 @@ fn header(recipe: &Recipe) -> String {
     );
     for part in [&recipe.prune, &recipe.next] {
         let other = part.data != recipe.prune.data;
-        if part.rows.is_none() && (other || std::ptr::eq(part, &recipe.prune)) {
+        if part.rows.is_none() && (other || part.prunes()) {
             let text_folder = if other { "MORE_TEXT" } else { "TEXT" };
             let _ = writeln!(
                 text,
@@ -111,16 +111,19 @@ fn header(recipe: &Recipe) -> String {
 /// What a stage takes, in a line.
 fn taken(recipe: &Recipe, part: &Part) -> String {
     let tokens = grouped((part.stage.rows() as i64) * recipe.row_tokens);
-    let time = match part.seconds {
+    let time = match recipe.seconds(part) {
         Some(seconds) => format!(", about {} {}", duration(seconds), recipe.rate_said),
         None => String::new(),
     };
     format!("{tokens} tokens{time}.")
 }
 
-fn run(text: &mut String, recipe: &Recipe, part: &Part, seed: u64, said: &str) {
-    let dtype = format!("bf16 where the hardware has it, else fp32; {} here", recipe.dtype);
-    let order = if seed == 17 { "" } else { "another one than in pruning: the same rows would come in the same order" };
+fn run(text: &mut String, recipe: &Recipe, part: &Part) {
+    let dtype = format!("bf16 where the hardware has it, else fp32; {}", recipe.dtype_said);
+    let (said, seed, order) = match part.prunes() {
+        true => ("the pruned model appears in its folder pruned/", 17, ""),
+        false => ("", 18, "another one than in pruning: the same rows would come in the same order"),
+    };
     let _ = write!(
         text,
         "[run]\n{}{}{}",
@@ -131,10 +134,8 @@ fn run(text: &mut String, recipe: &Recipe, part: &Part, seed: u64, said: &str) {
 }
 
 fn data(text: &mut String, recipe: &Recipe, part: &Part) {
-    let path = match part.data != recipe.prune.data {
-        false if std::ptr::eq(part, &recipe.next) => "better other text than in pruning, if there is enough",
-        _ => "",
-    };
+    let again = !part.prunes() && part.data == recipe.prune.data;
+    let path = if again { "better other text than in pruning, if there is enough" } else { "" };
     let epochs = match &part.rows {
         Some(rows) => format!(
             "this data has {} rows, the run needs {}",
@@ -155,7 +156,11 @@ fn mixer(text: &mut String, recipe: &Recipe, part: &Part) {
     text.push_str("\n[mixer]\n");
     match &recipe.reference_file {
         Some(file) => {
-            text.push_str(&line("kind", "\"dynamic\"", "domains far above their reference loss get a larger share"));
+            text.push_str(&line(
+                "kind",
+                "\"bounded\"",
+                "domains far above their reference loss get more, a little at a time",
+            ));
             text.push_str(&line("reference_file", &quoted(file), "losses of the source"));
         }
         None => {
@@ -167,7 +172,7 @@ fn mixer(text: &mut String, recipe: &Recipe, part: &Part) {
             let _ = write!(
                 text,
                 "#   shearling eval {} --data {} --rows {} --write-reference {}\n\
-                 # and set kind = \"dynamic\" and reference_file to that file.\n",
+                 # and set kind = \"bounded\" and reference_file to that file.\n",
                 recipe.folder.display(),
                 part.data.display(),
                 part.eval_rows,
@@ -190,7 +195,7 @@ fn reference_path(recipe: &Recipe) -> std::path::PathBuf {
 
 fn train(text: &mut String, recipe: &Recipe, part: &Part, warmup: u64, warmup_said: &str) {
     let (stage, settings) = (&part.stage, &part.settings);
-    let said = match std::ptr::eq(part, &recipe.prune) {
+    let said = match part.prunes() {
         true => "from the budget; fewer than 300 leave the masks undecided",
         false => "from the budget; more is better",
     };

@@ -1,0 +1,87 @@
+//! What one of the two files says that the other says otherwise: stage, data, intervals, memory.
+
+use super::budget::{LEAST_CONTINUE_STEPS, LEAST_PRUNE_STEPS, Stage};
+use super::rows::Rows;
+use crate::config::{MomentKind, Stage as Command};
+use crate::train::fit::Settings;
+use shearling_domains::{Dataset, Split};
+use std::path::{Path, PathBuf};
+
+/// How often a row may be seen, if the data allow it.
+const EPOCHS: f64 = 4.0;
+/// Domains that are assumed while there is no data.
+const ASSUMED_DOMAINS: u64 = 7;
+/// Part of the training rows that evaluations may forward; each costs a third of a step's.
+const EVALUATED: f64 = 0.3;
+/// The least memory without a loss of precision: what is written where nothing fits.
+pub(super) const ONE_ROW: Settings =
+    Settings { micro_batch_rows: 1, activation_checkpointing: 1, moments: MomentKind::Fp32, moments_on_host: false };
+
+/// What one file says.
+#[derive(Debug)]
+pub(super) struct Part {
+    command: Command,
+    pub(super) stage: Stage,
+    pub(super) directory: PathBuf,
+    pub(super) data: PathBuf,
+    /// `None` while there is no data.
+    pub(super) rows: Option<Rows>,
+    pub(super) max_epochs: f64,
+    pub(super) eval_every: u64,
+    pub(super) eval_rows: u64,
+    pub(super) save_every: u64,
+    pub(super) settings: Settings,
+    pub(super) memory_said: String,
+    pub(super) disk_said: String,
+}
+
+impl Part {
+    /// The stage that `file` is for, on the data at `data`, if they are there.
+    pub(super) fn new(
+        command: Command,
+        mut stage: Stage,
+        file: &Path,
+        data: PathBuf,
+        dataset: Option<&Dataset>,
+    ) -> Part {
+        let least = if command == Command::Prune { LEAST_PRUNE_STEPS } else { LEAST_CONTINUE_STEPS };
+        let max_epochs = dataset.map_or(EPOCHS, |dataset| within(dataset, &mut stage, least));
+        let rows = dataset.map(|dataset| Rows::new(dataset, stage.rows(), max_epochs));
+        let domains = rows.as_ref().map_or(ASSUMED_DOMAINS, |rows| rows.shares().count() as u64);
+        // The published intervals of evaluation, unless that would be fewer than six evaluations.
+        let eval_every = (stage.steps / 6).clamp(1, if stage.steps > 10_000 { 400 } else { 50 });
+        let evaluations = stage.steps / eval_every + 2;
+        let fits = |rows: &u64| (evaluations * domains * rows) as f64 <= EVALUATED * stage.rows() as f64;
+        Part {
+            command,
+            stage,
+            directory: Path::new("runs").join(file.file_stem().unwrap_or_default()),
+            data,
+            rows,
+            max_epochs,
+            eval_every,
+            eval_rows: [64, 32, 16, 8].into_iter().find(fits).unwrap_or(4),
+            save_every: (stage.steps / 4).clamp(1, 3200),
+            settings: ONE_ROW,
+            memory_said: String::new(),
+            disk_said: String::new(),
+        }
+    }
+
+    /// Whether it is the file of the prune stage.
+    pub(super) fn prunes(&self) -> bool {
+        self.command == Command::Prune
+    }
+}
+
+/// Shortens a stage to what its data allow, at `EPOCHS` each row, but not below `least` steps: then rows are seen more
+/// often. Gives the epochs.
+fn within(dataset: &Dataset, stage: &mut Stage, least: u64) -> f64 {
+    let rows: u64 = (0..dataset.domain_names().len()).map(|domain| dataset.rows(domain, Split::Train)).sum();
+    // A tenth is left over: shares are rounded, and every domain keeps below its own limit.
+    let most = (rows as f64 * EPOCHS * 0.9 / stage.batch_rows as f64) as u64;
+    let steps = stage.steps.min(most.max(least));
+    stage.flops *= steps as f64 / stage.steps as f64;
+    stage.steps = steps;
+    EPOCHS.max((stage.rows() as f64 / (rows.max(1) as f64 * 0.9)).ceil())
+}
