@@ -61,7 +61,7 @@ pub enum Error {
         way_back: String,
     },
     /// The losses say that training has destroyed the model.
-    #[error("step {step}: the run has diverged ({found}), and ends (train.divergence = \"stop\"). {way_back}")]
+    #[error("the run has diverged at step {step} ({found}), and ends (train.divergence = \"stop\"). {way_back}")]
     Diverged {
         /// The last finished step.
         step: u64,
@@ -72,7 +72,7 @@ pub enum Error {
     },
     /// Weights or masks hold numbers that are not finite, which no further step can put right.
     #[error(
-        "step {step}: the weights hold numbers that are not finite, so no checkpoint of them is written. {way_back}"
+        "after step {step} the weights hold numbers that are not finite: no checkpoint of them is written. {way_back}"
     )]
     RuinedWeights {
         /// The last finished step.

@@ -105,7 +105,7 @@ fn it_is_exit_code_2_and_no_model_even_when_only_the_last_evaluation_shows_it() 
     let output = shearling(&[&["pretrain", "--config", &config], &sets[..]].concat());
     let stderr = String::from_utf8_lossy(&output.stderr);
     assert_eq!(output.status.code(), Some(2), "{stderr}");
-    assert!(stderr.contains("the run has diverged (at its last evaluation the validation loss"), "{stderr}");
+    assert!(stderr.contains("the run has diverged at step 3 (at its last evaluation the validation loss"), "{stderr}");
     assert!(stderr.contains("The only checkpoint (step 3) was written when the losses were bad already"), "{stderr}");
     assert!(!place.path("run/model").exists());
     // A second look at the finished run is no way around it.
