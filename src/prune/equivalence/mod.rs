@@ -131,8 +131,7 @@ impl Equivalence {
         if !self.max_logit.is_finite() || !self.rounding.masked_loss.is_finite() {
             return Some(Fault::NotFinite);
         }
-        // A NaN is a fault.
-        if !(self.folded <= self.folded_bound) {
+        if exceeds(self.folded, self.folded_bound) {
             return Some(Fault::Arithmetic);
         }
         if self.weights.wrong.is_some() {
@@ -173,7 +172,7 @@ impl Equivalence {
 
     /// Where the streams first differ: the first layer over the bound, else the head.
     pub fn first_difference(&self) -> String {
-        match self.layers.iter().find(|layer| !(layer.folded <= self.folded_bound)) {
+        match self.layers.iter().find(|layer| exceeds(layer.folded, self.folded_bound)) {
             Some(LayerDifference { layer: Some(layer), source_layer: Some(source), .. }) => {
                 format!("layer {layer} (layer {source} of the source)")
             }
@@ -206,6 +205,11 @@ impl Equivalence {
             wrong.found, wrong.expected
         )
     }
+}
+
+/// Whether `value` is above `bound`; a NaN is.
+fn exceeds(value: f64, bound: f64) -> bool {
+    value.is_nan() || value > bound
 }
 
 /// Four digits after the point, without a sign where they are all zero.

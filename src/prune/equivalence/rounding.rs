@@ -64,7 +64,7 @@ impl Rounding {
 
     /// Whether the dtype costs more than is negligible: worth a word, and another dtype.
     pub fn is_costly(&self) -> bool {
-        !(self.written.mean_kl <= NEGLIGIBLE_KL)
+        super::exceeds(self.written.mean_kl, NEGLIGIBLE_KL)
     }
 }
 
