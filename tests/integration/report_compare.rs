@@ -98,7 +98,7 @@ fn a_domain_of_one_run_only_is_told_as_such() {
 fn a_run_alone_is_not_compared_with_losses_of_unknown_rows() {
     let folder = tempfile::tempdir().unwrap();
     let [_, recover] = pair(folder.path(), |plan| plan);
-    let found = data(&[recover.clone()]);
+    let found = data(std::slice::from_ref(&recover));
     assert_eq!(answer(&found, 0, "hurt")["verdict"], "open");
     let history: Value = serde_json::from_str(&succeed(&["inspect", "run", &text(recover), "--json"])).unwrap();
     for story in history["stories"].as_array().unwrap() {
@@ -150,12 +150,12 @@ fn eleven_domains_look_different() {
         vec!["arxiv", "c4", "cc", "dictionary", "docs", "github", "man", "python", "rust", "stackexchange", "wiki"];
     let run =
         write_run(&Plan { domains: domains.clone(), ..Plan::small() }, &folder.path().join("prune"), "models/source");
-    let found = data(&[run.clone()]);
+    let found = data(std::slice::from_ref(&run));
     let series = found["figures"]["proportions"]["series"].as_array().unwrap();
     assert_eq!(series.len(), domains.len());
     let shapes = series.iter().filter(|series| series["glyph"].is_string()).count();
     assert_eq!(shapes, domains.len() - 8, "those beyond the colours have a shape");
-    let page = page(&[run.clone()]);
+    let page = page(std::slice::from_ref(&run));
     let figure = page.split("id=\"fig-proportions\"").nth(1).unwrap().split("</figure>").next().unwrap();
     let samples: std::collections::BTreeSet<&str> = figure
         .split("<button")
@@ -186,7 +186,7 @@ fn one_high_start_does_not_squeeze_an_axis_of_losses() {
         1,
     );
     std::fs::write(&metrics, high).unwrap();
-    let found = data(&[run.clone()]);
+    let found = data(std::slice::from_ref(&run));
     let chart = &found["figures"]["loss-heldout"];
     assert_eq!(chart["series"][0]["y"][0], 15.26, "it is in the numbers");
     assert!(chart["y"]["max"].as_f64().unwrap() < 3.0, "{}", chart["y"]);
@@ -254,7 +254,7 @@ fn a_kept_layer_with_a_closed_gate_has_one_verdict() {
     let layers = masks.log_alpha_parameters().into_iter().find(|(name, _)| name.contains("layer")).unwrap().1;
     let _ = tch::no_grad(|| layers.narrow(-1, 3, 1).fill_(-2.0));
     masks.save(run.join(super::planted_run::snapshot(40))).unwrap();
-    let found = data(&[run.clone()]);
+    let found = data(std::slice::from_ref(&run));
     assert_eq!(answer(&found, 0, "survivors")["answer"], "3 of 4 layers are kept: 0, 1, 3.");
     let points = answer(&found, 0, "survivors")["points"].to_string();
     assert!(points.contains("Kept, but half-alive (its gate is below 0.5): 3."), "{points}");

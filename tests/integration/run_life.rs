@@ -282,7 +282,7 @@ fn a_mix_is_told_all_that_it_lacks_and_a_static_one_needs_no_references() {
         let sets: Vec<&str> = sets.iter().flat_map(|set| ["--set", set]).collect();
         place.shearling(&[&["plan", "--config", "pretrain.toml"][..], &sets].concat())
     };
-    let names = shearling_domains::Dataset::open(&place.at("data")).unwrap().domain_names().to_vec();
+    let names = shearling_domains::Dataset::open(place.at("data")).unwrap().domain_names().to_vec();
     let one: &'static str = format!("mixer.proportions.{}=0.25", names[0]).leak();
     let (problems, _) = said(plan(&[one]), 1);
     let missing = names[1..].iter().map(|name| format!("{name:?}")).collect::<Vec<_>>().join(", ");
