@@ -569,7 +569,7 @@ mod tests {
         fs::remove_file(dir.path().join(INDEX_NAME)).unwrap();
         fs::remove_file(dir.path().join("expected.safetensors")).unwrap();
         let error = open_error(dir.path());
-        assert!(error.contains(".safetensors` and its like need the index"), "{error}");
+        assert!(error.contains("`model-00001-of-00003.safetensors` and its like need the index"), "{error}");
         let dir = copy_of("llama2-mha");
         fs::rename(dir.path().join(SINGLE_NAME), dir.path().join("adapter_model.safetensors")).unwrap();
         fs::write(dir.path().join("adapter_config.json"), "{}").unwrap();
