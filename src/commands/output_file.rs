@@ -30,7 +30,7 @@ impl<'a> OutputFile<'a> {
         }
         // Its place would be taken by a file, /dev/null by one as large as the results.
         if path.exists() && !path.is_file() {
-            anyhow::bail!("{option} {shown}: this is no ordinary file; name another");
+            anyhow::bail!("{option} {shown}: this is not a regular file; name another");
         }
         ensure_writable(path).with_context(|| format!("{option} {shown}: no file can be written there"))?;
         Ok(OutputFile { option, path })
@@ -84,7 +84,7 @@ mod tests {
             (root.path().to_path_buf(), "this is a folder"),
             (root.path().join("new/"), "this is a folder"),
             (file.join("e.json"), "no file can be written there"),
-            ("/dev/null".into(), "no ordinary file"),
+            ("/dev/null".into(), "not a regular file"),
         ];
         for (path, said) in cases {
             let error = format!("{:#}", OutputFile::check("--csv", &path).unwrap_err());

@@ -464,7 +464,7 @@ fn a_write_that_fails_after_the_work_loses_nothing_else() {
 fn what_is_no_prepared_data_is_told_so() {
     let place = Place::new();
     let source = place.source(json!({})).display().to_string();
-    let named = [source.as_str(), "is no prepared data (it has no manifest.json)", "`shearling data prepare`"];
+    let named = [source.as_str(), "is not prepared data (it has no manifest.json)", "`shearling data prepare`"];
     place.refuses(&["eval", &source, "--data", &source], &named);
     place.refuses(&["data", "inspect", &source], &named);
 }
