@@ -31,6 +31,7 @@ use crate::{Error, Result, proportions};
 const STATE_VERSION: u64 = 1;
 /// Largest |η·Δ|: its exponential already decides everything, and sums with it stay finite.
 const MAX_LOG_STEP: f64 = 1e6;
+
 /// What an evaluation found of a domain.
 #[derive(Debug, Clone, Copy, PartialEq)]
 pub struct Measured {
