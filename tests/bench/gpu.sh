@@ -16,7 +16,8 @@
 #   latency         prompt and answer of 7B, 2.7B and 1.3B, ours and transformers' forward with its cache
 #   profile         time by phase of prune steps, and by kernel of one step of the 1.3B shape where ncu is there
 #
-# Environment: SHEARLING (./shearling-gpu), PYTHON (python3), OUT (runs/gpu), ROWS (32), STEPS (3), WARMUP (1);
+# Environment: SHEARLING (./shearling-gpu), PYTHON (python3), OUT (runs/gpu), ROWS (32), STEPS (3), WARMUP (1),
+# BUDGET_SECONDS (470) of one part, SHAPES (7b 2.7b 1.3b) of the latency part;
 # SHEARLING_ARGS, PEER_ARGS: more arguments for `shearling bench step` and for peer/step.py.
 #
 # A failure inside a part does not end the script (`set -e` does not reach there): parts look at what they run.
@@ -31,7 +32,7 @@ STEPS=${STEPS:-3}
 WARMUP=${WARMUP:-1}
 read -ra MORE_OURS <<<"${SHEARLING_ARGS:-}"
 read -ra MORE_PEER <<<"${PEER_ARGS:-}"
-BUDGET_SECONDS=470 # of one part
+BUDGET_SECONDS=${BUDGET_SECONDS:-470} # of one part
 
 # Both sides use the same allocator of libtorch; whole 7B states fit only without fragmentation.
 export PYTORCH_CUDA_ALLOC_CONF=${PYTORCH_CUDA_ALLOC_CONF:-expandable_segments:True}
@@ -42,7 +43,7 @@ say() { printf '[%4d s] %s\n' "$((SECONDS - PART_START))" "$*"; }
 limited() {
     local left=$((BUDGET_SECONDS - (SECONDS - PART_START)))
     if ((left < 20)); then
-        say "no time left in this part for: $*"
+        say "no time left in this part for: $*" >&2
         return 124
     fi
     timeout --kill-after=10 "$left" "$@"
@@ -52,13 +53,15 @@ ours() { LD_LIBRARY_PATH="$TORCH_LIB${LD_LIBRARY_PATH:+:$LD_LIBRARY_PATH}" limit
 
 peer() { limited "$PYTHON" "$FOLDER/peer/step.py" "$@"; }
 
-# record NAME COMMAND...: runs it and keeps the JSON that it prints, also that of a check that fails.
+# record NAME COMMAND...: runs it and keeps the JSON that it prints, also that of a check that fails or of a command that
+# has said its result and does not end (compiled models are slow to tear down).
 record() {
     local name=$1 status=0
     shift
     say "$name: $*"
     "$@" >"$OUT/.stdout" || status=$?
     if ((status == 0)) || [[ -s $OUT/.stdout ]]; then
+        ((status != 124)) || status=0
         "$PYTHON" "$FOLDER/gpu_record.py" add "$OUT/$PART.jsonl" "$name" "$*" <"$OUT/.stdout" || status=1
     fi
     rm -f "$OUT/.stdout"
@@ -80,6 +83,10 @@ first_that_fits() {
         if record "$name" "$@" "${words[@]}"; then
             FITTING=$options
             return 0
+        fi
+        if ((BUDGET_SECONDS - (SECONDS - PART_START) < 20)); then
+            say "$name: the time of this part is over"
+            return 124
         fi
         say "$name does not run with: $options"
     done
@@ -154,10 +161,12 @@ part_pretrain-2.7b() { pretrain 2.7b 2; }
 part_pretrain-1.3b() { pretrain 1.3b 4; }
 
 part_latency() {
-    local lengths=(--dtype bf16 --prompt-tokens 2048 --new-tokens 128 --rounds 3) shapes=(--shape 7b --shape 2.7b --shape 1.3b)
-    local status=0
+    local lengths=(--dtype bf16 --prompt-tokens 2048 --new-tokens 128 --rounds 3) shapes=() shape status=0
+    for shape in ${SHAPES:-7b 2.7b 1.3b}; do
+        shapes+=(--shape "$shape")
+    done
     record "shearling" ours bench latency --device cuda --json "${lengths[@]}" "${shapes[@]}" || status=$?
-    for cache in dynamic static; do
+    for cache in static dynamic; do
         record "peer, $cache cache" limited "$PYTHON" "$FOLDER/peer/decode.py" --device cuda --json --cache "$cache" \
             "${lengths[@]}" "${shapes[@]}" || status=$?
     done
