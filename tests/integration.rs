@@ -11,6 +11,7 @@ mod integration {
     pub mod divergence;
     pub mod domain_mix;
     pub mod evaluation;
+    pub mod formats;
     pub mod generate;
     pub mod golden;
     pub mod init;
