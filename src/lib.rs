@@ -16,16 +16,18 @@
 //! `checkpoint`, `native` → the crates `shearling_masks` and `shearling_domains`. docs/architecture.md has the whole
 //! table, a test holds it.
 
-pub mod checkpoint;
 pub mod cli;
 pub mod commands;
 pub mod config;
 pub mod eval;
+pub mod files;
 pub mod generate;
+pub mod hf;
 pub mod inspect;
 pub mod model;
 pub mod native;
 pub mod prune;
 pub mod report;
+pub mod run_dir;
 pub mod train;
 pub mod words;

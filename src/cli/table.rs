@@ -1,6 +1,6 @@
 //! Plain text tables: first column left, the rest right, columns as wide as their widest cell.
 
-pub use crate::checkpoint::readable_bytes as bytes;
+pub use crate::files::readable_bytes as bytes;
 
 /// A table under construction.
 #[derive(Clone, Debug, Default)]

@@ -1,10 +1,10 @@
 //! `shearling doctor`: is this machine fit, and if not, what to do.
 
 use super::Verdict;
-use crate::checkpoint::available_bytes;
 use crate::cli::Printer;
 use crate::cli::arguments::Doctor;
 use crate::cli::table::bytes;
+use crate::files::available_bytes;
 use crate::native::cuda::{CudaLibrary, torch_cpu_path};
 use crate::native::precision::has_bf16;
 use crate::native::threads::Threads;

@@ -4,20 +4,19 @@ use super::Verdict;
 use super::mask_warnings::report_masks;
 use super::refusal::Origin;
 use super::run::{MODEL, PRUNED, Written, finish};
-use crate::checkpoint::{
-    CardShape, Checkpoint, DType, HfModel, ModelCard, RunDir, ShardWriter, Staging, StepDir, TensorPlan, Verify,
-    carry_companions, refuse_taken,
-};
 use crate::cli::Printer;
 use crate::cli::arguments::Export;
 use crate::cli::progress::Progress;
 use crate::config::{RunConfig, Stage};
 use crate::eval::EvalRows;
+use crate::files::{DType, Staging, refuse_taken};
+use crate::hf::{CardShape, Checkpoint, ModelCard, ModelConfig, ShardWriter, TensorPlan, carry_companions};
 use crate::model::count::ParameterCount;
 use crate::model::parameters::parameters;
 use crate::native::device;
 use crate::prune::convert::require_complete;
 use crate::prune::{CheckRows, Conversion, Equivalence, convert, magnitude, shape};
+use crate::run_dir::{RunDir, StepDir, Verify};
 use crate::train::journal::Journal;
 use crate::train::metrics;
 use crate::train::run::mask_file;
@@ -230,7 +229,7 @@ impl Job {
     }
 
     /// Provenance of the folder; `step` is where the weights were trained to, if they were.
-    fn card(&self, model: &HfModel, step: Option<&StepDir>) -> anyhow::Result<ModelCard> {
+    fn card(&self, model: &ModelConfig, step: Option<&StepDir>) -> anyhow::Result<ModelCard> {
         let source = self.config.model.source.as_deref().map(provenance);
         let target = self.config.target.as_ref().filter(|_| self.stage == Stage::Prune);
         let own = card_shape(model);
@@ -288,7 +287,7 @@ fn provenance(folder: &Path) -> String {
     parts[parts.len().saturating_sub(2)..].iter().collect::<PathBuf>().display().to_string()
 }
 
-fn card_shape(model: &HfModel) -> CardShape {
+fn card_shape(model: &ModelConfig) -> CardShape {
     CardShape::of(model, Some(ParameterCount::of(model).total() as u64))
 }
 

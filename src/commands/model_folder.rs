@@ -2,7 +2,7 @@
 //! take a run as well, for what it has written.
 
 use super::run::{MODEL, PRUNED};
-use crate::checkpoint::not_a_model;
+use crate::hf::not_a_model;
 use std::path::{Path, PathBuf};
 
 /// The folder itself, or the model that a run wrote into its own.

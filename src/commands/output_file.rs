@@ -4,8 +4,8 @@
 //! What is found may change until the end. A command that has results to print therefore writes first, prints what it
 //! has in any case, and only then fails: neither a full disk nor a reader that went away (`| head`) costs the other half.
 
-use crate::checkpoint::{ensure_writable, write_atomic};
 use crate::cli::Printer;
+use crate::files::{ensure_writable, write_atomic};
 use anyhow::Context;
 use std::path::Path;
 

@@ -1,9 +1,9 @@
 //! What `--resume RUN` means: the configuration that the run goes on with, or that it has nothing left to do.
 
 use super::run::model_name;
-use crate::checkpoint::RunDir;
 use crate::cli::Printer;
 use crate::config::{self, RunConfig, Stage};
+use crate::run_dir::RunDir;
 use crate::train::resume::check_same_run;
 use crate::train::run_folder::{RESOLVED, saved_config};
 use crate::train::schedule::Schedule;

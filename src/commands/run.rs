@@ -5,11 +5,12 @@ use super::export::{export_trained, prune_from_step, prune_one_shot};
 use super::observer::TerminalObserver;
 use super::refusal::{Origin, refusal};
 use super::resumed::{Resumed, resume, working_directory};
-use crate::checkpoint::CardShape;
 use crate::cli::Printer;
 use crate::cli::arguments::{ConfigArguments, Run};
 use crate::cli::table::bytes;
-use crate::config::{self, Dtype, PruneMethod, RunConfig, Stage};
+use crate::config::{self, PruneMethod, RunConfig, Stage};
+use crate::files::DType;
+use crate::hf::CardShape;
 use crate::native::{device, threads};
 use crate::prune::{Equivalence, Error as PruneError};
 use crate::train::run_folder::refuse_existing;
@@ -33,7 +34,7 @@ pub struct Written {
     /// Its shape and parameters.
     pub shape: CardShape,
     /// Kind of its weights.
-    pub dtype: Dtype,
+    pub dtype: DType,
     /// How it was checked, if it was pruned.
     pub equivalence: Option<Equivalence>,
 }

@@ -1,6 +1,6 @@
 //! The tree of a run's configuration, one struct per TOML table. The doc line of a field is its reference.
 
-use crate::checkpoint::DType;
+use crate::files::DType;
 use serde::{Deserialize, Serialize};
 use shearling_domains::MixerKind;
 use shearling_masks::MaskPreset;
@@ -70,30 +70,6 @@ fn auto() -> String {
     "auto".to_string()
 }
 
-/// Floating-point kinds of computation and of written checkpoints.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum Dtype {
-    /// 32-bit.
-    #[default]
-    Fp32,
-    /// bfloat16.
-    Bf16,
-    /// IEEE half; for written checkpoints only.
-    Fp16,
-}
-
-impl Dtype {
-    /// Its name in a configuration.
-    pub fn name(self) -> &'static str {
-        match self {
-            Dtype::Fp32 => "fp32",
-            Dtype::Bf16 => "bf16",
-            Dtype::Fp16 => "fp16",
-        }
-    }
-}
-
 /// `run.dtype`: a dtype by name, or the machine's choice.
 ///
 /// The default of the key is `fp32` and not `auto`: a configuration that names no dtype computes the same on every
@@ -104,17 +80,17 @@ pub enum ComputeDtype {
     /// bf16 where the device of the run multiplies it in hardware, else fp32. A run resolves it before it starts.
     Auto,
     /// This one.
-    Fixed(Dtype),
+    Fixed(DType),
 }
 
 impl Default for ComputeDtype {
     fn default() -> ComputeDtype {
-        ComputeDtype::Fixed(Dtype::default())
+        ComputeDtype::Fixed(DType::default())
     }
 }
 
-impl From<Dtype> for ComputeDtype {
-    fn from(dtype: Dtype) -> ComputeDtype {
+impl From<DType> for ComputeDtype {
+    fn from(dtype: DType) -> ComputeDtype {
         ComputeDtype::Fixed(dtype)
     }
 }
@@ -133,9 +109,9 @@ impl From<DtypeName> for ComputeDtype {
     fn from(name: DtypeName) -> ComputeDtype {
         match name {
             DtypeName::Auto => ComputeDtype::Auto,
-            DtypeName::Fp32 => ComputeDtype::Fixed(Dtype::Fp32),
-            DtypeName::Bf16 => ComputeDtype::Fixed(Dtype::Bf16),
-            DtypeName::Fp16 => ComputeDtype::Fixed(Dtype::Fp16),
+            DtypeName::Fp32 => ComputeDtype::Fixed(DType::F32),
+            DtypeName::Bf16 => ComputeDtype::Fixed(DType::BF16),
+            DtypeName::Fp16 => ComputeDtype::Fixed(DType::F16),
         }
     }
 }
@@ -144,29 +120,9 @@ impl From<ComputeDtype> for DtypeName {
     fn from(dtype: ComputeDtype) -> DtypeName {
         match dtype {
             ComputeDtype::Auto => DtypeName::Auto,
-            ComputeDtype::Fixed(Dtype::Fp32) => DtypeName::Fp32,
-            ComputeDtype::Fixed(Dtype::Bf16) => DtypeName::Bf16,
-            ComputeDtype::Fixed(Dtype::Fp16) => DtypeName::Fp16,
-        }
-    }
-}
-
-impl From<Dtype> for DType {
-    fn from(dtype: Dtype) -> DType {
-        match dtype {
-            Dtype::Fp32 => DType::F32,
-            Dtype::Bf16 => DType::BF16,
-            Dtype::Fp16 => DType::F16,
-        }
-    }
-}
-
-impl From<DType> for Dtype {
-    fn from(dtype: DType) -> Dtype {
-        match dtype {
-            DType::F32 => Dtype::Fp32,
-            DType::BF16 => Dtype::Bf16,
-            DType::F16 => Dtype::Fp16,
+            ComputeDtype::Fixed(DType::F32) => DtypeName::Fp32,
+            ComputeDtype::Fixed(DType::BF16) => DtypeName::Bf16,
+            ComputeDtype::Fixed(DType::F16) => DtypeName::Fp16,
         }
     }
 }
@@ -455,7 +411,7 @@ pub struct Prune {
     pub method: PruneMethod,
     /// Kind of the written checkpoint; default that of the source.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub dtype: Option<Dtype>,
+    pub dtype: Option<DType>,
     /// Validation rows per domain on which masked and pruned model are compared.
     pub check_rows: usize,
     /// Publishes the pruned model even if that comparison refuses it, marked in its card.
@@ -505,7 +461,7 @@ pub struct Checkpoint {
     pub max_shard_bytes: u64,
     /// Kind of the exported model of `pretrain`; default that of the source.
     #[serde(skip_serializing_if = "Option::is_none")]
-    pub export_dtype: Option<Dtype>,
+    pub export_dtype: Option<DType>,
 }
 
 impl Default for Checkpoint {

@@ -1,7 +1,8 @@
 //! Whether the parts of a configuration fit together, before any file but the configuration is read. All problems
 //! are collected, each with its key, value and fix.
 
-use super::{ComputeDtype, Dtype, Error, MOST_THREADS, MomentKind, RunConfig};
+use super::{ComputeDtype, Error, MOST_THREADS, MomentKind, RunConfig};
+use crate::files::DType;
 use shearling_domains::MixerKind;
 use std::num::NonZeroUsize;
 
@@ -142,7 +143,7 @@ fn check_mixer(config: &RunConfig, problems: &mut Problems) {
 }
 
 fn check_rest(config: &RunConfig, problems: &mut Problems) {
-    problems.unless(config.run.dtype != ComputeDtype::Fixed(Dtype::Fp16), || {
+    problems.unless(config.run.dtype != ComputeDtype::Fixed(DType::F16), || {
         "run.dtype = \"fp16\" is only for written checkpoints; train in \"auto\", \"bf16\" or \"fp32\"".to_string()
     });
     let threads = config.run.threads.map_or(1, NonZeroUsize::get);

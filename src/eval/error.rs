@@ -49,7 +49,7 @@ pub enum Error {
     },
     /// The tokenizer of a model.
     #[error(transparent)]
-    Checkpoint(#[from] crate::checkpoint::Error),
+    Checkpoint(#[from] crate::files::Error),
     /// Data.
     #[error(transparent)]
     Domains(#[from] shearling_domains::Error),

@@ -1,7 +1,7 @@
 //! The loop: read the prompt, then choose a token, hand out its text and read it, until something ends the text.
 
 use super::{Error, Sampling, StopStrings};
-use crate::checkpoint::{TextStream, Tokenizer};
+use crate::hf::{TextStream, Tokenizer};
 use crate::model::{Decoder, KvCache};
 use serde::Serialize;
 use shearling_masks::token_uniform;

@@ -18,7 +18,7 @@ pub use generator::{Generated, Request, StopReason, generate};
 pub use sampling::Sampling;
 pub use stop::StopStrings;
 
-use crate::checkpoint;
+use crate::files;
 use crate::model::DecodeError;
 use tch::TchError;
 
@@ -28,7 +28,7 @@ use tch::TchError;
 pub enum Error {
     /// The tokenizer failed.
     #[error(transparent)]
-    Checkpoint(#[from] checkpoint::Error),
+    Checkpoint(#[from] files::Error),
     /// The decoder refused or failed.
     #[error(transparent)]
     Decode(#[from] DecodeError),

@@ -22,7 +22,7 @@ use super::snapshots::MaskSnapshot;
 use super::story::{self, DomainStory};
 use super::survivors::Survivors;
 use super::written::WrittenModel;
-use crate::checkpoint::RunDir;
+use crate::run_dir::RunDir;
 use crate::train::metrics::FILE_NAME;
 use crate::train::run_folder::RESOLVED;
 use crate::words::device;

@@ -2,7 +2,7 @@
 //! disk, a binary file of that name, a line without end. Memory is bounded by the longest line that is accepted.
 //! What the lines mean is for `columns`, `evaluations` and `events`.
 
-use crate::checkpoint::{BoundedLine, BoundedLines};
+use crate::files::{BoundedLine, BoundedLines};
 use crate::train::metrics::LONGEST_LINE_BYTES;
 use serde_json::Value;
 use std::fs::File;

@@ -3,7 +3,7 @@
 
 use super::Error;
 use super::snapshots::{SnapshotFile, list};
-use crate::checkpoint::RunDir;
+use crate::run_dir::RunDir;
 use crate::train::run::mask_file;
 use shearling_masks::MaskSet;
 use std::path::Path;

@@ -4,7 +4,7 @@
 use super::history::RunHistory;
 use super::notes::Note;
 use super::written::WrittenModel;
-use crate::checkpoint::{CardShape, ModelCard};
+use crate::hf::{CardShape, ModelCard};
 use serde_json::Value;
 use std::path::Path;
 

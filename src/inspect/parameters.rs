@@ -2,9 +2,10 @@
 //! known where a config.json near the mask file tells the vocabulary.
 
 use super::units::Units;
-use crate::checkpoint::{HfConfig, HfModel, RunDir};
+use crate::hf::{ModelConfig, RawConfig};
 use crate::model::count::ParameterCount;
 use crate::prune::shape::resized;
+use crate::run_dir::RunDir;
 use serde::Serialize;
 use shearling_masks::{Module, Shape};
 use std::path::{Path, PathBuf};
@@ -39,7 +40,7 @@ pub struct Parameters {
 
 impl Parameters {
     /// Counts for masks; `model` is any model of the run, for its vocabulary and its kind of attention.
-    pub fn of(units: &Units, model: Option<&HfModel>) -> Parameters {
+    pub fn of(units: &Units, model: Option<&ModelConfig>) -> Parameters {
         let count = |shape: &Shape| match model {
             Some(model) => Parts::of_model(&resized(model, shape)),
             None => Parts::of_shape(shape),
@@ -59,7 +60,7 @@ impl Parts {
         Parts { embedding, attention, mlp, norms, head, total }
     }
 
-    fn of_model(model: &HfModel) -> Parts {
+    fn of_model(model: &ModelConfig) -> Parts {
         let count = ParameterCount::of(model);
         let tables = (count.embedding as f64, count.head as f64);
         Parts::new(count.attention as f64, count.mlp as f64, count.norms as f64, Some(tables))
@@ -80,7 +81,7 @@ impl Parts {
     }
 
     /// As `masks::ExpectedSize`, with attention and MLP apart.
-    fn expected(units: &Units, model: Option<&HfModel>) -> Parts {
+    fn expected(units: &Units, model: Option<&ModelConfig>) -> Parts {
         let (source, hidden) = (units.source(), units.expected_open(Module::Hidden, 0));
         let (mut attention, mut mlp, mut layers) = (0.0, 0.0, 0.0);
         for (layer, open) in units.layer_scores().into_iter().enumerate() {
@@ -99,7 +100,7 @@ impl Parts {
 }
 
 /// A model of the run that a mask file belongs to: of its step folder, or one that the run wrote.
-pub fn model_near(mask_file: &Path) -> Option<HfModel> {
+pub fn model_near(mask_file: &Path) -> Option<ModelConfig> {
     let folder = mask_file.parent()?;
     // checkpoints/step-N/masks.safetensors has the model beside it; of masks/step-N.safetensors the run is one up.
     let beside = folder.join("model");
@@ -115,6 +116,6 @@ pub(super) fn models_of(run: &Path) -> Vec<PathBuf> {
 }
 
 /// The model that a folder's config.json describes, if it can be read.
-pub(super) fn model_of(folder: &Path) -> Option<HfModel> {
-    HfConfig::read(&folder.join("config.json")).and_then(|config| config.model()).ok()
+pub(super) fn model_of(folder: &Path) -> Option<ModelConfig> {
+    RawConfig::read(&folder.join("config.json")).and_then(|config| config.model()).ok()
 }

@@ -2,7 +2,7 @@
 //! the card inside the folder.
 
 use super::lines::text;
-use crate::checkpoint::{CardShape, Equivalence, ModelCard};
+use crate::hf::{CardShape, Equivalence, ModelCard};
 use serde::Serialize;
 use serde_json::Value;
 use std::path::Path;

@@ -7,7 +7,7 @@
 //! The head gate z^hd is the group gate times the in-group query gate (GQA), each absent when that dimension is
 //! not pruned. It is a factor on columns of Wo, z^layer·h one on its rows: no activation is multiplied for a mask.
 
-use super::HfModel;
+use super::ModelConfig;
 use super::decoder::LayerContext;
 use super::linear::{Linear, project};
 use super::norm::rms_norm;
@@ -50,7 +50,7 @@ pub struct HeadLayout {
 
 impl HeadLayout {
     /// Of a model.
-    pub fn of(model: &HfModel) -> HeadLayout {
+    pub fn of(model: &ModelConfig) -> HeadLayout {
         HeadLayout {
             num_attention_heads: model.num_attention_heads,
             num_key_value_heads: model.num_key_value_heads,

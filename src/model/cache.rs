@@ -7,9 +7,9 @@
 //!
 //! The cache knows shapes and positions; what is computed with it is in `decode.rs`.
 
-use super::HfModel;
+use super::ModelConfig;
 use super::rope::RopeTable;
-use crate::checkpoint::Rope;
+use crate::hf::Rope;
 use tch::{Device, Kind, TchError, Tensor};
 
 /// Tokens by which memory grows.
@@ -63,7 +63,7 @@ pub struct KvCache {
 impl KvCache {
     /// An empty cache for `rows` rows of about `tokens` tokens; longer ones make it grow, up to the model's
     /// `max_position_embeddings`. `kind` and `device` are those of the weights.
-    pub fn new(model: &HfModel, rows: i64, tokens: i64, kind: Kind, device: Device) -> Result<KvCache, TchError> {
+    pub fn new(model: &ModelConfig, rows: i64, tokens: i64, kind: Kind, device: Device) -> Result<KvCache, TchError> {
         let limit = model.max_position_embeddings;
         let expected = tokens.clamp(1, limit);
         let layers = (0..model.num_hidden_layers).map(|layer| {

@@ -1,6 +1,6 @@
 //! Parameters and FLOPs by part, computed from the config alone: what `plan` prints before anything is loaded.
 
-use super::HfModel;
+use super::ModelConfig;
 use super::parameters::{Role, parameters};
 use serde::Serialize;
 
@@ -21,7 +21,7 @@ pub struct ParameterCount {
 
 impl ParameterCount {
     /// Counts by walking the parameter list.
-    pub fn of(model: &HfModel) -> ParameterCount {
+    pub fn of(model: &ModelConfig) -> ParameterCount {
         use Role::*;
         let mut count = ParameterCount::default();
         for parameter in parameters(model) {
@@ -54,7 +54,7 @@ impl ParameterCount {
 /// Model FLOPs of one training token (forward and backward): 6 per matmul parameter plus causal attention,
 /// 6 · L · H · E · T (scores and values, half of them masked, backward twice the forward). Recomputation is not
 /// counted.
-pub fn training_flops_per_token(model: &HfModel, tokens_per_row: i64) -> f64 {
+pub fn training_flops_per_token(model: &ModelConfig, tokens_per_row: i64) -> f64 {
     let attention = 6 * model.num_hidden_layers * model.num_attention_heads * model.head_dim * tokens_per_row;
     6.0 * ParameterCount::of(model).matmul() as f64 + attention as f64
 }

@@ -7,7 +7,7 @@
 //! masked by the hidden gates, a tied one is not (it is only sliced at the end, so that it stays tied), and the
 //! output head never is, because the final norm already carries the gates.
 
-use super::HfModel;
+use super::ModelConfig;
 use super::attention::{Attention, HeadLayout, window_mask};
 use super::gates::{GateLinks, LayerGates, ModelGates};
 use super::linear::Linear;
@@ -16,8 +16,8 @@ use super::mlp::Mlp;
 use super::norm::{HiddenGate, rms_norm};
 use super::parameters::{EMBEDDING, FINAL_NORM, HEAD, layer_name};
 use super::rope::RopeTable;
-use crate::native::checkpoint::checkpoint;
 use crate::native::embedding::embedding;
+use crate::native::recompute::recompute;
 use shearling_masks::Gates;
 use std::collections::HashMap;
 use tch::{Device, TchError, Tensor};
@@ -50,7 +50,7 @@ impl LayerContext {
 
 impl ForwardContext {
     /// Context for rows of up to `tokens` tokens.
-    pub fn new(model: &HfModel, tokens: i64, device: Device, gates: &Gates) -> Result<ForwardContext, TchError> {
+    pub fn new(model: &ModelConfig, tokens: i64, device: Device, gates: &Gates) -> Result<ForwardContext, TchError> {
         let rope = RopeTable::new(&model.rope, model.head_dim, tokens, device)?;
         let mut window_masks = HashMap::new();
         for window in model.sliding_window.iter().flatten().filter(|window| **window < tokens) {
@@ -60,25 +60,25 @@ impl ForwardContext {
     }
 
     /// Context of a model without masks.
-    pub fn unmasked(model: &HfModel, tokens: i64, device: Device) -> Result<ForwardContext, TchError> {
+    pub fn unmasked(model: &ModelConfig, tokens: i64, device: Device) -> Result<ForwardContext, TchError> {
         ForwardContext::new(model, tokens, device, &Gates::none())
     }
 
     /// Replaces the gates, keeping the tables.
-    pub fn set_gates(&mut self, model: &HfModel, gates: &Gates) -> Result<(), TchError> {
+    pub fn set_gates(&mut self, model: &ModelConfig, gates: &Gates) -> Result<(), TchError> {
         self.gates = ModelGates::new(model, gates)?;
         Ok(())
     }
 
     /// Replaces the gates by leaves (see [`ModelGates::leaves`]): for a backward that recomputes layers.
-    pub fn set_gate_leaves(&mut self, model: &HfModel, gates: &Gates) -> Result<GateLinks, TchError> {
+    pub fn set_gate_leaves(&mut self, model: &ModelConfig, gates: &Gates) -> Result<GateLinks, TchError> {
         let (leaves, links) = ModelGates::leaves(model, gates)?;
         self.gates = leaves;
         Ok(links)
     }
 
     /// What layer `layer` of `model` needs for rows of `tokens`.
-    pub fn layer(&self, model: &HfModel, layer: i64, tokens: i64) -> Result<LayerContext, TchError> {
+    pub fn layer(&self, model: &ModelConfig, layer: i64, tokens: i64) -> Result<LayerContext, TchError> {
         let gates = self.gates.layers.get(layer as usize);
         let window = model.sliding_window.get(layer as usize).copied().flatten().filter(|window| *window < tokens);
         let window = window.and_then(|window| self.window_masks.get(&window));
@@ -105,7 +105,7 @@ pub struct Block {
 impl Block {
     /// Takes the weights of `layer` from `weight`, which is asked only for names that the config says exist.
     pub fn build<E>(
-        model: &HfModel,
+        model: &ModelConfig,
         layer: i64,
         weight: &mut dyn FnMut(&str) -> Result<Tensor, E>,
     ) -> Result<Block, E> {
@@ -141,7 +141,7 @@ impl Block {
     /// As [`Block::forward`], keeping only `x` for the backward, which computes the layer again.
     fn forward_recomputed(&self, x: &Tensor, context: LayerContext) -> Result<Tensor, TchError> {
         let block = Block { attention: self.attention.shallow_clone(), mlp: self.mlp.shallow_clone() };
-        checkpoint(x, move |x| block.forward(x, &context))
+        recompute(x, move |x| block.forward(x, &context))
     }
 }
 
@@ -161,7 +161,7 @@ pub struct Embedding {
 
 impl Embedding {
     /// Takes the embedding from `weight`.
-    pub fn build<E>(model: &HfModel, weight: &mut dyn FnMut(&str) -> Result<Tensor, E>) -> Result<Embedding, E> {
+    pub fn build<E>(model: &ModelConfig, weight: &mut dyn FnMut(&str) -> Result<Tensor, E>) -> Result<Embedding, E> {
         Ok(Embedding { weight: weight(EMBEDDING)?, masked: !model.tie_word_embeddings })
     }
 
@@ -182,7 +182,7 @@ pub struct Head {
 impl Head {
     /// Takes norm and head from `weight`. A tied head is the tensor of `embedding` if that is given, else asked for.
     pub fn build<E>(
-        model: &HfModel,
+        model: &ModelConfig,
         embedding: Option<&Embedding>,
         weight: &mut dyn FnMut(&str) -> Result<Tensor, E>,
     ) -> Result<Head, E> {
@@ -201,7 +201,7 @@ impl Head {
     }
 
     /// Residual stream `x [B, T, D]` to logits `[B, T, V]`.
-    pub fn forward(&self, model: &HfModel, x: &Tensor, context: &ForwardContext) -> Result<Tensor, TchError> {
+    pub fn forward(&self, model: &ModelConfig, x: &Tensor, context: &ForwardContext) -> Result<Tensor, TchError> {
         let (normed, _) = rms_norm(x, &self.norm, model.rms_norm_eps, context.hidden())?;
         normed.f_linear(&self.weight, None::<&Tensor>)
     }
@@ -210,7 +210,7 @@ impl Head {
     /// logits.
     fn losses(
         &self,
-        model: &HfModel,
+        model: &ModelConfig,
         x: &Tensor,
         input_ids: &Tensor,
         scale: f64,
@@ -223,7 +223,7 @@ impl Head {
     /// Residual stream `x [B, T, D]` to the losses `[N]` of `targets [N]` at `positions [N]` of the B·T tokens.
     fn target_losses(
         &self,
-        model: &HfModel,
+        model: &ModelConfig,
         x: &Tensor,
         positions: &Tensor,
         targets: &Tensor,
@@ -238,7 +238,7 @@ impl Head {
 /// A whole model.
 #[derive(Debug)]
 pub struct Decoder {
-    model: HfModel,
+    model: ModelConfig,
     pub(super) embedding: Embedding,
     pub(super) blocks: Vec<Block>,
     pub(super) head: Head,
@@ -248,7 +248,7 @@ pub struct Decoder {
 
 impl Decoder {
     /// Takes all weights from `weight` by Hugging Face name.
-    pub fn build<E>(model: &HfModel, weight: &mut dyn FnMut(&str) -> Result<Tensor, E>) -> Result<Decoder, E> {
+    pub fn build<E>(model: &ModelConfig, weight: &mut dyn FnMut(&str) -> Result<Tensor, E>) -> Result<Decoder, E> {
         let embedding = Embedding::build(model, weight)?;
         let blocks = (0..model.num_hidden_layers).map(|layer| Block::build(model, layer, weight));
         let blocks = blocks.collect::<Result<_, E>>()?;
@@ -262,7 +262,7 @@ impl Decoder {
     }
 
     /// The configuration it was built from.
-    pub fn model(&self) -> &HfModel {
+    pub fn model(&self) -> &ModelConfig {
         &self.model
     }
 

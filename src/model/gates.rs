@@ -10,7 +10,7 @@
 //! While training the layers see leaves instead of slices of one graph: the backward of a layer then ends at its own
 //! gates, however often it is recomputed, and [`GateLinks::backward`] sends the sums on to the masks in one go.
 
-use super::HfModel;
+use super::ModelConfig;
 use super::norm::HiddenGate;
 use crate::native::autograd;
 use shearling_masks::Gates;
@@ -50,12 +50,12 @@ impl LayerGates {
 
 impl ModelGates {
     /// The gates as parts of the graph of `gates`.
-    pub fn new(model: &HfModel, gates: &Gates) -> Result<ModelGates, TchError> {
+    pub fn new(model: &ModelConfig, gates: &Gates) -> Result<ModelGates, TchError> {
         ModelGates::from_stacks(model, &Stacks::new(model, gates)?, &mut |row| Ok(row))
     }
 
     /// The gates as leaves, with the way back to the graph of `gates`. Without a graph the leaves need no gradient.
-    pub fn leaves(model: &HfModel, gates: &Gates) -> Result<(ModelGates, GateLinks), TchError> {
+    pub fn leaves(model: &ModelConfig, gates: &Gates) -> Result<(ModelGates, GateLinks), TchError> {
         let stacks = Stacks::new(model, gates)?;
         let mut leaves = Vec::new();
         let made = ModelGates::from_stacks(model, &stacks, &mut |row| {
@@ -68,7 +68,7 @@ impl ModelGates {
 
     /// Takes every row of every stack in the order of [`Stacks::in_order`], hidden first and then layer by layer.
     fn from_stacks(
-        model: &HfModel,
+        model: &ModelConfig,
         stacks: &Stacks,
         take: &mut dyn FnMut(Tensor) -> Result<Tensor, TchError>,
     ) -> Result<ModelGates, TchError> {
@@ -98,7 +98,7 @@ struct Stacks {
 }
 
 impl Stacks {
-    fn new(model: &HfModel, gates: &Gates) -> Result<Stacks, TchError> {
+    fn new(model: &ModelConfig, gates: &Gates) -> Result<Stacks, TchError> {
         let clone = |gate: &Option<Tensor>| gate.as_ref().map(Tensor::shallow_clone);
         let (heads, kv_heads) = (model.num_attention_heads, model.num_key_value_heads);
         let heads = gates.all_heads(heads, kv_heads).map_err(|error| TchError::Torch(error.to_string()))?;
@@ -119,7 +119,7 @@ impl Stacks {
 }
 
 /// `z^layer · h`, `[L, D]`.
-fn residual(model: &HfModel, gates: &Gates) -> Result<Option<Tensor>, TchError> {
+fn residual(model: &ModelConfig, gates: &Gates) -> Result<Option<Tensor>, TchError> {
     let size = [model.num_hidden_layers, model.hidden_size];
     match (&gates.layer, &gates.hidden) {
         (Some(layer), Some(hidden)) => layer.f_unsqueeze(1)?.f_mul(hidden).map(Some),

@@ -2,12 +2,12 @@
 //! zeros for biases, each tensor from its own counter-based stream, so that the numbers depend on the seed and the
 //! name alone.
 
-use super::{HfModel, Parameter, parameters::parameters};
+use super::{ModelConfig, Parameter, parameters::parameters};
 use shearling_masks::weight_normals;
 use tch::{Device, Kind, TchError, Tensor};
 
 /// Fresh fp32 weights of a model on the CPU, in the order of [`parameters`].
-pub fn random_weights(model: &HfModel, seed: u64) -> Result<Vec<(String, Tensor)>, TchError> {
+pub fn random_weights(model: &ModelConfig, seed: u64) -> Result<Vec<(String, Tensor)>, TchError> {
     let all = parameters(model);
     all.iter().map(|p| Ok((p.name.clone(), random_weight(p, model.initializer_range, seed)?))).collect()
 }

@@ -29,7 +29,7 @@ pub mod norm;
 pub mod parameters;
 pub mod rope;
 
-pub use crate::checkpoint::HfModel;
+pub use crate::hf::ModelConfig;
 pub use cache::{DecodeError, KvCache};
 pub use decoder::{Block, Decoder, Embedding, ForwardContext, Head};
 pub use parameters::{Parameter, Role};

@@ -1,9 +1,9 @@
 //! Every weight of a model by name, shape and role. Loading, initialising, folding and counting all walk this
 //! list, so a new family is a new line here and nowhere else.
 
-use super::HfModel;
+use super::ModelConfig;
 
-pub use crate::checkpoint::{EMBEDDING, HEAD};
+pub use crate::hf::{EMBEDDING, HEAD};
 
 /// What a weight does. The role decides how it is initialised, which masks are folded into it and along which
 /// dimensions it is sliced (`crate::prune::fold`).
@@ -77,7 +77,7 @@ pub struct Parameter {
 pub const FINAL_NORM: &str = "model.norm.weight";
 
 /// All weights of a model in the order of its forward pass.
-pub fn parameters(model: &HfModel) -> Vec<Parameter> {
+pub fn parameters(model: &ModelConfig) -> Vec<Parameter> {
     let mut all = vec![outer(EMBEDDING, vec![model.vocab_size, model.hidden_size], Role::Embedding)];
     for layer in 0..model.num_hidden_layers {
         all.extend(layer_parameters(model, layer));
@@ -94,7 +94,7 @@ fn outer(name: &str, shape: Vec<i64>, role: Role) -> Parameter {
 }
 
 /// The weights of one layer in the order of its forward pass.
-pub fn layer_parameters(model: &HfModel, layer: i64) -> Vec<Parameter> {
+pub fn layer_parameters(model: &ModelConfig, layer: i64) -> Vec<Parameter> {
     let (d, f) = (model.hidden_size, model.intermediate_size);
     let (q, kv) = (model.num_attention_heads * model.head_dim, model.num_key_value_heads * model.head_dim);
     let bias = model.attention_bias;

@@ -9,7 +9,7 @@
 //! `factor`, short ones kept, and those in between blended. The rotation is the same for a pruned model because
 //! `head_dim` and the order inside a head never change.
 
-use crate::checkpoint::{Rope, RopeKind};
+use crate::hf::{Rope, RopeKind};
 use crate::native::rope::rope;
 use std::f64::consts::PI;
 use tch::{Device, Kind, TchError, Tensor};

@@ -103,7 +103,7 @@ pub(super) mod test_support {
 mod tests {
     use super::test_support::collect;
     use super::*;
-    use crate::checkpoint::DType;
+    use crate::files::DType;
     use crate::prune::fold_plan::{FoldPlan, Side};
     use crate::prune::fold_reference::checkpoint_of;
     use tch::{Device, Kind, Tensor};
@@ -142,7 +142,7 @@ mod tests {
         let calls = AtomicUsize::new(0);
         let full = |_: u64, _: &[u8]| {
             calls.fetch_add(1, Ordering::Relaxed);
-            Err(crate::checkpoint::Error::Shape { problem: "the disk is full".into() }.into())
+            Err(crate::files::Error::Shape { problem: "the disk is full".into() }.into())
         };
         let problem = Workers { buffers: vec![Vec::new(); 2] }.fold(&fold, full).unwrap_err().to_string();
         assert!(problem.contains("the disk is full"), "{problem}");

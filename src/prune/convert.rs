@@ -10,11 +10,9 @@ use super::equivalence::{CheckRows, Equivalence, check};
 use super::fold::Folder;
 use super::shape::pruned_config;
 use super::{Error, Transfer, read_ahead};
-use crate::checkpoint::{
-    self, Checkpoint, DType, ModelCard, ShardWriter, Staging, TensorPlan, carry_companions, ensure_space,
-};
-use crate::config::Dtype;
-use crate::model::{HfModel, Parameter, parameters::layer_name, parameters::parameters};
+use crate::files::{DType, Staging, ensure_space};
+use crate::hf::{self, Checkpoint, ModelCard, ShardWriter, TensorPlan, carry_companions};
+use crate::model::{ModelConfig, Parameter, parameters::layer_name, parameters::parameters};
 use shearling_masks::{Gates, KeepPlan, MaskSpec};
 use std::path::Path;
 use std::time::Instant;
@@ -34,7 +32,7 @@ pub struct Conversion<'a> {
     /// Kept units.
     pub plan: &'a KeepPlan,
     /// Kind of the written weights.
-    pub dtype: Dtype,
+    pub dtype: DType,
     /// Size at which a weight file is split.
     pub max_shard_bytes: u64,
     /// Real rows on which masked and pruned model must agree.
@@ -77,9 +75,9 @@ pub fn convert(
     Ok(Converted { transfer, equivalence })
 }
 
-fn on_the_card(equivalence: &Equivalence) -> checkpoint::Equivalence {
+fn on_the_card(equivalence: &Equivalence) -> hf::Equivalence {
     let rounding = &equivalence.rounding;
-    checkpoint::Equivalence {
+    hf::Equivalence {
         error: equivalence.folded,
         bound: equivalence.folded_bound,
         dtype: Some(rounding.dtype.name().to_string()),
@@ -105,7 +103,7 @@ pub fn write_model(
 
 /// Refuses a checkpoint that is not the network of its config: without all the weights that it asks for, or with others
 /// that this network would not use.
-pub fn require_complete(checkpoint: &Checkpoint, model: &HfModel) -> Result<(), Error> {
+pub fn require_complete(checkpoint: &Checkpoint, model: &ModelConfig) -> Result<(), Error> {
     let expected: Vec<(String, Vec<i64>)> = parameters(model).into_iter().map(|p| (p.name, p.shape)).collect();
     let report = checkpoint.check(&expected);
     if report.is_exact() {
@@ -124,11 +122,11 @@ pub fn require_complete(checkpoint: &Checkpoint, model: &HfModel) -> Result<(), 
 
 fn write_weights(
     conversion: &Conversion,
-    pruned: &HfModel,
+    pruned: &ModelConfig,
     folder: &Path,
     progress: &mut dyn FnMut(&str, usize, usize),
 ) -> Result<Transfer, Error> {
-    let (source, dtype) = (conversion.source, DType::from(conversion.dtype));
+    let (source, dtype) = (conversion.source, conversion.dtype);
     let wanted = parameters(pruned);
     let plan: Vec<TensorPlan> =
         wanted.iter().map(|p| TensorPlan { name: p.name.clone(), shape: p.shape.clone(), dtype }).collect();

@@ -9,7 +9,7 @@ use std::path::PathBuf;
 pub enum Error {
     /// Reading the source or writing the result.
     #[error(transparent)]
-    Checkpoint(#[from] crate::checkpoint::Error),
+    Checkpoint(#[from] crate::files::Error),
     /// Masks that do not fit, or a target that cannot be reached.
     #[error(transparent)]
     Masks(#[from] shearling_masks::Error),

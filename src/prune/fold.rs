@@ -19,15 +19,15 @@ use super::Error;
 use super::exact_fold;
 use super::fold_plan::{FoldPlan, Side};
 use super::gather::Fold;
-use crate::checkpoint::{self, DType, StoredTensor};
-use crate::model::{HfModel, Role};
+use crate::files::{self, DType, StoredTensor};
+use crate::model::{ModelConfig, Role};
 use shearling_masks::{Gates, KeepPlan, LayerKeep};
 use tch::{Kind, Tensor};
 
 /// Everything the fold of a weight depends on besides the weight itself.
 #[derive(Debug)]
 pub struct Folder<'a> {
-    model: &'a HfModel,
+    model: &'a ModelConfig,
     plan: &'a KeepPlan,
     gates: HostGates,
 }
@@ -37,7 +37,7 @@ impl<'a> Folder<'a> {
     ///
     /// # Errors
     /// Gates of another shape than the model's.
-    pub fn new(model: &'a HfModel, plan: &'a KeepPlan, gates: &Gates) -> Result<Folder<'a>, Error> {
+    pub fn new(model: &'a ModelConfig, plan: &'a KeepPlan, gates: &Gates) -> Result<Folder<'a>, Error> {
         Ok(Folder { model, plan, gates: HostGates::read(gates, model)? })
     }
 
@@ -190,7 +190,7 @@ struct HostGates {
 }
 
 impl HostGates {
-    fn read(gates: &Gates, model: &HfModel) -> Result<HostGates, Error> {
+    fn read(gates: &Gates, model: &ModelConfig) -> Result<HostGates, Error> {
         let (layers, kv_heads) = (model.num_hidden_layers, model.num_key_value_heads);
         let group = model.num_attention_heads / kv_heads;
         Ok(HostGates {
@@ -207,7 +207,7 @@ fn to_host(name: &str, gate: &Option<Tensor>, shape: &[i64]) -> Result<Option<Ve
     let Some(gate) = gate else { return Ok(None) };
     if gate.size() != shape {
         let problem = format!("{name} gates of shape {:?} for a model with {shape:?}", gate.size());
-        return Err(checkpoint::Error::Shape { problem }.into());
+        return Err(files::Error::Shape { problem }.into());
     }
     let flat = gate.f_detach()?.f_to_device(tch::Device::Cpu)?.f_to_kind(Kind::Float)?.f_reshape([-1])?;
     Ok(Some(Vec::<f32>::try_from(&flat)?))

@@ -3,22 +3,23 @@
 
 use super::blocks::{Workers, test_support::collect};
 use super::fold::Folder;
-use crate::checkpoint::{Checkpoint, DType, ShardWriter, TensorPlan};
-use crate::model::{HfModel, Parameter, Role, parameters::parameters};
+use crate::files::DType;
+use crate::hf::{Checkpoint, ShardWriter, TensorPlan};
+use crate::model::{ModelConfig, Parameter, Role, parameters::parameters};
 use shearling_masks::{Gates, KeepPlan, LayerKeep};
 use std::path::Path;
 use tch::{Device, Kind, TchError, Tensor};
 
 /// The fold by whole-tensor operators.
 pub(super) struct Reference<'a> {
-    model: &'a HfModel,
+    model: &'a ModelConfig,
     plan: &'a KeepPlan,
     gates: &'a Gates,
     hidden: Tensor,
 }
 
 impl<'a> Reference<'a> {
-    pub(super) fn new(model: &'a HfModel, plan: &'a KeepPlan, gates: &'a Gates) -> Reference<'a> {
+    pub(super) fn new(model: &'a ModelConfig, plan: &'a KeepPlan, gates: &'a Gates) -> Reference<'a> {
         Reference { model, plan, gates, hidden: Tensor::from_slice(&plan.hidden) }
     }
 
@@ -166,7 +167,7 @@ pub(super) fn checkpoint_of(dir: &Path, tensors: &[(&str, Tensor)]) -> Checkpoin
 }
 
 /// Odd sizes; grouped queries, biases, norms in heads and tied embeddings as the families have them.
-fn models() -> Vec<HfModel> {
+fn models() -> Vec<ModelConfig> {
     let fixture = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/hf/llama2-mha");
     let mut plain = Checkpoint::open(&fixture).unwrap().model().clone();
     (plain.vocab_size, plain.hidden_size, plain.intermediate_size) = (19, 33, 47);
@@ -181,7 +182,7 @@ fn models() -> Vec<HfModel> {
 }
 
 /// Neighbours, gaps and both ends.
-fn keep_plan(model: &HfModel) -> KeepPlan {
+fn keep_plan(model: &ModelConfig) -> KeepPlan {
     let without = |size: i64, removed: &[i64]| (0..size).filter(|index| !removed.contains(index)).collect::<Vec<_>>();
     let slots = model.num_attention_heads / model.num_key_value_heads;
     let layer = |source_index: i64, kv_heads: &[i64]| LayerKeep {
@@ -194,7 +195,7 @@ fn keep_plan(model: &HfModel) -> KeepPlan {
 }
 
 /// The gates whose bit is set, values all over (0, 1) and the exact 1 that most gates end at.
-fn gates(model: &HfModel, bits: u32) -> Gates {
+fn gates(model: &ModelConfig, bits: u32) -> Gates {
     let (layers, kv_heads) = (model.num_hidden_layers, model.num_key_value_heads);
     let gate = |bit: u32, shape: &[i64]| {
         let values = Tensor::rand(shape, (Kind::Float, Device::Cpu)) * 1.5;
@@ -210,7 +211,7 @@ fn gates(model: &HfModel, bits: u32) -> Gates {
 }
 
 /// The weights that stay, with the place of their layer in the plan.
-fn kept_parameters(model: &HfModel, plan: &KeepPlan) -> Vec<(Parameter, Option<usize>)> {
+fn kept_parameters(model: &ModelConfig, plan: &KeepPlan) -> Vec<(Parameter, Option<usize>)> {
     let place = |layer: i64| plan.layers.iter().position(|kept| kept.source_index == layer);
     let kept = |parameter: Parameter| match parameter.layer {
         Some(layer) => place(layer).map(|place| (parameter, Some(place))),
@@ -219,7 +220,7 @@ fn kept_parameters(model: &HfModel, plan: &KeepPlan) -> Vec<(Parameter, Option<u
     parameters(model).into_iter().filter_map(kept).collect()
 }
 
-fn random_weights(model: &HfModel, kind: Kind) -> Vec<(String, Tensor)> {
+fn random_weights(model: &ModelConfig, kind: Kind) -> Vec<(String, Tensor)> {
     let weight = |p: Parameter| (p.name, Tensor::randn(&p.shape, (Kind::Float, Device::Cpu)).to_kind(kind));
     parameters(model).into_iter().map(weight).collect()
 }

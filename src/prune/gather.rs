@@ -11,7 +11,7 @@
 use super::Error;
 use super::element::{BF16, Element, F16, F32};
 use super::fold_plan::FoldPlan;
-use crate::checkpoint::{self, DType, StoredTensor};
+use crate::files::{self, DType, StoredTensor};
 use std::ops::Range;
 #[cfg(test)]
 use tch::{Device, Kind, Tensor};
@@ -218,7 +218,7 @@ impl<'a> Fold<'a> {
 
 fn misfit(source: &StoredTensor, problem: String) -> Error {
     let problem = format!("`{}` of shape {:?} does not fit the keep-plan: {problem}", source.name(), source.shape());
-    checkpoint::Error::Shape { problem }.into()
+    files::Error::Shape { problem }.into()
 }
 
 /// `out[c] = row[c] · factor · factors[c]`, on the widest vectors there are.

@@ -12,8 +12,8 @@
 //! ```
 
 use super::Error;
-use crate::checkpoint::Checkpoint;
-use crate::model::{HfModel, Parameter, Role, parameters::parameters};
+use crate::hf::Checkpoint;
+use crate::model::{ModelConfig, Parameter, Role, parameters::parameters};
 use shearling_masks::{Gates, KeepPlan, MaskSpec, Module};
 use tch::{Device, Kind, TchError, Tensor};
 
@@ -32,7 +32,7 @@ pub fn one_shot(checkpoint: &Checkpoint, spec: &MaskSpec, device: Device) -> Res
 
 /// Sums of squares per unit.
 struct Scores {
-    model: HfModel,
+    model: ModelConfig,
     layer: Tensor,
     kv_head: Tensor,
     query_head: Tensor,
@@ -41,7 +41,7 @@ struct Scores {
 }
 
 impl Scores {
-    fn new(model: &HfModel, device: Device) -> Result<Scores, TchError> {
+    fn new(model: &ModelConfig, device: Device) -> Result<Scores, TchError> {
         let zeros = |shape: &[i64]| Tensor::f_zeros(shape, (Kind::Float, device));
         let layers = model.num_hidden_layers;
         let group = model.num_attention_heads / model.num_key_value_heads;

@@ -6,7 +6,7 @@
 
 use super::Error;
 use super::gather::Fold;
-use crate::checkpoint::StoredTensor;
+use crate::files::StoredTensor;
 use std::collections::VecDeque;
 use std::ops::Range;
 use std::sync::mpsc;
@@ -45,7 +45,8 @@ pub(super) fn for_each<'a>(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checkpoint::{Checkpoint, DType, Error as Broken};
+    use crate::files::{DType, Error as Broken};
+    use crate::hf::Checkpoint;
     use crate::prune::fold_plan::{FoldPlan, Side};
     use crate::prune::fold_reference::checkpoint_of;
     use tch::{Device, Kind, Tensor};

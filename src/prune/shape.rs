@@ -1,11 +1,12 @@
 //! From a model and a `[target]` table to the shapes that the masks work between.
 
-use crate::checkpoint::{DType, HfConfig, HfModel, NewShape, Result};
 use crate::config::Target;
+use crate::files::{DType, Result};
+use crate::hf::{ModelConfig, NewShape, RawConfig};
 use shearling_masks::{KeepPlan, MaskSpec, Shape};
 
 /// The prunable dimensions of a model.
-pub fn source_shape(model: &HfModel) -> Shape {
+pub fn source_shape(model: &ModelConfig) -> Shape {
     Shape {
         hidden_size: model.hidden_size,
         intermediate_size: model.intermediate_size,
@@ -33,14 +34,14 @@ pub fn target_shape(source: &Shape, target: &Target) -> Shape {
 }
 
 /// Which masks a model needs to reach `[target]`; refuses what cannot be reached.
-pub fn mask_spec(model: &HfModel, target: &Target) -> shearling_masks::Result<MaskSpec> {
+pub fn mask_spec(model: &ModelConfig, target: &Target) -> shearling_masks::Result<MaskSpec> {
     let source = source_shape(model);
     MaskSpec::new(&source, &target_shape(&source, target))
 }
 
 /// The model with exactly `target`'s shape, for counting before it is known which layers stay. (That only matters for
 /// per-layer entries, which count nothing; the first ones are taken.)
-pub fn resized(model: &HfModel, target: &Shape) -> HfModel {
+pub fn resized(model: &ModelConfig, target: &Shape) -> ModelConfig {
     let mut small = model.clone();
     small.hidden_size = target.hidden_size;
     small.intermediate_size = target.intermediate_size;
@@ -52,14 +53,14 @@ pub fn resized(model: &HfModel, target: &Shape) -> HfModel {
 }
 
 /// The configuration of the pruned model, its per-layer entries following the kept layers.
-pub fn pruned_config(config: &HfConfig, spec: &MaskSpec, plan: &KeepPlan, dtype: DType) -> Result<HfConfig> {
+pub fn pruned_config(config: &RawConfig, spec: &MaskSpec, plan: &KeepPlan, dtype: DType) -> Result<RawConfig> {
     let layers: Vec<i64> = plan.layers.iter().map(|layer| layer.source_index).collect();
     config.with_shape(&new_shape(spec.target(), &layers), dtype)
 }
 
 /// The configuration of the pruned model before it is known which layers stay: the first ones are taken, as in
 /// [`resized`].
-pub fn planned_config(config: &HfConfig, spec: &MaskSpec, dtype: DType) -> Result<HfConfig> {
+pub fn planned_config(config: &RawConfig, spec: &MaskSpec, dtype: DType) -> Result<RawConfig> {
     let layers: Vec<i64> = (0..spec.target().num_hidden_layers).collect();
     config.with_shape(&new_shape(spec.target(), &layers), dtype)
 }

@@ -11,7 +11,7 @@ pub enum Error {
     Run(#[from] crate::inspect::Error),
     /// The system refused, or a file could not be written.
     #[error(transparent)]
-    File(#[from] crate::checkpoint::Error),
+    File(#[from] crate::files::Error),
     /// A file given beside the runs is not what it should be.
     #[error("`{}` is not the output of `{made_by}`: {problem}", path.display())]
     Side {

@@ -27,7 +27,7 @@ mod side_kinds;
 
 pub use error::Error;
 
-use crate::checkpoint::write_atomic;
+use crate::files::write_atomic;
 use crate::inspect::RunHistory;
 use answers::Answer;
 use chart::{Figure, Form};
@@ -116,7 +116,7 @@ impl Report {
         extension: &str,
         draw: impl Fn(&Figure) -> Result<Vec<u8>, Error>,
     ) -> Result<Vec<PathBuf>, Error> {
-        let failed = |source| crate::checkpoint::Error::Io { operation: "create", path: folder.to_owned(), source };
+        let failed = |source| crate::files::Error::Io { operation: "create", path: folder.to_owned(), source };
         std::fs::create_dir_all(folder).map_err(failed)?;
         let mut written = Vec::new();
         for figure in self.sections().iter().flat_map(|section| &section.figures) {

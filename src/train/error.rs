@@ -12,7 +12,7 @@ pub enum Error {
     Config(#[from] crate::config::Error),
     /// Reading or writing models and run folders.
     #[error(transparent)]
-    Checkpoint(#[from] crate::checkpoint::Error),
+    Checkpoint(#[from] crate::files::Error),
     /// Masks.
     #[error(transparent)]
     Masks(#[from] shearling_masks::Error),

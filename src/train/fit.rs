@@ -3,7 +3,7 @@
 use super::memory::MemoryEstimate;
 use super::setup::Device;
 use crate::config::{MomentKind, RunConfig};
-use crate::model::HfModel;
+use crate::model::ModelConfig;
 use serde::Serialize;
 
 /// What a device keeps for itself beside the tensors: on a GPU the context of CUDA and what its allocator cannot use.
@@ -92,7 +92,7 @@ impl Settings {
 /// `most_rows`; then blocks computed again, then moments in bf16, then moments on the host. `None` if nothing fits.
 pub fn fitting(
     config: &RunConfig,
-    model: &HfModel,
+    model: &ModelConfig,
     tokens: i64,
     device: Device,
     bytes: f64,
@@ -120,10 +120,10 @@ pub fn fitting(
 mod tests {
     use super::*;
 
-    fn llama2_7b() -> HfModel {
+    fn llama2_7b() -> ModelConfig {
         let config = include_str!("../../tests/fixtures/configs/llama2-7b.json");
         let serde_json::Value::Object(raw) = serde_json::from_str(config).unwrap() else { panic!("an object") };
-        crate::checkpoint::HfConfig::from_raw(raw, std::path::Path::new("llama2-7b.json")).model().unwrap()
+        crate::hf::RawConfig::from_raw(raw, std::path::Path::new("llama2-7b.json")).model().unwrap()
     }
 
     fn config() -> RunConfig {

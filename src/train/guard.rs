@@ -11,8 +11,8 @@ use super::setup::{Setup, compute_dtype};
 use super::trainer::Trainer;
 use super::watchdog::{Alarm, PATIENCE, Watchdog};
 use super::way_back::way_back;
-use crate::checkpoint::RunDir;
 use crate::config::Divergence;
+use crate::run_dir::RunDir;
 use serde_json::json;
 use std::path::Path;
 

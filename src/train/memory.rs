@@ -8,8 +8,9 @@
 //! On a CPU that is what is taken, within 5 %. On CUDA norms, SwiGLU, rotary embedding and gates are composed operators,
 //! which keep fp32 copies that nobody counted here tensor by tensor: `composed_bytes` adds them by measured factors.
 
-use crate::config::{Dtype, MomentKind, RunConfig};
-use crate::model::HfModel;
+use crate::config::{MomentKind, RunConfig};
+use crate::files::DType;
+use crate::model::ModelConfig;
 use crate::model::count::ParameterCount;
 use crate::model::loss::chunk_tokens;
 use crate::train::setup::{Device, compute_dtype, kind};
@@ -46,7 +47,7 @@ const COMPOSED_MASKED: f64 = 2.4;
 impl MemoryEstimate {
     /// Of a run of `config` on `model` with rows of `tokens` on `device`. Counts what the layers save, tensor by
     /// tensor; what the process had before the model is not in it.
-    pub fn new(model: &HfModel, config: &RunConfig, tokens: i64, device: Device) -> MemoryEstimate {
+    pub fn new(model: &ModelConfig, config: &RunConfig, tokens: i64, device: Device) -> MemoryEstimate {
         let parameters = ParameterCount::of(model).total() as f64;
         let train = &config.train;
         let micro_batch = train.micro_batch() as i64 * tokens;
@@ -62,7 +63,7 @@ impl MemoryEstimate {
         let factor = if config.target.is_some() { COMPOSED_MASKED } else { COMPOSED_PLAIN };
         let composed = if device.is_cuda() { factor - 1.0 } else { 0.0 };
         MemoryEstimate {
-            weight_bytes: parameters * if dtype == Dtype::Fp32 { 4.0 } else { 6.0 },
+            weight_bytes: parameters * if dtype == DType::F32 { 4.0 } else { 6.0 },
             gradient_bytes: parameters * 4.0,
             optimizer_bytes: parameters * moment_bytes(config, device),
             activation_bytes,
@@ -101,7 +102,7 @@ struct BlockBytes {
 }
 
 impl BlockBytes {
-    fn new(model: &HfModel, dtype: Dtype, tokens: f64) -> BlockBytes {
+    fn new(model: &ModelConfig, dtype: DType, tokens: f64) -> BlockBytes {
         let element = element_bytes(dtype);
         let (d, f) = (model.hidden_size as f64, model.intermediate_size as f64);
         let q = (model.num_attention_heads * model.head_dim) as f64;
@@ -122,11 +123,11 @@ impl BlockBytes {
 }
 
 /// Output head and loss: the normed stream and its gradient, a chunk of logits, the head's gradient in fp32.
-fn loss_bytes(model: &HfModel, dtype: Dtype, tokens: i64) -> f64 {
+fn loss_bytes(model: &ModelConfig, dtype: DType, tokens: i64) -> f64 {
     let (d, vocab) = (model.hidden_size as f64, model.vocab_size as f64);
     let element = element_bytes(dtype);
     let chunk = chunk_tokens(model.vocab_size, kind(dtype), tokens) as f64;
-    let summand = if dtype == Dtype::Fp32 { 0.0 } else { element * vocab * d };
+    let summand = if dtype == DType::F32 { 0.0 } else { element * vocab * d };
     3.0 * element * tokens as f64 * d + element * chunk * vocab + 4.0 * vocab * d + summand
 }
 
@@ -135,8 +136,8 @@ fn workspace_bytes(device: Device) -> f64 {
     if device == Device::Cpu { CPU_RUNTIME_BYTES } else { 0.0 }
 }
 
-fn element_bytes(dtype: Dtype) -> f64 {
-    if dtype == Dtype::Fp32 { 4.0 } else { 2.0 }
+fn element_bytes(dtype: DType) -> f64 {
+    if dtype == DType::F32 { 4.0 } else { 2.0 }
 }
 
 impl std::fmt::Display for MemoryEstimate {
@@ -158,7 +159,7 @@ impl std::fmt::Display for MemoryEstimate {
 }
 
 /// Bytes of a checkpoint: fp32 masters and two moments.
-pub fn checkpoint_bytes(model: &HfModel, config: &RunConfig) -> f64 {
+pub fn checkpoint_bytes(model: &ModelConfig, config: &RunConfig) -> f64 {
     let moments = if config.train.moments == MomentKind::Bf16 { 4.0 } else { 8.0 };
     (4.0 + moments) * ParameterCount::of(model).total() as f64
 }
@@ -167,10 +168,10 @@ pub fn checkpoint_bytes(model: &HfModel, config: &RunConfig) -> f64 {
 mod tests {
     use super::*;
 
-    fn llama2_7b() -> HfModel {
+    fn llama2_7b() -> ModelConfig {
         let config = include_str!("../../tests/fixtures/configs/llama2-7b.json");
         let serde_json::Value::Object(raw) = serde_json::from_str(config).unwrap() else { panic!("an object") };
-        crate::checkpoint::HfConfig::from_raw(raw, std::path::Path::new("llama2-7b.json")).model().unwrap()
+        crate::hf::RawConfig::from_raw(raw, std::path::Path::new("llama2-7b.json")).model().unwrap()
     }
 
     fn estimate(overrides: &str) -> MemoryEstimate {

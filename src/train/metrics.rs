@@ -8,7 +8,7 @@ use super::Error;
 use super::evaluation::EvalReport;
 use super::step::StepReport;
 use super::trainer::Trainer;
-use crate::checkpoint::{BoundedLine, BoundedLines, write_atomic};
+use crate::files::{BoundedLine, BoundedLines, write_atomic};
 use crate::native::memory::peak_bytes;
 use serde_json::{Map, Value, json};
 use std::fs::{File, OpenOptions};

@@ -10,8 +10,9 @@ use super::run::{Observer, Outcome, SNAPSHOTS, predicted_memory};
 use super::run_folder::{RESOLVED, refuse_existing, saved_config};
 use super::setup::Setup;
 use super::trainer::Trainer;
-use crate::checkpoint::{RunDir, RunLock, StepDir, Verify, ensure_space, write_atomic};
 use crate::config::{self, RunConfig};
+use crate::files::{ensure_space, write_atomic};
+use crate::run_dir::{RunDir, RunLock, StepDir, Verify};
 use std::path::Path;
 
 /// A run folder that is ours, and the run in it.

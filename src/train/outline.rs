@@ -8,8 +8,8 @@ use super::setup::{
     loads_in_some_only, mixer_config, random_config, resolve_bounds,
 };
 use super::{Error, trainer};
-use crate::checkpoint::{HfConfig, HfModel};
 use crate::config::{self, RunConfig, Stage, validate};
+use crate::hf::{ModelConfig, RawConfig};
 use crate::prune::shape;
 use shearling_domains::{Dataset, Mixer};
 use shearling_masks::MaskSpec;
@@ -28,9 +28,9 @@ pub struct Outline {
     /// Where the run would be; it need not be here.
     pub device: Device,
     /// The model's config file.
-    pub hf_config: HfConfig,
+    pub hf_config: RawConfig,
     /// Its meaning.
-    pub model: HfModel,
+    pub model: ModelConfig,
     /// Masks of a prune run whose target can be reached.
     pub spec: Option<MaskSpec>,
     /// The data, if it is there.
@@ -116,7 +116,7 @@ impl Outline {
         mut config: RunConfig,
         stage: Stage,
         device: Device,
-        source: Option<HfConfig>,
+        source: Option<RawConfig>,
         row_tokens: Option<i64>,
     ) -> Result<Outline, Error> {
         let mut findings = Findings::default();
@@ -144,7 +144,7 @@ impl Outline {
     }
 
     /// The model that a prune run writes.
-    pub fn target(&self) -> Option<HfModel> {
+    pub fn target(&self) -> Option<ModelConfig> {
         self.spec.as_ref().map(|spec| shape::resized(&self.model, spec.target()))
     }
 }
@@ -160,7 +160,7 @@ fn open_data(config: &RunConfig, findings: &mut Findings) -> Option<Arc<Dataset>
 }
 
 /// The shape of `[model.random]`.
-fn new_model(config: &RunConfig, dataset: Option<&Dataset>, row_tokens: Option<i64>) -> Result<HfConfig, Error> {
+fn new_model(config: &RunConfig, dataset: Option<&Dataset>, row_tokens: Option<i64>) -> Result<RawConfig, Error> {
     let missing = |what: &str| Error::Mismatch(what.to_string());
     let random = config.model.random.as_ref().ok_or_else(|| missing("[model] names neither source nor random"))?;
     let frame = match (dataset, random.vocab_size) {
@@ -179,7 +179,7 @@ fn new_model(config: &RunConfig, dataset: Option<&Dataset>, row_tokens: Option<i
     random_config(random, frame)
 }
 
-fn mask_spec(config: &RunConfig, stage: Stage, model: &HfModel, findings: &mut Findings) -> Option<MaskSpec> {
+fn mask_spec(config: &RunConfig, stage: Stage, model: &ModelConfig, findings: &mut Findings) -> Option<MaskSpec> {
     let target = config.target.as_ref().filter(|_| stage == Stage::Prune)?;
     let spec = findings.keep(shape::mask_spec(model, target))?;
     findings.keep(check_target_differs(&spec));

@@ -15,10 +15,10 @@ use super::Error;
 use super::memory::checkpoint_bytes;
 use super::setup::{Device, Setup};
 use super::trainer::{Counters, Trainer, load_masters, loader_config};
-use crate::checkpoint::{
-    Checkpoint, DType, HfModel, RunDir, ShardWriter, StepDir, TensorFile, TensorPlan, ensure_space,
-};
 use crate::config::{self, RunConfig};
+use crate::files::{DType, TensorFile, ensure_space};
+use crate::hf::{Checkpoint, ModelConfig, ShardWriter, TensorPlan};
+use crate::run_dir::{RunDir, StepDir};
 use serde::{Deserialize, Serialize};
 use shearling_domains::MixerState;
 use shearling_domains::loader::{Loader, LoaderState};
@@ -120,7 +120,7 @@ impl Trainer {
 }
 
 /// The source's config.json must still say what it said when the run began.
-fn require_same_model(saved: &HfModel, now: &HfModel) -> Result<(), Error> {
+fn require_same_model(saved: &ModelConfig, now: &ModelConfig) -> Result<(), Error> {
     let (mut saved, mut now) = (saved.clone(), now.clone());
     (saved.dtype, now.dtype) = (None, None);
     if saved == now {

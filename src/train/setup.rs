@@ -3,8 +3,9 @@
 
 use super::Error;
 use super::references::{References, initial_proportions};
-use crate::checkpoint::{Architecture, Checkpoint, DType, HfConfig, HfModel, NewLlama, vocabulary_difference};
-use crate::config::{ComputeDtype, Dtype, Mixer as MixerTable, RandomModel, RunConfig, Stage, validate};
+use crate::config::{ComputeDtype, Mixer as MixerTable, RandomModel, RunConfig, Stage, validate};
+use crate::files::DType;
+use crate::hf::{Architecture, Checkpoint, ModelConfig, NewLlama, RawConfig, vocabulary_difference};
 use crate::native::precision::has_bf16;
 use crate::prune::{convert::require_complete, shape};
 use shearling_domains::{Dataset, MAX_CHANGE, MAX_DRIFT, Mixer, MixerConfig, MixerKind, MixerState, Split};
@@ -26,9 +27,9 @@ pub struct Setup {
     /// Device of the run.
     pub device: Device,
     /// The model's config file.
-    pub hf_config: HfConfig,
+    pub hf_config: RawConfig,
     /// The model's resolved config.
-    pub model: HfModel,
+    pub model: ModelConfig,
     /// Initial weights; `None` for random ones.
     pub source: Option<Checkpoint>,
     /// Folder with the tokenizer and other files that travel with the model.
@@ -166,24 +167,24 @@ pub(super) fn mixer_config(table: &MixerTable) -> MixerConfig {
 
 /// What `run.dtype` means on `device`. A run writes the answer into its resolved.toml, so a resume on another machine
 /// keeps it.
-pub fn compute_dtype(asked: ComputeDtype, device: Device) -> Dtype {
+pub fn compute_dtype(asked: ComputeDtype, device: Device) -> DType {
     match asked {
         ComputeDtype::Fixed(dtype) => dtype,
-        ComputeDtype::Auto if has_bf16(device) => Dtype::Bf16,
-        ComputeDtype::Auto => Dtype::Fp32,
+        ComputeDtype::Auto if has_bf16(device) => DType::BF16,
+        ComputeDtype::Auto => DType::F32,
     }
 }
 
 /// libtorch's kind of a dtype.
-pub fn kind(dtype: Dtype) -> Kind {
+pub fn kind(dtype: DType) -> Kind {
     match dtype {
-        Dtype::Fp32 => Kind::Float,
-        Dtype::Bf16 => Kind::BFloat16,
-        Dtype::Fp16 => Kind::Half,
+        DType::F32 => Kind::Float,
+        DType::BF16 => Kind::BFloat16,
+        DType::F16 => Kind::Half,
     }
 }
 
-fn open_model(config: &RunConfig, dataset: &Dataset) -> Result<(Option<Checkpoint>, HfConfig, PathBuf), Error> {
+fn open_model(config: &RunConfig, dataset: &Dataset) -> Result<(Option<Checkpoint>, RawConfig, PathBuf), Error> {
     match (&config.model.source, &config.model.random) {
         (Some(path), _) => {
             let source = Checkpoint::open(path)?;
@@ -219,7 +220,7 @@ impl RandomFrame {
 }
 
 /// A new Llama whose vocabulary and special tokens are the data's.
-pub(super) fn random_config(random: &RandomModel, frame: RandomFrame) -> Result<HfConfig, Error> {
+pub(super) fn random_config(random: &RandomModel, frame: RandomFrame) -> Result<RawConfig, Error> {
     let heads = random.num_attention_heads;
     if random.head_dim.is_none() && random.hidden_size % heads != 0 {
         return Err(Error::Mismatch(format!(
@@ -244,7 +245,7 @@ pub(super) fn random_config(random: &RandomModel, frame: RandomFrame) -> Result<
         eos_token_id: frame.eos_token_id,
         dtype: DType::F32,
     };
-    Ok(HfConfig::new_llama(&new)?)
+    Ok(RawConfig::new_llama(&new)?)
 }
 
 /// Refuses a target that is the source's own shape: nothing would be removed, whatever the masks learn.
@@ -261,7 +262,7 @@ pub(super) fn check_target_differs(spec: &MaskSpec) -> Result<(), Error> {
 
 /// Refuses shapes that we could train, but that no other tool would load: transformers 5 insists in its Llama class on
 /// a hidden size that is a multiple of the heads, whatever `head_dim` says.
-pub(super) fn check_loads_elsewhere(model: &HfModel) -> Result<(), Error> {
+pub(super) fn check_loads_elsewhere(model: &ModelConfig) -> Result<(), Error> {
     let (hidden, heads) = (model.hidden_size, model.num_attention_heads);
     if model.architecture != Architecture::Llama || hidden % heads == 0 {
         return Ok(());
@@ -274,7 +275,7 @@ pub(super) fn check_loads_elsewhere(model: &HfModel) -> Result<(), Error> {
 }
 
 /// Shapes that transformers loads and other tools do not: llama.cpp and vLLM have no `head_dim` for Qwen2, they divide.
-pub(super) fn loads_in_some_only(model: &HfModel) -> Option<String> {
+pub(super) fn loads_in_some_only(model: &ModelConfig) -> Option<String> {
     let (hidden, heads, head_dim) = (model.hidden_size, model.num_attention_heads, model.head_dim);
     (model.architecture == Architecture::Qwen2 && heads * head_dim != hidden).then(|| {
         format!(
@@ -297,7 +298,7 @@ pub fn other_tokenizer(dataset: &Dataset, folder: &Path) -> Option<String> {
 
 /// Refuses data whose ids or rows the model cannot take. What counts is the ids that occur: many tokenizers know tokens
 /// (padding, marks of a chat) that the model has no embedding for, and that no text is encoded to.
-pub fn check_data_fits(dataset: &Dataset, model: &HfModel) -> Result<(), Error> {
+pub fn check_data_fits(dataset: &Dataset, model: &ModelConfig) -> Result<(), Error> {
     if dataset.vocab_size() as i64 > model.vocab_size {
         let largest = i64::from(dataset.largest_token_id()?);
         if largest >= model.vocab_size {
@@ -342,7 +343,7 @@ mod tests {
             });
             let path = folder.path().join("config.json");
             std::fs::write(&path, config.to_string()).unwrap();
-            HfConfig::read(&path).unwrap().model().unwrap()
+            RawConfig::read(&path).unwrap().model().unwrap()
         };
         let warning = loads_in_some_only(&model("Qwen2ForCausalLM", "qwen2", 40)).unwrap();
         assert!(warning.contains("take hidden_size = 32"), "{warning}");

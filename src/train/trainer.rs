@@ -7,9 +7,9 @@ use super::phases::{Phase, PhaseClock};
 use super::schedule::Schedule;
 use super::setup::{Device, Setup};
 use super::watchdog::Watchdog;
-use crate::checkpoint::{Checkpoint, HfConfig, HfModel};
 use crate::config::RunConfig;
 use crate::eval::EvalRows;
+use crate::hf::{Checkpoint, ModelConfig, RawConfig};
 use crate::model::count::training_flops_per_token;
 use crate::model::{Decoder, ForwardContext, init, parameters::parameters};
 use serde::{Deserialize, Serialize};
@@ -22,8 +22,8 @@ use tch::{Kind, TchError, Tensor};
 #[derive(Debug)]
 pub struct Trainer {
     pub(super) config: RunConfig,
-    pub(super) hf_config: HfConfig,
-    pub(super) model: HfModel,
+    pub(super) hf_config: RawConfig,
+    pub(super) model: ModelConfig,
     pub(super) device: Device,
     pub(super) decoder: Decoder,
     pub(super) context: ForwardContext,
@@ -251,7 +251,7 @@ fn initial_weights(setup: &Setup) -> Result<Vec<(String, Tensor)>, Error> {
 /// fp32 masters of all weights, tensor by tensor from the mapped file to the device.
 pub(super) fn load_masters(
     source: &Checkpoint,
-    model: &HfModel,
+    model: &ModelConfig,
     device: Device,
 ) -> Result<Vec<(String, Tensor)>, Error> {
     let load = |name: String| source.finite_tensor(&name, Kind::Float, device).map(|weight| (name, weight));
@@ -261,7 +261,7 @@ pub(super) fn load_masters(
     Ok(weights)
 }
 
-fn decoder(model: &HfModel, weights: &Group) -> Result<Decoder, Error> {
+fn decoder(model: &ModelConfig, weights: &Group) -> Result<Decoder, Error> {
     let leaves: HashMap<&str, Tensor> = weights.slots().iter().map(|slot| (slot.name.as_str(), slot.leaf())).collect();
     Decoder::build(model, &mut |name| {
         let leaf = leaves.get(name).map(Tensor::shallow_clone);

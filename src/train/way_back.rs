@@ -1,8 +1,8 @@
 //! What a user can go back to when a run ended badly: the last checkpoint, whether it was written before things went
 //! wrong, and the commands from there.
 
-use crate::checkpoint::RunDir;
 use crate::config::{RunConfig, Stage};
+use crate::run_dir::RunDir;
 
 /// How to go on after a run whose losses went wrong. `good` is the newest checkpoint that was written while all was well.
 pub fn way_back(folder: &RunDir, good: Option<u64>, config: &RunConfig, stage: Stage) -> String {

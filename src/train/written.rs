@@ -3,15 +3,16 @@
 
 use super::Error;
 use super::setup::{Device, compute_dtype};
-use crate::checkpoint::Checkpoint;
-use crate::config::{Dtype, RunConfig, Stage};
+use crate::config::{RunConfig, Stage};
+use crate::files::DType;
+use crate::hf::Checkpoint;
 use std::collections::BTreeMap;
 
 /// The dtype of the written model of a run.
 ///
 /// # Errors
 /// `model.source` decides, and cannot be read.
-pub fn written_dtype(config: &RunConfig, stage: Stage) -> Result<Dtype, Error> {
+pub fn written_dtype(config: &RunConfig, stage: Stage) -> Result<DType, Error> {
     let asked = match stage {
         Stage::Prune => config.prune.dtype,
         Stage::Pretrain => config.checkpoint.export_dtype,
@@ -26,10 +27,10 @@ pub fn written_dtype(config: &RunConfig, stage: Stage) -> Result<Dtype, Error> {
 }
 
 /// The dtype of most of a model's weights: a few tensors in fp32 do not make an fp32 model.
-fn source_dtype(source: &Checkpoint) -> Result<Option<Dtype>, Error> {
-    let mut elements: BTreeMap<Dtype, i64> = BTreeMap::new();
+fn source_dtype(source: &Checkpoint) -> Result<Option<DType>, Error> {
+    let mut elements: BTreeMap<DType, i64> = BTreeMap::new();
     for name in source.names() {
-        *elements.entry(source.dtype(name)?.into()).or_default() += source.shape(name)?.iter().product::<i64>();
+        *elements.entry(source.dtype(name)?).or_default() += source.shape(name)?.iter().product::<i64>();
     }
     Ok(elements.into_iter().max_by_key(|(_, count)| *count).map(|(dtype, _)| dtype))
 }
@@ -37,8 +38,8 @@ fn source_dtype(source: &Checkpoint) -> Result<Option<Dtype>, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checkpoint::{DType, ShardWriter, TensorPlan};
     use crate::config::parse;
+    use crate::hf::{ShardWriter, TensorPlan};
     use std::path::Path;
     use tch::{Device, Kind, Tensor};
 
@@ -75,10 +76,10 @@ mod tests {
             let sets: Vec<String> = sets.iter().map(|set| set.to_string()).collect();
             written_dtype(&parse(&text, "test", &sets).unwrap(), stage).unwrap()
         };
-        assert_eq!(written(&[], Stage::Prune), Dtype::Bf16);
-        assert_eq!(written(&["run.dtype=fp32"], Stage::Pretrain), Dtype::Bf16);
-        assert_eq!(written(&["checkpoint.export_dtype=fp32"], Stage::Pretrain), Dtype::Fp32);
-        assert_eq!(written(&["checkpoint.export_dtype=fp32"], Stage::Prune), Dtype::Bf16);
-        assert_eq!(written(&["prune.dtype=fp16"], Stage::Prune), Dtype::Fp16);
+        assert_eq!(written(&[], Stage::Prune), DType::BF16);
+        assert_eq!(written(&["run.dtype=fp32"], Stage::Pretrain), DType::BF16);
+        assert_eq!(written(&["checkpoint.export_dtype=fp32"], Stage::Pretrain), DType::F32);
+        assert_eq!(written(&["checkpoint.export_dtype=fp32"], Stage::Prune), DType::BF16);
+        assert_eq!(written(&["prune.dtype=fp16"], Stage::Prune), DType::F16);
     }
 }

@@ -14,8 +14,9 @@
 use clap::Parser;
 use rustix::fs::{Advice, fadvise, syncfs};
 use serde_json::json;
-use shearling::checkpoint::{Checkpoint, DType, HfConfig, ShardWriter, TensorPlan};
-use shearling::config::{Dtype, Target};
+use shearling::config::Target;
+use shearling::files::DType;
+use shearling::hf::{Checkpoint, RawConfig, ShardWriter, TensorPlan};
 use shearling::model::parameters::parameters;
 use shearling::prune::{CheckRows, Conversion, Transfer, shape, write_model};
 use shearling_masks::{Gates, KeepPlan, MaskSpec, Module};
@@ -81,7 +82,7 @@ fn config(layers: i64) -> serde_json::Value {
 fn make_source(folder: &Path, layers: i64, max_shard_bytes: u64) -> Result<()> {
     fs::create_dir(folder)?;
     fs::write(folder.join("config.json"), config(layers).to_string())?;
-    let model = HfConfig::read(&folder.join("config.json"))?.model()?;
+    let model = RawConfig::read(&folder.join("config.json"))?.model()?;
     let block_elements = 32 << 20;
     let block = (Tensor::f_randn([block_elements], (Kind::Float, Device::Cpu))? * 0.02).to_kind(Kind::BFloat16);
     let mut bytes = vec![0; 2 * block_elements as usize];
@@ -190,7 +191,7 @@ impl Bench {
             spec: &self.spec,
             gates,
             plan: &self.plan,
-            dtype: Dtype::Bf16,
+            dtype: DType::BF16,
             max_shard_bytes: self.max_shard_bytes,
             check_rows: &CheckRows::unnamed(Tensor::new()),
             device: Device::Cpu,

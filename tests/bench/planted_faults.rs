@@ -5,9 +5,10 @@
 //! fault planted. `tests/integration/planted_faults.rs` does the same on a tiny model.
 
 use clap::Parser;
-use shearling::checkpoint::Checkpoint;
-use shearling::config::{Dtype, Target};
+use shearling::config::Target;
 use shearling::eval::EvalRows;
+use shearling::files::DType;
+use shearling::hf::Checkpoint;
 use shearling::prune::equivalence::check;
 use shearling::prune::{CheckRows, Conversion, Equivalence, magnitude, shape, write_model};
 use shearling_domains::Dataset;
@@ -56,11 +57,11 @@ fn main() -> Result<()> {
     let bench = Bench::new(&arguments, &target)?;
     println!("| planted | dtype | fold in fp64 | KL of rounding (source) | verdict | s |");
     println!("|---|---|---|---|---|---|");
-    for dtype in [Dtype::Fp32, Dtype::Bf16, Dtype::Fp16] {
+    for dtype in [DType::F32, DType::BF16, DType::F16] {
         bench.show("nothing", &bench.plan, &bench.gates, dtype)?;
     }
     for (name, plan, gates) in bench.faults()? {
-        bench.show(name, &plan, &gates, Dtype::Bf16)?;
+        bench.show(name, &plan, &gates, DType::BF16)?;
     }
     Ok(())
 }
@@ -89,7 +90,7 @@ impl Bench {
         Ok(Bench { source, spec, plan, gates, rows })
     }
 
-    fn show(&self, name: &str, plan: &KeepPlan, gates: &Gates, dtype: Dtype) -> Result<()> {
+    fn show(&self, name: &str, plan: &KeepPlan, gates: &Gates, dtype: DType) -> Result<()> {
         let started = Instant::now();
         let found = self.check(plan, gates, dtype)?;
         let verdict = if found.passed() { "agree".to_string() } else { found.to_string() };
@@ -104,7 +105,7 @@ impl Bench {
         Ok(())
     }
 
-    fn check(&self, plan: &KeepPlan, gates: &Gates, dtype: Dtype) -> Result<Equivalence> {
+    fn check(&self, plan: &KeepPlan, gates: &Gates, dtype: DType) -> Result<Equivalence> {
         let conversion = Conversion {
             source: &self.source,
             companions: self.source.dir(),

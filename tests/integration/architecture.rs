@@ -5,7 +5,7 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// Modules of the root crate with their layer. Imports point to lower layers only.
-const LAYERS: [(&str, u32); 13] = [
+const LAYERS: [(&str, u32); 15] = [
     ("cli", 5),
     ("commands", 5),
     ("eval", 4),
@@ -15,16 +15,17 @@ const LAYERS: [(&str, u32); 13] = [
     ("report", 4),
     ("train", 4),
     ("model", 3),
-    ("checkpoint", 2),
     ("config", 2),
+    ("hf", 2),
     ("native", 2),
+    ("run_dir", 2),
+    ("files", 1),
     ("words", 1),
 ];
 
 /// Imports within a layer: who, whom, why. Each must be in use; all others are refused.
-const SIDEWAYS: [(&str, &str, &str); 9] = [
+const SIDEWAYS: [(&str, &str, &str); 8] = [
     ("commands", "cli", "a command is given its arguments and prints through the one printer"),
-    ("config", "checkpoint", "run.dtype and the formats of checkpoints are one list"),
     ("train", "eval", "the mixer moves at evaluations inside the run"),
     ("train", "prune", "a run is refused before its start if the target cannot be reached, and names its shapes"),
     ("prune", "eval", "what rounding costs is judged with the statistics of evaluation"),
@@ -35,8 +36,10 @@ const SIDEWAYS: [(&str, &str, &str); 9] = [
 ];
 
 /// Imports of `shearling_masks` and `shearling_domains`: only modules that join a model with masks or a run with data.
-const CRATES: [(&str, &[&str]); 10] = [
-    ("checkpoint", &[]),
+const CRATES: [(&str, &[&str]); 12] = [
+    ("files", &[]),
+    ("hf", &[]),
+    ("run_dir", &[]),
     ("cli", &[]),
     ("native", &[]),
     ("config", &["shearling_domains", "shearling_masks"]),
@@ -212,7 +215,7 @@ fn masks_and_domains_stand_alone() {
     assert_eq!(domains.iter().find(|name| torch.contains(&name.as_str())), None, "domains has no libtorch");
     let root: Vec<String> =
         dependencies("Cargo.toml").into_iter().filter(|name| data.contains(&name.as_str())).collect();
-    assert_eq!(root, ["tokenizers"], "data is read by domains; `checkpoint` has the tokenizer of a model folder");
+    assert_eq!(root, ["tokenizers"], "data is read by domains; `hf` has the tokenizer of a model folder");
 }
 
 /// What the crate of masks must not know: the names of model families and of their weights.

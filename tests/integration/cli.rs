@@ -4,7 +4,8 @@ use super::support::{
     config, copy_folder, data, data_path, listing, sets, shearling, succeed, tensors, tiny_runs, write_tiny_source,
 };
 use serde_json::Value;
-use shearling::checkpoint::{Checkpoint, TensorFile};
+use shearling::files::TensorFile;
+use shearling::hf::Checkpoint;
 use shearling::model::count::ParameterCount;
 use std::io::{BufRead, BufReader};
 use std::path::Path;

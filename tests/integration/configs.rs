@@ -1,8 +1,9 @@
 //! The files in `configs/`: each parses and validates strictly, and the published recipes carry the published numbers.
 
 use super::support::{config, fixture};
-use shearling::checkpoint::{HfConfig, HfModel};
-use shearling::config::{Dtype, RunConfig, Stage, load, resolved_toml, validate};
+use shearling::config::{RunConfig, Stage, load, resolved_toml, validate};
+use shearling::files::DType;
+use shearling::hf::{ModelConfig, RawConfig};
 use shearling::model::count::ParameterCount;
 use shearling::prune::shape::{mask_spec, resized};
 use shearling_domains::MixerKind;
@@ -36,8 +37,8 @@ fn read(name: &str) -> RunConfig {
     load(&config(name), &[]).unwrap()
 }
 
-fn model(name: &str) -> HfModel {
-    HfConfig::read(&fixture("configs").join(name)).unwrap().model().unwrap()
+fn model(name: &str) -> ModelConfig {
+    RawConfig::read(&fixture("configs").join(name)).unwrap().model().unwrap()
 }
 
 fn domains<T>(value: impl Fn(&(&str, f64, f64, f64, f64)) -> T) -> BTreeMap<String, T> {
@@ -45,7 +46,7 @@ fn domains<T>(value: impl Fn(&(&str, f64, f64, f64, f64)) -> T) -> BTreeMap<Stri
 }
 
 /// The model that a prune configuration makes of `source`, and which masks lead there.
-fn pruned(name: &str, source: &HfModel) -> (HfModel, Vec<Module>) {
+fn pruned(name: &str, source: &ModelConfig) -> (ModelConfig, Vec<Module>) {
     let spec = mask_spec(source, read(name).target.as_ref().unwrap()).unwrap();
     (resized(source, spec.target()), spec.modules().iter().map(|module| module.module).collect())
 }
@@ -109,7 +110,7 @@ fn llama_3_1_becomes_minitrons_width_pruned_shape() {
     assert_eq!(ParameterCount::of(&small).total(), expected);
 }
 
-fn dimensions(model: &HfModel) -> [i64; 5] {
+fn dimensions(model: &ModelConfig) -> [i64; 5] {
     [
         model.hidden_size,
         model.intermediate_size,
@@ -149,19 +150,19 @@ fn schedules_are_the_published_ones() {
         let masks = &config.masks;
         assert_eq!((masks.learning_rate, masks.multiplier_learning_rate), (1.0, 1.0));
         assert_eq!((masks.preset, masks.target_warmup(train.steps)), (MaskPreset::LlmShearing, 640));
-        assert_eq!((config.eval.every_steps, config.run.dtype), (50, Dtype::Bf16.into()));
+        assert_eq!((config.eval.every_steps, config.run.dtype), (50, DType::BF16.into()));
 
         let config = read(&format!("{name}-continue.toml"));
         let train = &config.train;
         assert_eq!((train.steps, train.batch_rows, train.learning_rate, train.warmup_steps), (48_000, 256, 1e-4, 1440));
-        assert_eq!((config.eval.every_steps, config.run.dtype), (400, Dtype::Bf16.into()));
+        assert_eq!((config.eval.every_steps, config.run.dtype), (400, DType::BF16.into()));
     }
 }
 
 #[test]
 fn what_the_comments_say_about_memory_is_what_plan_would_say() {
     use shearling::train::memory::MemoryEstimate;
-    let gib = |model: &HfModel, config: &RunConfig| {
+    let gib = |model: &ModelConfig, config: &RunConfig| {
         let estimate = MemoryEstimate::new(model, config, 4096, tch::Device::Cuda(0));
         (estimate.total_bytes() / (1u64 << 30) as f64).round() as i64
     };

@@ -3,7 +3,7 @@
 
 use super::support::{apart, families, fixture, tensors, write_model};
 use serde_json::json;
-use shearling::checkpoint::Checkpoint;
+use shearling::hf::Checkpoint;
 use shearling::model::{DecodeError, Decoder, ForwardContext, KvCache};
 use shearling_masks::Gates;
 use std::path::{Path, PathBuf};

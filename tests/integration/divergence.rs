@@ -3,8 +3,8 @@
 
 use super::support::{data, shearling, tensors, write_tiny_source};
 use serde_json::Value;
-use shearling::checkpoint::TensorFile;
 use shearling::config::{Stage, parse};
+use shearling::files::TensorFile;
 use shearling::inspect::RunHistory;
 use shearling::train::{Error, Observer, Setup, metrics, run};
 use std::path::PathBuf;

@@ -166,12 +166,12 @@ fn bits_per_byte_count_the_text_of_the_targets() {
     let folder = tempfile::tempdir().unwrap();
     let path = model(&folder.path().join("flat"), 3);
     let weights = folder.path().join("flat/model.safetensors");
-    let mut tensors = shearling::checkpoint::TensorFile::read(&weights, tch::Device::Cpu).unwrap().tensors;
+    let mut tensors = shearling::files::TensorFile::read(&weights, tch::Device::Cpu).unwrap().tensors;
     for tensor in tensors.values_mut() {
         *tensor = tensor.zeros_like();
     }
     let tensors: Vec<_> = tensors.into_iter().collect();
-    shearling::checkpoint::TensorFile::write(&weights, &tensors, &Default::default()).unwrap();
+    shearling::files::TensorFile::write(&weights, &tensors, &Default::default()).unwrap();
     let report = answer(&["eval", &path, "--data", &data_path(), "--rows", "5", "--device", "cpu", "--json"]);
 
     let dataset = Dataset::open(data()).unwrap();
@@ -192,7 +192,7 @@ fn bits_per_byte_count_the_text_of_the_targets() {
 
 /// Bytes of the text of all tokens but the first of each of the first rows, by decoding.
 fn decoded_bytes(dataset: &Dataset, domain: usize, rows: u64) -> usize {
-    let tokenizer = shearling::checkpoint::Tokenizer::open(dataset.root()).unwrap();
+    let tokenizer = shearling::hf::Tokenizer::open(dataset.root()).unwrap();
     let text = |row: u64| {
         let mut ids = Vec::new();
         dataset.read_row(domain, Split::Validation, row, &mut ids).unwrap();

@@ -123,7 +123,8 @@ fn a_checkpoint_of_an_earlier_version_is_exported() {
     succeed_in(folder.path(), &["export", "pretrain", "--out", "continued"]);
     for (name, shape) in [("small", "whole/prune/pruned"), ("continued", "whole/pretrain/model")] {
         let model = |folder_name: &str| tensors(&folder.path().join(folder_name).join("model.safetensors"));
-        let shapes = |folder_name: &str| model(folder_name).iter().map(|(n, t)| (n.clone(), t.size())).collect::<Vec<_>>();
+        let shapes =
+            |folder_name: &str| model(folder_name).iter().map(|(n, t)| (n.clone(), t.size())).collect::<Vec<_>>();
         assert_eq!(shapes(name), shapes(shape));
         succeed_in(folder.path(), &["generate", name, "--prompt", "the river", "--max-tokens", "3"]);
     }

@@ -5,7 +5,8 @@ use super::support::{
     data, edit_json, families, load, logits, shearling, succeed, tensors, write_model, write_tiny_source,
 };
 use serde_json::{Value, json};
-use shearling::checkpoint::{TensorFile, Tokenizer};
+use shearling::files::TensorFile;
+use shearling::hf::Tokenizer;
 use shearling_masks::Gates;
 use std::io::Write;
 use std::path::{Path, PathBuf};

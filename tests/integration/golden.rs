@@ -2,8 +2,8 @@
 
 use super::support::{apart, fixture, load, logits, tensors, trained_loss};
 use serde_json::{Value, json};
-use shearling::checkpoint::Checkpoint;
-use shearling::config::Dtype;
+use shearling::files::DType;
+use shearling::hf::Checkpoint;
 use shearling::prune::{CheckRows, Conversion, convert, shape};
 use shearling_masks::{Gates, KeepPlan, MaskSpec};
 use std::path::Path;
@@ -103,7 +103,7 @@ fn pruned_weights_and_logits_are_the_originals() {
         spec: &spec,
         gates: &gates,
         plan: &plan,
-        dtype: Dtype::Fp32,
+        dtype: DType::F32,
         max_shard_bytes: 20_000,
         check_rows: &CheckRows::unnamed(rows.shallow_clone()),
         device: Device::Cpu,

@@ -6,7 +6,7 @@ use super::support::{
     write_model, write_tiny_source,
 };
 use serde_json::{Value, json};
-use shearling::checkpoint::TensorFile;
+use shearling::files::TensorFile;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use tch::{Kind, Tensor};
@@ -406,7 +406,7 @@ fn what_is_written_from_a_read_only_folder_may_be_written() {
 fn special_tokens_are_shown_and_used_as_the_folder_says() {
     let place = Place::new();
     let model = place.model().display().to_string();
-    let tokenizer = shearling::checkpoint::Tokenizer::open(&place.model()).unwrap();
+    let tokenizer = shearling::hf::Tokenizer::open(&place.model()).unwrap();
     let mark = tokenizer.token(0).unwrap();
     let say = |flags: Value| {
         let mut file = json!({ "bos_token": mark, "eos_token": mark });

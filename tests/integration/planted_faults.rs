@@ -3,8 +3,9 @@
 //! real model.
 
 use super::support::{families, load, write_model};
-use shearling::checkpoint::{Checkpoint, DType, ShardWriter, TensorPlan};
-use shearling::config::{Dtype, Target};
+use shearling::config::Target;
+use shearling::files::DType;
+use shearling::hf::{Checkpoint, ShardWriter, TensorPlan};
 use shearling::prune::equivalence::check;
 use shearling::prune::{CheckRows, Conversion, Equivalence, Fault, shape, write_model as write_pruned};
 use shearling_masks::{Gates, KeepPlan, MaskPreset, MaskSet, MaskSpec, Module, weight_normals};
@@ -49,7 +50,7 @@ impl Cut {
 
     /// Writes the model of `plan` and `gates` in `dtype`, lets `tamper` at the folder, and compares it with the model
     /// under the true gates.
-    fn check(&self, plan: &KeepPlan, gates: &Gates, dtype: Dtype, tamper: impl FnOnce(&Path)) -> Equivalence {
+    fn check(&self, plan: &KeepPlan, gates: &Gates, dtype: DType, tamper: impl FnOnce(&Path)) -> Equivalence {
         let ids: Vec<i64> = (0..48).map(|i| (i * 29 + 7) % 64).collect();
         let conversion = Conversion {
             source: &self.source,
@@ -71,7 +72,7 @@ impl Cut {
 
     /// A fault of the fold: written as it was computed.
     fn folded(&self, plan: &KeepPlan, gates: &Gates) -> Equivalence {
-        self.check(plan, gates, Dtype::Bf16, |_| {})
+        self.check(plan, gates, DType::BF16, |_| {})
     }
 
     /// The gates with one changed.
@@ -96,7 +97,7 @@ fn assert_arithmetic(equivalence: &Equivalence, kept_layer: usize) {
 #[test]
 fn the_right_cut_passes_in_every_dtype() {
     let cut = Cut::new();
-    for dtype in [Dtype::Fp32, Dtype::Bf16, Dtype::Fp16] {
+    for dtype in [DType::F32, DType::BF16, DType::F16] {
         let equivalence = cut.check(&cut.plan, &cut.gates, dtype, |_| {});
         assert!(equivalence.passed() && equivalence.folded < 1e-12, "{equivalence}");
     }
@@ -182,7 +183,7 @@ fn a_number_in_the_files_that_is_not_its_fold_is_seen_and_named() {
         changed
     };
     for (change, index) in [(&swap as &dyn Fn(&Tensor) -> Tensor, None), (&one_bit, Some(vec![2, 3]))] {
-        let found = cut.check(&cut.plan, &cut.gates, Dtype::Bf16, |folder| rewrite(folder, name, change));
+        let found = cut.check(&cut.plan, &cut.gates, DType::BF16, |folder| rewrite(folder, name, change));
         assert_eq!(found.fault(), Some(Fault::Weights), "{found}");
         let wrong = found.weights.wrong.as_ref().unwrap();
         assert_eq!(wrong.name, name);
@@ -198,10 +199,10 @@ fn what_a_dtype_cannot_hold_is_named_with_its_weight() {
     let name = format!("model.layers.{}.mlp.down_proj.weight", cut.plan.layers[0].source_index);
     rewrite(&path, &name, |weight| weight.full_like(1e9));
     cut.source = Checkpoint::open(&path).unwrap();
-    let found = cut.check(&cut.plan, &cut.gates, Dtype::Fp16, |_| {});
+    let found = cut.check(&cut.plan, &cut.gates, DType::F16, |_| {});
     assert_eq!(found.fault(), Some(Fault::Weights), "{found}");
     assert!(found.to_string().contains("too large for fp16"), "{found}");
-    assert!(cut.check(&cut.plan, &cut.gates, Dtype::Bf16, |_| {}).passed());
+    assert!(cut.check(&cut.plan, &cut.gates, DType::BF16, |_| {}).passed());
 }
 
 #[test]
@@ -210,7 +211,7 @@ fn weights_that_are_no_numbers_are_blamed_on_the_model() {
     let path: PathBuf = cut.source.dir().to_path_buf();
     rewrite(&path, "model.norm.weight", |weight| weight * f64::NAN);
     cut.source = Checkpoint::open(&path).unwrap();
-    let found = cut.check(&cut.plan, &cut.gates, Dtype::Fp32, |_| {});
+    let found = cut.check(&cut.plan, &cut.gates, DType::F32, |_| {});
     assert_eq!(found.fault(), Some(Fault::NotFinite), "{found}");
     assert_eq!(found.to_string().matches("not finite").count(), 1, "{found}");
 }

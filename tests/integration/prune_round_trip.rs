@@ -2,8 +2,9 @@
 //! biases, q/k norms and sliding windows, the written model's logits are the masked model's.
 
 use super::support::{apart, families, load, logits, write_model};
-use shearling::checkpoint::Checkpoint;
-use shearling::config::{Dtype, Target};
+use shearling::config::Target;
+use shearling::files::DType;
+use shearling::hf::Checkpoint;
 use shearling::prune::{CheckRows, Conversion, Equivalence, Error, Fault, convert, magnitude, shape};
 use shearling_masks::{Gates, KeepPlan, MaskPreset, MaskSet, MaskSpec, weight_normals};
 use std::path::Path;
@@ -52,7 +53,7 @@ fn cut(
     spec: &MaskSpec,
     gates: &Gates,
     plan: &KeepPlan,
-    dtype: Dtype,
+    dtype: DType,
     out: &Path,
 ) -> Result<Equivalence, Error> {
     let conversion = Conversion {
@@ -84,7 +85,7 @@ fn every_combination_in_every_family_is_exact() {
             let gates = soft_masks(&spec, number as u64).deterministic_target().unwrap().detach().unwrap();
             let plan = KeepPlan::from_gates(&spec, &gates).unwrap();
             let out = folder.path().join(format!("pruned-{number}"));
-            let equivalence = cut(&source, &spec, &gates, &plan, Dtype::Fp32, &out).unwrap();
+            let equivalence = cut(&source, &spec, &gates, &plan, DType::F32, &out).unwrap();
             assert!(equivalence.folded < 1e-12, "{family} {target:?}: {equivalence}");
             assert!(equivalence.rounding.written.mean_kl.abs() < 1e-9, "{family} {target:?}: {equivalence}");
 
@@ -115,7 +116,7 @@ fn per_layer_windows_follow_the_kept_layers() {
         let gates = Gates { layer: Some(Tensor::from_slice(&gates.map(|gate: f64| gate as f32))), ..Gates::none() };
         let plan = KeepPlan::from_gates(&spec, &gates).unwrap();
         let out = folder.path().join(format!("pruned-{}", plan.layers[0].source_index));
-        cut(&source, &spec, &gates, &plan, Dtype::Fp32, &out).unwrap();
+        cut(&source, &spec, &gates, &plan, DType::F32, &out).unwrap();
         assert_eq!(load(&out).model.sliding_window, windows);
     }
 }
@@ -131,7 +132,7 @@ fn rounding_to_bf16_costs_what_it_costs_the_source_and_the_fold_stays_exact() {
     let gates = soft_masks(&spec, 9).deterministic_target().unwrap().detach().unwrap();
     let plan = KeepPlan::from_gates(&spec, &gates).unwrap();
     let out = folder.path().join("pruned");
-    let equivalence = cut(&source, &spec, &gates, &plan, Dtype::Bf16, &out).unwrap();
+    let equivalence = cut(&source, &spec, &gates, &plan, DType::BF16, &out).unwrap();
     assert!(equivalence.folded < 1e-12, "{equivalence}");
     let (written, source) = (&equivalence.rounding.written, &equivalence.rounding.source);
     assert!(written.mean_kl > 1e-8 && written.worst_kl >= written.mean_kl, "rounding shows: {equivalence}");
@@ -154,7 +155,7 @@ fn a_wrong_cut_names_its_layer_and_publishes_nothing() {
     let dropped = (0..48).find(|unit| !plan.layers[1].intermediate.contains(unit)).unwrap();
     let _ = gates.intermediate.as_ref().unwrap().get(1).get(dropped).fill_(0.9);
     let out = folder.path().join("pruned");
-    let error = cut(&source, &spec, &gates, &plan, Dtype::Fp32, &out).unwrap_err();
+    let error = cut(&source, &spec, &gates, &plan, DType::F32, &out).unwrap_err();
     let Error::NotEqual(equivalence) = &error else { panic!("{error}") };
     assert_eq!(equivalence.fault(), Some(Fault::Arithmetic));
     assert!(error.to_string().contains("layer 1 (layer 1 of the source)"), "{error}");
@@ -186,6 +187,6 @@ fn the_magnitude_cut_keeps_the_largest_units_and_is_exact() {
     assert_eq!(plan.layers[0].intermediate, best);
 
     let out = folder.path().join("pruned");
-    let equivalence = cut(&source, &spec, &gates, &plan, Dtype::Fp32, &out).unwrap();
+    let equivalence = cut(&source, &spec, &gates, &plan, DType::F32, &out).unwrap();
     assert!(equivalence.folded < 1e-12, "{equivalence}");
 }

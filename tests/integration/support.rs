@@ -1,7 +1,8 @@
 //! What several tests need: fixtures, tiny models of every family, tiny data, running the binary.
 
 use serde_json::{Value, json};
-use shearling::checkpoint::{Checkpoint, DType, HfConfig, HfModel, ShardWriter, TensorPlan};
+use shearling::files::DType;
+use shearling::hf::{Checkpoint, ModelConfig, RawConfig, ShardWriter, TensorPlan};
 use shearling::model::{Decoder, ForwardContext, init};
 use shearling_masks::Gates;
 use std::path::{Path, PathBuf};
@@ -75,7 +76,7 @@ pub fn families() -> Vec<(&'static str, Value)> {
 pub fn write_model(folder: &Path, config: &Value, seed: u64) {
     std::fs::create_dir_all(folder).unwrap();
     std::fs::write(folder.join("config.json"), config.to_string()).unwrap();
-    let model = HfConfig::read(&folder.join("config.json")).unwrap().model().unwrap();
+    let model = RawConfig::read(&folder.join("config.json")).unwrap().model().unwrap();
     let weights = init::random_weights(&model, seed).unwrap();
     let plan =
         weights.iter().map(|(name, w)| TensorPlan { name: name.clone(), shape: w.size(), dtype: DType::F32 }).collect();
@@ -91,7 +92,7 @@ pub fn write_model(folder: &Path, config: &Value, seed: u64) {
 
 /// A model with its weights as leaves that take gradients.
 pub struct Loaded {
-    pub model: HfModel,
+    pub model: ModelConfig,
     pub decoder: Decoder,
     pub leaves: std::collections::HashMap<String, Tensor>,
 }
@@ -99,7 +100,7 @@ pub struct Loaded {
 pub fn load(folder: &Path) -> Loaded {
     let checkpoint = Checkpoint::open(folder).unwrap();
     let mut leaves = std::collections::HashMap::new();
-    let decoder = Decoder::build(checkpoint.model(), &mut |name| -> Result<Tensor, shearling::checkpoint::Error> {
+    let decoder = Decoder::build(checkpoint.model(), &mut |name| -> Result<Tensor, shearling::files::Error> {
         let leaf = checkpoint.tensor(name, Kind::Float, Device::Cpu)?.set_requires_grad(true);
         leaves.insert(name.to_string(), leaf.shallow_clone());
         Ok(leaf)
@@ -131,7 +132,7 @@ pub fn trained_loss(loaded: &Loaded, input_ids: &Tensor, gates: &Gates) -> f64 {
 
 /// Tensors of a safetensors file.
 pub fn tensors(path: &Path) -> std::collections::BTreeMap<String, Tensor> {
-    shearling::checkpoint::TensorFile::read(path, Device::Cpu).unwrap().tensors
+    shearling::files::TensorFile::read(path, Device::Cpu).unwrap().tensors
 }
 
 /// Runs the binary.

@@ -2,8 +2,8 @@
 //! masks reach their target, the mixer moves towards what lags behind.
 
 use super::support::{data, tensors, write_tiny_source};
-use shearling::checkpoint::RunDir;
 use shearling::config::{RunConfig, Stage, parse};
+use shearling::run_dir::RunDir;
 use shearling::train::step::StepReport;
 use shearling::train::{Error, Observer, Setup, Trainer, metrics, run};
 use std::path::Path;
@@ -79,7 +79,7 @@ fn a_non_finite_gradient_never_reaches_the_weights() {
     let mut all: Vec<(String, tch::Tensor)> = tensors(&path).into_iter().collect();
     let norm = all.iter_mut().find(|(name, _)| name == "model.norm.weight").unwrap();
     let _ = norm.1.fill_(3e38);
-    shearling::checkpoint::TensorFile::write(&path, &all, &Default::default()).unwrap();
+    shearling::files::TensorFile::write(&path, &all, &Default::default()).unwrap();
 
     let setup = setup(folder.path(), &[], Stage::Pretrain);
     let mut trainer = Trainer::new(&setup).unwrap();

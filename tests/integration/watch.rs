@@ -2,7 +2,8 @@
 
 use super::support::{shearling, succeed, tiny_runs};
 use serde_json::{Value, json};
-use shearling::checkpoint::{RunLock, write_atomic};
+use shearling::files::write_atomic;
+use shearling::run_dir::RunLock;
 use std::fs::OpenOptions;
 use std::io::{BufRead, BufReader, Write};
 use std::path::Path;

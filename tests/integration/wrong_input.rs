@@ -553,9 +553,9 @@ fn models_that_cannot_answer_are_named_before_anything_is_asked() {
     let broken = place.path().join("broken");
     copy_folder(&source, &broken);
     let weights = broken.join("model.safetensors");
-    let read = shearling::checkpoint::TensorFile::read(&weights, tch::Device::Cpu).unwrap();
+    let read = shearling::files::TensorFile::read(&weights, tch::Device::Cpu).unwrap();
     let damaged: Vec<_> = read.tensors.into_iter().map(|(name, tensor)| (name, tensor * f64::NAN)).collect();
-    shearling::checkpoint::TensorFile::write(&weights, &damaged, &Default::default()).unwrap();
+    shearling::files::TensorFile::write(&weights, &damaged, &Default::default()).unwrap();
     let broken = broken.display().to_string();
     place.refuses(&["eval", &broken, "--task", &task], &["model.safetensors", "lm_head.weight", "NaN", "damaged"]);
 

@@ -19,7 +19,8 @@ pub use plan::Plan;
 pub use report::Report;
 pub use watch::{Tensorboard, Watch};
 
-use crate::config::{Dtype, MOST_THREADS, resumable};
+use crate::config::{MOST_THREADS, resumable};
+use crate::files::DType;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
@@ -325,12 +326,12 @@ pub enum DtypeArgument {
     Fp16,
 }
 
-impl From<DtypeArgument> for Dtype {
-    fn from(argument: DtypeArgument) -> Dtype {
+impl From<DtypeArgument> for DType {
+    fn from(argument: DtypeArgument) -> DType {
         match argument {
-            DtypeArgument::Fp32 => Dtype::Fp32,
-            DtypeArgument::Bf16 => Dtype::Bf16,
-            DtypeArgument::Fp16 => Dtype::Fp16,
+            DtypeArgument::Fp32 => DType::F32,
+            DtypeArgument::Bf16 => DType::BF16,
+            DtypeArgument::Fp16 => DType::F16,
         }
     }
 }

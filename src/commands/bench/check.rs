@@ -10,7 +10,7 @@ use crate::commands::Verdict;
 use crate::commands::place::dtype_name;
 use crate::model::{Decoder, ForwardContext, KvCache};
 use crate::native::{
-    attention, autograd, checkpoint, cross_entropy, device, embedding, projection, rms_norm, rope, swiglu,
+    attention, autograd, cross_entropy, device, embedding, projection, recompute, rms_norm, rope, swiglu,
 };
 use crate::train::Trainer;
 use crate::train::setup::Device;
@@ -174,10 +174,10 @@ fn cases() -> Result<Vec<Case>, TchError> {
             let targets = targets.f_to_device(x[0].device())?;
             Ok(vec![cross_entropy::linear_cross_entropy(&x[0], &x[1], &targets, 1.0 / 37.0, 16)?.objective])
         })?,
-        Case::new("checkpoint", &[&[2, 37, 48], &[48, 48]], |x| {
+        Case::new("recompute", &[&[2, 37, 48], &[48, 48]], |x| {
             let weight = x[1].shallow_clone();
             let block = move |x: &Tensor| projection::project_gated(&x.f_silu()?, &weight, None, None, None, x);
-            Ok(vec![checkpoint::checkpoint(&x[0], block)?])
+            Ok(vec![recompute::recompute(&x[0], block)?])
         })?,
         Case::new("attention", &[&[2, 137, 4, 16], &[2, 137, 2, 16], &[2, 137, 2, 16]], |x| {
             Ok(vec![attention::causal_attention(&x[0], &x[1], &x[2], None)?])

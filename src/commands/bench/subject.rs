@@ -3,7 +3,8 @@
 use super::shapes::{NamedShape, SHAPES};
 use crate::cli::arguments::{BenchStep, Switch};
 use crate::commands::run::{load, use_threads};
-use crate::config::{Dtype, MomentKind, PruneMethod, RunConfig, Stage, parse};
+use crate::config::{MomentKind, PruneMethod, RunConfig, Stage, parse};
+use crate::files::DType;
 use crate::model::Parameter;
 use crate::model::parameters::parameters;
 use crate::prune::shape::mask_spec;
@@ -103,7 +104,7 @@ fn configured(arguments: &BenchStep, device: Device) -> anyhow::Result<Setup> {
 
 fn step_config(arguments: &BenchStep, shape: &NamedShape) -> anyhow::Result<RunConfig> {
     let mut config = blank_config()?;
-    config.run.dtype = Dtype::from(arguments.dtype).into();
+    config.run.dtype = DType::from(arguments.dtype).into();
     config.model.random = Some(shape.model());
     let train = &mut config.train;
     train.batch_rows = arguments.rows.map_or(shape.rows, Into::into);

@@ -1,9 +1,10 @@
 //! The demo's sizes, steps and learning rates: the configurations of its six runs.
 
 use crate::config::{
-    Checkpoint, Data, Divergence, Dtype, Eval, Masks, Mixer, Model, MomentKind, Prune, PruneMethod, RandomModel, Run,
+    Checkpoint, Data, Divergence, Eval, Masks, Mixer, Model, MomentKind, Prune, PruneMethod, RandomModel, Run,
     RunConfig, Target, Train,
 };
+use crate::files::DType;
 use shearling_domains::MixerKind;
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
@@ -140,7 +141,7 @@ impl Recipe {
                 directory: self.folder.join(name),
                 seed: self.seed,
                 device: self.device.clone(),
-                dtype: Dtype::Fp32.into(),
+                dtype: DType::F32.into(),
                 threads: None,
                 tensorboard: false,
             },

@@ -1,12 +1,12 @@
 //! The demo's last act: losses and speed as files, and one page that shows the runs with them.
 
 use super::Results;
-use crate::checkpoint::write_atomic;
 use crate::cli::Printer;
 use crate::cli::arguments::{BenchLatency, DtypeArgument, ThreadsArgument};
 use crate::commands::bench::latency;
 use crate::eval::report::Report as Losses;
 use crate::eval::text_bytes::EvaluatedBytes;
+use crate::files::write_atomic;
 use crate::report::{Report, side_files};
 use shearling_domains::Dataset;
 use std::num::NonZeroUsize;

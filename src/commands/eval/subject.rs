@@ -1,12 +1,12 @@
 //! A folder that is evaluated: opened and checked first, loaded only when it is its turn.
 
 use super::Questions;
-use crate::checkpoint::{Checkpoint, Tokenizer};
 use crate::cli::progress::Progress;
 use crate::commands::model_folder::model_folder;
 use crate::eval::multiple_choice::Answering;
 use crate::eval::report::ModelResult;
 use crate::eval::{EvalRows, RowLosses, row_losses};
+use crate::hf::{Checkpoint, Tokenizer};
 use crate::model::count::ParameterCount;
 use crate::model::{Decoder, ForwardContext};
 use crate::prune::convert::require_complete;

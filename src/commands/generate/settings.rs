@@ -1,8 +1,9 @@
 //! What `generate` does where the command line says nothing: the model's own suggestions, then plain defaults.
 
-use crate::checkpoint::{DType, GenerationConfig};
 use crate::cli::arguments::Generate;
+use crate::files::DType;
 use crate::generate::Sampling;
+use crate::hf::GenerationConfig;
 use std::num::NonZeroUsize;
 use tch::{Device, Kind};
 

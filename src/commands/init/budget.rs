@@ -9,7 +9,7 @@
 //!   less noise does.
 //! - Learning rates go with a power of the source's parameters, through both points.
 
-use crate::model::HfModel;
+use crate::model::ModelConfig;
 use crate::model::count::{ParameterCount, training_flops_per_token};
 
 /// Tokens of the published pruning, and per step.
@@ -70,7 +70,7 @@ pub(super) struct Stages {
 
 impl Stages {
     /// Of a source and a target with rows of `tokens`.
-    pub(super) fn new(source: &HfModel, target: &HfModel, tokens: i64, budget: Budget) -> Stages {
+    pub(super) fn new(source: &ModelConfig, target: &ModelConfig, tokens: i64, budget: Budget) -> Stages {
         let per_token = |model| training_flops_per_token(model, tokens);
         let (of_source, of_target) = (per_token(source), per_token(target));
         let (prune_tokens, next_tokens) = match budget {
@@ -127,16 +127,16 @@ fn one_digit(rate: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checkpoint::HfConfig;
+    use crate::hf::RawConfig;
     use std::path::Path;
 
-    fn llama2_7b() -> HfModel {
+    fn llama2_7b() -> ModelConfig {
         let config = include_str!("../../../tests/fixtures/configs/llama2-7b.json");
         let serde_json::Value::Object(raw) = serde_json::from_str(config).unwrap() else { panic!("an object") };
-        HfConfig::from_raw(raw, Path::new("config.json")).model().unwrap()
+        RawConfig::from_raw(raw, Path::new("config.json")).model().unwrap()
     }
 
-    fn small(model: &HfModel) -> HfModel {
+    fn small(model: &ModelConfig) -> ModelConfig {
         let mut small = model.clone();
         (small.hidden_size, small.intermediate_size, small.num_hidden_layers) = (576, 1536, 30);
         (small.num_attention_heads, small.num_key_value_heads, small.head_dim) = (9, 3, 64);

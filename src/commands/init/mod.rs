@@ -14,10 +14,11 @@ use super::Verdict;
 use super::inspect::{shape_json, shape_table};
 use super::output_file::OutputFile;
 use super::plan;
-use crate::checkpoint::{DType, HfConfig};
 use crate::cli::Printer;
 use crate::cli::arguments::Init;
 use crate::cli::table::duration;
+use crate::files::DType;
+use crate::hf::RawConfig;
 use crate::model::count::ParameterCount;
 use crate::prune::shape::planned_config;
 use recipe::Recipe;
@@ -60,7 +61,7 @@ fn refuse_present(files: [&std::path::PathBuf; 2]) -> anyhow::Result<()> {
 
 /// Whatever `plan` would find wrong is found before a file is written.
 fn check(recipe: &Recipe) -> anyhow::Result<()> {
-    let source = HfConfig::read(&recipe.folder.join(HfConfig::FILE_NAME))?;
+    let source = RawConfig::read(&recipe.folder.join(RawConfig::FILE_NAME))?;
     let [prune, next] = recipe.configs()?;
     let device = crate::train::setup::Device::Cpu;
     let first = plan::outline(prune, device, Some(source.clone()), Some(recipe.row_tokens))?;

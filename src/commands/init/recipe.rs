@@ -5,12 +5,13 @@ use super::part::{ONE_ROW, Part};
 use super::shape::{self, Wish};
 use super::speed::Place;
 use super::text;
-use crate::checkpoint::{HfConfig, HfModel};
 use crate::cli::arguments::Init;
 use crate::cli::table::bytes;
 use crate::commands::model_folder::model_folder;
 use crate::commands::prepared_data::open_prepared;
-use crate::config::{self, Dtype, RunConfig, Stage as Command};
+use crate::config::{self, RunConfig, Stage as Command};
+use crate::files::DType;
+use crate::hf::{ModelConfig, RawConfig};
 use crate::model::count::ParameterCount;
 use crate::prune::shape::{resized, source_shape};
 use crate::train::fit::{Fit, fitting};
@@ -30,8 +31,8 @@ pub(super) struct Recipe {
     pub(super) name: String,
     /// Its folder.
     pub(super) folder: PathBuf,
-    pub(super) model: HfModel,
-    pub(super) target: HfModel,
+    pub(super) model: ModelConfig,
+    pub(super) target: ModelConfig,
     pub(super) shape: Shape,
     /// Parameters asked for.
     pub(super) asked: Option<u64>,
@@ -46,7 +47,7 @@ pub(super) struct Recipe {
     pub(super) row_tokens: i64,
     pub(super) reference_file: Option<PathBuf>,
     /// Of the final model.
-    pub(super) export: Dtype,
+    pub(super) export: DType,
     pub(super) file: PathBuf,
     pub(super) next_file: PathBuf,
     pub(super) prune: Part,
@@ -59,7 +60,7 @@ impl Recipe {
     /// unless a card is named.
     pub(super) fn new(arguments: &Init) -> anyhow::Result<Recipe> {
         let folder = folder_of(&arguments.model)?;
-        let model = HfConfig::read(&folder.join(HfConfig::FILE_NAME))?.model()?;
+        let model = RawConfig::read(&folder.join(RawConfig::FILE_NAME))?.model()?;
         let shape = shape::find(&model, &wish(arguments))?;
         let spec = MaskSpec::new(&source_shape(&model), &shape)?;
         if spec.modules().is_empty() {
@@ -97,7 +98,7 @@ impl Recipe {
             flops: place.flops,
             rate_said: place.rate_said.clone(),
             dtype_said: place.dtype_said(),
-            export: model.dtype.map_or(Dtype::Bf16, Dtype::from),
+            export: model.dtype.unwrap_or(DType::BF16),
             reference_file: arguments.reference_file.clone(),
             name,
             folder,
@@ -159,7 +160,7 @@ impl Recipe {
 
 /// The folder of the model: itself, the one that holds the given config.json, or what a run has written.
 fn folder_of(path: &Path) -> anyhow::Result<PathBuf> {
-    let is_config = path.is_file() && path.file_name().is_some_and(|name| name == HfConfig::FILE_NAME);
+    let is_config = path.is_file() && path.file_name().is_some_and(|name| name == RawConfig::FILE_NAME);
     if !is_config {
         return model_folder(path);
     }
@@ -193,7 +194,12 @@ fn open(path: &Path) -> anyhow::Result<Option<Dataset>> {
 }
 
 /// Tokens per row: the data's, or as asked, or 4,096 on a GPU and 1,024 on a CPU, where attention is slow.
-fn row_tokens(arguments: &Init, model: &HfModel, place: &Place, data: [&Option<Dataset>; 2]) -> anyhow::Result<i64> {
+fn row_tokens(
+    arguments: &Init,
+    model: &ModelConfig,
+    place: &Place,
+    data: [&Option<Dataset>; 2],
+) -> anyhow::Result<i64> {
     let found: Vec<i64> = data.into_iter().flatten().map(|data| data.sequence_length() as i64).collect();
     let asked = arguments.sequence_length.map(|tokens| i64::from(tokens.get()));
     if let Some((found, asked)) = found.first().zip(asked).filter(|(found, asked)| *found != asked) {

@@ -8,7 +8,7 @@
 //! - Sizes are multiples of up to 128, heads divide the hidden size where transformers insists on it, key/value heads stay
 //!   or are divided, so that groups stay equal.
 
-use crate::checkpoint::{Architecture, HfModel};
+use crate::hf::{Architecture, ModelConfig};
 use crate::model::count::ParameterCount;
 use crate::prune::shape::{resized, source_shape};
 use shearling_masks::Shape;
@@ -41,7 +41,7 @@ const MOST_MISS: f64 = 0.05;
 ///
 /// # Errors
 /// Nothing that could be pruned to is near enough; the message says what is.
-pub(super) fn find(model: &HfModel, wish: &Wish) -> anyhow::Result<Shape> {
+pub(super) fn find(model: &ModelConfig, wish: &Wish) -> anyhow::Result<Shape> {
     let source = source_shape(model);
     let found = match wish.parameters {
         Some(parameters) => near(model, &source, wish, parameters)?,
@@ -51,12 +51,12 @@ pub(super) fn find(model: &HfModel, wish: &Wish) -> anyhow::Result<Shape> {
 }
 
 /// All parameters of a model of that shape.
-pub(super) fn parameters(model: &HfModel, shape: &Shape) -> i64 {
+pub(super) fn parameters(model: &ModelConfig, shape: &Shape) -> i64 {
     ParameterCount::of(&resized(model, shape)).total()
 }
 
 /// Only what was asked for changes; heads follow a given hidden size.
-fn given(model: &HfModel, source: &Shape, wish: &Wish) -> anyhow::Result<Shape> {
+fn given(model: &ModelConfig, source: &Shape, wish: &Wish) -> anyhow::Result<Shape> {
     let hidden_size = wish.hidden_size.unwrap_or(source.hidden_size);
     let ratio = hidden_size as f64 / source.hidden_size as f64;
     let heads = heads(source, wish).filter(|(heads, _)| loads(model, hidden_size, *heads));
@@ -81,7 +81,7 @@ fn no_heads(hidden_size: i64) -> String {
     )
 }
 
-fn near(model: &HfModel, source: &Shape, wish: &Wish, asked: i64) -> anyhow::Result<Shape> {
+fn near(model: &ModelConfig, source: &Shape, wish: &Wish, asked: i64) -> anyhow::Result<Shape> {
     let before = parameters(model, source);
     if asked >= before {
         anyhow::bail!("--target-params {asked} is not below the {before} parameters of the source; give fewer");
@@ -125,7 +125,7 @@ fn near(model: &HfModel, source: &Shape, wish: &Wish, asked: i64) -> anyhow::Res
 }
 
 /// The MLP width, in its units, that brings a shape nearest to the parameters asked for.
-fn with_width(model: &HfModel, mut shape: Shape, source: &Shape, wish: &Wish, asked: i64) -> Shape {
+fn with_width(model: &ModelConfig, mut shape: Shape, source: &Shape, wish: &Wish, asked: i64) -> Shape {
     if let Some(given) = wish.intermediate_size {
         shape.intermediate_size = given;
         return shape;
@@ -140,7 +140,7 @@ fn with_width(model: &HfModel, mut shape: Shape, source: &Shape, wish: &Wish, as
 }
 
 /// How much the proportions change, and how far the parameters are off.
-fn cost(model: &HfModel, source: &Shape, shape: &Shape, asked: i64) -> f64 {
+fn cost(model: &ModelConfig, source: &Shape, shape: &Shape, asked: i64) -> f64 {
     let ratio = |new: i64, old: i64| (new as f64 / old as f64).ln();
     let logs = [
         (ratio(shape.hidden_size, source.hidden_size), 1.0),
@@ -157,7 +157,7 @@ fn cost(model: &HfModel, source: &Shape, shape: &Shape, asked: i64) -> f64 {
 }
 
 /// Layers that stay: all, unless width alone would have to give up too much.
-fn kept_layers(model: &HfModel, source: &Shape, asked: i64) -> i64 {
+fn kept_layers(model: &ModelConfig, source: &Shape, asked: i64) -> i64 {
     let all = ParameterCount::of(model);
     let (fixed, prunable) = ((all.embedding + all.head) as f64, (all.attention + all.mlp) as f64);
     // fixed·w + prunable·w² = asked, for a width factor w.
@@ -180,7 +180,7 @@ fn heads(source: &Shape, wish: &Wish) -> impl Iterator<Item = (i64, i64)> {
 
 /// Whether other tools load that hidden size with so many heads: transformers' Llama divides one by the other, and llama.cpp
 /// and vLLM derive the width of a Qwen2 head from it.
-fn loads(model: &HfModel, hidden_size: i64, heads: i64) -> bool {
+fn loads(model: &ModelConfig, hidden_size: i64, heads: i64) -> bool {
     match model.architecture {
         Architecture::Llama => hidden_size % heads == 0,
         Architecture::Qwen2 => {
@@ -202,24 +202,24 @@ fn unit(size: i64, least: i64) -> i64 {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::checkpoint::HfConfig;
+    use crate::hf::RawConfig;
     use serde_json::{Value, json};
     use std::path::Path;
 
-    fn read(config: Value) -> HfModel {
+    fn read(config: Value) -> ModelConfig {
         let Value::Object(raw) = config else { panic!("an object") };
-        HfConfig::from_raw(raw, Path::new("config.json")).model().unwrap()
+        RawConfig::from_raw(raw, Path::new("config.json")).model().unwrap()
     }
 
-    fn llama2_7b() -> HfModel {
+    fn llama2_7b() -> ModelConfig {
         read(serde_json::from_str(include_str!("../../../tests/fixtures/configs/llama2-7b.json")).unwrap())
     }
 
-    fn llama3_8b() -> HfModel {
+    fn llama3_8b() -> ModelConfig {
         read(serde_json::from_str(include_str!("../../../tests/fixtures/configs/llama3.1-8b.json")).unwrap())
     }
 
-    fn smollm2() -> HfModel {
+    fn smollm2() -> ModelConfig {
         read(json!({
             "architectures": ["LlamaForCausalLM"], "model_type": "llama", "vocab_size": 49152, "hidden_size": 576,
             "intermediate_size": 1536, "num_hidden_layers": 30, "num_attention_heads": 9, "num_key_value_heads": 3,
@@ -237,7 +237,7 @@ mod tests {
         ]
     }
 
-    fn near(model: &HfModel, parameters: i64) -> anyhow::Result<Shape> {
+    fn near(model: &ModelConfig, parameters: i64) -> anyhow::Result<Shape> {
         find(model, &Wish { parameters: Some(parameters), ..Wish::default() })
     }
 

@@ -1,7 +1,8 @@
 //! The machine that a configuration is written for: its memory and how fast it trains.
 
 use crate::commands::plan::{CARD_UTILISATION, named_card};
-use crate::config::{ComputeDtype, Dtype};
+use crate::config::ComputeDtype;
+use crate::files::DType;
 use crate::native::projection::project;
 use crate::native::{device, memory};
 use crate::train::setup::{Device, compute_dtype, kind};
@@ -33,7 +34,7 @@ pub(super) struct Place {
     pub(super) flops: Option<f64>,
     /// How that is known, in words.
     pub(super) rate_said: String,
-    dtype: Dtype,
+    dtype: DType,
     /// Whether it is a card by name and not this machine.
     card: bool,
 }
@@ -55,7 +56,7 @@ impl Place {
             memory_bytes: Some(card.memory_bytes()),
             flops: Some(CARD_UTILISATION * card.bf16_tflops * 1e12),
             rate_said: "at 28 % of the card's peak".to_string(),
-            dtype: Dtype::Bf16,
+            dtype: DType::BF16,
             card: true,
         })
     }

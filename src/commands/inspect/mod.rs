@@ -10,11 +10,11 @@ mod run_tables;
 
 use super::Verdict;
 use super::output_file::OutputFile;
-use crate::checkpoint::HfModel;
 use crate::cli::Printer;
 use crate::cli::arguments::Inspect;
 use crate::cli::csv::Csv;
 use crate::cli::table::{Table, grouped};
+use crate::hf::ModelConfig;
 use crate::model::count::ParameterCount;
 use serde_json::{Value, json};
 use std::path::Path;
@@ -29,10 +29,10 @@ pub fn run(arguments: &Inspect) -> anyhow::Result<Verdict> {
 }
 
 /// Shape and parameters of models, one per column.
-pub(super) fn shape_table(models: &[(&str, &HfModel)]) -> Table {
+pub(super) fn shape_table(models: &[(&str, &ModelConfig)]) -> Table {
     let names = models.iter().map(|(name, _)| name.to_string());
     let mut table = Table::new(std::iter::once("shape".to_string()).chain(names));
-    let mut line = |name: &str, value: &dyn Fn(&HfModel) -> String| {
+    let mut line = |name: &str, value: &dyn Fn(&ModelConfig) -> String| {
         table.row(std::iter::once(name.to_string()).chain(models.iter().map(|(_, model)| value(model))));
     };
     line("architecture", &|m| m.architecture.class_name().to_string());
@@ -54,7 +54,7 @@ pub(super) fn shape_table(models: &[(&str, &HfModel)]) -> Table {
 }
 
 /// The same as JSON.
-pub(super) fn shape_json(model: &HfModel) -> Value {
+pub(super) fn shape_json(model: &ModelConfig) -> Value {
     json!({
         "architecture": model.architecture.class_name(),
         "hidden_size": model.hidden_size,

@@ -2,11 +2,11 @@
 //! begin and end its texts.
 
 use super::{shape_json, shape_table};
-use crate::checkpoint::{Checkpoint, Tokenizer};
 use crate::cli::Printer;
 use crate::cli::arguments::InspectModel;
 use crate::commands::Verdict;
 use crate::commands::model_folder::model_folder;
+use crate::hf::{Checkpoint, Tokenizer};
 use crate::model::count::ParameterCount;
 use crate::model::parameters::parameters;
 use serde::Serialize;
@@ -66,7 +66,7 @@ struct SpecialToken {
 }
 
 impl SpecialTokens {
-    fn of(tokenizer: &Tokenizer) -> crate::checkpoint::Result<SpecialTokens> {
+    fn of(tokenizer: &Tokenizer) -> crate::files::Result<SpecialTokens> {
         let (bos_added, eos_added) = tokenizer.adds_special_tokens()?;
         let role = |ids: Vec<i64>, added| SpecialToken {
             tokens: ids.iter().map(|id| tokenizer.token(*id)).collect(),

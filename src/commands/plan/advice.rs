@@ -2,8 +2,9 @@
 
 use super::mix::MixReach;
 use super::rows::DomainRows;
-use crate::config::{Dtype, PruneMethod};
-use crate::model::HfModel;
+use crate::config::PruneMethod;
+use crate::files::DType;
+use crate::model::ModelConfig;
 use crate::native::precision::has_bf16;
 use crate::train::Outline;
 use crate::train::settling::{ENOUGH_CROSSINGS, crossings};
@@ -14,7 +15,7 @@ use shearling_domains::MixerKind;
 /// All of it.
 pub(super) fn warnings(
     outline: &Outline,
-    small: Option<&HfModel>,
+    small: Option<&ModelConfig>,
     domains: &[DomainRows],
     mix: Option<&MixReach>,
 ) -> Vec<String> {
@@ -64,16 +65,16 @@ fn settling(outline: &Outline) -> Vec<String> {
 fn computing(outline: &Outline) -> Option<String> {
     let (device, fast) = (outline.device, has_bf16(outline.device));
     match compute_dtype(outline.config.run.dtype, device) {
-        Dtype::Fp32 if fast && device.is_cuda() => Some(
+        DType::F32 if fast && device.is_cuda() => Some(
             "run.dtype = \"fp32\" on a GPU with bf16: less than half its speed, and twice the activations; take \"bf16\" or \
              \"auto\""
                 .to_string(),
         ),
         // Products of smaller models are not what a step waits for.
-        Dtype::Fp32 if fast && outline.model.hidden_size >= 512 => {
+        DType::F32 if fast && outline.model.hidden_size >= 512 => {
             Some("run.dtype = \"fp32\" on a CPU with bf16 instructions: \"bf16\" or \"auto\" is faster there".to_string())
         }
-        Dtype::Bf16 if !fast => {
+        DType::BF16 if !fast => {
             let place = if device == Device::Cpu { "this CPU" } else { "this GPU" };
             Some(format!("run.dtype = \"bf16\", which {place} has no instructions for: slower than \"fp32\" or \"auto\""))
         }
@@ -85,10 +86,10 @@ fn computing(outline: &Outline) -> Option<String> {
 fn writing(outline: &Outline) -> Option<String> {
     let (key, dtype) = written_dtype(outline);
     match dtype {
-        Dtype::Fp16 => {
+        DType::F16 => {
             Some(format!("{key} = \"fp16\" ends at 65,504: larger weights become infinite; take \"bf16\" or \"fp32\""))
         }
-        Dtype::Bf16 if outline.spec.is_some() => Some(format!(
+        DType::BF16 if outline.spec.is_some() => Some(format!(
             "the pruned model is written in bf16: its weights are rounded to 8 bits before they train on; {key} = \"fp32\" \
              keeps them whole (and checkpoint.export_dtype = \"bf16\" rounds once, at the end)"
         )),
@@ -97,7 +98,7 @@ fn writing(outline: &Outline) -> Option<String> {
 }
 
 /// The key that decides in which dtype the run's model is written, and what it comes to.
-pub(super) fn written_dtype(outline: &Outline) -> (&'static str, Dtype) {
+pub(super) fn written_dtype(outline: &Outline) -> (&'static str, DType) {
     let config = &outline.config;
     let (key, asked) = match outline.spec {
         Some(_) => ("prune.dtype", config.prune.dtype),
@@ -105,13 +106,14 @@ pub(super) fn written_dtype(outline: &Outline) -> (&'static str, Dtype) {
     };
     // What the weights are stored in counts, where they are here; else what config.json says of them.
     let stored = || written::written_dtype(config, outline.stage).ok().filter(|_| config.model.source.is_some());
-    let announced = || outline.model.dtype.filter(|_| config.model.source.is_some()).map(Dtype::from);
+    let announced = || outline.model.dtype.filter(|_| config.model.source.is_some());
     let computed = || compute_dtype(config.run.dtype, outline.device);
     (key, asked.or_else(stored).or_else(announced).unwrap_or_else(computed))
 }
 
-fn odd_sizes(small: Option<&HfModel>) -> Vec<String> {
-    let sizes = |model: &HfModel| [("hidden_size", model.hidden_size), ("intermediate_size", model.intermediate_size)];
+fn odd_sizes(small: Option<&ModelConfig>) -> Vec<String> {
+    let sizes =
+        |model: &ModelConfig| [("hidden_size", model.hidden_size), ("intermediate_size", model.intermediate_size)];
     let odd = small.into_iter().flat_map(sizes).filter(|(_, value)| value % 64 != 0);
     let warning = |(key, value)| {
         format!("target.{key} = {value} is not a multiple of 64: slower on GPUs and in quantised formats")

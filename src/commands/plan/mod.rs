@@ -13,10 +13,10 @@ pub(super) use report::CARD_UTILISATION;
 
 use super::Verdict;
 use super::run::load;
-use crate::checkpoint::Checkpoint;
 use crate::cli::Printer;
 use crate::cli::arguments::Plan;
 use crate::config::{RunConfig, Stage};
+use crate::hf::Checkpoint;
 use crate::native::cards::{CARDS, Card};
 use crate::native::device::{self, DeviceError};
 use crate::prune::convert::require_complete;
@@ -60,7 +60,7 @@ pub fn run(arguments: &Plan) -> anyhow::Result<Verdict> {
 pub(super) fn outline(
     config: RunConfig,
     device: Device,
-    source: Option<crate::checkpoint::HfConfig>,
+    source: Option<crate::hf::RawConfig>,
     row_tokens: Option<i64>,
 ) -> anyhow::Result<Outline> {
     let stage = Stage::of(&config);

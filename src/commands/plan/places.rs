@@ -1,7 +1,7 @@
 //! Where the run fits: the device it is planned for, and cards by name.
 
 use crate::config::RunConfig;
-use crate::model::HfModel;
+use crate::model::ModelConfig;
 use crate::native::cards::{CARDS, Card};
 use crate::native::memory;
 use crate::train::Outline;
@@ -105,7 +105,7 @@ impl Places {
     }
 }
 
-fn remedy(config: &RunConfig, model: &HfModel, tokens: i64, device: Device, bytes: f64) -> Option<Vec<String>> {
+fn remedy(config: &RunConfig, model: &ModelConfig, tokens: i64, device: Device, bytes: f64) -> Option<Vec<String>> {
     let found = fitting(config, model, tokens, device, bytes, config.train.micro_batch())?;
     Some(found.changed_from(&Settings::of(config)))
 }

@@ -4,11 +4,12 @@ use super::advice::{self, written_dtype};
 use super::mix::MixReach;
 use super::places::Places;
 use super::rows::{self, DomainRows};
-use crate::checkpoint::{DType, HfModel, available_bytes};
 use crate::cli::arguments::Plan;
 use crate::cli::table::{Table, bytes, duration, grouped};
 use crate::commands::inspect::{shape_json, shape_table};
 use crate::eval::rows_read;
+use crate::files::available_bytes;
+use crate::hf::ModelConfig;
 use crate::model::count::{ParameterCount, training_flops_per_token};
 use crate::native::cards::Card;
 use crate::native::device;
@@ -23,7 +24,7 @@ pub(in crate::commands) const CARD_UTILISATION: f64 = 0.28;
 
 /// The answer.
 pub(super) struct Report {
-    small: Option<HfModel>,
+    small: Option<ModelConfig>,
     domains: Vec<DomainRows>,
     mix: Option<MixReach>,
     places: Places,
@@ -67,7 +68,7 @@ impl Report {
         let places = Places::new(outline, card);
         let checkpoint_bytes = checkpoint_bytes(&outline.model, config);
         let written = ParameterCount::of(small.as_ref().unwrap_or(&outline.model)).total() as f64;
-        let written_bytes = written * DType::from(written_dtype(outline).1).bytes() as f64;
+        let written_bytes = written * written_dtype(outline).1.bytes() as f64;
         let mut warnings = outline.findings.warnings.clone();
         let mix = MixReach::of(outline);
         warnings.extend(advice::warnings(outline, small.as_ref(), &domains, mix.as_ref()));
@@ -183,7 +184,7 @@ impl Report {
     }
 
     pub(super) fn json(&self, outline: &Outline) -> Value {
-        let model = |model: &HfModel| {
+        let model = |model: &ModelConfig| {
             json!({ "shape": shape_json(model), "parameters": ParameterCount::of(model),
                     "total_parameters": ParameterCount::of(model).total() })
         };

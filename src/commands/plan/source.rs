@@ -4,9 +4,10 @@
 //! is known from the other's configuration: the file given by `--source-as`, the run folder if the run has begun, or the
 //! configuration beside this one whose run writes exactly that folder.
 
-use crate::checkpoint::{DType, HfConfig, not_a_model};
 use crate::commands::run::{MODEL, PRUNED};
 use crate::config::{self, RunConfig};
+use crate::files::DType;
+use crate::hf::{RawConfig, not_a_model};
 use crate::prune::shape;
 use crate::train::run_folder::RESOLVED;
 use anyhow::{Context, bail};
@@ -16,7 +17,7 @@ use std::path::{Component, Path, PathBuf};
 #[derive(Debug)]
 pub(super) struct Source {
     /// Its `config.json`, or what it will be; `None` for a model that begins at random.
-    pub config: Option<HfConfig>,
+    pub config: Option<RawConfig>,
     /// Configurations that it was derived from, the nearest first; none if the folder is there.
     pub derived_from: Vec<PathBuf>,
 }
@@ -36,11 +37,11 @@ fn resolve(
     file: &Path,
     source_as: Option<&Path>,
     derived_from: &mut Vec<PathBuf>,
-) -> anyhow::Result<Option<HfConfig>> {
+) -> anyhow::Result<Option<RawConfig>> {
     let Some(folder) = &config.model.source else { return Ok(None) };
-    let path = folder.join(HfConfig::FILE_NAME);
+    let path = folder.join(RawConfig::FILE_NAME);
     if source_as.is_none() && path.is_file() {
-        return Ok(Some(HfConfig::read(&path)?));
+        return Ok(Some(RawConfig::read(&path)?));
     }
     let writer = match source_as {
         Some(writer) => Some(writer.to_path_buf()),
@@ -65,11 +66,11 @@ fn resolve(
 }
 
 /// The `config.json` that a run of `config` on `source` will write.
-fn written_by(config: &RunConfig, source: &HfConfig) -> anyhow::Result<HfConfig> {
+fn written_by(config: &RunConfig, source: &RawConfig) -> anyhow::Result<RawConfig> {
     let Some(target) = &config.target else { return Ok(source.clone()) };
     let model = source.model()?;
     let spec = shape::mask_spec(&model, target)?;
-    let dtype = config.prune.dtype.map(DType::from).or(model.dtype).unwrap_or(DType::F32);
+    let dtype = config.prune.dtype.or(model.dtype).unwrap_or(DType::F32);
     Ok(shape::planned_config(source, &spec, dtype)?)
 }
 
@@ -108,7 +109,7 @@ fn missing(folder: &Path) -> String {
     if folder.exists() {
         return format!(
             "{shown} (model.source) has no {0}: plan needs that file of a model, not its weights; put the model's {0} there",
-            HfConfig::FILE_NAME
+            RawConfig::FILE_NAME
         );
     }
     if let Some(hint) = not_a_model(folder) {
@@ -117,6 +118,6 @@ fn missing(folder: &Path) -> String {
     format!(
         "there is no {shown} (model.source), and no configuration beside this one writes it. plan needs the model's {} in \
          that folder, not its weights; if an earlier stage will write the folder, give its configuration with --source-as",
-        HfConfig::FILE_NAME
+        RawConfig::FILE_NAME
     )
 }

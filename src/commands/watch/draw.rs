@@ -1,10 +1,10 @@
 //! The view of a run as text: several lines for a terminal, or one for a log.
 
-use crate::checkpoint::Activity;
 use crate::cli::sparkline::sparkline;
 use crate::cli::table::{Table, bytes, duration, grouped, optional};
 use crate::cli::terminal::size_of_stdout;
 use crate::inspect::live::{LiveEvaluation, LiveRun};
+use crate::run_dir::Activity;
 use crate::words::{counted, thousands};
 use std::path::Path;
 

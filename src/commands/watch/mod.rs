@@ -7,11 +7,11 @@
 mod draw;
 
 use super::Verdict;
-use crate::checkpoint::{Activity, RunLock};
 use crate::cli::Printer;
 use crate::cli::arguments::Watch;
 use crate::inspect::live::{Follower, LiveRun};
 use crate::inspect::runs_hint;
+use crate::run_dir::{Activity, RunLock};
 use crate::train::metrics::FILE_NAME;
 use crate::train::run_folder::RESOLVED;
 use anyhow::Context;

@@ -1,7 +1,7 @@
 //! Lines of a file that may be anything: what holds for every file of questions.
 
-use crate::checkpoint::{BoundedLine, BoundedLines};
 use crate::eval::{Error, Result};
+use crate::files::{BoundedLine, BoundedLines};
 use std::fs::File;
 use std::io::BufReader;
 use std::path::{Path, PathBuf};

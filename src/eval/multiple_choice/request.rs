@@ -10,7 +10,8 @@
 //! the end of the context goes to the continuation. A text that begins with BOS as text gets no second one, an empty
 //! context is BOS (or EOS, without BOS). What is longer than the model takes loses tokens on the left.
 
-use crate::checkpoint::{Error, Tokenizer};
+use crate::files::Error;
+use crate::hf::Tokenizer;
 
 /// Tokens of a context with one continuation.
 #[derive(Clone, Debug, PartialEq, Eq)]

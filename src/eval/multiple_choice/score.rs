@@ -7,8 +7,8 @@
 use super::accuracy::Answer;
 use super::file::{Question, Task};
 use super::request::{Encoder, Request, Unfit};
-use crate::checkpoint::Tokenizer;
 use crate::eval::{Error, Result};
+use crate::hf::Tokenizer;
 use crate::model::{Decoder, ForwardContext};
 use tch::{Device, Kind, TchError, Tensor};
 

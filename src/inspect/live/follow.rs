@@ -3,7 +3,7 @@
 //! A resumed run puts a new, shorter file in place of the old one. The old one is kept open here, so that the new one
 //! cannot be mistaken for it, and reading starts over.
 
-use crate::checkpoint::{BoundedLine, BoundedLines};
+use crate::files::{BoundedLine, BoundedLines};
 use crate::train::Error;
 use crate::train::metrics::LONGEST_LINE_BYTES;
 use serde_json::Value;
@@ -131,7 +131,7 @@ mod tests {
         let mut follower = Follower::new(&path);
         assert_eq!(look(&mut follower).len(), 2);
         // As a resume does it; and longer than before, so that only the file itself gives it away.
-        crate::checkpoint::write_atomic(&path, b"{\"step\":1}\n{\"step\":7}\n{\"step\":8}\n").unwrap();
+        crate::files::write_atomic(&path, b"{\"step\":1}\n{\"step\":7}\n{\"step\":8}\n").unwrap();
         let events = look(&mut follower);
         assert_eq!((events.len(), &events[0]), (4, &Event::Restarted));
         // As an editor or a full disk may do it.

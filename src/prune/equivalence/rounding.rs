@@ -10,8 +10,8 @@
 //! others', at which even fp32 moves logits by 1e-4 of the largest. What a user loses is loss, and other next tokens.
 
 use super::Position;
-use crate::config::Dtype;
 use crate::eval::statistics::{Estimate, estimate};
+use crate::files::DType;
 use crate::prune::Error;
 use serde::Serialize;
 use tch::{Kind, Tensor};
@@ -43,7 +43,7 @@ pub struct RoundingEffect {
 #[derive(Clone, Debug, Serialize)]
 pub struct Rounding {
     /// Dtype of the written weights.
-    pub dtype: Dtype,
+    pub dtype: DType,
     /// Loss of the masked model on the check rows, fp64, nats per token.
     pub masked_loss: f64,
     /// What it did to the written model.
@@ -171,7 +171,7 @@ mod tests {
             worst_kl: mean_kl,
             worst: place(0, 0),
         };
-        Rounding { dtype: Dtype::Bf16, masked_loss: 2.0, written: effect(written), source: effect(source) }
+        Rounding { dtype: DType::BF16, masked_loss: 2.0, written: effect(written), source: effect(source) }
     }
 
     #[test]

@@ -7,7 +7,7 @@
 //! rounded   the masked model with its weights in that dtype, fp32    what the same rounding costs where nothing is cut
 //! ```
 
-use crate::model::{Block, Embedding, ForwardContext, Head, HfModel};
+use crate::model::{Block, Embedding, ForwardContext, Head, ModelConfig};
 use crate::prune::Error;
 use shearling_masks::Gates;
 use tch::{Device, Kind, Tensor};
@@ -17,7 +17,7 @@ pub(super) type Weights<'a> = Box<dyn FnMut(&str) -> Result<Tensor, Error> + 'a>
 
 /// One of the models that are compared: where its weights come from and what runs through it.
 pub(super) struct Stream<'a> {
-    model: HfModel,
+    model: ModelConfig,
     context: ForwardContext,
     weight: Weights<'a>,
     /// Residual stream `[N, T, D]`.
@@ -27,7 +27,7 @@ pub(super) struct Stream<'a> {
 impl<'a> Stream<'a> {
     /// `input_ids [N, T]` after the embedding. `gates` have the dtype of the weights.
     pub(super) fn start(
-        model: &HfModel,
+        model: &ModelConfig,
         gates: &Gates,
         input_ids: &Tensor,
         mut weight: Weights<'a>,

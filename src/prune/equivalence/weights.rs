@@ -1,7 +1,7 @@
 //! Whether every number in the written files is its exact fold, rounded once: element by element, so that one row out of
 //! place is found even where the check's rows never read it.
 
-use crate::config::Dtype;
+use crate::files::DType;
 use crate::prune::Error;
 use serde::Serialize;
 use tch::{Kind, Tensor};
@@ -46,19 +46,19 @@ impl WrongWeight {
 
 /// Largest relative error of a number that is the fold in fp32 (three roundings: two products, and a product of gates)
 /// rounded to `dtype`, and the absolute error where `dtype` has no normal numbers any more.
-fn rounding(dtype: Dtype) -> (f64, f64) {
+fn rounding(dtype: DType) -> (f64, f64) {
     let fp32 = 3.0 * 2f64.powi(-24);
     match dtype {
-        Dtype::Fp32 => (fp32 + 2f64.powi(-24), 2f64.powi(-149)),
-        Dtype::Fp16 => (fp32 + 2f64.powi(-11), 2f64.powi(-25) * 1.001),
+        DType::F32 => (fp32 + 2f64.powi(-24), 2f64.powi(-149)),
+        DType::F16 => (fp32 + 2f64.powi(-11), 2f64.powi(-25) * 1.001),
         // bf16 has the exponents of fp32; a value between its last two subnormals is 2^-134 from either.
-        Dtype::Bf16 => (fp32 + 2f64.powi(-8), 2f64.powi(-133)),
+        DType::BF16 => (fp32 + 2f64.powi(-8), 2f64.powi(-133)),
     }
 }
 
 impl WrittenWeights {
     /// Compares a weight as written with its exact fold (fp64, same shape). Each weight is to be compared once.
-    pub(super) fn compare(&mut self, name: &str, written: &Tensor, exact: &Tensor, dtype: Dtype) -> Result<(), Error> {
+    pub(super) fn compare(&mut self, name: &str, written: &Tensor, exact: &Tensor, dtype: DType) -> Result<(), Error> {
         self.tensors += 1;
         self.elements += exact.numel() as u64;
         if self.wrong.is_some() {
@@ -99,7 +99,7 @@ mod tests {
     use super::*;
     use tch::Device;
 
-    fn compared(written: &[f64], exact: &[f64], dtype: Dtype) -> Option<WrongWeight> {
+    fn compared(written: &[f64], exact: &[f64], dtype: DType) -> Option<WrongWeight> {
         let mut weights = WrittenWeights::default();
         let tensor = |values: &[f64]| Tensor::from_slice(values).view([-1, 2]);
         weights.compare("w", &tensor(written), &tensor(exact), dtype).unwrap();
@@ -111,7 +111,7 @@ mod tests {
     fn every_number_of_every_dtype_may_be_rounded_once_and_no_more() {
         // Numbers of all magnitudes, most of them between two of the dtype.
         let exact: Vec<f64> = (0..4000i32).map(|i| (1.0 + f64::from(i) / 4001.0) * 2f64.powi(i % 20 - 10)).collect();
-        for (dtype, kind) in [(Dtype::Fp32, Kind::Float), (Dtype::Bf16, Kind::BFloat16), (Dtype::Fp16, Kind::Half)] {
+        for (dtype, kind) in [(DType::F32, Kind::Float), (DType::BF16, Kind::BFloat16), (DType::F16, Kind::Half)] {
             let rounded = Tensor::from_slice(&exact).to_kind(Kind::Float).to_kind(kind).to_kind(Kind::Double);
             let mut rounded = Vec::<f64>::try_from(rounded).unwrap();
             assert!(compared(&rounded, &exact, dtype).is_none(), "{dtype:?}");
@@ -119,9 +119,9 @@ mod tests {
             rounded[1001] *= 1.0
                 + 3.0
                     * 2f64.powi(match dtype {
-                        Dtype::Fp32 => -23,
-                        Dtype::Fp16 => -10,
-                        Dtype::Bf16 => -7,
+                        DType::F32 => -23,
+                        DType::F16 => -10,
+                        DType::BF16 => -7,
                     });
             let wrong = compared(&rounded, &exact, dtype).unwrap();
             assert_eq!((wrong.name.as_str(), wrong.index, wrong.count), ("w", vec![500, 1], 1), "{dtype:?}");
@@ -130,9 +130,9 @@ mod tests {
 
     #[test]
     fn overflow_and_numbers_that_are_none_are_told_apart() {
-        let wrong = compared(&[1.0, f64::INFINITY], &[1.0, 7e4], Dtype::Fp16).unwrap();
+        let wrong = compared(&[1.0, f64::INFINITY], &[1.0, 7e4], DType::F16).unwrap();
         assert!(wrong.overflows() && !wrong.was_not_finite());
-        let wrong = compared(&[f64::NAN, 1.0], &[f64::NAN, 1.0], Dtype::Fp32).unwrap();
+        let wrong = compared(&[f64::NAN, 1.0], &[f64::NAN, 1.0], DType::F32).unwrap();
         assert!(wrong.was_not_finite());
         assert_eq!(wrong.index, [0, 0]);
     }
@@ -142,7 +142,7 @@ mod tests {
         let mut weights = WrittenWeights::default();
         let exact = Tensor::ones([3], (Kind::Double, Device::Cpu));
         let written = Tensor::from_slice(&[1.0f64, 1.0, 2.0]);
-        weights.compare("norm", &written, &exact, Dtype::Bf16).unwrap();
+        weights.compare("norm", &written, &exact, DType::BF16).unwrap();
         assert_eq!(weights.wrong.unwrap().index, [2]);
     }
 }

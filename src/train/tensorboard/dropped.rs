@@ -1,7 +1,7 @@
 //! The records of a `metrics.jsonl` one after the other, and which of its lines are none: these are named when a run is
 //! converted, since nobody else would say that the curves have gaps.
 
-use crate::checkpoint::{BoundedLine, BoundedLines};
+use crate::files::{BoundedLine, BoundedLines};
 use crate::train::Error;
 use crate::train::metrics::LONGEST_LINE_BYTES;
 use serde_json::Value;

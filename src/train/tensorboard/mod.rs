@@ -19,7 +19,7 @@ pub use dropped::DroppedLine;
 use super::Error;
 use super::metrics;
 use super::run_folder::RESOLVED;
-use crate::checkpoint::Staging;
+use crate::files::Staging;
 use event_file::EventFile;
 use proto::{Event, SESSION_START, SessionLog, Summary, What};
 use serde_json::Value;

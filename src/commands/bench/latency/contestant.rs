@@ -1,11 +1,12 @@
 //! A model that takes part: what it is, and once loaded, what one of its steps reads and what it takes in memory.
 
 use super::rounds::{Lengths, answer};
-use crate::checkpoint::{Checkpoint, DType, HfConfig, HfModel, NewLlama};
 use crate::cli::arguments::BenchLatency;
 use crate::commands::bench::shapes::{NamedShape, SHAPES, VOCAB_SIZE};
 use crate::commands::model_folder::model_folder;
 use crate::config::RandomModel;
+use crate::files::DType;
+use crate::hf::{Checkpoint, ModelConfig, NewLlama, RawConfig};
 use crate::model::count::ParameterCount;
 use crate::model::parameters::{Parameter, Role, parameters};
 use crate::model::{Decoder, KvCache};
@@ -21,7 +22,7 @@ const NOISE: i64 = 1 << 20;
 /// A model before it is loaded.
 pub(super) struct Candidate {
     pub(super) name: String,
-    model: HfModel,
+    model: ModelConfig,
     folder: Option<PathBuf>,
 }
 
@@ -64,9 +65,9 @@ impl Candidate {
 }
 
 /// A Llama with the vocabulary of Llama 2 and room for long texts.
-fn llama(random: &RandomModel) -> anyhow::Result<HfModel> {
+fn llama(random: &RandomModel) -> anyhow::Result<ModelConfig> {
     let heads = random.num_attention_heads;
-    let config = HfConfig::new_llama(&NewLlama {
+    let config = RawConfig::new_llama(&NewLlama {
         vocab_size: random.vocab_size.unwrap_or(VOCAB_SIZE),
         hidden_size: random.hidden_size,
         intermediate_size: random.intermediate_size,
@@ -86,7 +87,7 @@ fn llama(random: &RandomModel) -> anyhow::Result<HfModel> {
     Ok(config.model()?)
 }
 
-fn random_decoder(model: &HfModel, kind: Kind, device: Device) -> Result<Decoder, TchError> {
+fn random_decoder(model: &ModelConfig, kind: Kind, device: Device) -> Result<Decoder, TchError> {
     tch::manual_seed(0);
     let noise = Tensor::f_randn([NOISE], (Kind::Float, device))?.f_mul_scalar(model.initializer_range)?;
     let noise = noise.f_to_kind(kind)?;

@@ -1,0 +1,153 @@
+//! One writer per run: an exclusive lock that the system releases when the process ends, however it ends.
+//!
+//! The lock is the system's (`flock`) on `RUN/run.lock`; the process number inside is only for messages, so a stale one after a
+//! crash locks nobody out. Who only wants to know asks [`RunLock::activity`], which takes no lock.
+
+use crate::files::{Error, Result};
+use rustix::fs::{FlockOperation, flock};
+use rustix::io::Errno;
+use std::fs::{File, OpenOptions};
+use std::io::{ErrorKind, Read, Seek, Write};
+use std::os::unix::fs::MetadataExt;
+use std::path::Path;
+
+/// Holds a run folder for this process until dropped.
+#[derive(Debug)]
+pub struct RunLock {
+    /// Closing it releases the lock. The file itself stays: removing it would let two processes lock two files of one name.
+    _file: File,
+}
+
+impl RunLock {
+    /// Locks an existing run folder.
+    ///
+    /// # Errors
+    /// Another process (or another part of this one) holds it; named.
+    pub fn acquire(run: &Path) -> Result<RunLock> {
+        let path = run.join("run.lock");
+        let mut options = OpenOptions::new();
+        let open = options.read(true).write(true).create(true).truncate(false).open(&path);
+        let mut file = open.map_err(Error::io("open", &path))?;
+        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+            Ok(()) => (),
+            Err(Errno::WOULDBLOCK) => return Err(Error::Locked { path, holder: holder(&mut file) }),
+            Err(errno) => return Err(Error::io("lock", &path)(errno.into())),
+        }
+        let sign = |file: &mut File| {
+            file.set_len(0)?;
+            file.rewind()?;
+            writeln!(file, "{}", std::process::id())
+        };
+        sign(&mut file).map_err(Error::io("write", &path))?;
+        Ok(RunLock { _file: file })
+    }
+}
+
+/// Whether somebody writes to a run, as far as can be seen without a lock.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub enum Activity {
+    /// This process of this machine.
+    Process(u32),
+    /// No process of this machine that can be seen from here.
+    Nobody,
+    /// The system does not tell.
+    Unknown,
+}
+
+impl RunLock {
+    /// Who holds a run folder. Only looks: a lock tried and given back would get in the way of a run that starts.
+    pub fn activity(run: &Path) -> Activity {
+        let path = run.join("run.lock");
+        let metadata = match std::fs::metadata(&path) {
+            Err(error) if error.kind() == ErrorKind::NotFound => return Activity::Nobody,
+            Ok(metadata) if metadata.is_file() => metadata,
+            _ => return Activity::Unknown,
+        };
+        let opened = (File::open(&path), std::fs::read_to_string("/proc/locks"));
+        let (Ok(mut file), Ok(locks)) = opened else { return Activity::Unknown };
+        let signed = signature(&mut file);
+        match signed.filter(|process| locks.lines().any(|line| is_lock(line, *process, metadata.ino()))) {
+            Some(process) => Activity::Process(process),
+            None => Activity::Nobody,
+        }
+    }
+}
+
+/// Whether a line of `/proc/locks` is the lock of `process` on the file with this inode number:
+/// `1: FLOCK  ADVISORY  WRITE 4729 fe:00:10010775 0 EOF`.
+fn is_lock(line: &str, process: u32, inode: u64) -> bool {
+    let fields: Vec<&str> = line.split_whitespace().collect();
+    let [_, "FLOCK", _, "WRITE", holder, place, ..] = fields[..] else { return false };
+    // The device is left out: on layered file systems it is not the one that the file says.
+    let file = place.rsplit(':').next().and_then(|inode| inode.parse::<u64>().ok());
+    holder.parse() == Ok(process) && file == Some(inode)
+}
+
+/// The process that signed the lock file.
+fn signature(file: &mut File) -> Option<u32> {
+    let mut text = String::new();
+    file.take(32).read_to_string(&mut text).ok()?;
+    text.trim().parse().ok()
+}
+
+/// Who signed the lock file, in words.
+fn holder(file: &mut File) -> String {
+    // The signature may be missing for a moment after the lock was taken.
+    match signature(file) {
+        Some(pid) if pid == std::process::id() => format!("this very process ({pid})"),
+        Some(pid) => format!("process {pid}"),
+        None => "another process".to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::fs;
+
+    #[test]
+    fn a_second_writer_is_refused_and_told_who_the_first_is() {
+        let run = tempfile::tempdir().unwrap();
+        let lock = RunLock::acquire(run.path()).unwrap();
+        let error = RunLock::acquire(run.path()).unwrap_err().to_string();
+        assert!(error.contains(&std::process::id().to_string()), "{error}");
+        fs::write(run.path().join("run.lock"), "4242\n").unwrap();
+        assert!(RunLock::acquire(run.path()).unwrap_err().to_string().contains("process 4242"));
+        drop(lock);
+        RunLock::acquire(run.path()).unwrap();
+    }
+
+    #[test]
+    fn who_holds_a_run_is_seen_without_a_lock() {
+        let run = tempfile::tempdir().unwrap();
+        assert_eq!(RunLock::activity(run.path()), Activity::Nobody);
+        let lock = RunLock::acquire(run.path()).unwrap();
+        let expected = if Path::new("/proc/locks").exists() {
+            [Activity::Process(std::process::id()), Activity::Nobody]
+        } else {
+            [Activity::Unknown; 2]
+        };
+        assert_eq!(RunLock::activity(run.path()), expected[0]);
+        drop(lock);
+        assert_eq!(RunLock::activity(run.path()), expected[1]);
+    }
+
+    #[test]
+    fn a_line_of_the_locks_is_one_file_and_one_process() {
+        let line = "12: FLOCK  ADVISORY  WRITE 4729 fe:00:10010775 0 EOF";
+        assert!(is_lock(line, 4729, 10_010_775));
+        assert!(!is_lock(line, 4728, 10_010_775) && !is_lock(line, 4729, 775));
+        for other in ["", "1: POSIX ADVISORY WRITE 4729 fe:00:10010775 0 EOF", "1: -> FLOCK ADVISORY WRITE 4729"] {
+            assert!(!is_lock(other, 4729, 10_010_775), "{other}");
+        }
+    }
+
+    #[test]
+    fn a_stale_signature_locks_nobody_out() {
+        let run = tempfile::tempdir().unwrap();
+        fs::write(run.path().join("run.lock"), "1\nand a long rest that is not a number").unwrap();
+        let _lock = RunLock::acquire(run.path()).unwrap();
+        assert_eq!(fs::read_to_string(run.path().join("run.lock")).unwrap(), format!("{}\n", std::process::id()));
+        assert!(RunLock::acquire(&run.path().join("none")).is_err());
+    }
+}

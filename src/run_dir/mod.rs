@@ -1,0 +1,15 @@
+//! The folder of a run: which files are in it and under which names, its steps, its lock.
+//!
+//! ```text
+//! state of a run ─► StepStaging ─► RUN/checkpoints/step-00000100/ {files…, manifest.json}
+//! ```
+
+mod lock;
+mod manifest;
+mod run_dir;
+mod step_dir;
+
+pub use lock::{Activity, RunLock};
+pub use manifest::{FileEntry, MANIFEST_NAME, MANIFEST_VERSION, Manifest, sha256_of_file};
+pub use run_dir::{Latest, RunDir, SkippedStep};
+pub use step_dir::{StepDir, StepStaging, Verify};
