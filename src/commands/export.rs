@@ -3,7 +3,7 @@
 use super::Verdict;
 use super::mask_warnings::report_masks;
 use super::refusal::Origin;
-use super::run::{MODEL, PRUNED, Written, finish};
+use super::run::{Written, finish};
 use crate::cli::Printer;
 use crate::cli::arguments::Export;
 use crate::cli::progress::Progress;
@@ -16,10 +16,10 @@ use crate::model::parameters::parameters;
 use crate::native::device;
 use crate::prune::convert::require_complete;
 use crate::prune::{CheckRows, Conversion, Equivalence, convert, magnitude, shape};
+use crate::run_dir::layout::{MODEL, PRUNED, STEP_MODEL, mask_file};
 use crate::run_dir::{RunDir, StepDir, Verify};
 use crate::train::journal::Journal;
 use crate::train::metrics;
-use crate::train::run::mask_file;
 use crate::train::run_folder::saved_config;
 use crate::train::written::written_dtype;
 use crate::train::{Outcome, Setup, resume};
@@ -157,7 +157,7 @@ impl Job {
         report_masks(&masks, printer)?;
         let gates = masks.deterministic_target()?.detach()?;
         let plan = KeepPlan::from_gates(masks.spec(), &gates)?;
-        let source = Checkpoint::open(&step.path().join(resume::MODEL))?;
+        let source = Checkpoint::open(&step.path().join(STEP_MODEL))?;
         let card = self.card(source.model(), Some(step))?;
         self.cut(&source, masks.spec(), &gates, &plan, card, device, printer)
     }
@@ -204,7 +204,7 @@ impl Job {
 
     /// Writes the weights of a step unchanged in shape.
     fn copy(&self, step: &StepDir) -> anyhow::Result<Written> {
-        let source = Checkpoint::open(&step.path().join(resume::MODEL))?;
+        let source = Checkpoint::open(&step.path().join(STEP_MODEL))?;
         require_complete(&source, source.model())?;
         let kind = written_dtype(&self.config, Stage::Pretrain)?;
         let dtype: DType = kind.into();

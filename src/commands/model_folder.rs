@@ -1,8 +1,8 @@
 //! Which Hugging Face folder a path on the command line means: `eval`, `generate`, `inspect model` and `bench latency`
 //! take a run as well, for what it has written.
 
-use super::run::{MODEL, PRUNED};
 use crate::hf::not_a_model;
+use crate::run_dir::layout::{CHECKPOINTS, MODEL, PRUNED};
 use std::path::{Path, PathBuf};
 
 /// The folder itself, or the model that a run wrote into its own.
@@ -17,7 +17,7 @@ pub(super) fn model_folder(path: &Path) -> anyhow::Result<PathBuf> {
     let shown = path.display();
     let expected =
         format!("expected a Hugging Face folder with config.json and weights, or a run with {MODEL}/ or {PRUNED}/");
-    if path.join("checkpoints").is_dir() {
+    if path.join(CHECKPOINTS).is_dir() {
         anyhow::bail!(
             "{shown} is a run that has not written its model: no {MODEL}/ and no {PRUNED}/ is in it; let it end \
              (--resume), or take its last step: shearling export {shown} --out FOLDER"
@@ -57,7 +57,7 @@ mod tests {
         assert!(told(&root.path().join("none")).contains("does not exist: expected"));
         assert!(told(Path::new("org/name")).contains("hf download org/name --local-dir name"));
         assert!(told(root.path()).contains("is not a model: expected a Hugging Face folder with config.json"));
-        std::fs::create_dir(root.path().join("checkpoints")).unwrap();
+        std::fs::create_dir(root.path().join(CHECKPOINTS)).unwrap();
         assert!(told(root.path()).contains("shearling export"));
     }
 }

@@ -9,6 +9,7 @@ use crate::cli::table::bytes;
 use crate::inspect::Severity;
 use crate::report::serve::{Live, Page};
 use crate::report::{Report, side_files};
+use crate::run_dir::layout::{CHECKPOINTS, METRICS, MODEL, PRUNED, RESOLVED_CONFIG, SNAPSHOTS};
 use crate::words::counted;
 use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
@@ -89,7 +90,7 @@ fn serve(
 fn version(arguments: &arguments::Report) -> String {
     let mut state = Vec::new();
     for run in &arguments.runs {
-        for part in ["", "metrics.jsonl", "resolved.toml", "masks", "checkpoints", "pruned", "model"] {
+        for part in ["", METRICS, RESOLVED_CONFIG, SNAPSHOTS, CHECKPOINTS, PRUNED, MODEL] {
             state.extend(stamp(&run.join(part)));
         }
     }

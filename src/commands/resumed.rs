@@ -4,8 +4,9 @@ use super::run::model_name;
 use crate::cli::Printer;
 use crate::config::{self, RunConfig, Stage};
 use crate::run_dir::RunDir;
+use crate::run_dir::layout::RESOLVED_CONFIG;
 use crate::train::resume::check_same_run;
-use crate::train::run_folder::{RESOLVED, saved_config};
+use crate::train::run_folder::saved_config;
 use crate::train::schedule::Schedule;
 use anyhow::Context;
 use std::path::{Path, PathBuf};
@@ -53,7 +54,7 @@ pub(super) fn resume(folder: &Path, sets: &[String], stage: Stage, printer: &Pri
 
 /// The saved configuration with overrides; paths among them are relative to the working directory.
 fn with_overrides(saved: &RunConfig, sets: &[String]) -> anyhow::Result<RunConfig> {
-    let mut config = config::parse(&config::resolved_toml(saved)?, RESOLVED, sets)?;
+    let mut config = config::parse(&config::resolved_toml(saved)?, RESOLVED_CONFIG, sets)?;
     config.root_paths(&working_directory()?);
     Ok(config)
 }
@@ -69,7 +70,7 @@ fn require_stage(run: &Path, saved: &RunConfig, stage: Stage) -> anyhow::Result<
     if begun == stage {
         return Ok(());
     }
-    let (run, command) = (run.display(), begun.command());
+    let (run, command) = (run.display(), begun.name());
     anyhow::bail!("{run} is a {command} run; resume with: shearling {command} --resume {run}")
 }
 
@@ -83,7 +84,7 @@ fn require_sources(run: &Path, config: &RunConfig) -> anyhow::Result<()> {
     }
     let named = gone.iter().map(|(key, path)| format!("{key} = {}", path.display())).collect::<Vec<_>>().join(", ");
     let sets = gone.iter().map(|(key, _)| format!(" --set {key}=NEW")).collect::<String>();
-    let (command, shown) = (Stage::of(config).command(), run.display());
+    let (command, shown) = (Stage::of(config).name(), run.display());
     anyhow::bail!("not found: {named}, which this run reads; if moved: shearling {command} --resume {shown}{sets}")
 }
 

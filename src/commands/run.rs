@@ -13,16 +13,12 @@ use crate::files::DType;
 use crate::hf::CardShape;
 use crate::native::{device, threads};
 use crate::prune::{Equivalence, Error as PruneError};
+use crate::run_dir::layout::{MODEL, PRUNED};
 use crate::train::run_folder::refuse_existing;
 use crate::train::{Setup, run as train_run};
 use anyhow::Context;
 use std::num::NonZeroU64;
 use std::path::{Path, PathBuf};
-
-/// Folder of the pruned model inside a run folder.
-pub const PRUNED: &str = "pruned";
-/// Folder of the trained model inside a run folder.
-pub const MODEL: &str = "model";
 
 /// A model folder that was written.
 #[derive(Debug)]
@@ -87,7 +83,7 @@ pub fn execute(
     if stage == Stage::Prune && setup.config.prune.method == PruneMethod::Magnitude {
         return prune_one_shot(&setup, printer).map(Some);
     }
-    let label = stage.command();
+    let label = stage.name();
     let mut terminal = TerminalObserver::new(*printer, label, setup.config.train.steps);
     let outcome = train_run(&setup, resume, stop_at, &mut terminal)?;
     drop(terminal);
@@ -115,7 +111,7 @@ pub(super) fn model_name(stage: Stage) -> &'static str {
 }
 
 fn tell_finished(folder: &Path, stage: Stage, printer: &Printer) {
-    let (shown, command) = (folder.display(), stage.command());
+    let (shown, command) = (folder.display(), stage.name());
     printer.note(format!(
         "{shown} is finished: all its steps are done and its model is written. To train on: shearling {command} --resume \
          {shown} --set train.steps=MORE; to write the model in another dtype: shearling export {shown} --out DIR --dtype \

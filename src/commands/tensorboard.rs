@@ -3,8 +3,8 @@
 use super::Verdict;
 use crate::cli::Printer;
 use crate::cli::arguments::Tensorboard;
-use crate::train::metrics::FILE_NAME;
-use crate::train::tensorboard::{DroppedLine, FOLDER, convert};
+use crate::run_dir::layout::{METRICS, TENSORBOARD};
+use crate::train::tensorboard::{DroppedLine, convert};
 use crate::words::plural;
 use serde_json::json;
 
@@ -14,7 +14,7 @@ const NAMED_LINES: usize = 5;
 /// `shearling tensorboard`
 pub fn run(arguments: &Tensorboard) -> anyhow::Result<Verdict> {
     let printer = Printer::new(arguments.json);
-    let out = arguments.out.clone().unwrap_or_else(|| arguments.run.join(FOLDER));
+    let out = arguments.out.clone().unwrap_or_else(|| arguments.run.join(TENSORBOARD));
     let (path, dropped) = convert(&arguments.run, &out)?;
     let path = path.display().to_string();
     if let Some(text) = left_out(&dropped) {
@@ -33,5 +33,5 @@ fn left_out(dropped: &[DroppedLine]) -> Option<String> {
     let more = dropped.len().saturating_sub(NAMED_LINES);
     let more = if more > 0 { format!(" and {more} more") } else { String::new() };
     let lines = plural(dropped.len() as u64, "line");
-    (!dropped.is_empty()).then(|| format!("{FILE_NAME}: left out {lines} {named}{more}; the curves have gaps there"))
+    (!dropped.is_empty()).then(|| format!("{METRICS}: left out {lines} {named}{more}; the curves have gaps there"))
 }

@@ -21,8 +21,8 @@ impl Stage {
         if config.target.is_some() { Stage::Prune } else { Stage::Pretrain }
     }
 
-    /// The command that runs it.
-    pub fn command(self) -> &'static str {
+    /// Its name: of the command that runs it, and in the records of a run.
+    pub fn name(self) -> &'static str {
         match self {
             Stage::Prune => "prune",
             Stage::Pretrain => "pretrain",

@@ -23,8 +23,7 @@ use super::story::{self, DomainStory};
 use super::survivors::Survivors;
 use super::written::WrittenModel;
 use crate::run_dir::RunDir;
-use crate::train::metrics::FILE_NAME;
-use crate::train::run_folder::RESOLVED;
+use crate::run_dir::layout::{CHECKPOINTS, LOCK, METRICS, RESOLVED_CONFIG, SNAPSHOTS};
 use crate::words::device;
 use serde::Serialize;
 use serde_json::Value;
@@ -34,7 +33,7 @@ use std::path::Path;
 /// More than any configuration has.
 const LARGEST_CONFIG_BYTES: u64 = 1 << 20;
 /// What a run folder holds; one of them is enough to call it one. A one-shot cut has none.
-const SIGNS: [&str; 5] = [FILE_NAME, RESOLVED, "checkpoints", super::snapshots::FOLDER, "run.lock"];
+const SIGNS: [&str; 5] = [METRICS, RESOLVED_CONFIG, CHECKPOINTS, SNAPSHOTS, LOCK];
 
 /// A run.
 #[derive(Clone, Debug, Default, Serialize)]
@@ -109,8 +108,8 @@ impl RunHistory {
             return Ok(history);
         }
         let mut notes = Vec::new();
-        let recorded = Recorded::read(&run.join(FILE_NAME)).unwrap_or_else(|error| {
-            notes.push(Note::warning(format!("{FILE_NAME} cannot be read: {error}; there are no steps to show")));
+        let recorded = Recorded::read(&run.join(METRICS)).unwrap_or_else(|error| {
+            notes.push(Note::warning(format!("{METRICS} cannot be read: {error}; there are no steps to show")));
             Recorded::default()
         });
         notes.extend(notes::of_lines(&recorded));
@@ -222,12 +221,14 @@ fn name_of(run: &Path) -> String {
 
 fn config_text(run: &Path, notes: &mut Vec<Note>) -> Option<String> {
     let mut text = String::new();
-    let read = std::fs::File::open(run.join(RESOLVED))
+    let read = std::fs::File::open(run.join(RESOLVED_CONFIG))
         .and_then(|file| file.take(LARGEST_CONFIG_BYTES).read_to_string(&mut text));
     match read {
         Ok(_) => Some(text),
         Err(error) => {
-            notes.push(Note::warning(format!("{RESOLVED} cannot be read: {error}; the configuration is not known")));
+            notes.push(Note::warning(format!(
+                "{RESOLVED_CONFIG} cannot be read: {error}; the configuration is not known"
+            )));
             None
         }
     }

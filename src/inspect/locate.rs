@@ -4,24 +4,22 @@
 use super::Error;
 use super::snapshots::{SnapshotFile, list};
 use crate::run_dir::RunDir;
-use crate::train::run::mask_file;
+use crate::run_dir::layout::{claimed_step, mask_file, step_folder};
 use shearling_masks::MaskSet;
 use std::path::Path;
 use tch::Device;
 
 /// The step of a mask file, by its name or by that of the step folder it lies in.
 pub fn step_of(file: &Path) -> Option<u64> {
-    let number = |name: &std::ffi::OsStr| name.to_str()?.strip_prefix("step-")?.parse().ok();
-    number(file.file_stem()?).or_else(|| number(file.parent()?.file_name()?))
+    let step = |name: &std::ffi::OsStr| claimed_step(name.to_str()?);
+    step(file.file_name()?).or_else(|| step(file.parent()?.file_name()?))
 }
 
 /// Every mask file of a run by step: of its checkpoints and of its evaluations. Of a step that has both, the
 /// checkpoint's comes last.
 pub fn mask_files(run: &Path) -> Vec<SnapshotFile> {
     let steps = RunDir::open(run).and_then(|folder| folder.list_steps()).unwrap_or_default();
-    let checkpoints = steps
-        .into_iter()
-        .map(|step| SnapshotFile { step, path: mask_file(&run.join("checkpoints").join(format!("step-{step:08}"))) });
+    let checkpoints = steps.into_iter().map(|step| SnapshotFile { step, path: mask_file(&step_folder(run, step)) });
     let mut files = list(run);
     files.extend(checkpoints.filter(|file| file.path.is_file()));
     files.sort_by_key(|file| file.step);

@@ -124,6 +124,7 @@ fn vocabulary(run: &Path) -> Option<Vocabulary> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::run_dir::layout::{SNAPSHOTS, snapshot_name};
     use shearling_masks::{HardConcrete, MaskSpec, Shape};
 
     #[test]
@@ -139,9 +140,9 @@ mod tests {
         let spec = MaskSpec::new(&shape(16), &shape(8)).unwrap();
         let masks = MaskSet::new(spec, HardConcrete::default(), 0, 0, Device::Cpu).unwrap();
         let run = tempfile::tempdir().unwrap();
-        std::fs::create_dir(run.path().join(snapshots::FOLDER)).unwrap();
+        std::fs::create_dir(run.path().join(SNAPSHOTS)).unwrap();
         for step in 1..=5 {
-            masks.save(run.path().join(format!("masks/step-{step:08}.safetensors"))).unwrap();
+            masks.save(run.path().join(SNAPSHOTS).join(snapshot_name(step))).unwrap();
         }
         let files = snapshots::list(run.path());
         let read = |most_words: usize| {

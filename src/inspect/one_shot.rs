@@ -5,11 +5,9 @@ use super::history::RunHistory;
 use super::notes::Note;
 use super::written::WrittenModel;
 use crate::hf::{CardShape, ModelCard};
+use crate::run_dir::layout::PRUNED;
 use serde_json::Value;
 use std::path::Path;
-
-/// Where a pruned model is published inside a run folder.
-const FOLDER: &str = "pruned";
 
 /// Whether a folder without any file of a run holds a model that was cut at once.
 pub(super) fn is_one_shot(run: &Path) -> bool {
@@ -42,7 +40,7 @@ pub(super) fn read(run: &Path, name: String) -> Option<RunHistory> {
 
 /// The card of a model whose last stage pruned it without a step.
 fn card(run: &Path) -> Option<ModelCard> {
-    let card = ModelCard::read(&run.join(FOLDER)).ok()??;
+    let card = ModelCard::read(&run.join(PRUNED)).ok()??;
     let cut_at_once = |(stage, steps, _): &(String, u64, u64)| stage.starts_with("pruning") && *steps == 0;
     card.stages.last().is_some_and(cut_at_once).then_some(card)
 }

@@ -6,6 +6,7 @@ use crate::hf::{ModelConfig, RawConfig};
 use crate::model::count::ParameterCount;
 use crate::prune::shape::resized;
 use crate::run_dir::RunDir;
+use crate::run_dir::layout::{MODEL, PRUNED, STEP_MODEL, step_folder};
 use serde::Serialize;
 use shearling_masks::{Module, Shape};
 use std::path::{Path, PathBuf};
@@ -103,7 +104,7 @@ impl Parts {
 pub fn model_near(mask_file: &Path) -> Option<ModelConfig> {
     let folder = mask_file.parent()?;
     // checkpoints/step-N/masks.safetensors has the model beside it; of masks/step-N.safetensors the run is one up.
-    let beside = folder.join("model");
+    let beside = folder.join(STEP_MODEL);
     let run = folder.parent().map(Path::to_path_buf);
     std::iter::once(beside).chain(run.iter().flat_map(|run| models_of(run))).find_map(|folder| model_of(&folder))
 }
@@ -111,8 +112,8 @@ pub fn model_near(mask_file: &Path) -> Option<ModelConfig> {
 /// Folders of a run that may hold a model.
 pub(super) fn models_of(run: &Path) -> Vec<PathBuf> {
     let steps = RunDir::open(run).and_then(|folder| folder.list_steps()).unwrap_or_default();
-    let checkpoints = steps.into_iter().map(|step| run.join(format!("checkpoints/step-{step:08}/model")));
-    checkpoints.chain([run.join("pruned"), run.join("model")]).collect()
+    let checkpoints = steps.into_iter().map(|step| step_folder(run, step).join(STEP_MODEL));
+    checkpoints.chain([run.join(PRUNED), run.join(MODEL)]).collect()
 }
 
 /// The model that a folder's config.json describes, if it can be read.

@@ -4,14 +4,13 @@
 use super::Error;
 use super::mask_rows::{self, MaskRow};
 use super::units::{Units, deciles, histogram};
+use crate::run_dir::layout::{SNAPSHOTS, claimed_step};
 use serde::Serialize;
 use shearling_masks::{MaskSet, MaskSpec, Module};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use tch::Device;
 
-/// Folder of mask snapshots inside a run folder.
-pub const FOLDER: &str = "masks";
 /// Most snapshots that are read: of a run with more, some are passed over evenly.
 const MOST_SNAPSHOTS: usize = 256;
 
@@ -65,7 +64,7 @@ pub type Vocabulary = (i64, bool);
 
 /// The snapshots of a run folder by step.
 pub fn list(run: &Path) -> Vec<SnapshotFile> {
-    let entries = std::fs::read_dir(run.join(FOLDER)).into_iter().flatten().flatten();
+    let entries = std::fs::read_dir(run.join(SNAPSHOTS)).into_iter().flatten().flatten();
     let mut files: Vec<SnapshotFile> = entries.filter_map(|entry| named(entry.path())).collect();
     files.sort_by_key(|file| file.step);
     files.dedup_by_key(|file| file.step);
@@ -73,8 +72,8 @@ pub fn list(run: &Path) -> Vec<SnapshotFile> {
 }
 
 fn named(path: PathBuf) -> Option<SnapshotFile> {
-    let step = path.file_name()?.to_str()?.strip_prefix("step-")?.strip_suffix(".safetensors")?;
-    let step = step.parse().ok().filter(|_| path.is_file())?;
+    let name = path.file_name()?.to_str()?.to_string();
+    let step = claimed_step(&name).filter(|_| name.ends_with(".safetensors") && path.is_file())?;
     Some(SnapshotFile { step, path })
 }
 
@@ -180,7 +179,7 @@ mod tests {
     fn only_step_files_are_snapshots() {
         let folder = tempfile::tempdir().unwrap();
         assert!(list(folder.path()).is_empty());
-        let masks = folder.path().join(FOLDER);
+        let masks = folder.path().join(SNAPSHOTS);
         std::fs::create_dir_all(masks.join("step-00000007.safetensors")).unwrap();
         for name in ["step-00000100.safetensors", "step-00000020.safetensors", ".step-1.partial", "step-x.safetensors"]
         {

@@ -3,12 +3,13 @@
 
 use super::lines::text;
 use crate::hf::{CardShape, Equivalence, ModelCard};
+use crate::run_dir::layout::{MODEL, PRUNED};
 use serde::Serialize;
 use serde_json::Value;
 use std::path::Path;
 
 /// Folders in which a run publishes its model.
-const FOLDERS: [&str; 2] = ["pruned", "model"];
+const FOLDERS: [&str; 2] = [PRUNED, MODEL];
 
 /// A published model.
 #[derive(Clone, Debug, Default, Serialize)]

@@ -4,6 +4,7 @@
 
 use super::side_files::short_name;
 use crate::inspect::{DomainStory, RunHistory, story};
+use crate::run_dir::layout::MODEL;
 
 /// A run among others.
 #[derive(Clone, Debug)]
@@ -149,7 +150,7 @@ fn writer_of(source: &str, reader: usize, histories: &[RunHistory]) -> Option<us
     let source = parts(source);
     let home = histories.get(reader).map(|history| folder_around(&history.path));
     let score = |(index, history): (usize, &RunHistory)| {
-        let folder = parts(history.written.as_ref().map_or("model", |written| written.path.as_str()));
+        let folder = parts(history.written.as_ref().map_or(MODEL, |written| written.path.as_str()));
         let mut wrote = parts(&history.path);
         // A run given as `.`, or by a link, has another name in paths.
         if wrote.last() != Some(&history.name.as_str()) {

@@ -3,6 +3,7 @@
 //! recognised by the end of its path, and only where no other of the given runs has one that ends alike.
 
 use super::lineage::{RunView, parts, source_of};
+use crate::run_dir::layout::{MODEL, PRUNED};
 use std::path::{Path, PathBuf};
 
 /// What a model is to a line of runs.
@@ -15,7 +16,7 @@ pub enum Part {
 }
 
 /// Folders in which a run publishes; the run's own name stands for the model in it.
-const PUBLISHED: [&str; 3] = ["model", "pruned", ""];
+const PUBLISHED: [&str; 3] = [MODEL, PRUNED, ""];
 /// So many parts of a path have to agree where the folder itself is gone: the run's name and its model's folder.
 const MOVED_PARTS: usize = 2;
 

@@ -3,6 +3,7 @@
 //! The lock is the system's (`flock`) on `RUN/run.lock`; the process number inside is only for messages, so a stale one after a
 //! crash locks nobody out. Who only wants to know asks [`RunLock::activity`], which takes no lock.
 
+use super::layout::LOCK;
 use crate::files::{Error, Result};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
@@ -24,7 +25,7 @@ impl RunLock {
     /// # Errors
     /// Another process (or another part of this one) holds it; named.
     pub fn acquire(run: &Path) -> Result<RunLock> {
-        let path = run.join("run.lock");
+        let path = run.join(LOCK);
         let mut options = OpenOptions::new();
         let open = options.read(true).write(true).create(true).truncate(false).open(&path);
         let mut file = open.map_err(Error::io("open", &path))?;
@@ -57,7 +58,7 @@ pub enum Activity {
 impl RunLock {
     /// Who holds a run folder. Only looks: a lock tried and given back would get in the way of a run that starts.
     pub fn activity(run: &Path) -> Activity {
-        let path = run.join("run.lock");
+        let path = run.join(LOCK);
         let metadata = match std::fs::metadata(&path) {
             Err(error) if error.kind() == ErrorKind::NotFound => return Activity::Nobody,
             Ok(metadata) if metadata.is_file() => metadata,
@@ -111,7 +112,7 @@ mod tests {
         let lock = RunLock::acquire(run.path()).unwrap();
         let error = RunLock::acquire(run.path()).unwrap_err().to_string();
         assert!(error.contains(&std::process::id().to_string()), "{error}");
-        fs::write(run.path().join("run.lock"), "4242\n").unwrap();
+        fs::write(run.path().join(LOCK), "4242\n").unwrap();
         assert!(RunLock::acquire(run.path()).unwrap_err().to_string().contains("process 4242"));
         drop(lock);
         RunLock::acquire(run.path()).unwrap();
@@ -145,9 +146,9 @@ mod tests {
     #[test]
     fn a_stale_signature_locks_nobody_out() {
         let run = tempfile::tempdir().unwrap();
-        fs::write(run.path().join("run.lock"), "1\nand a long rest that is not a number").unwrap();
+        fs::write(run.path().join(LOCK), "1\nand a long rest that is not a number").unwrap();
         let _lock = RunLock::acquire(run.path()).unwrap();
-        assert_eq!(fs::read_to_string(run.path().join("run.lock")).unwrap(), format!("{}\n", std::process::id()));
+        assert_eq!(fs::read_to_string(run.path().join(LOCK)).unwrap(), format!("{}\n", std::process::id()));
         assert!(RunLock::acquire(&run.path().join("none")).is_err());
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! Sizes catch truncation at no cost; hashes catch flipped bits and are checked on demand.
 
+use super::layout::MANIFEST_NAME;
 use crate::files::json::{self, Fields};
 use crate::files::publish::entries_of;
 use crate::files::{Error, Result};
@@ -10,9 +11,6 @@ use sha2::{Digest, Sha256};
 use std::fs::File;
 use std::io::Read;
 use std::path::{Component, Path};
-
-/// Its name in a step folder.
-pub const MANIFEST_NAME: &str = "manifest.json";
 
 /// The version of its format that is written; versions above are refused.
 pub const MANIFEST_VERSION: u64 = 1;

@@ -4,12 +4,14 @@
 //! state of a run ─► StepStaging ─► RUN/checkpoints/step-00000100/ {files…, manifest.json}
 //! ```
 
+pub mod layout;
 mod lock;
 mod manifest;
 mod run_dir;
 mod step_dir;
 
+pub use layout::MANIFEST_NAME;
 pub use lock::{Activity, RunLock};
-pub use manifest::{FileEntry, MANIFEST_NAME, MANIFEST_VERSION, Manifest, sha256_of_file};
+pub use manifest::{FileEntry, MANIFEST_VERSION, Manifest, sha256_of_file};
 pub use run_dir::{Latest, RunDir, SkippedStep};
 pub use step_dir::{StepDir, StepStaging, Verify};

@@ -3,7 +3,8 @@
 //! A step counts only when its manifest says so. Broken ones are passed over with a reason, never silently, and old ones are
 //! deleted only after the newest has been verified, so that there is always one to resume from.
 
-use super::step_dir::{dir_name, remove_any, set_aside, step_of};
+use super::layout::{CHECKPOINTS, step_name, step_of};
+use super::step_dir::{remove_any, set_aside};
 use super::{StepDir, StepStaging, Verify};
 use crate::files::publish::{entries_of, is_staged};
 use crate::files::{Error, Result};
@@ -38,7 +39,7 @@ pub struct Latest {
 impl RunDir {
     /// Opens a run folder, making it if need be.
     pub fn create(root: &Path) -> Result<RunDir> {
-        let run = RunDir { root: root.to_owned(), checkpoints: root.join("checkpoints") };
+        let run = RunDir { root: root.to_owned(), checkpoints: root.join(CHECKPOINTS) };
         fs::create_dir_all(&run.checkpoints).map_err(Error::io("create", &run.checkpoints))?;
         Ok(run)
     }
@@ -46,7 +47,7 @@ impl RunDir {
     /// Opens a run folder that must be there.
     pub fn open(root: &Path) -> Result<RunDir> {
         fs::read_dir(root).map_err(Error::io("open the run folder", root))?;
-        Ok(RunDir { root: root.to_owned(), checkpoints: root.join("checkpoints") })
+        Ok(RunDir { root: root.to_owned(), checkpoints: root.join(CHECKPOINTS) })
     }
 
     /// The folder.
@@ -136,7 +137,7 @@ impl RunDir {
     }
 
     fn step_path(&self, step: u64) -> PathBuf {
-        self.checkpoints.join(dir_name(step))
+        self.checkpoints.join(step_name(step))
     }
 }
 

@@ -3,7 +3,8 @@
 //! Order of a commit: the caller's files, their hashes, flush, the manifest last, flush, rename, flush the parent. A crash
 //! anywhere leaves the former steps untouched and at most a temporary folder that nobody lists.
 
-use super::manifest::{MANIFEST_NAME, Manifest, sha256_of_file};
+use super::layout::{MANIFEST_NAME, step_name, step_of};
+use super::manifest::{Manifest, sha256_of_file};
 use crate::files::publish::{self, STAGING_MARK, Staging};
 use crate::files::{Error, Result};
 use std::fs;
@@ -27,7 +28,7 @@ pub struct StepStaging {
 
 impl StepStaging {
     pub(crate) fn new(checkpoints: &Path, step: u64) -> Result<StepStaging> {
-        let path = checkpoints.join(dir_name(step));
+        let path = checkpoints.join(step_name(step));
         if let Ok(committed) = StepDir::open(&path, Verify::Sizes) {
             return Err(Error::Exists { path: committed.path });
         }
@@ -143,17 +144,6 @@ impl StepDir {
     }
 }
 
-/// `step-00000100`: eight digits, so that names sort; more if needed.
-pub(crate) fn dir_name(step: u64) -> String {
-    format!("step-{step:08}")
-}
-
-/// The inverse of [`dir_name`]; `None` for every other name, temporary ones included.
-pub(crate) fn step_of(name: &str) -> Option<u64> {
-    let step = name.strip_prefix("step-")?.parse().ok()?;
-    (dir_name(step) == name).then_some(step)
-}
-
 /// Removes a step so that it never looks half there: renamed first, then deleted. Absent is fine.
 pub(crate) fn set_aside(path: &Path) -> Result<()> {
     let name = path.file_name().unwrap_or_default().to_string_lossy();
@@ -188,7 +178,7 @@ mod tests {
     #[test]
     fn names_go_there_and_back() {
         for step in [0, 1, 99_999_999, 100_000_000, u64::MAX] {
-            assert_eq!(step_of(&dir_name(step)), Some(step));
+            assert_eq!(step_of(&step_name(step)), Some(step));
         }
         for other in [
             "step-1",

@@ -13,6 +13,7 @@ use super::watchdog::{Alarm, PATIENCE, Watchdog};
 use super::way_back::way_back;
 use crate::config::Divergence;
 use crate::run_dir::RunDir;
+use crate::run_dir::layout::METRICS;
 use serde_json::json;
 use std::path::Path;
 
@@ -43,7 +44,7 @@ pub(super) fn require_finite(start: &EvalReport, setup: &Setup) -> Result<(), Er
 
 /// Takes up what was recorded before this process: a resumed run judges and warns as the uninterrupted one does.
 pub(super) fn remember(trainer: &mut Trainer, run: &Path) -> Result<(), Error> {
-    for record in metrics::read(&run.join(metrics::FILE_NAME))? {
+    for record in metrics::read(&run.join(METRICS))? {
         trainer.watchdog.take(&record);
         trainer.mix_watch.remember(&record);
     }
@@ -84,7 +85,7 @@ pub(super) fn check_divergence(watchdog: &Watchdog, step: u64, setup: &Setup, fo
 
 /// The same of a run that has nothing left to do: its end is what its metrics say.
 pub(super) fn check_end(outcome: &Outcome, setup: &Setup) -> Result<(), Error> {
-    let metrics = outcome.run.join(metrics::FILE_NAME);
+    let metrics = outcome.run.join(METRICS);
     if !outcome.finished || !metrics.exists() {
         return Ok(());
     }

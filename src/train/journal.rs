@@ -80,7 +80,8 @@ impl Journal {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::train::{metrics, tensorboard};
+    use crate::run_dir::layout::{METRICS, TENSORBOARD};
+    use crate::train::metrics;
     use serde_json::json;
 
     #[test]
@@ -88,7 +89,7 @@ mod tests {
         let run = tempfile::tempdir().unwrap();
         let mut journal = Journal::open(run.path(), 0, false).unwrap();
         journal.write(&json!({ "type": "start", "step": 0 })).unwrap();
-        assert!(!run.path().join(tensorboard::FOLDER).exists());
+        assert!(!run.path().join(TENSORBOARD).exists());
         assert_eq!(journal.take_warning(), None);
     }
 
@@ -103,7 +104,7 @@ mod tests {
         assert!(warning.contains("will miss some steps") && warning.contains("/dev/full"), "{warning}");
         (2..=4).for_each(|at| journal.write(&step(at)).unwrap());
         assert_eq!(journal.take_warning(), None);
-        let records = metrics::read(&run.path().join(metrics::FILE_NAME)).unwrap();
+        let records = metrics::read(&run.path().join(METRICS)).unwrap();
         let times: Vec<f64> = records.iter().map(|record| record["time"].as_f64().unwrap()).collect();
         // After 2025, and in order.
         assert!(times.len() == 4 && times[0] > 1.73e9 && times.is_sorted(), "{times:?}");
@@ -112,12 +113,12 @@ mod tests {
     #[test]
     fn events_that_cannot_be_written_are_a_warning() {
         let run = tempfile::tempdir().unwrap();
-        std::fs::write(run.path().join(tensorboard::FOLDER), "a file where the folder would be").unwrap();
+        std::fs::write(run.path().join(TENSORBOARD), "a file where the folder would be").unwrap();
         let mut journal = Journal::open(run.path(), 0, true).unwrap();
         let warning = journal.take_warning().unwrap();
-        assert!(warning.contains("no TensorBoard events") && warning.contains(tensorboard::FOLDER), "{warning}");
+        assert!(warning.contains("no TensorBoard events") && warning.contains(TENSORBOARD), "{warning}");
         journal.write(&json!({ "type": "start", "step": 0 })).unwrap();
         assert_eq!(journal.take_warning(), None);
-        assert_eq!(metrics::read(&run.path().join(metrics::FILE_NAME)).unwrap().len(), 1);
+        assert_eq!(metrics::read(&run.path().join(METRICS)).unwrap().len(), 1);
     }
 }

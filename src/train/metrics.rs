@@ -10,14 +10,12 @@ use super::step::StepReport;
 use super::trainer::Trainer;
 use crate::files::{BoundedLine, BoundedLines, write_atomic};
 use crate::native::memory::peak_bytes;
+use crate::run_dir::layout::METRICS;
 use serde_json::{Map, Value, json};
 use std::fs::{File, OpenOptions};
 use std::io::{BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
-
-/// File name inside a run folder.
-pub const FILE_NAME: &str = "metrics.jsonl";
 
 /// Longer than any line that a run writes: an evaluation names at most a thousand units per list.
 pub const LONGEST_LINE_BYTES: u64 = 16 << 20;
@@ -32,7 +30,7 @@ pub struct MetricsFile {
 impl MetricsFile {
     /// Opens the file of a run folder, keeping lines up to `step` only.
     pub fn open(run: &Path, step: u64) -> Result<MetricsFile, Error> {
-        let path = run.join(FILE_NAME);
+        let path = run.join(METRICS);
         if path.exists() {
             truncate_after(&path, step)?;
         }
@@ -43,7 +41,7 @@ impl MetricsFile {
 
     /// Opens the file of a run that has ended, to add to it. A last line that was cut is ended first.
     pub fn append_to(run: &Path) -> Result<MetricsFile, Error> {
-        let path = run.join(FILE_NAME);
+        let path = run.join(METRICS);
         let open = || {
             let mut file = OpenOptions::new().read(true).append(true).open(&path)?;
             if !ends_a_line(&mut file)? {
@@ -237,13 +235,13 @@ mod tests {
         }
         OpenOptions::new()
             .append(true)
-            .open(folder.path().join(FILE_NAME))
+            .open(folder.path().join(METRICS))
             .unwrap()
             .write_all(b"{\"type\":\"st")
             .unwrap();
         let mut file = MetricsFile::open(folder.path(), 3).unwrap();
         file.write(&event("resume", 3, json!({}))).unwrap();
-        let records = read(&folder.path().join(FILE_NAME)).unwrap();
+        let records = read(&folder.path().join(METRICS)).unwrap();
         let steps: Vec<u64> = records.iter().map(|record| record["step"].as_u64().unwrap()).collect();
         assert_eq!(steps, [1, 2, 3, 3]);
         assert_eq!(records[3]["type"], "resume");
@@ -252,7 +250,7 @@ mod tests {
     #[test]
     fn a_line_that_no_run_writes_is_passed_over() {
         let folder = tempfile::tempdir().unwrap();
-        let path = folder.path().join(FILE_NAME);
+        let path = folder.path().join(METRICS);
         let long = format!("{{\"step\":1,\"x\":\"{}\"}}", "x".repeat(LONGEST_LINE_BYTES as usize));
         std::fs::write(&path, format!("{{\"step\":1}}\n{long}\n{{\"step\":2}}")).unwrap();
         assert_eq!(read(&path).unwrap(), [json!({ "step": 1 }), json!({ "step": 2 })]);

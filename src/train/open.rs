@@ -6,12 +6,13 @@ use super::decide::Intervals;
 use super::memory::checkpoint_bytes;
 use super::metrics;
 use super::resume::{check_same_run, standing};
-use super::run::{Observer, Outcome, SNAPSHOTS, predicted_memory};
-use super::run_folder::{RESOLVED, refuse_existing, saved_config};
+use super::run::{Observer, Outcome, predicted_memory};
+use super::run_folder::{refuse_existing, saved_config};
 use super::setup::Setup;
 use super::trainer::Trainer;
 use crate::config::{self, RunConfig};
 use crate::files::{ensure_space, write_atomic};
+use crate::run_dir::layout::{CHECKPOINTS, METRICS, RESOLVED_CONFIG, SNAPSHOTS};
 use crate::run_dir::{RunDir, RunLock, StepDir, Verify};
 use std::path::Path;
 
@@ -88,14 +89,14 @@ fn begin_again(setup: &Setup, folder: RunDir, lock: RunLock, observer: &mut dyn 
     let trainer = Trainer::new(setup)?;
     write_resolved(folder.root(), &setup.config)?;
     remove_later_snapshots(&folder.root().join(SNAPSHOTS), 0)?;
-    write_atomic(&folder.root().join(metrics::FILE_NAME), b"")?;
+    write_atomic(&folder.root().join(METRICS), b"")?;
     observer.noted("the run ended before its first checkpoint: it begins again at step 0");
     Ok(Opening::Run(Box::new(Opened { folder, _lock: lock, trainer, checkpoint: None })))
 }
 
 /// A run that had checkpoints is not begun again in silence when none can be read.
 fn refuse_lost_checkpoints(run: &Path, broken: usize) -> Result<(), Error> {
-    let metrics = run.join(metrics::FILE_NAME);
+    let metrics = run.join(METRICS);
     let saved = |record: &serde_json::Value| (record["type"] == "save").then(|| record["step"].as_u64()).flatten();
     let last = match metrics.exists() {
         true => metrics::read(&metrics)?.iter().filter_map(saved).max(),
@@ -104,7 +105,7 @@ fn refuse_lost_checkpoints(run: &Path, broken: usize) -> Result<(), Error> {
     let found = match (broken, last) {
         (0, None) => return Ok(()),
         (0, Some(step)) => format!("the one of step {step} is gone"),
-        _ => format!("none in {} is whole", run.join("checkpoints").display()),
+        _ => format!("none in {} is whole", run.join(CHECKPOINTS).display()),
     };
     let shown = run.display();
     Err(Error::Mismatch(format!(
@@ -131,7 +132,7 @@ fn outcome_at(setup: &Setup, folder: &RunDir, step: &StepDir) -> Result<Outcome,
 
 /// What may change on resume holds from here on, for `export` too.
 fn write_resolved(run: &Path, config: &RunConfig) -> Result<(), Error> {
-    Ok(write_atomic(&run.join(RESOLVED), config::resolved_toml(config)?.as_bytes())?)
+    Ok(write_atomic(&run.join(RESOLVED_CONFIG), config::resolved_toml(config)?.as_bytes())?)
 }
 
 /// Disk a run will take: the last and the best checkpoint and the one being written (one, if it saves only once), and

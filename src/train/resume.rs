@@ -18,6 +18,7 @@ use super::trainer::{Counters, Trainer, load_masters, loader_config};
 use crate::config::{self, RunConfig};
 use crate::files::{DType, TensorFile, ensure_space};
 use crate::hf::{Checkpoint, ModelConfig, ShardWriter, TensorPlan};
+use crate::run_dir::layout::{STEP_MASKS, STEP_MODEL, STEP_OPTIMIZER, STEP_STATE};
 use crate::run_dir::{RunDir, StepDir};
 use serde::{Deserialize, Serialize};
 use shearling_domains::MixerState;
@@ -27,12 +28,6 @@ use std::collections::BTreeMap;
 use std::path::Path;
 use tch::Tensor;
 
-/// Folder of the weights inside a step folder.
-pub const MODEL: &str = "model";
-/// Mask file inside a step folder.
-pub const MASKS: &str = "masks.safetensors";
-const OPTIMIZER: &str = "optimizer.safetensors";
-const STATE: &str = "state.json";
 const FORMAT_VERSION: u32 = 1;
 
 /// `state.json`.
@@ -54,11 +49,11 @@ impl Trainer {
         ensure_space(run.root(), checkpoint_bytes(&self.model, &self.config) as u64)?;
         let staging = run.stage_step(self.counters.step)?;
         let folder = staging.path().to_path_buf();
-        self.save_weights(&folder.join(MODEL), max_shard_bytes)?;
+        self.save_weights(&folder.join(STEP_MODEL), max_shard_bytes)?;
         let moments: Vec<(String, Tensor)> = self.groups().flat_map(|group| group.moments()).collect();
-        TensorFile::write(&folder.join(OPTIMIZER), &moments, &BTreeMap::new())?;
+        TensorFile::write(&folder.join(STEP_OPTIMIZER), &moments, &BTreeMap::new())?;
         if let Some(masks) = self.masks() {
-            masks.save(folder.join(MASKS))?;
+            masks.save(folder.join(STEP_MASKS))?;
         }
         let state = State {
             format_version: FORMAT_VERSION,
@@ -67,7 +62,7 @@ impl Trainer {
             mixer: self.mixer.state().clone(),
             updates: self.groups().map(|group| (group.name.to_string(), group.updates())).collect(),
         };
-        let path = folder.join(STATE);
+        let path = folder.join(STEP_STATE);
         let text = serde_json::to_string_pretty(&state)
             .map_err(|error| Error::Damaged { path: path.clone(), problem: error.to_string() })?;
         std::fs::write(&path, text).map_err(|source| Error::Io { action: "write", path, source })?;
@@ -96,18 +91,18 @@ impl Trainer {
     /// Restores a run from a step folder.
     pub fn restore(setup: &Setup, step: &StepDir) -> Result<Trainer, Error> {
         let folder = step.path();
-        let state = read_state(&folder.join(STATE))?;
-        let weights = Checkpoint::open(&folder.join(MODEL))?;
+        let state = read_state(&folder.join(STEP_STATE))?;
+        let weights = Checkpoint::open(&folder.join(STEP_MODEL))?;
         require_same_model(weights.model(), &setup.model)?;
         let weights = load_masters(&weights, &setup.model, setup.device)?;
         let masks = match &setup.spec {
-            Some(spec) => Some(load_masks(&folder.join(MASKS), spec, setup.device)?),
+            Some(spec) => Some(load_masks(&folder.join(STEP_MASKS), spec, setup.device)?),
             None => None,
         };
         let loader = Loader::resume(setup.dataset.clone(), loader_config(&setup.config), state.loader)?;
         let mixer = setup.resumed_mixer(state.mixer)?;
         let mut trainer = Trainer::assemble(setup, weights, masks, loader, mixer, state.counters)?;
-        let path = folder.join(OPTIMIZER);
+        let path = folder.join(STEP_OPTIMIZER);
         // By way of the CPU: on the device the moments have their places already.
         let mut moments = TensorFile::read(&path, Device::Cpu)?.tensors;
         for group in trainer.groups() {
@@ -143,7 +138,7 @@ fn load_masks(path: &Path, spec: &MaskSpec, device: Device) -> Result<MaskSet, E
 
 /// The share of all rows so far that each domain had, for a model card.
 pub fn shares_seen(step: &StepDir) -> Result<Vec<(String, f64)>, Error> {
-    let state = read_state(&step.path().join(STATE))?;
+    let state = read_state(&step.path().join(STEP_STATE))?;
     let total = state.counters.domain_rows.iter().sum::<u64>().max(1) as f64;
     let shares = state.counters.domain_rows.iter().map(|rows| *rows as f64 / total);
     Ok(state.loader.domains.into_iter().zip(shares).collect())
@@ -168,7 +163,7 @@ fn read_state(path: &Path) -> Result<State, Error> {
 
 /// Where a run stands at a step folder, without loading its tensors: counters and proportions.
 pub(super) fn standing(step: &StepDir) -> Result<(Counters, Vec<f64>), Error> {
-    let state = read_state(&step.path().join(STATE))?;
+    let state = read_state(&step.path().join(STEP_STATE))?;
     Ok((state.counters, state.mixer.proportions))
 }
 

@@ -10,21 +10,17 @@ use super::memory::MemoryEstimate;
 use super::metrics::{self, Timing};
 use super::mix_notices;
 use super::open::{Opened, Opening, open};
-use super::resume::MASKS;
 use super::setup::Setup;
 use super::step::StepReport;
 use super::trainer::{Best, Trainer};
-use crate::config::Stage;
 use crate::files::Error as CheckpointError;
 use crate::hf::ModelCard;
 use crate::native::{allocator, device, memory};
+use crate::run_dir::layout::{SNAPSHOTS, snapshot_name};
 use crate::run_dir::{RunDir, StepDir, Verify};
 use serde_json::json;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
-
-/// Folder of mask snapshots inside a run folder.
-pub const SNAPSHOTS: &str = "masks";
 
 /// Who watches a run; the only way it talks. All methods may be left alone.
 pub trait Observer {
@@ -167,7 +163,7 @@ fn is_unsaved(trainer: &Trainer, checkpoint: Option<&StepDir>) -> bool {
 
 fn start_fields(setup: &Setup, trainer: &Trainer) -> serde_json::Value {
     json!({
-        "stage": match setup.stage { Stage::Prune => "prune", Stage::Pretrain => "pretrain" },
+        "stage": setup.stage.name(),
         "steps": setup.config.train.steps,
         "version": env!("CARGO_PKG_VERSION"),
         "domains": trainer.domains,
@@ -293,7 +289,7 @@ fn snapshot(trainer: &Trainer, run: &Path) -> Result<Option<String>, Error> {
     let Some(masks) = trainer.masks() else { return Ok(None) };
     let folder = run.join(SNAPSHOTS);
     std::fs::create_dir_all(&folder).map_err(|source| Error::Io { action: "create", path: folder.clone(), source })?;
-    let name = format!("step-{:08}.safetensors", trainer.counters.step);
+    let name = snapshot_name(trainer.counters.step);
     masks.save(folder.join(&name))?;
     Ok(Some(format!("{SNAPSHOTS}/{name}")))
 }
@@ -306,15 +302,11 @@ fn save(
     journal: &mut Journal,
     observer: &mut dyn Observer,
 ) -> Result<StepDir, Error> {
-    let stage = match setup.stage {
-        Stage::Prune => "prune",
-        Stage::Pretrain => "pretrain",
-    };
     let step = trainer.counters.step;
     if !trainer.is_finite()? {
         return Err(Error::RuinedWeights { step, way_back: way_back_of(&trainer.watchdog, setup, folder) });
     }
-    let saved = trainer.save(folder, setup.config.checkpoint.max_shard_bytes, stage)?;
+    let saved = trainer.save(folder, setup.config.checkpoint.max_shard_bytes, setup.stage.name())?;
     let best = trainer.counters.best.map(|best| best.step);
     // While something speaks against the weights, those from before are kept too.
     let good = trainer.watchdog.last_good_save().filter(|_| !trainer.watchdog.is_well());
@@ -327,9 +319,4 @@ fn save(
     trainer.watchdog.take(&record);
     observer.saved(step, saved.path());
     Ok(saved)
-}
-
-/// The mask file of a step folder.
-pub fn mask_file(step: &Path) -> PathBuf {
-    step.join(MASKS)
 }

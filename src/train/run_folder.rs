@@ -2,10 +2,8 @@
 
 use super::Error;
 use crate::config::{self, RunConfig, Stage};
+use crate::run_dir::layout::RESOLVED_CONFIG;
 use std::path::{Path, PathBuf};
-
-/// The configuration with all defaults, inside a run folder.
-pub const RESOLVED: &str = "resolved.toml";
 
 /// A new run gets a new folder.
 ///
@@ -17,7 +15,7 @@ pub fn refuse_existing(folder: &Path) -> Result<(), Error> {
     }
     let shown = folder.display();
     let resume = saved_config(folder).map_or(String::new(), |config| {
-        format!(", or resume the run in it with: shearling {} --resume {shown}", Stage::of(&config).command())
+        format!(", or resume the run in it with: shearling {} --resume {shown}", Stage::of(&config).name())
     });
     Err(Error::Mismatch(format!("{shown} exists already; choose another run.directory{resume}")))
 }
@@ -35,9 +33,9 @@ pub fn is_free(folder: &Path) -> bool {
 /// # Errors
 /// The folder is not a run, or its configuration cannot be read.
 pub fn saved_config(run: &Path) -> Result<RunConfig, Error> {
-    let path = run.join(RESOLVED);
+    let path = run.join(RESOLVED_CONFIG);
     if !path.is_file() {
-        return Err(Error::Mismatch(format!("{} is not a run folder (it has no {RESOLVED})", run.display())));
+        return Err(Error::Mismatch(format!("{} is not a run folder (it has no {RESOLVED_CONFIG})", run.display())));
     }
     let mut config = config::load(&path, &[])?;
     if let Some(base) = started_in(run, &config.run.directory) {
@@ -73,7 +71,7 @@ mod tests {
         let run = at.join("runs/a");
         std::fs::create_dir_all(&run).unwrap();
         std::fs::create_dir(at.join("data")).unwrap();
-        std::fs::write(run.join(RESOLVED), CONFIG).unwrap();
+        std::fs::write(run.join(RESOLVED_CONFIG), CONFIG).unwrap();
         let config = saved_config(&run).unwrap();
         assert_eq!(config.data.path, at.join("data"));
         assert_eq!(config.model.source.unwrap(), PathBuf::from("model"), "what is not there stays as it was written");
@@ -90,7 +88,7 @@ mod tests {
         std::fs::write(root.path().join("metrics.jsonl"), "").unwrap();
         let message = refuse_existing(root.path()).unwrap_err().to_string();
         assert!(message.contains("exists already") && !message.contains("--resume"), "{message}");
-        std::fs::write(root.path().join(RESOLVED), CONFIG).unwrap();
+        std::fs::write(root.path().join(RESOLVED_CONFIG), CONFIG).unwrap();
         let message = refuse_existing(root.path()).unwrap_err().to_string();
         let resume = format!("shearling pretrain --resume {}", root.path().display());
         assert!(message.ends_with(&resume), "{message}");

@@ -3,16 +3,13 @@
 
 use crate::config::{RunConfig, Stage};
 use crate::run_dir::RunDir;
+use crate::run_dir::layout::step_folder;
 
 /// How to go on after a run whose losses went wrong. `good` is the newest checkpoint that was written while all was well.
 pub fn way_back(folder: &RunDir, good: Option<u64>, config: &RunConfig, stage: Stage) -> String {
     let rate = config.train.learning_rate;
     let lower = format!("a lower train.learning_rate (now {})", short(rate));
-    let root = folder.root().display();
-    let command = match stage {
-        Stage::Prune => "prune",
-        Stage::Pretrain => "pretrain",
-    };
+    let (root, command) = (folder.root().display(), stage.name());
     let resume = format!("shearling {command} --resume {root} --set train.learning_rate={}", short(rate / 10.0));
     let steps = folder.list_steps().unwrap_or_default();
     let Some(last) = steps.last() else {
@@ -33,7 +30,8 @@ pub fn way_back(folder: &RunDir, good: Option<u64>, config: &RunConfig, stage: S
         return format!("The last checkpoint (step {good}) is from before that; resume with {lower}: {resume}");
     }
     let later: Vec<u64> = steps.iter().copied().filter(|step| *step > good).collect();
-    let folders: Vec<String> = later.iter().map(|step| format!("{root}/checkpoints/step-{step:08}")).collect();
+    let folders: Vec<String> =
+        later.iter().map(|step| step_folder(folder.root(), *step).display().to_string()).collect();
     let those = if later.len() == 1 { "checkpoint of step" } else { "checkpoints of steps" };
     format!(
         "The {those} {} may hold ruined weights; the newest good one is that of step {good}. To go back to it, remove {} \

@@ -6,6 +6,7 @@ use serde_json::Value;
 use shearling::config::{Stage, parse};
 use shearling::files::TensorFile;
 use shearling::inspect::RunHistory;
+use shearling::run_dir::layout::METRICS;
 use shearling::train::{Error, Observer, Setup, metrics, run};
 use std::path::PathBuf;
 use tch::Device;
@@ -57,7 +58,7 @@ impl Place {
     }
 
     fn records(&self, kind: &str) -> Vec<Value> {
-        let records = metrics::read(&self.path("run").join(metrics::FILE_NAME)).unwrap();
+        let records = metrics::read(&self.path("run").join(METRICS)).unwrap();
         records.into_iter().filter(|record| record["type"] == kind).collect()
     }
 

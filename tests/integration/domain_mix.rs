@@ -5,6 +5,7 @@ use super::support::{data, shearling, write_tiny_source};
 use serde_json::Value;
 use shearling::config::{Stage, parse};
 use shearling::inspect::RunHistory;
+use shearling::run_dir::layout::METRICS;
 use shearling::train::{Observer, Outcome, Setup, metrics, run};
 use std::path::Path;
 use tch::Device;
@@ -51,7 +52,7 @@ fn finished(setup: &Setup) -> (Outcome, Vec<String>) {
 }
 
 fn of_type(run: &Path, kind: &str) -> Vec<Value> {
-    let records = metrics::read(&run.join(metrics::FILE_NAME)).unwrap();
+    let records = metrics::read(&run.join(METRICS)).unwrap();
     let strip = |mut record: Value| {
         record.as_object_mut().unwrap().remove("time");
         record

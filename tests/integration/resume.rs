@@ -2,7 +2,8 @@
 
 use super::support::{copy_folder, data, tensors, write_tiny_source};
 use shearling::config::{RunConfig, Stage, parse};
-use shearling::train::{Observer, Outcome, Setup, metrics, run, run::mask_file};
+use shearling::run_dir::layout::{METRICS, mask_file};
+use shearling::train::{Observer, Outcome, Setup, metrics, run};
 use std::path::{Path, PathBuf};
 use tch::{Device, Kind};
 
@@ -85,7 +86,7 @@ fn stopping_anywhere_changes_nothing(stage: Stage, sets: &[&str]) {
 
 /// The records of a run without times, resumes and the checkpoints of stops.
 fn history(run: &Path) -> Vec<serde_json::Value> {
-    let records = metrics::read(&run.join(metrics::FILE_NAME)).unwrap();
+    let records = metrics::read(&run.join(METRICS)).unwrap();
     let kept = records.into_iter().filter(|record| record["type"] == "step" || record["type"] == "eval");
     kept.map(|mut record| {
         for key in ["time", "seconds", "tokens_per_second", "model_flops_per_second", "peak_memory_bytes"] {

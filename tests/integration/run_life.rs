@@ -3,6 +3,7 @@
 
 use super::support::{copy_folder, data_path, listing, tensors, write_tiny_source};
 use serde_json::Value;
+use shearling::run_dir::layout::METRICS;
 use shearling::train::metrics;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -58,7 +59,7 @@ impl Place {
     }
 
     fn records(&self, run: &str) -> Vec<Value> {
-        metrics::read(&self.at(run).join(metrics::FILE_NAME)).unwrap()
+        metrics::read(&self.at(run).join(METRICS)).unwrap()
     }
 
     fn kinds(&self, run: &str, kind: &str) -> Vec<u64> {

@@ -4,6 +4,7 @@
 use super::support::{data, tensors, write_tiny_source};
 use shearling::config::{RunConfig, Stage, parse};
 use shearling::run_dir::RunDir;
+use shearling::run_dir::layout::METRICS;
 use shearling::train::step::StepReport;
 use shearling::train::{Error, Observer, Setup, Trainer, metrics, run};
 use std::path::Path;
@@ -109,7 +110,7 @@ fn masks_reach_their_target_and_the_constraint_is_recorded() {
     ];
     let setup = setup(folder.path(), &target, Stage::Prune);
     let outcome = run(&setup, false, None, &mut Quiet).unwrap();
-    let records = metrics::read(&outcome.run.join(metrics::FILE_NAME)).unwrap();
+    let records = metrics::read(&outcome.run.join(METRICS)).unwrap();
     let last = records.iter().rfind(|record| record["type"] == "step").unwrap();
     let constraints = last["constraints"].as_array().unwrap();
     assert_eq!(constraints.len(), 4);
@@ -194,7 +195,7 @@ fn an_exhausted_domain_leaves_the_mix_and_is_reported_once() {
     assert!(rows < 432, "the domain is small enough to run out: {rows}");
     let outcome = run(&setup, false, None, &mut Quiet).unwrap();
     assert_eq!(outcome.domain_rows[0], rows);
-    let records = metrics::read(&outcome.run.join(metrics::FILE_NAME)).unwrap();
+    let records = metrics::read(&outcome.run.join(METRICS)).unwrap();
     let exhausted: Vec<_> = records.iter().filter(|record| record["type"] == "exhausted").collect();
     assert_eq!(exhausted.len(), 1);
     assert_eq!(exhausted[0]["domains"][0], names[0].as_str());

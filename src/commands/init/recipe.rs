@@ -172,7 +172,7 @@ fn folder_of(path: &Path) -> anyhow::Result<PathBuf> {
 fn name_of(folder: &Path) -> String {
     let absolute = std::fs::canonicalize(folder).unwrap_or_else(|_| folder.to_path_buf());
     let named = absolute.iter().rev().map(|part| part.to_string_lossy().into_owned());
-    let written = [crate::commands::run::MODEL, crate::commands::run::PRUNED];
+    let written = [crate::run_dir::layout::MODEL, crate::run_dir::layout::PRUNED];
     named.into_iter().find(|name| !written.contains(&name.as_str()) && name != "/").unwrap_or("model".to_string())
 }
 

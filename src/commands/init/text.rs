@@ -65,7 +65,7 @@ pub(super) fn next(recipe: &Recipe) -> String {
     );
     let _ = write!(text, "# {}\n\n", taken(recipe, part));
     run(&mut text, recipe, part);
-    let pruned = recipe.prune.directory.join(crate::commands::run::PRUNED);
+    let pruned = recipe.prune.directory.join(crate::run_dir::layout::PRUNED);
     let _ = write!(text, "\n[model]\n{}", line("source", &quoted(&pruned), "written by the stage before"));
     data(&mut text, recipe, part);
     mixer(&mut text, recipe, part);

@@ -160,7 +160,7 @@ impl Report {
             bytes(self.written_bytes)
         ));
         text.push_str(&list("not checked", &outline.findings.not_checked));
-        let stage = outline.stage.command();
+        let stage = outline.stage.name();
         text.push_str(&list(&format!("{stage} would refuse this run"), &outline.findings.problems));
         text
     }
@@ -190,7 +190,7 @@ impl Report {
         };
         let (_, written) = written_dtype(outline);
         json!({
-            "stage": outline.stage.command(),
+            "stage": outline.stage.name(),
             "now": model(&outline.model),
             "target": self.small.as_ref().map(model),
             "masks": outline.spec.as_ref().map(|spec| spec.modules()),

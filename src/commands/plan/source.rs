@@ -4,12 +4,11 @@
 //! is known from the other's configuration: the file given by `--source-as`, the run folder if the run has begun, or the
 //! configuration beside this one whose run writes exactly that folder.
 
-use crate::commands::run::{MODEL, PRUNED};
 use crate::config::{self, RunConfig};
 use crate::files::DType;
 use crate::hf::{RawConfig, not_a_model};
 use crate::prune::shape;
-use crate::train::run_folder::RESOLVED;
+use crate::run_dir::layout::{MODEL, PRUNED, RESOLVED_CONFIG};
 use anyhow::{Context, bail};
 use std::path::{Component, Path, PathBuf};
 
@@ -81,7 +80,7 @@ fn written_folder(config: &RunConfig) -> PathBuf {
 
 /// The saved configuration of the run that will write `folder`, if it has begun.
 fn run_behind(folder: &Path) -> Option<PathBuf> {
-    let resolved = folder.parent()?.join(RESOLVED);
+    let resolved = folder.parent()?.join(RESOLVED_CONFIG);
     let config = config::load(&resolved, &[]).ok()?;
     let name = if config.target.is_some() { PRUNED } else { MODEL };
     (folder.file_name()? == name).then_some(resolved)

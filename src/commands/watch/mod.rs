@@ -11,9 +11,8 @@ use crate::cli::Printer;
 use crate::cli::arguments::Watch;
 use crate::inspect::live::{Follower, LiveRun};
 use crate::inspect::runs_hint;
+use crate::run_dir::layout::{METRICS, RESOLVED_CONFIG};
 use crate::run_dir::{Activity, RunLock};
-use crate::train::metrics::FILE_NAME;
-use crate::train::run_folder::RESOLVED;
 use anyhow::Context;
 use draw::{Screen, View};
 use serde_json::{Value, json};
@@ -41,11 +40,11 @@ pub fn run(arguments: &Watch) -> anyhow::Result<Verdict> {
 /// A run's folder has its configuration from the start, its metrics from the first record on.
 fn require_run(run: &Path) -> anyhow::Result<()> {
     std::fs::read_dir(run).with_context(|| format!("cannot open the run folder {}", run.display()))?;
-    if run.join(RESOLVED).exists() || run.join(FILE_NAME).exists() {
+    if run.join(RESOLVED_CONFIG).exists() || run.join(METRICS).exists() {
         return Ok(());
     }
     let hint = runs_hint(run);
-    anyhow::bail!("{} is not a run folder (it has neither {RESOLVED} nor {FILE_NAME}){hint}", run.display())
+    anyhow::bail!("{} is not a run folder (it has neither {RESOLVED_CONFIG} nor {METRICS}){hint}", run.display())
 }
 
 fn redraw(watched: &mut Watched, printer: &Printer, interval: f64) -> anyhow::Result<Verdict> {
@@ -93,7 +92,7 @@ struct Watched<'a> {
 
 impl Watched<'_> {
     fn new(run: &Path) -> Watched<'_> {
-        let follower = Follower::new(&run.join(FILE_NAME));
+        let follower = Follower::new(&run.join(METRICS));
         Watched { run, follower, live: LiveRun::default(), activity: Activity::Unknown, idle_seconds: None }
     }
 
@@ -102,7 +101,7 @@ impl Watched<'_> {
         self.activity = RunLock::activity(self.run);
         let live = &mut self.live;
         self.follower.look(&mut |event| live.apply(event))?;
-        let changed = std::fs::metadata(self.run.join(FILE_NAME)).and_then(|metadata| metadata.modified());
+        let changed = std::fs::metadata(self.run.join(METRICS)).and_then(|metadata| metadata.modified());
         let idle = |changed| SystemTime::now().duration_since(changed).unwrap_or_default().as_secs_f64();
         self.idle_seconds = changed.ok().map(idle);
         Ok(())

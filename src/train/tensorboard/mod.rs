@@ -17,18 +17,14 @@ mod summary;
 pub use dropped::DroppedLine;
 
 use super::Error;
-use super::metrics;
-use super::run_folder::RESOLVED;
 use crate::files::Staging;
+use crate::run_dir::layout::{METRICS, RESOLVED_CONFIG, TENSORBOARD};
 use event_file::EventFile;
 use proto::{Event, SESSION_START, SessionLog, Summary, What};
 use serde_json::Value;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
-
-/// Folder of the event files inside a run folder.
-pub const FOLDER: &str = "tensorboard";
 
 /// The event file of a run, open for appending.
 #[derive(Debug)]
@@ -44,7 +40,7 @@ impl EventLog {
     /// # Errors
     /// Whatever the file system refuses.
     pub fn open(run: &Path) -> Result<EventLog, Error> {
-        let mut log = EventLog::create(run, &run.join(FOLDER))?;
+        let mut log = EventLog::create(run, &run.join(TENSORBOARD))?;
         log.write_history(run)?;
         Ok(log)
     }
@@ -54,7 +50,7 @@ impl EventLog {
     /// # Errors
     /// Whatever the file system refuses.
     pub fn after(run: &Path, step: u64) -> Result<EventLog, Error> {
-        let mut log = EventLog::create(run, &run.join(FOLDER))?;
+        let mut log = EventLog::create(run, &run.join(TENSORBOARD))?;
         log.start(step + 1).map_err(|source| log.failed(source))?;
         Ok(log)
     }
@@ -63,7 +59,7 @@ impl EventLog {
         let file = EventFile::create(folder, now());
         let file =
             file.map_err(|source| Error::Io { action: "write events to", path: folder.to_path_buf(), source })?;
-        Ok(EventLog { file, config: std::fs::read_to_string(run.join(RESOLVED)).ok() })
+        Ok(EventLog { file, config: std::fs::read_to_string(run.join(RESOLVED_CONFIG)).ok() })
     }
 
     /// Writes the values of one record at its `time`; without one, now.
@@ -97,7 +93,7 @@ impl EventLog {
     /// Writes what `metrics.jsonl` holds; the lines that are left out.
     fn write_history(&mut self, run: &Path) -> Result<Vec<DroppedLine>, Error> {
         self.start(0).map_err(|source| self.failed(source))?;
-        let path = run.join(metrics::FILE_NAME);
+        let path = run.join(METRICS);
         if !path.exists() {
             return Ok(Vec::new());
         }
@@ -113,7 +109,7 @@ impl EventLog {
 /// # Errors
 /// There is no metrics file, or `out` exists already and is not empty.
 pub fn convert(run: &Path, out: &Path) -> Result<(PathBuf, Vec<DroppedLine>), Error> {
-    let metrics = run.join(metrics::FILE_NAME);
+    let metrics = run.join(METRICS);
     std::fs::metadata(&metrics).map_err(|source| Error::Io { action: "read", path: metrics, source })?;
     let staging = Staging::new(out)?;
     let dropped = EventLog::create(run, staging.path())?.write_history(run)?;
@@ -173,13 +169,13 @@ mod tests {
         (1..=5).for_each(|at| log.write(&step(at)).unwrap());
         drop(log);
         // Resumed after step 3 without events, up to step 6; then with them, step 6 once more.
-        let mut metrics = metrics::MetricsFile::open(run.path(), 0).unwrap();
+        let mut metrics = super::super::metrics::MetricsFile::open(run.path(), 0).unwrap();
         (1..=3).for_each(|at| metrics.write(&step(at)).unwrap());
         let other = |at: u64, loss: f64| json!({ "type": "step", "step": at, "loss": { "total": loss } });
         (4..=5).for_each(|at| metrics.write(&other(at, 7.0)).unwrap());
         let mut log = EventLog::open(run.path()).unwrap();
         log.write(&other(6, 9.0)).unwrap();
-        let folder = run.path().join(FOLDER);
+        let folder = run.path().join(TENSORBOARD);
         assert_eq!(files(&folder).len(), 2);
         let expected = [(1, 0.5), (2, 1.0), (3, 1.5), (4, 7.0), (5, 7.0), (6, 9.0)];
         assert_eq!(losses(&folder), expected);
@@ -193,14 +189,14 @@ mod tests {
     #[test]
     fn switched_on_at_a_resume_it_begins_with_the_history() {
         let run = tempfile::tempdir().unwrap();
-        let mut metrics = metrics::MetricsFile::open(run.path(), 0).unwrap();
+        let mut metrics = super::super::metrics::MetricsFile::open(run.path(), 0).unwrap();
         metrics.write(&json!({ "type": "start", "step": 0 })).unwrap();
         (1..=2).for_each(|at| metrics.write(&step(at)).unwrap());
-        std::fs::write(run.path().join(RESOLVED), "[run]\nseed = 3\n").unwrap();
+        std::fs::write(run.path().join(RESOLVED_CONFIG), "[run]\nseed = 3\n").unwrap();
         let mut log = EventLog::open(run.path()).unwrap();
         log.write(&json!({ "type": "resume", "step": 2 })).unwrap();
         log.write(&step(3)).unwrap();
-        let folder = run.path().join(FOLDER);
+        let folder = run.path().join(TENSORBOARD);
         assert_eq!(losses(&folder), [(1, 0.5), (2, 1.0), (3, 1.5)]);
         let events = event_file::read(&files(&folder)[0]);
         assert!(matches!(events[1].what, Some(What::SessionLog(_))), "TensorBoard's server overlooks the first start");
@@ -221,8 +217,8 @@ mod tests {
         let (run, out) = (tempfile::tempdir().unwrap(), tempfile::tempdir().unwrap());
         let target = out.path().join("events");
         let error = convert(run.path(), &target).unwrap_err().to_string();
-        assert!(error.contains(metrics::FILE_NAME) && !target.exists(), "{error}");
-        let mut metrics = metrics::MetricsFile::open(run.path(), 0).unwrap();
+        assert!(error.contains(METRICS) && !target.exists(), "{error}");
+        let mut metrics = super::super::metrics::MetricsFile::open(run.path(), 0).unwrap();
         (1..=3).for_each(|at| metrics.write(&step(at)).unwrap());
         assert_eq!(convert(run.path(), &target).unwrap(), (target.clone(), vec![]));
         assert_eq!(losses(&target), [(1, 0.5), (2, 1.0), (3, 1.5)]);
