@@ -20,6 +20,7 @@ pub mod cli;
 pub mod commands;
 pub mod config;
 pub mod eval;
+pub mod export;
 pub mod files;
 pub mod generate;
 pub mod hf;

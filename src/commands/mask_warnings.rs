@@ -2,26 +2,31 @@
 
 use crate::cli::Printer;
 use crate::words::counted;
-use shearling_masks::{MaskReport, MaskSet, ModuleReport, UnitList, UnitValue};
+use shearling_masks::{MaskReport, ModuleReport, UnitList, UnitValue};
+use std::path::Path;
 
 /// Units that a line names; `inspect masks` has all.
 const NAMED: usize = 3;
 
 /// Warns of kept units that are half-alive and of removed ones that are still open; notes the removed layers.
-pub(super) fn report_masks(masks: &MaskSet, printer: &Printer) -> anyhow::Result<()> {
-    let report = MaskReport::new(masks)?;
-    let half_alive = line(&report, |module| &module.half_alive, "kept", "half-alive (gate below 0.5)");
-    let still_open = line(&report, |module| &module.still_open, "removed", "still open (gate above 0.5)");
+pub(super) fn report_masks(report: &MaskReport, run: &Path, printer: &Printer) {
+    let half_alive = line(report, run, |module| &module.half_alive, "kept", "half-alive (gate below 0.5)");
+    let still_open = line(report, run, |module| &module.still_open, "removed", "still open (gate above 0.5)");
     half_alive.into_iter().chain(still_open).for_each(|warning| printer.warn(warning));
     if !report.removed_layers.is_empty() {
         let layers = report.removed_layers.iter().map(shown).collect::<Vec<_>>().join(", ");
         printer.note(format!("layers removed: {layers}"));
     }
-    Ok(())
 }
 
 /// One line about the units that `list` gives of each mask.
-fn line(report: &MaskReport, list: impl Fn(&ModuleReport) -> &UnitList, what: &str, state: &str) -> Option<String> {
+fn line(
+    report: &MaskReport,
+    run: &Path,
+    list: impl Fn(&ModuleReport) -> &UnitList,
+    what: &str,
+    state: &str,
+) -> Option<String> {
     let lists: Vec<&UnitList> = report.modules.iter().map(list).filter(|list| list.count > 0).collect();
     let count: u64 = lists.iter().map(|list| list.count).sum();
     if count == 0 {
@@ -33,7 +38,7 @@ fn line(report: &MaskReport, list: impl Fn(&ModuleReport) -> &UnitList, what: &s
     let named: Vec<String> = worst.take(NAMED).map(shown).collect();
     let more = match count.saturating_sub(named.len() as u64) {
         0 => String::new(),
-        more => format!("; {more} more: shearling inspect masks RUN"),
+        more => format!("; {more} more: shearling inspect masks {}", run.display()),
     };
     Some(format!("{} {state}: {}{more}", counted(count, &format!("{what} unit")), named.join(", ")))
 }
@@ -73,12 +78,12 @@ mod tests {
         let heads = module(&[("layer 0 kv_head 1", 0.2)]);
         let told = |modules| {
             let report = MaskReport { modules, removed_layers: Vec::new() };
-            line(&report, |module| &module.half_alive, "kept", "half-alive")
+            line(&report, Path::new("runs/a"), |module| &module.half_alive, "kept", "half-alive")
         };
         assert_eq!(
             told(vec![hidden, heads.clone()]).unwrap(),
             "4 kept units half-alive: hidden 1 = 0.010, layer 0 kv_head 1 = 0.200, hidden 2 = 0.020; 1 more: shearling \
-             inspect masks RUN"
+             inspect masks runs/a"
         );
         assert_eq!(told(vec![heads]).unwrap(), "1 kept unit half-alive: layer 0 kv_head 1 = 0.200");
         assert_eq!(told(vec![module(&[])]), None);

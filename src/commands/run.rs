@@ -1,7 +1,7 @@
 //! `shearling prune` and `shearling pretrain`: run the loop, then write the Hugging Face folder.
 
 use super::Verdict;
-use super::export::{export_trained, prune_from_step, prune_one_shot};
+use super::export::{prune_one_shot, write_model};
 use super::observer::TerminalObserver;
 use super::refusal::{Origin, refusal};
 use super::resumed::{Resumed, resume, working_directory};
@@ -9,31 +9,15 @@ use crate::cli::Printer;
 use crate::cli::arguments::{ConfigArguments, Run};
 use crate::cli::table::bytes;
 use crate::config::{self, PruneMethod, RunConfig, Stage};
-use crate::files::DType;
-use crate::hf::CardShape;
+use crate::export::{Error as ExportError, Written};
 use crate::native::{device, threads};
-use crate::prune::{Equivalence, Error as PruneError};
+use crate::prune::Error as PruneError;
 use crate::run_dir::layout::{MODEL, PRUNED};
 use crate::train::run_folder::refuse_existing;
 use crate::train::{Setup, run as train_run};
 use anyhow::Context;
 use std::num::NonZeroU64;
-use std::path::{Path, PathBuf};
-
-/// A model folder that was written.
-#[derive(Debug)]
-pub struct Written {
-    /// The folder.
-    pub path: PathBuf,
-    /// Parameters of the model it was made from.
-    pub parameters_before: i64,
-    /// Its shape and parameters.
-    pub shape: CardShape,
-    /// Kind of its weights.
-    pub dtype: DType,
-    /// How it was checked, if it was pruned.
-    pub equivalence: Option<Equivalence>,
-}
+use std::path::Path;
 
 /// Runs a stage from the command line.
 pub fn run(arguments: &Run, stage: Stage) -> anyhow::Result<Verdict> {
@@ -81,7 +65,7 @@ pub fn execute(
         printer.warn(warning);
     }
     if stage == Stage::Prune && setup.config.prune.method == PruneMethod::Magnitude {
-        return prune_one_shot(&setup, printer).map(Some);
+        return prune_one_shot(&setup, setup.config.run.directory.join(PRUNED), printer).map(Some);
     }
     let label = stage.name();
     let mut terminal = TerminalObserver::new(*printer, label, setup.config.train.steps);
@@ -96,10 +80,7 @@ pub fn execute(
         printer.note(format!("stopped after step {}; resume with: shearling {label} --resume {folder}", outcome.step));
         return Ok(None);
     }
-    match stage {
-        Stage::Prune => prune_from_step(&setup, &outcome, printer).map(Some),
-        Stage::Pretrain => export_trained(&setup, &outcome, printer).map(Some),
-    }
+    write_model(&setup, &outcome, outcome.run.join(model_name(stage)), printer).map(Some)
 }
 
 /// The folder inside a run that its stage writes the model to.
@@ -142,8 +123,8 @@ pub(super) fn finish(
     match written {
         Ok(None) => Ok(Verdict::Done),
         Ok(Some(written)) => finish_at(&written.path, printer),
-        Err(error) => match error.downcast_ref::<PruneError>() {
-            Some(PruneError::NotEqual(equivalence)) => {
+        Err(error) => match error.downcast_ref::<ExportError>() {
+            Some(ExportError::Prune(PruneError::NotEqual(equivalence))) => {
                 printer.warn(refusal(equivalence, origin));
                 Ok(Verdict::CheckFailed)
             }

@@ -2,7 +2,7 @@
 //! domain's held-out split), so that evaluations are cheap and comparable along a run.
 
 use super::statistics::estimate;
-use crate::model::{Decoder, ForwardContext, loss};
+use crate::model::{Decoder, ForwardContext, ModelGates, loss};
 use serde::{Deserialize, Serialize};
 use shearling_domains::{Dataset, Split};
 use tch::{Device, TchError, Tensor};
@@ -80,22 +80,24 @@ pub struct DomainLoss {
     pub tokens: usize,
 }
 
-/// Evaluates `decoder` under `context`'s gates on all domains, `micro_batch` rows at a time, telling `progress` the domain
+/// Evaluates `decoder` under `gates` on all domains, `micro_batch` rows at a time, telling `progress` the domain
 /// and how many rows of it are done.
 pub fn row_losses(
     decoder: &Decoder,
     context: &ForwardContext,
+    gates: &ModelGates,
     domains: &[EvalRows],
     micro_batch: usize,
     progress: &mut dyn FnMut(&str, usize),
 ) -> Result<Vec<RowLosses>, TchError> {
     let _no_grad = tch::no_grad_guard();
-    domains.iter().map(|domain| domain_row_losses(decoder, context, domain, micro_batch, progress)).collect()
+    domains.iter().map(|domain| domain_row_losses(decoder, context, gates, domain, micro_batch, progress)).collect()
 }
 
 fn domain_row_losses(
     decoder: &Decoder,
     context: &ForwardContext,
+    gates: &ModelGates,
     domain: &EvalRows,
     micro_batch: usize,
     progress: &mut dyn FnMut(&str, usize),
@@ -105,7 +107,8 @@ fn domain_row_losses(
     for start in (0..count).step_by(micro_batch.max(1)) {
         progress(&domain.domain, sums.len());
         let rows = domain.rows.f_narrow(0, start, (micro_batch as i64).min(count - start))?;
-        let losses = decoder.losses(&decoder.residual_stream(&rows, context)?, &rows, 1.0, context)?.rows()?;
+        let x = decoder.residual_stream(&rows, context, gates)?;
+        let losses = decoder.losses(&x, &rows, 1.0, gates)?.rows()?;
         let losses: Vec<f64> = Vec::try_from(losses.f_to_kind(tch::Kind::Double)?.f_to_device(Device::Cpu)?)?;
         sums.extend(losses);
     }

@@ -8,9 +8,11 @@
 //! not pruned. It is a factor on columns of Wo, z^layer·h one on its rows: no activation is multiplied for a mask.
 
 use super::ModelConfig;
-use super::decoder::LayerContext;
+use super::block::LayerWeights;
+use super::context::LayerContext;
 use super::linear::{Linear, project};
 use super::norm::rms_norm;
+use super::parameters::Role;
 use crate::native::attention::causal_attention;
 use tch::{Device, Kind, TchError, Tensor};
 
@@ -72,6 +74,21 @@ pub(super) struct Heads {
 }
 
 impl Attention {
+    /// Takes its weights by role.
+    pub(super) fn build<E>(weights: &mut LayerWeights<E>) -> Result<Attention, E> {
+        Ok(Attention {
+            norm: weights.get(Role::AttentionNorm)?,
+            query: weights.linear(Role::QueryWeight, Role::QueryBias)?,
+            key: weights.linear(Role::KeyWeight, Role::KeyBias)?,
+            value: weights.linear(Role::ValueWeight, Role::ValueBias)?,
+            query_norm: weights.get_if_present(Role::QueryNorm)?,
+            key_norm: weights.get_if_present(Role::KeyNorm)?,
+            output: weights.linear(Role::OutputWeight, Role::OutputBias)?,
+            layout: HeadLayout::of(weights.model),
+            eps: weights.model.rms_norm_eps,
+        })
+    }
+
     /// The residual stream `x [B, T, D]` after this half.
     pub fn forward(&self, x: &Tensor, context: &LayerContext) -> Result<Tensor, TchError> {
         let Heads { query, key, value, x } = self.heads(x, context)?;

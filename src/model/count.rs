@@ -28,9 +28,9 @@ impl ParameterCount {
             let numel: i64 = parameter.shape.iter().product();
             match parameter.role {
                 Embedding => count.embedding += numel,
-                HiddenNorm => count.norms += numel,
-                QueryWeight | QueryBias | KeyWeight | KeyBias | ValueWeight | ValueBias | HeadNorm | OutputWeight
-                | OutputBias => count.attention += numel,
+                AttentionNorm | FeedForwardNorm | FinalNorm => count.norms += numel,
+                QueryWeight | QueryBias | KeyWeight | KeyBias | ValueWeight | ValueBias | QueryNorm | KeyNorm
+                | OutputWeight | OutputBias => count.attention += numel,
                 GateWeight | GateBias | UpWeight | UpBias | DownWeight | DownBias => count.mlp += numel,
                 Head => count.head += numel,
             }

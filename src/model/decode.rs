@@ -2,15 +2,17 @@
 //!
 //! ```text
 //! ids [B, T] at positions p..p+T ─► embedding ─► L blocks, each: q, k, v ─► rope(p) ─► k, v into the cache
-//!                                                         attention over the cache ─► output ─► mlp
+//!                                                         attention over the cache ─► output ─► feed-forward
 //!                                             ─► norm ─► logits of the last token, or of all
 //! ```
 //!
 //! The first tokens of a text go through the attention of training, later ones through that of a cache.
 
 use super::attention::{Attention, Heads, window_mask};
+use super::block::Block;
 use super::cache::{DecodeError, KvCache, LayerCache, Readable};
-use super::decoder::{Block, Decoder, Embedding, Head, LayerContext};
+use super::context::LayerContext;
+use super::decoder::{Decoder, Embedding, Head};
 use super::norm::rms_norm;
 use crate::native::attention::causal_attention;
 use crate::native::cached_attention::cached_attention;
@@ -78,7 +80,7 @@ impl Block {
         cache: &mut LayerCache,
         position: i64,
     ) -> Result<Tensor, TchError> {
-        self.mlp.forward(&self.attention.forward_cached(x, context, cache, position)?, context)
+        self.feed_forward.forward(&self.attention.forward_cached(x, context, cache, position)?, context)
     }
 }
 

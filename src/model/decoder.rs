@@ -1,4 +1,4 @@
-//! The decoder: embedding, blocks, final norm, logits or losses; and what one forward shares between its layers.
+//! The decoder: embedding, blocks, final norm, logits or losses.
 //!
 //! Weights are taken by name from any source through a closure, so the same code serves training (leaf tensors),
 //! inspection (memory-mapped checkpoints) and the block-by-block equivalence check (one layer at a time).
@@ -8,148 +8,14 @@
 //! output head never is, because the final norm already carries the gates.
 
 use super::ModelConfig;
-use super::attention::{Attention, HeadLayout, window_mask};
-use super::gates::{GateLinks, LayerGates, ModelGates};
-use super::linear::Linear;
+use super::block::{Block, Keep};
+use super::context::ForwardContext;
+use super::gates::ModelGates;
 use super::loss::{self, BatchLosses};
-use super::mlp::Mlp;
-use super::norm::{HiddenGate, rms_norm};
-use super::parameters::{EMBEDDING, FINAL_NORM, HEAD, layer_name};
-use super::rope::RopeTable;
+use super::norm::rms_norm;
+use super::parameters::Role;
 use crate::native::embedding::embedding;
-use crate::native::recompute::recompute;
-use shearling_masks::Gates;
-use std::collections::HashMap;
-use tch::{Device, TchError, Tensor};
-
-/// What all layers of one forward share: rotary tables, attention masks and the gates.
-#[derive(Debug)]
-pub struct ForwardContext {
-    rope: RopeTable,
-    gates: ModelGates,
-    /// Attention masks `[T, T]` of the sliding windows that are shorter than T, by window.
-    window_masks: HashMap<i64, Tensor>,
-}
-
-/// What one layer needs besides its weights and its input.
-#[derive(Debug)]
-pub struct LayerContext {
-    pub(super) rope: RopeTable,
-    pub(super) hidden: Option<HiddenGate>,
-    pub(super) gates: LayerGates,
-    /// Attention mask `[T, T]` of a sliding window; `None` where plain causal attention does.
-    pub(super) window: Option<Tensor>,
-}
-
-impl LayerContext {
-    /// Without gates: what decoding needs.
-    pub(super) fn plain(rope: RopeTable) -> LayerContext {
-        LayerContext { rope, hidden: None, gates: LayerGates::default(), window: None }
-    }
-}
-
-impl ForwardContext {
-    /// Context for rows of up to `tokens` tokens.
-    pub fn new(model: &ModelConfig, tokens: i64, device: Device, gates: &Gates) -> Result<ForwardContext, TchError> {
-        let rope = RopeTable::new(&model.rope, model.head_dim, tokens, device)?;
-        let mut window_masks = HashMap::new();
-        for window in model.sliding_window.iter().flatten().filter(|window| **window < tokens) {
-            window_masks.insert(*window, window_mask(tokens, *window, device)?);
-        }
-        Ok(ForwardContext { rope, gates: ModelGates::new(model, gates)?, window_masks })
-    }
-
-    /// Context of a model without masks.
-    pub fn unmasked(model: &ModelConfig, tokens: i64, device: Device) -> Result<ForwardContext, TchError> {
-        ForwardContext::new(model, tokens, device, &Gates::none())
-    }
-
-    /// Replaces the gates, keeping the tables.
-    pub fn set_gates(&mut self, model: &ModelConfig, gates: &Gates) -> Result<(), TchError> {
-        self.gates = ModelGates::new(model, gates)?;
-        Ok(())
-    }
-
-    /// Replaces the gates by leaves (see [`ModelGates::leaves`]): for a backward that recomputes layers.
-    pub fn set_gate_leaves(&mut self, model: &ModelConfig, gates: &Gates) -> Result<GateLinks, TchError> {
-        let (leaves, links) = ModelGates::leaves(model, gates)?;
-        self.gates = leaves;
-        Ok(links)
-    }
-
-    /// What layer `layer` of `model` needs for rows of `tokens`.
-    pub fn layer(&self, model: &ModelConfig, layer: i64, tokens: i64) -> Result<LayerContext, TchError> {
-        let gates = self.gates.layers.get(layer as usize);
-        let window = model.sliding_window.get(layer as usize).copied().flatten().filter(|window| *window < tokens);
-        let window = window.and_then(|window| self.window_masks.get(&window));
-        Ok(LayerContext {
-            rope: self.rope.shallow_clone(),
-            hidden: self.hidden().map(HiddenGate::shallow_clone),
-            gates: gates.map(LayerGates::shallow_clone).unwrap_or_default(),
-            window: window.map(|mask| mask.f_narrow(0, 0, tokens)?.f_narrow(1, 0, tokens)).transpose()?,
-        })
-    }
-
-    fn hidden(&self) -> Option<&HiddenGate> {
-        self.gates.hidden.as_ref()
-    }
-}
-
-/// One layer.
-#[derive(Debug)]
-pub struct Block {
-    pub(super) attention: Attention,
-    pub(super) mlp: Mlp,
-}
-
-impl Block {
-    /// Takes the weights of `layer` from `weight`, which is asked only for names that the config says exist.
-    pub fn build<E>(
-        model: &ModelConfig,
-        layer: i64,
-        weight: &mut dyn FnMut(&str) -> Result<Tensor, E>,
-    ) -> Result<Block, E> {
-        let mut get = |suffix: &str| weight(&layer_name(layer, suffix));
-        let bias = model.attention_bias;
-        let eps = model.rms_norm_eps;
-        let attention = Attention {
-            norm: get("input_layernorm.weight")?,
-            query: linear(&mut get, "self_attn.q_proj", bias.qkv)?,
-            key: linear(&mut get, "self_attn.k_proj", bias.qkv)?,
-            value: linear(&mut get, "self_attn.v_proj", bias.qkv)?,
-            query_norm: model.qk_norm.then(|| get("self_attn.q_norm.weight")).transpose()?,
-            key_norm: model.qk_norm.then(|| get("self_attn.k_norm.weight")).transpose()?,
-            output: linear(&mut get, "self_attn.o_proj", bias.output)?,
-            layout: HeadLayout::of(model),
-            eps,
-        };
-        let mlp = Mlp {
-            norm: get("post_attention_layernorm.weight")?,
-            gate: linear(&mut get, "mlp.gate_proj", model.mlp_bias)?,
-            up: linear(&mut get, "mlp.up_proj", model.mlp_bias)?,
-            down: linear(&mut get, "mlp.down_proj", model.mlp_bias)?,
-            eps,
-        };
-        Ok(Block { attention, mlp })
-    }
-
-    /// Residual stream `x [B, T, D]` after this layer.
-    pub fn forward(&self, x: &Tensor, context: &LayerContext) -> Result<Tensor, TchError> {
-        self.mlp.forward(&self.attention.forward(x, context)?, context)
-    }
-
-    /// As [`Block::forward`], keeping only `x` for the backward, which computes the layer again.
-    fn forward_recomputed(&self, x: &Tensor, context: LayerContext) -> Result<Tensor, TchError> {
-        let block = Block { attention: self.attention.shallow_clone(), mlp: self.mlp.shallow_clone() };
-        recompute(x, move |x| block.forward(x, &context))
-    }
-}
-
-fn linear<E>(get: &mut impl FnMut(&str) -> Result<Tensor, E>, stem: &str, bias: bool) -> Result<Linear, E> {
-    let weight = get(&format!("{stem}.weight"))?;
-    let bias = bias.then(|| get(&format!("{stem}.bias"))).transpose()?;
-    Ok(Linear { weight, bias })
-}
+use tch::{TchError, Tensor};
 
 /// The way in: token embedding.
 #[derive(Debug)]
@@ -162,12 +28,12 @@ pub struct Embedding {
 impl Embedding {
     /// Takes the embedding from `weight`.
     pub fn build<E>(model: &ModelConfig, weight: &mut dyn FnMut(&str) -> Result<Tensor, E>) -> Result<Embedding, E> {
-        Ok(Embedding { weight: weight(EMBEDDING)?, masked: !model.tie_word_embeddings })
+        Ok(Embedding { weight: weight(&Role::Embedding.name(None))?, masked: !model.tie_word_embeddings })
     }
 
     /// `input_ids [B, T]` (int64) to the residual stream `[B, T, D]`.
-    pub fn forward(&self, input_ids: &Tensor, context: &ForwardContext) -> Result<Tensor, TchError> {
-        let gate = context.hidden().filter(|_| self.masked).map(|hidden| &hidden.gate);
+    pub fn forward(&self, input_ids: &Tensor, gates: &ModelGates) -> Result<Tensor, TchError> {
+        let gate = gates.hidden.as_ref().filter(|_| self.masked).map(|hidden| &hidden.gate);
         embedding(input_ids, &self.weight, gate)
     }
 }
@@ -186,11 +52,11 @@ impl Head {
         embedding: Option<&Embedding>,
         weight: &mut dyn FnMut(&str) -> Result<Tensor, E>,
     ) -> Result<Head, E> {
-        let norm = weight(FINAL_NORM)?;
+        let norm = weight(&Role::FinalNorm.name(None))?;
         let weight = match (model.tie_word_embeddings, embedding) {
             (true, Some(embedding)) => embedding.weight.shallow_clone(),
-            (true, None) => weight(EMBEDDING)?,
-            (false, _) => weight(HEAD)?,
+            (true, None) => weight(&Role::Embedding.name(None))?,
+            (false, _) => weight(&Role::Head.name(None))?,
         };
         Ok(Head { norm, weight })
     }
@@ -201,8 +67,8 @@ impl Head {
     }
 
     /// Residual stream `x [B, T, D]` to logits `[B, T, V]`.
-    pub fn forward(&self, model: &ModelConfig, x: &Tensor, context: &ForwardContext) -> Result<Tensor, TchError> {
-        let (normed, _) = rms_norm(x, &self.norm, model.rms_norm_eps, context.hidden())?;
+    pub fn forward(&self, model: &ModelConfig, x: &Tensor, gates: &ModelGates) -> Result<Tensor, TchError> {
+        let (normed, _) = rms_norm(x, &self.norm, model.rms_norm_eps, gates.hidden.as_ref())?;
         normed.f_linear(&self.weight, None::<&Tensor>)
     }
 
@@ -214,9 +80,9 @@ impl Head {
         x: &Tensor,
         input_ids: &Tensor,
         scale: f64,
-        context: &ForwardContext,
+        gates: &ModelGates,
     ) -> Result<BatchLosses, TchError> {
-        let (normed, _) = rms_norm(x, &self.norm, model.rms_norm_eps, context.hidden())?;
+        let (normed, _) = rms_norm(x, &self.norm, model.rms_norm_eps, gates.hidden.as_ref())?;
         loss::next_token_losses(&normed, &self.weight, input_ids, scale)
     }
 
@@ -227,10 +93,10 @@ impl Head {
         x: &Tensor,
         positions: &Tensor,
         targets: &Tensor,
-        context: &ForwardContext,
+        gates: &ModelGates,
     ) -> Result<Tensor, TchError> {
         let chosen = x.f_reshape([-1, model.hidden_size])?.f_index_select(0, positions)?;
-        let (normed, _) = rms_norm(&chosen, &self.norm, model.rms_norm_eps, context.hidden())?;
+        let (normed, _) = rms_norm(&chosen, &self.norm, model.rms_norm_eps, gates.hidden.as_ref())?;
         loss::target_losses(&normed, &self.weight, targets)
     }
 }
@@ -257,7 +123,7 @@ impl Decoder {
     }
 
     /// Trades time for memory: every n-th block keeps only its input and is computed again in the backward; 0: none.
-    pub fn with_activation_checkpointing(self, recompute_every: usize) -> Decoder {
+    pub fn with_recomputation(self, recompute_every: usize) -> Decoder {
         Decoder { recompute_every, ..self }
     }
 
@@ -267,22 +133,34 @@ impl Decoder {
     }
 
     /// Logits `[B, T, V]` of `input_ids [B, T]` (int64).
-    pub fn forward(&self, input_ids: &Tensor, context: &ForwardContext) -> Result<Tensor, TchError> {
-        self.head.forward(&self.model, &self.residual_stream(input_ids, context)?, context)
+    pub fn forward(
+        &self,
+        input_ids: &Tensor,
+        context: &ForwardContext,
+        gates: &ModelGates,
+    ) -> Result<Tensor, TchError> {
+        self.head.forward(&self.model, &self.residual_stream(input_ids, context, gates)?, gates)
     }
 
     /// The residual stream `[B, T, D]` after the last block.
-    pub fn residual_stream(&self, input_ids: &Tensor, context: &ForwardContext) -> Result<Tensor, TchError> {
+    pub fn residual_stream(
+        &self,
+        input_ids: &Tensor,
+        context: &ForwardContext,
+        gates: &ModelGates,
+    ) -> Result<Tensor, TchError> {
         let tokens = input_ids.size()[1];
-        let mut x = self.embedding.forward(input_ids, context)?;
+        let mut x = self.embedding.forward(input_ids, gates)?;
         for (layer, block) in self.blocks.iter().enumerate() {
-            let layer_context = context.layer(&self.model, layer as i64, tokens)?;
-            x = match self.recompute_every > 0 && layer.is_multiple_of(self.recompute_every) {
-                true => block.forward_recomputed(&x, layer_context)?,
-                false => block.forward(&x, &layer_context)?,
-            };
+            x = block.run(&x, context.layer(&self.model, gates, layer as i64, tokens)?, self.keep(layer))?;
         }
         Ok(x)
+    }
+
+    /// What block `layer` keeps for the backward.
+    fn keep(&self, layer: usize) -> Keep {
+        let recomputed = self.recompute_every > 0 && layer.is_multiple_of(self.recompute_every);
+        if recomputed { Keep::Input } else { Keep::All }
     }
 
     /// Losses of the next tokens of `input_ids [B, T]`, from the residual stream after the last block `x [B, T, D]`;
@@ -292,9 +170,9 @@ impl Decoder {
         x: &Tensor,
         input_ids: &Tensor,
         scale: f64,
-        context: &ForwardContext,
+        gates: &ModelGates,
     ) -> Result<BatchLosses, TchError> {
-        self.head.losses(&self.model, x, input_ids, scale, context)
+        self.head.losses(&self.model, x, input_ids, scale, gates)
     }
 
     /// Losses `[N]` (nats, fp32) of single targets: token `targets [N]` (int64) after position `positions [N]` (int64) of
@@ -304,8 +182,8 @@ impl Decoder {
         x: &Tensor,
         positions: &Tensor,
         targets: &Tensor,
-        context: &ForwardContext,
+        gates: &ModelGates,
     ) -> Result<Tensor, TchError> {
-        self.head.target_losses(&self.model, x, positions, targets, context)
+        self.head.target_losses(&self.model, x, positions, targets, gates)
     }
 }

@@ -17,7 +17,7 @@ use shearling_masks::Gates;
 use tch::{Kind, TchError, Tensor};
 
 /// The gates of one forward.
-#[derive(Debug)]
+#[derive(Debug, Default)]
 pub struct ModelGates {
     /// h with what the norms need of it.
     pub hidden: Option<HiddenGate>,
@@ -49,6 +49,11 @@ impl LayerGates {
 }
 
 impl ModelGates {
+    /// No masks: every unit as it is.
+    pub fn none() -> ModelGates {
+        ModelGates::default()
+    }
+
     /// The gates as parts of the graph of `gates`.
     pub fn new(model: &ModelConfig, gates: &Gates) -> Result<ModelGates, TchError> {
         ModelGates::from_stacks(model, &Stacks::new(model, gates)?, &mut |row| Ok(row))

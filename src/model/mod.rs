@@ -6,8 +6,10 @@
 //! ```text
 //! parameters   every weight's name, shape and role, from the config          (the one place that knows names)
 //! decoder      embedding -> L blocks -> norm -> logits
+//! block        one layer; where its forward begins and ends
 //!   attention    norm, q/k/v, rope, scaled dot product, head gates, output
-//!   mlp          norm, silu(gate) * up * gate mask, down
+//!   feed_forward norm, silu(gate) * up * gate mask, down
+//! context      rotary tables and window masks, shared by all layers and forwards
 //! decode       new tokens after those in a cache: prefill and step, no masks, no gradients
 //! cache        keys and values of the tokens so far
 //! gates        the masks' gates in the form in which the layers use them
@@ -16,20 +18,25 @@
 //! ```
 
 pub mod attention;
+pub mod block;
 pub mod cache;
+pub mod context;
 pub mod count;
 mod decode;
 pub mod decoder;
+pub mod feed_forward;
 pub mod gates;
 pub mod init;
 pub mod linear;
 pub mod loss;
-pub mod mlp;
 pub mod norm;
 pub mod parameters;
 pub mod rope;
 
 pub use crate::hf::ModelConfig;
+pub use block::Block;
 pub use cache::{DecodeError, KvCache};
-pub use decoder::{Block, Decoder, Embedding, ForwardContext, Head};
+pub use context::ForwardContext;
+pub use decoder::{Decoder, Embedding, Head};
+pub use gates::ModelGates;
 pub use parameters::{Parameter, Role};

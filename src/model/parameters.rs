@@ -3,7 +3,7 @@
 
 use super::ModelConfig;
 
-pub use crate::hf::{EMBEDDING, HEAD};
+use crate::hf::{EMBEDDING, HEAD};
 
 /// What a weight does. The role decides how it is initialised, which masks are folded into it and along which
 /// dimensions it is sliced (`crate::prune::fold`).
@@ -11,8 +11,8 @@ pub use crate::hf::{EMBEDDING, HEAD};
 pub enum Role {
     /// Token embedding `[V, D]`.
     Embedding,
-    /// RMSNorm weight over the hidden dimension `[D]`.
-    HiddenNorm,
+    /// RMSNorm weight before the attention `[D]`.
+    AttentionNorm,
     /// Query projection `[H*E, D]`.
     QueryWeight,
     /// Query bias `[H*E]`.
@@ -25,12 +25,16 @@ pub enum Role {
     ValueWeight,
     /// Value bias `[K*E]`.
     ValueBias,
-    /// RMSNorm weight inside a head `[E]` (Qwen3).
-    HeadNorm,
+    /// RMSNorm weight of a query head `[E]` (Qwen3).
+    QueryNorm,
+    /// RMSNorm weight of a key head `[E]` (Qwen3).
+    KeyNorm,
     /// Attention output projection `[D, H*E]`.
     OutputWeight,
     /// Attention output bias `[D]`.
     OutputBias,
+    /// RMSNorm weight before the feed-forward `[D]`.
+    FeedForwardNorm,
     /// Gate projection `[F, D]`.
     GateWeight,
     /// Gate bias `[F]`.
@@ -43,20 +47,116 @@ pub enum Role {
     DownWeight,
     /// Down bias `[D]`.
     DownBias,
+    /// RMSNorm weight before the output head `[D]`.
+    FinalNorm,
     /// Output head `[V, D]`, absent when tied to the embedding.
     Head,
 }
 
+/// Roles of a layer in the order of its forward pass.
+const OF_A_LAYER: [Role; 18] = [
+    Role::AttentionNorm,
+    Role::QueryWeight,
+    Role::QueryBias,
+    Role::KeyWeight,
+    Role::KeyBias,
+    Role::ValueWeight,
+    Role::ValueBias,
+    Role::QueryNorm,
+    Role::KeyNorm,
+    Role::OutputWeight,
+    Role::OutputBias,
+    Role::FeedForwardNorm,
+    Role::GateWeight,
+    Role::GateBias,
+    Role::UpWeight,
+    Role::UpBias,
+    Role::DownWeight,
+    Role::DownBias,
+];
+
 impl Role {
     /// Whether this is a norm weight, which starts at one.
     pub fn is_norm(self) -> bool {
-        matches!(self, Role::HiddenNorm | Role::HeadNorm)
+        matches!(self, Role::QueryNorm | Role::KeyNorm) || self.is_hidden_norm()
+    }
+
+    /// Whether this is a norm over the hidden dimension.
+    pub fn is_hidden_norm(self) -> bool {
+        matches!(self, Role::AttentionNorm | Role::FeedForwardNorm | Role::FinalNorm)
     }
 
     /// Whether this is a bias, which starts at zero.
     pub fn is_bias(self) -> bool {
         use Role::*;
         matches!(self, QueryBias | KeyBias | ValueBias | OutputBias | GateBias | UpBias | DownBias)
+    }
+
+    /// Whether a model has it.
+    pub fn is_present(self, model: &ModelConfig) -> bool {
+        use Role::*;
+        match self {
+            QueryBias | KeyBias | ValueBias => model.attention_bias.qkv,
+            OutputBias => model.attention_bias.output,
+            QueryNorm | KeyNorm => model.qk_norm,
+            GateBias | UpBias | DownBias => model.mlp_bias,
+            Head => !model.tie_word_embeddings,
+            _ => true,
+        }
+    }
+
+    /// Its shape in the checkpoint of a model.
+    pub fn shape(self, model: &ModelConfig) -> Vec<i64> {
+        use Role::*;
+        let (d, f, e) = (model.hidden_size, model.intermediate_size, model.head_dim);
+        let (q, kv) = (model.num_attention_heads * e, model.num_key_value_heads * e);
+        match self {
+            Embedding | Head => vec![model.vocab_size, d],
+            AttentionNorm | FeedForwardNorm | FinalNorm | OutputBias | DownBias => vec![d],
+            QueryWeight => vec![q, d],
+            QueryBias => vec![q],
+            KeyWeight | ValueWeight => vec![kv, d],
+            KeyBias | ValueBias => vec![kv],
+            QueryNorm | KeyNorm => vec![e],
+            OutputWeight => vec![d, q],
+            GateWeight | UpWeight => vec![f, d],
+            GateBias | UpBias => vec![f],
+            DownWeight => vec![d, f],
+        }
+    }
+
+    /// Its name in the Hugging Face checkpoint, in `layer` for the weights of a layer.
+    pub fn name(self, layer: Option<i64>) -> String {
+        match layer {
+            Some(layer) => layer_name(layer, self.suffix()),
+            None => self.suffix().to_string(),
+        }
+    }
+
+    fn suffix(self) -> &'static str {
+        match self {
+            Role::Embedding => EMBEDDING,
+            Role::AttentionNorm => "input_layernorm.weight",
+            Role::QueryWeight => "self_attn.q_proj.weight",
+            Role::QueryBias => "self_attn.q_proj.bias",
+            Role::KeyWeight => "self_attn.k_proj.weight",
+            Role::KeyBias => "self_attn.k_proj.bias",
+            Role::ValueWeight => "self_attn.v_proj.weight",
+            Role::ValueBias => "self_attn.v_proj.bias",
+            Role::QueryNorm => "self_attn.q_norm.weight",
+            Role::KeyNorm => "self_attn.k_norm.weight",
+            Role::OutputWeight => "self_attn.o_proj.weight",
+            Role::OutputBias => "self_attn.o_proj.bias",
+            Role::FeedForwardNorm => "post_attention_layernorm.weight",
+            Role::GateWeight => "mlp.gate_proj.weight",
+            Role::GateBias => "mlp.gate_proj.bias",
+            Role::UpWeight => "mlp.up_proj.weight",
+            Role::UpBias => "mlp.up_proj.bias",
+            Role::DownWeight => "mlp.down_proj.weight",
+            Role::DownBias => "mlp.down_proj.bias",
+            Role::FinalNorm => "model.norm.weight",
+            Role::Head => HEAD,
+        }
     }
 }
 
@@ -73,56 +173,24 @@ pub struct Parameter {
     pub layer: Option<i64>,
 }
 
-/// Name of the final norm.
-pub const FINAL_NORM: &str = "model.norm.weight";
-
 /// All weights of a model in the order of its forward pass.
 pub fn parameters(model: &ModelConfig) -> Vec<Parameter> {
-    let mut all = vec![outer(EMBEDDING, vec![model.vocab_size, model.hidden_size], Role::Embedding)];
+    let mut all = present(model, [Role::Embedding], None);
     for layer in 0..model.num_hidden_layers {
         all.extend(layer_parameters(model, layer));
     }
-    all.push(outer(FINAL_NORM, vec![model.hidden_size], Role::HiddenNorm));
-    if !model.tie_word_embeddings {
-        all.push(outer(HEAD, vec![model.vocab_size, model.hidden_size], Role::Head));
-    }
+    all.extend(present(model, [Role::FinalNorm, Role::Head], None));
     all
-}
-
-fn outer(name: &str, shape: Vec<i64>, role: Role) -> Parameter {
-    Parameter { name: name.to_string(), shape, role, layer: None }
 }
 
 /// The weights of one layer in the order of its forward pass.
 pub fn layer_parameters(model: &ModelConfig, layer: i64) -> Vec<Parameter> {
-    let (d, f) = (model.hidden_size, model.intermediate_size);
-    let (q, kv) = (model.num_attention_heads * model.head_dim, model.num_key_value_heads * model.head_dim);
-    let bias = model.attention_bias;
-    let mut all = Vec::new();
-    let mut push = |present: bool, suffix: &str, shape: Vec<i64>, role: Role| {
-        if present {
-            all.push(Parameter { name: layer_name(layer, suffix), shape, role, layer: Some(layer) });
-        }
-    };
-    push(true, "input_layernorm.weight", vec![d], Role::HiddenNorm);
-    push(true, "self_attn.q_proj.weight", vec![q, d], Role::QueryWeight);
-    push(bias.qkv, "self_attn.q_proj.bias", vec![q], Role::QueryBias);
-    push(true, "self_attn.k_proj.weight", vec![kv, d], Role::KeyWeight);
-    push(bias.qkv, "self_attn.k_proj.bias", vec![kv], Role::KeyBias);
-    push(true, "self_attn.v_proj.weight", vec![kv, d], Role::ValueWeight);
-    push(bias.qkv, "self_attn.v_proj.bias", vec![kv], Role::ValueBias);
-    push(model.qk_norm, "self_attn.q_norm.weight", vec![model.head_dim], Role::HeadNorm);
-    push(model.qk_norm, "self_attn.k_norm.weight", vec![model.head_dim], Role::HeadNorm);
-    push(true, "self_attn.o_proj.weight", vec![d, q], Role::OutputWeight);
-    push(bias.output, "self_attn.o_proj.bias", vec![d], Role::OutputBias);
-    push(true, "post_attention_layernorm.weight", vec![d], Role::HiddenNorm);
-    push(true, "mlp.gate_proj.weight", vec![f, d], Role::GateWeight);
-    push(model.mlp_bias, "mlp.gate_proj.bias", vec![f], Role::GateBias);
-    push(true, "mlp.up_proj.weight", vec![f, d], Role::UpWeight);
-    push(model.mlp_bias, "mlp.up_proj.bias", vec![f], Role::UpBias);
-    push(true, "mlp.down_proj.weight", vec![d, f], Role::DownWeight);
-    push(model.mlp_bias, "mlp.down_proj.bias", vec![d], Role::DownBias);
-    all
+    present(model, OF_A_LAYER, Some(layer))
+}
+
+fn present(model: &ModelConfig, roles: impl IntoIterator<Item = Role>, layer: Option<i64>) -> Vec<Parameter> {
+    let roles = roles.into_iter().filter(|role| role.is_present(model));
+    roles.map(|role| Parameter { name: role.name(layer), shape: role.shape(model), role, layer }).collect()
 }
 
 /// Full name of a layer's weight.

@@ -79,7 +79,7 @@ impl<'a> Folder<'a> {
         match role {
             // A tied embedding is the head as well: it is only sliced, as the masked forward only reads it.
             Role::Embedding if !self.model.tie_word_embeddings => FoldPlan::matrix(tokens, self.hidden_gated()),
-            Role::HiddenNorm => FoldPlan::vector(self.hidden_gated()),
+            role if role.is_hidden_norm() => FoldPlan::vector(self.hidden_gated()),
             _ => FoldPlan::matrix(tokens, self.hidden()),
         }
     }
@@ -87,8 +87,8 @@ impl<'a> Folder<'a> {
     fn plan_of_layer(&self, role: Role, layer: &LayerKeep) -> FoldPlan {
         use Role::*;
         match role {
-            HeadNorm => FoldPlan::vector(Side::all(self.model.head_dim)),
-            HiddenNorm => FoldPlan::vector(self.hidden_gated()),
+            QueryNorm | KeyNorm => FoldPlan::vector(Side::all(self.model.head_dim)),
+            AttentionNorm | FeedForwardNorm | FinalNorm => FoldPlan::vector(self.hidden_gated()),
             QueryWeight => FoldPlan::matrix(self.query(layer), self.hidden()),
             QueryBias => FoldPlan::vector(self.query(layer)),
             KeyWeight => FoldPlan::matrix(self.kv(layer), self.hidden()),

@@ -37,7 +37,7 @@ impl<'a> Reference<'a> {
             Role::Embedding if !self.model.tie_word_embeddings => {
                 self.columns(&scale(weight, self.gates.hidden.as_ref(), 1)?)
             }
-            Role::HiddenNorm => self.rows(&scale(weight, self.gates.hidden.as_ref(), 0)?),
+            role if role.is_hidden_norm() => self.rows(&scale(weight, self.gates.hidden.as_ref(), 0)?),
             _ => self.columns(weight),
         }
     }
@@ -45,8 +45,8 @@ impl<'a> Reference<'a> {
     fn fold_layer(&self, role: Role, layer: &LayerKeep, weight: &Tensor) -> Result<Tensor, TchError> {
         use Role::*;
         match role {
-            HeadNorm => Ok(weight.shallow_clone()),
-            HiddenNorm => self.rows(&scale(weight, self.gates.hidden.as_ref(), 0)?),
+            QueryNorm | KeyNorm => Ok(weight.shallow_clone()),
+            AttentionNorm | FeedForwardNorm | FinalNorm => self.rows(&scale(weight, self.gates.hidden.as_ref(), 0)?),
             QueryWeight => select(&self.columns(weight)?, 0, &self.query_rows(layer)),
             QueryBias => select(weight, 0, &self.query_rows(layer)),
             KeyWeight => select(&self.columns(weight)?, 0, &self.kv_rows(layer)),

@@ -60,7 +60,7 @@ impl Scores {
         use Role::*;
         let layer = parameter.layer.unwrap_or(0);
         match parameter.role {
-            Embedding | Head | HiddenNorm => self.add_hidden(squares, -1)?,
+            Embedding | Head | AttentionNorm | FeedForwardNorm | FinalNorm => self.add_hidden(squares, -1)?,
             QueryWeight => {
                 self.add_hidden(squares, 1)?;
                 self.add_heads(layer, &sum(squares, 1)?, true)?;
@@ -83,7 +83,7 @@ impl Scores {
                 accumulate(&self.intermediate, layer, &sum(squares, 0)?)?;
                 self.add_layer(layer, squares)?;
             }
-            QueryBias | KeyBias | ValueBias | HeadNorm | OutputBias | GateBias | UpBias | DownBias => {}
+            QueryBias | KeyBias | ValueBias | QueryNorm | KeyNorm | OutputBias | GateBias | UpBias | DownBias => {}
         }
         Ok(())
     }

@@ -8,6 +8,7 @@ use super::decide::Intervals;
 use super::mix_notices::MixNotice;
 use super::trainer::Trainer;
 use crate::eval::{DomainLoss, RowLosses, mean_loss, row_losses};
+use crate::model::ModelGates;
 use serde::{Deserialize, Serialize};
 use shearling_domains::Measured;
 use shearling_masks::{Gates, MaskReport, Module, ModuleSpec};
@@ -109,15 +110,15 @@ impl Trainer {
         masks.spec().modules().iter().all(holds)
     }
 
-    fn row_losses(&mut self, gates: EvalGates) -> Result<Vec<RowLosses>, Error> {
+    fn row_losses(&self, gates: EvalGates) -> Result<Vec<RowLosses>, Error> {
         let gates = match (&self.masks, gates) {
             (Some(masks), EvalGates::Expected) => masks.set.deterministic_expected()?,
             (Some(masks), EvalGates::Target) => masks.set.deterministic_target()?,
             _ => Gates::none(),
         };
-        self.context.set_gates(&self.model, &gates)?;
+        let gates = ModelGates::new(&self.model, &gates)?;
         let micro_batch = self.config.train.micro_batch();
-        Ok(row_losses(&self.decoder, &self.context, &self.eval_rows, micro_batch, &mut |_, _| ())?)
+        Ok(row_losses(&self.decoder, &self.context, &gates, &self.eval_rows, micro_batch, &mut |_, _| ())?)
     }
 
     fn report(

@@ -10,7 +10,7 @@
 //!
 //! Everything random comes from counters, so a run that stops at any step and resumes is the same run.
 
-pub mod adamw;
+pub mod checkpoint;
 pub mod decide;
 mod error;
 pub mod evaluation;
@@ -22,12 +22,13 @@ pub mod memory;
 pub mod metrics;
 pub mod mix_notices;
 mod open;
+pub mod optimizer;
 pub mod outline;
 pub mod phases;
 pub mod references;
-pub mod resume;
 pub mod run;
 pub mod run_folder;
+pub mod same_run;
 pub mod schedule;
 pub mod settling;
 pub mod setup;

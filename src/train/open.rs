@@ -2,12 +2,13 @@
 //! written before everything that could be refused has been.
 
 use super::Error;
+use super::checkpoint::standing;
 use super::decide::Intervals;
 use super::memory::checkpoint_bytes;
 use super::metrics;
-use super::resume::{check_same_run, standing};
 use super::run::{Observer, Outcome, predicted_memory};
 use super::run_folder::{refuse_existing, saved_config};
+use super::same_run::check_same_run;
 use super::setup::Setup;
 use super::trainer::Trainer;
 use crate::config::{self, RunConfig};

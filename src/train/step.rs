@@ -11,10 +11,11 @@
 //! and all numbers for the log come back in one transfer.
 
 use super::Error;
-use super::adamw::Group;
+use super::optimizer::Group;
 use super::phases::Phase;
 use super::trainer::Trainer;
-use crate::model::loss;
+use crate::model::gates::GateLinks;
+use crate::model::{ModelGates, loss};
 use serde::Serialize;
 use shearling_domains::Batch;
 use shearling_masks::{ExpectedSize, Lagrangian, ModuleConstraint, NoiseKey};
@@ -119,17 +120,11 @@ impl Trainer {
         let mut row_losses = Vec::new();
         for (micro_batch, start) in (0..batch.rows as i64).step_by(micro as usize).enumerate() {
             let ids = ids.f_narrow(0, start, micro.min(batch.rows as i64 - start))?;
-            let links = match &self.masks {
-                Some(masks) => {
-                    let key = NoiseKey { seed: self.config.run.seed, step, micro_batch: micro_batch as u64 };
-                    Some(self.context.set_gate_leaves(&self.model, &masks.set.sample(&key)?)?)
-                }
-                None => None,
-            };
+            let (gates, links) = self.drawn_gates(step, micro_batch as u64)?;
             self.clock.mark(Phase::Masks);
-            let x = self.decoder.residual_stream(&ids, &self.context)?;
+            let x = self.decoder.residual_stream(&ids, &self.context, &gates)?;
             self.clock.mark(Phase::Forward);
-            let losses = self.decoder.losses(&x, &ids, scale, &self.context)?;
+            let losses = self.decoder.losses(&x, &ids, scale, &gates)?;
             drop(x);
             self.clock.mark(Phase::Loss);
             losses.objective.f_backward()?;
@@ -139,6 +134,14 @@ impl Trainer {
             self.clock.mark(Phase::Masks);
         }
         Ok(Tensor::f_cat(&row_losses, 0)?)
+    }
+
+    /// The gates of a micro-batch, with the way back to the masks.
+    fn drawn_gates(&self, step: u64, micro_batch: u64) -> Result<(ModelGates, Option<GateLinks>), Error> {
+        let Some(masks) = &self.masks else { return Ok((ModelGates::none(), None)) };
+        let key = NoiseKey { seed: self.config.run.seed, step, micro_batch };
+        let (gates, links) = ModelGates::leaves(&self.model, &masks.set.sample(&key)?)?;
+        Ok((gates, Some(links)))
     }
 
     /// Backward of the Lagrangian.

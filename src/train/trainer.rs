@@ -1,8 +1,8 @@
 //! The state of a run: weights, masks, data position, mixer, counters; made new or restored from a checkpoint.
 
 use super::Error;
-use super::adamw::{Direction, Group};
 use super::mix_notices::MixWatch;
+use super::optimizer::{Direction, Group};
 use super::phases::{Phase, PhaseClock};
 use super::schedule::Schedule;
 use super::setup::{Device, Setup};
@@ -14,7 +14,7 @@ use crate::model::count::training_flops_per_token;
 use crate::model::{Decoder, ForwardContext, init, parameters::parameters};
 use serde::{Deserialize, Serialize};
 use shearling_domains::{Batch, Loader, LoaderConfig, Mixer, Split};
-use shearling_masks::{Gates, MaskSet};
+use shearling_masks::MaskSet;
 use std::collections::{BTreeSet, HashMap};
 use tch::{Kind, TchError, Tensor};
 
@@ -134,10 +134,10 @@ impl Trainer {
         let train = &setup.config.train;
         let kind = setup.compute_kind();
         let weights = Group::new("weights", train.learning_rate, Direction::Descent, train, weights, kind)?;
-        let decoder = decoder(&setup.model, &weights)?.with_activation_checkpointing(train.activation_checkpointing);
+        let decoder = decoder(&setup.model, &weights)?.with_recomputation(train.activation_checkpointing);
         let tokens = setup.dataset.sequence_length() as i64;
         let mut trainer = Trainer {
-            context: ForwardContext::new(&setup.model, tokens, setup.device, &Gates::none())?,
+            context: ForwardContext::new(&setup.model, tokens, setup.device)?,
             masks: masks.map(|set| MaskTraining::new(set, &setup.config)).transpose()?,
             eval_rows: EvalRows::load(&setup.dataset, setup.config.eval.rows_per_domain, setup.device)?,
             schedule: Schedule::of(train),

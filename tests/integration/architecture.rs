@@ -5,10 +5,11 @@ use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
 /// Modules of the root crate with their layer. Imports point to lower layers only.
-const LAYERS: [(&str, u32); 15] = [
+const LAYERS: [(&str, u32); 16] = [
     ("cli", 5),
     ("commands", 5),
     ("eval", 4),
+    ("export", 4),
     ("generate", 4),
     ("inspect", 4),
     ("prune", 4),
@@ -24,11 +25,14 @@ const LAYERS: [(&str, u32); 15] = [
 ];
 
 /// Imports within a layer: who, whom, why. Each must be in use; all others are refused.
-const SIDEWAYS: [(&str, &str, &str); 8] = [
+const SIDEWAYS: [(&str, &str, &str); 11] = [
     ("commands", "cli", "a command is given its arguments and prints through the one printer"),
     ("train", "eval", "the mixer moves at evaluations inside the run"),
     ("train", "prune", "a run is refused before its start if the target cannot be reached, and names its shapes"),
     ("prune", "eval", "what rounding costs is judged with the statistics of evaluation"),
+    ("export", "eval", "masked and pruned model are compared on the rows of evaluation"),
+    ("export", "prune", "a step of a run is cut to its target"),
+    ("export", "train", "a run's step, and its record, belong to the loop that writes them"),
     ("report", "inspect", "pictures are drawn from the one reading of a run folder"),
     ("inspect", "eval", "what pruning cost is judged row by row, with the statistics of evaluation"),
     ("inspect", "train", "the format of metrics.jsonl belongs to the loop that writes it"),

@@ -4,8 +4,7 @@
 use super::support::{apart, families, fixture, tensors, write_model};
 use serde_json::json;
 use shearling::hf::Checkpoint;
-use shearling::model::{DecodeError, Decoder, ForwardContext, KvCache};
-use shearling_masks::Gates;
+use shearling::model::{DecodeError, Decoder, ForwardContext, KvCache, ModelGates};
 use std::path::{Path, PathBuf};
 use tch::{Device, Kind, Tensor};
 
@@ -40,8 +39,8 @@ fn open(folder: &Path, kind: Kind) -> Decoder {
 
 /// Logits of the full forward.
 fn whole(decoder: &Decoder, input_ids: &Tensor) -> Tensor {
-    let context = ForwardContext::new(decoder.model(), input_ids.size()[1], Device::Cpu, &Gates::none()).unwrap();
-    tch::no_grad(|| decoder.forward(input_ids, &context).unwrap())
+    let context = ForwardContext::new(decoder.model(), input_ids.size()[1], Device::Cpu).unwrap();
+    tch::no_grad(|| decoder.forward(input_ids, &context, &ModelGates::none()).unwrap())
 }
 
 /// Logits of all tokens, read in chunks of these sizes, again and again until all are read. The cache is made for

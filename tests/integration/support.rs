@@ -3,7 +3,7 @@
 use serde_json::{Value, json};
 use shearling::files::DType;
 use shearling::hf::{Checkpoint, ModelConfig, RawConfig, ShardWriter, TensorPlan};
-use shearling::model::{Decoder, ForwardContext, init};
+use shearling::model::{Decoder, ForwardContext, ModelGates, init};
 use shearling_masks::Gates;
 use std::path::{Path, PathBuf};
 use std::process::{Command, Output};
@@ -111,18 +111,19 @@ pub fn load(folder: &Path) -> Loaded {
 
 /// Logits under `gates`.
 pub fn logits(loaded: &Loaded, input_ids: &Tensor, gates: Gates) -> Tensor {
-    let context = ForwardContext::new(&loaded.model, input_ids.size()[1], Device::Cpu, &gates).unwrap();
-    loaded.decoder.forward(input_ids, &context).unwrap()
+    let context = ForwardContext::new(&loaded.model, input_ids.size()[1], Device::Cpu).unwrap();
+    let gates = ModelGates::new(&loaded.model, &gates).unwrap();
+    loaded.decoder.forward(input_ids, &context, &gates).unwrap()
 }
 
 /// Mean loss per target token as the training step computes it, after its backward into weights and gates.
 pub fn trained_loss(loaded: &Loaded, input_ids: &Tensor, gates: &Gates) -> f64 {
     let (rows, tokens) = (input_ids.size()[0], input_ids.size()[1]);
-    let mut context = ForwardContext::new(&loaded.model, tokens, Device::Cpu, &Gates::none()).unwrap();
-    let links = context.set_gate_leaves(&loaded.model, gates).unwrap();
-    let x = loaded.decoder.residual_stream(input_ids, &context).unwrap();
+    let context = ForwardContext::new(&loaded.model, tokens, Device::Cpu).unwrap();
+    let (gates, links) = ModelGates::leaves(&loaded.model, gates).unwrap();
+    let x = loaded.decoder.residual_stream(input_ids, &context, &gates).unwrap();
     let scale = 1.0 / (rows * (tokens - 1)) as f64;
-    let losses = loaded.decoder.losses(&x, input_ids, scale, &context).unwrap();
+    let losses = loaded.decoder.losses(&x, input_ids, scale, &gates).unwrap();
     losses.objective.backward();
     links.backward().unwrap();
     let mean = losses.rows().unwrap().sum(Kind::Double).double_value(&[]) * scale;

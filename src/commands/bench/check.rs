@@ -8,14 +8,13 @@ use crate::cli::arguments::BenchCheck;
 use crate::cli::table::Table;
 use crate::commands::Verdict;
 use crate::commands::place::dtype_name;
-use crate::model::{Decoder, ForwardContext, KvCache};
+use crate::model::{Decoder, ForwardContext, KvCache, ModelGates};
 use crate::native::{
     attention, autograd, cross_entropy, device, embedding, projection, recompute, rms_norm, rope, swiglu,
 };
 use crate::train::Trainer;
 use crate::train::setup::Device;
 use serde_json::json;
-use shearling_masks::Gates;
 use tch::{Kind, TchError, Tensor};
 
 /// Steps of pruning that are compared.
@@ -215,8 +214,8 @@ fn decoding_error(device: Device) -> anyhow::Result<f64> {
     };
     let ids = Tensor::f_arange(DECODED, (Kind::Int64, Device::Cpu))?.f_unsqueeze(0)?;
     let (reference, model) = (decoder(Device::Cpu)?, &subject.setup.model);
-    let context = ForwardContext::new(model, DECODED, Device::Cpu, &Gates::none())?;
-    let expected = tch::no_grad(|| reference.forward(&ids, &context))?;
+    let context = ForwardContext::new(model, DECODED, Device::Cpu)?;
+    let expected = tch::no_grad(|| reference.forward(&ids, &context, &ModelGates::none()))?;
     let (decoder, mut cache) = (decoder(device)?, KvCache::new(model, 1, 8, Kind::Float, device)?);
     let mut found = Vec::new();
     while cache.length() < DECODED {

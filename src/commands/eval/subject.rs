@@ -8,7 +8,7 @@ use crate::eval::report::ModelResult;
 use crate::eval::{EvalRows, RowLosses, row_losses};
 use crate::hf::{Checkpoint, Tokenizer};
 use crate::model::count::ParameterCount;
-use crate::model::{Decoder, ForwardContext};
+use crate::model::{Decoder, ForwardContext, ModelGates};
 use crate::prune::convert::require_complete;
 use crate::train::setup::{check_data_fits, other_tokenizer};
 use anyhow::Context;
@@ -95,12 +95,12 @@ impl Subject {
         micro_batch: usize,
         device: Device,
     ) -> anyhow::Result<Vec<RowLosses>> {
-        let context = ForwardContext::unmasked(decoder.model(), dataset.sequence_length() as i64, device)?;
+        let context = ForwardContext::new(decoder.model(), dataset.sequence_length() as i64, device)?;
         let mut progress = Progress::default();
         let mut show = |domain: &str, done: usize| {
             progress.show(|| format!("{}: {domain}, {done} rows evaluated", self.name));
         };
-        Ok(row_losses(decoder, &context, rows, micro_batch, &mut show)?)
+        Ok(row_losses(decoder, &context, &ModelGates::none(), rows, micro_batch, &mut show)?)
     }
 
     /// All that is asked, with progress on stderr.

@@ -9,7 +9,7 @@ use super::file::{Question, Task};
 use super::request::{Encoder, Request, Unfit};
 use crate::eval::{Error, Result};
 use crate::hf::Tokenizer;
-use crate::model::{Decoder, ForwardContext};
+use crate::model::{Decoder, ForwardContext, ModelGates};
 use tch::{Device, Kind, TchError, Tensor};
 
 /// A model that answers.
@@ -60,7 +60,7 @@ impl Answering<'_> {
         let mut order: Vec<usize> = (0..requests.len()).collect();
         order.sort_by_key(|&index| std::cmp::Reverse(requests[index].ids.len()));
         let longest = requests.iter().map(|request| request.ids.len()).max().unwrap_or(0);
-        let context = ForwardContext::unmasked(self.decoder.model(), longest as i64, self.device)?;
+        let context = ForwardContext::new(self.decoder.model(), longest as i64, self.device)?;
         let mut scores = vec![0.0; requests.len()];
         for (done, batch) in order.chunks(self.batch.max(1)).enumerate() {
             progress(done * self.batch.max(1), requests.len());
@@ -87,8 +87,9 @@ impl Answering<'_> {
         }
         let on_device = |ids: &[i64]| Tensor::f_from_slice(ids)?.f_to_device(self.device);
         let input = on_device(&input)?.f_view([requests.len() as i64, width as i64])?;
-        let x = self.decoder.residual_stream(&input, context)?;
-        let losses = self.decoder.target_losses(&x, &on_device(&positions)?, &on_device(&targets)?, context)?;
+        let gates = ModelGates::none();
+        let x = self.decoder.residual_stream(&input, context, &gates)?;
+        let losses = self.decoder.target_losses(&x, &on_device(&positions)?, &on_device(&targets)?, &gates)?;
         let losses: Vec<f64> = Vec::try_from(losses.f_to_kind(Kind::Double)?.f_to_device(Device::Cpu)?)?;
         let mut losses = losses.into_iter();
         Ok(requests.iter().map(|request| -losses.by_ref().take(request.targets).sum::<f64>()).collect())

@@ -7,7 +7,7 @@
 //! rounded   the masked model with its weights in that dtype, fp32    what the same rounding costs where nothing is cut
 //! ```
 
-use crate::model::{Block, Embedding, ForwardContext, Head, ModelConfig};
+use crate::model::{Block, Embedding, ForwardContext, Head, ModelConfig, ModelGates};
 use crate::prune::Error;
 use shearling_masks::Gates;
 use tch::{Device, Kind, Tensor};
@@ -19,6 +19,7 @@ pub(super) type Weights<'a> = Box<dyn FnMut(&str) -> Result<Tensor, Error> + 'a>
 pub(super) struct Stream<'a> {
     model: ModelConfig,
     context: ForwardContext,
+    gates: ModelGates,
     weight: Weights<'a>,
     /// Residual stream `[N, T, D]`.
     pub(super) x: Tensor,
@@ -33,17 +34,18 @@ impl<'a> Stream<'a> {
         mut weight: Weights<'a>,
     ) -> Result<Stream<'a>, Error> {
         let (tokens, device) = (input_ids.size()[1], input_ids.device());
-        let context = ForwardContext::new(model, tokens, device, gates)?;
+        let context = ForwardContext::new(model, tokens, device)?;
+        let gates = ModelGates::new(model, gates)?;
         let embedding = Embedding::build(model, &mut *weight)?;
-        let x = embedding.forward(input_ids, &context)?;
-        Ok(Stream { model: model.clone(), context, weight, x })
+        let x = embedding.forward(input_ids, &gates)?;
+        Ok(Stream { model: model.clone(), context, gates, weight, x })
     }
 
     /// Runs all rows through `layer`.
     pub(super) fn advance(&mut self, layer: i64) -> Result<(), Error> {
         let block = Block::build(&self.model, layer, &mut *self.weight)?;
         // Row by row: what a layer needs for itself is many times the residual stream.
-        let context = self.context.layer(&self.model, layer, self.x.size()[1])?;
+        let context = self.context.layer(&self.model, &self.gates, layer, self.x.size()[1])?;
         let rows = (0..self.x.size()[0]).map(|row| block.forward(&self.x.f_narrow(0, row, 1)?, &context));
         self.x = Tensor::f_cat(&rows.collect::<Result<Vec<_>, _>>()?, 0)?;
         Ok(())
@@ -57,7 +59,7 @@ impl<'a> Stream<'a> {
     /// Logits `[t, V]` in fp64 of positions `from..from + count` of one row.
     pub(super) fn logits(&self, head: &Head, row: i64, from: i64, count: i64) -> Result<Tensor, Error> {
         let x = self.x.f_narrow(0, row, 1)?.f_narrow(1, from, count)?;
-        Ok(head.forward(&self.model, &x, &self.context)?.f_squeeze_dim(0)?.f_to_kind(Kind::Double)?)
+        Ok(head.forward(&self.model, &x, &self.gates)?.f_squeeze_dim(0)?.f_to_kind(Kind::Double)?)
     }
 }
 

@@ -3,15 +3,17 @@
 //! The intermediate mask multiplies the up branch only; the gate branch is untouched, so folding it into the
 //! up projection is exact.
 
-use super::decoder::LayerContext;
+use super::block::LayerWeights;
+use super::context::LayerContext;
 use super::linear::{Linear, project};
 use super::norm::rms_norm;
+use super::parameters::Role;
 use crate::native::swiglu::swiglu;
 use tch::{TchError, Tensor};
 
 /// Weights of the feed-forward half of a layer.
 #[derive(Debug)]
-pub struct Mlp {
+pub struct FeedForward {
     /// Norm weight before the projections `[D]`.
     pub norm: Tensor,
     /// Gate projection `[F, D]`.
@@ -24,7 +26,18 @@ pub struct Mlp {
     pub eps: f64,
 }
 
-impl Mlp {
+impl FeedForward {
+    /// Takes its weights by role.
+    pub(super) fn build<E>(weights: &mut LayerWeights<E>) -> Result<FeedForward, E> {
+        Ok(FeedForward {
+            norm: weights.get(Role::FeedForwardNorm)?,
+            gate: weights.linear(Role::GateWeight, Role::GateBias)?,
+            up: weights.linear(Role::UpWeight, Role::UpBias)?,
+            down: weights.linear(Role::DownWeight, Role::DownBias)?,
+            eps: weights.model.rms_norm_eps,
+        })
+    }
+
     /// The residual stream `x [B, T, D]` after this half.
     pub fn forward(&self, x: &Tensor, context: &LayerContext) -> Result<Tensor, TchError> {
         let (normed, x) = rms_norm(x, &self.norm, self.eps, context.hidden.as_ref())?;
@@ -34,8 +47,8 @@ impl Mlp {
     }
 
     /// The same tensors again.
-    pub fn shallow_clone(&self) -> Mlp {
-        Mlp {
+    pub fn shallow_clone(&self) -> FeedForward {
+        FeedForward {
             norm: self.norm.shallow_clone(),
             gate: self.gate.shallow_clone(),
             up: self.up.shallow_clone(),

@@ -1,0 +1,159 @@
+//! One folder to write: cut from a step by its masks, cut from the source at once, or copied from a step.
+
+use super::card::card_shape;
+use super::check_rows::check_rows;
+use super::{Error, Observer, Written};
+use crate::config::{self, RunConfig, Stage};
+use crate::files::Staging;
+use crate::hf::{Checkpoint, ModelCard, ShardWriter, TensorPlan, carry_companions};
+use crate::model::count::ParameterCount;
+use crate::model::parameters::parameters;
+use crate::prune::convert::require_complete;
+use crate::prune::{Conversion, convert, magnitude, shape};
+use crate::run_dir::layout::{STEP_MODEL, mask_file};
+use crate::run_dir::{RunDir, StepDir, Verify};
+use crate::train::Setup;
+use crate::train::written::written_dtype;
+use sha2::{Digest, Sha256};
+use shearling_masks::{Gates, KeepPlan, MaskReport, MaskSet, MaskSpec};
+use std::path::{Path, PathBuf};
+use tch::Device;
+
+/// One folder to write.
+#[derive(Debug)]
+pub struct Job {
+    pub(super) config: RunConfig,
+    /// SHA-256 of the configuration as the run has it, before options of `export`.
+    pub(super) digest: String,
+    pub(super) stage: Stage,
+    companions: PathBuf,
+    out: PathBuf,
+}
+
+/// What is cut from what.
+struct Cut<'a> {
+    source: &'a Checkpoint,
+    spec: &'a MaskSpec,
+    gates: &'a Gates,
+    plan: &'a KeepPlan,
+    card: ModelCard,
+}
+
+impl Job {
+    /// The folder that a run of `setup` ends with.
+    pub fn of(setup: &Setup, out: PathBuf) -> Result<Job, Error> {
+        let (config, companions) = (setup.config.clone(), setup.companions.clone());
+        Ok(Job { digest: digest(&config)?, config, stage: setup.stage, companions, out })
+    }
+
+    /// A folder from a step of a run with this configuration. `change` is what differs from the run: it does not
+    /// change the digest on the card.
+    pub fn from_run(
+        mut config: RunConfig,
+        stage: Stage,
+        out: PathBuf,
+        change: impl FnOnce(&mut RunConfig),
+    ) -> Result<Job, Error> {
+        let digest = digest(&config)?;
+        change(&mut config);
+        // Tokenizer files come from the source model, or from the data when the model began with random weights.
+        let companions = config.model.source.clone().unwrap_or_else(|| config.data.path.clone());
+        Ok(Job { companions, config, digest, stage, out })
+    }
+
+    /// Writes the folder from a step of its stage.
+    pub fn write(&self, step: &StepDir, device: Device, observer: &mut dyn Observer) -> Result<Written, Error> {
+        match self.stage {
+            Stage::Prune => self.prune(step, device, observer),
+            Stage::Pretrain => self.copy(step),
+        }
+    }
+
+    /// Cuts the source of a run by weight magnitude, without any training (`prune.method = "magnitude"`).
+    pub fn one_shot(setup: &Setup, out: PathBuf, observer: &mut dyn Observer) -> Result<Written, Error> {
+        let source = setup.source.as_ref().ok_or(Error::Needs("model.source"))?;
+        let spec = setup.spec.as_ref().ok_or(Error::Needs("a [target]"))?;
+        let (plan, gates) = magnitude::one_shot(source, spec, setup.device)?;
+        let job = Job::of(setup, out)?;
+        let cut = Cut { source, spec, gates: &gates, plan: &plan, card: job.card(source.model(), None)? };
+        job.cut(cut, setup.device, observer)
+    }
+
+    fn prune(&self, step: &StepDir, device: Device, observer: &mut dyn Observer) -> Result<Written, Error> {
+        let masks = MaskSet::load(mask_file(step.path()), device)?;
+        observer.masks(&MaskReport::new(&masks)?);
+        let gates = masks.deterministic_target()?.detach()?;
+        let plan = KeepPlan::from_gates(masks.spec(), &gates)?;
+        let source = Checkpoint::open(&step.path().join(STEP_MODEL))?;
+        let card = self.card(source.model(), Some(step))?;
+        self.cut(Cut { source: &source, spec: masks.spec(), gates: &gates, plan: &plan, card }, device, observer)
+    }
+
+    fn cut(&self, cut: Cut, device: Device, observer: &mut dyn Observer) -> Result<Written, Error> {
+        let rows = check_rows(&self.config, device)?;
+        let conversion = Conversion {
+            source: cut.source,
+            companions: &self.companions,
+            spec: cut.spec,
+            gates: cut.gates,
+            plan: cut.plan,
+            dtype: written_dtype(&self.config, Stage::Prune)?,
+            max_shard_bytes: self.config.checkpoint.max_shard_bytes,
+            check_rows: &rows,
+            device,
+            unproven: self.config.prune.unproven,
+        };
+        let mut progress = |what: &str, done: usize, of: usize| observer.progress(what, done, of);
+        let converted = convert(&conversion, &self.out, cut.card, &mut progress)?;
+        observer.compared(&converted.transfer, &converted.equivalence);
+        Ok(Written {
+            path: self.out.clone(),
+            parameters_before: ParameterCount::of(cut.source.model()).total(),
+            shape: card_shape(&shape::resized(cut.source.model(), cut.spec.target())),
+            dtype: conversion.dtype,
+            equivalence: Some(converted.equivalence),
+        })
+    }
+
+    /// Writes the weights of a step unchanged in shape.
+    fn copy(&self, step: &StepDir) -> Result<Written, Error> {
+        let source = Checkpoint::open(&step.path().join(STEP_MODEL))?;
+        require_complete(&source, source.model())?;
+        let dtype = written_dtype(&self.config, Stage::Pretrain)?;
+        let staging = Staging::new(&self.out)?;
+        source.config().with_dtype(dtype)?.write(staging.path())?;
+        let wanted = parameters(source.model());
+        let plan = wanted.iter().map(|p| TensorPlan { name: p.name.clone(), shape: p.shape.clone(), dtype });
+        let mut writer = ShardWriter::create(staging.path(), plan.collect(), self.config.checkpoint.max_shard_bytes)?;
+        for parameter in &wanted {
+            writer.write(&parameter.name, &source.finite_tensor(&parameter.name, dtype.kind(), Device::Cpu)?)?;
+        }
+        writer.finish()?;
+        carry_companions(&self.companions, staging.path())?;
+        self.card(source.model(), Some(step))?.write(staging.path())?;
+        Ok(Written {
+            path: staging.publish()?,
+            parameters_before: ParameterCount::of(source.model()).total(),
+            shape: card_shape(source.model()),
+            dtype,
+            equivalence: None,
+        })
+    }
+}
+
+/// A step folder of a run, its hashes checked: the named one, or the last good one.
+pub fn open_step(run: &Path, step: Option<u64>) -> Result<StepDir, Error> {
+    let folder = RunDir::open(run)?;
+    let Some(step) = step else {
+        let latest = folder.latest_valid(Verify::Hashes)?;
+        let reasons = || latest.skipped.iter().map(|skipped| format!("\n  {}", skipped.reason)).collect::<String>();
+        return latest.step.ok_or_else(|| Error::NoStep { run: run.to_path_buf(), reasons: reasons() });
+    };
+    Ok(folder.open_step(step, Verify::Hashes)?)
+}
+
+/// SHA-256 of a resolved configuration, in hex.
+fn digest(config: &RunConfig) -> Result<String, Error> {
+    let digest = Sha256::digest(config::resolved_toml(config)?.as_bytes());
+    Ok(digest.iter().map(|byte| format!("{byte:02x}")).collect())
+}

@@ -1,0 +1,16 @@
+//! What an export tells while it works.
+
+use crate::prune::{Equivalence, Transfer};
+use shearling_masks::MaskReport;
+
+/// Told what happens; every method may be left out.
+pub trait Observer {
+    /// The masks that are about to be cut.
+    fn masks(&mut self, _report: &MaskReport) {}
+
+    /// `done` of `of` parts of one piece of the work.
+    fn progress(&mut self, _what: &str, _done: usize, _of: usize) {}
+
+    /// The pruned model has been written and compared with the masked one.
+    fn compared(&mut self, _transfer: &Transfer, _equivalence: &Equivalence) {}
+}

@@ -1,0 +1,85 @@
+//! One layer, and the one place where its forward begins and ends: plain, or with its input alone kept for a backward that
+//! computes it again. Whatever has to happen around a layer (weights that are fetched before and let go after) happens
+//! in [`Block::run`].
+
+use super::ModelConfig;
+use super::attention::Attention;
+use super::context::LayerContext;
+use super::feed_forward::FeedForward;
+use super::linear::Linear;
+use super::parameters::Role;
+use crate::native::recompute::recompute;
+use tch::{TchError, Tensor};
+
+/// Attention and feed-forward of a layer.
+#[derive(Debug)]
+pub struct Block {
+    pub(super) attention: Attention,
+    pub(super) feed_forward: FeedForward,
+}
+
+/// What a layer keeps for its backward.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Keep {
+    /// All that the backward needs.
+    All,
+    /// Its input; the rest is computed again.
+    Input,
+}
+
+impl Block {
+    /// Takes the weights of `layer` from `weight`, which is asked only for names that the config says exist.
+    pub fn build<E>(
+        model: &ModelConfig,
+        layer: i64,
+        weight: &mut dyn FnMut(&str) -> Result<Tensor, E>,
+    ) -> Result<Block, E> {
+        let mut weights = LayerWeights { model, layer, weight };
+        Ok(Block { attention: Attention::build(&mut weights)?, feed_forward: FeedForward::build(&mut weights)? })
+    }
+
+    /// The residual stream `x [B, T, D]` after this layer.
+    pub fn forward(&self, x: &Tensor, context: &LayerContext) -> Result<Tensor, TchError> {
+        self.feed_forward.forward(&self.attention.forward(x, context)?, context)
+    }
+
+    /// As [`Block::forward`], as a part of a whole forward.
+    pub(super) fn run(&self, x: &Tensor, context: LayerContext, keep: Keep) -> Result<Tensor, TchError> {
+        match keep {
+            Keep::All => self.forward(x, &context),
+            Keep::Input => {
+                let block = self.shallow_clone();
+                recompute(x, move |x| block.forward(x, &context))
+            }
+        }
+    }
+
+    /// The same tensors again.
+    fn shallow_clone(&self) -> Block {
+        Block { attention: self.attention.shallow_clone(), feed_forward: self.feed_forward.shallow_clone() }
+    }
+}
+
+/// The weights of a layer by role, from wherever they come.
+pub(super) struct LayerWeights<'a, E> {
+    pub(super) model: &'a ModelConfig,
+    layer: i64,
+    weight: &'a mut dyn FnMut(&str) -> Result<Tensor, E>,
+}
+
+impl<E> LayerWeights<'_, E> {
+    /// One that every model has.
+    pub(super) fn get(&mut self, role: Role) -> Result<Tensor, E> {
+        (self.weight)(&role.name(Some(self.layer)))
+    }
+
+    /// One that the config may leave out.
+    pub(super) fn get_if_present(&mut self, role: Role) -> Result<Option<Tensor>, E> {
+        role.is_present(self.model).then(|| self.get(role)).transpose()
+    }
+
+    /// A linear map with the bias that the config says it has.
+    pub(super) fn linear(&mut self, weight: Role, bias: Role) -> Result<Linear, E> {
+        Ok(Linear { weight: self.get(weight)?, bias: self.get_if_present(bias)? })
+    }
+}

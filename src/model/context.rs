@@ -1,0 +1,65 @@
+//! What the layers of one forward share besides weights and gates: rotary tables and the attention masks of sliding
+//! windows. Made once for a model and a row length and never changed; the gates are an argument of each forward.
+
+use super::ModelConfig;
+use super::attention::window_mask;
+use super::gates::{LayerGates, ModelGates};
+use super::norm::HiddenGate;
+use super::rope::RopeTable;
+use std::collections::HashMap;
+use tch::{Device, TchError, Tensor};
+
+/// Tables of a model for rows of up to a number of tokens.
+#[derive(Debug)]
+pub struct ForwardContext {
+    rope: RopeTable,
+    /// Attention masks `[T, T]` of the sliding windows that are shorter than T, by window.
+    window_masks: HashMap<i64, Tensor>,
+}
+
+/// What one layer needs besides its weights and its input.
+#[derive(Debug)]
+pub struct LayerContext {
+    pub(super) rope: RopeTable,
+    pub(super) hidden: Option<HiddenGate>,
+    pub(super) gates: LayerGates,
+    /// Attention mask `[T, T]` of a sliding window; `None` where plain causal attention does.
+    pub(super) window: Option<Tensor>,
+}
+
+impl LayerContext {
+    /// Without gates: what decoding needs.
+    pub(super) fn plain(rope: RopeTable) -> LayerContext {
+        LayerContext { rope, hidden: None, gates: LayerGates::default(), window: None }
+    }
+}
+
+impl ForwardContext {
+    /// Context for rows of up to `tokens` tokens.
+    pub fn new(model: &ModelConfig, tokens: i64, device: Device) -> Result<ForwardContext, TchError> {
+        let rope = RopeTable::new(&model.rope, model.head_dim, tokens, device)?;
+        let mut window_masks = HashMap::new();
+        for window in model.sliding_window.iter().flatten().filter(|window| **window < tokens) {
+            window_masks.insert(*window, window_mask(tokens, *window, device)?);
+        }
+        Ok(ForwardContext { rope, window_masks })
+    }
+
+    /// What layer `layer` of `model` needs for rows of `tokens` under `gates`.
+    pub fn layer(
+        &self,
+        model: &ModelConfig,
+        gates: &ModelGates,
+        layer: i64,
+        tokens: i64,
+    ) -> Result<LayerContext, TchError> {
+        let window = model.sliding_window.get(layer as usize).copied().flatten().filter(|window| *window < tokens);
+        let window = window.and_then(|window| self.window_masks.get(&window));
+        Ok(LayerContext {
+            rope: self.rope.shallow_clone(),
+            hidden: gates.hidden.as_ref().map(HiddenGate::shallow_clone),
+            gates: gates.layers.get(layer as usize).map(LayerGates::shallow_clone).unwrap_or_default(),
+            window: window.map(|mask| mask.f_narrow(0, 0, tokens)?.f_narrow(1, 0, tokens)).transpose()?,
+        })
+    }
+}
