@@ -1,9 +1,9 @@
 //! `shearling export`, and how writing a model folder is shown wherever it happens.
 
 use super::Verdict;
+use super::finish::finish;
 use super::mask_warnings::report_masks;
 use super::refusal::Origin;
-use super::run::finish;
 use crate::cli::Printer;
 use crate::cli::arguments::Export;
 use crate::cli::progress::Progress;

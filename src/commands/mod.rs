@@ -7,6 +7,7 @@ pub mod demo;
 pub mod doctor;
 pub mod eval;
 pub mod export;
+mod finish;
 pub mod generate;
 pub mod init;
 pub mod inspect;

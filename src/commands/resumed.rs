@@ -1,6 +1,5 @@
 //! What `--resume RUN` means: the configuration that the run goes on with, or that it has nothing left to do.
 
-use super::run::model_name;
 use crate::cli::Printer;
 use crate::config::{self, RunConfig, Stage};
 use crate::run_dir::RunDir;
@@ -36,7 +35,7 @@ pub(super) fn resume(folder: &Path, sets: &[String], stage: Stage, printer: &Pri
     }
     check_same_run(&saved, &config)?;
     let done = RunDir::open(folder)?.list_steps()?.last().copied().unwrap_or(0);
-    let written = folder.join(model_name(stage));
+    let written = folder.join(crate::export::folder_name(stage));
     if done >= config.train.steps && written.exists() {
         return Ok(Resumed::Finished(written));
     }

@@ -2,17 +2,17 @@
 
 use super::Verdict;
 use super::export::{prune_one_shot, write_model};
+use super::finish::{finish, finish_at};
 use super::observer::TerminalObserver;
-use super::refusal::{Origin, refusal};
+use super::refusal::Origin;
 use super::resumed::{Resumed, resume, working_directory};
 use crate::cli::Printer;
 use crate::cli::arguments::{ConfigArguments, Run};
 use crate::cli::table::bytes;
 use crate::config::{self, PruneMethod, RunConfig, Stage};
-use crate::export::{Error as ExportError, Written};
+use crate::export::{Written, folder_name};
 use crate::native::{device, threads};
-use crate::prune::Error as PruneError;
-use crate::run_dir::layout::{MODEL, PRUNED};
+use crate::run_dir::layout::PRUNED;
 use crate::train::run_folder::refuse_existing;
 use crate::train::{Setup, run as train_run};
 use anyhow::Context;
@@ -80,15 +80,7 @@ pub fn execute(
         printer.note(format!("stopped after step {}; resume with: shearling {label} --resume {folder}", outcome.step));
         return Ok(None);
     }
-    write_model(&setup, &outcome, outcome.run.join(model_name(stage)), printer).map(Some)
-}
-
-/// The folder inside a run that its stage writes the model to.
-pub(super) fn model_name(stage: Stage) -> &'static str {
-    match stage {
-        Stage::Prune => PRUNED,
-        Stage::Pretrain => MODEL,
-    }
+    write_model(&setup, &outcome, outcome.run.join(folder_name(stage)), printer).map(Some)
 }
 
 fn tell_finished(folder: &Path, stage: Stage, printer: &Printer) {
@@ -100,36 +92,10 @@ fn tell_finished(folder: &Path, stage: Stage, printer: &Printer) {
     ));
 }
 
-/// The folder of the model, the last thing that is said.
-fn finish_at(model: &Path, printer: &Printer) -> anyhow::Result<Verdict> {
-    let path = model.display().to_string();
-    printer.data(format!("{path}\n"), || serde_json::json!({ "model": path }));
-    Ok(Verdict::Done)
-}
-
 /// Computes with as many threads as the configuration says, if it says.
 pub(super) fn use_threads(config: &RunConfig) {
     if let Some(threads) = config.run.threads {
         threads::set(threads.get());
-    }
-}
-
-/// Prints the written folder; a failed equivalence check is an answer (exit code 1), anything else an error.
-pub(super) fn finish(
-    written: anyhow::Result<Option<Written>>,
-    origin: &Origin,
-    printer: &Printer,
-) -> anyhow::Result<Verdict> {
-    match written {
-        Ok(None) => Ok(Verdict::Done),
-        Ok(Some(written)) => finish_at(&written.path, printer),
-        Err(error) => match error.downcast_ref::<ExportError>() {
-            Some(ExportError::Prune(PruneError::NotEqual(equivalence))) => {
-                printer.warn(refusal(equivalence, origin));
-                Ok(Verdict::CheckFailed)
-            }
-            _ => Err(error),
-        },
     }
 }
 

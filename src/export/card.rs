@@ -1,7 +1,7 @@
 //! The model card of a written folder: where it comes from and what was done to it.
 
-use super::{Error, Job};
-use crate::config::Stage;
+use super::Error;
+use crate::config::{RunConfig, Stage};
 use crate::hf::{CardShape, ModelCard, ModelConfig};
 use crate::model::count::ParameterCount;
 use crate::prune::shape;
@@ -9,42 +9,46 @@ use crate::run_dir::StepDir;
 use crate::train::checkpoint;
 use std::path::{Path, PathBuf};
 
-impl Job {
-    /// Provenance of the folder; `step` is where the weights were trained to, if they were.
-    pub(super) fn card(&self, model: &ModelConfig, step: Option<&StepDir>) -> Result<ModelCard, Error> {
-        let source = self.config.model.source.as_deref().map(provenance);
-        let target = self.config.target.as_ref().filter(|_| self.stage == Stage::Prune);
-        let own = card_shape(model);
-        let target_shape = target.map(|target| {
-            let source = shape::source_shape(model);
-            card_shape(&shape::resized(model, &shape::target_shape(&source, target)))
-        });
-        let stage = match (self.stage, self.config.prune.method) {
-            (Stage::Pretrain, _) => "training".to_string(),
-            (Stage::Prune, method) => format!("pruning ({method:?})").to_lowercase(),
-        };
-        let (steps, tokens) = step.map_or((0, 0), |step| (step.step(), step.manifest().tokens));
-        let before =
-            self.config.model.source.as_deref().map(ModelCard::read).transpose()?.flatten().unwrap_or_default();
-        let mut stages = before.stages;
-        stages.push((stage, steps, tokens));
-        let (source, source_shape) = (before.source.or(source), before.source_shape.or(target.map(|_| own)));
-        let target_shape = target_shape.unwrap_or(own);
-        Ok(ModelCard {
-            title: ModelCard::title_of(source.as_deref(), source_shape.as_ref(), &target_shape),
-            source,
-            source_shape,
-            target_shape: Some(target_shape),
-            stages,
-            domains: step.map(checkpoint::shares_seen).transpose()?.unwrap_or_default(),
-            equivalence: before.equivalence,
-            config_digest: Some(self.digest.clone()),
-            versions: vec![
-                ("shearling".to_string(), env!("CARGO_PKG_VERSION").to_string()),
-                ("libtorch".to_string(), "2.11.0 (tch 0.24)".to_string()),
-            ],
-        })
-    }
+/// Provenance of a folder that `stage` writes under `config`, whose `digest` it names; `step` is where the weights of `model`
+/// were trained to, if they were.
+pub(super) fn card(
+    config: &RunConfig,
+    digest: &str,
+    stage: Stage,
+    model: &ModelConfig,
+    step: Option<&StepDir>,
+) -> Result<ModelCard, Error> {
+    let source = config.model.source.as_deref().map(provenance);
+    let target = config.target.as_ref().filter(|_| stage == Stage::Prune);
+    let own = card_shape(model);
+    let target_shape = target.map(|target| {
+        let source = shape::source_shape(model);
+        card_shape(&shape::resized(model, &shape::target_shape(&source, target)))
+    });
+    let stage_name = match (stage, config.prune.method) {
+        (Stage::Pretrain, _) => "training".to_string(),
+        (Stage::Prune, method) => format!("pruning ({method:?})").to_lowercase(),
+    };
+    let (steps, tokens) = step.map_or((0, 0), |step| (step.step(), step.manifest().tokens));
+    let before = config.model.source.as_deref().map(ModelCard::read).transpose()?.flatten().unwrap_or_default();
+    let mut stages = before.stages;
+    stages.push((stage_name, steps, tokens));
+    let (source, source_shape) = (before.source.or(source), before.source_shape.or(target.map(|_| own)));
+    let target_shape = target_shape.unwrap_or(own);
+    Ok(ModelCard {
+        title: ModelCard::title_of(source.as_deref(), source_shape.as_ref(), &target_shape),
+        source,
+        source_shape,
+        target_shape: Some(target_shape),
+        stages,
+        domains: step.map(checkpoint::shares_seen).transpose()?.unwrap_or_default(),
+        equivalence: before.equivalence,
+        config_digest: Some(digest.to_string()),
+        versions: vec![
+            ("shearling".to_string(), env!("CARGO_PKG_VERSION").to_string()),
+            ("libtorch".to_string(), "2.11.0 (tch 0.24)".to_string()),
+        ],
+    })
 }
 
 /// A shape with its parameters.

@@ -1,11 +1,11 @@
 //! One folder to write: cut from a step by its masks, cut from the source at once, or copied from a step.
 
-use super::card::card_shape;
+use super::card::{card, card_shape};
 use super::check_rows::check_rows;
 use super::{Error, Observer, Written};
 use crate::config::{self, RunConfig, Stage};
 use crate::files::Staging;
-use crate::hf::{Checkpoint, ModelCard, ShardWriter, TensorPlan, carry_companions};
+use crate::hf::{Checkpoint, ModelCard, ModelConfig, ShardWriter, TensorPlan, carry_companions};
 use crate::model::count::ParameterCount;
 use crate::model::parameters::parameters;
 use crate::prune::convert::require_complete;
@@ -22,10 +22,10 @@ use tch::Device;
 /// One folder to write.
 #[derive(Debug)]
 pub struct Job {
-    pub(super) config: RunConfig,
+    config: RunConfig,
     /// SHA-256 of the configuration as the run has it, before options of `export`.
-    pub(super) digest: String,
-    pub(super) stage: Stage,
+    digest: String,
+    stage: Stage,
     companions: PathBuf,
     out: PathBuf,
 }
@@ -113,6 +113,10 @@ impl Job {
             dtype: conversion.dtype,
             equivalence: Some(converted.equivalence),
         })
+    }
+
+    fn card(&self, model: &ModelConfig, step: Option<&StepDir>) -> Result<ModelCard, Error> {
+        card(&self.config, &self.digest, self.stage, model, step)
     }
 
     /// Writes the weights of a step unchanged in shape.

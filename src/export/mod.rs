@@ -12,11 +12,13 @@
 mod card;
 mod check_rows;
 mod error;
+mod folder;
 mod job;
 mod observer;
 mod written;
 
 pub use error::Error;
+pub use folder::folder_name;
 pub use job::{Job, open_step};
 pub use observer::Observer;
 pub use written::Written;

@@ -20,18 +20,6 @@ pub fn ensure_space(path: &Path, needed_bytes: u64) -> Result<()> {
     Err(Error::NoSpace { path: path.to_owned(), needed_bytes, available_bytes })
 }
 
-/// Bytes in binary units: `1.5 KiB`.
-pub fn readable_bytes(count: f64) -> String {
-    let units = ["B", "KiB", "MiB", "GiB", "TiB"];
-    let mut value = count;
-    let mut unit = 0;
-    while value >= 1024.0 && unit + 1 < units.len() {
-        value /= 1024.0;
-        unit += 1;
-    }
-    if unit == 0 { format!("{value:.0} B") } else { format!("{value:.1} {}", units[unit]) }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;

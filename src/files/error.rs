@@ -3,7 +3,7 @@
 //! A message names the file (and the key or tensor), what was expected and what was found, and how to put it right. The cause
 //! below it, if there is one, is the error's `source`, so that the printed chain says nothing twice.
 
-use super::disk::readable_bytes;
+use super::readable::readable_bytes;
 use std::path::{Path, PathBuf};
 
 /// What functions of this module return.

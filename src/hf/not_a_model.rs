@@ -1,8 +1,10 @@
 //! Why a path is not a Hugging Face folder with a model in it: the usual mistakes, each with what to give instead.
 
-use super::RawConfig;
 use crate::files::publish::entries_of;
 use std::path::{Path, PathBuf};
+
+/// The file that makes a folder a model.
+pub(super) const CONFIG_NAME: &str = "config.json";
 
 /// Folders that are named where a path has models below it.
 const NAMED: usize = 3;
@@ -74,7 +76,7 @@ fn hub_id(path: &Path) -> Option<String> {
 fn below(path: &Path) -> Option<String> {
     let entries = [path.to_path_buf(), path.join("snapshots")].map(|folder| entries_of(&folder).unwrap_or_default());
     let models: Vec<PathBuf> =
-        entries.into_iter().flatten().filter(|entry| entry.join(RawConfig::FILE_NAME).is_file()).collect();
+        entries.into_iter().flatten().filter(|entry| entry.join(CONFIG_NAME).is_file()).collect();
     let first = models.first()?;
     Some(match models.len() {
         1 => format!("the model is in {}: give that folder", first.display()),

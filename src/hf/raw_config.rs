@@ -3,7 +3,8 @@
 //! A pruned checkpoint gets a patched copy of its source's file, so that whatever a user's tools put there survives. What is
 //! patched is written in the dialects of transformers 4 and 5 at once.
 
-use super::{Architecture, ModelConfig, Rope, RopeKind, not_a_model, sliding_window};
+use super::not_a_model::{CONFIG_NAME, not_a_model};
+use super::{Architecture, ModelConfig, Rope, RopeKind, sliding_window};
 use crate::files::json::{self, Fields};
 use crate::files::{DType, Error, Result, publish};
 use serde_json::{Map, Value, json};
@@ -71,7 +72,7 @@ pub struct NewLlama {
 
 impl RawConfig {
     /// Its name in a Hugging Face folder.
-    pub const FILE_NAME: &'static str = "config.json";
+    pub const FILE_NAME: &'static str = CONFIG_NAME;
 
     /// Reads a `config.json`. Only that it is one JSON object is checked here; [`RawConfig::model`] checks what it says.
     ///

@@ -2,9 +2,7 @@
 //! data, by the fingerprint that a run records, and of as many rows.
 
 use super::evaluations::{DomainEval, Evaluation};
-use super::history::RunHistory;
 use serde::Serialize;
-use std::hash::{DefaultHasher, Hash, Hasher};
 
 /// The held-out rows that a loss is of: equal for equal rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -46,19 +44,4 @@ impl HeldOutLoss {
             rows: Some(rows),
         })
     }
-}
-
-/// Equal for runs of the same data. A run that does not say what its data was is only like itself.
-pub(super) fn data_of(history: &RunHistory) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    match &history.data_fingerprint {
-        Some(fingerprint) => fingerprint.hash(&mut hasher),
-        None => ("a run of unknown data", &history.path).hash(&mut hasher),
-    }
-    hasher.finish()
-}
-
-/// Whether two runs evaluated on the same data.
-pub fn is_of_same_data(a: &RunHistory, b: &RunHistory) -> bool {
-    data_of(a) == data_of(b)
 }

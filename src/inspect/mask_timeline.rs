@@ -3,7 +3,7 @@
 use super::Error;
 use super::evaluations::Evaluation;
 use super::locate::{mask_files, newest};
-use super::notes::Note;
+use super::note::Note;
 use super::parameters::{model_of, models_of};
 use super::settling::{Settled, settled};
 use super::snapshots::{self, Loaded, MaskSnapshot, SnapshotFile, Vocabulary};

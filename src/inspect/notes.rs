@@ -5,45 +5,14 @@ use super::columns::{Column, ends};
 use super::evaluations::ModulePolarisation;
 use super::events::Event;
 use super::history::RunHistory;
-use super::lines::shown;
+use super::note::Note;
 use super::recorded::Recorded;
 use super::settling::Settled;
 pub use crate::train::evaluation::CONSTRAINT_TOLERANCE;
 use crate::words::{counted, plural, thousands};
-use serde::Serialize;
 
 /// Steps that a note names.
 const NAMED_STEPS: usize = 5;
-
-/// How much a note matters.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize)]
-#[serde(rename_all = "snake_case")]
-pub enum Severity {
-    /// Something is wrong, missing, or not as it should be at the end.
-    Warning,
-    /// Worth knowing.
-    Info,
-}
-
-/// A sentence about a run.
-#[derive(Clone, Debug, PartialEq, Eq, Serialize)]
-pub struct Note {
-    /// How much it matters.
-    pub severity: Severity,
-    /// The sentence.
-    pub text: String,
-}
-
-impl Note {
-    /// Messages may quote what stands in a file, so they are made fit to be shown.
-    pub(super) fn warning(text: impl AsRef<str>) -> Note {
-        Note { severity: Severity::Warning, text: shown(text.as_ref()) }
-    }
-
-    pub(super) fn info(text: impl AsRef<str>) -> Note {
-        Note { severity: Severity::Info, text: shown(text.as_ref()) }
-    }
-}
 
 /// About the metrics file itself.
 pub(super) fn of_lines(recorded: &Recorded) -> Vec<Note> {

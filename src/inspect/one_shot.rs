@@ -2,7 +2,7 @@
 //! the model in `RUN/pruned/`. What its card tells stands for the run, so that it can be shown beside what continued it.
 
 use super::history::RunHistory;
-use super::notes::Note;
+use super::note::Note;
 use super::written::WrittenModel;
 use crate::hf::{CardShape, ModelCard};
 use crate::run_dir::layout::PRUNED;

@@ -8,13 +8,13 @@
 //! not pruned. It is a factor on columns of Wo, z^layer·h one on its rows: no activation is multiplied for a mask.
 
 use super::ModelConfig;
-use super::block::LayerWeights;
 use super::context::LayerContext;
+use super::layer_weights::LayerWeights;
 use super::linear::{Linear, project};
 use super::norm::rms_norm;
 use super::parameters::Role;
 use crate::native::attention::causal_attention;
-use tch::{Device, Kind, TchError, Tensor};
+use tch::{TchError, Tensor};
 
 /// Weights of the attention half of a layer.
 #[derive(Debug)]
@@ -135,25 +135,5 @@ impl Attention {
             layout: self.layout,
             eps: self.eps,
         }
-    }
-}
-
-/// `[T, T]`, true where position i may read position j: `0 ≤ i − j < window`.
-pub(super) fn window_mask(tokens: i64, window: i64, device: Device) -> Result<Tensor, TchError> {
-    let ones = Tensor::f_ones([tokens, tokens], (Kind::Bool, device))?;
-    ones.f_tril(0)?.f_logical_and(&ones.f_triu(1 - window)?)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn window_mask_counts_the_token_itself() {
-        let mask = window_mask(5, 2, Device::Cpu).unwrap();
-        let rows: Vec<i64> = (0..5).map(|i| mask.get(i).sum(Kind::Int64).int64_value(&[])).collect();
-        assert_eq!(rows, [1, 2, 2, 2, 2]);
-        assert_eq!(mask.int64_value(&[4, 3]), 1);
-        assert_eq!(mask.int64_value(&[4, 2]), 0);
     }
 }

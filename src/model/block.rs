@@ -6,8 +6,7 @@ use super::ModelConfig;
 use super::attention::Attention;
 use super::context::LayerContext;
 use super::feed_forward::FeedForward;
-use super::linear::Linear;
-use super::parameters::Role;
+use super::layer_weights::LayerWeights;
 use crate::native::recompute::recompute;
 use tch::{TchError, Tensor};
 
@@ -34,7 +33,7 @@ impl Block {
         layer: i64,
         weight: &mut dyn FnMut(&str) -> Result<Tensor, E>,
     ) -> Result<Block, E> {
-        let mut weights = LayerWeights { model, layer, weight };
+        let mut weights = LayerWeights::new(model, layer, weight);
         Ok(Block { attention: Attention::build(&mut weights)?, feed_forward: FeedForward::build(&mut weights)? })
     }
 
@@ -57,29 +56,5 @@ impl Block {
     /// The same tensors again.
     fn shallow_clone(&self) -> Block {
         Block { attention: self.attention.shallow_clone(), feed_forward: self.feed_forward.shallow_clone() }
-    }
-}
-
-/// The weights of a layer by role, from wherever they come.
-pub(super) struct LayerWeights<'a, E> {
-    pub(super) model: &'a ModelConfig,
-    layer: i64,
-    weight: &'a mut dyn FnMut(&str) -> Result<Tensor, E>,
-}
-
-impl<E> LayerWeights<'_, E> {
-    /// One that every model has.
-    pub(super) fn get(&mut self, role: Role) -> Result<Tensor, E> {
-        (self.weight)(&role.name(Some(self.layer)))
-    }
-
-    /// One that the config may leave out.
-    pub(super) fn get_if_present(&mut self, role: Role) -> Result<Option<Tensor>, E> {
-        role.is_present(self.model).then(|| self.get(role)).transpose()
-    }
-
-    /// A linear map with the bias that the config says it has.
-    pub(super) fn linear(&mut self, weight: Role, bias: Role) -> Result<Linear, E> {
-        Ok(Linear { weight: self.get(weight)?, bias: self.get_if_present(bias)? })
     }
 }

@@ -2,12 +2,11 @@
 //! windows. Made once for a model and a row length and never changed; the gates are an argument of each forward.
 
 use super::ModelConfig;
-use super::attention::window_mask;
 use super::gates::{LayerGates, ModelGates};
 use super::norm::HiddenGate;
 use super::rope::RopeTable;
 use std::collections::HashMap;
-use tch::{Device, TchError, Tensor};
+use tch::{Device, Kind, TchError, Tensor};
 
 /// Tables of a model for rows of up to a number of tokens.
 #[derive(Debug)]
@@ -61,5 +60,25 @@ impl ForwardContext {
             gates: gates.layers.get(layer as usize).map(LayerGates::shallow_clone).unwrap_or_default(),
             window: window.map(|mask| mask.f_narrow(0, 0, tokens)?.f_narrow(1, 0, tokens)).transpose()?,
         })
+    }
+}
+
+/// `[T, T]`, true where position i may read position j: `0 ≤ i − j < window`.
+pub(super) fn window_mask(tokens: i64, window: i64, device: Device) -> Result<Tensor, TchError> {
+    let ones = Tensor::f_ones([tokens, tokens], (Kind::Bool, device))?;
+    ones.f_tril(0)?.f_logical_and(&ones.f_triu(1 - window)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn window_mask_counts_the_token_itself() {
+        let mask = window_mask(5, 2, Device::Cpu).unwrap();
+        let rows: Vec<i64> = (0..5).map(|i| mask.get(i).sum(Kind::Int64).int64_value(&[])).collect();
+        assert_eq!(rows, [1, 2, 2, 2, 2]);
+        assert_eq!(mask.int64_value(&[4, 3]), 1);
+        assert_eq!(mask.int64_value(&[4, 2]), 0);
     }
 }

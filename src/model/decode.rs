@@ -8,10 +8,10 @@
 //!
 //! The first tokens of a text go through the attention of training, later ones through that of a cache.
 
-use super::attention::{Attention, Heads, window_mask};
+use super::attention::{Attention, Heads};
 use super::block::Block;
 use super::cache::{DecodeError, KvCache, LayerCache, Readable};
-use super::context::LayerContext;
+use super::context::{LayerContext, window_mask};
 use super::decoder::{Decoder, Embedding, Head};
 use super::norm::rms_norm;
 use crate::native::attention::causal_attention;

@@ -3,8 +3,8 @@
 //! The intermediate mask multiplies the up branch only; the gate branch is untouched, so folding it into the
 //! up projection is exact.
 
-use super::block::LayerWeights;
 use super::context::LayerContext;
+use super::layer_weights::LayerWeights;
 use super::linear::{Linear, project};
 use super::norm::rms_norm;
 use super::parameters::Role;

@@ -27,6 +27,7 @@ pub mod decoder;
 pub mod feed_forward;
 pub mod gates;
 pub mod init;
+mod layer_weights;
 pub mod linear;
 pub mod loss;
 pub mod norm;

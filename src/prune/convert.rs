@@ -6,42 +6,16 @@
 //! ```
 
 use super::blocks::Workers;
-use super::equivalence::{CheckRows, Equivalence, check};
+use super::conversion::{Conversion, source_parameter};
+use super::equivalence::{Equivalence, check};
 use super::fold::Folder;
 use super::shape::pruned_config;
 use super::{Error, Transfer, read_ahead};
-use crate::files::{DType, Staging, ensure_space};
+use crate::files::{Staging, ensure_space};
 use crate::hf::{self, Checkpoint, ModelCard, ShardWriter, TensorPlan, carry_companions};
-use crate::model::{ModelConfig, Parameter, parameters::layer_name, parameters::parameters};
-use shearling_masks::{Gates, KeepPlan, MaskSpec};
+use crate::model::{ModelConfig, parameters::parameters};
 use std::path::Path;
 use std::time::Instant;
-use tch::Device;
-
-/// What to convert and how.
-#[derive(Debug)]
-pub struct Conversion<'a> {
-    /// Source weights (the trained ones of a run, or an untouched checkpoint).
-    pub source: &'a Checkpoint,
-    /// Folder whose tokenizer and generation files are carried along.
-    pub companions: &'a Path,
-    /// The masks' source and target shape.
-    pub spec: &'a MaskSpec,
-    /// Final gates: 0 for removed units.
-    pub gates: &'a Gates,
-    /// Kept units.
-    pub plan: &'a KeepPlan,
-    /// Kind of the written weights.
-    pub dtype: DType,
-    /// Size at which a weight file is split.
-    pub max_shard_bytes: u64,
-    /// Real rows on which masked and pruned model must agree.
-    pub check_rows: &'a CheckRows,
-    /// Where the check runs; fold and slice run on the CPU, beside the files.
-    pub device: Device,
-    /// Publishes even what the check refuses, with that on its card.
-    pub unproven: bool,
-}
 
 /// A published conversion.
 #[derive(Clone, Debug)]
@@ -152,17 +126,4 @@ fn write_weights(
     })?;
     writer.finish()?;
     Ok(transfer.since(start))
-}
-
-/// The source's parameter that becomes `parameter` of the pruned model.
-pub(super) fn source_parameter(parameter: &Parameter, plan: &KeepPlan) -> Parameter {
-    let mut origin = parameter.clone();
-    if let Some(layer) = parameter.layer {
-        let source = plan.layers[layer as usize].source_index;
-        let prefix = layer_name(layer, "");
-        let suffix = parameter.name.strip_prefix(&prefix).unwrap_or(&parameter.name);
-        origin.name = layer_name(source, suffix);
-        origin.layer = Some(source);
-    }
-    origin
 }

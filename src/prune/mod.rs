@@ -8,6 +8,7 @@
 //! ```
 
 mod blocks;
+mod conversion;
 pub mod convert;
 mod element;
 pub mod equivalence;
@@ -23,7 +24,8 @@ mod read_ahead;
 pub mod shape;
 mod transfer;
 
-pub use convert::{Conversion, Converted, convert, write_model};
+pub use conversion::Conversion;
+pub use convert::{Converted, convert, write_model};
 pub use equivalence::{CheckRows, Equivalence, Fault};
 pub use error::Error;
 pub use transfer::Transfer;

@@ -12,9 +12,10 @@
 //! There is no state of a random generator: all noise comes from counters.
 
 use super::Error;
+use super::batches::loader_config;
 use super::memory::checkpoint_bytes;
 use super::setup::{Device, Setup};
-use super::trainer::{Counters, Trainer, load_masters, loader_config};
+use super::trainer::{Counters, Trainer, load_masters};
 use crate::files::{DType, TensorFile, ensure_space};
 use crate::hf::{Checkpoint, ModelConfig, ShardWriter, TensorPlan};
 use crate::run_dir::layout::{STEP_MASKS, STEP_MODEL, STEP_OPTIMIZER, STEP_STATE};

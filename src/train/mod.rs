@@ -10,6 +10,7 @@
 //!
 //! Everything random comes from counters, so a run that stops at any step and resumes is the same run.
 
+mod batches;
 pub mod checkpoint;
 pub mod decide;
 mod error;
@@ -21,8 +22,10 @@ pub mod mask_record;
 pub mod memory;
 pub mod metrics;
 pub mod mix_notices;
+mod observer;
 mod open;
 pub mod optimizer;
+mod outcome;
 pub mod outline;
 pub mod phases;
 pub mod references;
@@ -40,7 +43,9 @@ mod way_back;
 pub mod written;
 
 pub use error::Error;
+pub use observer::Observer;
+pub use outcome::Outcome;
 pub use outline::{Findings, Outline};
-pub use run::{Observer, Outcome, run};
+pub use run::run;
 pub use setup::{Device, Setup};
 pub use trainer::Trainer;

@@ -6,14 +6,15 @@ use super::checkpoint::standing;
 use super::decide::Intervals;
 use super::memory::checkpoint_bytes;
 use super::metrics;
-use super::run::{Observer, Outcome, predicted_memory};
+use super::observer::Observer;
+use super::outcome::{Outcome, predicted_memory};
 use super::run_folder::{refuse_existing, saved_config};
 use super::same_run::check_same_run;
 use super::setup::Setup;
 use super::trainer::Trainer;
 use crate::config::{self, RunConfig};
 use crate::files::{ensure_space, write_atomic};
-use crate::run_dir::layout::{CHECKPOINTS, METRICS, RESOLVED_CONFIG, SNAPSHOTS};
+use crate::run_dir::layout::{CHECKPOINTS, METRICS, RESOLVED_CONFIG, SNAPSHOTS, claimed_step};
 use crate::run_dir::{RunDir, RunLock, StepDir, Verify};
 use std::path::Path;
 
@@ -147,8 +148,8 @@ fn run_bytes(setup: &Setup) -> u64 {
 fn remove_later_snapshots(folder: &Path, step: u64) -> Result<(), Error> {
     let Ok(entries) = std::fs::read_dir(folder) else { return Ok(()) };
     for path in entries.flatten().map(|entry| entry.path()) {
-        let number = path.file_stem().and_then(|stem| stem.to_str()).and_then(|stem| stem.strip_prefix("step-"));
-        if number.and_then(|number| number.parse::<u64>().ok()).is_some_and(|number| number > step) {
+        let claimed = path.file_name().and_then(|name| claimed_step(name.to_str()?));
+        if claimed.is_some_and(|claimed| claimed > step) {
             std::fs::remove_file(&path).map_err(|source| Error::Io { action: "remove", path, source })?;
         }
     }

@@ -7,7 +7,7 @@ use super::setup::{
     Device, RandomFrame, check_data_fits, check_loads_elsewhere, check_rows_suffice, check_target_differs,
     loads_in_some_only, mixer_config, random_config, resolve_bounds,
 };
-use super::{Error, trainer};
+use super::{Error, batches};
 use crate::config::{self, RunConfig, Stage, validate};
 use crate::hf::{ModelConfig, RawConfig};
 use crate::prune::shape;
@@ -211,7 +211,7 @@ fn mix(
     });
     let updates = Intervals::new(config, None).mixer_updates();
     let reach = mixer.map(|mixer| Reach { updates, bounds: mixer.reach(updates) });
-    findings.keep(trainer::loader_config(config).validate());
+    findings.keep(batches::loader_config(config).validate());
     findings.keep(check_rows_suffice(config, &shares, dataset));
     (names.iter().cloned().zip(shares).collect(), reach)
 }

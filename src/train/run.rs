@@ -3,15 +3,14 @@
 
 use super::Error;
 use super::decide::{Intervals, improves};
-use super::evaluation::EvalReport;
 use super::guard::{check_divergence, check_end, ended, remember, require_finite, tell_alarm, way_back_of};
 use super::journal::Journal;
-use super::memory::MemoryEstimate;
 use super::metrics::{self, Timing};
 use super::mix_notices;
+use super::observer::Observer;
 use super::open::{Opened, Opening, open};
+use super::outcome::{Outcome, predicted_memory};
 use super::setup::Setup;
-use super::step::StepReport;
 use super::trainer::{Best, Trainer};
 use crate::files::Error as CheckpointError;
 use crate::hf::ModelCard;
@@ -19,49 +18,8 @@ use crate::native::{allocator, device, memory};
 use crate::run_dir::layout::{SNAPSHOTS, snapshot_name};
 use crate::run_dir::{RunDir, StepDir, Verify};
 use serde_json::json;
-use std::path::{Path, PathBuf};
+use std::path::Path;
 use std::time::Instant;
-
-/// Who watches a run; the only way it talks. All methods may be left alone.
-pub trait Observer {
-    /// The run is set up; `resumed` says that it continues.
-    fn started(&mut self, _trainer: &Trainer, _resumed: bool) {}
-    /// A step is done.
-    fn stepped(&mut self, _trainer: &Trainer, _report: &StepReport, _timing: Timing) {}
-    /// An evaluation is done.
-    fn evaluated(&mut self, _trainer: &Trainer, _report: &EvalReport) {}
-    /// A checkpoint is written.
-    fn saved(&mut self, _step: u64, _path: &Path) {}
-    /// Something to know: a skipped step, an exhausted domain, a checkpoint passed over.
-    fn noted(&mut self, _message: &str) {}
-    /// Whether to stop after this step, with a checkpoint.
-    fn interrupted(&mut self) -> bool {
-        false
-    }
-}
-
-/// How a run ended.
-#[derive(Debug)]
-pub struct Outcome {
-    /// The run folder.
-    pub run: PathBuf,
-    /// Its last checkpoint.
-    pub checkpoint: Option<PathBuf>,
-    /// Finished steps.
-    pub step: u64,
-    /// Whether these are all steps of the run.
-    pub finished: bool,
-    /// Tokens seen.
-    pub tokens: u64,
-    /// Rows seen by domain, in the order of the data's domains.
-    pub domain_rows: Vec<u64>,
-    /// Proportions at the end.
-    pub proportions: Vec<f64>,
-    /// Peak memory of the steps on the device of the run, as predicted.
-    pub predicted_memory: MemoryEstimate,
-    /// The same as measured, without what the process had before the model; where the system tells, and a step was made.
-    pub peak_memory_bytes: Option<u64>,
-}
 
 /// Runs `setup` to its end, to `stop_at`, or until the observer interrupts. With `resume` the run folder exists and
 /// continues from its last good checkpoint, or from the start where it died before the first; otherwise it must not exist.
@@ -150,10 +108,6 @@ pub fn run(setup: &Setup, resume: bool, stop_at: Option<u64>, observer: &mut dyn
             .filter(|_| trainer.counters.step > first_step)
             .map(|(peak, base)| peak.saturating_sub(base)),
     })
-}
-
-pub(super) fn predicted_memory(setup: &Setup) -> MemoryEstimate {
-    MemoryEstimate::new(&setup.model, &setup.config, setup.dataset.sequence_length() as i64, setup.device)
 }
 
 /// Whether steps were taken since the last checkpoint.

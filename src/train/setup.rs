@@ -2,6 +2,7 @@
 //! data, source model, masks' shapes.
 
 use super::Error;
+use super::batches;
 use super::references::{References, initial_proportions};
 use crate::config::{ComputeDtype, Mixer as MixerTable, RandomModel, RunConfig, Stage, validate};
 use crate::files::DType;
@@ -83,7 +84,7 @@ impl Setup {
             references,
         };
         setup.mixer()?;
-        super::trainer::loader_config(&setup.config).validate()?;
+        batches::loader_config(&setup.config).validate()?;
         check_rows_suffice(&setup.config, &setup.proportions, &setup.dataset)?;
         Ok(setup)
     }

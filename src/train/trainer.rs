@@ -1,6 +1,7 @@
 //! The state of a run: weights, masks, data position, mixer, counters; made new or restored from a checkpoint.
 
 use super::Error;
+use super::batches::loader_config;
 use super::mix_notices::MixWatch;
 use super::optimizer::{Direction, Group};
 use super::phases::{Phase, PhaseClock};
@@ -13,7 +14,7 @@ use crate::hf::{Checkpoint, ModelConfig, RawConfig};
 use crate::model::count::training_flops_per_token;
 use crate::model::{Decoder, ForwardContext, init, parameters::parameters};
 use serde::{Deserialize, Serialize};
-use shearling_domains::{Batch, Loader, LoaderConfig, Mixer, Split};
+use shearling_domains::{Batch, Loader, Mixer, Split};
 use shearling_masks::MaskSet;
 use std::collections::{BTreeSet, HashMap};
 use tch::{Kind, TchError, Tensor};
@@ -226,15 +227,6 @@ impl MaskTraining {
         let multipliers =
             group("multipliers", table.multiplier_learning_rate, Direction::Ascent, set.multiplier_parameters())?;
         Ok(MaskTraining { set, log_alpha, multipliers })
-    }
-}
-
-pub(super) fn loader_config(config: &RunConfig) -> LoaderConfig {
-    LoaderConfig {
-        batch_rows: config.train.batch_rows,
-        seed: config.run.seed,
-        max_epochs: config.data.max_epochs,
-        prefetch: config.data.prefetch,
     }
 }
 

@@ -4,6 +4,9 @@
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::{Path, PathBuf};
 
+mod circles;
+mod names;
+
 /// Modules of the root crate with their layer. Imports point to lower layers only.
 const LAYERS: [(&str, u32); 16] = [
     ("cli", 5),
@@ -76,7 +79,7 @@ impl Source {
         if ["mod", "lib", "main"].contains(&module.last().unwrap().as_str()) {
             module.pop();
         }
-        let code = text.split("#[cfg(test)]\nmod ").next().unwrap();
+        let code = without_unit_tests(&text);
         let code = code.lines().map(without_comment).collect::<Vec<_>>().join("\n");
         Source { path, module, code }
     }
@@ -106,6 +109,17 @@ impl Source {
         }
         found
     }
+}
+
+/// The code before the module of unit tests, which stands last.
+fn without_unit_tests(text: &str) -> &str {
+    let mark = "#[cfg(test)]\n";
+    let starts_tests = |rest: &str| {
+        let declared = rest.lines().next().unwrap_or_default();
+        declared.trim_start_matches("pub(crate) ").starts_with("mod ") && declared.ends_with('{')
+    };
+    let start = text.match_indices(mark).find(|(start, _)| starts_tests(&text[start + mark.len()..]));
+    start.map_or(text, |(start, _)| &text[..start])
 }
 
 fn without_comment(line: &str) -> &str {

@@ -5,35 +5,24 @@
 //! the problems of all models are told at once.
 
 mod figures;
+mod questions;
 mod subject;
 mod table;
 
 use super::Verdict;
 use super::output_file::OutputFile;
-use super::prepared_data::open_prepared;
 use crate::cli::Printer;
 use crate::cli::arguments::{Eval, TaskArgument};
 use crate::eval::EvalRows;
 use crate::eval::multiple_choice::{Answer, Task};
 use crate::eval::report::{ModelResult, Report};
 use crate::eval::text_bytes::EvaluatedBytes;
-use crate::native::device;
-use crate::train::setup::kind;
+use questions::Questions;
 use serde_json::{Map, Value, json};
 use shearling_domains::Dataset;
 use std::path::Path;
 use subject::{Subject, open_all};
 use tch::Device;
-
-/// What every model is asked.
-struct Questions {
-    dataset: Option<Dataset>,
-    rows: Vec<EvalRows>,
-    tasks: Vec<Task>,
-    micro_batch: usize,
-    compute: tch::Kind,
-    device: Device,
-}
 
 /// `shearling eval`
 pub fn run(arguments: &Eval) -> anyhow::Result<Verdict> {
@@ -66,24 +55,6 @@ pub fn run(arguments: &Eval) -> anyhow::Result<Verdict> {
     printer.data(table::text(&report), || json!(report));
     written?;
     Ok(Verdict::Done)
-}
-
-impl Questions {
-    fn read(arguments: &Eval) -> anyhow::Result<Questions> {
-        let device = device::parse(&arguments.device)?;
-        let dataset = arguments.data.as_deref().map(open_prepared).transpose()?;
-        let rows = dataset.as_ref().map(|dataset| EvalRows::load(dataset, arguments.rows.get(), device)).transpose()?;
-        let limit = arguments.limit.map(|limit| limit.get());
-        let read = |task: &TaskArgument| Task::read(&task.name, &task.path, task.kind, limit);
-        Ok(Questions {
-            tasks: arguments.tasks.iter().map(read).collect::<Result<_, _>>()?,
-            rows: rows.unwrap_or_default(),
-            dataset,
-            micro_batch: arguments.micro_batch.get(),
-            compute: kind(arguments.dtype.into()),
-            device,
-        })
-    }
 }
 
 /// Loads a folder and evaluates it on rows alone.

@@ -1,6 +1,6 @@
 //! A folder that is evaluated: opened and checked first, loaded only when it is its turn.
 
-use super::Questions;
+use super::questions::Questions;
 use crate::cli::progress::Progress;
 use crate::commands::model_folder::model_folder;
 use crate::eval::multiple_choice::Answering;

@@ -3,6 +3,7 @@
 //! `plan` makes.
 
 mod budget;
+mod fit;
 mod part;
 mod recipe;
 mod rows;

@@ -1,28 +1,21 @@
 //! Everything that the two files say, decided.
 
 use super::budget::{Budget, Stages};
-use super::part::{ONE_ROW, Part};
+use super::part::Part;
 use super::shape::{self, Wish};
 use super::speed::Place;
-use super::text;
 use crate::cli::arguments::Init;
-use crate::cli::table::bytes;
 use crate::commands::model_folder::model_folder;
 use crate::commands::prepared_data::open_prepared;
-use crate::config::{self, RunConfig, Stage as Command};
+use crate::config::Stage as Command;
 use crate::files::DType;
 use crate::hf::{ModelConfig, RawConfig};
 use crate::model::count::ParameterCount;
 use crate::prune::shape::{resized, source_shape};
-use crate::train::fit::{Fit, fitting};
-use crate::train::memory::{MemoryEstimate, checkpoint_bytes};
 use anyhow::Context;
 use shearling_domains::Dataset;
 use shearling_masks::{MaskSpec, Shape};
 use std::path::{Path, PathBuf};
-
-/// Rows of a forward beyond which a device is not faster.
-const MOST_MICRO_ROWS: usize = 16;
 
 /// What both files say.
 #[derive(Debug)]
@@ -114,12 +107,6 @@ impl Recipe {
         Ok(recipe)
     }
 
-    /// The configurations as they would be read.
-    pub(super) fn configs(&self) -> anyhow::Result<[RunConfig; 2]> {
-        let parse = |text: String, file: &Path| config::parse(&text, &file.display().to_string(), &[]);
-        Ok([parse(text::prune(self), &self.file)?, parse(text::next(self), &self.next_file)?])
-    }
-
     /// How long a stage takes, if the speed is known.
     pub(super) fn seconds(&self, part: &Part) -> Option<f64> {
         self.flops.map(|flops| part.stage.seconds(flops))
@@ -129,32 +116,6 @@ impl Recipe {
     pub(super) fn plan_command(&self, file: &Path, part: &Part) -> String {
         let rows = if part.rows.is_none() { format!(" --sequence-length {}", self.row_tokens) } else { String::new() };
         format!("shearling plan --config {}{rows}", file.display())
-    }
-
-    /// Chooses rows per forward and what else memory asks for.
-    fn fit(&mut self, place: &Place) -> anyhow::Result<()> {
-        let [prune, next] = self.configs()?;
-        for (config, part, model) in [(prune, &mut self.prune, &self.model), (next, &mut self.next, &self.target)] {
-            let found = place
-                .memory_bytes
-                .and_then(|bytes| fitting(&config, model, self.row_tokens, place.device, bytes, MOST_MICRO_ROWS));
-            part.settings = found.unwrap_or(ONE_ROW);
-            let chosen = part.settings.applied(&config);
-            let estimate = MemoryEstimate::new(model, &chosen, self.row_tokens, place.device);
-            let taken = bytes(estimate.total_bytes());
-            part.memory_said = format!("rows per forward: about {taken} in all");
-            part.disk_said = format!("{} each, up to three at a time", bytes(checkpoint_bytes(model, &chosen)));
-            if let Some(memory) = place.memory_bytes.filter(|_| found.is_none()) {
-                let fit = Fit::of(&estimate, memory, place.device);
-                self.warnings.push(format!(
-                    "{} takes about {taken} even with one row at a time and blocks computed again; {} {}",
-                    part.directory.display(),
-                    place.name,
-                    if fit == Fit::Tight { "only just has that" } else { "has less" }
-                ));
-            }
-        }
-        Ok(())
     }
 }
 

@@ -9,7 +9,7 @@
 //! the original files (`question` with `stem` and a list of `choices`). `answerKey` names a letter or a number.
 
 use super::fields::{Fields, check_choices};
-use super::kind::Prompt;
+use super::prompt::Prompt;
 
 pub(super) fn prompt(line: &Fields) -> Result<Prompt, String> {
     let (question, choices, labels) = match line.get("question")?.as_object() {

@@ -1,9 +1,10 @@
 //! A task: the questions of one JSONL file, all checked before any model is asked.
 
 use super::fields::Fields;
-use super::kind::{Prompt, TaskKind};
+use super::kind::TaskKind;
 use super::lines::Lines;
 use super::piqa;
+use super::prompt::Prompt;
 use crate::eval::{Error, Result};
 use serde_json::{Map, Value};
 use std::path::{Path, PathBuf};

@@ -6,7 +6,7 @@
 //! ```
 
 use super::fields::{Fields, check_choices};
-use super::kind::Prompt;
+use super::prompt::Prompt;
 use super::request::is_space;
 
 pub(super) fn prompt(line: &Fields) -> Result<Prompt, String> {

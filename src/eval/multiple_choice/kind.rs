@@ -1,6 +1,7 @@
 //! The kinds of questions that are known: which fields a line has, and how it becomes a prompt.
 
 use super::fields::Fields;
+use super::prompt::Prompt;
 use super::{arc, hellaswag, piqa};
 
 /// A kind of questions.
@@ -12,14 +13,6 @@ pub enum TaskKind {
     Arc,
     /// PIQA: which of two ways reaches a goal?
     Piqa,
-}
-
-/// A line as a prompt.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub(super) struct Prompt {
-    pub context: String,
-    pub choices: Vec<String>,
-    pub label: usize,
 }
 
 impl TaskKind {

@@ -19,6 +19,7 @@ mod hellaswag;
 mod kind;
 mod lines;
 mod piqa;
+mod prompt;
 mod request;
 mod score;
 

@@ -9,8 +9,8 @@
 //! number per line: `valid.jsonl` and `valid-labels.lst`, which is found beside it.
 
 use super::fields::{Fields, check_choices};
-use super::kind::Prompt;
 use super::lines::Lines;
+use super::prompt::Prompt;
 use crate::eval::{Error, Result};
 use std::path::{Path, PathBuf};
 

@@ -9,7 +9,7 @@ use crate::hf::Checkpoint;
 use crate::model::parameters::parameters;
 use crate::model::{Head, Parameter};
 use crate::prune::Error;
-use crate::prune::convert::{Conversion, source_parameter};
+use crate::prune::conversion::{Conversion, source_parameter};
 use crate::prune::fold::Folder;
 use shearling_masks::Gates;
 use std::cell::RefCell;

@@ -16,16 +16,20 @@
 //! layer where it starts.
 
 mod check;
+mod check_rows;
+mod position;
 pub mod rounding;
 mod streams;
 pub mod weights;
 
 pub use check::check;
+pub use check_rows::CheckRows;
+pub use position::Position;
 
+use position::exceeds;
 use rounding::Rounding;
 use serde::Serialize;
 use std::fmt::{self, Display, Formatter};
-use tch::Tensor;
 use weights::WrittenWeights;
 
 /// Largest accepted difference of logits, relative to the largest |logit|, between masked and folded model in fp64.
@@ -33,38 +37,6 @@ pub const ARITHMETIC_BOUND: f64 = 1e-9;
 
 /// How many positions are named.
 const NAMED_POSITIONS: usize = 3;
-
-/// The rows on which the models are compared.
-#[derive(Debug)]
-pub struct CheckRows {
-    /// `[N, T]` (int64).
-    pub ids: Tensor,
-    /// What to call each row: `wiki row 0`.
-    pub names: Vec<String>,
-}
-
-impl CheckRows {
-    /// Rows without a domain.
-    pub fn unnamed(ids: Tensor) -> CheckRows {
-        let rows = ids.size().first().copied().unwrap_or(0);
-        CheckRows { ids, names: (0..rows).map(|row| format!("row {row}")).collect() }
-    }
-}
-
-/// A position of the check rows.
-#[derive(Clone, Debug, PartialEq, Serialize)]
-pub struct Position {
-    /// Name of the row.
-    pub row: String,
-    /// Index of the token in it.
-    pub token: i64,
-}
-
-impl Display for Position {
-    fn fmt(&self, f: &mut Formatter) -> fmt::Result {
-        write!(f, "{}, token {}", self.row, self.token)
-    }
-}
 
 /// A position and how far the logits are apart there.
 #[derive(Clone, Debug, Serialize)]
@@ -205,11 +177,6 @@ impl Equivalence {
             wrong.found, wrong.expected
         )
     }
-}
-
-/// Whether `value` is above `bound`; a NaN is.
-fn exceeds(value: f64, bound: f64) -> bool {
-    value.is_nan() || value > bound
 }
 
 /// Four digits after the point, without a sign where they are all zero.

@@ -9,7 +9,7 @@
 //! Differences of single logits say little: real models have first tokens with activations a thousand times the
 //! others', at which even fp32 moves logits by 1e-4 of the largest. What a user loses is loss, and other next tokens.
 
-use super::Position;
+use super::position::{Position, exceeds};
 use crate::eval::statistics::{Estimate, estimate};
 use crate::files::DType;
 use crate::prune::Error;
@@ -64,7 +64,7 @@ impl Rounding {
 
     /// Whether the dtype costs more than is negligible: worth a word, and another dtype.
     pub fn is_costly(&self) -> bool {
-        super::exceeds(self.written.mean_kl, NEGLIGIBLE_KL)
+        exceeds(self.written.mean_kl, NEGLIGIBLE_KL)
     }
 }
 

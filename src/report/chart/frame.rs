@@ -1,9 +1,9 @@
 //! What drawings share: the outer `<svg>`, title and legend of a file, axes, grid and tick labels.
 
+use super::caption::{Caption, Form};
 use super::legend::{self, LegendEntry};
 use super::scale::Axis;
 use super::style::file_style;
-use super::{Caption, Form};
 use crate::report::markup::Markup;
 use serde::Serialize;
 

@@ -2,9 +2,9 @@
 //! last frame; the page has a slider over all of them. Units that the cut keeps are outlined in every frame, so that
 //! one sees where the masks are going.
 
+use super::caption::{Caption, DataTable, Form};
 use super::frame::{WIDTH, drawing, label};
 use super::style::shade;
-use super::{Caption, DataTable, Form};
 use crate::report::markup::Markup;
 use base64::Engine;
 use base64::prelude::BASE64_STANDARD;

@@ -1,12 +1,12 @@
 //! Lines over steps or tokens: one per series, with a band from the smallest to the largest value where a point stands
 //! for several steps, and marks along the upper edge for what happened meanwhile.
 
+use super::caption::{Caption, DataTable, Form};
 use super::frame::{Area, drawing, label, x_axis, y_axis};
 use super::legend::{LegendEntry, entries};
 use super::scale::Axis;
 use super::series::{Series, past_the_start};
 use super::style::{classes, glyph};
-use super::{Caption, DataTable, Form};
 use crate::report::markup::Markup;
 use crate::report::number::Unit;
 use crate::report::reduce::Point;

@@ -3,6 +3,7 @@
 //!
 //! A figure knows nothing of runs: it is given names, columns and cells.
 
+mod caption;
 mod frame;
 mod heat_map;
 mod legend;
@@ -12,6 +13,7 @@ mod scale;
 mod series;
 mod style;
 
+pub use caption::{Caption, DataTable, Form};
 pub use heat_map::{HeatFrame, HeatMap};
 pub use legend::{LegendEntry, Switch};
 pub use line_chart::{LineChart, LineSpec, Mark};
@@ -23,24 +25,6 @@ pub use style::{COLOURS, REFERENCE_DASH, RUN_DASHES, classes, glyph};
 use super::markup::Markup;
 use serde_json::Value;
 
-/// Where a drawing goes.
-#[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Form {
-    /// Into the page, which has title, legend and colours of its own.
-    Page,
-    /// Into a file that stands alone.
-    File,
-}
-
-/// The numbers of a figure in words: for those who do not see it, and for copying.
-#[derive(Clone, Debug, PartialEq, Eq)]
-pub struct DataTable {
-    /// Column names.
-    pub header: Vec<String>,
-    /// Cells, as many per row as there are columns.
-    pub rows: Vec<Vec<String>>,
-}
-
 /// Any figure.
 #[derive(Clone, Debug)]
 pub enum Figure {
@@ -50,24 +34,6 @@ pub enum Figure {
     Map(HeatMap),
     /// Dots or bars by row.
     Rows(RowChart),
-}
-
-/// What every figure has.
-#[derive(Clone, Debug)]
-pub struct Caption {
-    /// Name in addresses, file names and the embedded data: lower case and hyphens.
-    pub id: String,
-    /// Headline.
-    pub title: String,
-    /// How to read it, in a sentence or two.
-    pub about: String,
-}
-
-impl Caption {
-    /// A caption.
-    pub fn new(id: impl Into<String>, title: impl Into<String>, about: impl Into<String>) -> Caption {
-        Caption { id: id.into(), title: title.into(), about: about.into() }
-    }
 }
 
 impl Figure {

@@ -1,11 +1,11 @@
 //! Quantities side by side: a row per domain, part or model, in it a dot (with the standard error as whiskers) or a bar
 //! per entry. Bars start at zero, dots need not.
 
+use super::caption::{Caption, DataTable, Form};
 use super::frame::{Area, WIDTH, drawing, label, x_axis};
 use super::legend::{LegendEntry, Switch};
 use super::scale::Axis;
 use super::style::{classes, glyph};
-use super::{Caption, DataTable, Form};
 use crate::report::markup::Markup;
 use serde_json::{Value, json};
 

@@ -15,7 +15,7 @@ use super::lineage::RunView;
 use super::number::listed;
 use super::reduce::{MAX_POINTS, known};
 use super::side_files::{EvalFile, LatencyFile};
-use crate::inspect::{Column, held_out};
+use crate::inspect::{Column, same_data};
 
 /// A part of the report under one heading.
 #[derive(Clone, Debug, Default)]
@@ -210,7 +210,7 @@ pub(super) fn rows_differ(runs: &[RunView]) -> String {
     let mut groups: Vec<Vec<&RunView>> = Vec::new();
     for run in evaluated {
         let same = |group: &&mut Vec<&RunView>| {
-            group.first().is_some_and(|first| held_out::is_of_same_data(first.history, run.history))
+            group.first().is_some_and(|first| same_data::is_of_same_data(first.history, run.history))
         };
         match groups.iter_mut().find(same) {
             Some(group) => group.push(run),

@@ -1,6 +1,6 @@
 //! A model that takes part: what it is, and once loaded, what one of its steps reads and what it takes in memory.
 
-use super::rounds::{Lengths, answer};
+use super::answer::{Lengths, answer};
 use crate::cli::arguments::BenchLatency;
 use crate::commands::bench::shapes::{NamedShape, SHAPES, VOCAB_SIZE};
 use crate::commands::model_folder::model_folder;
@@ -135,7 +135,7 @@ impl Contestant {
         let element_bytes = kind.elt_size_in_bytes() as i64;
         let mut contestant =
             Contestant { name: candidate.name, decoder, cache, device, element_bytes, peak_memory_bytes: None };
-        answer(&mut contestant, lengths)?;
+        answer(&contestant.decoder, &mut contestant.cache, lengths, device)?;
         let peak = restarted.and_then(|_| memory::peak_bytes(device));
         contestant.peak_memory_bytes = base.zip(peak).map(|(base, peak)| peak.saturating_sub(base));
         Ok(contestant)

@@ -7,6 +7,7 @@
 //! report       medians, spread, ratios to the first model; table and JSON
 //! ```
 
+mod answer;
 mod contestant;
 mod report;
 mod rounds;
@@ -18,9 +19,9 @@ use crate::commands::output_file::OutputFile;
 use crate::commands::place::place;
 use crate::native::{allocator, device};
 use crate::train::setup::kind;
+use answer::Lengths;
 use contestant::{Candidate, Contestant};
 use report::Report;
-use rounds::Lengths;
 
 /// Tokens, unless asked for otherwise or more than a model takes.
 const PROMPT_TOKENS: i64 = 512;

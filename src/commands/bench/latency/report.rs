@@ -1,7 +1,8 @@
 //! What came out: medians over the rounds with their spread, ratios to the first model, and the roofline.
 
+use super::answer::{Answer, Lengths};
 use super::contestant::Contestant;
-use super::rounds::{Answer, Lengths, Measured};
+use super::rounds::Measured;
 use crate::cli::table::{Table, bytes, grouped};
 use crate::commands::place::{dtype_name, place};
 use crate::native::threads;

@@ -1,34 +1,14 @@
 //! The measuring: models in turn, round by round, with the memory's bandwidth measured in between.
 
+use super::answer::{Answer, Lengths, answer};
 use super::contestant::Contestant;
 use crate::cli::Printer;
 use crate::cli::table::grouped;
 use crate::native::bandwidth::Bandwidth;
-use std::time::Instant;
-use tch::{Device, Kind, TchError, Tensor};
+use tch::{Device, TchError};
 
 /// Readings of the bandwidth per round, of which the fastest counts.
 const READINGS: usize = 3;
-/// Largest id of a prompt: in the vocabulary of every model.
-const PROMPT_IDS: i64 = 256;
-
-/// How long the texts are.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Lengths {
-    /// Tokens of the prompt.
-    pub(super) prompt: i64,
-    /// Tokens after it.
-    pub(super) new: i64,
-}
-
-/// Seconds of one answer.
-#[derive(Clone, Copy, Debug)]
-pub(super) struct Answer {
-    /// Until the first token is chosen.
-    pub(super) prefill: f64,
-    /// Per token after it.
-    pub(super) step: f64,
-}
 
 /// What all rounds took.
 pub(super) struct Measured {
@@ -59,7 +39,7 @@ pub(super) fn run(
         }
         measured.bandwidth.push(fastest);
         for (contestant, answers) in contestants.iter_mut().zip(&mut measured.answers) {
-            let answer = answer(contestant, lengths)?;
+            let answer = answer(&contestant.decoder, &mut contestant.cache, lengths, contestant.device)?;
             let rates = (lengths.prompt as f64 / answer.prefill, 1.0 / answer.step);
             let name = &contestant.name;
             printer.note(format!(
@@ -71,27 +51,4 @@ pub(super) fn run(
         }
     }
     Ok(measured)
-}
-
-/// Reads a prompt and takes the most likely token again and again, whatever it is.
-pub(super) fn answer(contestant: &mut Contestant, lengths: Lengths) -> anyhow::Result<Answer> {
-    let prompt = Tensor::f_arange(lengths.prompt, (Kind::Int64, contestant.device))?;
-    let vocabulary = contestant.decoder.model().vocab_size.min(PROMPT_IDS);
-    let prompt = prompt.f_remainder(vocabulary)?.f_unsqueeze(0)?;
-    contestant.cache.clear();
-    let start = Instant::now();
-    let mut next = most_likely(contestant, &prompt)?;
-    let prefill = start.elapsed().as_secs_f64();
-    for _ in 0..lengths.new {
-        let ids = Tensor::f_from_slice(&[next])?.f_unsqueeze(0)?.f_to_device(contestant.device)?;
-        next = most_likely(contestant, &ids)?;
-    }
-    let decode = start.elapsed().as_secs_f64() - prefill;
-    Ok(Answer { prefill, step: decode / lengths.new.max(1) as f64 })
-}
-
-/// The id with the largest logit, brought to the host: which waits for the device.
-fn most_likely(contestant: &mut Contestant, ids: &Tensor) -> anyhow::Result<i64> {
-    let logits = contestant.decoder.next_logits(ids, &mut contestant.cache)?;
-    Ok(logits.f_argmax(-1, false)?.f_int64_value(&[0])?)
 }

@@ -1,0 +1,48 @@
+//! The configurations as they will be read, and what of them follows from the memory of the place they are for.
+
+use super::part::ONE_ROW;
+use super::recipe::Recipe;
+use super::speed::Place;
+use super::text;
+use crate::cli::table::bytes;
+use crate::config::{self, RunConfig};
+use crate::train::fit::{Fit, fitting};
+use crate::train::memory::{MemoryEstimate, checkpoint_bytes};
+use std::path::Path;
+
+/// Rows of a forward beyond which a device is not faster.
+const MOST_MICRO_ROWS: usize = 16;
+
+impl Recipe {
+    /// The configurations as they would be read.
+    pub(super) fn configs(&self) -> anyhow::Result<[RunConfig; 2]> {
+        let parse = |text: String, file: &Path| config::parse(&text, &file.display().to_string(), &[]);
+        Ok([parse(text::prune(self), &self.file)?, parse(text::next(self), &self.next_file)?])
+    }
+
+    /// Chooses rows per forward and what else memory asks for.
+    pub(super) fn fit(&mut self, place: &Place) -> anyhow::Result<()> {
+        let [prune, next] = self.configs()?;
+        for (config, part, model) in [(prune, &mut self.prune, &self.model), (next, &mut self.next, &self.target)] {
+            let found = place
+                .memory_bytes
+                .and_then(|bytes| fitting(&config, model, self.row_tokens, place.device, bytes, MOST_MICRO_ROWS));
+            part.settings = found.unwrap_or(ONE_ROW);
+            let chosen = part.settings.applied(&config);
+            let estimate = MemoryEstimate::new(model, &chosen, self.row_tokens, place.device);
+            let taken = bytes(estimate.total_bytes());
+            part.memory_said = format!("rows per forward: about {taken} in all");
+            part.disk_said = format!("{} each, up to three at a time", bytes(checkpoint_bytes(model, &chosen)));
+            if let Some(memory) = place.memory_bytes.filter(|_| found.is_none()) {
+                let fit = Fit::of(&estimate, memory, place.device);
+                self.warnings.push(format!(
+                    "{} takes about {taken} even with one row at a time and blocks computed again; {} {}",
+                    part.directory.display(),
+                    place.name,
+                    if fit == Fit::Tight { "only just has that" } else { "has less" }
+                ));
+            }
+        }
+        Ok(())
+    }
+}

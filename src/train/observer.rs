@@ -1,0 +1,25 @@
+//! What a run tells while it goes on.
+
+use super::evaluation::EvalReport;
+use super::metrics::Timing;
+use super::step::StepReport;
+use super::trainer::Trainer;
+use std::path::Path;
+
+/// Who watches a run; the only way it talks. All methods may be left alone.
+pub trait Observer {
+    /// The run is set up; `resumed` says that it continues.
+    fn started(&mut self, _trainer: &Trainer, _resumed: bool) {}
+    /// A step is done.
+    fn stepped(&mut self, _trainer: &Trainer, _report: &StepReport, _timing: Timing) {}
+    /// An evaluation is done.
+    fn evaluated(&mut self, _trainer: &Trainer, _report: &EvalReport) {}
+    /// A checkpoint is written.
+    fn saved(&mut self, _step: u64, _path: &Path) {}
+    /// Something to know: a skipped step, an exhausted domain, a checkpoint passed over.
+    fn noted(&mut self, _message: &str) {}
+    /// Whether to stop after this step, with a checkpoint.
+    fn interrupted(&mut self) -> bool {
+        false
+    }
+}

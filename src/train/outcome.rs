@@ -1,0 +1,33 @@
+//! How a run ended, and what memory its steps were predicted to take.
+
+use super::memory::MemoryEstimate;
+use super::setup::Setup;
+use std::path::PathBuf;
+
+/// How a run ended.
+#[derive(Debug)]
+pub struct Outcome {
+    /// The run folder.
+    pub run: PathBuf,
+    /// Its last checkpoint.
+    pub checkpoint: Option<PathBuf>,
+    /// Finished steps.
+    pub step: u64,
+    /// Whether these are all steps of the run.
+    pub finished: bool,
+    /// Tokens seen.
+    pub tokens: u64,
+    /// Rows seen by domain, in the order of the data's domains.
+    pub domain_rows: Vec<u64>,
+    /// Proportions at the end.
+    pub proportions: Vec<f64>,
+    /// Peak memory of the steps on the device of the run, as predicted.
+    pub predicted_memory: MemoryEstimate,
+    /// The same as measured, without what the process had before the model; where the system tells, and a step was made.
+    pub peak_memory_bytes: Option<u64>,
+}
+
+/// Peak memory of the steps of `setup` on its device.
+pub(super) fn predicted_memory(setup: &Setup) -> MemoryEstimate {
+    MemoryEstimate::new(&setup.model, &setup.config, setup.dataset.sequence_length() as i64, setup.device)
+}

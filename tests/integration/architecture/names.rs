@@ -1,0 +1,31 @@
+//! Names that are on disk have one owner each: no other file spells them.
+
+use super::sources;
+
+/// Names of a run folder, and the file that owns them.
+const OWNER: &str = "src/run_dir/layout.rs";
+const NAMES: [&str; 9] = [
+    "\"metrics.jsonl\"",
+    "\"resolved.toml\"",
+    "\"run.lock\"",
+    "\"checkpoints\"",
+    "\"optimizer.safetensors\"",
+    "\"masks.safetensors\"",
+    "\"state.json\"",
+    "\"manifest.json\"",
+    "\"step-",
+];
+
+#[test]
+fn names_of_a_run_folder_are_written_in_one_file() {
+    let mut owned = 0;
+    for source in sources("src") {
+        let own = source.path.ends_with(OWNER);
+        for name in NAMES {
+            let found = source.code.contains(name);
+            owned += usize::from(own && found);
+            assert!(own || !found, "{}: {name} belongs to {OWNER}", source.path.display());
+        }
+    }
+    assert_eq!(owned, NAMES.len(), "{OWNER} has all of them");
+}
