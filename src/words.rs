@@ -32,6 +32,7 @@ fn form(count: i128, noun: &str) -> String {
     let vowel_before_y = |stem: &str| stem.ends_with(['a', 'e', 'o', 'u']);
     match noun.strip_suffix('y').filter(|stem| !vowel_before_y(stem)) {
         Some(stem) => format!("{stem}ies"),
+        None if noun == "epoch" => format!("{noun}s"),
         None if ["s", "x", "ch", "sh"].iter().any(|end| noun.ends_with(end)) => format!("{noun}es"),
         None => format!("{noun}s"),
     }

@@ -39,6 +39,12 @@ pub(super) fn resume(folder: &Path, sets: &[String], stage: Stage, printer: &Pri
     if done >= config.train.steps && written.exists() {
         return Ok(Resumed::Finished(written));
     }
+    if config.train.steps < done {
+        anyhow::bail!(
+            "the run has done {done} steps, train.steps = {} would be fewer; --set train.steps={done} ends it where it is",
+            config.train.steps
+        );
+    }
     if done > 0 && written.exists() {
         let (shown, steps) = (written.display(), config.train.steps);
         anyhow::bail!(

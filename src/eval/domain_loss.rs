@@ -81,14 +81,14 @@ pub struct DomainLoss {
 }
 
 /// Evaluates `decoder` under `gates` on all domains, `micro_batch` rows at a time, telling `progress` the domain
-/// and how many rows of it are done.
+/// how many rows of it are done, and of how many.
 pub fn row_losses(
     decoder: &Decoder,
     context: &ForwardContext,
     gates: &ModelGates,
     domains: &[EvalRows],
     micro_batch: usize,
-    progress: &mut dyn FnMut(&str, usize),
+    progress: &mut dyn FnMut(&str, usize, usize),
 ) -> Result<Vec<RowLosses>, TchError> {
     let _no_grad = tch::no_grad_guard();
     domains.iter().map(|domain| domain_row_losses(decoder, context, gates, domain, micro_batch, progress)).collect()
@@ -100,12 +100,12 @@ fn domain_row_losses(
     gates: &ModelGates,
     domain: &EvalRows,
     micro_batch: usize,
-    progress: &mut dyn FnMut(&str, usize),
+    progress: &mut dyn FnMut(&str, usize, usize),
 ) -> Result<RowLosses, TchError> {
     let (count, tokens) = (domain.rows.size()[0], domain.rows.size()[1]);
     let mut sums: Vec<f64> = Vec::with_capacity(count as usize);
     for start in (0..count).step_by(micro_batch.max(1)) {
-        progress(&domain.domain, sums.len());
+        progress(&domain.domain, sums.len(), count as usize);
         let rows = domain.rows.f_narrow(0, start, (micro_batch as i64).min(count - start))?;
         let x = decoder.residual_stream(&rows, context, gates)?;
         let losses = decoder.losses(&x, &rows, 1.0, gates)?.rows()?;

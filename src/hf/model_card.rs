@@ -204,20 +204,31 @@ impl ModelCard {
         if let Some(reason) = unproven {
             let _ = writeln!(text, "**Not proven equal to the masked model**: {}.\n", one_line(reason));
         }
+        // What was trained on after the cut is another model than the one that was compared.
+        let (when, which, its) = match self.trained_since_cut() {
+            true => ("As it was cut, before the training that followed: l", "the pruned model", "its"),
+            false => ("L", "this model", "the"),
+        };
         let computed = if dtype.is_some() { ", computed in fp64" } else { "" };
         let _ = writeln!(
             text,
-            "Largest difference between the logits of this model and of the masked source on real batches, relative to the \
+            "{when}argest difference between the logits of {which} and of the masked source on real batches, relative to the \
              largest logit{computed}: {error:.2e} (bound {bound:.0e})."
         );
         if let (Some(dtype), Some(loss), Some(kl)) = (dtype, loss_change, mean_kl) {
+            // No sign on a zero.
+            let loss = if loss.abs() < 5e-5 { 0.0 } else { *loss };
             let _ = writeln!(
                 text,
-                "Storing the weights in {dtype} changed the loss by {loss:+.4} nats per token (KL divergence of the next token \
+                "Storing {its} weights in {dtype} changed the loss by {loss:+.4} nats per token (KL divergence of the next token \
                  {kl:.1e} nats)."
             );
         }
         Some(text)
+    }
+
+    fn trained_since_cut(&self) -> bool {
+        self.stages.last().is_some_and(|(name, ..)| !name.starts_with("pruning"))
     }
 
     fn provenance(&self) -> Option<String> {

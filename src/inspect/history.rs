@@ -80,6 +80,11 @@ impl RunHistory {
         self.stage.as_deref() == Some("prune")
     }
 
+    /// Whether all its steps are done.
+    pub fn is_finished(&self) -> bool {
+        self.planned_steps.is_some_and(|planned| self.finished_steps >= planned)
+    }
+
     /// Steps whose update was skipped.
     pub fn skipped_steps(&self) -> Vec<u64> {
         let skipped = self.steps.step.iter().zip(&self.steps.applied).filter(|(_, applied)| !**applied);

@@ -42,7 +42,7 @@ pub fn find(run: &Path, step: Option<u64>) -> Result<SnapshotFile, Error> {
     let files = mask_files(run);
     let Some(step) = step else {
         let why = "it has no masks (neither in masks/ nor in checkpoints/): a run of `pretrain` has none, one of \
-                   `prune` from its first evaluation on";
+                   `prune` from its first evaluation after a step on (eval.every_steps)";
         return newest(files).ok_or_else(|| no_masks(why.to_string()));
     };
     let mut steps: Vec<u64> = files.iter().map(|file| file.step).collect();

@@ -52,6 +52,7 @@ pub(super) fn of_history(history: &RunHistory) -> Vec<Note> {
     let mut notes = Vec::new();
     notes.extend(progress(history));
     notes.extend(skipped(history));
+    notes.extend(overshoot(history));
     for kind in ["ended", "divergence", "not_saved", "mixer", "exhausted"] {
         notes.extend(told(history, kind));
     }
@@ -148,10 +149,38 @@ fn polarisation(history: &RunHistory) -> Option<Note> {
     let done: Vec<String> = done.into_iter().flatten().collect();
     (!done.is_empty()).then(|| {
         Note::warning(format!(
-            "at step {} the cut to the target shape goes against some gates: {}. It costs the gap between the evaluations \
-             `expected` and `target`; `shearling inspect masks` names the units",
+            "at step {} the cut to the target shape goes against some gates: {}. {}`shearling inspect masks` names the units",
             thousands(step),
-            done.join("; ")
+            done.join("; "),
+            cost_of_the_cut(history, step).map_or(String::new(), |cost| format!("The cut itself changes the loss by {cost:+.4}; "))
+        ))
+    })
+}
+
+/// Mean loss of the model cut to its target over that of the masked one, at `step`.
+fn cost_of_the_cut(history: &RunHistory, step: u64) -> Option<f64> {
+    let mean = |gates: &str| {
+        history.evaluations.iter().rev().find(|found| found.step == step && found.gates == gates)?.mean_loss
+    };
+    Some(mean("target")? - mean("expected")?)
+}
+
+/// More of the model closed than the target asks for, on the way there.
+const OVERSHOOT: f64 = 0.05;
+
+/// What was closed too early was learned twice.
+fn overshoot(history: &RunHistory) -> Option<Note> {
+    let steps = &history.steps;
+    let target = ends(&steps.sparsity_target).1.filter(|_| history.is_finished())?;
+    let known = steps.step.iter().zip(&steps.sparsity_expected).filter_map(|(step, found)| Some((*step, (*found)?)));
+    let (step, most) = known.max_by(|a, b| a.1.total_cmp(&b.1))?;
+    (most > target + OVERSHOOT).then(|| {
+        Note::warning(format!(
+            "on its way the run closed more than was asked: {:.1} % of the prunable parameters at step {}, the target is \
+             {:.1} %. A lower masks.multiplier_learning_rate or more masks.warmup_steps close them more slowly",
+            100.0 * most,
+            thousands(step),
+            100.0 * target
         ))
     })
 }
@@ -191,18 +220,20 @@ fn settling(history: &RunHistory) -> Option<Note> {
         Some(format!("{} ({:.1} % in common{row})", settled.module, 100.0 * settled.last_two_agree?))
     };
     let modules: Vec<String> = history.settled.iter().filter(moving).filter_map(module).collect();
+    let finished = history.is_finished();
     (!modules.is_empty()).then(|| {
         Note::warning(format!(
-            "the set of kept units was still changing at the end, between the last two snapshots: {} (Jaccard)",
-            modules.join(", ")
+            "the set of kept units was still changing {}, between the last two snapshots: {} (Jaccard){}",
+            if finished { "at the end" } else { "at the last evaluation" },
+            modules.join(", "),
+            if finished { "; more train.steps let it settle" } else { "" }
         ))
     })
 }
 
 fn published(history: &RunHistory) -> Option<Note> {
-    let finished = history.planned_steps.is_some_and(|planned| history.finished_steps >= planned);
     match &history.written {
-        None if finished => {
+        None if history.is_finished() => {
             Some(Note::warning("the run is finished but wrote no model: `shearling export` writes one"))
         }
         Some(written) if !written.exists => {
@@ -284,7 +315,7 @@ mod tests {
             settling(&RunHistory { settled: vec![settled], ..RunHistory::default() }).unwrap().text
         };
         let layers = note(Module::KvHead, 4);
-        assert!(layers.contains("the set of kept units was still changing at the end"), "{layers}");
+        assert!(layers.contains("the set of kept units was still changing at the last evaluation"), "{layers}");
         assert!(layers.ends_with("kv_head (97.4 % in common in the layer that changed most) (Jaccard)"), "{layers}");
         let one = note(Module::Hidden, 1);
         assert!(one.ends_with("hidden (97.4 % in common) (Jaccard)"), "{one}");

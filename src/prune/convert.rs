@@ -69,7 +69,7 @@ pub fn write_model(
     progress: &mut dyn FnMut(&str, usize, usize),
 ) -> Result<Transfer, Error> {
     require_complete(conversion.source, conversion.source.model())?;
-    let dtype = conversion.dtype.into();
+    let dtype = conversion.dtype;
     let config = pruned_config(conversion.source.config(), conversion.spec, conversion.plan, dtype)?;
     config.write(folder)?;
     write_weights(conversion, &config.model()?, folder, progress)

@@ -1,9 +1,11 @@
 //! Whose a measured model is: eval and latency files name models by folder, runs know which folders they wrote and
-//! started from. Folders are told apart by where they lie on the disk; only a folder that is not there any more is
+//! started from, and the card of an exported model which run it is of. Folders are told apart by where they lie on the disk; only a folder that is not there any more is
 //! recognised by the end of its path, and only where no other of the given runs has one that ends alike.
 
 use super::lineage::{RunView, parts, source_of};
+use crate::hf::ModelCard;
 use crate::run_dir::layout::{MODEL, PRUNED};
+use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
 
 /// What a model is to a line of runs.
@@ -26,9 +28,25 @@ pub fn part_in(line: &[&RunView], all: &[RunView], folder: &str, parameters: Opt
     let place = Place::of(Path::new(folder));
     let claims: Vec<Claim> = all.iter().flat_map(claims).collect();
     let here: Vec<&Claim> = claims.iter().filter(|claim| claim.place.is(&place)).collect();
+    if here.is_empty() && place.real.is_some() {
+        return exported_from(line, Path::new(folder)).then_some(Part::Written);
+    }
     // A folder that is there is itself, whatever its name resembles.
-    let found = if here.is_empty() && place.real.is_none() { moved(&claims, folder, parameters) } else { here };
+    let found = if here.is_empty() { moved(&claims, folder, parameters) } else { here };
     found.into_iter().filter_map(|claim| claim.part_in(line)).max()
+}
+
+/// Whether `shearling export` wrote a folder from one of these runs: its card names the configuration that it was made
+/// under.
+fn exported_from(line: &[&RunView], folder: &Path) -> bool {
+    let card = ModelCard::read(folder).ok().flatten();
+    let Some(digest) = card.and_then(|card| card.config_digest) else { return false };
+    let own = |run: &&RunView| run.history.config.as_deref().is_some_and(|config| hex_sha256(config) == digest);
+    line.iter().any(own)
+}
+
+fn hex_sha256(text: &str) -> String {
+    Sha256::digest(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// A folder, by where it lies and by its name.

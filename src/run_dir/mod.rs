@@ -7,11 +7,11 @@
 pub mod layout;
 mod lock;
 mod manifest;
-mod run_dir;
+mod run;
 mod step_dir;
 
 pub use layout::MANIFEST_NAME;
 pub use lock::{Activity, RunLock};
 pub use manifest::{FileEntry, MANIFEST_VERSION, Manifest, sha256_of_file};
-pub use run_dir::{Latest, RunDir, SkippedStep};
+pub use run::{Latest, RunDir, SkippedStep};
 pub use step_dir::{StepDir, StepStaging, Verify};

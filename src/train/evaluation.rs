@@ -118,7 +118,7 @@ impl Trainer {
         };
         let gates = ModelGates::new(&self.model, &gates)?;
         let micro_batch = self.config.train.micro_batch();
-        Ok(row_losses(&self.decoder, &self.context, &gates, &self.eval_rows, micro_batch, &mut |_, _| ())?)
+        Ok(row_losses(&self.decoder, &self.context, &gates, &self.eval_rows, micro_batch, &mut |_, _, _| ())?)
     }
 
     fn report(

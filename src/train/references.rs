@@ -67,6 +67,11 @@ struct ReferenceFile {
     rows: BTreeMap<String, u64>,
 }
 
+/// The most rows of a domain that a file of reference losses was measured on, where it says so.
+pub fn reference_rows(path: &Path) -> Result<Option<u64>, Error> {
+    Ok(read_references(path)?.rows.into_values().max())
+}
+
 /// Reads a file of `{"domain": loss, …}` under `reference_loss`, as `shearling eval --write-reference` writes it.
 fn read_references(path: &Path) -> Result<ReferenceFile, Error> {
     let failed = |source| Error::Io { action: "read", path: path.to_path_buf(), source };

@@ -34,7 +34,8 @@ fn assert_alike(found: &Value, expected: &Value, place: &str) {
         (Value::Object(found), Value::Object(expected)) => {
             let keys = |object: &serde_json::Map<String, Value>| object.keys().cloned().collect::<Vec<_>>();
             assert_eq!(keys(found), keys(expected), "{place}");
-            for (key, value) in expected {
+            // What is said of the numbers may be said better.
+            for (key, value) in expected.iter().filter(|(key, _)| !["notes", "answers"].contains(&key.as_str())) {
                 assert_alike(&found[key], value, &format!("{place}.{key}"));
             }
         }

@@ -219,16 +219,16 @@ fn a_refused_key_is_told_with_those_that_may_change_and_a_lower_rate_is_none() {
     let place = Place::new();
     place.succeed(&["pretrain", "--config", "pretrain.toml", "--stop-at", "3"]);
     let resume = |set: &'static str| ["pretrain", "--resume", "run", "--set", set];
-    let may = ["train.learning_rate (lower)", "train.steps (higher)", "run.device", "checkpoint.every_steps"];
+    let may = ["train.learning_rate (lower)", "train.steps", "run.device", "checkpoint.every_steps"];
     for (set, told) in [
         ("train.batch_rows=8", "train.batch_rows: was 4, now 8"),
         ("train.learning_rate=0.5", "train.learning_rate: was 0.001, now 0.5"),
-        ("train.steps=4", "train.steps: was 6, now 4"),
         ("prune.method=magnitude", "prune.method: was \"learned\", now \"magnitude\""),
     ] {
         place.refuses(&resume(set), &[&[told][..], &may[..]].concat());
     }
     place.refuses(&resume("run.directory=elsewhere"), &["move the folder"]);
+    place.refuses(&resume("train.steps=2"), &["the run has done 3 steps", "--set train.steps=3 ends it"]);
     let (help, _) = place.succeed(&["pretrain", "--help"]);
     assert!(may.iter().all(|key| help.replace(['\n', ' '], "").contains(&key.replace(' ', ""))), "{help}");
 
@@ -238,6 +238,22 @@ fn a_refused_key_is_told_with_those_that_may_change_and_a_lower_rate_is_none() {
     assert!(rates[2] > 5e-4 && rates[3..].iter().all(|rate| *rate < 1e-4), "{rates:?}");
     let resolved = std::fs::read_to_string(place.at("run/resolved.toml")).unwrap();
     assert!(resolved.contains("learning_rate = 0.0001"), "it holds from now on: {resolved}");
+}
+
+#[test]
+fn a_run_that_takes_too_long_ends_after_fewer_steps() {
+    let place = Place::new();
+    place.succeed(&["pretrain", "--config", "pretrain.toml", "--stop-at", "3"]);
+    copy_folder(&place.at("run"), &place.at("now"));
+    let (_, stderr) = place.succeed(&["pretrain", "--resume", "run", "--set", "train.steps=4"]);
+    assert!(stderr.contains("schedule of 4 steps"), "{stderr}");
+    assert_eq!(place.kinds("run", "step"), [1, 2, 3, 4]);
+    // Where it is: nothing is left to train, and the model is written.
+    place.succeed(&["pretrain", "--resume", "now", "--set", "train.steps=3"]);
+    assert_eq!(place.kinds("now", "step"), [1, 2, 3]);
+    for run in ["run", "now"] {
+        assert!(place.at(run).join("model/model.safetensors").is_file());
+    }
 }
 
 #[test]

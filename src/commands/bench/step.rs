@@ -55,7 +55,7 @@ fn measure(subject: &Subject, arguments: &BenchStep, printer: &Printer) -> anyho
         let elapsed = start.elapsed().as_secs_f64();
         losses.push(report.cross_entropy);
         tokens = report.tokens;
-        printer.note(format!("step {} of {:.3} s, loss {:.4}", step + 1, elapsed, report.cross_entropy));
+        printer.note(format!("step {}: {:.3} s, loss {:.4}", step + 1, elapsed, report.cross_entropy));
         if step >= arguments.warmup {
             seconds.push(elapsed);
             phases.iter_mut().zip(trainer.phases()).for_each(|(sum, (_, seconds))| sum.1 += seconds);

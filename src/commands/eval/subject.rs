@@ -97,8 +97,8 @@ impl Subject {
     ) -> anyhow::Result<Vec<RowLosses>> {
         let context = ForwardContext::new(decoder.model(), dataset.sequence_length() as i64, device)?;
         let mut progress = Progress::default();
-        let mut show = |domain: &str, done: usize| {
-            progress.show(|| format!("{}: {domain}, {done} rows evaluated", self.name));
+        let mut show = |domain: &str, done: usize, of: usize| {
+            progress.show(|| format!("{}: {domain}, row {} of {of}", self.name, done + 1));
         };
         Ok(row_losses(decoder, &context, &ModelGates::none(), rows, micro_batch, &mut show)?)
     }

@@ -7,7 +7,8 @@
 //!   settle (`train::settling`).
 //! - A batch is as large as leaves 600 steps, at most the published one: more steps help masks and mixer more than
 //!   less noise does.
-//! - Learning rates go with a power of the source's parameters, through both points.
+//! - Learning rates go with a power of the source's parameters, through both points, and with the square root of a batch
+//!   that is smaller than the smallest of them: AdamW's steps are as noisy as the batch is small.
 
 use crate::model::ModelConfig;
 use crate::model::count::{ParameterCount, training_flops_per_token};
@@ -27,6 +28,8 @@ const WANTED_STEPS: f64 = 600.0;
 const LEAST_ROWS: usize = 4;
 /// Parameters of the published source, whose learning rate is 1e-4 in both stages.
 const PUBLISHED_PARAMETERS: f64 = 6.74e9;
+/// Tokens per step of the smallest batch for which the learning rates are known.
+const KNOWN_STEP_TOKENS: f64 = 16_384.0;
 /// Time that evaluations and checkpoints take beside the steps.
 const OVERHEAD: f64 = 1.2;
 
@@ -91,7 +94,8 @@ impl Stages {
             let steps = all_tokens / tokens / batch_rows as f64;
             let steps = round(steps.max(least as f64));
             let flops = steps as f64 * batch_rows as f64 * tokens * flops;
-            Stage { steps, batch_rows, learning_rate, flops }
+            let small = (batch_rows as f64 * tokens / KNOWN_STEP_TOKENS).min(1.0).sqrt();
+            Stage { steps, batch_rows, learning_rate: one_digit(learning_rate * small), flops }
         };
         // 5e-4 and 1e-3 at 135 M parameters.
         let rates = [0.41, 0.59].map(|power| one_digit(1e-4 * size.max(1.0).powf(power)).min(2e-3));
@@ -156,11 +160,15 @@ mod tests {
     }
 
     #[test]
-    fn a_small_model_and_budget_have_small_batches_and_high_rates() {
+    fn a_small_model_has_high_rates_and_a_small_budget_small_batches() {
         let source = small(&llama2_7b());
         let stages = Stages::new(&source, &source, 1024, Budget::Flops(0.5e12 * 3600.0));
-        assert_eq!((stages.prune.learning_rate, stages.next.learning_rate), (5e-4, 1e-3));
-        assert_eq!(stages.prune.batch_rows, 4);
+        assert_eq!((stages.prune.batch_rows, stages.next.batch_rows), (4, 4));
+        // Half of 5e-4 and 1e-3: a quarter of the tokens per step.
+        assert_eq!((stages.prune.learning_rate, stages.next.learning_rate), (3e-4, 5e-4));
+        let known = Stages::new(&source, &source, 1024, Budget::Tokens(40e6));
+        assert_eq!((known.prune.batch_rows, known.next.batch_rows), (16, 32));
+        assert_eq!((known.prune.learning_rate, known.next.learning_rate), (5e-4, 1e-3));
         assert!(stages.prune.steps >= 300 && stages.prune.steps < 400, "{stages:?}");
         let all = stages.prune.seconds(0.5e12) + stages.next.seconds(0.5e12);
         assert!((0.5..2.0).contains(&(all / 3600.0)), "{all}");

@@ -2,9 +2,9 @@
 
 use super::part::ONE_ROW;
 use super::recipe::Recipe;
-use super::speed::Place;
 use super::text;
 use crate::cli::table::bytes;
+use crate::commands::speed::Place;
 use crate::config::{self, RunConfig};
 use crate::train::fit::{Fit, fitting};
 use crate::train::memory::{MemoryEstimate, checkpoint_bytes};

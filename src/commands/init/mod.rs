@@ -8,7 +8,6 @@ mod part;
 mod recipe;
 mod rows;
 mod shape;
-mod speed;
 mod text;
 
 use super::Verdict;
@@ -37,7 +36,9 @@ pub fn run(arguments: &Init) -> anyhow::Result<Verdict> {
     let outputs = [OutputFile::check("--out", files[0])?, OutputFile::check("--out", files[1])?];
     check(&recipe)?;
     let texts = [text::prune(&recipe), text::next(&recipe)];
-    for ((output, text), what) in outputs.iter().zip(&texts).zip(["how to prune it", "how to continue it"]) {
+    for ((output, text), what) in
+        outputs.iter().zip(&texts).zip(["the configuration that prunes", "the configuration that continues"])
+    {
         output.write(what, text, &printer)?;
     }
     for warning in &recipe.warnings {
@@ -54,8 +55,10 @@ fn refuse_present(files: [&std::path::PathBuf; 2]) -> anyhow::Result<()> {
     match present.as_slice() {
         [] => Ok(()),
         present => anyhow::bail!(
-            "{} is there already; choose another --out, or write over it with --force",
-            present.join(" and ")
+            "{} {} there already; choose another --out, or write over {} with --force",
+            present.join(" and "),
+            if present.len() == 1 { "is" } else { "are" },
+            if present.len() == 1 { "it" } else { "them" }
         ),
     }
 }

@@ -29,6 +29,7 @@ pub(super) struct Part {
     pub(super) max_epochs: f64,
     pub(super) eval_every: u64,
     pub(super) eval_rows: u64,
+    pub(super) eval_rows_said: String,
     pub(super) save_every: u64,
     pub(super) settings: Settings,
     pub(super) memory_said: String,
@@ -48,10 +49,7 @@ impl Part {
         let max_epochs = dataset.map_or(EPOCHS, |dataset| within(dataset, &mut stage, least));
         let rows = dataset.map(|dataset| Rows::new(dataset, stage.rows(), max_epochs));
         let domains = rows.as_ref().map_or(ASSUMED_DOMAINS, |rows| rows.shares().count() as u64);
-        // The published intervals of evaluation, unless that would be fewer than six evaluations.
-        let eval_every = (stage.steps / 6).clamp(1, if stage.steps > 10_000 { 400 } else { 50 });
-        let evaluations = stage.steps / eval_every + 2;
-        let fits = |rows: &u64| (evaluations * domains * rows) as f64 <= EVALUATED * stage.rows() as f64;
+        let (eval_every, eval_rows) = evaluations(&stage, domains);
         Part {
             command,
             stage,
@@ -60,7 +58,8 @@ impl Part {
             rows,
             max_epochs,
             eval_every,
-            eval_rows: [64, 32, 16, 8].into_iter().find(fits).unwrap_or(4),
+            eval_rows,
+            eval_rows_said: "held-out rows; evaluations stay a tenth of the time or so".to_string(),
             save_every: (stage.steps / 4).clamp(1, 3200),
             settings: ONE_ROW,
             memory_said: String::new(),
@@ -72,6 +71,16 @@ impl Part {
     pub(super) fn prunes(&self) -> bool {
         self.command == Command::Prune
     }
+}
+
+/// Steps between evaluations, and held-out rows of each domain. The published intervals, unless that would be fewer than
+/// six evaluations; and fewer still before a domain has less than eight rows, which tell little.
+fn evaluations(stage: &Stage, domains: u64) -> (u64, u64) {
+    let every = |parts: u64| (stage.steps / parts).clamp(1, if stage.steps > 10_000 { 400 } else { 50 * 6 / parts });
+    let fits =
+        |every: u64, rows: u64| ((stage.steps / every + 2) * domains * rows) as f64 <= EVALUATED * stage.rows() as f64;
+    let choices = [6, 4, 3].into_iter().flat_map(|parts| [64, 32, 16, 8].map(|rows| (every(parts), rows)));
+    choices.into_iter().find(|(every, rows)| fits(*every, *rows)).unwrap_or((every(6), 4))
 }
 
 /// Shortens a stage to what its data allow, at `EPOCHS` each row, but not below `least` steps: then rows are seen more

@@ -3,15 +3,16 @@
 use super::budget::{Budget, Stages};
 use super::part::Part;
 use super::shape::{self, Wish};
-use super::speed::Place;
 use crate::cli::arguments::Init;
 use crate::commands::model_folder::model_folder;
 use crate::commands::prepared_data::open_prepared;
+use crate::commands::speed::Place;
 use crate::config::Stage as Command;
 use crate::files::DType;
 use crate::hf::{ModelConfig, RawConfig};
 use crate::model::count::ParameterCount;
 use crate::prune::shape::{resized, source_shape};
+use crate::train::references::reference_rows;
 use anyhow::Context;
 use shearling_domains::Dataset;
 use shearling_masks::{MaskSpec, Shape};
@@ -77,11 +78,18 @@ impl Recipe {
             .clone()
             .unwrap_or_else(|| PathBuf::from(format!("{name}-to-{}.toml", short(ParameterCount::of(&target).total()))));
         let next_file = continued(&file)?;
-        let prune = Part::new(Command::Prune, stages.prune, &file, data, dataset.as_ref());
+        let mut prune = Part::new(Command::Prune, stages.prune, &file, data, dataset.as_ref());
         let mut next = Part::new(Command::Pretrain, stages.next, &next_file, next_data, next_dataset.as_ref());
+        let measured =
+            arguments.reference_file.as_deref().filter(|file| file.is_file()).map(reference_rows).transpose()?;
+        if let Some(rows) = measured.flatten() {
+            prune.eval_rows = rows;
+            prune.eval_rows_said = "held-out rows, as many as the reference losses were measured on".to_string();
+        }
         if next.data == prune.data {
             // Reference losses hold for the rows that they were measured on.
             next.eval_rows = prune.eval_rows;
+            next.eval_rows_said = prune.eval_rows_said.clone();
         }
         let mut recipe = Recipe {
             prune,
@@ -197,7 +205,10 @@ fn too_small(stages: &Stages, place: &Place) -> String {
         ),
         None => String::new(),
     };
-    format!("the budget is less than masks need to settle: the files have the fewest steps that do{takes}")
+    format!(
+        "the budget is less than masks need to settle: the files have the fewest steps that do{takes}. A larger budget \
+         (--hours) or shorter rows (--sequence-length, before the data are prepared) fit both"
+    )
 }
 
 /// `NAME-continue.toml` beside `NAME.toml`.

@@ -16,7 +16,7 @@ pub(super) fn prune(recipe: &Recipe) -> String {
     let _ = write!(text, "\n[model]\n{}", line("source", &quoted(&recipe.folder), ""));
     let after = ParameterCount::of(&recipe.target).total();
     let asked = match recipe.asked {
-        Some(asked) => format!(", asked for were {}", grouped(asked as i64)),
+        Some(asked) => format!(" ({} were asked for)", grouped(asked as i64)),
         None => String::new(),
     };
     let _ = write!(
@@ -224,7 +224,7 @@ fn train(text: &mut String, recipe: &Recipe, part: &Part, warmup: u64, warmup_sa
     let _ = write!(
         text,
         "{}{}{}",
-        line("learning_rate", &rate, "1e-4 for a 7B as published, more for smaller models"),
+        line("learning_rate", &rate, "1e-4 for a 7B as published, more for smaller models, less for small batches"),
         line("warmup_steps", &warmup.to_string(), warmup_said),
         line("final_lr_fraction", "0.1", "cosine to a tenth of the peak"),
     );
@@ -235,11 +235,7 @@ fn rest(text: &mut String, part: &Part) {
         text,
         "\n[eval]\n{}{}\n[checkpoint]\n{}",
         line("every_steps", &part.eval_every.to_string(), ""),
-        line(
-            "rows_per_domain",
-            &part.eval_rows.to_string(),
-            "held-out rows; evaluations stay a tenth of the time or so"
-        ),
+        line("rows_per_domain", &part.eval_rows.to_string(), &part.eval_rows_said),
         line("every_steps", &part.save_every.to_string(), &part.disk_said),
     );
 }

@@ -140,7 +140,8 @@ fn running_out(outline: &Outline, domains: &[DomainRows], mix: Option<&MixReach>
         let most = domain.available.map_or(1.0, |available| available as f64 * most_epochs / rows);
         if most < mix.map_or(1.0, |mix| mix.highest(&domain.name)) {
             warnings.push(format!(
-                "domain {} can hold at most {:.1} % of the run before it runs out; the mixer may ask for more",
+                "domain {} has rows for {:.1} % of the run at data.max_epochs = {most_epochs}; if the mixer asks for more, it runs out and \
+                 the others share the rest; a higher data.max_epochs repeats it more often",
                 domain.name,
                 100.0 * most
             ));

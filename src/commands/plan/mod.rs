@@ -9,15 +9,14 @@ mod report;
 mod rows;
 mod source;
 
-pub(super) use report::CARD_UTILISATION;
-
 use super::Verdict;
 use super::run::load;
 use crate::cli::Printer;
 use crate::cli::arguments::Plan;
+use crate::commands::speed::named_card;
 use crate::config::{RunConfig, Stage};
 use crate::hf::Checkpoint;
-use crate::native::cards::{CARDS, Card};
+use crate::native::cards::Card;
 use crate::native::device::{self, DeviceError};
 use crate::prune::convert::require_complete;
 use crate::train::setup::{Device, other_tokenizer};
@@ -65,14 +64,6 @@ pub(super) fn outline(
 ) -> anyhow::Result<Outline> {
     let stage = Stage::of(&config);
     Ok(Outline::new(config, stage, device, source, row_tokens)?)
-}
-
-/// The card of that name.
-pub(super) fn named_card(name: &str) -> anyhow::Result<&'static Card> {
-    Card::named(name).with_context(|| {
-        let known: Vec<&str> = CARDS.iter().map(|card| card.id).collect();
-        format!("--card {name:?} is not known; there are {}", known.join(", "))
-    })
 }
 
 /// Where the run would be: the plan for a GPU may be made where there is none.

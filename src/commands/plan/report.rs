@@ -7,6 +7,7 @@ use super::rows::{self, DomainRows};
 use crate::cli::arguments::Plan;
 use crate::cli::table::{Table, bytes, duration, grouped};
 use crate::commands::inspect::{shape_json, shape_table};
+use crate::commands::speed::{CARD_UTILISATION, Place};
 use crate::eval::rows_read;
 use crate::files::available_bytes;
 use crate::hf::ModelConfig;
@@ -17,10 +18,6 @@ use crate::train::Outline;
 use crate::train::memory::checkpoint_bytes;
 use crate::train::setup::compute_dtype;
 use serde_json::{Value, json};
-
-/// Share of a card's bf16 products that a training step reaches, measured on an H200 with a 7B under masks; 34 % with a
-/// 1.3B without.
-pub(in crate::commands) const CARD_UTILISATION: f64 = 0.28;
 
 /// The answer.
 pub(super) struct Report {
@@ -37,6 +34,14 @@ pub(super) struct Report {
     seconds: Option<(f64, String)>,
     /// Of the outline and of the advice.
     pub(super) warnings: Vec<String>,
+}
+
+/// The time at the rate that this machine multiplies at, where the run would be here.
+fn measured_seconds(outline: &Outline, flops: f64) -> Option<(f64, String)> {
+    let place = Place::here().ok().filter(|place| place.device == outline.device)?;
+    let said =
+        format!("{}, measured here (`shearling bench step --config FILE` times the step itself)", place.rate_said);
+    Some((flops / place.flops?, format!("about, {said}")))
 }
 
 impl Report {
@@ -63,7 +68,7 @@ impl Report {
                 );
                 Some((all_flops / (rate * 1e12), said))
             }
-            (None, None, None) => None,
+            (None, None, None) => measured_seconds(outline, all_flops),
         };
         let places = Places::new(outline, card);
         let checkpoint_bytes = checkpoint_bytes(&outline.model, config);
@@ -148,7 +153,7 @@ impl Report {
         });
         text.push_str(&match &self.seconds {
             Some((seconds, said)) => format!("time {said}: {}\n", duration(*seconds)),
-            None => "time: give --tokens-per-second, --tflops or --card\n".to_string(),
+            None => "time: not known here; give --tokens-per-second, --tflops or --card\n".to_string(),
         });
         text.push_str(&format!("memory (estimated, {}): {}\n", computed(outline), self.places.memory));
         text.push_str(&self.places.text(outline.device));

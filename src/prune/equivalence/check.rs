@@ -4,7 +4,6 @@ use super::rounding::{EffectSum, Rounding};
 use super::streams::{Stream, placed};
 use super::weights::WrittenWeights;
 use super::{ARITHMETIC_BOUND, Apart, Equivalence, LayerDifference, NAMED_POSITIONS, Position};
-use crate::files::DType;
 use crate::hf::Checkpoint;
 use crate::model::parameters::parameters;
 use crate::model::{Head, Parameter};
@@ -46,7 +45,7 @@ pub fn check(
     let weights = RefCell::new(WrittenWeights::default());
     // A tied embedding is asked for twice.
     let compared = RefCell::new(HashSet::new());
-    let dtype: DType = conversion.dtype.into();
+    let dtype = conversion.dtype;
     let input_ids = conversion.check_rows.ids.f_to_device(device)?;
     let start = |model, gates: &Gates, weight| Stream::start(model, gates, &input_ids, weight);
 

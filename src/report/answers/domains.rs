@@ -100,6 +100,7 @@ fn story_point(story: &DomainStory, last: &str) -> String {
     let errors = story.hurt.map_or(String::new(), |errors| format!(", {:.1} standard errors{rows}", tenths(errors)));
     let now = match (story.later, story.recovered) {
         (Later::SameRows, Some(part)) if part >= 1.0 => format!(", now {} (all recovered)", loss(story.last)),
+        (Later::SameRows, Some(part)) if part < 0.0 => format!(", now {} (worse since the cut)", loss(story.last)),
         (Later::SameRows, Some(part)) => {
             format!(", now {} ({} recovered)", loss(story.last), Unit::Percent.text(part))
         }

@@ -181,7 +181,10 @@ pub(super) fn settled(history: &RunHistory) -> Answer {
         }
         _ => (
             Verdict::Bad,
-            format!("Not all did: the set of kept units was still changing at the end in {}.", listed(&moving)),
+            format!(
+                "Not all did: the set of kept units was still changing at the last snapshot in {}.",
+                listed(&moving)
+            ),
         ),
     };
     let step = |step: Option<u64>, what: &str| {

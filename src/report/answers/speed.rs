@@ -19,8 +19,7 @@ const QUESTION: &str = "Is the small model faster?";
 pub(super) fn speed(line: &[&RunView], all: &[RunView], latency: Option<&LatencyFile>) -> Answer {
     let open = |answer: String| Answer::new("speed", QUESTION, Verdict::Open, answer);
     let Some(latency) = latency else {
-        let how =
-            "Not measured here: shearling bench latency SOURCE SMALL --json measures it, --latency takes its output.";
+        let how = "Not measured here: shearling bench latency SOURCE SMALL --out latency.json measures it, --latency latency.json shows it.";
         return open(how.to_string());
     };
     match Compared::of(line, all, latency) {

@@ -118,6 +118,7 @@ fn table(stories: &[DomainStory], name: &str) -> Option<NamedTable> {
 /// The share that was recovered, or why there is none.
 fn recovered(story: &DomainStory) -> String {
     match (story.recovered, story.later) {
+        (Some(part), _) if part < 0.0 => "worse".to_string(),
         (Some(part), _) => Unit::Percent.text(part),
         (None, Later::OtherRows) => "other rows".to_string(),
         (None, Later::NotContinued) => "not continued".to_string(),
