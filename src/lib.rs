@@ -3,18 +3,18 @@
 //!
 //! ```text
 //! config.toml + --set ─► config ─► plan
-//! HF checkpoint ─► checkpoint (mmap) ─► model ◄── masks (an argument of forward)
+//! HF folder ─► hf (memory-mapped) ─► model ◄── gates (an argument of forward)
 //! text ─► domains::prepare ─► token rows ─► domains::loader ─► batch ─► train
 //!                                  ▲                                     │
 //!                                  └──── mixer ◄──── loss per domain ◄───┘
 //! run folder: checkpoints/step-N + metrics.jsonl + mask snapshots
-//! masks + source weights ─► prune (fold, slice, prove) ─► pruned HF folder ─► train ─► HF folder ─► eval
+//! masks + source weights ─► export, prune (fold, slice, compare) ─► pruned HF folder ─► train ─► HF folder ─► eval
 //! any HF folder + prompt ─► tokenizer ─► prefill, decode with a cache ─► generate ─► text
 //! ```
 //!
-//! Imports point down only: `cli`, `commands` → `train`, `eval`, `generate`, `prune`, `inspect` → `model` → `config`,
-//! `checkpoint`, `native` → the crates `shearling_masks` and `shearling_domains`. docs/architecture.md has the whole
-//! table, a test holds it.
+//! Imports point down only: `cli`, `commands` → `train`, `eval`, `generate`, `prune`, `export`, `inspect`, `report` →
+//! `model` → `config`, `hf`, `run_dir`, `native` → `files` and the crates `shearling_masks` and `shearling_domains`.
+//! docs/architecture.md has the whole table, a test holds it.
 
 pub mod cli;
 pub mod commands;

@@ -7,8 +7,9 @@
 //!   settle (`train::settling`).
 //! - A batch is as large as leaves 600 steps, at most the published one: more steps help masks and mixer more than
 //!   less noise does.
-//! - Learning rates go with a power of the source's parameters, through both points, and with the square root of a batch
-//!   that is smaller than the smallest of them: AdamW's steps are as noisy as the batch is small.
+//! - Learning rates go with a power of the source's parameters, through both points. That of the continuation also goes
+//!   with the square root of a batch that is smaller than the smallest of them: with 1,024 tokens a step 1e-3 first undid
+//!   what pruning had kept, where 2e-4 recovered.
 
 use crate::model::ModelConfig;
 use crate::model::count::{ParameterCount, training_flops_per_token};
@@ -28,7 +29,7 @@ const WANTED_STEPS: f64 = 600.0;
 const LEAST_ROWS: usize = 4;
 /// Parameters of the published source, whose learning rate is 1e-4 in both stages.
 const PUBLISHED_PARAMETERS: f64 = 6.74e9;
-/// Tokens per step of the smallest batch for which the learning rates are known.
+/// Tokens per step of the smallest batch for which the learning rate of the continuation is known.
 const KNOWN_STEP_TOKENS: f64 = 16_384.0;
 /// Time that evaluations and checkpoints take beside the steps.
 const OVERHEAD: f64 = 1.2;
@@ -94,13 +95,14 @@ impl Stages {
             let steps = all_tokens / tokens / batch_rows as f64;
             let steps = round(steps.max(least as f64));
             let flops = steps as f64 * batch_rows as f64 * tokens * flops;
-            let small = (batch_rows as f64 * tokens / KNOWN_STEP_TOKENS).min(1.0).sqrt();
-            Stage { steps, batch_rows, learning_rate: one_digit(learning_rate * small), flops }
+            Stage { steps, batch_rows, learning_rate, flops }
         };
         // 5e-4 and 1e-3 at 135 M parameters.
         let rates = [0.41, 0.59].map(|power| one_digit(1e-4 * size.max(1.0).powf(power)).min(2e-3));
         let prune = stage(prune_tokens, PRUNE_STEP_TOKENS, LEAST_PRUNE_STEPS, rates[0], of_source);
-        let next = stage(next_tokens, CONTINUE_STEP_TOKENS, LEAST_CONTINUE_STEPS, rates[1], of_target);
+        let mut next = stage(next_tokens, CONTINUE_STEP_TOKENS, LEAST_CONTINUE_STEPS, rates[1], of_target);
+        let small = (next.batch_rows as f64 * tokens / KNOWN_STEP_TOKENS).min(1.0).sqrt();
+        next.learning_rate = one_digit(next.learning_rate * small);
         let affordable = prune_tokens / tokens / prune.batch_rows as f64;
         let exceeded = affordable < 0.9 * LEAST_PRUNE_STEPS as f64;
         Stages { prune, next, exceeded }
@@ -164,8 +166,8 @@ mod tests {
         let source = small(&llama2_7b());
         let stages = Stages::new(&source, &source, 1024, Budget::Flops(0.5e12 * 3600.0));
         assert_eq!((stages.prune.batch_rows, stages.next.batch_rows), (4, 4));
-        // Half of 5e-4 and 1e-3: a quarter of the tokens per step.
-        assert_eq!((stages.prune.learning_rate, stages.next.learning_rate), (3e-4, 5e-4));
+        // Half of 1e-3: a quarter of the tokens per step.
+        assert_eq!((stages.prune.learning_rate, stages.next.learning_rate), (5e-4, 5e-4));
         let known = Stages::new(&source, &source, 1024, Budget::Tokens(40e6));
         assert_eq!((known.prune.batch_rows, known.next.batch_rows), (16, 32));
         assert_eq!((known.prune.learning_rate, known.next.learning_rate), (5e-4, 1e-3));

@@ -221,10 +221,14 @@ fn train(text: &mut String, recipe: &Recipe, part: &Part, warmup: u64, warmup_sa
         text.push_str(&line("moments_on_host", "true", "memory of the GPU, for some of the host's"));
     }
     let rate = format!("{:e}", stage.learning_rate);
+    let rate_said = match part.prunes() {
+        true => "1e-4 for a 7B as published, more for smaller models",
+        false => "1e-4 for a 7B as published, more for smaller models, less for small batches",
+    };
     let _ = write!(
         text,
         "{}{}{}",
-        line("learning_rate", &rate, "1e-4 for a 7B as published, more for smaller models, less for small batches"),
+        line("learning_rate", &rate, rate_said),
         line("warmup_steps", &warmup.to_string(), warmup_said),
         line("final_lr_fraction", "0.1", "cosine to a tenth of the peak"),
     );
