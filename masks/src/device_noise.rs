@@ -1,4 +1,4 @@
-//! Gate noise made where the masks live: Philox4x32-10 of `noise` as tensor operations, for the units of all masks at once.
+//! Gate noise made where the masks live: Philox4x32-10 of the crate `shearling-noise` as tensor operations, for the units of all masks at once.
 //!
 //! The same keys, counters and mapping to (0, 1) as [`Stream::uniforms`], so the same bits on every device; what does not
 //! change from forward to forward is put on the device once. A call sends nothing there but scalar arguments of kernels:
@@ -14,10 +14,10 @@
 
 use crate::error::Result;
 use crate::gates::Gates;
-use crate::noise::{
+use crate::spec::ModuleSpec;
+use shearling_noise::{
     CELLS_LOG2, KEY_INCREMENTS, MULTIPLIERS, NoiseKey, Purpose, ROUNDS, Stream, WORDS_PER_BLOCK, counter,
 };
-use crate::spec::ModuleSpec;
 use tch::{Device, Kind, Tensor};
 
 const WORD_BITS: i64 = 32;
@@ -150,8 +150,8 @@ fn to_uniforms(words: &Tensor, epsilon: f32) -> Result<Tensor> {
 mod tests {
     use super::*;
     use crate::gates::cpu_values;
-    use crate::noise::philox4x32_10;
-    use crate::shape::Module;
+    use crate::shape::UnitKind;
+    use shearling_noise::philox4x32_10;
 
     const EPSILON: f32 = 1e-6;
 
@@ -159,11 +159,11 @@ mod tests {
     fn specs() -> Vec<ModuleSpec> {
         let spec = |module, rows, size| ModuleSpec { module, rows, size, target: 1 };
         vec![
-            spec(Module::Layer, 1, 3),
-            spec(Module::KvHead, 3, 7),
-            spec(Module::QueryHead, 3, 3),
-            spec(Module::Intermediate, 3, 4 * 101),
-            spec(Module::Hidden, 1, 1025),
+            spec(UnitKind::Layer, 1, 3),
+            spec(UnitKind::KvHead, 3, 7),
+            spec(UnitKind::QueryHead, 3, 3),
+            spec(UnitKind::Intermediate, 3, 4 * 101),
+            spec(UnitKind::Hidden, 1, 1025),
         ]
     }
 
@@ -226,7 +226,7 @@ mod tests {
             Tensor::from_slice(&values.collect::<Vec<i64>>()).view([2, -1])
         };
         let units = (counters.len() * WORDS_PER_BLOCK) as i64;
-        let specs = [ModuleSpec { module: Module::Hidden, rows: 1, size: units, target: 1 }];
+        let specs = [ModuleSpec { module: UnitKind::Hidden, rows: 1, size: units, target: 1 }];
         let noise = DeviceNoise::new(&specs, Device::Cpu).unwrap();
         let noise = DeviceNoise { even: row([0, 2]), odd: row([1, 3]), ..noise };
         for key in [[0; 2], [u32::MAX; 2], [0xa409_3822, 0x299f_31d0], [1 << 31, 1]] {

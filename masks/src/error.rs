@@ -2,7 +2,7 @@
 //!
 //! Every message names the key or file, what was found and how to get on; nothing here panics on input from outside.
 
-use crate::shape::Module;
+use crate::shape::UnitKind;
 use std::path::PathBuf;
 
 /// Result of this crate's operations.
@@ -98,7 +98,7 @@ pub enum Error {
     )]
     MissingModule {
         /// The mask.
-        module: Module,
+        module: UnitKind,
         /// Its shape.
         expected: Vec<i64>,
     },
@@ -108,7 +108,7 @@ pub enum Error {
     )]
     ModuleShape {
         /// The mask.
-        module: Module,
+        module: UnitKind,
         /// Its shape.
         expected: Vec<i64>,
         /// The shape given.

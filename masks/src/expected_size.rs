@@ -12,7 +12,7 @@
 
 use crate::error::Result;
 use crate::gates::Gates;
-use crate::shape::Module;
+use crate::shape::UnitKind;
 use crate::spec::MaskSpec;
 
 /// Expected sizes of a masked model.
@@ -32,16 +32,16 @@ impl ExpectedSize {
     /// # Errors
     /// A module of the spec that is missing, of another shape or not finite.
     pub fn of_scores(spec: &MaskSpec, scores: &Gates) -> Result<ExpectedSize> {
-        let values = |module: Module| scores.values(spec, module);
-        let row_sums = |module: Module| -> Result<Vec<f64>> {
+        let values = |module: UnitKind| scores.values(spec, module);
+        let row_sums = |module: UnitKind| -> Result<Vec<f64>> {
             Ok(values(module)?.chunks_exact(spec.layout(module).size as usize).map(sum).collect())
         };
-        let layers: Vec<f64> = values(Module::Layer)?.into_iter().map(f64::from).collect();
+        let layers: Vec<f64> = values(UnitKind::Layer)?.into_iter().map(f64::from).collect();
         Ok(ExpectedSize::new(
             spec,
             &layers,
-            [row_sums(Module::KvHead)?, row_sums(Module::QueryHead)?, row_sums(Module::Intermediate)?],
-            row_sums(Module::Hidden)?.iter().sum(),
+            [row_sums(UnitKind::KvHead)?, row_sums(UnitKind::QueryHead)?, row_sums(UnitKind::Intermediate)?],
+            row_sums(UnitKind::Hidden)?.iter().sum(),
         ))
     }
 
@@ -121,26 +121,26 @@ mod tests {
     }
 
     /// Adds up the weights of every projection element by element, each weighted with the units it hangs on.
-    fn brute_force(shape: &Shape, gate: &dyn Fn(Module, i64, i64) -> f64) -> f64 {
+    fn brute_force(shape: &Shape, gate: &dyn Fn(UnitKind, i64, i64) -> f64) -> f64 {
         let (mut total, group_size) = (0.0, shape.group_size());
         for layer in 0..shape.num_hidden_layers {
             let mut of_layer = 0.0;
             for hidden in 0..shape.hidden_size {
-                let column = gate(Module::Hidden, 0, hidden);
+                let column = gate(UnitKind::Hidden, 0, hidden);
                 for _ in 0..shape.head_dim {
                     for head in 0..shape.num_attention_heads {
-                        let group = gate(Module::KvHead, layer, head / group_size);
-                        of_layer += 2.0 * column * group * gate(Module::QueryHead, layer, head % group_size);
+                        let group = gate(UnitKind::KvHead, layer, head / group_size);
+                        of_layer += 2.0 * column * group * gate(UnitKind::QueryHead, layer, head % group_size);
                     }
                     for kv_head in 0..shape.num_key_value_heads {
-                        of_layer += 2.0 * column * gate(Module::KvHead, layer, kv_head);
+                        of_layer += 2.0 * column * gate(UnitKind::KvHead, layer, kv_head);
                     }
                 }
                 for unit in 0..shape.intermediate_size {
-                    of_layer += 3.0 * column * gate(Module::Intermediate, layer, unit);
+                    of_layer += 3.0 * column * gate(UnitKind::Intermediate, layer, unit);
                 }
             }
-            total += of_layer * gate(Module::Layer, 0, layer);
+            total += of_layer * gate(UnitKind::Layer, 0, layer);
         }
         total
     }
@@ -172,7 +172,7 @@ mod tests {
                 let values: Vec<f32> = (0..module.units()).map(|i| ((i * 7 + salt as i64) % 5) as f32 / 4.0).collect();
                 gates.set(module.module, Some(Tensor::from_slice(&values).view(&module.dims()[..])));
             }
-            let gate = |module: Module, row: i64, index: i64| match gates.get(module) {
+            let gate = |module: UnitKind, row: i64, index: i64| match gates.get(module) {
                 None => 1.0,
                 Some(values) => values.view([-1]).double_value(&[row * spec.layout(module).size + index]),
             };

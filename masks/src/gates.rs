@@ -3,7 +3,7 @@
 //! Made by `mask_set` (sampled or deterministic) or `keep_plan` (a one-shot cut); read by the model and by the parameter count.
 
 use crate::error::{Error, Result};
-use crate::shape::Module;
+use crate::shape::UnitKind;
 use crate::spec::{MaskSpec, ModuleSpec};
 use tch::{Device, Kind, TchError, Tensor};
 
@@ -29,24 +29,24 @@ impl Gates {
     }
 
     /// The gates of one module.
-    pub fn get(&self, module: Module) -> Option<&Tensor> {
+    pub fn get(&self, module: UnitKind) -> Option<&Tensor> {
         match module {
-            Module::Layer => self.layer.as_ref(),
-            Module::KvHead => self.kv_head.as_ref(),
-            Module::QueryHead => self.query_head.as_ref(),
-            Module::Intermediate => self.intermediate.as_ref(),
-            Module::Hidden => self.hidden.as_ref(),
+            UnitKind::Layer => self.layer.as_ref(),
+            UnitKind::KvHead => self.kv_head.as_ref(),
+            UnitKind::QueryHead => self.query_head.as_ref(),
+            UnitKind::Intermediate => self.intermediate.as_ref(),
+            UnitKind::Hidden => self.hidden.as_ref(),
         }
     }
 
     /// Sets or removes the gates of one module.
-    pub fn set(&mut self, module: Module, gate: Option<Tensor>) {
+    pub fn set(&mut self, module: UnitKind, gate: Option<Tensor>) {
         match module {
-            Module::Layer => self.layer = gate,
-            Module::KvHead => self.kv_head = gate,
-            Module::QueryHead => self.query_head = gate,
-            Module::Intermediate => self.intermediate = gate,
-            Module::Hidden => self.hidden = gate,
+            UnitKind::Layer => self.layer = gate,
+            UnitKind::KvHead => self.kv_head = gate,
+            UnitKind::QueryHead => self.query_head = gate,
+            UnitKind::Intermediate => self.intermediate = gate,
+            UnitKind::Hidden => self.hidden = gate,
         }
     }
 
@@ -74,7 +74,7 @@ impl Gates {
     /// The same tensors again, sharing storage and graph.
     pub fn shallow_clone(&self) -> Gates {
         let mut gates = Gates::none();
-        for module in Module::ALL {
+        for module in UnitKind::ALL {
             gates.set(module, self.get(module).map(Tensor::shallow_clone));
         }
         gates
@@ -107,7 +107,7 @@ impl Gates {
     /// Every gate changed by the same function.
     fn map(&self, function: impl Fn(&Tensor) -> std::result::Result<Tensor, TchError>) -> Result<Gates> {
         let mut gates = Gates::none();
-        for module in Module::ALL {
+        for module in UnitKind::ALL {
             gates.set(module, self.get(module).map(&function).transpose()?);
         }
         Ok(gates)
@@ -124,7 +124,7 @@ impl Gates {
     }
 
     /// The values of a module, row by row in one vector, on the CPU and finite; ones where the module is not pruned.
-    pub(crate) fn values(&self, spec: &MaskSpec, module: Module) -> Result<Vec<f32>> {
+    pub(crate) fn values(&self, spec: &MaskSpec, module: UnitKind) -> Result<Vec<f32>> {
         match spec.get(module) {
             None => Ok(vec![1.0; spec.layout(module).units() as usize]),
             Some(module_spec) => finite_values(module_spec, self.require(module_spec)?),
@@ -204,8 +204,8 @@ mod tests {
     fn clones_share_the_graph_and_detached_gates_do_not() {
         let log_alpha = Tensor::from_slice(&[1f32, 2.0]).set_requires_grad(true);
         let gates = Gates { hidden: Some(log_alpha.sigmoid()), ..Gates::none() };
-        assert!(gates.shallow_clone().get(Module::Hidden).unwrap().requires_grad());
-        assert!(!gates.detach().unwrap().get(Module::Hidden).unwrap().requires_grad());
-        assert!(gates.to_device(Device::Cpu).unwrap().get(Module::Layer).is_none());
+        assert!(gates.shallow_clone().get(UnitKind::Hidden).unwrap().requires_grad());
+        assert!(!gates.detach().unwrap().get(UnitKind::Hidden).unwrap().requires_grad());
+        assert!(gates.to_device(Device::Cpu).unwrap().get(UnitKind::Layer).is_none());
     }
 }

@@ -6,7 +6,7 @@
 use crate::error::{Error, Result};
 use crate::gates::{Gates, finite_values, to_tensor};
 use crate::selection::top_k_per_row;
-use crate::shape::{Module, Shape};
+use crate::shape::{Shape, UnitKind};
 use crate::spec::MaskSpec;
 use serde::{Deserialize, Serialize};
 
@@ -48,20 +48,21 @@ impl KeepPlan {
     /// # Errors
     /// Gates that are missing, of another shape, not finite, or that do not leave exactly the target in the kept layers.
     pub fn from_gates(spec: &MaskSpec, gates: &Gates) -> Result<KeepPlan> {
-        let kept = |module: Module| -> Result<Vec<Vec<i64>>> {
+        let kept = |module: UnitKind| -> Result<Vec<Vec<i64>>> {
             let values = gates.values(spec, module)?;
             Ok(values.chunks_exact(spec.layout(module).size as usize).map(open_indices).collect())
         };
-        let layers: Vec<i64> = kept(Module::Layer)?.concat();
-        let (kv_heads, query_slots) = (kept(Module::KvHead)?, kept(Module::QueryHead)?);
-        let intermediate = kept(Module::Intermediate)?;
+        let layers: Vec<i64> = kept(UnitKind::Layer)?.concat();
+        let (kv_heads, query_slots) = (kept(UnitKind::KvHead)?, kept(UnitKind::QueryHead)?);
+        let intermediate = kept(UnitKind::Intermediate)?;
         let layer = |source_index: i64| LayerKeep {
             source_index,
             kv_heads: kv_heads[source_index as usize].clone(),
             query_slots: query_slots[source_index as usize].clone(),
             intermediate: intermediate[source_index as usize].clone(),
         };
-        let plan = KeepPlan { hidden: kept(Module::Hidden)?.concat(), layers: layers.into_iter().map(layer).collect() };
+        let plan =
+            KeepPlan { hidden: kept(UnitKind::Hidden)?.concat(), layers: layers.into_iter().map(layer).collect() };
         plan.check(spec)?;
         Ok(plan)
     }
@@ -93,13 +94,13 @@ impl KeepPlan {
     pub fn check(&self, spec: &MaskSpec) -> Result<()> {
         let (source, target) = (spec.source(), spec.target());
         let layers: Vec<i64> = self.layers.iter().map(|layer| layer.source_index).collect();
-        check_row(Module::Layer, 0, &layers, source, target)?;
-        check_row(Module::Hidden, 0, &self.hidden, source, target)?;
+        check_row(UnitKind::Layer, 0, &layers, source, target)?;
+        check_row(UnitKind::Hidden, 0, &self.hidden, source, target)?;
         for layer in &self.layers {
             let row = layer.source_index;
-            check_row(Module::KvHead, row, &layer.kv_heads, source, target)?;
-            check_row(Module::QueryHead, row, &layer.query_slots, source, target)?;
-            check_row(Module::Intermediate, row, &layer.intermediate, source, target)?;
+            check_row(UnitKind::KvHead, row, &layer.kv_heads, source, target)?;
+            check_row(UnitKind::QueryHead, row, &layer.query_slots, source, target)?;
+            check_row(UnitKind::Intermediate, row, &layer.intermediate, source, target)?;
         }
         Ok(())
     }
@@ -109,7 +110,7 @@ fn open_indices(row: &[f32]) -> Vec<i64> {
     row.iter().enumerate().filter(|(_, gate)| **gate != 0.0).map(|(index, _)| index as i64).collect()
 }
 
-fn check_row(module: Module, row: i64, indices: &[i64], source: &Shape, target: &Shape) -> Result<()> {
+fn check_row(module: UnitKind, row: i64, indices: &[i64], source: &Shape, target: &Shape) -> Result<()> {
     let (size, expected) = (module.size_in(source), module.size_in(target));
     let mut least = 0;
     for &index in indices {

@@ -13,7 +13,7 @@
 use crate::constraint_rows::ConstraintRows;
 use crate::error::{Error, Result};
 use crate::expected_size::ExpectedSize;
-use crate::shape::Module;
+use crate::shape::UnitKind;
 use crate::spec::{MaskSpec, ModuleSpec};
 use serde::{Deserialize, Serialize};
 use tch::{Device, Kind, Tensor};
@@ -34,7 +34,7 @@ pub struct Lagrangian {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ModuleConstraint {
     /// The kind of unit.
-    pub module: Module,
+    pub module: UnitKind,
     /// Expected sparsity, mean over rows.
     pub expected_sparsity: f64,
     /// Target sparsity at this step.
@@ -67,7 +67,7 @@ impl Lagrangian {
             Ok(scores.f_view([module.rows, module.size])?.f_sum_dim_intlist(-1, false, Kind::Float)?)
         });
         let open = Tensor::f_cat(&row_sums.collect::<Result<Vec<_>>>()?, 0)?;
-        let with_layers = spec.modules().iter().zip(&scores).filter(|(module, _)| module.module == Module::Layer);
+        let with_layers = spec.modules().iter().zip(&scores).filter(|(module, _)| module.module == UnitKind::Layer);
         let mut parts = with_layers.map(|(_, scores)| scores.f_detach()).collect::<std::result::Result<Vec<_>, _>>()?;
         parts.extend([open.f_detach()?, multipliers.f_detach()?.f_view([-1])?]);
         let (loss, device) = (rows.loss(&open, multipliers, progress)?, open.device());
@@ -96,7 +96,7 @@ impl Lagrangian {
     /// How many numbers the summary has: at most 4·L + 12.
     pub fn summary_len(&self) -> usize {
         let of_module = |module: &ModuleSpec| {
-            let single_scores = if module.module == Module::Layer { module.size } else { 0 };
+            let single_scores = if module.module == UnitKind::Layer { module.size } else { 0 };
             (single_scores + module.rows + 2) as usize
         };
         self.spec.modules().iter().map(of_module).sum()
@@ -117,18 +117,18 @@ impl Lagrangian {
     /// Another number of values than the summary has.
     pub fn expected(&self, summary: &[f32]) -> Result<ExpectedSize> {
         let summary = self.read(summary)?;
-        let of = |module: Module| self.spec.modules().iter().position(|spec| spec.module == module);
+        let of = |module: UnitKind| self.spec.modules().iter().position(|spec| spec.module == module);
         // What is not pruned is open in full.
-        let sums = |module: Module| match of(module) {
+        let sums = |module: UnitKind| match of(module) {
             Some(at) => summary.rows[at].clone(),
             None => vec![module.size_in(self.spec.source()) as f64; self.spec.layout(module).rows as usize],
         };
-        let layers = match of(Module::Layer) {
+        let layers = match of(UnitKind::Layer) {
             Some(_) => summary.layers.clone(),
             None => vec![1.0; self.spec.source().num_hidden_layers as usize],
         };
-        let per_layer = [Module::KvHead, Module::QueryHead, Module::Intermediate].map(sums);
-        Ok(ExpectedSize::new(&self.spec, &layers, per_layer, sums(Module::Hidden).iter().sum()))
+        let per_layer = [UnitKind::KvHead, UnitKind::QueryHead, UnitKind::Intermediate].map(sums);
+        Ok(ExpectedSize::new(&self.spec, &layers, per_layer, sums(UnitKind::Hidden).iter().sum()))
     }
 
     fn constraint(&self, at: usize, summary: &Summary) -> ModuleConstraint {
@@ -158,7 +158,7 @@ impl Lagrangian {
         }
         let mut rest = summary.iter().map(|&value| f64::from(value));
         let mut take = |count: i64| rest.by_ref().take(count as usize).collect::<Vec<f64>>();
-        let layers = take(self.spec.get(Module::Layer).map_or(0, |spec| spec.size));
+        let layers = take(self.spec.get(UnitKind::Layer).map_or(0, |spec| spec.size));
         let rows = self.spec.modules().iter().map(|spec| take(spec.rows)).collect();
         let count = self.spec.modules().len() as i64;
         let multipliers = take(count).into_iter().zip(take(count)).map(|(one, two)| [one, two]).collect();

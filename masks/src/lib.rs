@@ -4,7 +4,7 @@
 //! Shape, Shape ─► MaskSpec ─► MaskSet (log-odds a, multipliers λ1, λ2; all fp32)
 //!                               ├─ sample(noise key) ─► Gates ─► the model's forward
 //!                               ├─ lagrangian(step)  ─► loss to add; summary ─► constraints, expected size
-//!                               ├─ deterministic_*   ─► Gates ─► evaluation; KeepPlan ─► fold and slice
+//!                               ├─ expected_gates, target_gates ─► Gates ─► evaluation; KeepPlan ─► fold and slice
 //!                               ├─ MaskReport: survivors, undecided, half-alive
 //!                               └─ save / load
 //! scores of any importance ─► KeepPlan::from_scores (one-shot cut)
@@ -25,7 +25,6 @@ mod hard_concrete;
 mod keep_plan;
 mod lagrangian;
 mod mask_set;
-mod noise;
 mod report;
 mod selection;
 mod shape;
@@ -38,7 +37,7 @@ pub use hard_concrete::{HardConcrete, MaskPreset};
 pub use keep_plan::{KeepPlan, LayerKeep};
 pub use lagrangian::{Lagrangian, ModuleConstraint};
 pub use mask_set::MaskSet;
-pub use noise::{NoiseKey, token_uniform, weight_normals};
 pub use report::{MaskReport, ModuleReport, UnitList, UnitValue};
-pub use shape::{Module, Shape};
+pub use shape::{Shape, UnitKind};
+pub use shearling_noise::NoiseKey;
 pub use spec::{MaskSpec, ModuleSpec};

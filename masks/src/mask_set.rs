@@ -11,10 +11,10 @@ use crate::expected_size::ExpectedSize;
 use crate::gates::{Gates, finite_values, to_tensor};
 use crate::hard_concrete::HardConcrete;
 use crate::lagrangian::{Lagrangian, warmed_up};
-use crate::noise::{NoiseKey, Purpose, Stream};
 use crate::selection::top_k_per_row;
-use crate::shape::Module;
+use crate::shape::UnitKind;
 use crate::spec::{MaskSpec, ModuleSpec};
+use shearling_noise::{NoiseKey, Purpose, Stream};
 use tch::{Device, Kind, Tensor};
 
 /// Masks with their multipliers.
@@ -120,7 +120,7 @@ impl MaskSet {
         &self.masks
     }
 
-    fn mask(&self, module: Module) -> Option<&Mask> {
+    fn mask(&self, module: UnitKind) -> Option<&Mask> {
         self.masks.iter().find(|mask| mask.spec.module == module)
     }
 
@@ -169,7 +169,7 @@ impl MaskSet {
     ///
     /// # Errors
     /// Log-odds that are not finite.
-    pub fn deterministic_expected(&self) -> Result<Gates> {
+    pub fn expected_gates(&self) -> Result<Gates> {
         self.deterministic(|mask| self.expected_survivors(mask))
     }
 
@@ -179,7 +179,7 @@ impl MaskSet {
     ///
     /// # Errors
     /// Log-odds that are not finite.
-    pub fn deterministic_target(&self) -> Result<Gates> {
+    pub fn target_gates(&self) -> Result<Gates> {
         self.deterministic(|mask| Ok(vec![mask.spec.target; mask.spec.rows as usize]))
     }
 
@@ -198,7 +198,7 @@ impl MaskSet {
     pub(crate) fn expected_survivors(&self, mask: &Mask) -> Result<Vec<i64>> {
         let spec = &mask.spec;
         let scores = finite_values(spec, &self.constants.score(&mask.log_alpha.f_detach()?)?)?;
-        let least = i64::from(spec.module == Module::Hidden);
+        let least = i64::from(spec.module == UnitKind::Hidden);
         let survivors = |row: &[f32]| {
             let open: f64 = row.iter().map(|&score| f64::from(score)).sum();
             spec.size - ((spec.size as f64 - open).round_ties_even() as i64).clamp(0, spec.size - least)
@@ -210,7 +210,7 @@ impl MaskSet {
     ///
     /// # Errors
     /// libtorch's.
-    pub fn expected_score(&self, module: Module) -> Result<Tensor> {
+    pub fn expected_score(&self, module: UnitKind) -> Result<Tensor> {
         match self.mask(module) {
             Some(mask) => self.constants.score(&mask.log_alpha),
             None => Ok(Tensor::f_ones(&self.spec.layout(module).dims()[..], (Kind::Float, self.device))?),
@@ -221,14 +221,14 @@ impl MaskSet {
     ///
     /// # Errors
     /// libtorch's.
-    pub fn expected_sparsity(&self, module: Module) -> Result<Tensor> {
+    pub fn expected_sparsity(&self, module: UnitKind) -> Result<Tensor> {
         let spec = self.spec.layout(module);
         let scores = self.expected_score(module)?.f_view([spec.rows, spec.size])?;
         Ok(scores.f_mean_dim(-1, false, Kind::Float)?.f_rsub_scalar(1.0)?)
     }
 
     /// Target sparsity of a module at a step; 0 if it is not pruned.
-    pub fn target_sparsity(&self, module: Module, step: u64) -> f64 {
+    pub fn target_sparsity(&self, module: UnitKind, step: u64) -> f64 {
         self.spec.get(module).map_or(0.0, |spec| warmed_up(spec.target_sparsity(), step, self.warmup_steps))
     }
 
@@ -336,8 +336,8 @@ mod tests {
         let host = masks.sample(&key).unwrap();
         masks.noise = Some(DeviceNoise::new(masks.spec.modules(), Device::Cpu).unwrap());
         let device = masks.sample(&key).unwrap();
-        assert_eq!(masks.spec.modules().len(), Module::ALL.len());
-        for module in Module::ALL {
+        assert_eq!(masks.spec.modules().len(), UnitKind::ALL.len());
+        for module in UnitKind::ALL {
             assert_eq!(host.get(module).unwrap(), device.get(module).unwrap(), "{module}");
         }
     }

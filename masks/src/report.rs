@@ -8,7 +8,7 @@ use crate::error::Result;
 use crate::gates::finite_values;
 use crate::mask_set::{Mask, MaskSet};
 use crate::selection::top_k_per_row;
-use crate::shape::Module;
+use crate::shape::UnitKind;
 use serde::{Deserialize, Serialize};
 
 /// Soft values strictly between these are undecided.
@@ -50,7 +50,7 @@ pub struct UnitList {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct ModuleReport {
     /// The kind of unit.
-    pub module: Module,
+    pub module: UnitKind,
     /// Independent rows.
     pub rows: i64,
     /// Units per row.
@@ -82,7 +82,7 @@ impl MaskReport {
     /// # Errors
     /// Log-odds that are not finite.
     pub fn new(masks: &MaskSet) -> Result<MaskReport> {
-        let layers = masks.masks().iter().find(|mask| mask.spec.module == Module::Layer);
+        let layers = masks.masks().iter().find(|mask| mask.spec.module == UnitKind::Layer);
         let layers = layers.map(|mask| Cut::new(masks, mask, None)).transpose()?;
         let module = |mask: &Mask| {
             let layers = layers.as_ref().filter(|_| mask.spec.module.is_per_layer());
@@ -95,7 +95,7 @@ impl MaskReport {
     }
 
     /// The report of one module.
-    pub fn get(&self, module: Module) -> Option<&ModuleReport> {
+    pub fn get(&self, module: UnitKind) -> Option<&ModuleReport> {
         self.modules.iter().find(|report| report.module == module)
     }
 }

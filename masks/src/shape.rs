@@ -72,7 +72,7 @@ impl Shape {
 /// A kind of unit that masks remove.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Hash, Serialize, Deserialize)]
 #[serde(rename_all = "snake_case")]
-pub enum Module {
+pub enum UnitKind {
     /// Whole layers, attention and MLP together: one row `[L]`.
     Layer,
     /// Key/value heads with all their queries: `[L, K]`. Without GQA these are the heads.
@@ -85,35 +85,35 @@ pub enum Module {
     Hidden,
 }
 
-impl Module {
+impl UnitKind {
     /// Every kind, in the order used everywhere.
-    pub const ALL: [Module; 5] =
-        [Module::Layer, Module::KvHead, Module::QueryHead, Module::Intermediate, Module::Hidden];
+    pub const ALL: [UnitKind; 5] =
+        [UnitKind::Layer, UnitKind::KvHead, UnitKind::QueryHead, UnitKind::Intermediate, UnitKind::Hidden];
 
     /// The name in files, metrics and messages.
     pub fn name(self) -> &'static str {
         match self {
-            Module::Layer => "layer",
-            Module::KvHead => "kv_head",
-            Module::QueryHead => "query_head",
-            Module::Intermediate => "intermediate",
-            Module::Hidden => "hidden",
+            UnitKind::Layer => "layer",
+            UnitKind::KvHead => "kv_head",
+            UnitKind::QueryHead => "query_head",
+            UnitKind::Intermediate => "intermediate",
+            UnitKind::Hidden => "hidden",
         }
     }
 
     /// Whether each layer has its own row of units (`layer` and `hidden` have one row in all).
     pub fn is_per_layer(self) -> bool {
-        !matches!(self, Module::Layer | Module::Hidden)
+        !matches!(self, UnitKind::Layer | UnitKind::Hidden)
     }
 
     /// Units per row in a model of this shape.
     pub fn size_in(self, shape: &Shape) -> i64 {
         match self {
-            Module::Layer => shape.num_hidden_layers,
-            Module::KvHead => shape.num_key_value_heads,
-            Module::QueryHead => shape.group_size(),
-            Module::Intermediate => shape.intermediate_size,
-            Module::Hidden => shape.hidden_size,
+            UnitKind::Layer => shape.num_hidden_layers,
+            UnitKind::KvHead => shape.num_key_value_heads,
+            UnitKind::QueryHead => shape.group_size(),
+            UnitKind::Intermediate => shape.intermediate_size,
+            UnitKind::Hidden => shape.hidden_size,
         }
     }
 
@@ -128,7 +128,7 @@ impl Module {
     }
 }
 
-impl fmt::Display for Module {
+impl fmt::Display for UnitKind {
     fn fmt(&self, formatter: &mut fmt::Formatter<'_>) -> fmt::Result {
         formatter.write_str(self.name())
     }

@@ -4,14 +4,14 @@
 //! places; so K_T ≤ K and G_T ≤ G is all that is asked of it. First step of a pruning run: everything else takes its sizes from here.
 
 use crate::error::{Error, Result};
-use crate::shape::{Module, Shape};
+use crate::shape::{Shape, UnitKind};
 use serde::Serialize;
 
 /// One mask: `rows` independent rows of `size` units, of which each row keeps `target`.
 #[derive(Clone, Debug, PartialEq, Eq, Serialize)]
 pub struct ModuleSpec {
     /// What a unit is.
-    pub module: Module,
+    pub module: UnitKind,
     /// 1 for `layer` and `hidden`, else the number of layers of the source.
     pub rows: i64,
     /// Units per row in the source.
@@ -21,7 +21,7 @@ pub struct ModuleSpec {
 }
 
 impl ModuleSpec {
-    fn new(module: Module, source: &Shape, target: &Shape) -> ModuleSpec {
+    fn new(module: UnitKind, source: &Shape, target: &Shape) -> ModuleSpec {
         let rows = if module.is_per_layer() { source.num_hidden_layers } else { 1 };
         ModuleSpec { module, rows, size: module.size_in(source), target: module.size_in(target) }
     }
@@ -62,7 +62,7 @@ impl MaskSpec {
         source.check("source")?;
         target.check("target")?;
         check_reachable(source, target)?;
-        let all = Module::ALL.map(|module| ModuleSpec::new(module, source, target));
+        let all = UnitKind::ALL.map(|module| ModuleSpec::new(module, source, target));
         Ok(MaskSpec {
             source: source.clone(),
             target: target.clone(),
@@ -72,7 +72,7 @@ impl MaskSpec {
         })
     }
 
-    /// The masks, in the order of [`Module::ALL`].
+    /// The masks, in the order of [`UnitKind::ALL`].
     pub fn modules(&self) -> &[ModuleSpec] {
         &self.modules
     }
@@ -88,12 +88,12 @@ impl MaskSpec {
     }
 
     /// The mask of a module, if that dimension is pruned.
-    pub fn get(&self, module: Module) -> Option<&ModuleSpec> {
+    pub fn get(&self, module: UnitKind) -> Option<&ModuleSpec> {
         self.modules.iter().find(|spec| spec.module == module)
     }
 
     /// Rows and sizes of any module, pruned or not.
-    pub(crate) fn layout(&self, module: Module) -> ModuleSpec {
+    pub(crate) fn layout(&self, module: UnitKind) -> ModuleSpec {
         ModuleSpec::new(module, &self.source, &self.target)
     }
 
@@ -154,11 +154,11 @@ mod tests {
             let (kv, group) = (smaller(1, 4, 2), smaller(2, 2, 1));
             let target = shape([smaller(4, 64, 48), smaller(3, 96, 32), smaller(0, 6, 5), kv * group, kv, 8]);
             let spec = MaskSpec::new(&gqa(), &target).unwrap();
-            let expected: Vec<Module> =
-                Module::ALL.into_iter().enumerate().filter(|(bit, _)| bits >> bit & 1 == 1).map(|(_, m)| m).collect();
-            let found: Vec<Module> = spec.modules().iter().map(|module| module.module).collect();
+            let expected: Vec<UnitKind> =
+                UnitKind::ALL.into_iter().enumerate().filter(|(bit, _)| bits >> bit & 1 == 1).map(|(_, m)| m).collect();
+            let found: Vec<UnitKind> = spec.modules().iter().map(|module| module.module).collect();
             assert_eq!(found, expected, "{target:?}");
-            for module in Module::ALL {
+            for module in UnitKind::ALL {
                 assert_eq!(spec.get(module).is_some(), expected.contains(&module));
             }
         }
@@ -171,11 +171,11 @@ mod tests {
         assert_eq!(
             found,
             [
-                (Module::Layer, 1, 6, 5, vec![6]),
-                (Module::KvHead, 6, 4, 3, vec![6, 4]),
-                (Module::QueryHead, 6, 2, 1, vec![6, 2]),
-                (Module::Intermediate, 6, 96, 32, vec![6, 96]),
-                (Module::Hidden, 1, 64, 48, vec![64]),
+                (UnitKind::Layer, 1, 6, 5, vec![6]),
+                (UnitKind::KvHead, 6, 4, 3, vec![6, 4]),
+                (UnitKind::QueryHead, 6, 2, 1, vec![6, 2]),
+                (UnitKind::Intermediate, 6, 96, 32, vec![6, 96]),
+                (UnitKind::Hidden, 1, 64, 48, vec![64]),
             ]
         );
     }

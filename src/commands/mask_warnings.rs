@@ -50,14 +50,14 @@ fn shown(unit: &UnitValue) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use shearling_masks::Module;
+    use shearling_masks::UnitKind;
 
     fn module(half_alive: &[(&str, f64)]) -> ModuleReport {
         let worst =
             half_alive.iter().map(|(name, value)| UnitValue { name: name.to_string(), value: *value }).collect();
         let empty = UnitList { count: 0, worst: Vec::new() };
         ModuleReport {
-            module: Module::Hidden,
+            module: UnitKind::Hidden,
             rows: 1,
             size: 8,
             target: 4,

@@ -82,7 +82,7 @@ impl Job {
     fn prune(&self, step: &StepDir, device: Device, observer: &mut dyn Observer) -> Result<Written, Error> {
         let masks = MaskSet::load(mask_file(step.path()), device)?;
         observer.masks(&MaskReport::new(&masks)?);
-        let gates = masks.deterministic_target()?.detach()?;
+        let gates = masks.target_gates()?.detach()?;
         let plan = KeepPlan::from_gates(masks.spec(), &gates)?;
         let source = Checkpoint::open(&step.path().join(STEP_MODEL))?;
         let card = self.card(source.model(), Some(step))?;

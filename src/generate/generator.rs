@@ -4,7 +4,7 @@ use super::{Error, Sampling, StopStrings};
 use crate::hf::{TextStream, Tokenizer};
 use crate::model::{Decoder, KvCache};
 use serde::Serialize;
-use shearling_masks::token_uniform;
+use shearling_noise::token_uniform;
 use std::time::Instant;
 use tch::{Device, Kind, Tensor};
 

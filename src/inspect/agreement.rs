@@ -4,7 +4,7 @@
 use super::Error;
 use super::units::Units;
 use serde::Serialize;
-use shearling_masks::{Module, Shape};
+use shearling_masks::{Shape, UnitKind};
 
 /// How much two masks agree when both are cut to their targets.
 #[derive(Clone, Debug, Serialize)]
@@ -19,7 +19,7 @@ pub struct Agreement {
 #[derive(Clone, Debug, Serialize)]
 pub struct ModuleAgreement {
     /// Which mask.
-    pub module: Module,
+    pub module: UnitKind,
     /// Over all rows of layers that stay in both.
     pub jaccard: f64,
     /// Units kept by both, in those rows.
@@ -43,19 +43,19 @@ impl Agreement {
                 dimensions(other.source())
             )));
         }
-        let pruned = |module: &Module| units.get(*module).is_some() || other.get(*module).is_some();
-        let modules = Module::ALL.into_iter().filter(pruned);
+        let pruned = |module: &UnitKind| units.get(*module).is_some() || other.get(*module).is_some();
+        let modules = UnitKind::ALL.into_iter().filter(pruned);
         Ok(Agreement { against, modules: modules.map(|module| ModuleAgreement::of(units, other, module)).collect() })
     }
 
     /// A module's agreement.
-    pub fn get(&self, module: Module) -> Option<&ModuleAgreement> {
+    pub fn get(&self, module: UnitKind) -> Option<&ModuleAgreement> {
         self.modules.iter().find(|agreement| agreement.module == module)
     }
 }
 
 impl ModuleAgreement {
-    fn of(units: &Units, other: &Units, module: Module) -> ModuleAgreement {
+    fn of(units: &Units, other: &Units, module: UnitKind) -> ModuleAgreement {
         let layers = units.source().num_hidden_layers.max(0) as usize;
         let size = module.size_in(units.source()).max(0) as usize;
         let stays = |row: usize| !module.is_per_layer() || (units.keeps_layer(row) && other.keeps_layer(row));

@@ -3,7 +3,7 @@
 
 use super::units::{ModuleUnits, Units, histogram, undecided};
 use serde::Serialize;
-use shearling_masks::Module;
+use shearling_masks::UnitKind;
 
 /// A kept unit below this gate, or a removed one above it, is on the wrong side of the cut.
 const HALF: f32 = 0.5;
@@ -12,7 +12,7 @@ const HALF: f32 = 0.5;
 #[derive(Clone, Debug, Serialize)]
 pub struct MaskRow {
     /// Which mask.
-    pub module: Module,
+    pub module: UnitKind,
     /// Layer of the source; none for `layer` and `hidden`.
     pub layer: Option<usize>,
     /// Whether that layer is removed: what the row keeps has no effect then.

@@ -108,7 +108,7 @@ fn survivors_of(run: &Path, file: &SnapshotFile, notes: &mut Vec<Note>) -> Optio
         let masks = MaskSet::load(&file.path, Device::Cpu)?;
         let spec = masks.spec();
         check_size(spec)?;
-        let plan = KeepPlan::from_gates(spec, &masks.deterministic_target()?)?;
+        let plan = KeepPlan::from_gates(spec, &masks.target_gates()?)?;
         let relative = file.path.strip_prefix(run).unwrap_or(&file.path).display().to_string();
         Ok(Survivors::of(&plan, spec.source(), spec.target(), file.step, relative))
     };

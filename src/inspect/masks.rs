@@ -7,7 +7,7 @@ use super::mask_rows::{MaskRow, rows};
 use super::parameters::{Parameters, model_near};
 use super::units::{Units, deciles, histogram};
 use serde::Serialize;
-use shearling_masks::{KeepPlan, MaskReport, MaskSet, Module, Shape};
+use shearling_masks::{KeepPlan, MaskReport, MaskSet, Shape, UnitKind};
 use std::collections::BTreeMap;
 use std::path::Path;
 use tch::Device;
@@ -91,7 +91,7 @@ impl MaskInspection {
         let agreement =
             other.transpose()?.map(|(path, other)| Agreement::of(&units, &other, path.display().to_string()));
         let spec = masks.spec();
-        let plan = KeepPlan::from_gates(spec, &masks.deterministic_target()?)?;
+        let plan = KeepPlan::from_gates(spec, &masks.target_gates()?)?;
         Ok(MaskInspection {
             path: path.display().to_string(),
             step,
@@ -118,24 +118,24 @@ fn layers(units: &Units, plan: &KeepPlan) -> Vec<LayerInspection> {
     let layer = |(layer, head_gates): (usize, Vec<f32>)| {
         let becomes = places.get(&(layer as i64)).copied();
         let kept = becomes.and_then(|becomes| plan.layers.get(becomes));
-        let expected = |module: Module| units.expected_open(module, layer);
+        let expected = |module: UnitKind| units.expected_open(module, layer);
         LayerInspection {
             layer,
             becomes,
             gate: gates.get(layer).copied().unwrap_or(1.0),
             head_gates,
             heads: kept.map_or_else(Vec::new, |kept| kept.query_heads(group_size)),
-            expected_heads: expected(Module::KvHead) * expected(Module::QueryHead),
+            expected_heads: expected(UnitKind::KvHead) * expected(UnitKind::QueryHead),
             intermediate_gates: tenths.get(layer).copied().unwrap_or([1.0; 10]),
             intermediate: kept.map_or(0, |kept| kept.intermediate.len()),
-            expected_intermediate: expected(Module::Intermediate),
+            expected_intermediate: expected(UnitKind::Intermediate),
         }
     };
     units.heads().into_iter().enumerate().map(layer).collect()
 }
 
 fn hidden(units: &Units, plan: &KeepPlan) -> HiddenInspection {
-    let soft = match units.get(Module::Hidden) {
+    let soft = match units.get(UnitKind::Hidden) {
         Some(hidden) => hidden.soft.clone(),
         None => vec![1.0; units.source().hidden_size.max(0) as usize],
     };
@@ -143,6 +143,6 @@ fn hidden(units: &Units, plan: &KeepPlan) -> HiddenInspection {
         gates: deciles(&soft),
         histogram: histogram(&soft),
         kept: plan.hidden.len(),
-        expected: units.expected_open(Module::Hidden, 0),
+        expected: units.expected_open(UnitKind::Hidden, 0),
     }
 }

@@ -261,7 +261,7 @@ mod tests {
     use super::*;
     use crate::inspect::evaluations::Evaluation;
     use crate::inspect::settling::SettledRow;
-    use shearling_masks::Module;
+    use shearling_masks::UnitKind;
 
     #[test]
     fn what_the_cut_does_against_gates_is_one_warning_of_the_modules_where_it_does() {
@@ -314,10 +314,10 @@ mod tests {
             };
             settling(&RunHistory { settled: vec![settled], ..RunHistory::default() }).unwrap().text
         };
-        let layers = note(Module::KvHead, 4);
+        let layers = note(UnitKind::KvHead, 4);
         assert!(layers.contains("the set of kept units was still changing at the last evaluation"), "{layers}");
         assert!(layers.ends_with("kv_head (97.4 % in common in the layer that changed most) (Jaccard)"), "{layers}");
-        let one = note(Module::Hidden, 1);
+        let one = note(UnitKind::Hidden, 1);
         assert!(one.ends_with("hidden (97.4 % in common) (Jaccard)"), "{one}");
     }
 }

@@ -8,7 +8,7 @@ use crate::prune::shape::resized;
 use crate::run_dir::RunDir;
 use crate::run_dir::layout::{MODEL, PRUNED, STEP_MODEL, step_folder};
 use serde::Serialize;
-use shearling_masks::{Module, Shape};
+use shearling_masks::{Shape, UnitKind};
 use std::path::{Path, PathBuf};
 
 /// Parameters by part.
@@ -83,13 +83,13 @@ impl Parts {
 
     /// As `masks::ExpectedSize`, with attention and MLP apart.
     fn expected(units: &Units, model: Option<&ModelConfig>) -> Parts {
-        let (source, hidden) = (units.source(), units.expected_open(Module::Hidden, 0));
+        let (source, hidden) = (units.source(), units.expected_open(UnitKind::Hidden, 0));
         let (mut attention, mut mlp, mut layers) = (0.0, 0.0, 0.0);
         for (layer, open) in units.layer_scores().into_iter().enumerate() {
-            let of = |module: Module| units.expected_open(module, layer);
-            let heads = of(Module::KvHead) * (of(Module::QueryHead) + 1.0);
+            let of = |module: UnitKind| units.expected_open(module, layer);
+            let heads = of(UnitKind::KvHead) * (of(UnitKind::QueryHead) + 1.0);
             attention += open * hidden * 2.0 * source.head_dim as f64 * heads;
-            mlp += open * hidden * 3.0 * of(Module::Intermediate);
+            mlp += open * hidden * 3.0 * of(UnitKind::Intermediate);
             layers += open;
         }
         let tables = model.map(|model| {

@@ -6,7 +6,7 @@
 
 use super::snapshots::{Loaded, RowState};
 use serde::Serialize;
-use shearling_masks::Module;
+use shearling_masks::UnitKind;
 use std::collections::BTreeSet;
 
 /// Jaccard index from which on two sets of kept units count as the same.
@@ -18,7 +18,7 @@ pub const DECIDED: f64 = 0.01;
 #[derive(Clone, Debug, Serialize)]
 pub struct Settled {
     /// Which mask.
-    pub module: Module,
+    pub module: UnitKind,
     /// The step from which on every row (of the layers that stay) keeps the units that it keeps at the end.
     pub same_units_from: Option<u64>,
     /// The step from which on under 1 % of the units (in the layers that stay) are undecided.
@@ -57,7 +57,7 @@ pub(super) fn settled(snapshots: &[Loaded]) -> Vec<Settled> {
     modules.map(|module| of_module(snapshots, last, module)).collect()
 }
 
-fn of_module(snapshots: &[Loaded], last: &Loaded, module: Module) -> Settled {
+fn of_module(snapshots: &[Loaded], last: &Loaded, module: UnitKind) -> Settled {
     let stays = |row: usize| !module.is_per_layer() || last.snapshot.kept_layers.get(row).copied().unwrap_or(true);
     let rows: Vec<SettledRow> = last
         .rows
@@ -80,7 +80,7 @@ fn of_module(snapshots: &[Loaded], last: &Loaded, module: Module) -> Settled {
     Settled { module, same_units_from: latest(&rows), decided_from, last_two_agree, rows }
 }
 
-fn last_two_agree(snapshots: &[Loaded], rows: &[SettledRow], module: Module) -> Option<f64> {
+fn last_two_agree(snapshots: &[Loaded], rows: &[SettledRow], module: UnitKind) -> Option<f64> {
     let [.., before, last] = snapshots else { return None };
     let stay: BTreeSet<usize> = rows.iter().filter(|row| !row.removed).map(|row| row.row).collect();
     let stays = |row: &RowState| row.module == module && stay.contains(&row.row);

@@ -6,7 +6,7 @@ use super::mask_rows::{self, MaskRow};
 use super::units::{Units, deciles, histogram};
 use crate::run_dir::layout::{SNAPSHOTS, claimed_step};
 use serde::Serialize;
-use shearling_masks::{MaskSet, MaskSpec, Module};
+use shearling_masks::{MaskSet, MaskSpec, UnitKind};
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
 use tch::Device;
@@ -41,7 +41,7 @@ pub struct MaskSnapshot {
     /// Whether the cut to the target keeps each query head, with its key/value head and layer `[L][H]`.
     pub kept_heads: Vec<Vec<bool>>,
     /// Undecided units (0.05 < gate < 0.95) by module, in the layers that the cut keeps.
-    pub undecided: BTreeMap<Module, u64>,
+    pub undecided: BTreeMap<UnitKind, u64>,
     /// Sparsity of the prunable weights that the masks expect.
     pub expected_sparsity: f64,
     /// Prunable weights that they expect: all projections, without embeddings, head and norms.
@@ -107,7 +107,7 @@ impl Loaded {
 /// One row of one mask at one step.
 #[derive(Debug)]
 pub(super) struct RowState {
-    pub module: Module,
+    pub module: UnitKind,
     pub row: usize,
     /// Units that the cut to the target keeps, a bit each.
     pub kept: Vec<u64>,
@@ -122,7 +122,7 @@ pub(super) fn load(run: &Path, file: &SnapshotFile, vocabulary: Option<Vocabular
     let masks = MaskSet::load(&file.path, Device::Cpu)?;
     let units = Units::of(&masks)?;
     let expected = masks.expected_size()?;
-    let hidden = units.get(Module::Hidden).map(|hidden| hidden.soft.as_slice());
+    let hidden = units.get(UnitKind::Hidden).map(|hidden| hidden.soft.as_slice());
     let width = units.spec.source().hidden_size.max(0) as u64;
     let relative = file.path.strip_prefix(run).unwrap_or(&file.path);
     let rows = mask_rows::rows(&units);
@@ -145,7 +145,7 @@ pub(super) fn load(run: &Path, file: &SnapshotFile, vocabulary: Option<Vocabular
 }
 
 /// By module; a removed layer decides nothing.
-fn undecided(rows: &[MaskRow]) -> BTreeMap<Module, u64> {
+fn undecided(rows: &[MaskRow]) -> BTreeMap<UnitKind, u64> {
     let mut counts = BTreeMap::new();
     for row in rows {
         *counts.entry(row.module).or_insert(0) += if row.removed { 0 } else { row.undecided as u64 };

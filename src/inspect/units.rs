@@ -4,7 +4,7 @@
 //! Letters: L layers, H query heads, K key/value heads, G = H/K, F intermediate, D hidden.
 
 use super::Error;
-use shearling_masks::{MaskSet, MaskSpec, Module, ModuleSpec, Shape};
+use shearling_masks::{MaskSet, MaskSpec, ModuleSpec, Shape, UnitKind};
 use tch::{Device, Kind, Tensor};
 
 /// A gate strictly between these is undecided.
@@ -43,7 +43,7 @@ impl Units {
     /// Log-odds that are not finite; shapes far beyond any decoder.
     pub fn of(masks: &MaskSet) -> Result<Units, Error> {
         check_size(masks.spec())?;
-        let (spec, cut) = (masks.spec(), masks.deterministic_target()?);
+        let (spec, cut) = (masks.spec(), masks.target_gates()?);
         let parameters = masks.log_alpha_parameters();
         let mut modules = Vec::new();
         for (module, (_, log_alpha)) in spec.modules().iter().zip(&parameters) {
@@ -63,29 +63,29 @@ impl Units {
     }
 
     /// A module, if it is pruned.
-    pub fn get(&self, module: Module) -> Option<&ModuleUnits> {
+    pub fn get(&self, module: UnitKind) -> Option<&ModuleUnits> {
         self.modules.iter().find(|units| units.spec.module == module)
     }
 
     /// Soft value of every layer `[L]`; 1 when layers are not pruned.
     pub fn layers(&self) -> Vec<f32> {
         let layers = self.spec.source().num_hidden_layers.max(0) as usize;
-        self.get(Module::Layer).map_or_else(|| vec![1.0; layers], |units| units.soft.clone())
+        self.get(UnitKind::Layer).map_or_else(|| vec![1.0; layers], |units| units.soft.clone())
     }
 
     /// Whether the cut keeps each layer `[L]`.
     pub fn kept_layers(&self) -> Vec<bool> {
         let layers = self.spec.source().num_hidden_layers.max(0) as usize;
-        self.get(Module::Layer).map_or_else(|| vec![true; layers], |units| units.kept.clone())
+        self.get(UnitKind::Layer).map_or_else(|| vec![true; layers], |units| units.kept.clone())
     }
 
     /// Whether the cut keeps a layer.
     pub fn keeps_layer(&self, layer: usize) -> bool {
-        self.get(Module::Layer).is_none_or(|units| units.kept_at(0, layer))
+        self.get(UnitKind::Layer).is_none_or(|units| units.kept_at(0, layer))
     }
 
     /// Expected number of open units of a module in a layer; all of them when it is not pruned.
-    pub fn expected_open(&self, module: Module, layer: usize) -> f64 {
+    pub fn expected_open(&self, module: UnitKind, layer: usize) -> f64 {
         let row = if module.is_per_layer() { layer } else { 0 };
         match self.get(module) {
             Some(units) => units.expected_open(row),
@@ -96,7 +96,7 @@ impl Units {
     /// Score of every layer `[L]`; 1 when layers are not pruned.
     pub fn layer_scores(&self) -> Vec<f64> {
         let layers = self.spec.source().num_hidden_layers.max(0) as usize;
-        let scores = self.get(Module::Layer).map(|units| units.score.iter().map(|score| f64::from(*score)).collect());
+        let scores = self.get(UnitKind::Layer).map(|units| units.score.iter().map(|score| f64::from(*score)).collect());
         scores.unwrap_or_else(|| vec![1.0; layers])
     }
 
@@ -109,7 +109,7 @@ impl Units {
     pub fn heads(&self) -> Vec<Vec<f32>> {
         let layers = self.layers();
         let gate = |units: Option<&ModuleUnits>, row: usize, index: usize| units.map_or(1.0, |u| u.soft_at(row, index));
-        let (kv, query) = (self.get(Module::KvHead), self.get(Module::QueryHead));
+        let (kv, query) = (self.get(UnitKind::KvHead), self.get(UnitKind::QueryHead));
         self.by_head(|row, group, place| {
             layers.get(row).copied().unwrap_or(1.0) * gate(kv, row, group) * gate(query, row, place)
         })
@@ -119,7 +119,7 @@ impl Units {
     pub fn kept_heads(&self) -> Vec<Vec<bool>> {
         let layers = self.kept_layers();
         let kept = |units: Option<&ModuleUnits>, row: usize, index: usize| units.is_none_or(|u| u.kept_at(row, index));
-        let (kv, query) = (self.get(Module::KvHead), self.get(Module::QueryHead));
+        let (kv, query) = (self.get(UnitKind::KvHead), self.get(UnitKind::QueryHead));
         self.by_head(|row, group, place| {
             layers.get(row).copied().unwrap_or(true) && kept(kv, row, group) && kept(query, row, place)
         })
@@ -134,7 +134,7 @@ impl Units {
 
     /// Mean gate of each tenth of a layer's MLP units, sorted from the most open, times the layer's gate `[L][10]`.
     pub fn intermediate_deciles(&self) -> Vec<[f32; 10]> {
-        let units = self.get(Module::Intermediate);
+        let units = self.get(UnitKind::Intermediate);
         let row = |(row, layer): (usize, &f32)| match units.and_then(|units| units.soft_row(row)) {
             Some(soft) => deciles(soft).map(|mean| mean * layer),
             None => [*layer; 10],

@@ -3,7 +3,7 @@
 //! name alone.
 
 use super::{ModelConfig, Parameter, parameters::parameters};
-use shearling_masks::weight_normals;
+use shearling_noise::weight_normals;
 use tch::{Device, Kind, TchError, Tensor};
 
 /// Fresh fp32 weights of a model on the CPU, in the order of [`parameters`].

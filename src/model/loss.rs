@@ -64,7 +64,7 @@ mod tests {
     #[test]
     fn chosen_targets_have_the_losses_that_they_have_among_all() {
         let noise = |name: &str, size: &[i64]| {
-            Tensor::from_slice(&shearling_masks::weight_normals(3, name, size.iter().product::<i64>() as usize))
+            Tensor::from_slice(&shearling_noise::weight_normals(3, name, size.iter().product::<i64>() as usize))
                 .view(size)
         };
         let (x, head) = (noise("x", &[2, 5, 8]), noise("head", &[11, 8]));

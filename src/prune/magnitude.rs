@@ -14,7 +14,7 @@
 use super::Error;
 use crate::hf::Checkpoint;
 use crate::model::{ModelConfig, Parameter, Role, parameters::parameters};
-use shearling_masks::{Gates, KeepPlan, MaskSpec, Module};
+use shearling_masks::{Gates, KeepPlan, MaskSpec, UnitKind};
 use tch::{Device, Kind, TchError, Tensor};
 
 /// Scores every unit of the masks in `spec`, and keeps the best of each row: the plan and gates of exactly 1 and 0.
@@ -113,13 +113,13 @@ impl Scores {
     }
 
     fn into_gates(self, spec: &MaskSpec) -> Gates {
-        let wanted = |module: Module, scores: Tensor| spec.get(module).map(|_| scores.sqrt());
+        let wanted = |module: UnitKind, scores: Tensor| spec.get(module).map(|_| scores.sqrt());
         Gates {
-            layer: wanted(Module::Layer, self.layer),
-            kv_head: wanted(Module::KvHead, self.kv_head),
-            query_head: wanted(Module::QueryHead, self.query_head),
-            intermediate: wanted(Module::Intermediate, self.intermediate),
-            hidden: wanted(Module::Hidden, self.hidden),
+            layer: wanted(UnitKind::Layer, self.layer),
+            kv_head: wanted(UnitKind::KvHead, self.kv_head),
+            query_head: wanted(UnitKind::QueryHead, self.query_head),
+            intermediate: wanted(UnitKind::Intermediate, self.intermediate),
+            hidden: wanted(UnitKind::Hidden, self.hidden),
         }
     }
 }

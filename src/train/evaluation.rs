@@ -11,7 +11,7 @@ use crate::eval::{DomainLoss, RowLosses, mean_loss, row_losses};
 use crate::model::ModelGates;
 use serde::{Deserialize, Serialize};
 use shearling_domains::Measured;
-use shearling_masks::{Gates, MaskReport, Module, ModuleSpec};
+use shearling_masks::{Gates, MaskReport, ModuleSpec, UnitKind};
 use std::collections::BTreeMap;
 
 /// Largest difference of expected and target sparsity of a module that counts as met, for the choice of the best checkpoint
@@ -102,7 +102,7 @@ impl Trainer {
     /// read is not.
     pub fn constraint_holds(&self) -> bool {
         let Some(masks) = self.masks() else { return true };
-        let expected = |module: Module| -> Result<f64, Error> {
+        let expected = |module: UnitKind| -> Result<f64, Error> {
             Ok(masks.expected_sparsity(module)?.f_mean(tch::Kind::Float)?.f_double_value(&[])?)
         };
         let met = |expected: f64, target: f64| (expected - target).abs() <= CONSTRAINT_TOLERANCE;
@@ -112,8 +112,8 @@ impl Trainer {
 
     fn row_losses(&self, gates: EvalGates) -> Result<Vec<RowLosses>, Error> {
         let gates = match (&self.masks, gates) {
-            (Some(masks), EvalGates::Expected) => masks.set.deterministic_expected()?,
-            (Some(masks), EvalGates::Target) => masks.set.deterministic_target()?,
+            (Some(masks), EvalGates::Expected) => masks.set.expected_gates()?,
+            (Some(masks), EvalGates::Target) => masks.set.target_gates()?,
             _ => Gates::none(),
         };
         let gates = ModelGates::new(&self.model, &gates)?;
@@ -146,7 +146,7 @@ impl Trainer {
     fn row_sparsity(&self) -> Result<BTreeMap<String, Vec<f64>>, Error> {
         let _no_grad = tch::no_grad_guard();
         let Some(masks) = self.masks() else { return Ok(BTreeMap::new()) };
-        let rows = |module: Module| -> Result<Vec<f64>, Error> {
+        let rows = |module: UnitKind| -> Result<Vec<f64>, Error> {
             Ok(Vec::try_from(
                 masks.expected_sparsity(module)?.f_to_kind(tch::Kind::Double)?.f_to_device(tch::Device::Cpu)?,
             )?)

@@ -19,7 +19,7 @@ use shearling::files::DType;
 use shearling::hf::{Checkpoint, RawConfig, ShardWriter, TensorPlan};
 use shearling::model::parameters::parameters;
 use shearling::prune::{CheckRows, Conversion, Transfer, shape, write_model};
-use shearling_masks::{Gates, KeepPlan, MaskSpec, Module};
+use shearling_masks::{Gates, KeepPlan, MaskSpec, UnitKind};
 use std::error::Error;
 use std::fs::{self, File};
 use std::path::{Path, PathBuf};
@@ -226,7 +226,7 @@ fn random(spec: &MaskSpec, open: &Gates) -> Result<Gates> {
     let mut gates = Gates::none();
     for module in spec.modules() {
         let shape = match module.module {
-            Module::Layer | Module::Hidden => vec![module.size],
+            UnitKind::Layer | UnitKind::Hidden => vec![module.size],
             _ => vec![module.rows, module.size],
         };
         let values = Tensor::f_rand(&shape, (Kind::Float, Device::Cpu))? * 0.5 + 0.5;

@@ -12,7 +12,7 @@ use shearling::hf::Checkpoint;
 use shearling::prune::equivalence::check;
 use shearling::prune::{CheckRows, Conversion, Equivalence, magnitude, shape, write_model};
 use shearling_domains::Dataset;
-use shearling_masks::{Gates, KeepPlan, MaskSpec, Module};
+use shearling_masks::{Gates, KeepPlan, MaskSpec, UnitKind};
 use std::error::Error;
 use std::path::PathBuf;
 use std::time::Instant;
@@ -129,7 +129,7 @@ impl Bench {
         let layer = &self.plan.layers[middle];
         let source_layer = layer.source_index;
         let mut faults = Vec::new();
-        let gated = |module: Module, unit: i64, value: f64| self.with_gate(module, source_layer, unit, value);
+        let gated = |module: UnitKind, unit: i64, value: f64| self.with_gate(module, source_layer, unit, value);
 
         if let Some(slots) = &self.gates.query_head {
             let dropped = (0..slots.size()[1]).find(|slot| !layer.query_slots.contains(slot));
@@ -137,28 +137,28 @@ impl Bench {
                 let mut plan = self.plan.clone();
                 plan.layers[middle].query_slots[0] = dropped;
                 plan.layers[middle].query_slots.sort_unstable();
-                faults.push(("a wrong head kept", plan, gated(Module::QueryHead, dropped, 0.8)?));
+                faults.push(("a wrong head kept", plan, gated(UnitKind::QueryHead, dropped, 0.8)?));
             }
             let slot = layer.query_slots[0];
             let value = slots.get(source_layer).double_value(&[slot]);
-            let twice = gated(Module::QueryHead, slot, value * value)?;
+            let twice = gated(UnitKind::QueryHead, slot, value * value)?;
             faults.push(("a head scaled twice", self.plan.clone(), twice));
         }
         if self.gates.intermediate.is_some() {
             let kept = &layer.intermediate;
             let unit = kept[kept.len() / 2];
-            faults.push(("a gate not folded", self.plan.clone(), gated(Module::Intermediate, unit, 1.0)?));
+            faults.push(("a gate not folded", self.plan.clone(), gated(UnitKind::Intermediate, unit, 1.0)?));
             let moved = (0..kept.len() - 1).find(|at| kept[at + 1] > kept[*at] + 1);
             if let Some(moved) = moved {
                 let mut plan = self.plan.clone();
                 plan.layers[middle].intermediate[moved] += 1;
-                faults.push(("one row off by one", plan, gated(Module::Intermediate, kept[moved] + 1, 0.8)?));
+                faults.push(("one row off by one", plan, gated(UnitKind::Intermediate, kept[moved] + 1, 0.8)?));
             }
         }
         Ok(faults)
     }
 
-    fn with_gate(&self, module: Module, row: i64, unit: i64, value: f64) -> Result<Gates> {
+    fn with_gate(&self, module: UnitKind, row: i64, unit: i64, value: f64) -> Result<Gates> {
         let mut gates = self.gates.shallow_clone();
         if let Some(gate) = self.gates.get(module) {
             let changed = gate.copy();

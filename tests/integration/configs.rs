@@ -7,7 +7,7 @@ use shearling::hf::{ModelConfig, RawConfig};
 use shearling::model::count::ParameterCount;
 use shearling::prune::shape::{mask_spec, resized};
 use shearling_domains::MixerKind;
-use shearling_masks::{MaskPreset, Module};
+use shearling_masks::{MaskPreset, UnitKind};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// All of `configs/`, with the stage each is for.
@@ -46,7 +46,7 @@ fn domains<T>(value: impl Fn(&(&str, f64, f64, f64, f64)) -> T) -> BTreeMap<Stri
 }
 
 /// The model that a prune configuration makes of `source`, and which masks lead there.
-fn pruned(name: &str, source: &ModelConfig) -> (ModelConfig, Vec<Module>) {
+fn pruned(name: &str, source: &ModelConfig) -> (ModelConfig, Vec<UnitKind>) {
     let spec = mask_spec(source, read(name).target.as_ref().unwrap()).unwrap();
     (resized(source, spec.target()), spec.modules().iter().map(|module| module.module).collect())
 }
@@ -81,8 +81,8 @@ fn a_stage_starts_from_the_folder_that_the_one_before_it_writes() {
 fn llama_2_targets_have_the_published_shapes_and_counts() {
     let source = model("llama2-7b.json");
     assert_eq!(ParameterCount::of(&source).total(), 6_738_415_616);
-    use Module::{Hidden, Intermediate, KvHead, Layer};
-    let published: [(&str, [i64; 5], i64, &[Module]); 2] = [
+    use UnitKind::{Hidden, Intermediate, KvHead, Layer};
+    let published: [(&str, [i64; 5], i64, &[UnitKind]); 2] = [
         ("llama2-7b-to-1.3b.toml", [2048, 5504, 24, 16, 16], 1_345_423_360, &[Layer, KvHead, Intermediate, Hidden]),
         ("llama2-7b-to-2.7b.toml", [2560, 6912, 32, 20, 20], 2_701_560_320, &[KvHead, Intermediate, Hidden]),
     ];
@@ -102,7 +102,7 @@ fn llama_3_1_becomes_minitrons_width_pruned_shape() {
     let (small, modules) = pruned("llama3.1-8b-to-4b.toml", &source);
     assert_eq!(dimensions(&small), [3072, 9216, 32, 32, 8]);
     assert_eq!(small.head_dim, 128);
-    assert_eq!(modules, [Module::Intermediate, Module::Hidden]);
+    assert_eq!(modules, [UnitKind::Intermediate, UnitKind::Hidden]);
     // Embedding and head; q and o, k and v; gate, up and down; two norms a layer and the last.
     let layer = 2 * 3072 * 32 * 128 + 2 * 3072 * 8 * 128 + 3 * 3072 * 9216 + 2 * 3072;
     let expected = 2 * 128_256 * 3072 + 32 * layer + 3072;

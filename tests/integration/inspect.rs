@@ -5,7 +5,7 @@ use super::planted_run::{Plan, STANDARD_ERROR, VOCAB, cut_loss, recovered_loss, 
 use super::support::{shearling, succeed};
 use serde_json::{Value, json};
 use shearling::inspect::RunHistory;
-use shearling_masks::{HardConcrete, MaskSet, MaskSpec, Module, Shape};
+use shearling_masks::{HardConcrete, MaskSet, MaskSpec, Shape, UnitKind};
 use std::path::{Path, PathBuf};
 
 fn answer(arguments: &[&str]) -> Value {
@@ -409,7 +409,7 @@ fn what_is_left_of_a_run_is_shown() {
         (Some("prune"), 100, Some(100))
     );
     assert_eq!(history.snapshots.len(), 5);
-    let heads = history.settled.iter().find(|settled| settled.module == Module::KvHead).unwrap();
+    let heads = history.settled.iter().find(|settled| settled.module == UnitKind::KvHead).unwrap();
     assert_eq!(heads.same_units_from, Some(plan.heads_settle()));
     assert_eq!(history.survivors.unwrap().removed_layers, plan.removed_layers);
     // The last readable masks count when the last are broken.

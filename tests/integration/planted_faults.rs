@@ -8,7 +8,8 @@ use shearling::files::DType;
 use shearling::hf::{Checkpoint, ShardWriter, TensorPlan};
 use shearling::prune::equivalence::check;
 use shearling::prune::{CheckRows, Conversion, Equivalence, Fault, shape, write_model as write_pruned};
-use shearling_masks::{Gates, KeepPlan, MaskPreset, MaskSet, MaskSpec, Module, weight_normals};
+use shearling_masks::{Gates, KeepPlan, MaskPreset, MaskSet, MaskSpec, UnitKind};
+use shearling_noise::weight_normals;
 use std::path::{Path, PathBuf};
 use tch::{Device, Tensor};
 
@@ -43,7 +44,7 @@ impl Cut {
                 log_alpha.copy_(&(noise.view(&log_alpha.size()[..]) * 2.0));
             }
         });
-        let gates = masks.deterministic_target().unwrap().detach().unwrap();
+        let gates = masks.target_gates().unwrap().detach().unwrap();
         let plan = KeepPlan::from_gates(&spec, &gates).unwrap();
         Cut { source: Checkpoint::open(&path).unwrap(), folder, spec, gates, plan }
     }
@@ -76,7 +77,7 @@ impl Cut {
     }
 
     /// The gates with one changed.
-    fn with_gate(&self, module: Module, row: usize, unit: i64, change: impl Fn(f64) -> f64) -> Gates {
+    fn with_gate(&self, module: UnitKind, row: usize, unit: i64, change: impl Fn(f64) -> f64) -> Gates {
         let mut gates = self.gates.shallow_clone();
         let changed = self.gates.get(module).unwrap().copy();
         let place = changed.get(row as i64).get(unit);
@@ -113,7 +114,7 @@ fn a_wrong_head_is_seen_in_its_layer() {
     kept.sort_unstable();
     // The wrong head has a gate of 0, with which it would be folded away: give it that of the right one.
     let source_layer = plan.layers[1].source_index as usize;
-    let gates = cut.with_gate(Module::KvHead, source_layer, other, |_| 0.8);
+    let gates = cut.with_gate(UnitKind::KvHead, source_layer, other, |_| 0.8);
     assert_arithmetic(&cut.folded(&plan, &gates), 1);
 }
 
@@ -121,7 +122,8 @@ fn a_wrong_head_is_seen_in_its_layer() {
 fn a_gate_that_is_not_folded_is_seen_in_its_layer() {
     let cut = Cut::new();
     let layer = &cut.plan.layers[1];
-    for (module, unit) in [(Module::Intermediate, layer.intermediate[3]), (Module::QueryHead, layer.query_slots[0])] {
+    for (module, unit) in [(UnitKind::Intermediate, layer.intermediate[3]), (UnitKind::QueryHead, layer.query_slots[0])]
+    {
         let gates = cut.with_gate(module, layer.source_index as usize, unit, |_| 1.0);
         assert_arithmetic(&cut.folded(&cut.plan, &gates), 1);
     }
@@ -135,7 +137,7 @@ fn one_row_off_by_one_is_seen_in_its_layer() {
     let moved = (0..kept.len()).find(|at| !kept.contains(&(kept[*at] + 1)) && kept[*at] < 47).unwrap();
     plan.layers[0].intermediate[moved] += 1;
     let source_layer = plan.layers[0].source_index as usize;
-    let gates = cut.with_gate(Module::Intermediate, source_layer, kept[moved] + 1, |_| 0.8);
+    let gates = cut.with_gate(UnitKind::Intermediate, source_layer, kept[moved] + 1, |_| 0.8);
     assert_arithmetic(&cut.folded(&plan, &gates), 0);
 }
 
@@ -143,7 +145,7 @@ fn one_row_off_by_one_is_seen_in_its_layer() {
 fn a_head_that_is_scaled_twice_is_seen_in_its_layer() {
     let cut = Cut::new();
     let layer = &cut.plan.layers[0];
-    let gates = cut.with_gate(Module::KvHead, layer.source_index as usize, layer.kv_heads[0], |gate| 0.999 * gate);
+    let gates = cut.with_gate(UnitKind::KvHead, layer.source_index as usize, layer.kv_heads[0], |gate| 0.999 * gate);
     assert_arithmetic(&cut.folded(&cut.plan, &gates), 0);
 }
 

@@ -16,7 +16,7 @@
 //! | `code` recovers three quarters of its damage in [`Plan::recovery`] | [`recovered_loss`] |
 
 use serde_json::{Value, json};
-use shearling_masks::{HardConcrete, MaskSet, MaskSpec, Module, Shape};
+use shearling_masks::{HardConcrete, MaskSet, MaskSpec, Shape, UnitKind};
 use std::path::Path;
 use tch::{Device, Tensor};
 
@@ -109,8 +109,8 @@ impl Plan {
     }
 
     /// Expected − target sparsity.
-    pub fn violation(&self, module: Module, step: u64) -> f64 {
-        if module == Module::Hidden && step == self.steps { 0.05 } else { 0.001 }
+    pub fn violation(&self, module: UnitKind, step: u64) -> f64 {
+        if module == UnitKind::Hidden && step == self.steps { 0.05 } else { 0.001 }
     }
 
     /// kv heads that the cut keeps in a layer, at a step.
@@ -120,21 +120,21 @@ impl Plan {
         (0..all).filter(|head| (head + shift) % all < kept).collect()
     }
 
-    fn keeps(&self, module: Module, row: i64, index: i64, step: u64) -> bool {
+    fn keeps(&self, module: UnitKind, row: i64, index: i64, step: u64) -> bool {
         match module {
-            Module::Layer => !self.removed_layers.contains(&index),
-            Module::KvHead => self.kept_kv_heads(row, step).contains(&index),
-            Module::QueryHead => index < self.target.group_size(),
-            Module::Intermediate => {
+            UnitKind::Layer => !self.removed_layers.contains(&index),
+            UnitKind::KvHead => self.kept_kv_heads(row, step).contains(&index),
+            UnitKind::QueryHead => index < self.target.group_size(),
+            UnitKind::Intermediate => {
                 let shift = if step < self.intermediate_settles() { self.source.intermediate_size / 10 } else { 0 };
                 (index + row + shift) % self.source.intermediate_size < self.target.intermediate_size
             }
-            Module::Hidden => index < self.target.hidden_size,
+            UnitKind::Hidden => index < self.target.hidden_size,
         }
     }
 
-    fn log_alpha(&self, module: Module, row: i64, index: i64, step: u64) -> f32 {
-        let undecided = module == Module::Intermediate && step < self.masks_decide() && index % 3 == 0;
+    fn log_alpha(&self, module: UnitKind, row: i64, index: i64, step: u64) -> f32 {
+        let undecided = module == UnitKind::Intermediate && step < self.masks_decide() && index % 3 == 0;
         let size = if undecided { 0.2 } else { 4.6 };
         if self.keeps(module, row, index, step) { size } else { -size }
     }

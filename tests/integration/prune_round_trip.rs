@@ -6,7 +6,8 @@ use shearling::config::Target;
 use shearling::files::DType;
 use shearling::hf::Checkpoint;
 use shearling::prune::{CheckRows, Conversion, Equivalence, Error, Fault, convert, magnitude, shape};
-use shearling_masks::{Gates, KeepPlan, MaskPreset, MaskSet, MaskSpec, weight_normals};
+use shearling_masks::{Gates, KeepPlan, MaskPreset, MaskSet, MaskSpec};
+use shearling_noise::weight_normals;
 use std::path::Path;
 use tch::{Device, Kind, Tensor};
 
@@ -82,7 +83,7 @@ fn every_combination_in_every_family_is_exact() {
         let grouped = config["num_attention_heads"] != config["num_key_value_heads"];
         for (number, target) in targets(grouped).iter().enumerate() {
             let spec = shape::mask_spec(&loaded.model, target).unwrap();
-            let gates = soft_masks(&spec, number as u64).deterministic_target().unwrap().detach().unwrap();
+            let gates = soft_masks(&spec, number as u64).target_gates().unwrap().detach().unwrap();
             let plan = KeepPlan::from_gates(&spec, &gates).unwrap();
             let out = folder.path().join(format!("pruned-{number}"));
             let equivalence = cut(&source, &spec, &gates, &plan, DType::F32, &out).unwrap();
@@ -129,7 +130,7 @@ fn rounding_to_bf16_costs_what_it_costs_the_source_and_the_fold_stays_exact() {
     write_model(&source, &config, 3);
     let target = targets(false).pop().unwrap();
     let spec = shape::mask_spec(&load(&source).model, &target).unwrap();
-    let gates = soft_masks(&spec, 9).deterministic_target().unwrap().detach().unwrap();
+    let gates = soft_masks(&spec, 9).target_gates().unwrap().detach().unwrap();
     let plan = KeepPlan::from_gates(&spec, &gates).unwrap();
     let out = folder.path().join("pruned");
     let equivalence = cut(&source, &spec, &gates, &plan, DType::BF16, &out).unwrap();
@@ -149,7 +150,7 @@ fn a_wrong_cut_names_its_layer_and_publishes_nothing() {
     write_model(&source, &config, 3);
     let target = Target { intermediate_size: Some(30), ..Default::default() };
     let spec = shape::mask_spec(&load(&source).model, &target).unwrap();
-    let gates = soft_masks(&spec, 1).deterministic_target().unwrap().detach().unwrap();
+    let gates = soft_masks(&spec, 1).target_gates().unwrap().detach().unwrap();
     let plan = KeepPlan::from_gates(&spec, &gates).unwrap();
     // The masked model still uses a unit of layer 1 that the plan drops.
     let dropped = (0..48).find(|unit| !plan.layers[1].intermediate.contains(unit)).unwrap();

@@ -82,7 +82,7 @@ pub fn write_model(folder: &Path, config: &Value, seed: u64) {
         weights.iter().map(|(name, w)| TensorPlan { name: name.clone(), shape: w.size(), dtype: DType::F32 }).collect();
     let mut writer = ShardWriter::create(folder, plan, 1 << 30).unwrap();
     for (name, weight) in &weights {
-        let noise = shearling_masks::weight_normals(seed + 1, name, weight.numel());
+        let noise = shearling_noise::weight_normals(seed + 1, name, weight.numel());
         let noise = Tensor::from_slice(&noise).view(&weight.size()[..]) * 0.2;
         let jitter = weight.dim() == 1;
         writer.write(name, &if jitter { weight + noise } else { weight.shallow_clone() }).unwrap();

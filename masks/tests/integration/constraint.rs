@@ -1,7 +1,7 @@
 //! The constraint and its summary: that few kernels for all masks give what each mask by itself gives.
 
 use crate::{gqa_masks, gqa_spec, set_log_alpha, set_parameter, values};
-use shearling_masks::{Error, ExpectedSize, Gates, HardConcrete, MaskSet, MaskSpec, Module, Shape};
+use shearling_masks::{Error, ExpectedSize, Gates, HardConcrete, MaskSet, MaskSpec, Shape, UnitKind};
 use tch::{Device, Kind, Tensor};
 
 /// Masks whose every unit and multiplier differs.
@@ -50,11 +50,11 @@ fn gradients(masks: &MaskSet) -> Vec<(String, Vec<f32>)> {
 
 /// The formula, module by module.
 fn loss_by_module(masks: &MaskSet, step: u64) -> Vec<Tensor> {
-    let lambda = |name: &str, module: Module| {
+    let lambda = |name: &str, module: UnitKind| {
         let name = format!("{name}.{module}");
         masks.multiplier_parameters().into_iter().find(|(found, _)| *found == name).unwrap().1
     };
-    let loss = |module: Module| {
+    let loss = |module: UnitKind| {
         let excess = masks.expected_sparsity(module).unwrap() - masks.target_sparsity(module, step);
         lambda("lambda_1", module) * excess.mean(Kind::Float)
             + lambda("lambda_2", module) * excess.square().mean(Kind::Float)
@@ -154,12 +154,12 @@ fn a_mask_that_diverged_shows_in_its_own_constraint_and_in_the_size() {
     let masks = mixed(gqa_spec());
     let mut kv_head = vec![0f32; 16];
     kv_head[7] = f32::NAN;
-    set_log_alpha(&masks, Module::KvHead, &Tensor::from_slice(&kv_head).view([4, 4]));
+    set_log_alpha(&masks, UnitKind::KvHead, &Tensor::from_slice(&kv_head).view([4, 4]));
     let lagrangian = masks.lagrangian(3).unwrap();
     let summary = values(&lagrangian.summary().unwrap());
     for state in lagrangian.constraints_from(&summary).unwrap() {
         let fields = [state.expected_sparsity, state.violation, state.worst_row_violation, state.loss];
-        assert!(fields.iter().all(|field| field.is_nan() == (state.module == Module::KvHead)), "{state:?}");
+        assert!(fields.iter().all(|field| field.is_nan() == (state.module == UnitKind::KvHead)), "{state:?}");
     }
     assert!(lagrangian.expected(&summary).unwrap().prunable_params.is_nan());
     assert!(lagrangian.loss.double_value(&[]).is_nan());

@@ -1,7 +1,7 @@
 //! The min-max game on a toy: 256 units, target one half, importances instead of a model, the published schedule.
 
 use crate::values;
-use shearling_masks::{MaskPreset, MaskReport, MaskSet, MaskSpec, Module, NoiseKey, Shape};
+use shearling_masks::{MaskPreset, MaskReport, MaskSet, MaskSpec, NoiseKey, Shape, UnitKind};
 use tch::{Device, Kind, Tensor};
 
 const STEPS: u64 = 3200;
@@ -72,7 +72,7 @@ fn the_constraint_is_met_and_the_half_alive_units_are_reported() {
         masks.clamp().unwrap();
     }
     let report = MaskReport::new(&masks).unwrap();
-    let hidden = report.get(Module::Hidden).unwrap();
+    let hidden = report.get(UnitKind::Hidden).unwrap();
     assert!((hidden.expected_sparsity - 0.5).abs() < 0.02, "{}", hidden.expected_sparsity);
     assert!((hidden.survivors[0] - UNITS / 2).abs() <= 4, "{:?}", hidden.survivors);
     assert!(hidden.undecided[0] <= 12, "{:?}", hidden.undecided);
@@ -81,7 +81,7 @@ fn the_constraint_is_met_and_the_half_alive_units_are_reported() {
     assert!((1..=16).contains(&hidden.half_alive.count), "{:?}", hidden.half_alive);
     assert!(hidden.still_open.count == 0, "{:?}", hidden.still_open);
 
-    let kept = values(&masks.deterministic_target().unwrap().hidden.unwrap());
+    let kept = values(&masks.target_gates().unwrap().hidden.unwrap());
     let kept: Vec<usize> = kept.iter().enumerate().filter(|(_, z)| **z > 0.0).map(|(index, _)| index).collect();
     assert_eq!(kept.len() as i64, UNITS / 2);
     let mean = kept.iter().map(|&index| importance.double_value(&[index as i64])).sum::<f64>() / kept.len() as f64;

@@ -3,17 +3,17 @@
 use crate::{set_log_alpha, set_parameter, values};
 use safetensors::SafeTensors;
 use serde_json::Value;
-use shearling_masks::{Gates, KeepPlan, MaskPreset, MaskSet, MaskSpec, Module, Shape};
+use shearling_masks::{Gates, KeepPlan, MaskPreset, MaskSet, MaskSpec, Shape, UnitKind};
 use std::collections::HashMap;
 use tch::{Device, Kind, Tensor};
 
 const REFERENCE: &str = include_str!("../fixtures/llm-shearing/reference.json");
 const TENSORS: &[u8] = include_bytes!("../fixtures/llm-shearing/reference.safetensors");
-const MODULES: [(Module, &str); 4] = [
-    (Module::Layer, "layer"),
-    (Module::KvHead, "head"),
-    (Module::Intermediate, "intermediate"),
-    (Module::Hidden, "hidden"),
+const MODULES: [(UnitKind, &str); 4] = [
+    (UnitKind::Layer, "layer"),
+    (UnitKind::KvHead, "head"),
+    (UnitKind::Intermediate, "intermediate"),
+    (UnitKind::Hidden, "hidden"),
 ];
 
 /// The original's masks, rebuilt, with everything that was recorded about them.
@@ -65,7 +65,7 @@ impl Golden {
         assert!(found.query_head.is_none());
     }
 
-    fn gradient(&self, module: Module) -> Tensor {
+    fn gradient(&self, module: UnitKind) -> Tensor {
         let parameters = self.masks.log_alpha_parameters();
         parameters.into_iter().find(|(name, _)| *name == format!("log_alpha.{module}")).unwrap().1.grad()
     }
@@ -119,8 +119,8 @@ fn sampled_gates_and_their_gradients() {
 #[test]
 fn deterministic_gates() {
     let golden = Golden::load();
-    golden.assert_gates(&golden.masks.deterministic_target().unwrap(), "deterministic_target");
-    golden.assert_gates(&golden.masks.deterministic_expected().unwrap(), "deterministic_expected");
+    golden.assert_gates(&golden.masks.target_gates().unwrap(), "deterministic_target");
+    golden.assert_gates(&golden.masks.expected_gates().unwrap(), "deterministic_expected");
 }
 
 #[test]
@@ -198,7 +198,7 @@ fn parameter_counts_and_kept_layers() {
     assert_eq!(spec.target_prunable_params(), golden.reference["prunable_target_params"].as_i64().unwrap());
     let expected = golden.reference["expected_params"].as_f64().unwrap();
     assert_near(golden.masks.expected_size().unwrap().prunable_params, expected, "expected_params");
-    let plan = KeepPlan::from_gates(spec, &golden.masks.deterministic_target().unwrap()).unwrap();
+    let plan = KeepPlan::from_gates(spec, &golden.masks.target_gates().unwrap()).unwrap();
     let layers: Vec<i64> = plan.layers.iter().map(|layer| layer.source_index).collect();
     let expected: Vec<i64> = serde_json::from_value(golden.reference["kept_layers"].clone()).unwrap();
     assert_eq!(layers, expected);

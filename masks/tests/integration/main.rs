@@ -11,7 +11,7 @@ mod plans;
 mod report;
 mod sampling;
 
-use shearling_masks::{HardConcrete, MaskSet, MaskSpec, Module, Shape};
+use shearling_masks::{HardConcrete, MaskSet, MaskSpec, Shape, UnitKind};
 use tch::{Device, Tensor};
 
 /// Four query heads over two key/value heads, every dimension pruned.
@@ -40,7 +40,7 @@ fn gqa_masks() -> MaskSet {
 }
 
 /// Overwrites the log-odds of a module in place, as an optimiser would.
-fn set_log_alpha(masks: &MaskSet, module: Module, values: &Tensor) {
+fn set_log_alpha(masks: &MaskSet, module: UnitKind, values: &Tensor) {
     set_parameter(masks.log_alpha_parameters(), &format!("log_alpha.{module}"), values);
 }
 

@@ -4,7 +4,7 @@ use crate::{gqa_masks, set_log_alpha, set_parameter, values};
 use safetensors::SafeTensors;
 use safetensors::tensor::{Dtype, TensorView};
 use serde_json::{Value, json};
-use shearling_masks::{Error, HardConcrete, MaskSet, MaskSpec, Module};
+use shearling_masks::{Error, HardConcrete, MaskSet, MaskSpec, UnitKind};
 use std::collections::HashMap;
 use std::path::{Path, PathBuf};
 use tch::{Device, Kind, Tensor};
@@ -245,8 +245,8 @@ fn a_save_that_fails_leaves_nothing_behind() {
 fn loaded_masks_give_the_same_gates() {
     let saved = Saved::new();
     let loaded = saved.load().unwrap();
-    for module in Module::ALL {
-        let gate = |masks: &MaskSet| values(masks.deterministic_target().unwrap().get(module).unwrap());
+    for module in UnitKind::ALL {
+        let gate = |masks: &MaskSet| values(masks.target_gates().unwrap().get(module).unwrap());
         assert_eq!(gate(&saved.masks), gate(&loaded));
     }
 }

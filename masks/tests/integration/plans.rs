@@ -1,7 +1,7 @@
 //! Keep-plans from gates and from scores.
 
 use crate::{gqa_masks, gqa_spec, set_log_alpha, values};
-use shearling_masks::{Error, Gates, KeepPlan, MaskSpec, Module, Shape};
+use shearling_masks::{Error, Gates, KeepPlan, MaskSpec, Shape, UnitKind};
 use tch::{Device, Kind, Tensor};
 
 /// Scores that are different for every unit and not in the order of indices.
@@ -14,7 +14,7 @@ fn scores(spec: &MaskSpec) -> Gates {
     scores
 }
 
-fn open(gates: &Gates, module: Module, row: i64, size: i64) -> Vec<i64> {
+fn open(gates: &Gates, module: UnitKind, row: i64, size: i64) -> Vec<i64> {
     let values = values(gates.get(module).unwrap());
     (0..size).filter(|index| values[(row * size + index) as usize] != 0.0).collect()
 }
@@ -26,19 +26,19 @@ fn a_plan_lists_the_open_units_of_the_kept_layers() {
     for module in masks.spec().modules() {
         set_log_alpha(&masks, module.module, &(scores.get(module.module).unwrap() / 20.0));
     }
-    let gates = masks.deterministic_target().unwrap();
+    let gates = masks.target_gates().unwrap();
     let plan = KeepPlan::from_gates(masks.spec(), &gates).unwrap();
-    assert_eq!(plan.hidden, open(&gates, Module::Hidden, 0, 16));
+    assert_eq!(plan.hidden, open(&gates, UnitKind::Hidden, 0, 16));
     assert_eq!(plan.hidden.len(), 10);
     let layers: Vec<i64> = plan.layers.iter().map(|layer| layer.source_index).collect();
-    assert_eq!(layers, open(&gates, Module::Layer, 0, 4));
+    assert_eq!(layers, open(&gates, UnitKind::Layer, 0, 4));
     assert_eq!(layers.len(), 3);
     let head_gates = gates.all_heads(12, 4).unwrap().unwrap();
     for layer in &plan.layers {
         let row = layer.source_index;
-        assert_eq!(layer.kv_heads, open(&gates, Module::KvHead, row, 4));
-        assert_eq!(layer.query_slots, open(&gates, Module::QueryHead, row, 3));
-        assert_eq!(layer.intermediate, open(&gates, Module::Intermediate, row, 24));
+        assert_eq!(layer.kv_heads, open(&gates, UnitKind::KvHead, row, 4));
+        assert_eq!(layer.query_slots, open(&gates, UnitKind::QueryHead, row, 3));
+        assert_eq!(layer.intermediate, open(&gates, UnitKind::Intermediate, row, 24));
         let heads = layer.query_heads(3);
         assert_eq!(heads.len(), 6);
         let gate = values(&head_gates.get(row));
@@ -111,7 +111,7 @@ fn scores_that_are_missing_misshapen_or_not_finite_are_refused() {
         change(&mut scores);
         KeepPlan::from_scores(&spec, &scores).unwrap_err()
     };
-    assert!(matches!(refusal(|s| s.hidden = None), Error::MissingModule { module: Module::Hidden, .. }));
+    assert!(matches!(refusal(|s| s.hidden = None), Error::MissingModule { module: UnitKind::Hidden, .. }));
     assert!(matches!(refusal(|s| s.layer = Some(Tensor::from(1f32))), Error::ModuleShape { .. }));
     assert!(matches!(refusal(|s| _ = s.layer.as_mut().unwrap().fill_(f64::INFINITY)), Error::NonFinite { .. }));
 }

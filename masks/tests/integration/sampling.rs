@@ -1,7 +1,7 @@
 //! Statistics and determinism of sampled gates, and the behaviour of masks without a reference.
 
 use crate::{gqa_masks, gqa_spec, set_log_alpha, values};
-use shearling_masks::{Gates, HardConcrete, MaskPreset, MaskSet, MaskSpec, Module, NoiseKey, Shape};
+use shearling_masks::{Gates, HardConcrete, MaskPreset, MaskSet, MaskSpec, NoiseKey, Shape, UnitKind};
 use tch::{Device, Kind, Tensor};
 
 const KEY: NoiseKey = NoiseKey { seed: 11, step: 2, micro_batch: 0 };
@@ -33,7 +33,7 @@ fn frequencies_of_zero_and_one_and_the_mean_agree_with_the_distribution() {
     ];
     let masks = wide_masks();
     for [log_alpha, zero, one, mean] in table {
-        set_log_alpha(&masks, Module::Hidden, &Tensor::full([4096], log_alpha, (Kind::Float, Device::Cpu)));
+        set_log_alpha(&masks, UnitKind::Hidden, &Tensor::full([4096], log_alpha, (Kind::Float, Device::Cpu)));
         let draws: Vec<f32> = (0..50)
             .flat_map(|step| values(masks.sample(&NoiseKey { step, ..KEY }).unwrap().hidden.as_ref().unwrap()))
             .collect();
@@ -49,7 +49,7 @@ fn frequencies_of_zero_and_one_and_the_mean_agree_with_the_distribution() {
 
 fn bits(gates: &Gates) -> Vec<Vec<u32>> {
     let of = |module| gates.get(module).map_or(Vec::new(), |gate| values(gate).iter().map(|z| z.to_bits()).collect());
-    Module::ALL.map(of).to_vec()
+    UnitKind::ALL.map(of).to_vec()
 }
 
 #[test]
@@ -111,7 +111,7 @@ fn the_original_constants_start_every_unit_at_the_clamp_and_wider_ones_keep_the_
 #[test]
 fn clamping_acts_on_the_leaves_in_place() {
     let mut masks = gqa_masks();
-    set_log_alpha(&masks, Module::Layer, &Tensor::from_slice(&[-300f32, -1.0, 2.0, 600.0]));
+    set_log_alpha(&masks, UnitKind::Layer, &Tensor::from_slice(&[-300f32, -1.0, 2.0, 600.0]));
     let clones = masks.log_alpha_parameters();
     masks.clamp().unwrap();
     assert_eq!(values(&clones[0].1), [0.01f32.ln(), -1.0, 2.0, 100f32.ln()]);
@@ -121,28 +121,28 @@ fn clamping_acts_on_the_leaves_in_place() {
 #[test]
 fn ties_keep_the_lower_index_and_kept_units_are_never_zero() {
     let masks = gqa_masks();
-    let gates = masks.deterministic_target().unwrap();
+    let gates = masks.target_gates().unwrap();
     for module in masks.spec().modules() {
         for row in values(gates.get(module.module).unwrap()).chunks(module.size as usize) {
             let kept: Vec<bool> = row.iter().map(|z| *z > 0.0).collect();
             assert!((0..module.size).all(|index| kept[index as usize] == (index < module.target)), "{row:?}");
         }
     }
-    set_log_alpha(&masks, Module::Layer, &Tensor::from_slice(&[-1e9f32, 1.0, -2e9, -1e9]));
-    let layer = values(&masks.deterministic_target().unwrap().layer.unwrap());
+    set_log_alpha(&masks, UnitKind::Layer, &Tensor::from_slice(&[-1e9f32, 1.0, -2e9, -1e9]));
+    let layer = values(&masks.target_gates().unwrap().layer.unwrap());
     assert!(layer[0] > 0.0 && layer[1] > 0.5 && layer[2] == 0.0 && layer[3] > 0.0, "{layer:?}");
 }
 
 #[test]
 fn expected_gates_follow_the_scores_and_never_close_all_of_hidden() {
     let masks = gqa_masks();
-    let open = masks.deterministic_expected().unwrap();
+    let open = masks.expected_gates().unwrap();
     assert!(values(open.hidden.as_ref().unwrap()).iter().all(|z| *z > 0.99), "nothing is closed at the start");
-    for module in [Module::Hidden, Module::Layer] {
+    for module in [UnitKind::Hidden, UnitKind::Layer] {
         let size = masks.spec().get(module).unwrap().size;
         set_log_alpha(&masks, module, &Tensor::full([size], -20.0, (Kind::Float, Device::Cpu)));
     }
-    let closed = masks.deterministic_expected().unwrap();
+    let closed = masks.expected_gates().unwrap();
     assert_eq!(values(closed.hidden.as_ref().unwrap()).iter().filter(|z| **z > 0.0).count(), 1);
     assert!(values(closed.layer.as_ref().unwrap()).iter().all(|z| *z == 0.0));
 }
@@ -152,8 +152,8 @@ fn log_odds_that_are_not_finite_are_named() {
     let masks = gqa_masks();
     let mut kv_head = vec![0f32; 16];
     kv_head[3 * 4 + 1] = f32::NAN;
-    set_log_alpha(&masks, Module::KvHead, &Tensor::from_slice(&kv_head).view([4, 4]));
-    for error in [masks.deterministic_target().unwrap_err(), masks.deterministic_expected().unwrap_err()] {
+    set_log_alpha(&masks, UnitKind::KvHead, &Tensor::from_slice(&kv_head).view([4, 4]));
+    for error in [masks.target_gates().unwrap_err(), masks.expected_gates().unwrap_err()] {
         assert!(error.to_string().contains("`layer 3 kv_head 1` has the value NaN"), "{error}");
     }
     assert!(masks.expected_size().unwrap_err().to_string().contains("`layer 3 kv_head 1`"));
@@ -165,12 +165,12 @@ fn modules_that_are_not_pruned_count_as_open() {
     let target = Shape { num_hidden_layers: 3, ..source.clone() };
     let spec = MaskSpec::new(&source, &target).unwrap();
     let masks = MaskSet::new(spec, HardConcrete::default(), 20, 1, Device::Cpu).unwrap();
-    assert_eq!(masks.expected_score(Module::KvHead).unwrap().size(), [4, 4]);
-    assert_eq!(values(&masks.expected_sparsity(Module::Intermediate).unwrap()), [0.0; 4]);
-    assert_eq!(masks.target_sparsity(Module::Hidden, 100), 0.0);
+    assert_eq!(masks.expected_score(UnitKind::KvHead).unwrap().size(), [4, 4]);
+    assert_eq!(values(&masks.expected_sparsity(UnitKind::Intermediate).unwrap()), [0.0; 4]);
+    assert_eq!(masks.target_sparsity(UnitKind::Hidden, 100), 0.0);
     let nothing = MaskSpec::new(&source, &source).unwrap();
     let nothing = MaskSet::new(nothing, HardConcrete::default(), 20, 1, Device::Cpu).unwrap();
-    assert!(nothing.sample(&KEY).unwrap().get(Module::Hidden).is_none());
+    assert!(nothing.sample(&KEY).unwrap().get(UnitKind::Hidden).is_none());
     assert_eq!(nothing.expected_size().unwrap().overall_sparsity, 0.0);
 }
 
@@ -181,7 +181,7 @@ fn expected_totals_follow_the_scores() {
     let prunable = 4.0 * 16.0 * (2.0 * 4.0 * 16.0 + 3.0 * 24.0);
     let size = masks.expected_size().unwrap();
     let (tied, untied) = (size.total_params(50, true), size.total_params(50, false));
-    let hidden = 16.0 * f64::from(values(&masks.expected_score(Module::Hidden).unwrap())[0]);
+    let hidden = 16.0 * f64::from(values(&masks.expected_score(UnitKind::Hidden).unwrap())[0]);
     assert!((untied - tied - 50.0 * hidden).abs() < 1e-6);
     let full = prunable + 50.0 * 16.0 + 16.0 * 9.0;
     assert!(tied < full && tied > 0.98 * full, "{tied} {full}");

@@ -186,13 +186,13 @@ fn cases() -> Result<Vec<Case>, TchError> {
 
 /// Largest difference of the uniform noise of a key: the same bits on every device.
 fn noise_error(device: Device) -> anyhow::Result<f64> {
-    use shearling_masks::{Module, NoiseKey};
+    use shearling_masks::{NoiseKey, UnitKind};
     let noise = |device| -> anyhow::Result<Vec<Tensor>> {
         let trainer = Subject::tiny(device)?.trainer()?;
         let masks = trainer.masks().ok_or_else(|| anyhow::anyhow!("a run without masks"))?;
         let uniforms = masks.uniforms(&NoiseKey { seed: 5, step: 1 << 33, micro_batch: 3 })?;
         let host = |module| uniforms.get(module).map(|noise| noise.f_to_device(Device::Cpu));
-        Ok(Module::ALL.into_iter().filter_map(host).collect::<Result<_, _>>()?)
+        Ok(UnitKind::ALL.into_iter().filter_map(host).collect::<Result<_, _>>()?)
     };
     let mut worst: f64 = 0.0;
     for (expected, found) in noise(Device::Cpu)?.iter().zip(&noise(device)?) {

@@ -10,7 +10,7 @@ use crate::commands::Verdict;
 use crate::commands::export::split_step;
 use crate::inspect::{Agreement, MaskInspection, Parts, locate};
 use crate::words::counted;
-use shearling_masks::{Module, ModuleReport, UnitList};
+use shearling_masks::{ModuleReport, UnitKind, UnitList};
 use std::path::{Path, PathBuf};
 
 /// Units that a list names on the terminal.
@@ -165,7 +165,7 @@ fn agreement_text(agreement: &Agreement, masks: &MaskInspection) -> String {
     let all = agreement.modules.iter().map(|module| format!("{:.3}", module.jaccard));
     table.row(std::iter::once("all".to_string()).chain(all));
     for layer in &masks.layers {
-        let of = |module: Module| agreement.get(module).filter(|_| module.is_per_layer());
+        let of = |module: UnitKind| agreement.get(module).filter(|_| module.is_per_layer());
         let cells = agreement.modules.iter().map(|module| {
             let row = of(module.module).and_then(|module| module.rows.get(layer.layer));
             row.map_or(String::new(), |jaccard| format!("{jaccard:.3}"))

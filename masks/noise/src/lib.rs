@@ -1,20 +1,23 @@
-//! The noise of gates: Philox4x32-10 (Salmon et al., "Parallel random numbers: as easy as 1, 2, 3", SC 2011), a pure function
-//! from (key, counter) to four random words.
+//! Random numbers of gates, of initial weights and of drawn tokens: Philox4x32-10 (Salmon et al., "Parallel random numbers: as
+//! easy as 1, 2, 3", SC 2011), a pure function from (key, counter) to four random words.
 //!
 //! Nothing here has state: the noise of a forward follows from its [`NoiseKey`] and the mask's name alone, so a resumed run
-//! sees the same gates, and `device_noise` computes the same numbers on another device. To keep that possible to the bit, a
+//! sees the same gates, and the masks compute the same numbers on another device. To keep that possible to the bit, a
 //! uniform is made with exact fp32 operations only (no rounding until the clamp). The scalar code here serves the CPU.
 
 use serde::{Deserialize, Serialize};
 use std::f64::consts::TAU;
 
-pub(crate) const MULTIPLIERS: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];
-pub(crate) const KEY_INCREMENTS: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];
-pub(crate) const ROUNDS: usize = 10;
+/// Multipliers of a round.
+pub const MULTIPLIERS: [u32; 2] = [0xD251_1F53, 0xCD9E_8D57];
+/// What the key grows by from round to round.
+pub const KEY_INCREMENTS: [u32; 2] = [0x9E37_79B9, 0xBB67_AE85];
+/// Rounds of the function.
+pub const ROUNDS: usize = 10;
 /// Random words, and so uniforms, per counter.
-pub(crate) const WORDS_PER_BLOCK: usize = 4;
+pub const WORDS_PER_BLOCK: usize = 4;
 /// Uniforms are midpoints of 2²³ cells: the most that leaves a midpoint exact in fp32.
-pub(crate) const CELLS_LOG2: u32 = 23;
+pub const CELLS_LOG2: u32 = 23;
 
 /// Which forward the noise is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
@@ -29,7 +32,7 @@ pub struct NoiseKey {
 
 /// What noise is for; part of the key, so that no two uses share numbers.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub(crate) enum Purpose {
+pub enum Purpose {
     /// Initial log-odds.
     Init,
     /// Gates of a forward.
@@ -52,25 +55,26 @@ impl Purpose {
 }
 
 /// An endless sequence of numbers for one purpose, name and forward; element i depends on the key and i only.
-pub(crate) struct Stream {
+#[derive(Clone, Copy, Debug)]
+pub struct Stream {
     key: [u32; 2],
 }
 
 impl Stream {
     /// The stream's key is chained through Philox itself: the seed keys the label, the result keys (step, micro-batch).
-    pub(crate) fn new(key: &NoiseKey, purpose: Purpose, name: &str) -> Stream {
+    pub fn new(key: &NoiseKey, purpose: Purpose, name: &str) -> Stream {
         let label = fnv_1a(&[purpose.label(), "/", name]);
         let labelled = first_words(philox4x32_10(counter(label, 0), halves(key.seed)));
         Stream { key: first_words(philox4x32_10(counter(key.step, key.micro_batch), labelled)) }
     }
 
     /// The Philox key of this stream; block b of its words is the value at `counter(b, 0)`.
-    pub(crate) fn key(&self) -> [u32; 2] {
+    pub fn key(&self) -> [u32; 2] {
         self.key
     }
 
     /// The first `count` uniforms, each in [ε, 1−ε].
-    pub(crate) fn uniforms(&self, count: usize, epsilon: f32) -> Vec<f32> {
+    pub fn uniforms(&self, count: usize, epsilon: f32) -> Vec<f32> {
         let mut values = Vec::with_capacity(count + WORDS_PER_BLOCK - 1);
         for block in 0..count.div_ceil(WORDS_PER_BLOCK) {
             let words = philox4x32_10(counter(block as u64, 0), self.key);
@@ -81,7 +85,7 @@ impl Stream {
     }
 
     /// The first `count` standard normals, by the Box–Muller transform.
-    pub(crate) fn normals(&self, count: usize) -> Vec<f64> {
+    pub fn normals(&self, count: usize) -> Vec<f64> {
         let uniforms = self.uniforms(2 * count, f32::MIN_POSITIVE);
         let transform = |pair: &[f32]| (-2.0 * f64::from(pair[0]).ln()).sqrt() * (TAU * f64::from(pair[1])).cos();
         uniforms.chunks_exact(2).map(transform).collect()
@@ -108,7 +112,7 @@ fn uniform(word: u32, epsilon: f32) -> f32 {
 }
 
 /// Ten rounds of Philox on a 128-bit counter under a 64-bit key.
-pub(crate) fn philox4x32_10(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
+pub fn philox4x32_10(counter: [u32; 4], key: [u32; 2]) -> [u32; 4] {
     let (mut words, mut key) = (counter, key);
     for _ in 0..ROUNDS {
         words = round(words, key);
@@ -129,7 +133,7 @@ fn halves(value: u64) -> [u32; 2] {
 }
 
 /// The 128-bit counter of two 64-bit numbers.
-pub(crate) fn counter(low: u64, high: u64) -> [u32; 4] {
+pub fn counter(low: u64, high: u64) -> [u32; 4] {
     let ([a, b], [c, d]) = (halves(low), halves(high));
     [a, b, c, d]
 }
