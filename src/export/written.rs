@@ -4,10 +4,12 @@ use super::Error;
 use crate::files::DType;
 use crate::hf::CardShape;
 use crate::prune::Equivalence;
+use crate::prune::equivalence::rounding::{Rounding, RoundingEffect};
+use crate::run_dir::record::{self, Comparison, Effect, Record, What};
 use crate::train::Outcome;
 use crate::train::journal::Journal;
-use crate::train::metrics;
-use serde_json::{Value, json};
+use serde::Serialize;
+use serde_json::Value;
 use std::path::PathBuf;
 
 /// A model folder that was written.
@@ -28,29 +30,51 @@ pub struct Written {
 impl Written {
     /// Adds to a run's metrics that its model is written; what could not be shown beside them, as warnings.
     pub fn record(&self, outcome: &Outcome, tensorboard: bool) -> Result<Vec<String>, Error> {
-        let fields = json!({
-            "path": self.path.strip_prefix(&outcome.run).unwrap_or(&self.path),
-            "parameters_before": self.parameters_before,
-            "parameters_after": self.shape.parameters,
-            "shape": self.shape,
-            "dtype": self.dtype,
-            "equivalence": self.equivalence.as_ref().map(comparison),
-        });
+        let written = record::Written {
+            path: Some(self.path.strip_prefix(&outcome.run).unwrap_or(&self.path).display().to_string()),
+            parameters_before: u64::try_from(self.parameters_before).ok(),
+            parameters_after: self.shape.parameters,
+            shape: value(&self.shape),
+            dtype: Some(self.dtype.name().to_string()),
+            equivalence: self.equivalence.as_ref().map(comparison),
+        };
         let mut journal = Journal::after(&outcome.run, outcome.step, tensorboard)?;
-        journal.write(&metrics::event("written", outcome.step, fields))?;
+        journal.write(&Record::new(outcome.step, What::Written(Box::new(written))))?;
         Ok(journal.take_warning().into_iter().collect())
     }
 }
 
-fn comparison(check: &Equivalence) -> Value {
-    json!({
-        "passed": check.passed(),
-        "folded": check.folded,
-        "folded_bound": check.folded_bound,
-        "worst": check.worst,
-        "weights": check.weights,
-        "rounding": check.rounding,
-        "rows": check.rows,
-        "tokens": check.tokens,
-    })
+fn comparison(check: &Equivalence) -> Comparison {
+    let Rounding { dtype, masked_loss, written, source } = &check.rounding;
+    let rounding = record::Rounding {
+        dtype: Some(dtype.name().to_string()),
+        masked_loss: Some(*masked_loss),
+        written: effect(written),
+        source: effect(source),
+    };
+    Comparison {
+        passed: Some(check.passed()),
+        folded: Some(check.folded),
+        folded_bound: Some(check.folded_bound),
+        worst: value(&check.worst),
+        weights: value(&check.weights),
+        rounding: Some(rounding),
+        rows: u64::try_from(check.rows).ok(),
+        tokens: u64::try_from(check.tokens).ok(),
+        ..Comparison::default()
+    }
+}
+
+fn effect(found: &RoundingEffect) -> Effect {
+    Effect {
+        loss_change: Some(found.loss_change),
+        loss_change_error: found.loss_change_error,
+        mean_kl: Some(found.mean_kl),
+        worst_kl: Some(found.worst_kl),
+        worst: value(&found.worst),
+    }
+}
+
+fn value(part: &impl Serialize) -> Value {
+    serde_json::to_value(part).unwrap_or_default()
 }

@@ -1,9 +1,9 @@
 //! The steps of a run as columns: one vector per quantity, all as long as `step`, with `None` where a record says
 //! nothing (or `null`, which is how a number that is not finite is written). Filled line by line from `metrics.jsonl`.
 
-use super::lines::{MOST_GROUPS, is_name, number};
+use super::lines::{MOST_GROUPS, is_name};
+use crate::run_dir::record::{Constraint, DomainStep, Named, Step};
 use serde::Serialize;
-use serde_json::Value;
 use std::collections::BTreeMap;
 
 /// One quantity over the recorded steps.
@@ -108,6 +108,13 @@ const RUN_COLUMNS: usize = 21;
 const DOMAIN_COLUMNS: usize = 6;
 const MODULE_COLUMNS: usize = 7;
 
+/// A column, and where its number stands in a record.
+type Source<'a, R> = (&'a mut Column, fn(&R) -> Option<f64>);
+
+fn whole(number: Option<u64>) -> Option<f64> {
+    number.map(|number| number as f64)
+}
+
 impl Steps {
     /// Number of steps.
     pub fn len(&self) -> usize {
@@ -119,28 +126,28 @@ impl Steps {
         self.step.is_empty()
     }
 
-    /// Where each number of a record goes.
-    fn numbers(&mut self) -> [(&'static str, &mut Column); RUN_COLUMNS - 2] {
+    /// Every column with its number in a record.
+    fn numbers(&mut self) -> [Source<'_, Step>; RUN_COLUMNS - 2] {
         [
-            ("/tokens", &mut self.tokens),
-            ("/loss/total", &mut self.loss_total),
-            ("/loss/cross_entropy", &mut self.loss_cross_entropy),
-            ("/loss/lagrangian", &mut self.loss_lagrangian),
-            ("/learning_rate/weights", &mut self.learning_rate_weights),
-            ("/learning_rate/masks", &mut self.learning_rate_masks),
-            ("/learning_rate/multipliers", &mut self.learning_rate_multipliers),
-            ("/gradient_norm/total", &mut self.gradient_norm_total),
-            ("/gradient_norm/weights", &mut self.gradient_norm_weights),
-            ("/gradient_norm/masks", &mut self.gradient_norm_masks),
-            ("/gradient_norm/multipliers", &mut self.gradient_norm_multipliers),
-            ("/clip_scale", &mut self.clip_scale),
-            ("/seconds", &mut self.seconds),
-            ("/tokens_per_second", &mut self.tokens_per_second),
-            ("/model_flops_per_second", &mut self.model_flops_per_second),
-            ("/peak_memory_bytes", &mut self.peak_memory_bytes),
-            ("/sparsity/expected", &mut self.sparsity_expected),
-            ("/sparsity/target", &mut self.sparsity_target),
-            ("/sparsity/expected_parameters", &mut self.expected_parameters),
+            (&mut self.tokens, |r| whole(r.tokens)),
+            (&mut self.loss_total, |r| r.loss.total),
+            (&mut self.loss_cross_entropy, |r| r.loss.cross_entropy),
+            (&mut self.loss_lagrangian, |r| r.loss.lagrangian),
+            (&mut self.learning_rate_weights, |r| r.learning_rate.weights),
+            (&mut self.learning_rate_masks, |r| r.learning_rate.masks),
+            (&mut self.learning_rate_multipliers, |r| r.learning_rate.multipliers),
+            (&mut self.gradient_norm_total, |r| r.gradient_norm.total),
+            (&mut self.gradient_norm_weights, |r| r.gradient_norm.weights),
+            (&mut self.gradient_norm_masks, |r| r.gradient_norm.masks),
+            (&mut self.gradient_norm_multipliers, |r| r.gradient_norm.multipliers),
+            (&mut self.clip_scale, |r| r.clip_scale),
+            (&mut self.seconds, |r| r.seconds),
+            (&mut self.tokens_per_second, |r| r.tokens_per_second),
+            (&mut self.model_flops_per_second, |r| r.model_flops_per_second),
+            (&mut self.peak_memory_bytes, |r| whole(r.peak_memory_bytes)),
+            (&mut self.sparsity_expected, |r| r.sparsity.as_ref()?.expected),
+            (&mut self.sparsity_target, |r| r.sparsity.as_ref()?.target),
+            (&mut self.expected_parameters, |r| r.sparsity.as_ref()?.expected_parameters),
         ]
     }
 
@@ -156,22 +163,23 @@ impl Steps {
     }
 
     /// Appends a `step` record.
-    pub(super) fn push(&mut self, step: u64, record: &Value) {
+    pub(super) fn push(&mut self, step: u64, record: &Step) {
         let before = self.len();
         self.step.push(step);
-        self.applied.push(record["applied"].as_bool().unwrap_or(true));
-        self.numbers().into_iter().for_each(|(pointer, column)| column.push(number(record, pointer)));
-        self.push_domains(before, &record["domains"]);
-        self.push_modules(before, &record["constraints"]);
+        self.applied.push(record.applied.unwrap_or(true));
+        self.numbers().into_iter().for_each(|(column, number)| column.push(number(record)));
+        self.push_domains(before, &record.domains);
+        self.push_modules(before, record.constraints.iter().flat_map(|constraints| &constraints.0));
     }
 
-    fn push_domains(&mut self, before: usize, domains: &Value) {
-        for name in domains.as_object().into_iter().flat_map(|domains| domains.keys()).take(MOST_GROUPS) {
+    fn push_domains(&mut self, before: usize, domains: &Named<DomainStep>) {
+        for (name, _) in domains.iter().take(MOST_GROUPS) {
             self.add_domain(name, before);
         }
+        let by_name: BTreeMap<&str, &DomainStep> = domains.iter().collect();
         for domain in &mut self.domains {
-            let record = &domains[&domain.domain];
-            domain.numbers().into_iter().for_each(|(pointer, column)| column.push(number(record, pointer)));
+            let record = by_name.get(domain.domain.as_str()).copied();
+            domain.numbers().into_iter().for_each(|(column, number)| column.push(record.and_then(number)));
         }
     }
 
@@ -182,21 +190,19 @@ impl Steps {
             return;
         }
         let mut domain = DomainSteps { domain: name.to_string(), ..DomainSteps::default() };
-        domain.numbers().into_iter().for_each(|(_, column)| column.resize(before, None));
+        domain.numbers().into_iter().for_each(|(column, _)| column.resize(before, None));
         self.domains.push(domain);
     }
 
-    fn push_modules(&mut self, before: usize, constraints: &Value) {
-        let records = constraints.as_array().into_iter().flatten().take(MOST_GROUPS);
-        let named: Vec<(&str, &Value)> =
-            records.filter_map(|record| Some((record["module"].as_str()?, record))).collect();
+    fn push_modules<'r>(&mut self, before: usize, constraints: impl Iterator<Item = &'r Constraint>) {
+        let named = constraints.take(MOST_GROUPS).filter_map(|record| Some((record.module.as_deref()?, record)));
+        let named: Vec<(&str, &Constraint)> = named.collect();
         named.iter().for_each(|(name, _)| self.add_module(name, before));
         // From the back: of two records of a name the first counts.
-        let by_name: BTreeMap<&str, &Value> = named.into_iter().rev().collect();
+        let by_name: BTreeMap<&str, &Constraint> = named.into_iter().rev().collect();
         for module in &mut self.modules {
-            let record = by_name.get(module.module.as_str());
-            let value = |pointer: &str| record.and_then(|record| number(record, pointer));
-            module.numbers().into_iter().for_each(|(pointer, column)| column.push(value(pointer)));
+            let record = by_name.get(module.module.as_str()).copied();
+            module.numbers().into_iter().for_each(|(column, number)| column.push(record.and_then(number)));
         }
     }
 
@@ -206,7 +212,7 @@ impl Steps {
             return;
         }
         let mut module = ModuleSteps { module: name.to_string(), ..ModuleSteps::default() };
-        module.numbers().into_iter().for_each(|(_, column)| column.resize(before, None));
+        module.numbers().into_iter().for_each(|(column, _)| column.resize(before, None));
         self.modules.push(module);
     }
 
@@ -214,37 +220,37 @@ impl Steps {
     pub(super) fn truncate(&mut self, length: usize) {
         self.step.truncate(length);
         self.applied.truncate(length);
-        self.numbers().into_iter().for_each(|(_, column)| column.truncate(length));
+        self.numbers().into_iter().for_each(|(column, _)| column.truncate(length));
         let domains = self.domains.iter_mut().flat_map(|domain| domain.numbers());
-        domains.for_each(|(_, column)| column.truncate(length));
+        domains.for_each(|(column, _)| column.truncate(length));
         let modules = self.modules.iter_mut().flat_map(|module| module.numbers());
-        modules.for_each(|(_, column)| column.truncate(length));
+        modules.for_each(|(column, _)| column.truncate(length));
     }
 }
 
 impl DomainSteps {
-    fn numbers(&mut self) -> [(&'static str, &mut Column); DOMAIN_COLUMNS] {
+    fn numbers(&mut self) -> [Source<'_, DomainStep>; DOMAIN_COLUMNS] {
         [
-            ("/loss", &mut self.loss),
-            ("/rows", &mut self.rows),
-            ("/rows_total", &mut self.rows_total),
-            ("/epochs", &mut self.epochs),
-            ("/rows_left", &mut self.rows_left),
-            ("/proportion", &mut self.proportion),
+            (&mut self.loss, |r| r.loss),
+            (&mut self.rows, |r| whole(r.rows)),
+            (&mut self.rows_total, |r| whole(r.rows_total)),
+            (&mut self.epochs, |r| r.epochs),
+            (&mut self.rows_left, |r| whole(r.rows_left)),
+            (&mut self.proportion, |r| r.proportion),
         ]
     }
 }
 
 impl ModuleSteps {
-    fn numbers(&mut self) -> [(&'static str, &mut Column); MODULE_COLUMNS] {
+    fn numbers(&mut self) -> [Source<'_, Constraint>; MODULE_COLUMNS] {
         [
-            ("/expected_sparsity", &mut self.expected_sparsity),
-            ("/target_sparsity", &mut self.target_sparsity),
-            ("/violation", &mut self.violation),
-            ("/worst_row_violation", &mut self.worst_row_violation),
-            ("/lambda_1", &mut self.lambda_1),
-            ("/lambda_2", &mut self.lambda_2),
-            ("/loss", &mut self.loss),
+            (&mut self.expected_sparsity, |r| r.expected_sparsity),
+            (&mut self.target_sparsity, |r| r.target_sparsity),
+            (&mut self.violation, |r| r.violation),
+            (&mut self.worst_row_violation, |r| r.worst_row_violation),
+            (&mut self.lambda_1, |r| r.lambda_1),
+            (&mut self.lambda_2, |r| r.lambda_2),
+            (&mut self.loss, |r| r.loss),
         ]
     }
 }
@@ -259,22 +265,29 @@ pub fn ends(column: &Column) -> (Option<f64>, Option<f64>) {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use crate::run_dir::record::{Record, What};
+    use serde_json::{Value, json};
+
+    fn record(mut fields: Value) -> Step {
+        fields["type"] = json!("step");
+        let What::Step(step) = Record::from(fields).what else { panic!("a step") };
+        *step
+    }
 
     #[test]
     fn columns_stay_as_long_as_the_steps() {
         let mut steps = Steps::default();
-        steps.push(1, &json!({ "loss": { "total": 2.0 }, "domains": { "a": { "loss": 1.0 } } }));
-        steps.push(2, &json!({ "loss": { "total": null }, "applied": false, "domains": "none" }));
+        steps.push(1, &record(json!({ "loss": { "total": 2.0 }, "domains": { "a": { "loss": 1.0 } } })));
+        steps.push(2, &record(json!({ "loss": { "total": null }, "applied": false, "domains": "none" })));
         let constraints = json!([{ "module": "layer", "violation": 0.5 }, { "no": "module" }, 3]);
-        steps.push(3, &json!({ "domains": { "b": { "rows": 4 }, "a": 7 }, "constraints": constraints }));
+        steps.push(3, &record(json!({ "domains": { "b": { "rows": 4 }, "a": 7 }, "constraints": constraints })));
         assert_eq!(steps.loss_total, [Some(2.0), None, None]);
         assert_eq!(steps.applied, [true, false, true]);
         assert_eq!(steps.domains[0].loss, [Some(1.0), None, None]);
         assert_eq!(steps.domains[1].rows, [None, None, Some(4.0)]);
         assert_eq!(steps.modules[0].violation, [None, None, Some(0.5)]);
         steps.truncate(1);
-        assert!(steps.numbers().iter().all(|(_, column)| column.len() == 1));
+        assert!(steps.numbers().iter().all(|(column, _)| column.len() == 1));
         assert!(steps.domains[1].rows.len() == 1 && steps.modules[0].lambda_1.len() == 1);
     }
 

@@ -1,10 +1,9 @@
 //! The evaluations of a run: losses by domain on held-out rows, and how far the masks had decided. Read from the
 //! `eval` records of `metrics.jsonl`.
 
-use super::lines::{MOST_GROUPS, number, shown, text};
-use crate::train::mask_record::{removed_layers, rows_that_stay, undecided};
+use super::lines::{MOST_GROUPS, shown};
+use crate::run_dir::record::{self, Eval, MaskState, ModuleMasks};
 use serde::Serialize;
-use serde_json::Value;
 use std::collections::{BTreeMap, BTreeSet};
 
 /// Most rows of a domain whose losses are kept.
@@ -77,22 +76,22 @@ pub struct ModulePolarisation {
 
 impl Evaluation {
     /// From an `eval` record.
-    pub(super) fn of(step: u64, record: &Value) -> Evaluation {
-        let domains = record["domains"].as_object().into_iter().flatten().take(MOST_GROUPS);
-        let modules = record["masks"]["modules"].as_array().into_iter().flatten().take(MOST_GROUPS);
-        let rows = record["row_sparsity"].as_object().into_iter().flatten().take(MOST_GROUPS);
+    pub(super) fn of(step: u64, record: &Eval) -> Evaluation {
+        let domains = record.domains.iter().take(MOST_GROUPS);
+        let modules = record.masks.iter().flat_map(|masks| &masks.modules.0).take(MOST_GROUPS);
+        let rows = record.row_sparsity.iter().take(MOST_GROUPS);
         let domains: Vec<DomainEval> = domains.map(|(name, fields)| DomainEval::of(name, fields)).collect();
-        let removed = removed_layers(&record["masks"]);
+        let removed = record.masks.as_ref().map(MaskState::removed).unwrap_or_default();
         Evaluation {
             step,
-            gates: text(&record["gates"]).unwrap_or_default(),
-            mean_loss: number(record, "/mean_loss"),
-            mixer_updated: record["mixer_updated"] == true,
+            gates: record.gates.as_deref().map(shown).unwrap_or_default(),
+            mean_loss: record.mean_loss,
+            mixer_updated: record.mixer_updated == Some(true),
             by_name: sorted(&domains),
             domains,
             modules: modules.filter_map(|module| ModulePolarisation::of(module, &removed)).collect(),
-            row_sparsity: rows.map(|(module, rows)| (shown(module), numbers(rows))).collect(),
-            snapshot: text(&record["snapshot"]),
+            row_sparsity: rows.map(|(module, rows)| (shown(module), rows.clone())).collect(),
+            snapshot: record.snapshot.as_deref().map(shown),
         }
     }
 
@@ -125,41 +124,45 @@ fn sorted(domains: &[DomainEval]) -> Vec<usize> {
 }
 
 impl DomainEval {
-    fn of(name: &str, fields: &Value) -> DomainEval {
-        let value = |key: &str| fields[key].as_f64();
-        let rows = fields["row_losses"].as_array().into_iter().flatten().take(MOST_ROWS);
+    fn of(name: &str, fields: &record::DomainEval) -> DomainEval {
+        let rows = fields.row_losses.iter().flatten().take(MOST_ROWS);
         DomainEval {
             domain: shown(name),
-            loss: value("loss"),
-            standard_error: value("standard_error"),
-            rows: fields["rows"].as_u64(),
-            tokens: fields["tokens"].as_u64(),
+            loss: fields.loss,
+            standard_error: fields.standard_error,
+            rows: fields.rows,
+            tokens: fields.tokens,
             // With a gap rows could not be paired.
-            row_losses: rows.map(Value::as_f64).collect::<Option<Vec<f64>>>().unwrap_or_default(),
-            reference: value("reference"),
-            excess: value("excess"),
-            proportion: value("proportion"),
+            row_losses: rows.copied().collect::<Option<Vec<f64>>>().unwrap_or_default(),
+            reference: fields.reference,
+            excess: fields.excess,
+            proportion: fields.proportion,
         }
     }
 }
 
 impl ModulePolarisation {
-    fn of(record: &Value, removed: &BTreeSet<u64>) -> Option<ModulePolarisation> {
-        let size = |key: &str| record[key].as_u64();
-        let histogram = record["histogram"].as_array().filter(|bins| bins.len() == 10);
+    fn of(record: &ModuleMasks, removed: &BTreeSet<u64>) -> Option<ModulePolarisation> {
+        let units = record.rows_that_stay(removed).zip(record.size);
         Some(ModulePolarisation {
-            module: text(&record["module"])?,
-            undecided: undecided(record, removed),
-            half_alive: record["half_alive"]["count"].as_u64(),
-            still_open: record["still_open"]["count"].as_u64(),
-            units: rows_that_stay(record, removed).zip(size("size")).and_then(|(rows, size)| rows.checked_mul(size)),
-            histogram: histogram.into_iter().flatten().map(|bin| bin.as_u64().unwrap_or(0)).collect(),
+            module: shown(record.module.as_deref()?),
+            undecided: record.undecided_in_kept(removed),
+            half_alive: record.half_alive.count,
+            still_open: record.still_open.count,
+            units: units.and_then(|(rows, size)| rows.checked_mul(size)),
+            histogram: record.histogram.clone().filter(|bins| bins.len() == 10).unwrap_or_default(),
         })
     }
 }
 
-fn numbers(rows: &Value) -> Vec<Option<f64>> {
-    rows.as_array().into_iter().flatten().map(Value::as_f64).collect()
+#[cfg(test)]
+impl Evaluation {
+    /// From the fields of an `eval` record.
+    pub(super) fn of_json(step: u64, mut fields: serde_json::Value) -> Evaluation {
+        fields["type"] = "eval".into();
+        let record::What::Eval(eval) = record::Record::from(fields).what else { panic!("an evaluation") };
+        Evaluation::of(step, &eval)
+    }
 }
 
 #[cfg(test)]
@@ -171,19 +174,19 @@ mod tests {
     fn a_record_of_the_wrong_kinds_is_an_evaluation_without_numbers() {
         let layer = json!({ "module": "layer", "undecided": "no", "rows": 1u64 << 40, "size": 1u64 << 40 });
         let foreign = json!({ "gates": 3, "domains": { "a": 1 }, "masks": { "modules": [{}, layer] } });
-        let evaluation = Evaluation::of(4, &foreign);
+        let evaluation = Evaluation::of_json(4, foreign);
         assert_eq!((evaluation.step, evaluation.gates.as_str()), (4, ""));
         assert_eq!(evaluation.domain("a").unwrap().loss, None);
         assert_eq!(evaluation.modules.len(), 1);
         assert_eq!(evaluation.modules[0].units, None, "too many to be true");
-        assert_eq!(Evaluation::of(1, &json!(7)).domains.len(), 0);
+        assert_eq!(Evaluation::of_json(1, json!({ "domains": 7 })).domains.len(), 0);
     }
 
     #[test]
     fn domains_are_found_in_any_order() {
-        let evaluation = Evaluation::of(
+        let evaluation = Evaluation::of_json(
             1,
-            &json!({ "domains": { "c\n": { "loss": 1 }, "a": { "loss": 2 },
+            json!({ "domains": { "c\n": { "loss": 1 }, "a": { "loss": 2 },
             "c\t": { "loss": 3 }, "b": { "loss": 4 } } }),
         );
         let loss = |name: &str| evaluation.domain(name).and_then(|domain| domain.loss);

@@ -1,10 +1,10 @@
 //! The events of a run, each with a line for people: start, resume, save, skip, exhausted, not_saved, mixer, divergence,
 //! ended, written.
 
-use super::lines::text;
+use super::lines::shown;
+use crate::run_dir::record::{Record, What};
 use crate::words::{counted, device, thousands};
 use serde::Serialize;
-use serde_json::Value;
 
 /// Something that happened at a step.
 #[derive(Clone, Debug, Serialize)]
@@ -19,46 +19,59 @@ pub struct Event {
 
 impl Event {
     /// From a record that is neither a step nor an evaluation; `None` when its type is unknown.
-    pub(super) fn of(step: u64, kind: &str, record: &Value) -> Option<Event> {
-        let said = |key: &str| text(&record[key]).unwrap_or_else(|| "?".to_string());
-        let sentence = match kind {
-            "start" => {
-                let steps = record["steps"].as_u64().map_or("? steps".to_string(), |steps| counted(steps, "step"));
-                format!("{} run of {steps} starts on {}", said("stage"), device(&said("device")))
+    pub(super) fn of(step: u64, record: &Record) -> Option<Event> {
+        let said = |text: &Option<String>| text.as_deref().map_or("?".to_string(), shown);
+        let text = match &record.what {
+            What::Start(start) => {
+                let steps = start.steps.map_or("? steps".to_string(), |steps| counted(steps, "step"));
+                format!("{} run of {steps} starts on {}", said(&start.stage), device(&said(&start.device)))
             }
-            "resume" => format!("resumed after step {} on {}", thousands(step), device(&said("device"))),
-            "save" => format!("checkpoint; kept: {}", list(&record["kept"])),
-            "skip" => format!("loss or gradient not finite, update skipped ({} in a row)", record["in_row"]),
-            "exhausted" => format!("reached data.max_epochs and left the mix: {}", list(&record["domains"])),
-            "not_saved" => format!("no checkpoint was written: {}", said("reason")),
-            "mixer" | "divergence" => said("text"),
-            "ended" => format!("the run ended with an error: {}", said("reason")),
-            "written" => format!("model written to {}", said("path")),
-            _ => return None,
+            What::Resume(start) => {
+                format!("resumed after step {} on {}", thousands(step), device(&said(&start.device)))
+            }
+            What::Save(saved) => format!("checkpoint; kept: {}", list(saved.kept.0.iter().map(u64::to_string))),
+            What::Skip(skipped) => {
+                let in_row = skipped.in_row.map_or("?".to_string(), |count| count.to_string());
+                format!("loss or gradient not finite, update skipped ({in_row} in a row)")
+            }
+            What::Exhausted(exhausted) => {
+                let domains = list(exhausted.domains.0.iter().map(|name| shown(name)));
+                format!("reached data.max_epochs and left the mix: {domains}")
+            }
+            What::NotSaved(why) => format!("no checkpoint was written: {}", said(&why.reason)),
+            What::Mixer(told) => said(&told.text),
+            What::Divergence(told) => said(&told.text),
+            What::Ended(why) => format!("the run ended with an error: {}", said(&why.reason)),
+            What::Written(written) => format!("model written to {}", said(&written.path)),
+            What::Step(_) | What::Eval(_) | What::Other(..) => return None,
         };
-        Some(Event { step, kind: kind.to_string(), text: super::lines::shown(&sentence) })
+        Some(Event { step, kind: record.kind().to_string(), text: shown(&text) })
     }
 }
 
-fn list(value: &Value) -> String {
-    let mut items: Vec<String> = Vec::new();
-    for item in value.as_array().into_iter().flatten().take(1000) {
-        let item = text(item).unwrap_or_else(|| item.to_string());
-        if !items.contains(&item) {
-            items.push(item);
+/// At most a thousand items, each once.
+fn list(items: impl Iterator<Item = String>) -> String {
+    let mut known: Vec<String> = Vec::new();
+    for item in items.take(1000) {
+        if !known.contains(&item) {
+            known.push(item);
         }
     }
-    items.join(", ")
+    known.join(", ")
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     #[test]
     fn events_are_told_in_a_line() {
-        let text = |kind: &str, record: Value| Event::of(5, kind, &record).unwrap().text;
+        let of = |kind: &str, mut fields: Value| {
+            fields["type"] = json!(kind);
+            Event::of(5, &Record::from(fields))
+        };
+        let text = |kind: &str, fields: Value| of(kind, fields).unwrap().text;
         assert_eq!(text("save", json!({ "kept": [5, 5] })), "checkpoint; kept: 5");
         assert_eq!(
             text("exhausted", json!({ "domains": ["a", "b\u{1b}"] })),
@@ -71,6 +84,6 @@ mod tests {
             let resumed = format!("resumed after step 5 on {told}");
             assert_eq!(text("resume", json!({ "device": device })), resumed);
         }
-        assert!(Event::of(5, "step", &json!({})).is_none());
+        assert!(of("step", json!({})).is_none() && of("surprise", json!({})).is_none());
     }
 }

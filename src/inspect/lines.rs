@@ -3,7 +3,7 @@
 //! What the lines mean is for `columns`, `evaluations` and `events`.
 
 use crate::files::{BoundedLine, BoundedLines};
-use crate::train::metrics::LONGEST_LINE_BYTES;
+use crate::run_dir::record::{LONGEST_LINE_BYTES, Record};
 use serde_json::Value;
 use std::fs::File;
 use std::io::{BufReader, Result};
@@ -16,7 +16,7 @@ pub(super) const MOST_GROUPS: usize = 1000;
 #[derive(Debug, PartialEq)]
 pub(super) enum Line {
     /// A JSON object.
-    Record(Value),
+    Record(Box<Record>),
     /// Anything else.
     Damaged,
     /// The beginning of an object, at the end of the file: the run is writing it, or was stopped while it did.
@@ -43,24 +43,13 @@ pub(super) fn read_lines(path: &Path, take: &mut dyn FnMut(u64, Line)) -> Result
 
 fn parse(line: &[u8], ended: bool) -> Line {
     match serde_json::from_slice::<Value>(line) {
-        Ok(record) if record.is_object() => Line::Record(record),
+        Ok(record) if record.is_object() => Line::Record(Box::new(Record::from(&record))),
         Err(_) if !ended => Line::CutAtEnd,
         _ => Line::Damaged,
     }
 }
 
-/// A number of a record; absent, null and other kinds are `None`.
-pub(super) fn number(record: &Value, pointer: &str) -> Option<f64> {
-    // Taking a pointer apart costs more than the look-up, and a line may leave out thousands of groups.
-    if record.is_object() { record.pointer(pointer).and_then(Value::as_f64) } else { None }
-}
-
-/// A text of a record, fit to be shown: no control characters, no more than a thousand characters.
-pub(super) fn text(value: &Value) -> Option<String> {
-    value.as_str().map(shown)
-}
-
-/// A foreign text, fit to be shown.
+/// A foreign text, fit to be shown: no control characters, no more than a thousand characters.
 pub(super) fn shown(text: &str) -> String {
     text.chars().take(1000).map(|c| if c.is_control() { char::REPLACEMENT_CHARACTER } else { c }).collect()
 }

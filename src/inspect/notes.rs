@@ -274,7 +274,7 @@ mod tests {
             ..ModulePolarisation::default()
         };
         let of = |modules: Vec<ModulePolarisation>| {
-            let mut evaluation = Evaluation::of(80, &serde_json::Value::Null);
+            let mut evaluation = Evaluation::of_json(80, serde_json::json!({}));
             evaluation.modules = modules;
             polarisation(&RunHistory { evaluations: vec![evaluation], ..RunHistory::default() })
         };

@@ -8,7 +8,7 @@
 
 use super::Error;
 use super::history::RunHistory;
-use super::lines::text;
+use super::lines::shown;
 use super::mask_timeline::MaskTimeline;
 use super::note::Note;
 use super::notes;
@@ -52,7 +52,11 @@ impl RunHistory {
             name: name_of(run),
             path: run.display().to_string(),
             model_source: config.as_deref().and_then(model_source),
-            written: WrittenModel::of_record(run, &recorded.written).or_else(|| WrittenModel::of_folder(run)),
+            written: recorded
+                .written
+                .as_ref()
+                .and_then(|(step, written)| WrittenModel::of_record(run, *step, written))
+                .or_else(|| WrittenModel::of_folder(run)),
             checkpoints,
             config,
             domains: recorded.domains(),
@@ -69,19 +73,18 @@ impl RunHistory {
     }
 
     fn take_records(&mut self, recorded: Recorded) {
-        let start = &recorded.start;
-        self.stage = text(&start["stage"]);
-        self.version = text(&start["version"]);
-        self.device = text(&start["device"]).map(|name| device(&name));
-        self.started = start["time"].as_f64();
-        self.data_fingerprint = text(&start["data_fingerprint"]);
-        self.planned_steps = start["steps"].as_u64().or_else(|| self.configured_steps());
-        self.continues_pruned = start["source_stages"]
-            .as_array()
-            .and_then(|stages| stages.last()?[0].as_str())
-            .is_some_and(|stage| stage.starts_with("pruning"));
-        self.source_shape = start["source_shape"].clone();
-        self.target_shape = start["target_shape"].clone();
+        self.started = recorded.start.as_ref().and_then(|started| started.time);
+        let start = recorded.start.map(|started| started.what).unwrap_or_default();
+        let text = |text: &Option<String>| text.as_deref().map(shown);
+        self.stage = text(&start.stage);
+        self.version = text(&start.version);
+        self.device = text(&start.device).map(|name| device(&name));
+        self.data_fingerprint = text(&start.data_fingerprint);
+        self.planned_steps = start.steps.or_else(|| self.configured_steps());
+        let last_stage = start.source_stages.iter().flatten().last();
+        self.continues_pruned = last_stage.is_some_and(|(stage, ..)| stage.starts_with("pruning"));
+        self.source_shape = start.source_shape;
+        self.target_shape = start.target_shape;
         let last = recorded.steps.step.last().or(self.checkpoints.last());
         self.finished_steps = last.copied().unwrap_or(0);
         self.tokens = super::columns::ends(&recorded.steps.tokens).1;
@@ -137,7 +140,7 @@ fn model_source(config: &str) -> Option<String> {
 fn name_of(run: &Path) -> String {
     let whole = run.canonicalize().unwrap_or_else(|_| run.to_path_buf());
     let name = whole.file_name().unwrap_or(whole.as_os_str());
-    super::lines::shown(&name.to_string_lossy())
+    shown(&name.to_string_lossy())
 }
 
 fn config_text(run: &Path, notes: &mut Vec<Note>) -> Option<String> {

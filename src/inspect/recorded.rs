@@ -4,8 +4,8 @@
 use super::columns::Steps;
 use super::evaluations::Evaluation;
 use super::events::Event;
-use super::lines::{Line, MOST_GROUPS, read_lines, shown, text};
-use serde_json::Value;
+use super::lines::{Line, MOST_GROUPS, read_lines, shown};
+use crate::run_dir::record::{Eval, Record, Start, Step, What, Written};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
@@ -21,9 +21,9 @@ const NAMED_LINES: usize = 5;
 #[derive(Debug, Default)]
 pub(super) struct Recorded {
     /// The first `start`, or the first `resume` where the start is missing.
-    pub start: Value,
-    /// The last `written`.
-    pub written: Value,
+    pub start: Option<Started>,
+    /// The last `written`, and after which step.
+    pub written: Option<(u64, Written)>,
     pub steps: Steps,
     /// In the order of their steps.
     pub evaluations: Vec<Evaluation>,
@@ -39,6 +39,13 @@ pub(super) struct Recorded {
     pub unknown: BTreeMap<String, u64>,
     /// Records beyond what is kept.
     pub beyond: u64,
+}
+
+/// How a run began, and when.
+#[derive(Debug)]
+pub(super) struct Started {
+    pub time: Option<f64>,
+    pub what: Start,
 }
 
 /// Line numbers: how many, and the first few.
@@ -85,17 +92,16 @@ impl Recorded {
         Ok(recorded)
     }
 
-    fn take(&mut self, line: u64, record: &Value) {
-        let kind = record["type"].as_str().unwrap_or("");
-        let Some(step) = record["step"].as_u64() else { return self.pass_over(kind) };
-        match kind {
-            "step" => self.take_step(line, step, record),
-            "eval" => self.take_evaluation(line, step, record),
-            _ => self.take_event(step, kind, record),
+    fn take(&mut self, line: u64, record: &Record) {
+        let Some(step) = record.step else { return self.pass_over(record.kind()) };
+        match &record.what {
+            What::Step(fields) => self.take_step(line, step, fields),
+            What::Eval(fields) => self.take_evaluation(line, step, fields),
+            _ => self.take_event(step, record),
         }
     }
 
-    fn take_step(&mut self, line: u64, step: u64, record: &Value) {
+    fn take_step(&mut self, line: u64, step: u64, record: &Step) {
         if self.steps.step.last().is_some_and(|last| step <= *last) {
             // One history: as a resumed run drops what it will come past again.
             self.went_back.add(line);
@@ -110,7 +116,7 @@ impl Recorded {
         }
     }
 
-    fn take_evaluation(&mut self, line: u64, step: u64, record: &Value) {
+    fn take_evaluation(&mut self, line: u64, step: u64, record: &Eval) {
         if self.forget_evaluations(|evaluation| evaluation.step > step) {
             self.went_back.add(line);
         }
@@ -134,22 +140,26 @@ impl Recorded {
         self.evaluations.len() < before
     }
 
-    fn take_event(&mut self, step: u64, kind: &str, record: &Value) {
-        let Some(event) = Event::of(step, kind, record) else { return self.pass_over(kind) };
-        if kind == "start" || (kind == "resume" && self.start.is_null()) {
-            self.start = record.clone();
-            for name in record["domains"].as_array().into_iter().flatten().filter_map(text) {
-                self.steps.add_domain(&name, self.steps.len());
-            }
-        }
-        if kind == "written" {
-            self.written = record.clone();
+    fn take_event(&mut self, step: u64, record: &Record) {
+        let Some(event) = Event::of(step, record) else { return self.pass_over(record.kind()) };
+        match &record.what {
+            What::Start(start) => self.take_start(start, record.time),
+            What::Resume(start) if self.start.is_none() => self.take_start(start, record.time),
+            What::Written(written) => self.written = Some((step, (**written).clone())),
+            _ => (),
         }
         if self.events.len() < MOST_EVALUATIONS {
             self.events.push(event);
         } else {
             self.beyond += 1;
         }
+    }
+
+    fn take_start(&mut self, start: &Start, time: Option<f64>) {
+        for name in start.domains.0.iter().map(|name| shown(name)) {
+            self.steps.add_domain(&name, self.steps.len());
+        }
+        self.start = Some(Started { time, what: start.clone() });
     }
 
     fn pass_over(&mut self, kind: &str) {
@@ -216,10 +226,12 @@ mod tests {
         recorded.steps.step = (1..=3000).collect();
         recorded.steps.domains = vec![DomainSteps::default(); 1000];
         recorded.steps.modules = vec![ModuleSteps::default(); 1000];
-        recorded.take(1, &json!({ "type": "step", "step": 3001 }));
+        recorded.take(1, &json!({ "type": "step", "step": 3001 }).into());
         assert_eq!((recorded.steps.len(), recorded.beyond), (3000, 1));
         recorded.evaluated = MOST_EVALUATED - 40;
-        let rows = |count: usize| json!({ "type": "eval", "step": 3000, "row_sparsity": { "a": vec![0.5; count] } });
+        let rows = |count: usize| {
+            Record::from(json!({ "type": "eval", "step": 3000, "row_sparsity": { "a": vec![0.5; count] } }))
+        };
         recorded.take(2, &rows(100));
         assert_eq!((recorded.evaluations.len(), recorded.beyond), (0, 2));
         recorded.take(3, &rows(10));

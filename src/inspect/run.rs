@@ -151,7 +151,7 @@ mod tests {
     #[test]
     fn losses_that_are_compared_are_of_one_kind() {
         let eval = |step: u64, gates: &str, loss: f64| {
-            Evaluation::of(step, &json!({ "gates": gates, "domains": { "a": { "loss": loss } } }))
+            Evaluation::of_json(step, json!({ "gates": gates, "domains": { "a": { "loss": loss } } }))
         };
         let of = |evaluations: Vec<Evaluation>| {
             let summary = DomainSummary::of(&RunHistory { evaluations, ..RunHistory::default() }, "a");

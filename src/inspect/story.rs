@@ -189,7 +189,7 @@ mod tests {
         let evaluation = |step: u64, gates: &str, rows: &[f64]| {
             let loss = rows.iter().sum::<f64>() / rows.len() as f64;
             let domain = json!({ "loss": loss, "standard_error": 2.0, "row_losses": rows });
-            Evaluation::of(step, &json!({ "gates": gates, "domains": { "a": domain } }))
+            Evaluation::of_json(step, json!({ "gates": gates, "domains": { "a": domain } }))
         };
         let history = |rows: &[f64]| RunHistory {
             stage: Some("prune".to_string()),

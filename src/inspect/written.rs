@@ -1,9 +1,10 @@
 //! The model that a run wrote at its end: from the run's `written` record, or, for a run whose metrics have none, from
 //! the card inside the folder.
 
-use super::lines::text;
+use super::lines::shown;
 use crate::hf::{CardShape, Equivalence, ModelCard};
 use crate::run_dir::layout::{MODEL, PRUNED};
+use crate::run_dir::record::{Comparison, Written};
 use serde::Serialize;
 use serde_json::Value;
 use std::path::Path;
@@ -60,31 +61,17 @@ pub struct WrittenEquivalence {
 
 impl WrittenModel {
     /// From a `written` record.
-    pub(super) fn of_record(run: &Path, record: &Value) -> Option<WrittenModel> {
-        let path = text(&record["path"])?;
-        let check = &record["equivalence"];
-        let rounding = &check["rounding"];
-        let equivalence = check.is_object().then(|| WrittenEquivalence {
-            passed: check["passed"].as_bool(),
-            loss_change: rounding["written"]["loss_change"].as_f64(),
-            mean_kl: rounding["written"]["mean_kl"].as_f64(),
-            source_mean_kl: rounding["source"]["mean_kl"].as_f64(),
-            folded: check["folded"].as_f64(),
-            folded_bound: check["folded_bound"].as_f64(),
-            written: check["written"].as_f64(),
-            written_bound: check["written_bound"].as_f64(),
-            rows: check["rows"].as_u64(),
-            tokens: check["tokens"].as_u64(),
-        });
+    pub(super) fn of_record(run: &Path, step: u64, record: &Written) -> Option<WrittenModel> {
+        let path = shown(record.path.as_deref()?);
         Some(WrittenModel {
             exists: run.join(&path).join("config.json").is_file(),
             path,
-            step: record["step"].as_u64(),
-            parameters_before: record["parameters_before"].as_u64(),
-            parameters_after: record["parameters_after"].as_u64(),
-            shape: record["shape"].clone(),
-            dtype: text(&record["dtype"]),
-            equivalence,
+            step: Some(step),
+            parameters_before: record.parameters_before,
+            parameters_after: record.parameters_after,
+            shape: record.shape.clone(),
+            dtype: record.dtype.as_deref().map(shown),
+            equivalence: record.equivalence.as_ref().map(WrittenEquivalence::of_record),
         })
     }
 
@@ -107,6 +94,22 @@ impl WrittenModel {
 }
 
 impl WrittenEquivalence {
+    fn of_record(check: &Comparison) -> WrittenEquivalence {
+        let rounding = check.rounding.as_ref();
+        WrittenEquivalence {
+            passed: check.passed,
+            loss_change: rounding.and_then(|rounding| rounding.written.loss_change),
+            mean_kl: rounding.and_then(|rounding| rounding.written.mean_kl),
+            source_mean_kl: rounding.and_then(|rounding| rounding.source.mean_kl),
+            folded: check.folded,
+            folded_bound: check.folded_bound,
+            written: check.written,
+            written_bound: check.written_bound,
+            rows: check.rows,
+            tokens: check.tokens,
+        }
+    }
+
     fn of_card(check: &Equivalence) -> WrittenEquivalence {
         if check.dtype.is_none() {
             let (written, written_bound) = (Some(check.error), Some(check.bound));

@@ -1,4 +1,4 @@
-//! The folder of a run: which files are in it and under which names, its steps, its lock.
+//! The folder of a run: which files are in it and under which names, the lines of its metrics, its steps, its lock.
 //!
 //! ```text
 //! state of a run ─► StepStaging ─► RUN/checkpoints/step-00000100/ {files…, manifest.json}
@@ -7,6 +7,7 @@
 pub mod layout;
 mod lock;
 mod manifest;
+pub mod record;
 mod run;
 mod step_dir;
 

@@ -46,7 +46,7 @@ impl Trainer {
     /// Writes a checkpoint of the present step; it is there as a whole or not at all.
     pub fn save(&mut self, run: &RunDir, max_shard_bytes: u64, stage: &str) -> Result<StepDir, Error> {
         let _no_grad = tch::no_grad_guard();
-        ensure_space(run.root(), checkpoint_bytes(&self.model, &self.config) as u64)?;
+        ensure_space(run.root(), checkpoint_bytes(&self.model_config, &self.config) as u64)?;
         let staging = run.stage_step(self.counters.step)?;
         let folder = staging.path().to_path_buf();
         self.save_weights(&folder.join(STEP_MODEL), max_shard_bytes)?;

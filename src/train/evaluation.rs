@@ -30,6 +30,17 @@ pub enum EvalGates {
     Target,
 }
 
+impl EvalGates {
+    /// Its name in records.
+    pub fn name(self) -> &'static str {
+        match self {
+            EvalGates::Plain => "plain",
+            EvalGates::Expected => "expected",
+            EvalGates::Target => "target",
+        }
+    }
+}
+
 /// What an evaluation found.
 #[derive(Clone, Debug, Serialize, Deserialize)]
 pub struct EvalReport {
@@ -116,9 +127,9 @@ impl Trainer {
             (Some(masks), EvalGates::Target) => masks.set.target_gates()?,
             _ => Gates::none(),
         };
-        let gates = ModelGates::new(&self.model, &gates)?;
+        let gates = ModelGates::new(&self.model_config, &gates)?;
         let micro_batch = self.config.train.micro_batch();
-        Ok(row_losses(&self.decoder, &self.context, &gates, &self.eval_rows, micro_batch, &mut |_, _, _| ())?)
+        Ok(row_losses(&self.model, &self.context, &gates, &self.eval_rows, micro_batch, &mut |_, _, _| ())?)
     }
 
     fn report(

@@ -15,7 +15,7 @@ use super::way_back::way_back;
 use crate::config::Divergence;
 use crate::run_dir::RunDir;
 use crate::run_dir::layout::METRICS;
-use serde_json::json;
+use crate::run_dir::record::{self, Reason, Record, What};
 use std::path::Path;
 
 /// Refuses to train a model that is broken before its first step: whatever came of it would be blamed on the training.
@@ -45,7 +45,7 @@ pub(super) fn require_finite(start: &EvalReport, setup: &Setup) -> Result<(), Er
 
 /// Takes up what was recorded before this process: a resumed run judges and warns as the uninterrupted one does.
 pub(super) fn remember(trainer: &mut Trainer, run: &Path) -> Result<(), Error> {
-    for record in metrics::read(&run.join(METRICS))? {
+    for record in metrics::records(&run.join(METRICS))? {
         trainer.watchdog.take(&record);
         trainer.mix_watch.remember(&record);
     }
@@ -65,7 +65,8 @@ pub(super) fn tell_alarm(
         Divergence::Stop => format!("if that lasts ({PATIENCE} in a row, or at the end), the run ends with an error"),
         Divergence::Warn => "the run goes on (train.divergence = \"warn\")".to_string(),
     };
-    journal.write(&metrics::event("divergence", step, json!({ "text": alarm.text })))?;
+    let told = record::Divergence { text: Some(alarm.text.clone()) };
+    journal.write(&Record::new(step, What::Divergence(told)))?;
     observer.noted(&format!("step {step}: {}; {outlook}. A lower train.learning_rate may help", alarm.text));
     Ok(())
 }
@@ -91,7 +92,7 @@ pub(super) fn check_end(outcome: &Outcome, setup: &Setup) -> Result<(), Error> {
         return Ok(());
     }
     let mut watchdog = Watchdog::new(setup.model.vocab_size, setup.spec.is_some());
-    for record in metrics::read(&metrics)? {
+    for record in metrics::records(&metrics)? {
         watchdog.take(&record);
     }
     check_divergence(&watchdog, outcome.step, setup, &RunDir::open(&outcome.run)?)
@@ -105,7 +106,8 @@ pub(super) fn way_back_of(watchdog: &Watchdog, setup: &Setup, folder: &RunDir) -
 pub(super) fn ended(error: Error, trainer: &Trainer, journal: &mut Journal) -> Error {
     if matches!(error, Error::NonFinite { .. } | Error::Diverged { .. } | Error::RuinedWeights { .. }) {
         // The error itself is what matters.
-        let _ = journal.write(&metrics::event("ended", trainer.counters.step, json!({ "reason": error.to_string() })));
+        let reason = Reason { reason: Some(error.to_string()) };
+        let _ = journal.write(&Record::new(trainer.counters.step, What::Ended(reason)));
     }
     error
 }

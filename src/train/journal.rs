@@ -5,9 +5,9 @@
 //! goes wrong with them is a warning.
 
 use super::Error;
-use super::metrics::{MetricsFile, stamped};
+use super::metrics::MetricsFile;
 use super::tensorboard::EventLog;
-use serde_json::Value;
+use crate::run_dir::record::Record;
 use std::path::Path;
 
 /// The records of a run, on their way out.
@@ -55,8 +55,8 @@ impl Journal {
     ///
     /// # Errors
     /// The metrics cannot be written.
-    pub fn write(&mut self, record: &Value) -> Result<(), Error> {
-        let record = &stamped(record);
+    pub fn write(&mut self, record: &Record) -> Result<(), Error> {
+        let record = &record.clone().stamped();
         self.metrics.write(record)?;
         let Some(events) = &mut self.events else { return Ok(()) };
         match events.write(record) {
@@ -88,7 +88,7 @@ mod tests {
     fn without_tensorboard_there_is_no_folder_of_it() {
         let run = tempfile::tempdir().unwrap();
         let mut journal = Journal::open(run.path(), 0, false).unwrap();
-        journal.write(&json!({ "type": "start", "step": 0 })).unwrap();
+        journal.write(&json!({ "type": "start", "step": 0 }).into()).unwrap();
         assert!(!run.path().join(TENSORBOARD).exists());
         assert_eq!(journal.take_warning(), None);
     }
@@ -98,7 +98,7 @@ mod tests {
         let run = tempfile::tempdir().unwrap();
         let mut journal = Journal::open(run.path(), 0, false).unwrap();
         journal.events = Some(EventLog::on_full_disk());
-        let step = |at: u64| json!({ "type": "step", "step": at, "loss": { "total": 1.0 } });
+        let step = |at: u64| Record::from(json!({ "type": "step", "step": at, "loss": { "total": 1.0 } }));
         journal.write(&step(1)).unwrap();
         let warning = journal.take_warning().unwrap();
         assert!(warning.contains("will miss some steps") && warning.contains("/dev/full"), "{warning}");
@@ -117,7 +117,7 @@ mod tests {
         let mut journal = Journal::open(run.path(), 0, true).unwrap();
         let warning = journal.take_warning().unwrap();
         assert!(warning.contains("no TensorBoard events") && warning.contains(TENSORBOARD), "{warning}");
-        journal.write(&json!({ "type": "start", "step": 0 })).unwrap();
+        journal.write(&json!({ "type": "start", "step": 0 }).into()).unwrap();
         assert_eq!(journal.take_warning(), None);
         assert_eq!(metrics::read(&run.path().join(METRICS)).unwrap().len(), 1);
     }

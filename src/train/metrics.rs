@@ -1,24 +1,26 @@
-//! `metrics.jsonl`: one JSON object per line and event, written as it happens. Reports are drawn from it; its fields
-//! are described in docs/formats/metrics.md.
+//! `metrics.jsonl`: one JSON object per line and event, written as it happens; and what a step and an evaluation put into
+//! theirs ([`record`](crate::run_dir::record) has the names). Reports are drawn from it.
 //!
 //! Every line has `type` and `step`. When a run resumes, lines after the step it resumes from are dropped, so the
 //! file always tells one history.
 
 use super::Error;
 use super::evaluation::EvalReport;
+use super::optimizer::Group;
 use super::step::StepReport;
-use super::trainer::Trainer;
+use super::trainer::{MaskTraining, Trainer};
 use crate::files::{BoundedLine, BoundedLines, write_atomic};
 use crate::native::memory::peak_bytes;
 use crate::run_dir::layout::METRICS;
-use serde_json::{Map, Value, json};
+use crate::run_dir::record::{
+    Constraint, DomainEval, DomainStep, Eval, GradientNorm, LONGEST_LINE_BYTES, LearningRate, MaskState, ModuleMasks,
+    Named, Record, Sparsity, Step, StepLoss, Unit, Units, What,
+};
+use serde_json::Value;
+use shearling_masks::{ExpectedSize, MaskReport, ModuleConstraint, UnitList, UnitValue};
 use std::fs::{File, OpenOptions};
 use std::io::{BufReader, Read, Seek, SeekFrom, Write};
 use std::path::{Path, PathBuf};
-use std::time::{SystemTime, UNIX_EPOCH};
-
-/// Longer than any line that a run writes: an evaluation names at most a thousand units per list.
-pub const LONGEST_LINE_BYTES: u64 = 16 << 20;
 
 /// The metrics file of a run, open for appending.
 #[derive(Debug)]
@@ -54,8 +56,8 @@ impl MetricsFile {
     }
 
     /// Appends one line.
-    pub fn write(&mut self, record: &Value) -> Result<(), Error> {
-        let line = format!("{record}\n");
+    pub fn write(&mut self, record: &Record) -> Result<(), Error> {
+        let line = format!("{}\n", record.to_json());
         self.file.write_all(line.as_bytes()).map_err(|source| Error::Io {
             action: "write to",
             path: self.path.clone(),
@@ -72,15 +74,6 @@ fn ends_a_line(file: &mut File) -> std::io::Result<bool> {
     file.seek(SeekFrom::End(-1))?;
     file.read_exact(&mut last)?;
     Ok(last == *b"\n")
-}
-
-/// A record with `time`: now, in seconds since 1970. Nothing that a run computes depends on it.
-pub fn stamped(record: &Value) -> Value {
-    let mut record = record.clone();
-    if let (Some(fields), Ok(since)) = (record.as_object_mut(), SystemTime::now().duration_since(UNIX_EPOCH)) {
-        fields.insert("time".to_string(), json!(since.as_millis() as f64 / 1e3));
-    }
-    record
 }
 
 /// All whole records of a metrics file; a line cut by a crash, wherever in a character, and one that no run writes are
@@ -100,11 +93,17 @@ pub fn read(path: &Path) -> Result<Vec<Value>, Error> {
     Ok(records)
 }
 
+/// The same, typed.
+pub fn records(path: &Path) -> Result<Vec<Record>, Error> {
+    Ok(read(path)?.iter().map(Record::from).collect())
+}
+
+/// Lines are kept as they are, with whatever this version does not know.
 fn truncate_after(path: &Path, step: u64) -> Result<(), Error> {
     let mut kept = String::new();
-    for record in read(path)? {
-        if record["step"].as_u64().is_some_and(|at| at <= step) {
-            kept.push_str(&record.to_string());
+    for line in read(path)? {
+        if Record::from(&line).step.is_some_and(|at| at <= step) {
+            kept.push_str(&line.to_string());
             kept.push('\n');
         }
     }
@@ -121,117 +120,158 @@ pub struct Timing {
 }
 
 /// The record of a step.
-pub fn step_record(trainer: &Trainer, report: &StepReport, timing: Timing) -> Value {
+pub fn step_record(trainer: &Trainer, report: &StepReport, timing: Timing) -> Record {
     let factor = report.learning_rate_factor;
-    let mut record = json!({
-        "type": "step",
-        "step": report.step,
-        "tokens": trainer.counters.tokens,
-        "loss": {
-            "total": report.cross_entropy + report.lagrangian.unwrap_or(0.0),
-            "cross_entropy": report.cross_entropy,
-            "perplexity": report.cross_entropy.exp(),
-            "lagrangian": report.lagrangian,
+    let masks = trainer.masks.as_ref();
+    let rate = |group: Option<&Group>| group.map(|group| group.learning_rate * factor);
+    let step = Step {
+        tokens: Some(trainer.counters.tokens),
+        loss: StepLoss {
+            total: Some(report.cross_entropy + report.lagrangian.unwrap_or(0.0)),
+            cross_entropy: Some(report.cross_entropy),
+            perplexity: Some(report.cross_entropy.exp()),
+            lagrangian: report.lagrangian,
         },
-        "domains": step_domains(trainer, report),
-        "learning_rate": { "weights": trainer.weights.learning_rate * factor },
-        "gradient_norm": report.norms,
-        "clip_scale": report.clip_scale,
-        "applied": report.applied,
-        "skipped": trainer.counters.skipped,
-        "seconds": timing.seconds,
-        "tokens_per_second": timing.tokens_per_second,
-        "model_flops_per_second": timing.tokens_per_second * trainer.flops_per_token(),
-        "peak_memory_bytes": peak_bytes(trainer.device),
-    });
-    if let Some(masks) = &trainer.masks {
-        record["learning_rate"]["masks"] = json!(masks.log_alpha.learning_rate * factor);
-        record["learning_rate"]["multipliers"] = json!(masks.multipliers.learning_rate * factor);
-        record["constraints"] = json!(report.constraints);
-        // The step's own index: the constraint was evaluated before the update.
-        record["sparsity"] = json!({
-            "expected": report.expected.as_ref().map(|expected| expected.overall_sparsity),
-            "target": masks.set.overall_target_sparsity(report.step - 1),
-            "expected_parameters": report.expected.as_ref().map(|expected| {
-                expected.total_params(trainer.model.vocab_size, trainer.model.tie_word_embeddings)
-            }),
-        });
-    }
-    record
+        domains: step_domains(trainer, report),
+        learning_rate: LearningRate {
+            weights: rate(Some(&trainer.weights)),
+            masks: rate(masks.map(|masks| &masks.log_alpha)),
+            multipliers: rate(masks.map(|masks| &masks.multipliers)),
+        },
+        gradient_norm: GradientNorm {
+            total: Some(report.norms.total),
+            weights: Some(report.norms.weights),
+            masks: report.norms.masks,
+            multipliers: report.norms.multipliers,
+        },
+        clip_scale: Some(report.clip_scale),
+        applied: Some(report.applied),
+        skipped: Some(trainer.counters.skipped),
+        seconds: Some(timing.seconds),
+        tokens_per_second: Some(timing.tokens_per_second),
+        model_flops_per_second: Some(timing.tokens_per_second * trainer.flops_per_token()),
+        peak_memory_bytes: peak_bytes(trainer.device),
+        constraints: masks.map(|_| report.constraints.iter().map(constraint).collect()),
+        sparsity: masks.map(|masks| sparsity(trainer, report, masks)),
+    };
+    Record::new(report.step, What::Step(Box::new(step)))
 }
 
-fn step_domains(trainer: &Trainer, report: &StepReport) -> Value {
+fn sparsity(trainer: &Trainer, report: &StepReport, masks: &MaskTraining) -> Sparsity {
+    let expected = report.expected.as_ref();
+    let parameters = |size: &ExpectedSize| {
+        size.total_params(trainer.model_config.vocab_size, trainer.model_config.tie_word_embeddings)
+    };
+    Sparsity {
+        expected: expected.map(|expected| expected.overall_sparsity),
+        // The step's own index: the constraint was evaluated before the update.
+        target: Some(masks.set.overall_target_sparsity(report.step - 1)),
+        expected_parameters: expected.map(parameters),
+    }
+}
+
+fn constraint(module: &ModuleConstraint) -> Constraint {
+    Constraint {
+        module: Some(module.module.to_string()),
+        expected_sparsity: Some(module.expected_sparsity),
+        target_sparsity: Some(module.target_sparsity),
+        violation: Some(module.violation),
+        worst_row_violation: Some(module.worst_row_violation),
+        lambda_1: Some(module.lambda_1),
+        lambda_2: Some(module.lambda_2),
+        loss: Some(module.loss),
+    }
+}
+
+fn step_domains(trainer: &Trainer, report: &StepReport) -> Named<DomainStep> {
     let epochs = trainer.loader.epochs();
     let domains = trainer.domains.iter().enumerate().map(|(index, name)| {
         let step = &report.domains[index];
-        let fields = json!({
-            "loss": step.loss,
-            "rows": step.rows,
-            "rows_total": trainer.counters.domain_rows.get(index),
-            "epochs": epochs.get(index),
-            "rows_left": trainer.rows_left(index),
-            "proportion": trainer.proportions()[index],
-        });
+        let fields = DomainStep {
+            loss: step.loss,
+            rows: Some(step.rows as u64),
+            rows_total: trainer.counters.domain_rows.get(index).copied(),
+            epochs: epochs.get(index).copied(),
+            rows_left: Some(trainer.rows_left(index)),
+            proportion: Some(trainer.proportions()[index]),
+        };
         (name.clone(), fields)
     });
-    Value::Object(domains.collect::<Map<_, _>>())
+    domains.collect()
 }
 
 /// The record of an evaluation; `snapshot` is the mask file written with it, relative to the run folder.
-pub fn eval_record(trainer: &Trainer, report: &EvalReport, snapshot: Option<&str>) -> Value {
+pub fn eval_record(trainer: &Trainer, report: &EvalReport, snapshot: Option<&str>) -> Record {
     let references = trainer.references.as_ref();
     let domains = report.domains.iter().enumerate().map(|(index, domain)| {
-        let fields = json!({
-            "loss": domain.loss,
-            "standard_error": domain.standard_error,
-            "row_losses": report.row_losses.as_ref().map(|rows| millionths(&rows[index])),
-            "perplexity": domain.loss.map(f64::exp),
-            "rows": domain.rows,
-            "tokens": domain.tokens,
-            "reference": references.map(|references| references[index]),
-            "excess": report.excess.as_ref().and_then(|excess| excess[index]),
-            "proportion": report.proportions[index],
-        });
+        let fields = DomainEval {
+            loss: domain.loss,
+            standard_error: domain.standard_error,
+            row_losses: report.row_losses.as_ref().map(|rows| millionths(&rows[index])),
+            perplexity: domain.loss.map(f64::exp),
+            rows: Some(domain.rows as u64),
+            tokens: Some(domain.tokens as u64),
+            reference: references.map(|references| references[index]),
+            excess: report.excess.as_ref().and_then(|excess| excess[index]),
+            proportion: Some(report.proportions[index]),
+        };
         (domain.domain.clone(), fields)
     });
-    json!({
-        "type": "eval",
-        "step": report.step,
-        "tokens": trainer.counters.tokens,
-        "gates": report.gates,
-        "mean_loss": report.mean,
-        "domains": Value::Object(domains.collect::<Map<_, _>>()),
-        "mixer_updated": report.mixer_updated,
-        "row_sparsity": report.row_sparsity,
-        "masks": report.masks,
-        "snapshot": snapshot,
-    })
+    let rows = |rows: &Vec<f64>| rows.iter().copied().map(Some).collect();
+    let eval = Eval {
+        tokens: Some(trainer.counters.tokens),
+        gates: Some(report.gates.name().to_string()),
+        mean_loss: report.mean,
+        domains: domains.collect(),
+        mixer_updated: Some(report.mixer_updated),
+        row_sparsity: report.row_sparsity.iter().map(|(module, found)| (module.clone(), rows(found))).collect(),
+        masks: report.masks.as_ref().map(mask_state),
+        snapshot: snapshot.map(String::from),
+    };
+    Record::new(report.step, What::Eval(Box::new(eval)))
+}
+
+fn mask_state(report: &MaskReport) -> MaskState {
+    let unit = |unit: &UnitValue| Unit { name: Some(unit.name.clone()), value: Some(unit.value) };
+    let units = |list: &UnitList| Units { count: Some(list.count), worst: list.worst.iter().map(unit).collect() };
+    let positive = |count: i64| count.max(0) as u64;
+    let modules = report.modules.iter().map(|module| ModuleMasks {
+        module: Some(module.module.to_string()),
+        rows: Some(positive(module.rows)),
+        size: Some(positive(module.size)),
+        target: Some(positive(module.target)),
+        survivors: Some(module.survivors.clone()),
+        undecided: Some(module.undecided.iter().copied().map(positive).collect()),
+        kept: Some(module.kept),
+        half_alive: units(&module.half_alive),
+        still_open: units(&module.still_open),
+        expected_sparsity: Some(module.expected_sparsity),
+        target_sparsity: Some(module.target_sparsity),
+        histogram: Some(module.histogram.to_vec()),
+    });
+    MaskState { modules: modules.collect(), removed_layers: report.removed_layers.iter().map(unit).collect() }
 }
 
 /// Losses with as many digits as differences of them need: a record stays short.
-fn millionths(losses: &[f64]) -> Vec<f64> {
-    losses.iter().map(|loss| (loss * 1e6).round() / 1e6).collect()
-}
-
-/// Any other event: `start`, `resume`, `save`, `not_saved`, `exhausted`, `skip`, `mixer`, `divergence`, `ended`.
-pub fn event(kind: &str, step: u64, fields: Value) -> Value {
-    let mut record = json!({ "type": kind, "step": step });
-    if let (Value::Object(record), Value::Object(fields)) = (&mut record, fields) {
-        record.extend(fields);
-    }
-    record
+fn millionths(losses: &[f64]) -> Vec<Option<f64>> {
+    losses.iter().map(|loss| Some((loss * 1e6).round() / 1e6)).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
+    use serde_json::json;
+
+    fn at(step: u64) -> Record {
+        Record::from(json!({ "type": "step", "step": step, "x": step }))
+    }
 
     #[test]
     fn reopening_keeps_one_history_and_drops_a_cut_line() {
         let folder = tempfile::tempdir().unwrap();
         let mut file = MetricsFile::open(folder.path(), 0).unwrap();
         for step in 1..=5 {
-            file.write(&event("step", step, json!({ "x": step }))).unwrap();
+            file.write(&at(step)).unwrap();
         }
         OpenOptions::new()
             .append(true)
@@ -240,7 +280,7 @@ mod tests {
             .write_all(b"{\"type\":\"st")
             .unwrap();
         let mut file = MetricsFile::open(folder.path(), 3).unwrap();
-        file.write(&event("resume", 3, json!({}))).unwrap();
+        file.write(&Record::from(json!({ "type": "resume", "step": 3 }))).unwrap();
         let records = read(&folder.path().join(METRICS)).unwrap();
         let steps: Vec<u64> = records.iter().map(|record| record["step"].as_u64().unwrap()).collect();
         assert_eq!(steps, [1, 2, 3, 3]);

@@ -2,12 +2,9 @@
 //! nearly gone or nearly alone. Each is said once per domain, with the key that bounds it; what was said before a resume
 //! is read from the metrics.
 
-use serde_json::{Value, json};
+use crate::run_dir::record::{Items, Mixed, Record, What};
 use shearling_domains::{Bound, Mixer, MixerConfig, MixerUpdate};
 use std::collections::BTreeSet;
-
-/// Type of the records of these notices in `metrics.jsonl`.
-pub const RECORD: &str = "mixer";
 
 /// A domain with less than this is nearly gone.
 const NEARLY_GONE: f64 = 1e-3;
@@ -27,8 +24,12 @@ pub struct MixNotice {
 
 impl MixNotice {
     /// Fields of its record.
-    pub fn fields(&self) -> Value {
-        json!({ "reason": self.reason, "domains": self.domains, "text": self.text })
+    pub fn fields(&self) -> Mixed {
+        Mixed {
+            reason: Some(self.reason.to_string()),
+            domains: Items(self.domains.clone()),
+            text: Some(self.text.clone()),
+        }
     }
 }
 
@@ -40,13 +41,10 @@ pub struct MixWatch {
 
 impl MixWatch {
     /// Takes note of what a record of these notices said, when a run resumes.
-    pub fn remember(&mut self, record: &Value) {
-        if record["type"] != RECORD {
-            return;
-        }
-        let domains = record["domains"].as_array().into_iter().flatten().filter_map(Value::as_str);
-        for domain in domains {
-            self.is_new(record["reason"].as_str().unwrap_or(""), domain);
+    pub fn remember(&mut self, record: &Record) {
+        let What::Mixer(told) = &record.what else { return };
+        for domain in &told.domains.0 {
+            self.is_new(told.reason.as_deref().unwrap_or_default(), domain);
         }
     }
 
@@ -219,9 +217,7 @@ mod tests {
         let notices = updates(&mut mixer, &mut watch, 12);
         let mut resumed = MixWatch::default();
         for notice in &notices {
-            let mut record = notice.fields();
-            record["type"] = json!(RECORD);
-            resumed.remember(&record);
+            resumed.remember(&Record::new(1, What::Mixer(notice.fields())));
         }
         assert_eq!(resumed.said, watch.said);
         assert!(updates(&mut mixer, &mut resumed, 5).is_empty());

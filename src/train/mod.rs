@@ -18,7 +18,6 @@ pub mod evaluation;
 pub mod fit;
 mod guard;
 pub mod journal;
-pub mod mask_record;
 pub mod memory;
 pub mod metrics;
 pub mod mix_notices;

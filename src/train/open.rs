@@ -15,6 +15,7 @@ use super::trainer::Trainer;
 use crate::config::{self, RunConfig};
 use crate::files::{ensure_space, write_atomic};
 use crate::run_dir::layout::{CHECKPOINTS, METRICS, RESOLVED_CONFIG, SNAPSHOTS, claimed_step};
+use crate::run_dir::record::{Record, What};
 use crate::run_dir::{RunDir, RunLock, StepDir, Verify};
 use std::path::Path;
 
@@ -99,9 +100,9 @@ fn begin_again(setup: &Setup, folder: RunDir, lock: RunLock, observer: &mut dyn 
 /// A run that had checkpoints is not begun again in silence when none can be read.
 fn refuse_lost_checkpoints(run: &Path, broken: usize) -> Result<(), Error> {
     let metrics = run.join(METRICS);
-    let saved = |record: &serde_json::Value| (record["type"] == "save").then(|| record["step"].as_u64()).flatten();
+    let saved = |record: &Record| record.step.filter(|_| matches!(record.what, What::Save(_)));
     let last = match metrics.exists() {
-        true => metrics::read(&metrics)?.iter().filter_map(saved).max(),
+        true => metrics::records(&metrics)?.iter().filter_map(saved).max(),
         false => None,
     };
     let found = match (broken, last) {

@@ -6,7 +6,6 @@ use super::decide::{Intervals, improves};
 use super::guard::{check_divergence, check_end, ended, remember, require_finite, tell_alarm, way_back_of};
 use super::journal::Journal;
 use super::metrics::{self, Timing};
-use super::mix_notices;
 use super::observer::Observer;
 use super::open::{Opened, Opening, open};
 use super::outcome::{Outcome, predicted_memory};
@@ -15,9 +14,11 @@ use super::trainer::{Best, Trainer};
 use crate::files::Error as CheckpointError;
 use crate::hf::ModelCard;
 use crate::native::{allocator, device, memory};
+use crate::prune::shape::source_shape;
 use crate::run_dir::layout::{SNAPSHOTS, snapshot_name};
+use crate::run_dir::record::{Exhausted, Items, Reason, Record, Saved, Skipped, Start, What};
 use crate::run_dir::{RunDir, StepDir, Verify};
-use serde_json::json;
+use shearling_masks::Shape;
 use std::path::Path;
 use std::time::Instant;
 
@@ -39,8 +40,9 @@ pub fn run(setup: &Setup, resume: bool, stop_at: Option<u64>, observer: &mut dyn
     memory::restart_peak(setup.device);
     let mut journal = Journal::open(folder.root(), trainer.counters.step, setup.config.run.tensorboard)?;
     let resumed = checkpoint.is_some();
-    let kind = if resumed { "resume" } else { "start" };
-    journal.write(&metrics::event(kind, trainer.counters.step, start_fields(setup, &trainer)))?;
+    let start = Box::new(start(setup, &trainer));
+    let what = if resumed { What::Resume(start) } else { What::Start(start) };
+    journal.write(&Record::new(trainer.counters.step, what))?;
     observer.started(&trainer, resumed);
     journal.take_warning().iter().for_each(|warning| observer.noted(warning));
     if resume {
@@ -79,7 +81,7 @@ pub fn run(setup: &Setup, resume: bool, stop_at: Option<u64>, observer: &mut dyn
             match save(&mut trainer, setup, &folder, &mut journal, observer) {
                 // There will be another save; the last good one is still there.
                 Err(Error::Checkpoint(error @ CheckpointError::NoSpace { .. })) if !stops => {
-                    journal.write(&metrics::event("not_saved", step, json!({ "reason": error.to_string() })))?;
+                    journal.write(&Record::new(step, What::NotSaved(Reason { reason: Some(error.to_string()) })))?;
                     observer.noted(&format!("step {step}: no checkpoint was written: {error}"));
                 }
                 saved => {
@@ -115,21 +117,27 @@ fn is_unsaved(trainer: &Trainer, checkpoint: Option<&StepDir>) -> bool {
     trainer.counters.step > checkpoint.map_or(0, StepDir::step)
 }
 
-fn start_fields(setup: &Setup, trainer: &Trainer) -> serde_json::Value {
-    json!({
-        "stage": setup.stage.name(),
-        "steps": setup.config.train.steps,
-        "version": env!("CARGO_PKG_VERSION"),
-        "domains": trainer.domains,
-        "proportions": trainer.proportions(),
-        "reference_losses": setup.references.losses,
-        "data_fingerprint": setup.dataset.fingerprint(),
-        "device": device::name(setup.device),
-        "predicted_memory_bytes": predicted_memory(setup).total_bytes(),
-        "source_shape": crate::prune::shape::source_shape(&setup.model),
-        "target_shape": setup.spec.as_ref().map(|spec| spec.target()),
-        "source_stages": source_stages(setup),
-    })
+/// What the run is, for its first line.
+fn start(setup: &Setup, trainer: &Trainer) -> Start {
+    let known = |numbers: &[f64]| numbers.iter().copied().map(Some).collect();
+    Start {
+        stage: Some(setup.stage.name().to_string()),
+        steps: Some(setup.config.train.steps),
+        version: Some(env!("CARGO_PKG_VERSION").to_string()),
+        domains: Items(trainer.domains.clone()),
+        proportions: known(trainer.proportions()),
+        reference_losses: setup.references.losses.as_deref().map(known),
+        data_fingerprint: Some(setup.dataset.fingerprint().to_string()),
+        device: Some(device::name(setup.device)),
+        predicted_memory_bytes: Some(predicted_memory(setup).total_bytes()),
+        source_shape: shape_value(Some(&source_shape(&setup.model))),
+        target_shape: shape_value(setup.spec.as_ref().map(|spec| spec.target())),
+        source_stages: source_stages(setup),
+    }
+}
+
+fn shape_value(shape: Option<&Shape>) -> serde_json::Value {
+    serde_json::to_value(shape).unwrap_or_default()
 }
 
 /// The stages that made the model the run starts from, where its folder tells.
@@ -158,14 +166,15 @@ fn one_step(
         report.exhausted.iter().filter(|name| trainer.exhausted.insert((*name).clone())).cloned().collect();
     if !exhausted.is_empty() {
         let names = exhausted.join(", ");
-        journal.write(&metrics::event("exhausted", report.step, json!({ "domains": exhausted })))?;
+        journal.write(&Record::new(report.step, What::Exhausted(Exhausted { domains: Items(exhausted) })))?;
         observer.noted(&format!(
             "step {}: {names} reached data.max_epochs and left the mix; its share goes to the other domains",
             report.step
         ));
     }
     if !report.applied {
-        journal.write(&metrics::event("skip", report.step, json!({ "in_row": trainer.counters.skipped_in_row })))?;
+        let skipped = Skipped { in_row: Some(trainer.counters.skipped_in_row) };
+        journal.write(&Record::new(report.step, What::Skip(skipped)))?;
         observer.noted(&format!("step {}: non-finite loss or gradient, the update was skipped", report.step));
         let limit = trainer.config.train.max_skipped_steps;
         if trainer.counters.skipped_in_row >= limit.max(1) {
@@ -208,18 +217,18 @@ fn evaluate(
     let alarm = trainer.watchdog.take(&record);
     tell_alarm(alarm, trainer, journal, observer)?;
     for notice in &report.mix_notices {
-        journal.write(&metrics::event(mix_notices::RECORD, report.step, notice.fields()))?;
+        journal.write(&Record::new(report.step, What::Mixer(notice.fields())))?;
         observer.noted(&format!("step {}: {}", report.step, notice.text));
     }
     if intervals.saves_on_schedule(trainer.counters.step) {
-        compete(trainer, report.mean, journal, observer)?;
+        consider_for_best(trainer, report.mean, journal, observer)?;
     }
     Ok(())
 }
 
 /// Lets a step that will be saved compete for "best". What competes is the model that an export would give: while
 /// pruning, the masks cut to the exact target, and only near enough to it.
-fn compete(
+fn consider_for_best(
     trainer: &mut Trainer,
     mut loss: Option<f64>,
     journal: &mut Journal,
@@ -268,7 +277,7 @@ fn save(
     keep.extend(best.into_iter().chain(good).filter(|kept| *kept != step));
     keep.dedup();
     folder.retain(&keep, Verify::Sizes)?;
-    let record = metrics::event("save", step, json!({ "kept": keep }));
+    let record = Record::new(step, What::Save(Saved { kept: Items(keep) }));
     journal.write(&record)?;
     trainer.watchdog.take(&record);
     observer.saved(step, saved.path());

@@ -122,9 +122,9 @@ impl Trainer {
             let ids = ids.f_narrow(0, start, micro.min(batch.rows as i64 - start))?;
             let (gates, links) = self.drawn_gates(step, micro_batch as u64)?;
             self.clock.mark(Phase::Masks);
-            let x = self.decoder.residual_stream(&ids, &self.context, &gates)?;
+            let x = self.model.residual_stream(&ids, &self.context, &gates)?;
             self.clock.mark(Phase::Forward);
-            let losses = self.decoder.losses(&x, &ids, scale, &gates)?;
+            let losses = self.model.losses(&x, &ids, scale, &gates)?;
             drop(x);
             self.clock.mark(Phase::Loss);
             losses.objective.f_backward()?;
@@ -140,7 +140,7 @@ impl Trainer {
     fn drawn_gates(&self, step: u64, micro_batch: u64) -> Result<(ModelGates, Option<GateLinks>), Error> {
         let Some(masks) = &self.masks else { return Ok((ModelGates::none(), None)) };
         let key = NoiseKey { seed: self.config.run.seed, step, micro_batch };
-        let (gates, links) = ModelGates::leaves(&self.model, &masks.set.sample(&key)?)?;
+        let (gates, links) = ModelGates::leaves(&self.model_config, &masks.set.sample(&key)?)?;
         Ok((gates, Some(links)))
     }
 

@@ -24,9 +24,9 @@ use tch::{Kind, TchError, Tensor};
 pub struct Trainer {
     pub(super) config: RunConfig,
     pub(super) hf_config: RawConfig,
-    pub(super) model: ModelConfig,
+    pub(super) model_config: ModelConfig,
     pub(super) device: Device,
-    pub(super) decoder: Decoder,
+    pub(super) model: Decoder,
     pub(super) context: ForwardContext,
     pub(super) weights: Group,
     pub(super) masks: Option<MaskTraining>,
@@ -145,9 +145,9 @@ impl Trainer {
             clock: PhaseClock::off(setup.device),
             config: setup.config.clone(),
             hf_config: setup.hf_config.clone(),
-            model: setup.model.clone(),
+            model_config: setup.model.clone(),
             device: setup.device,
-            decoder,
+            model: decoder,
             weights,
             loader,
             mixer,
@@ -198,7 +198,7 @@ impl Trainer {
 
     /// Model FLOPs of one training token.
     pub fn flops_per_token(&self) -> f64 {
-        training_flops_per_token(&self.model, self.loader.dataset().sequence_length() as i64)
+        training_flops_per_token(&self.model_config, self.loader.dataset().sequence_length() as i64)
     }
 
     /// Measures phases from the next step on; every phase then waits for the device.

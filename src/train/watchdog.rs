@@ -18,7 +18,7 @@
 //! Everything is read from the records of `metrics.jsonl`, while the run goes on and again when it resumes: a resumed run
 //! judges as the uninterrupted one does, and the checkpoint knows nothing of it.
 
-use serde_json::Value;
+use crate::run_dir::record::{DomainEval, Eval, Record, Step, What};
 use std::collections::BTreeMap;
 
 /// Evaluations (or spans of steps) in a row that say so before a run has diverged.
@@ -119,21 +119,21 @@ impl Watchdog {
     }
 
     /// Takes the next record of the run; what is wrong with it, if anything.
-    pub fn take(&mut self, record: &Value) -> Option<Alarm> {
-        match record["type"].as_str()? {
-            "eval" if record["gates"] == "target" => None,
-            "eval" if record["step"] == 0 => {
-                self.start = Start::of(record);
+    pub fn take(&mut self, record: &Record) -> Option<Alarm> {
+        match &record.what {
+            What::Eval(eval) if eval.is_cut() => None,
+            What::Eval(eval) if record.step == Some(0) => {
+                self.start = Start::of(eval);
                 None
             }
-            "eval" => {
-                let found = self.judge_evaluation(record);
+            What::Eval(eval) => {
+                let found = self.judge_evaluation(eval);
                 self.evaluations.take(found, self.uniform)
             }
-            "step" => self.take_step(record),
-            "save" => {
+            What::Step(step) => self.take_step(record.step, step),
+            What::Save(_) => {
                 if self.is_well() {
-                    self.good_saves = [record["step"].as_u64(), self.good_saves[0]];
+                    self.good_saves = [record.step, self.good_saves[0]];
                 }
                 None
             }
@@ -168,15 +168,15 @@ impl Watchdog {
         (self.evaluations.in_row > 0).then_some(self.evaluations.text.as_str())
     }
 
-    fn judge_evaluation(&self, record: &Value) -> Option<Found> {
-        let domains = || record["domains"].as_object().into_iter().flatten().filter(|(_, domain)| has_rows(domain));
-        let broken: Vec<&str> =
-            domains().filter(|(_, domain)| !domain["loss"].is_number()).map(|(name, _)| name.as_str()).collect();
+    fn judge_evaluation(&self, eval: &Eval) -> Option<Found> {
+        let has_rows = |domain: &DomainEval| domain.rows.is_some_and(|rows| rows > 0);
+        let domains = || eval.domains.iter().filter(|(_, domain)| has_rows(domain));
+        let broken: Vec<&str> = domains().filter(|(_, domain)| domain.loss.is_none()).map(|(name, _)| name).collect();
         if !broken.is_empty() {
             let text = format!("the validation loss is not finite ({})", broken.join(", "));
             return Some(Found { loss: f64::INFINITY, text });
         }
-        let same = |domain: &Value| (domain["loss"].as_f64().unwrap_or(0.0) - self.uniform).abs() < SAME;
+        let same = |domain: &DomainEval| (domain.loss.unwrap_or(0.0) - self.uniform).abs() < SAME;
         if domains().next().is_some() && domains().all(|(_, domain)| same(domain)) {
             let text = format!(
                 "the validation loss of every domain is ln(vocabulary) = {:.4}: the model gives every token the same \
@@ -185,20 +185,20 @@ impl Watchdog {
             );
             return Some(Found { loss: self.uniform, text });
         }
-        let mean = record["mean_loss"].as_f64()?;
+        let mean = eval.mean_loss?;
         let text = || format!("the validation loss is {mean:.4}, {}", self.why());
         (mean > self.limit()).then(|| Found { loss: mean, text: text() })
     }
 
-    fn take_step(&mut self, record: &Value) -> Option<Alarm> {
-        if record["applied"] == false {
+    fn take_step(&mut self, number: Option<u64>, step: &Step) -> Option<Alarm> {
+        if step.applied == Some(false) {
             self.skipped_in_row += 1;
             return None;
         }
         self.skipped_in_row = 0;
-        self.last_applied = record["step"].as_u64().unwrap_or(self.last_applied);
-        let loss = record["loss"]["cross_entropy"].as_f64()?;
-        let expected = self.start.as_ref().and_then(|start| start.on_mix(record)).unwrap_or(0.0);
+        self.last_applied = number.unwrap_or(self.last_applied);
+        let loss = step.loss.cross_entropy?;
+        let expected = self.start.as_ref().and_then(|start| start.on_mix(step)).unwrap_or(0.0);
         let Span { steps, loss: losses, expected: sum } = self.span;
         self.span = Span { steps: steps + 1, loss: losses + loss, expected: sum + expected };
         if self.span.steps < SPAN {
@@ -228,26 +228,21 @@ impl Watchdog {
 }
 
 impl Start {
-    fn of(record: &Value) -> Option<Start> {
-        let known = record["domains"].as_object().into_iter().flatten();
-        let domains = known.filter_map(|(name, domain)| Some((name.clone(), domain["loss"].as_f64()?))).collect();
-        Some(Start { mean: record["mean_loss"].as_f64()?, domains })
+    fn of(eval: &Eval) -> Option<Start> {
+        let domains = eval.domains.iter().filter_map(|(name, domain)| Some((name.to_string(), domain.loss?))).collect();
+        Some(Start { mean: eval.mean_loss?, domains })
     }
 
     /// What the start would lose on the rows of a step.
-    fn on_mix(&self, record: &Value) -> Option<f64> {
+    fn on_mix(&self, step: &Step) -> Option<f64> {
         let (mut rows, mut sum) = (0.0, 0.0);
-        for (name, domain) in record["domains"].as_object()? {
-            let count = domain["rows"].as_f64().unwrap_or(0.0);
+        for (name, domain) in step.domains.iter() {
+            let count = domain.rows.unwrap_or(0) as f64;
             rows += count;
             sum += count * self.domains.get(name).copied().unwrap_or(self.mean);
         }
         (rows > 0.0).then_some(sum / rows)
     }
-}
-
-fn has_rows(domain: &Value) -> bool {
-    domain["rows"].as_f64().is_some_and(|rows| rows > 0.0)
 }
 
 #[cfg(test)]
@@ -257,20 +252,20 @@ mod tests {
 
     const VOCABULARY: i64 = 49_152;
 
-    fn eval(step: u64, losses: [f64; 2]) -> Value {
+    fn eval(step: u64, losses: [f64; 2]) -> Record {
         let domain = |loss: f64| json!({ "loss": loss, "rows": 4 });
         let gates = if step == 0 { "plain" } else { "expected" };
-        json!({ "type": "eval", "step": step, "gates": gates, "mean_loss": (losses[0] + losses[1]) / 2.0,
-                "domains": { "a": domain(losses[0]), "b": domain(losses[1]) } })
+        Record::from(json!({ "type": "eval", "step": step, "gates": gates, "mean_loss": (losses[0] + losses[1]) / 2.0,
+                "domains": { "a": domain(losses[0]), "b": domain(losses[1]) } }))
     }
 
-    fn step(step: u64, loss: f64) -> Value {
-        json!({ "type": "step", "step": step, "applied": true, "loss": { "cross_entropy": loss },
-                "domains": { "a": { "rows": 6 }, "b": { "rows": 2 } } })
+    fn step(step: u64, loss: f64) -> Record {
+        Record::from(json!({ "type": "step", "step": step, "applied": true, "loss": { "cross_entropy": loss },
+                "domains": { "a": { "rows": 6 }, "b": { "rows": 2 } } }))
     }
 
-    fn save(step: u64) -> Value {
-        json!({ "type": "save", "step": step })
+    fn save(step: u64) -> Record {
+        Record::from(json!({ "type": "save", "step": step }))
     }
 
     /// Alarms of evaluations every 50 steps, each domain half a nat to a side of the mean.
@@ -339,11 +334,11 @@ mod tests {
     fn a_loss_that_is_not_finite_is_told_with_its_domains_and_one_without_rows_is_not() {
         let mut watchdog = Watchdog::new(VOCABULARY, true);
         watchdog.take(&eval(0, [2.0, 2.0]));
-        let mut record = eval(50, [2.0, 2.0]);
+        let mut record = eval(50, [2.0, 2.0]).to_json();
         record["domains"]["b"] = json!({ "loss": null, "rows": 0 });
-        assert_eq!(watchdog.take(&record), None);
-        record["domains"]["a"]["loss"] = Value::Null;
-        assert_eq!(watchdog.take(&record).unwrap().text, "the validation loss is not finite (a)");
+        assert_eq!(watchdog.take(&Record::from(&record)), None);
+        record["domains"]["a"]["loss"] = json!(null);
+        assert_eq!(watchdog.take(&record.into()).unwrap().text, "the validation loss is not finite (a)");
     }
 
     #[test]
@@ -363,7 +358,7 @@ mod tests {
     #[test]
     fn the_newest_good_checkpoint_is_the_last_one_before_it_went_wrong() {
         let mut watchdog = Watchdog::new(VOCABULARY, true);
-        let skip = json!({ "type": "step", "step": 152, "applied": false, "loss": {} });
+        let skip = Record::from(json!({ "type": "step", "step": 152, "applied": false, "loss": {} }));
         for record in [eval(0, [2.0, 2.0]), eval(50, [3.0, 3.0]), save(50), eval(100, [12.0, 12.0]), save(100)] {
             watchdog.take(&record);
         }
@@ -377,7 +372,7 @@ mod tests {
     #[test]
     fn a_checkpoint_of_the_weights_that_give_non_finite_losses_is_not_good() {
         let mut watchdog = Watchdog::new(VOCABULARY, true);
-        let skip = json!({ "type": "step", "step": 4, "applied": false, "loss": {} });
+        let skip = Record::from(json!({ "type": "step", "step": 4, "applied": false, "loss": {} }));
         for record in [step(1, 3.0), save(1), step(2, 3.0), step(3, 3.0), save(3), skip] {
             watchdog.take(&record);
         }

@@ -38,7 +38,7 @@ const SIDEWAYS: [(&str, &str, &str); 11] = [
     ("export", "train", "a run's step, and its record, belong to the loop that writes them"),
     ("report", "inspect", "pictures are drawn from the one reading of a run folder"),
     ("inspect", "eval", "what pruning cost is judged row by row, with the statistics of evaluation"),
-    ("inspect", "train", "the format of metrics.jsonl belongs to the loop that writes it"),
+    ("inspect", "train", "whether a constraint was met is judged with the tolerance of the run itself"),
     ("inspect", "prune", "parameters after the cut are those of the shape that prune makes"),
 ];
 

@@ -4,8 +4,8 @@
 //! cannot be mistaken for it, and reading starts over.
 
 use crate::files::{BoundedLine, BoundedLines};
+use crate::run_dir::record::LONGEST_LINE_BYTES;
 use crate::train::Error;
-use crate::train::metrics::LONGEST_LINE_BYTES;
 use serde_json::Value;
 use std::fs::{File, Metadata};
 use std::io::{self, BufReader, ErrorKind, Seek, SeekFrom};

@@ -4,8 +4,8 @@
 use super::Event;
 use crate::inspect::lines::{MOST_GROUPS, is_name};
 use crate::inspect::run::ConstraintSummary;
+use crate::run_dir::record::{Constraint, Eval, Record, Start, Step, What};
 use serde::Serialize;
-use serde_json::Value;
 use std::collections::VecDeque;
 
 /// Steps over which speed is averaged: single steps of a shared machine jump about.
@@ -101,7 +101,7 @@ impl LiveRun {
         match event {
             Event::Restarted => *self = LiveRun::default(),
             Event::Unreadable => self.unreadable_lines += 1,
-            Event::Record(record) => self.record(&record),
+            Event::Record(record) => self.record(&Record::from(&record)),
         }
     }
 
@@ -120,64 +120,61 @@ impl LiveRun {
         Some(self.steps?.saturating_sub(self.step) as f64 * self.seconds_per_step?)
     }
 
-    fn record(&mut self, record: &Value) {
-        let Some(step) = record["step"].as_u64() else { return };
-        match record["type"].as_str() {
-            Some("start") => self.start(record),
-            Some("resume") => {
+    fn record(&mut self, record: &Record) {
+        let Some(step) = record.step else { return };
+        match &record.what {
+            What::Start(start) => self.start(start),
+            What::Resume(start) => {
                 self.resumed += 1;
-                self.start(record);
+                self.start(start);
             }
-            Some("step") => self.step(record, step),
-            Some("eval") => self.evaluation(record, step),
-            Some("save") => self.last_save = Some(step),
-            Some("not_saved") => self.last_not_saved = Some(step),
-            Some("skip") => self.last_skip = Some(step),
-            Some("exhausted") => self.exhausted(record),
+            What::Step(fields) => self.step(fields, step),
+            What::Eval(fields) => self.evaluation(fields, step),
+            What::Save(_) => self.last_save = Some(step),
+            What::NotSaved(_) => self.last_not_saved = Some(step),
+            What::Skip(_) => self.last_skip = Some(step),
+            What::Exhausted(exhausted) => self.exhausted(&exhausted.domains.0),
             _ => (),
         }
     }
 
-    fn start(&mut self, record: &Value) {
-        self.stage = record["stage"].as_str().map(String::from);
-        self.steps = record["steps"].as_u64();
-        let names = record["domains"].as_array().into_iter().flatten().filter_map(Value::as_str);
-        for (index, name) in names.take(MOST_GROUPS).enumerate() {
-            let (proportion, reference) =
-                (record["proportions"][index].as_f64(), record["reference_losses"][index].as_f64());
+    fn start(&mut self, start: &Start) {
+        self.stage.clone_from(&start.stage);
+        self.steps = start.steps;
+        for (index, name) in start.domains.0.iter().take(MOST_GROUPS).enumerate() {
+            let proportion = start.proportions.get(index).copied().flatten();
+            let reference = start.reference_losses.iter().flatten().nth(index).copied().flatten();
             let Some(domain) = self.domain(name) else { continue };
             domain.proportion = proportion.or(domain.proportion);
             domain.reference = reference.or(domain.reference);
         }
     }
 
-    fn step(&mut self, record: &Value, step: u64) {
+    fn step(&mut self, record: &Step, step: u64) {
         self.step = step;
-        self.tokens = record["tokens"].as_u64();
-        self.loss = record["loss"]["cross_entropy"].as_f64();
-        self.lagrangian = record["loss"]["lagrangian"].as_f64();
+        self.tokens = record.tokens;
+        self.loss = record.loss.cross_entropy;
+        self.lagrangian = record.loss.lagrangian;
         self.losses.push(self.loss);
-        self.learning_rate = record["learning_rate"]["weights"].as_f64();
-        self.gradient_norm = record["gradient_norm"]["total"].as_f64();
-        self.peak_memory_bytes = record["peak_memory_bytes"].as_u64();
-        self.skipped = record["skipped"].as_u64().unwrap_or(self.skipped);
-        self.expected_sparsity = record["sparsity"]["expected"].as_f64();
-        self.target_sparsity = record["sparsity"]["target"].as_f64();
-        for (name, fields) in record["domains"].as_object().into_iter().flatten().take(MOST_GROUPS) {
+        self.learning_rate = record.learning_rate.weights;
+        self.gradient_norm = record.gradient_norm.total;
+        self.peak_memory_bytes = record.peak_memory_bytes;
+        self.skipped = record.skipped.unwrap_or(self.skipped);
+        self.expected_sparsity = record.sparsity.as_ref().and_then(|sparsity| sparsity.expected);
+        self.target_sparsity = record.sparsity.as_ref().and_then(|sparsity| sparsity.target);
+        for (name, fields) in record.domains.iter().take(MOST_GROUPS) {
             let Some(domain) = self.domain(name) else { continue };
-            domain.loss = fields["loss"].as_f64().or(domain.loss);
-            domain.proportion = fields["proportion"].as_f64();
-            domain.epochs = fields["epochs"].as_f64();
+            domain.loss = fields.loss.or(domain.loss);
+            domain.proportion = fields.proportion;
+            domain.epochs = fields.epochs;
         }
-        let modules = record["constraints"].as_array().into_iter().flatten().take(MOST_GROUPS);
+        let modules = record.constraints.iter().flat_map(|constraints| &constraints.0).take(MOST_GROUPS);
         self.modules = modules.map(module).collect();
         self.speed(record);
     }
 
-    fn speed(&mut self, record: &Value) {
-        let (Some(seconds), Some(rate)) = (record["seconds"].as_f64(), record["tokens_per_second"].as_f64()) else {
-            return;
-        };
+    fn speed(&mut self, record: &Step) {
+        let (Some(seconds), Some(rate)) = (record.seconds, record.tokens_per_second) else { return };
         self.recent.push_back((seconds, seconds * rate));
         while self.recent.len() > RECENT_STEPS {
             self.recent.pop_front();
@@ -188,23 +185,23 @@ impl LiveRun {
         self.tokens_per_second = Some(tokens / seconds).filter(|rate| rate.is_finite());
     }
 
-    fn evaluation(&mut self, record: &Value, step: u64) {
-        let found = LiveEvaluation { step, mean_loss: record["mean_loss"].as_f64() };
-        if record["gates"] == "target" {
+    fn evaluation(&mut self, record: &Eval, step: u64) {
+        let found = LiveEvaluation { step, mean_loss: record.mean_loss };
+        if record.is_cut() {
             self.cut = Some(found);
             return;
         }
         self.evaluation = Some(found);
-        for (name, fields) in record["domains"].as_object().into_iter().flatten().take(MOST_GROUPS) {
+        for (name, fields) in record.domains.iter().take(MOST_GROUPS) {
             let Some(domain) = self.domain(name) else { continue };
-            domain.validation_loss = fields["loss"].as_f64();
-            domain.reference = fields["reference"].as_f64().or(domain.reference);
-            domain.proportion = fields["proportion"].as_f64().or(domain.proportion);
+            domain.validation_loss = fields.loss;
+            domain.reference = fields.reference.or(domain.reference);
+            domain.proportion = fields.proportion.or(domain.proportion);
         }
     }
 
-    fn exhausted(&mut self, record: &Value) {
-        for name in record["domains"].as_array().into_iter().flatten().filter_map(Value::as_str).take(MOST_GROUPS) {
+    fn exhausted(&mut self, names: &[String]) {
+        for name in names.iter().take(MOST_GROUPS) {
             if let Some(domain) = self.domain(name) {
                 domain.exhausted = true;
             }
@@ -222,21 +219,21 @@ impl LiveRun {
     }
 }
 
-fn module(constraint: &Value) -> ConstraintSummary {
+fn module(constraint: &Constraint) -> ConstraintSummary {
     ConstraintSummary {
-        module: constraint["module"].as_str().unwrap_or("?").to_string(),
-        expected_sparsity: constraint["expected_sparsity"].as_f64(),
-        target_sparsity: constraint["target_sparsity"].as_f64(),
-        violation: constraint["violation"].as_f64(),
-        lambda_1: constraint["lambda_1"].as_f64(),
-        lambda_2: constraint["lambda_2"].as_f64(),
+        module: constraint.module.clone().unwrap_or("?".to_string()),
+        expected_sparsity: constraint.expected_sparsity,
+        target_sparsity: constraint.target_sparsity,
+        violation: constraint.violation,
+        lambda_1: constraint.lambda_1,
+        lambda_2: constraint.lambda_2,
     }
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     fn step(step: u64, seconds: f64) -> Value {
         json!({

@@ -2,8 +2,8 @@
 //! converted, since nobody else would say that the curves have gaps.
 
 use crate::files::{BoundedLine, BoundedLines};
+use crate::run_dir::record::{LONGEST_LINE_BYTES, Record};
 use crate::train::Error;
-use crate::train::metrics::LONGEST_LINE_BYTES;
 use serde_json::Value;
 use std::fs::File;
 use std::io::BufReader;
@@ -24,7 +24,7 @@ pub struct DroppedLine {
 /// The file cannot be read, or what `take` says.
 pub(super) fn read(
     path: &Path,
-    take: &mut dyn FnMut(&Value) -> Result<(), Error>,
+    take: &mut dyn FnMut(&Record) -> Result<(), Error>,
     dropped: &mut Vec<DroppedLine>,
 ) -> Result<(), Error> {
     let failed = |source| Error::Io { action: "read", path: path.to_path_buf(), source };
@@ -46,7 +46,7 @@ pub(super) fn read(
 }
 
 /// The record in a line, nothing in a blank one.
-fn record(line: &BoundedLine) -> Result<Option<Value>, &'static str> {
+fn record(line: &BoundedLine) -> Result<Option<Record>, &'static str> {
     let (text, ended) = match line {
         BoundedLine::TooLong => return Err("too long"),
         BoundedLine::Whole(text) => (text, true),
@@ -55,11 +55,11 @@ fn record(line: &BoundedLine) -> Result<Option<Value>, &'static str> {
     if text.trim_ascii().is_empty() {
         return Ok(None);
     }
-    let record = serde_json::from_slice::<Value>(text);
-    let record = record.map_err(|_| if ended { "not JSON" } else { "cut at the end of the file" })?;
-    match (record["type"].is_string(), record["step"].is_u64()) {
-        (true, true) => Ok(Some(record)),
-        _ => Err("without `type` and `step`"),
+    let line = serde_json::from_slice::<Value>(text);
+    let record = Record::from(line.map_err(|_| if ended { "not JSON" } else { "cut at the end of the file" })?);
+    match record.step.is_some() && !record.kind().is_empty() {
+        true => Ok(Some(record)),
+        false => Err("without `type` and `step`"),
     }
 }
 
@@ -76,8 +76,8 @@ mod tests {
         )
         .unwrap();
         let (mut steps, mut dropped) = (Vec::new(), Vec::new());
-        let mut take = |record: &Value| {
-            steps.push(record["step"].as_u64().unwrap());
+        let mut take = |record: &Record| {
+            steps.push(record.step.unwrap());
             Ok(())
         };
         read(file.path(), &mut take, &mut dropped).unwrap();

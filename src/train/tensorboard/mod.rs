@@ -19,9 +19,9 @@ pub use dropped::DroppedLine;
 use super::Error;
 use crate::files::Staging;
 use crate::run_dir::layout::{METRICS, RESOLVED_CONFIG, TENSORBOARD};
+use crate::run_dir::record::{self, Record};
 use event_file::EventFile;
 use proto::{Event, SESSION_START, SessionLog, Summary, What};
-use serde_json::Value;
 use std::io;
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -66,13 +66,13 @@ impl EventLog {
     ///
     /// # Errors
     /// Whatever the file system refuses; the next record may be tried all the same.
-    pub fn write(&mut self, record: &Value) -> Result<(), Error> {
+    pub fn write(&mut self, record: &Record) -> Result<(), Error> {
         let mut values = summary::values(record);
-        if matches!(record["type"].as_str(), Some("start" | "resume")) {
+        if matches!(record.what, record::What::Start(_) | record::What::Resume(_)) {
             values.extend(self.config.take().map(|config| summary::text("config", &config)));
         }
-        let Some(step) = record["step"].as_u64().filter(|_| !values.is_empty()) else { return Ok(()) };
-        let time = record["time"].as_f64().unwrap_or_else(now);
+        let Some(step) = record.step.filter(|_| !values.is_empty()) else { return Ok(()) };
+        let time = record.time.unwrap_or_else(now);
         self.append(step, time, What::Summary(Summary { values })).map_err(|source| self.failed(source))
     }
 
@@ -134,9 +134,9 @@ mod tests {
     use proto::Datum;
     use serde_json::json;
 
-    fn step(step: u64) -> Value {
+    fn step(step: u64) -> Record {
         let time = 1_700_000_000.0 + 10.0 * step as f64;
-        json!({ "type": "step", "step": step, "time": time, "loss": { "total": step as f64 / 2.0 } })
+        Record::from(json!({ "type": "step", "step": step, "time": time, "loss": { "total": step as f64 / 2.0 } }))
     }
 
     /// Event files of a folder in the order that a reader takes them.
@@ -171,7 +171,7 @@ mod tests {
         // Resumed after step 3 without events, up to step 6; then with them, step 6 once more.
         let mut metrics = super::super::metrics::MetricsFile::open(run.path(), 0).unwrap();
         (1..=3).for_each(|at| metrics.write(&step(at)).unwrap());
-        let other = |at: u64, loss: f64| json!({ "type": "step", "step": at, "loss": { "total": loss } });
+        let other = |at: u64, loss: f64| Record::from(json!({ "type": "step", "step": at, "loss": { "total": loss } }));
         (4..=5).for_each(|at| metrics.write(&other(at, 7.0)).unwrap());
         let mut log = EventLog::open(run.path()).unwrap();
         log.write(&other(6, 9.0)).unwrap();
@@ -181,7 +181,7 @@ mod tests {
         assert_eq!(losses(&folder), expected);
         EventLog::after(run.path(), 6)
             .unwrap()
-            .write(&json!({ "type": "written", "step": 6, "path": "model" }))
+            .write(&json!({ "type": "written", "step": 6, "path": "model" }).into())
             .unwrap();
         assert_eq!((files(&folder).len(), losses(&folder)), (3, expected.to_vec()));
     }
@@ -190,11 +190,11 @@ mod tests {
     fn switched_on_at_a_resume_it_begins_with_the_history() {
         let run = tempfile::tempdir().unwrap();
         let mut metrics = super::super::metrics::MetricsFile::open(run.path(), 0).unwrap();
-        metrics.write(&json!({ "type": "start", "step": 0 })).unwrap();
+        metrics.write(&json!({ "type": "start", "step": 0 }).into()).unwrap();
         (1..=2).for_each(|at| metrics.write(&step(at)).unwrap());
         std::fs::write(run.path().join(RESOLVED_CONFIG), "[run]\nseed = 3\n").unwrap();
         let mut log = EventLog::open(run.path()).unwrap();
-        log.write(&json!({ "type": "resume", "step": 2 })).unwrap();
+        log.write(&json!({ "type": "resume", "step": 2 }).into()).unwrap();
         log.write(&step(3)).unwrap();
         let folder = run.path().join(TENSORBOARD);
         assert_eq!(losses(&folder), [(1, 0.5), (2, 1.0), (3, 1.5)]);

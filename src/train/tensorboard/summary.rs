@@ -4,68 +4,82 @@
 //! A number that is absent or null (not finite, or there is none) gives no point.
 
 use super::proto::{Datum, Dimension, Histogram, Metadata, Plugin, STRING, Shape, StringTensor, Tagged};
-use crate::train::mask_record::{removed_layers, undecided};
-use serde_json::Value;
+use crate::run_dir::record::{Constraint, DomainEval, DomainStep, Eval, MaskState, ModuleMasks, Record, Step, What};
 
-/// Numbers of a step, by where they lie in its record.
-const STEP: [(&str, &str); 15] = [
-    ("/loss/total", "loss/total"),
-    ("/loss/cross_entropy", "loss/cross_entropy"),
-    ("/loss/perplexity", "loss/perplexity"),
-    ("/loss/lagrangian", "loss/lagrangian"),
-    ("/clip_scale", "gradient_norm/clip_scale"),
-    ("/sparsity/expected", "sparsity/expected/all"),
-    ("/sparsity/target", "sparsity/target/all"),
-    ("/sparsity/expected_parameters", "sparsity/expected_parameters"),
-    ("/tokens", "progress/tokens"),
-    ("/applied", "progress/applied"),
-    ("/skipped", "progress/skipped"),
-    ("/seconds", "throughput/seconds"),
-    ("/tokens_per_second", "throughput/tokens_per_second"),
-    ("/model_flops_per_second", "throughput/model_flops_per_second"),
-    ("/peak_memory_bytes", "memory/peak_bytes"),
+/// Where a number stands in a record.
+type Number<R> = fn(&R) -> Option<f64>;
+
+fn whole(number: Option<u64>) -> Option<f64> {
+    number.map(|number| number as f64)
+}
+
+/// Numbers of a step.
+const STEP: [(&str, Number<Step>); 22] = [
+    ("loss/total", |r| r.loss.total),
+    ("loss/cross_entropy", |r| r.loss.cross_entropy),
+    ("loss/perplexity", |r| r.loss.perplexity),
+    ("loss/lagrangian", |r| r.loss.lagrangian),
+    ("gradient_norm/clip_scale", |r| r.clip_scale),
+    ("sparsity/expected/all", |r| r.sparsity.as_ref()?.expected),
+    ("sparsity/target/all", |r| r.sparsity.as_ref()?.target),
+    ("sparsity/expected_parameters", |r| r.sparsity.as_ref()?.expected_parameters),
+    ("progress/tokens", |r| whole(r.tokens)),
+    ("progress/applied", |r| r.applied.map(f64::from)),
+    ("progress/skipped", |r| whole(r.skipped)),
+    ("throughput/seconds", |r| r.seconds),
+    ("throughput/tokens_per_second", |r| r.tokens_per_second),
+    ("throughput/model_flops_per_second", |r| r.model_flops_per_second),
+    ("memory/peak_bytes", |r| whole(r.peak_memory_bytes)),
+    ("learning_rate/weights", |r| r.learning_rate.weights),
+    ("learning_rate/masks", |r| r.learning_rate.masks),
+    ("learning_rate/multipliers", |r| r.learning_rate.multipliers),
+    ("gradient_norm/total", |r| r.gradient_norm.total),
+    ("gradient_norm/weights", |r| r.gradient_norm.weights),
+    ("gradient_norm/masks", |r| r.gradient_norm.masks),
+    ("gradient_norm/multipliers", |r| r.gradient_norm.multipliers),
 ];
 
 /// Numbers of a domain in a step.
-const STEP_DOMAIN: [(&str, &str); 6] = [
-    ("/loss", "loss/domain"),
-    ("/proportion", "proportion"),
-    ("/rows", "rows"),
-    ("/rows_total", "rows_total"),
-    ("/rows_left", "rows_left"),
-    ("/epochs", "epochs"),
+const STEP_DOMAIN: [(&str, Number<DomainStep>); 6] = [
+    ("loss/domain", |r| r.loss),
+    ("proportion", |r| r.proportion),
+    ("rows", |r| whole(r.rows)),
+    ("rows_total", |r| whole(r.rows_total)),
+    ("rows_left", |r| whole(r.rows_left)),
+    ("epochs", |r| r.epochs),
 ];
 
 /// Numbers of a module's constraint in a step.
-const CONSTRAINT: [(&str, &str); 7] = [
-    ("/expected_sparsity", "sparsity/expected"),
-    ("/target_sparsity", "sparsity/target"),
-    ("/violation", "constraint/violation"),
-    ("/worst_row_violation", "constraint/worst_row_violation"),
-    ("/loss", "constraint/loss"),
-    ("/lambda_1", "multipliers/lambda_1"),
-    ("/lambda_2", "multipliers/lambda_2"),
+const CONSTRAINT: [(&str, Number<Constraint>); 7] = [
+    ("sparsity/expected", |r| r.expected_sparsity),
+    ("sparsity/target", |r| r.target_sparsity),
+    ("constraint/violation", |r| r.violation),
+    ("constraint/worst_row_violation", |r| r.worst_row_violation),
+    ("constraint/loss", |r| r.loss),
+    ("multipliers/lambda_1", |r| r.lambda_1),
+    ("multipliers/lambda_2", |r| r.lambda_2),
 ];
 
 /// Numbers of a domain in an evaluation, below `eval` or `eval_cut`.
-const EVAL_DOMAIN: [(&str, &str); 5] = [
-    ("/loss", "loss"),
-    ("/standard_error", "standard_error"),
-    ("/perplexity", "perplexity"),
-    ("/reference", "reference"),
-    ("/excess", "excess"),
+const EVAL_DOMAIN: [(&str, Number<DomainEval>); 5] = [
+    ("loss", |r| r.loss),
+    ("standard_error", |r| r.standard_error),
+    ("perplexity", |r| r.perplexity),
+    ("reference", |r| r.reference),
+    ("excess", |r| r.excess),
 ];
 
 /// Numbers of a module's masks in an evaluation.
-const MASKS: [(&str, &str); 2] = [("/half_alive/count", "masks/half_alive"), ("/still_open/count", "masks/still_open")];
+const MASKS: [(&str, Number<ModuleMasks>); 2] =
+    [("masks/half_alive", |r| whole(r.half_alive.count)), ("masks/still_open", |r| whole(r.still_open.count))];
 
-/// The values of a record; none for a kind that has nothing to show.
-pub(super) fn values(record: &Value) -> Vec<Tagged> {
-    match record["type"].as_str() {
-        Some("step") => step(record),
-        Some("eval") => evaluation(record),
-        Some(kind) => vec![text(&format!("events/{kind}"), &fields(record))],
-        None => Vec::new(),
+/// The values of a record; none for a line that has nothing to show.
+pub(super) fn values(record: &Record) -> Vec<Tagged> {
+    match &record.what {
+        What::Step(fields) => step(fields),
+        What::Eval(fields) => evaluation(fields),
+        _ if record.kind().is_empty() => Vec::new(),
+        _ => vec![text(&format!("events/{}", record.kind()), &fields(record))],
     }
 }
 
@@ -78,30 +92,26 @@ pub(super) fn text(tag: &str, lines: &str) -> Tagged {
     Tagged { tag: tag.to_string(), datum: Some(Datum::Tensor(tensor)), metadata: Some(metadata) }
 }
 
-fn step(record: &Value) -> Vec<Tagged> {
+fn step(record: &Step) -> Vec<Tagged> {
     let mut found = Vec::new();
     pick(record, &STEP, |tag| tag.to_string(), &mut found);
-    for group in ["learning_rate", "gradient_norm"] {
-        let numbers = record[group].as_object().into_iter().flatten();
-        found.extend(numbers.filter_map(|(name, number)| scalar(format!("{group}/{name}"), number)));
-    }
-    for (name, domain) in record["domains"].as_object().into_iter().flatten() {
+    for (name, domain) in record.domains.iter() {
         pick(domain, &STEP_DOMAIN, |tag| format!("{tag}/{name}"), &mut found);
     }
-    for constraint in record["constraints"].as_array().into_iter().flatten() {
-        let Some(module) = constraint["module"].as_str() else { continue };
+    for constraint in record.constraints.iter().flat_map(|constraints| &constraints.0) {
+        let Some(module) = &constraint.module else { continue };
         pick(constraint, &CONSTRAINT, |tag| format!("{tag}/{module}"), &mut found);
     }
     found
 }
 
-fn evaluation(record: &Value) -> Vec<Tagged> {
+fn evaluation(record: &Eval) -> Vec<Tagged> {
     let mut found = Vec::new();
     // The cut is another model than the one in training: its losses are another curve.
-    let cut = record["gates"] == "target";
+    let cut = record.is_cut();
     let group = if cut { "eval_cut" } else { "eval" };
-    pick(record, &[("/mean_loss", "mean_loss")], |tag| format!("{group}/{tag}"), &mut found);
-    for (name, domain) in record["domains"].as_object().into_iter().flatten() {
+    found.extend(scalar(format!("{group}/mean_loss"), record.mean_loss));
+    for (name, domain) in record.domains.iter() {
         pick(domain, &EVAL_DOMAIN, |tag| format!("{group}/{tag}/{name}"), &mut found);
     }
     // With the cut the masks are those of the evaluation before it, of the same step.
@@ -111,30 +121,29 @@ fn evaluation(record: &Value) -> Vec<Tagged> {
     found
 }
 
-fn masks(record: &Value, found: &mut Vec<Tagged>) {
-    let removed = removed_layers(&record["masks"]);
-    for report in record.pointer("/masks/modules").and_then(Value::as_array).into_iter().flatten() {
-        let Some(module) = report["module"].as_str() else { continue };
+fn masks(record: &Eval, found: &mut Vec<Tagged>) {
+    let removed = record.masks.as_ref().map(MaskState::removed).unwrap_or_default();
+    for report in record.masks.iter().flat_map(|masks| &masks.modules.0) {
+        let Some(module) = &report.module else { continue };
         pick(report, &MASKS, |tag| format!("{tag}/{module}"), found);
-        let undecided = undecided(report, &removed).unwrap_or(0);
-        found.extend(scalar(format!("masks/undecided/{module}"), &undecided.into()));
-        let counts = report["histogram"].as_array().into_iter().flatten().filter_map(Value::as_f64);
-        found.extend(gate_histogram(module, &counts.collect::<Vec<_>>()));
+        let undecided = report.undecided_in_kept(&removed).unwrap_or(0);
+        found.extend(scalar(format!("masks/undecided/{module}"), Some(undecided as f64)));
+        let counts: Vec<f64> = report.histogram.iter().flatten().map(|count| *count as f64).collect();
+        found.extend(gate_histogram(module, &counts));
     }
-    for (module, rows) in record["row_sparsity"].as_object().into_iter().flatten() {
-        for (row, sparsity) in rows.as_array().into_iter().flatten().enumerate() {
-            found.extend(scalar(format!("row_sparsity/{module}/{row:03}"), sparsity));
+    for (module, rows) in record.row_sparsity.iter() {
+        for (row, sparsity) in rows.iter().enumerate() {
+            found.extend(scalar(format!("row_sparsity/{module}/{row:03}"), *sparsity));
         }
     }
 }
 
-fn pick(record: &Value, numbers: &[(&str, &str)], tag: impl Fn(&str) -> String, found: &mut Vec<Tagged>) {
-    let known = numbers.iter().filter_map(|(pointer, name)| scalar(tag(name), record.pointer(pointer)?));
-    found.extend(known);
+fn pick<R>(record: &R, numbers: &[(&str, Number<R>)], tag: impl Fn(&str) -> String, found: &mut Vec<Tagged>) {
+    found.extend(numbers.iter().filter_map(|(name, number)| scalar(tag(name), number(record))));
 }
 
-fn scalar(tag: String, number: &Value) -> Option<Tagged> {
-    let number = number.as_f64().or_else(|| number.as_bool().map(f64::from))? as f32;
+fn scalar(tag: String, number: Option<f64>) -> Option<Tagged> {
+    let number = number? as f32;
     number.is_finite().then_some(Tagged { tag, datum: Some(Datum::Scalar(number)), metadata: None })
 }
 
@@ -158,24 +167,23 @@ fn gate_histogram(module: &str, counts: &[f64]) -> Option<Tagged> {
     Some(Tagged { tag: format!("gates/{module}"), datum: Some(Datum::Histogram(histogram)), metadata: None })
 }
 
-/// The fields of an event that are its own, one a line.
-fn fields(record: &Value) -> String {
-    let own =
-        record.as_object().into_iter().flatten().filter(|(key, _)| !["type", "step", "time"].contains(&key.as_str()));
-    own.map(|(key, value)| format!("{key}: {value}\n")).collect()
+/// The fields of an event that are its own, one a line; what it does not say is left out.
+fn fields(record: &Record) -> String {
+    let said = record.fields().into_iter().filter(|(_, value)| !value.is_null());
+    said.map(|(key, value)| format!("{key}: {value}\n")).collect()
 }
 
 #[cfg(test)]
 mod tests {
     use super::*;
-    use serde_json::json;
+    use serde_json::{Value, json};
 
     fn scalars(record: &Value) -> Vec<(String, f32)> {
         let scalar = |value: Tagged| match value.datum {
             Some(Datum::Scalar(number)) => Some((value.tag, number)),
             _ => None,
         };
-        values(record).into_iter().filter_map(scalar).collect()
+        values(&Record::from(record)).into_iter().filter_map(scalar).collect()
     }
 
     #[test]
@@ -244,12 +252,12 @@ mod tests {
 
     #[test]
     fn other_events_are_texts_and_broken_records_nothing() {
-        let found = values(&json!({ "type": "skip", "step": 9, "in_row": 2 }));
+        let found = values(&json!({ "type": "skip", "step": 9, "in_row": 2 }).into());
         let Some(Datum::Tensor(tensor)) = &found[0].datum else { panic!("a text") };
         assert_eq!(found[0].tag, "events/skip");
         assert_eq!(tensor.values, [b"    in_row: 2\n".to_vec()]);
         for broken in [json!(null), json!([]), json!({ "step": 1 }), json!({ "type": "step", "domains": 3 })] {
-            assert_eq!(values(&broken), []);
+            assert_eq!(values(&broken.into()), []);
         }
     }
 }

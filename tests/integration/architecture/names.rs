@@ -29,3 +29,24 @@ fn names_of_a_run_folder_are_written_in_one_file() {
     }
     assert_eq!(owned, NAMES.len(), "{OWNER} has all of them");
 }
+
+/// Fields of `metrics.jsonl` whose names nothing else has, and the folder that owns them.
+const RECORDS: &str = "src/run_dir/record";
+const FIELDS: [&str; 6] =
+    ["cross_entropy", "gradient_norm", "row_sparsity", "clip_scale", "worst_row_violation", "row_losses"];
+
+#[test]
+fn fields_of_the_metrics_are_written_and_read_by_their_types_alone() {
+    let owned: String = sources("src")
+        .iter()
+        .filter(|source| source.path.to_string_lossy().contains(RECORDS))
+        .map(|s| s.code.clone())
+        .collect();
+    for field in FIELDS {
+        assert!(owned.contains(&format!("pub {field}:")), "{RECORDS} has {field}");
+        for source in sources("src") {
+            let (name, text) = (source.path.display(), &source.code);
+            assert!(!text.contains(&format!("\"{field}\"")), "{name}: \"{field}\" is spelt in {RECORDS}");
+        }
+    }
+}

@@ -1,0 +1,56 @@
+//! `eval`: losses on held-out rows, and how far the masks have decided.
+
+use super::lenient::{Named, record};
+use super::masks::MaskState;
+use serde::{Deserialize, Serialize};
+
+record! {
+    /// An evaluation.
+    pub struct Eval {
+        /// Tokens seen so far.
+        pub tokens: Option<u64>,
+        /// `plain`, `expected` or `target`.
+        pub gates: Option<String>,
+        /// Mean over the domains.
+        pub mean_loss: Option<f64>,
+        /// By domain.
+        pub domains: Named<DomainEval>,
+        /// Whether the mixer was asked to move.
+        pub mixer_updated: Option<bool>,
+        /// By module, the expected sparsity of every row.
+        pub row_sparsity: Named<Vec<Option<f64>>>,
+        /// State of the masks; `prune` only.
+        pub masks: Option<MaskState>,
+        /// Mask file written with it, relative to the run folder.
+        pub snapshot: Option<String>,
+    }
+
+    /// A domain in an evaluation.
+    pub struct DomainEval {
+        /// Over its validation rows, nats per target token.
+        pub loss: Option<f64>,
+        /// Of that mean over rows.
+        pub standard_error: Option<f64>,
+        /// Of every row.
+        pub row_losses: Option<Vec<Option<f64>>>,
+        /// exp of the loss.
+        pub perplexity: Option<f64>,
+        /// Evaluated rows.
+        pub rows: Option<u64>,
+        /// Target tokens.
+        pub tokens: Option<u64>,
+        /// Reference loss.
+        pub reference: Option<f64>,
+        /// Loss over reference.
+        pub excess: Option<f64>,
+        /// From here on.
+        pub proportion: Option<f64>,
+    }
+}
+
+impl Eval {
+    /// Whether the masks were cut to their target: another model than the one in training.
+    pub fn is_cut(&self) -> bool {
+        self.gates.as_deref() == Some("target")
+    }
+}
