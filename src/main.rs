@@ -13,13 +13,13 @@ use std::process::ExitCode;
 #[used]
 #[unsafe(link_section = ".preinit_array")]
 static BEFORE_LIBRARIES: unsafe extern "C" fn(c_int, *const *const c_char, *const *const c_char) =
-    shearling::native::waiting::start_again;
+    shearling::native::runtime::waiting::start_again;
 
 fn main() -> ExitCode {
     // Before memory is in use.
-    shearling::native::allocator::tune();
+    shearling::native::runtime::allocator::tune();
     // Before anything asks libtorch: it remembers its first answer to "is there CUDA?".
-    let cuda = shearling::native::cuda::load();
+    let cuda = shearling::native::runtime::cuda::load();
     let cli = Cli::parse();
     interrupt::listen();
     let verdict = commands::run(cli.command, cuda);

@@ -10,7 +10,7 @@ use crate::cli::progress::Progress;
 use crate::config::Stage;
 use crate::export::{Job, Observer, Written, open_step};
 use crate::files::refuse_taken;
-use crate::native::device;
+use crate::native::runtime::device;
 use crate::prune::{Equivalence, Transfer};
 use crate::run_dir::layout::mask_file;
 use crate::train::run_folder::saved_config;

@@ -27,8 +27,8 @@ pub mod tensorboard;
 pub mod watch;
 
 use crate::cli::arguments::Command;
-use crate::native::cuda::CudaLibrary;
-use crate::native::threads;
+use crate::native::runtime::cuda::CudaLibrary;
+use crate::native::runtime::threads;
 
 /// What a command that came to its end has to say to the shell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]

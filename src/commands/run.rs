@@ -11,7 +11,7 @@ use crate::cli::arguments::{ConfigArguments, Run};
 use crate::cli::table::bytes;
 use crate::config::{self, PruneMethod, RunConfig, Stage};
 use crate::export::{Written, folder_name};
-use crate::native::{device, threads};
+use crate::native::runtime::{device, threads};
 use crate::run_dir::layout::PRUNED;
 use crate::train::run_folder::refuse_existing;
 use crate::train::{Setup, run as train_run};

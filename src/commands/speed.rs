@@ -2,10 +2,10 @@
 
 use crate::config::ComputeDtype;
 use crate::files::DType;
-use crate::native::cards::{CARDS, Card};
-use crate::native::projection::project;
+use crate::native::ops::projection::project;
+use crate::native::runtime::cards::{CARDS, Card};
 
-use crate::native::{device, memory};
+use crate::native::runtime::{device, memory};
 use crate::train::setup::{Device, compute_dtype, kind};
 use anyhow::Context;
 use std::time::{Duration, Instant};

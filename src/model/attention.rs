@@ -13,7 +13,7 @@ use super::layer_weights::LayerWeights;
 use super::linear::{Linear, project};
 use super::norm::rms_norm;
 use super::parameters::Role;
-use crate::native::attention::causal_attention;
+use crate::native::ops::attention::causal_attention;
 use tch::{TchError, Tensor};
 
 /// Weights of the attention half of a layer.

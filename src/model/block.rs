@@ -7,7 +7,7 @@ use super::attention::Attention;
 use super::context::LayerContext;
 use super::feed_forward::FeedForward;
 use super::layer_weights::LayerWeights;
-use crate::native::recompute::recompute;
+use crate::native::ops::recompute::recompute;
 use tch::{TchError, Tensor};
 
 /// Attention and feed-forward of a layer.

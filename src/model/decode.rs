@@ -14,10 +14,10 @@ use super::cache::{DecodeError, KvCache, LayerCache, Readable};
 use super::context::{LayerContext, window_mask};
 use super::decoder::{Decoder, Embedding, Head};
 use super::norm::rms_norm;
-use crate::native::attention::causal_attention;
-use crate::native::cached_attention::cached_attention;
-use crate::native::embedding::embedding;
-use crate::native::projection;
+use crate::native::ops::attention::causal_attention;
+use crate::native::ops::cached_attention::cached_attention;
+use crate::native::ops::embedding::embedding;
+use crate::native::ops::projection;
 use tch::{TchError, Tensor};
 
 impl Decoder {

@@ -14,7 +14,7 @@ use super::gates::ModelGates;
 use super::loss::{self, BatchLosses};
 use super::norm::rms_norm;
 use super::parameters::Role;
-use crate::native::embedding::embedding;
+use crate::native::ops::embedding::embedding;
 use tch::{TchError, Tensor};
 
 /// The way in: token embedding.

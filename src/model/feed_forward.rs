@@ -8,7 +8,7 @@ use super::layer_weights::LayerWeights;
 use super::linear::{Linear, project};
 use super::norm::rms_norm;
 use super::parameters::Role;
-use crate::native::swiglu::swiglu;
+use crate::native::ops::swiglu::swiglu;
 use tch::{TchError, Tensor};
 
 /// Weights of the feed-forward half of a layer.

@@ -12,7 +12,7 @@
 
 use super::ModelConfig;
 use super::norm::HiddenGate;
-use crate::native::autograd;
+use crate::native::ops::autograd;
 use shearling_masks::Gates;
 use tch::{Kind, TchError, Tensor};
 

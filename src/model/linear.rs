@@ -1,6 +1,6 @@
 //! The weights of a linear map with an optional bias, `y = x Wᵀ + b`, and the two ways in which a layer uses them.
 
-use crate::native::projection;
+use crate::native::ops::projection;
 use tch::{TchError, Tensor};
 
 /// Weight `[out, in]` and bias `[out]` as stored in the checkpoint.

@@ -2,7 +2,7 @@
 //! token, BOS and EOS are predicted too. Output head and loss are one operation, so that logits of a few rows of
 //! tokens exist at a time and never all of them.
 
-use crate::native::cross_entropy::{IGNORED, LinearCrossEntropy, linear_cross_entropy};
+use crate::native::ops::cross_entropy::{IGNORED, LinearCrossEntropy, linear_cross_entropy};
 use tch::{Kind, TchError, Tensor};
 
 /// Memory that logits may take at a time.

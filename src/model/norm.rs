@@ -9,7 +9,7 @@
 //! so that dropping the dimensions outside R and storing w⊙h gives the same numbers. The mask costs nothing here: it
 //! is part of the weight, and R part of the weights of the mean.
 
-use crate::native::rms_norm;
+use crate::native::ops::rms_norm;
 use tch::{TchError, Tensor};
 
 /// The hidden gates of one forward, with what every norm needs of them computed once.

@@ -10,7 +10,7 @@
 //! `head_dim` and the order inside a head never change.
 
 use crate::hf::{Rope, RopeKind};
-use crate::native::rope::rope;
+use crate::native::ops::rope::rope;
 use std::f64::consts::PI;
 use tch::{Device, Kind, TchError, Tensor};
 
@@ -32,7 +32,7 @@ impl RopeTable {
         Ok(RopeTable { cos: angles.f_cos()?.f_to_device(device)?, sin: angles.f_sin()?.f_to_device(device)? })
     }
 
-    /// Rotates heads `x [B, T, H, E]` by their positions; the result has x's kind.
+    /// Rotates heads `x [B, T, H, E]` by their positions; the result has x's dtype.
     pub fn rotate(&self, x: &Tensor) -> Result<Tensor, TchError> {
         rope(x, &self.cos, &self.sin)
     }

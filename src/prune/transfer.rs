@@ -1,6 +1,6 @@
 //! What writing a pruned model cost, for the line that the user sees and for benchmarks.
 
-use crate::native::memory::anonymous_bytes;
+use crate::native::runtime::memory::anonymous_bytes;
 use std::fmt;
 use std::time::{Duration, Instant};
 

@@ -10,7 +10,7 @@ use super::optimizer::Group;
 use super::step::StepReport;
 use super::trainer::{MaskTraining, Trainer};
 use crate::files::{BoundedLine, BoundedLines, write_atomic};
-use crate::native::memory::peak_bytes;
+use crate::native::runtime::memory::peak_bytes;
 use crate::run_dir::layout::METRICS;
 use crate::run_dir::record::{
     Constraint, DomainEval, DomainStep, Eval, GradientNorm, LONGEST_LINE_BYTES, LearningRate, MaskState, ModuleMasks,

@@ -1,6 +1,6 @@
 //! The optimiser's state by group: fp32 masters, their gradients, AdamW's moments; saved and resumed exactly.
 //!
-//! The update itself is [`native::adamw`](crate::native::adamw), which has the equations. In bf16 training each master
+//! The update itself is [`native::adamw`](crate::native::ops::adamw), which has the equations. In bf16 training each master
 //! has a bf16 working copy that forward and backward use. Every tensor has one fp32 gradient for the whole run, and
 //! backward adds to it, also from a bf16 copy: micro-batches are summed in fp32 by themselves, and no gradient exists
 //! twice.
@@ -9,10 +9,10 @@
 //! says so with [`Group::finish`] when it has read it.
 
 use crate::config::{MomentKind, Train};
-use crate::native::adamw::{AdamwRule, AdamwTensor, adamw};
-use crate::native::gradient::set_gradient_buffer;
-use crate::native::gradient_norm::squared_norm;
-use crate::native::memory::host_zeros;
+use crate::native::ops::adamw::{AdamwRule, AdamwTensor, adamw};
+use crate::native::ops::gradient::set_gradient_buffer;
+use crate::native::ops::gradient_norm::squared_norm;
+use crate::native::runtime::memory::host_zeros;
 use std::collections::BTreeMap;
 use tch::{Kind, TchError, Tensor};
 

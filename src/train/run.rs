@@ -13,7 +13,7 @@ use super::setup::Setup;
 use super::trainer::{Best, Trainer};
 use crate::files::Error as CheckpointError;
 use crate::hf::ModelCard;
-use crate::native::{allocator, device, memory};
+use crate::native::runtime::{allocator, device, memory};
 use crate::prune::shape::source_shape;
 use crate::run_dir::layout::{SNAPSHOTS, snapshot_name};
 use crate::run_dir::record::{Exhausted, Items, Reason, Record, Saved, Skipped, Start, What};

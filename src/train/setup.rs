@@ -7,7 +7,7 @@ use super::references::{References, initial_proportions};
 use crate::config::{ComputeDtype, Mixer as MixerTable, RandomModel, RunConfig, Stage, validate};
 use crate::files::DType;
 use crate::hf::{Architecture, Checkpoint, ModelConfig, NewLlama, RawConfig, vocabulary_difference};
-use crate::native::precision::has_bf16;
+use crate::native::runtime::precision::has_bf16;
 use crate::prune::{convert::require_complete, shape};
 use shearling_domains::{Dataset, MAX_CHANGE, MAX_DRIFT, Mixer, MixerConfig, MixerKind, MixerState, Split};
 use shearling_masks::MaskSpec;

@@ -1,4 +1,4 @@
-//! One optimiser step: micro-batches forward and backward, the Lagrangian, the norms, the update, one look back.
+//! One optimiser step: micro-batches forward and backward, the Lagrangian, the norms, the update, one read-back of its numbers.
 //!
 //! ```text
 //! loss = Σ_rows Σ_tokens CE / (target tokens of the batch) + L_lag

@@ -234,7 +234,7 @@ fn auto_is_the_dtype_of_the_planned_device() {
     let file = desk.at("llama2-7b-to-1.3b.toml");
     let dtype = |more: &[&str]| plan(&file, &[more, &["--set", "run.dtype=auto"]].concat()).1["dtype"].clone();
     assert_eq!(dtype(&["--card", "h100"]), "bf16");
-    let here = if shearling::native::precision::cpu_has_bf16() { "bf16" } else { "fp32" };
+    let here = if shearling::native::runtime::precision::cpu_has_bf16() { "bf16" } else { "fp32" };
     assert_eq!(dtype(&["--set", "run.device=cpu"]), here);
 }
 
@@ -272,7 +272,7 @@ fn a_run_keeps_what_auto_was_when_it_started() {
     let output = shearling(&run);
     assert!(output.status.code().is_some_and(|code| code < 2), "{}", String::from_utf8_lossy(&output.stderr));
     let resolved = std::fs::read_to_string(desk.at("run/resolved.toml")).unwrap();
-    let here = if shearling::native::precision::cpu_has_bf16() { "bf16" } else { "fp32" };
+    let here = if shearling::native::runtime::precision::cpu_has_bf16() { "bf16" } else { "fp32" };
     assert!(resolved.contains(&format!("dtype = \"{here}\"")), "{resolved}");
     assert!(!resolved.contains("dtype = \"auto\""), "{resolved}");
 }

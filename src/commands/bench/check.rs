@@ -9,9 +9,10 @@ use crate::cli::table::Table;
 use crate::commands::Verdict;
 use crate::commands::place::dtype_name;
 use crate::model::{Decoder, ForwardContext, KvCache, ModelGates};
-use crate::native::{
-    attention, autograd, cross_entropy, device, embedding, projection, recompute, rms_norm, rope, swiglu,
+use crate::native::ops::{
+    attention, autograd, cross_entropy, embedding, projection, recompute, rms_norm, rope, swiglu,
 };
+use crate::native::runtime::device;
 use crate::train::Trainer;
 use crate::train::setup::Device;
 use serde_json::json;

@@ -1,6 +1,6 @@
 //! What a device can do at most: the denominator of model FLOPs utilisation.
 
-use crate::native::projection::project;
+use crate::native::ops::projection::project;
 use std::time::Instant;
 use tch::{Device, Kind, TchError, Tensor};
 

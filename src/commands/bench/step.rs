@@ -7,7 +7,7 @@ use crate::cli::arguments::BenchStep;
 use crate::cli::table::{Table, bytes, grouped};
 use crate::commands::Verdict;
 use crate::model::count::ParameterCount;
-use crate::native::{device, memory, threads};
+use crate::native::runtime::{device, memory, threads};
 use crate::train::Setup;
 use crate::train::memory::MemoryEstimate;
 use crate::train::phases::Phase;

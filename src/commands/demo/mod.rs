@@ -29,7 +29,7 @@ use crate::eval::{EvalRows, RowLosses};
 use crate::export::Written;
 use crate::files::write_atomic;
 use crate::inspect::{RunHistory, RunSummary};
-use crate::native::device;
+use crate::native::runtime::device;
 use crate::prune::Equivalence;
 use crate::train::run_folder::is_free;
 use anyhow::Context;

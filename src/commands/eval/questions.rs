@@ -4,7 +4,7 @@ use crate::cli::arguments::{Eval, TaskArgument};
 use crate::commands::prepared_data::open_prepared;
 use crate::eval::EvalRows;
 use crate::eval::multiple_choice::Task;
-use crate::native::device;
+use crate::native::runtime::device;
 use crate::train::setup::kind;
 use shearling_domains::Dataset;
 use tch::Device;

@@ -13,7 +13,7 @@ use crate::generate::{Generated, Request, StopReason, generate};
 use crate::hf::{Checkpoint, GenerationConfig, Tokenizer};
 use crate::model::Decoder;
 use crate::model::count::ParameterCount;
-use crate::native::device;
+use crate::native::runtime::device;
 use crate::prune::convert::require_complete;
 use crate::train::setup::kind;
 use anyhow::Context;

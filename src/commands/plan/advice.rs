@@ -5,7 +5,7 @@ use super::rows::DomainRows;
 use crate::config::PruneMethod;
 use crate::files::DType;
 use crate::model::ModelConfig;
-use crate::native::precision::has_bf16;
+use crate::native::runtime::precision::has_bf16;
 use crate::train::Outline;
 use crate::train::settling::{ENOUGH_CROSSINGS, crossings};
 use crate::train::setup::{Device, compute_dtype};

@@ -2,8 +2,8 @@
 
 use crate::config::RunConfig;
 use crate::model::ModelConfig;
-use crate::native::cards::{CARDS, Card};
-use crate::native::memory;
+use crate::native::runtime::cards::{CARDS, Card};
+use crate::native::runtime::memory;
 use crate::train::Outline;
 use crate::train::fit::{Fit, Settings, fitting};
 use crate::train::memory::MemoryEstimate;

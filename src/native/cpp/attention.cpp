@@ -1,5 +1,5 @@
 // Causal self-attention on the CPU: blocks of scores that stay in the cache, products by oneDNN's microkernels,
-// everything between them in fp32 whatever the kind in memory. Grouped heads read their group's keys in place.
+// everything between them in fp32 whatever the dtype in memory. Grouped heads read their group's keys in place.
 //
 //   S = s Q Kᵀ (causal)      P = exp(S − L)      O = P V               L_i = log Σ_j exp(S_ij)
 //   dV = Pᵀ dO               dS = P ⊙ (dO Vᵀ − D)      D_i = Σ_e dO_ie O_ie

@@ -1,6 +1,6 @@
 // A weight with gates folded in, W' = diag(row) W diag(column), and the way back from its gradient D to its factors:
 //   dW = diag(row) D diag(column),   drow_j = sum_i D_ji W_ji column_i,   dcolumn_i = sum_j D_ji W_ji row_j.
-// Gates are fp32, an absent one is undefined; arithmetic is fp32 whatever the kind of W.
+// Gates are fp32, an absent one is undefined; arithmetic is fp32 whatever the dtype of W.
 #pragma once
 
 #include "shim.h"
@@ -18,7 +18,7 @@ struct FactorGradients {
   Tensor weight, row, column;
 };
 
-// W' [O, I] in the kind of W; W itself without gates.
+// W' [O, I] in the dtype of W; W itself without gates.
 Tensor fold(const Tensor& weight, const Gates& gates);
 
 // Gradients of the factors that require one, from `folded` = D, which is consumed. The weight's is delivered as

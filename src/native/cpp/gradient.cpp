@@ -1,4 +1,4 @@
-// Gives a leaf the buffer that its gradients are added to, which need not be of the leaf's kind.
+// Gives a leaf the buffer that its gradients are added to, which need not be of the leaf's dtype.
 #include "shim.h"
 
 using shearling::Tensor;

@@ -1,4 +1,4 @@
-// What the CPU kernels share around their arithmetic: checks of arguments, the choice of the kind in memory, and sums
+// What the CPU kernels share around their arithmetic: checks of arguments, the choice of the dtype in memory, and sums
 // over rows whose order does not depend on the number of threads.
 #pragma once
 

@@ -1,5 +1,5 @@
 // Gradients that go straight into a leaf's buffer instead of through autograd, so that a large weight's gradient exists
-// once, and in the buffer's kind: fp32 for a bf16 weight, when the optimiser has put such a buffer there.
+// once, and in the buffer's dtype: fp32 for a bf16 weight, when the optimiser has put such a buffer there.
 //
 // Autograd gets an undefined gradient then, and hooks on the leaf see nothing. All of it is for use inside a backward,
 // where gradients are off.
@@ -19,7 +19,7 @@ inline bool collects_in_leaf(const Tensor& weight) {
   return weight.is_leaf() && weight.requires_grad() && (!asked_for || asked_for->empty());
 }
 
-// The buffer of a leaf's gradient; zeros of the leaf's kind where there is none yet.
+// The buffer of a leaf's gradient; zeros of the leaf's dtype where there is none yet.
 inline Tensor& leaf_gradient(const Tensor& leaf) {
   Tensor& gradient = leaf.mutable_grad();
   if (!gradient.defined()) gradient = at::zeros_like(leaf, leaf.options(), at::MemoryFormat::Contiguous);

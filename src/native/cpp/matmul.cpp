@@ -1,4 +1,4 @@
-// Matrix products by the fastest road that this machine has.
+// Matrix products by the fastest path that this machine has.
 #include "matmul.h"
 
 #include "matvec.h"
@@ -36,17 +36,17 @@ void by_mixed_addmm(const Tensor& a, const Tensor& b, Tensor& out, bool accumula
   at::addmm_out(out, out, a, b, at::kFloat, accumulate ? 1 : 0, 1);
 }
 
-// Whether `road` adds a product of small integers exactly. A road may be refused (an instruction set or a kind that
+// Whether `path` adds a product of small integers exactly. A path may be refused (an instruction set or a dtype that
 // libtorch does not take there) only when it is called, so it is tried.
-template <class Road>
-bool works(Road road, at::ScalarType kind, at::Device device) {
+template <class Path>
+bool works(Path path, at::ScalarType kind, at::Device device) {
   try {
     const auto exact = at::TensorOptions().dtype(at::kFloat).device(device);
     const Tensor a = at::arange(32 * 16, exact).remainder(7).view({32, 16}).t();
     const Tensor b = at::arange(32 * 48, exact).remainder(5).view({32, 48});
     Tensor out = at::ones({16, 48}, exact);
     const Tensor expected = out.add(at::mm(a, b));
-    road(a.to(kind), b.to(kind), out, true);
+    path(a.to(kind), b.to(kind), out, true);
     return at::equal(out, expected);
   } catch (const c10::Error&) {
     return false;
@@ -86,7 +86,7 @@ void add(const Tensor& from, Tensor& into) {
   }
 }
 
-// The product in the kind of `a`, a block of rows at a time, added to `out` in its own kind.
+// The product in the dtype of `a`, a block of rows at a time, added to `out` in its own dtype.
 void by_blocks(const Tensor& a, const Tensor& b, Tensor& out, bool accumulate) {
   const int64_t row_bytes = out.size(1) * static_cast<int64_t>(a.element_size());
   const int64_t rows = std::min(out.size(0), std::max<int64_t>(1, BLOCK_BYTES / row_bytes));

@@ -46,7 +46,7 @@ extern "C" int shearling_cuda_total(int64_t index, uint64_t* total, char** error
   });
 }
 
-// Zeros on the host of `like`'s shape and of `kind_of`'s kind, page-locked where there is CUDA.
+// Zeros on the host of `like`'s shape and of `kind_of`'s dtype, page-locked where there is CUDA.
 extern "C" int shearling_host_zeros(Tensor* like, int bf16, Tensor** out, char** error) {
   return shearling::guarded(error, [&] {
     const auto options = at::TensorOptions().dtype(bf16 ? at::kBFloat16 : at::kFloat).pinned_memory(at::hasCUDA());

@@ -298,7 +298,7 @@ fn missing_files_and_dead_links_are_found() {
     let missing = |text: &str| missing_files(root, "t", text).len();
     assert_eq!(missing("see docs/guides/nowhere.md and src/config/tree.rs"), 1);
     assert_eq!(missing("(configs/none.toml), `tests/fixtures`, docs/README.md."), 2);
-    assert_eq!(missing("src/native/NAME.rs, configs/*.toml, ../docs/none.md, docs/guides/evaluate.md."), 0);
+    assert_eq!(missing("src/native/ops/NAME.rs, configs/*.toml, ../docs/none.md, docs/guides/evaluate.md."), 0);
     let page = root.join("README.md");
     let dead = |text: &str| dead_links(&page, "t", text).len();
     assert_eq!(dead("[a](docs/architecture.md#the-fast-core) [b](https://x.y/none) [c](#installing)"), 0);

@@ -10,7 +10,7 @@ use crate::hf::{Checkpoint, ModelConfig, NewLlama, RawConfig};
 use crate::model::count::ParameterCount;
 use crate::model::parameters::{Parameter, Role, parameters};
 use crate::model::{Decoder, KvCache};
-use crate::native::{allocator, memory};
+use crate::native::runtime::{allocator, memory};
 use crate::prune::convert::require_complete;
 use anyhow::Context;
 use std::path::{Path, PathBuf};

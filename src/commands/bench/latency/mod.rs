@@ -17,7 +17,7 @@ use crate::cli::arguments::BenchLatency;
 use crate::commands::Verdict;
 use crate::commands::output_file::OutputFile;
 use crate::commands::place::place;
-use crate::native::{allocator, device};
+use crate::native::runtime::{allocator, device};
 use crate::train::setup::kind;
 use answer::Lengths;
 use contestant::{Candidate, Contestant};

@@ -5,7 +5,7 @@ use super::contestant::Contestant;
 use super::rounds::Measured;
 use crate::cli::table::{Table, bytes, grouped};
 use crate::commands::place::{dtype_name, place};
-use crate::native::threads;
+use crate::native::runtime::threads;
 use serde_json::{Value, json};
 use tch::{Device, Kind};
 

@@ -4,7 +4,7 @@ use super::answer::{Answer, Lengths, answer};
 use super::contestant::Contestant;
 use crate::cli::Printer;
 use crate::cli::table::grouped;
-use crate::native::bandwidth::Bandwidth;
+use crate::native::runtime::bandwidth::Bandwidth;
 use tch::{Device, TchError};
 
 /// Readings of the bandwidth per round, of which the fastest counts.

@@ -6,7 +6,7 @@
 //! are not repeated in memory there either.
 
 use super::dispatch::has_kernel;
-use super::shim::{self, CError, CTensor};
+use crate::native::shim::{self, CError, CTensor};
 use std::ffi::c_int;
 use tch::{TchError, Tensor};
 
@@ -24,7 +24,7 @@ unsafe extern "C" {
 /// k·G+g reads group k. All may be read, or what `mask [T, S]` (true: may read) says. The result is `[B, T, H, E]`.
 ///
 /// # Errors
-/// Shapes and kinds that do not fit each other. There is no gradient.
+/// Shapes and dtypes that do not fit each other. There is no gradient.
 pub fn cached_attention(
     query: &Tensor,
     key: &Tensor,
@@ -36,7 +36,7 @@ pub fn cached_attention(
         return cached_attention_reference(query, key, value, mask);
     }
     let [query, key, value] = [query, key, value].map(shim::pointer);
-    // SAFETY: three live tensors; kinds, sizes and layout are checked on the other side.
+    // SAFETY: three live tensors; dtypes, sizes and layout are checked on the other side.
     shim::tensor(|out, error| unsafe { shearling_cached_attention(query, key, value, out, error) })
 }
 

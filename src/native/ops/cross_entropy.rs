@@ -1,7 +1,7 @@
 //! The output layer and its cross entropy in one, so that the logits `[N, V]` are never all there: `chunk_rows` rows
 //! at a time become losses and, when gradients are wanted, the gradients of hidden and weight.
 
-use super::shim::{self, CError, CTensor};
+use crate::native::shim::{self, CError, CTensor};
 use std::ffi::c_int;
 use tch::{Kind, Reduction, TchError, Tensor};
 
@@ -31,12 +31,12 @@ pub struct LinearCrossEntropy {
 
 /// Cross entropy of the logits `hidden Wᵀ` against `targets`.
 ///
-/// `hidden` is `[N, D]`, `weight` `[V, D]` of the same kind, `targets` `[N]` int64 in `0..V` or [`IGNORED`]. Logits
-/// are held in that kind, for `chunk_rows` rows; the rest is fp32. The gradient of a leaf weight is added to its
+/// `hidden` is `[N, D]`, `weight` `[V, D]` of the same dtype, `targets` `[N]` int64 in `0..V` or [`IGNORED`]. Logits
+/// are held in that dtype, for `chunk_rows` rows; the rest is fp32. The gradient of a leaf weight is added to its
 /// buffer ([`super::gradient`]); until backward it takes an fp32 `[V, D]`.
 ///
 /// # Errors
-/// If shapes, kinds or devices do not fit, or a target on the CPU is outside the vocabulary (on other devices that
+/// If shapes, dtypes or devices do not fit, or a target on the CPU is outside the vocabulary (on other devices that
 /// would cost a wait, and is undefined).
 pub fn linear_cross_entropy(
     hidden: &Tensor,
@@ -85,7 +85,7 @@ mod tests {
     fn check(kind: Kind, tolerance: f64, [rows, width, vocabulary]: [i64; 3], chunk_rows: i64) {
         let inputs = [sample(&[rows, width], 1), sample(&[vocabulary, width], 2) * 0.25].map(|x| x.to_kind(kind));
         let targets = targets(rows, vocabulary);
-        // The objective is given in the inputs' kind, and its upstream gradient is not one.
+        // The objective is given in the inputs' dtype, and its upstream gradient is not one.
         let outputs = |result: LinearCrossEntropy, kind| vec![result.objective.to_kind(kind)];
         compare(
             &inputs,

@@ -7,7 +7,7 @@ pub(super) fn has_kernel(x: &Tensor) -> Result<bool, TchError> {
     Ok(matches!(x.f_kind()?, Kind::Float | Kind::BFloat16) && x.device() == Device::Cpu)
 }
 
-/// The kind that a reference computes in: fp32, or f64 for f64.
+/// The dtype that a reference computes in: fp32, or f64 for f64.
 pub(super) fn wide(kind: Kind) -> Kind {
     if kind == Kind::Double { Kind::Double } else { Kind::Float }
 }

@@ -9,7 +9,7 @@
 //! saves a pass over `[B, T, D]` and a buffer of that size per norm.
 
 use super::dispatch::{has_kernel, wide};
-use super::shim::{self, CError, CTensor};
+use crate::native::shim::{self, CError, CTensor};
 use std::ffi::c_int;
 use tch::{Kind, TchError, Tensor};
 
@@ -24,13 +24,13 @@ unsafe extern "C" {
     ) -> c_int;
 }
 
-/// Normalises `x [.., D]` with `weight [D]` of any float kind: `(y, x)`, both `[.., D]` in x's kind.
+/// Normalises `x [.., D]` with `weight [D]` of any float dtype: `(y, x)`, both `[.., D]` in x's dtype.
 ///
 /// `mean_weights [D]` (fp32, no gradient) are the weights m of the mean of squares, 1/D where absent. Statistics and
 /// products are in fp32 with one rounding at the end. The second output is x itself: use it as the residual stream.
 ///
 /// # Errors
-/// Shapes that do not fit each other, and kinds or devices other than said.
+/// Shapes that do not fit each other, and dtypes or devices other than said.
 pub fn rms_norm(
     x: &Tensor,
     weight: &Tensor,

@@ -5,7 +5,7 @@
 //! is fp32 loses nothing on the way.
 
 use super::dispatch::{has_kernel, wide};
-use super::shim::{self, CError, CTensor};
+use crate::native::shim::{self, CError, CTensor};
 use std::ffi::c_int;
 use tch::{TchError, Tensor};
 
@@ -14,14 +14,14 @@ unsafe extern "C" {
 }
 
 /// Rows `input_ids [B, T]` (int64) of `weight [V, D]`, times `gate [D]` (fp32, may require a gradient): `[B, T, D]`
-/// in weight's kind.
+/// in weight's dtype.
 ///
-/// Backward adds to the `grad` of a leaf `weight` in place, in the kind of that buffer, and makes a buffer of the
-/// weight's kind where there is none. A weight that is not a leaf, and a backward for named inputs
+/// Backward adds to the `grad` of a leaf `weight` in place, in the dtype of that buffer, and makes a buffer of the
+/// weight's dtype where there is none. A weight that is not a leaf, and a backward for named inputs
 /// (`Tensor::f_run_backward`), get an ordinary gradient.
 ///
 /// # Errors
-/// An id outside `0..V` (named; on the CPU), and shapes, kinds or devices other than said.
+/// An id outside `0..V` (named; on the CPU), and shapes, dtypes or devices other than said.
 pub fn embedding(input_ids: &Tensor, weight: &Tensor, gate: Option<&Tensor>) -> Result<Tensor, TchError> {
     if !has_kernel(weight)? {
         return embedding_reference(input_ids, weight, gate);

@@ -7,7 +7,7 @@
 //! Clipping needs it before each update. On the CPU one pass of a kernel of ours, summed in fp64 in an order that does
 //! not depend on the threads; on other devices one launch of `_foreach_norm`. NaN and infinity come through.
 
-use super::shim::{self, CError, CTensor};
+use crate::native::shim::{self, CError, CTensor};
 use std::ffi::c_int;
 use tch::{Device, Kind, TchError, Tensor};
 
@@ -19,14 +19,14 @@ unsafe extern "C" {
 /// synchronisation. No gradients: a zero on the CPU.
 ///
 /// # Errors
-/// Another kind, a gradient with gaps, or two devices.
+/// Another dtype, a gradient with gaps, or two devices.
 pub fn squared_norm(gradients: &[Tensor]) -> Result<Tensor, TchError> {
     let gradients = shim::pointers(gradients);
     // SAFETY: the array holds `gradients.len()` live tensors for the time of the call.
     shim::tensor(|out, error| unsafe { shearling_squared_norm(gradients.as_ptr(), gradients.len(), out, error) })
 }
 
-/// The same of plain operators; any kind and layout.
+/// The same of plain operators; any dtype and layout.
 ///
 /// # Errors
 /// As libtorch's operators.

@@ -5,7 +5,7 @@
 //! matrix product itself; hooks on the leaf do not see it. Gradients are of first order. The input of a map is kept
 //! for backward, its output is not.
 
-use super::shim::{self, CError, CTensor};
+use crate::native::shim::{self, CError, CTensor};
 use std::ffi::c_int;
 use tch::{TchError, Tensor};
 
@@ -33,7 +33,7 @@ unsafe extern "C" {
 /// `x Wᵀ + b` `[.., O]` for each map `(W [O, I], b [O])` of one input `x` `[.., I]`.
 ///
 /// # Errors
-/// If shapes, kinds or devices do not fit.
+/// If shapes, dtypes or devices do not fit.
 pub fn project(x: &Tensor, maps: &[(&Tensor, Option<&Tensor>)]) -> Result<Vec<Tensor>, TchError> {
     let weights = shim::pointers(maps.iter().map(|(weight, _)| *weight));
     let biases: Vec<CTensor> = maps.iter().map(|(_, bias)| shim::optional(*bias)).collect();
@@ -55,7 +55,7 @@ pub fn project_reference(x: &Tensor, maps: &[(&Tensor, Option<&Tensor>)]) -> Res
 /// Masks are folded into the weight, in fp32 arithmetic, so no activation is multiplied or kept for them.
 ///
 /// # Errors
-/// If shapes, kinds or devices do not fit.
+/// If shapes, dtypes or devices do not fit.
 pub fn project_gated(
     x: &Tensor,
     weight: &Tensor,
@@ -233,9 +233,9 @@ mod tests {
         }
     }
 
-    /// A weight that is not a leaf, or not contiguous, or has a buffer of its own kind or of fp32.
+    /// A weight that is not a leaf, or not contiguous, or has a buffer of its own dtype or of fp32.
     #[test]
-    fn every_road_of_the_weights_gradient_is_the_same() {
+    fn every_way_to_the_weights_gradient_is_the_same() {
         for (kind, tolerance) in KINDS {
             for (made, transposed, buffer) in [
                 (true, false, None),

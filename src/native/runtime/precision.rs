@@ -1,6 +1,6 @@
 //! Whether a device multiplies bf16 in hardware: what `run.dtype = "auto"` asks.
 
-use super::shim::{self, CError};
+use crate::native::shim::{self, CError};
 use std::ffi::c_int;
 use tch::Device;
 

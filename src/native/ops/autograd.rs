@@ -1,6 +1,6 @@
 //! Backward from given gradients, which tch lacks.
 
-use super::shim::{self, CError, CTensor};
+use crate::native::shim::{self, CError, CTensor};
 use std::ffi::c_int;
 use tch::{TchError, Tensor};
 

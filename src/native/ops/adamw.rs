@@ -19,7 +19,7 @@
 //! On the CPU a kernel of ours touches each tensor once; on other devices libtorch's fused kernel runs over all tensors
 //! in one launch, and moments in bf16 or on the host are brought to fp32 on the device one tensor after the other.
 
-use super::shim::{self, CError, CTensor};
+use crate::native::shim::{self, CError, CTensor};
 use std::ffi::c_int;
 use tch::{Kind, TchError, Tensor};
 
@@ -80,7 +80,7 @@ unsafe extern "C" {
 /// are on the host.
 ///
 /// # Errors
-/// A kind, shape, layout or device other than described; nothing is changed then.
+/// A dtype, shape, layout or device other than described; nothing is changed then.
 pub fn adamw(tensors: &[AdamwTensor], rule: &AdamwRule, scale: &Tensor, skip: &Tensor) -> Result<(), TchError> {
     call(tensors, rule, scale, skip, true)
 }
@@ -241,7 +241,7 @@ mod tests {
             for state in states {
                 state.gradient.shallow_clone().copy_(&numbers(&state.master.size(), step as f64 + 0.3));
             }
-            // Both kinds of weight decay in one list.
+            // Weights with and without decay in one list.
             let views: Vec<_> = states.iter().enumerate().map(|(i, s)| s.view([0.1, 0.0][i % 2])).collect();
             let (scale, skip) = (number(scale).to_device(device), number(0.0).to_device(device));
             update(&views, &AdamwRule { step, ..rule }, &scale, &skip).unwrap();
@@ -389,7 +389,7 @@ mod tests {
         // Moments on the host are streamed.
         found = states(Kind::Float, true, Device::Cuda(0));
         for state in &mut found {
-            let host = || super::super::memory::host_zeros(&state.master, Kind::Float).unwrap();
+            let host = || crate::native::runtime::memory::host_zeros(&state.master, Kind::Float).unwrap();
             (state.exp_avg, state.exp_avg_sq) = (host(), host());
         }
         train(&found, RULE, 5, 0.3, adamw);

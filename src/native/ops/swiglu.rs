@@ -4,7 +4,7 @@
 //! and the sigmoid is made again.
 
 use super::dispatch::{has_kernel, wide};
-use super::shim::{self, CError, CTensor};
+use crate::native::shim::{self, CError, CTensor};
 use std::ffi::c_int;
 use tch::{TchError, Tensor};
 
@@ -13,10 +13,10 @@ unsafe extern "C" {
 }
 
 /// `silu(gate) ⊙ up ⊙ mask` of `gate`, `up [.., F]` and `mask [F]` (fp32, may require a gradient): `[.., F]` in
-/// gate's kind, contiguous. Arithmetic is in fp32 with one rounding at the end.
+/// gate's dtype, contiguous. Arithmetic is in fp32 with one rounding at the end.
 ///
 /// # Errors
-/// Shapes that do not fit each other, and kinds or devices other than said.
+/// Shapes that do not fit each other, and dtypes or devices other than said.
 pub fn swiglu(gate: &Tensor, up: &Tensor, mask: Option<&Tensor>) -> Result<Tensor, TchError> {
     if !has_kernel(gate)? {
         return swiglu_reference(gate, up, mask);

@@ -37,7 +37,7 @@ pub(super) fn assert_close(name: &str, got: &Tensor, expected: &Tensor, toleranc
 }
 
 /// Values and gradients of all `inputs`, the function's kernel against its reference on the same numbers in f64. The
-/// kernel's outputs and gradients must have the kinds of its inputs.
+/// kernel's outputs and gradients must have the dtypes of its inputs.
 pub(super) fn compare(
     inputs: &[Tensor],
     tolerance: f64,

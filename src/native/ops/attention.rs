@@ -4,7 +4,7 @@
 //! microkernels (`cpp/attention.cpp`) and takes grouped heads as they are. Everywhere else, and under a mask, it is
 //! libtorch's `scaled_dot_product_attention`.
 
-use super::shim::{self, CError, CTensor};
+use crate::native::shim::{self, CError, CTensor};
 use std::ffi::c_int;
 use tch::{Device, Kind, TchError, Tensor};
 
@@ -31,7 +31,7 @@ pub fn causal_attention(
         return composed(query, key, value, mask);
     }
     let [query, key, value] = [query, key, value].map(shim::pointer);
-    // SAFETY: three live tensors; kinds and sizes are checked on the other side.
+    // SAFETY: three live tensors; dtypes and sizes are checked on the other side.
     shim::tensor(|out, error| unsafe { shearling_attention(query, key, value, out, error) })
 }
 

@@ -1,7 +1,7 @@
 //! Activation checkpointing: a block runs without a graph in forward and again, with one, in backward. Only its input
 //! is kept in between; the price is one more forward of the block.
 
-use super::shim::{self, CError, CTensor};
+use crate::native::shim::{self, CError, CTensor};
 use std::any::Any;
 use std::ffi::{CString, c_char, c_int, c_void};
 use std::panic::{AssertUnwindSafe, catch_unwind};

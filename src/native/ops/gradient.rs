@@ -3,7 +3,7 @@
 //! Backward adds to the `grad` of a leaf in place when there is one. So a bf16 leaf with an fp32 buffer gets its
 //! micro-batches added up in fp32, with no bf16 gradient kept between them.
 
-use super::shim::{self, CError, CTensor};
+use crate::native::shim::{self, CError, CTensor};
 use std::ffi::c_int;
 use tch::{TchError, Tensor};
 
@@ -11,7 +11,7 @@ unsafe extern "C" {
     fn shearling_set_gradient_buffer(leaf: CTensor, buffer: CTensor, error: CError) -> c_int;
 }
 
-/// Makes `buffer` the `grad` of `leaf`: same shape and device, any floating-point kind.
+/// Makes `buffer` the `grad` of `leaf`: same shape and device, any floating-point dtype.
 ///
 /// # Errors
 /// `leaf` is no leaf that requires a gradient, or `buffer` does not fit it.

@@ -7,7 +7,7 @@
 //! The backward is the rotation by the opposite angle: nothing but the tables is kept.
 
 use super::dispatch::{has_kernel, wide};
-use super::shim::{self, CError, CTensor};
+use crate::native::shim::{self, CError, CTensor};
 use std::ffi::c_int;
 use tch::{TchError, Tensor};
 
@@ -15,13 +15,13 @@ unsafe extern "C" {
     fn shearling_rope(x: CTensor, cos: CTensor, sin: CTensor, out: *mut CTensor, error: CError) -> c_int;
 }
 
-/// Rotates `x [B, T, H, E]` by the angles of its tokens: `[B, T, H, E]` in x's kind, contiguous.
+/// Rotates `x [B, T, H, E]` by the angles of its tokens: `[B, T, H, E]` in x's dtype, contiguous.
 ///
 /// `cos` and `sin [>=T, E]` are fp32 tables without gradient whose two halves along E are equal; only the first is
 /// read. Arithmetic is in fp32 with one rounding at the end.
 ///
 /// # Errors
-/// Shapes that do not fit each other, and kinds or devices other than said.
+/// Shapes that do not fit each other, and dtypes or devices other than said.
 pub fn rope(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor, TchError> {
     if !has_kernel(x)? {
         return rope_reference(x, cos, sin);

@@ -1,6 +1,6 @@
 //! Memory of this process as the operating system counts it, and of a CUDA device as libtorch's allocator counts it.
 
-use super::shim::{self, CError, CTensor};
+use crate::native::shim::{self, CError, CTensor};
 use std::ffi::c_int;
 use tch::{Device, Kind, TchError, Tensor};
 
@@ -102,7 +102,7 @@ pub fn reset_device_peak(device: Device) -> bool {
 /// them at full speed. libtorch rounds page-locked sizes up to a power of two.
 ///
 /// # Errors
-/// Another kind, or the memory is not there.
+/// Another dtype, or the memory is not there.
 pub fn host_zeros(like: &Tensor, kind: Kind) -> Result<Tensor, TchError> {
     if !matches!(kind, Kind::Float | Kind::BFloat16) {
         return Err(TchError::Kind(format!("host_zeros of {kind:?}, only Float and BFloat16")));

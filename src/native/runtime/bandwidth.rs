@@ -3,7 +3,7 @@
 //! A buffer far larger than the caches is read from one end to the other by the threads that all other operators use,
 //! and summed up as integers: the sum costs nothing beside the reading.
 
-use super::shim::{self, CError, CTensor};
+use crate::native::shim::{self, CError, CTensor};
 use std::ffi::c_int;
 use std::time::Instant;
 use tch::{Device, Kind, TchError, Tensor};

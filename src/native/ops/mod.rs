@@ -1,0 +1,20 @@
+//! Operations that libtorch would compose of many, or that tch does not bind. Every one has a reference of plain tch operators
+//! beside it that says what it computes, and a test that compares the two. The reference is also what runs where there is
+//! no kernel.
+
+pub mod adamw;
+pub mod attention;
+pub mod autograd;
+pub mod cached_attention;
+pub mod cross_entropy;
+mod dispatch;
+pub mod embedding;
+pub mod gradient;
+pub mod gradient_norm;
+pub mod projection;
+pub mod recompute;
+pub mod rms_norm;
+pub mod rope;
+pub mod swiglu;
+#[cfg(test)]
+mod test_support;

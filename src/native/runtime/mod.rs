@@ -1,0 +1,11 @@
+//! The machine that a run is on.
+
+pub mod allocator;
+pub mod bandwidth;
+pub mod cards;
+pub mod cuda;
+pub mod device;
+pub mod memory;
+pub mod precision;
+pub mod threads;
+pub mod waiting;
