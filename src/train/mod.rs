@@ -21,6 +21,7 @@ pub mod journal;
 pub mod memory;
 pub mod metrics;
 pub mod mix_notices;
+mod objective;
 mod observer;
 mod open;
 pub mod optimizer;

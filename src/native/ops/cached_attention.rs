@@ -5,7 +5,7 @@
 //! `scaled_dot_product_attention`, with the G queries of a group laid out as rows of one matrix, so that grouped keys
 //! are not repeated in memory there either.
 
-use super::dispatch::has_kernel;
+use super::dispatch::{Backend, backend};
 use crate::native::shim::{self, CError, CTensor};
 use std::ffi::c_int;
 use tch::{TchError, Tensor};
@@ -32,7 +32,7 @@ pub fn cached_attention(
     mask: Option<&Tensor>,
 ) -> Result<Tensor, TchError> {
     let (_, tokens, _, _) = query.size4()?;
-    if tokens != 1 || mask.is_some() || !has_kernel(query)? {
+    if tokens != 1 || mask.is_some() || backend(query)? == Backend::Composed {
         return cached_attention_reference(query, key, value, mask);
     }
     let [query, key, value] = [query, key, value].map(shim::pointer);

@@ -1,10 +1,22 @@
-//! Where a fused kernel runs. Everything else (CUDA, f64, fp16) takes the composed reference of the same function.
+//! Which backend computes an operation.
 
 use tch::{Device, Kind, TchError, Tensor};
 
-/// Whether the CPU kernels take activations like `x`: fp32 or bf16 on the CPU.
-pub(super) fn has_kernel(x: &Tensor) -> Result<bool, TchError> {
-    Ok(matches!(x.f_kind()?, Kind::Float | Kind::BFloat16) && x.device() == Device::Cpu)
+/// What computes an operation.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Backend {
+    /// The kernel of `cpp/` on the CPU.
+    Cpu,
+    /// The reference of the same function, composed of libtorch's operators.
+    Composed,
+}
+
+/// The backend for activations like `x`: the CPU's kernels take fp32 and bf16; CUDA, f64 and fp16 are composed.
+pub(super) fn backend(x: &Tensor) -> Result<Backend, TchError> {
+    Ok(match (x.device(), x.f_kind()?) {
+        (Device::Cpu, Kind::Float | Kind::BFloat16) => Backend::Cpu,
+        _ => Backend::Composed,
+    })
 }
 
 /// The dtype that a reference computes in: fp32, or f64 for f64.

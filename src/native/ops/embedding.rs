@@ -4,7 +4,7 @@
 //! weight where the weight is a leaf: no gradient `[V, D]` of zeros is made and added, and a bf16 weight whose buffer
 //! is fp32 loses nothing on the way.
 
-use super::dispatch::{has_kernel, wide};
+use super::dispatch::{Backend, backend, wide};
 use crate::native::shim::{self, CError, CTensor};
 use std::ffi::c_int;
 use tch::{TchError, Tensor};
@@ -23,7 +23,7 @@ unsafe extern "C" {
 /// # Errors
 /// An id outside `0..V` (named; on the CPU), and shapes, dtypes or devices other than said.
 pub fn embedding(input_ids: &Tensor, weight: &Tensor, gate: Option<&Tensor>) -> Result<Tensor, TchError> {
-    if !has_kernel(weight)? {
+    if backend(weight)? == Backend::Composed {
         return embedding_reference(input_ids, weight, gate);
     }
     let (ids, weight, gate) = (shim::pointer(input_ids), shim::pointer(weight), shim::optional(gate));

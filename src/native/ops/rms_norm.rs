@@ -8,7 +8,7 @@
 //! output instead of x, the two gradients of x meet inside the kernel and are added where the first is made, which
 //! saves a pass over `[B, T, D]` and a buffer of that size per norm.
 
-use super::dispatch::{has_kernel, wide};
+use super::dispatch::{Backend, backend, wide};
 use crate::native::shim::{self, CError, CTensor};
 use std::ffi::c_int;
 use tch::{Kind, TchError, Tensor};
@@ -37,7 +37,7 @@ pub fn rms_norm(
     mean_weights: Option<&Tensor>,
     eps: f64,
 ) -> Result<(Tensor, Tensor), TchError> {
-    if !has_kernel(x)? {
+    if backend(x)? == Backend::Composed {
         return rms_norm_reference(x, weight, mean_weights, eps);
     }
     let (x, weight, mean_weights) = (shim::pointer(x), shim::pointer(weight), shim::optional(mean_weights));

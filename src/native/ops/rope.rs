@@ -6,7 +6,7 @@
 //!
 //! The backward is the rotation by the opposite angle: nothing but the tables is kept.
 
-use super::dispatch::{has_kernel, wide};
+use super::dispatch::{Backend, backend, wide};
 use crate::native::shim::{self, CError, CTensor};
 use std::ffi::c_int;
 use tch::{TchError, Tensor};
@@ -23,7 +23,7 @@ unsafe extern "C" {
 /// # Errors
 /// Shapes that do not fit each other, and dtypes or devices other than said.
 pub fn rope(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor, TchError> {
-    if !has_kernel(x)? {
+    if backend(x)? == Backend::Composed {
         return rope_reference(x, cos, sin);
     }
     let (x, cos, sin) = (shim::pointer(x), shim::pointer(cos), shim::pointer(sin));

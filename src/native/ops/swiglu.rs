@@ -3,7 +3,7 @@
 //! The composed form keeps silu(a), silu(a) ⊙ u and its cast for backward, each `[B, T, F]`; here a, u and z are kept
 //! and the sigmoid is made again.
 
-use super::dispatch::{has_kernel, wide};
+use super::dispatch::{Backend, backend, wide};
 use crate::native::shim::{self, CError, CTensor};
 use std::ffi::c_int;
 use tch::{TchError, Tensor};
@@ -18,7 +18,7 @@ unsafe extern "C" {
 /// # Errors
 /// Shapes that do not fit each other, and dtypes or devices other than said.
 pub fn swiglu(gate: &Tensor, up: &Tensor, mask: Option<&Tensor>) -> Result<Tensor, TchError> {
-    if !has_kernel(gate)? {
+    if backend(gate)? == Backend::Composed {
         return swiglu_reference(gate, up, mask);
     }
     let (gate, up, mask) = (shim::pointer(gate), shim::pointer(up), shim::optional(mask));

@@ -1,0 +1,65 @@
+//! What a step minimises, and its gradients: the only place that knows the terms.
+//!
+//! ```text
+//! loss = Σ_rows Σ_tokens CE / (target tokens of the batch) + L_lag
+//! ```
+//!
+//! The cross entropy is divided by the target tokens of the whole batch, so the number of micro-batches does not
+//! change the gradient. The Lagrangian has no noise and is added once. A term of the tokens belongs beside the cross
+//! entropy, in the loop over micro-batches; one of the masks alone beside the Lagrangian.
+
+use super::Error;
+use super::phases::Phase;
+use super::trainer::Trainer;
+use crate::model::gates::GateLinks;
+use crate::model::{ModelGates, loss};
+use shearling_domains::Batch;
+use shearling_masks::{Lagrangian, NoiseKey};
+use tch::Tensor;
+
+impl Trainer {
+    /// Forward and backward of all micro-batches; the summed loss of every row, on the device.
+    pub(super) fn accumulate(&mut self, batch: &Batch, step: u64) -> Result<Tensor, Error> {
+        let tokens = batch.sequence_length;
+        let scale = 1.0 / (batch.rows * loss::targets_per_row(tokens)) as f64;
+        let micro = self.config.train.micro_batch() as i64;
+        let ids: Vec<i64> = batch.tokens.iter().map(|id| i64::from(*id)).collect();
+        let ids = Tensor::f_from_slice(&ids)?.f_view([-1, tokens as i64])?.f_to_device(self.device)?;
+        let mut row_losses = Vec::new();
+        for (micro_batch, start) in (0..batch.rows as i64).step_by(micro as usize).enumerate() {
+            let ids = ids.f_narrow(0, start, micro.min(batch.rows as i64 - start))?;
+            let (gates, links) = self.drawn_gates(step, micro_batch as u64)?;
+            self.clock.mark(Phase::Masks);
+            let x = self.model.residual_stream(&ids, &self.context, &gates)?;
+            self.clock.mark(Phase::Forward);
+            let losses = self.model.losses(&x, &ids, scale, &gates)?;
+            drop(x);
+            self.clock.mark(Phase::Loss);
+            losses.objective.f_backward()?;
+            self.clock.mark(Phase::Backward);
+            links.map_or(Ok(()), |links| links.backward())?;
+            row_losses.push(losses.rows()?);
+            self.clock.mark(Phase::Masks);
+        }
+        Ok(Tensor::f_cat(&row_losses, 0)?)
+    }
+
+    /// The gates of a micro-batch, with the way back to the masks.
+    fn drawn_gates(&self, step: u64, micro_batch: u64) -> Result<(ModelGates, Option<GateLinks>), Error> {
+        let Some(masks) = &self.masks else { return Ok((ModelGates::none(), None)) };
+        let key = NoiseKey { seed: self.config.run.seed, step, micro_batch };
+        let (gates, links) = ModelGates::leaves(&self.model_config, &masks.set.sample(&key)?)?;
+        Ok((gates, Some(links)))
+    }
+
+    /// Backward of the Lagrangian.
+    pub(super) fn constrain(&mut self, step: u64) -> Result<Option<Lagrangian>, Error> {
+        let Some(masks) = &mut self.masks else { return Ok(None) };
+        let lagrangian = masks.set.lagrangian(step)?;
+        if lagrangian.loss.requires_grad() {
+            lagrangian.loss.f_backward()?;
+        }
+        self.clock.mark(Phase::Masks);
+        Ok(Some(lagrangian))
+    }
+}
