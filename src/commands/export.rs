@@ -13,7 +13,7 @@ use crate::files::refuse_taken;
 use crate::native::runtime::device;
 use crate::prune::{Equivalence, Transfer};
 use crate::run_dir::layout::mask_file;
-use crate::train::run_folder::saved_config;
+use crate::train::saved_run::saved_config;
 use crate::train::{Outcome, Setup};
 use anyhow::Context;
 use shearling_masks::MaskReport;
@@ -91,6 +91,7 @@ impl Shown {
 impl Observer for Shown {
     fn masks(&mut self, report: &MaskReport) {
         report_masks(report, &self.run, &self.printer);
+        self.printer.note("cutting to the target, then comparing with the masked model in fp64");
     }
 
     fn progress(&mut self, what: &str, done: usize, of: usize) {

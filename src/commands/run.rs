@@ -9,11 +9,11 @@ use super::resumed::{Resumed, resume, working_directory};
 use crate::cli::Printer;
 use crate::cli::arguments::{ConfigArguments, Run};
 use crate::cli::table::bytes;
-use crate::config::{self, PruneMethod, RunConfig, Stage};
+use crate::config::{self, RunConfig, Stage};
 use crate::export::{Written, folder_name};
 use crate::native::runtime::{device, threads};
 use crate::run_dir::layout::PRUNED;
-use crate::train::run_folder::refuse_existing;
+use crate::train::saved_run::refuse_existing;
 use crate::train::{Setup, run as train_run};
 use anyhow::Context;
 use std::num::NonZeroU64;
@@ -39,7 +39,7 @@ pub fn run(arguments: &Run, stage: Stage) -> anyhow::Result<Verdict> {
     config.run.threads = arguments.threads.threads.or(config.run.threads);
     config.run.tensorboard |= arguments.tensorboard;
     let resumes = arguments.resume.is_some();
-    let one_shot = config.prune.method == PruneMethod::Magnitude;
+    let one_shot = config.prune.method.is_one_shot();
     let origin = if one_shot { Origin::OneShot } else { Origin::Run(config.run.directory.clone()) };
     let stop_at = arguments.stop_at.map(NonZeroU64::get);
     finish(execute(config, stage, resumes, stop_at, &printer), &origin, &printer)
@@ -64,7 +64,7 @@ pub fn execute(
     for warning in setup.warnings() {
         printer.warn(warning);
     }
-    if stage == Stage::Prune && setup.config.prune.method == PruneMethod::Magnitude {
+    if stage == Stage::Prune && setup.config.prune.method.is_one_shot() {
         return prune_one_shot(&setup, setup.config.run.directory.join(PRUNED), printer).map(Some);
     }
     let label = stage.name();

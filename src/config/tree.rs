@@ -435,6 +435,16 @@ pub enum PruneMethod {
     Magnitude,
 }
 
+impl PruneMethod {
+    /// Whether the source is cut at once, without a step.
+    pub fn is_one_shot(self) -> bool {
+        match self {
+            PruneMethod::Magnitude => true,
+            PruneMethod::Learned => false,
+        }
+    }
+}
+
 /// `[eval]`
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]

@@ -13,7 +13,7 @@ use crate::prune::{Conversion, convert, magnitude, shape};
 use crate::run_dir::layout::{STEP_MODEL, mask_file};
 use crate::run_dir::{RunDir, StepDir, Verify};
 use crate::train::Setup;
-use crate::train::written::written_dtype;
+use crate::train::written_dtype::written_dtype;
 use sha2::{Digest, Sha256};
 use shearling_masks::{Gates, KeepPlan, MaskReport, MaskSet, MaskSpec};
 use std::path::{Path, PathBuf};

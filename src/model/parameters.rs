@@ -1,5 +1,5 @@
-//! Every weight of a model by name, shape and role. Loading, initialising, folding and counting all walk this
-//! list, so a new family is a new line here and nowhere else.
+//! Every weight of a model by role: its name, its shape, and whether a model has it. Loading, initialising, folding and
+//! counting all walk this list.
 
 use super::ModelConfig;
 

@@ -13,9 +13,10 @@ const SCALE: f32 = 2.0;
 /// The figure as a PNG file.
 pub fn png(figure: &Figure) -> Result<Vec<u8>, Error> {
     let failed = |problem: String| Error::Drawing { figure: figure.caption().id.clone(), problem };
-    let svg = figure.svg(Form::File);
+    // The typeface has no arrow.
+    let svg = figure.svg(Form::File).into_string().replace('→', "›");
     let options = Options { fontdb: fonts(), font_family: "sans-serif".to_string(), ..Options::default() };
-    let tree = Tree::from_str(svg.as_str(), &options).map_err(|error| failed(error.to_string()))?;
+    let tree = Tree::from_str(&svg, &options).map_err(|error| failed(error.to_string()))?;
     let (width, height) = (tree.size().width() * SCALE, tree.size().height() * SCALE);
     let mut pixels = Pixmap::new(width.ceil() as u32, height.ceil() as u32)
         .ok_or_else(|| failed(format!("{width} × {height} pixels are no picture")))?;

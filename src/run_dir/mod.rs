@@ -4,15 +4,15 @@
 //! state of a run ─► StepStaging ─► RUN/checkpoints/step-00000100/ {files…, manifest.json}
 //! ```
 
+mod folder;
 pub mod layout;
 mod lock;
 mod manifest;
 pub mod record;
-mod run;
 mod step_dir;
 
+pub use folder::{Latest, RunDir, SkippedStep};
 pub use layout::MANIFEST_NAME;
 pub use lock::{Activity, RunLock};
 pub use manifest::{FileEntry, MANIFEST_VERSION, Manifest, sha256_of_file};
-pub use run::{Latest, RunDir, SkippedStep};
 pub use step_dir::{StepDir, StepStaging, Verify};

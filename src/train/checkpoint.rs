@@ -12,7 +12,7 @@
 //! There is no state of a random generator: all noise comes from counters.
 
 use super::Error;
-use super::batches::loader_config;
+use super::loader_config::loader_config;
 use super::memory::checkpoint_bytes;
 use super::setup::{Device, Setup};
 use super::trainer::{Counters, Trainer, load_masters};

@@ -29,6 +29,14 @@ impl Intervals {
         Intervals { steps: config.train.steps, evaluate_every, save_every, stop_at, mixer_from }
     }
 
+    /// Evaluations of the whole run: the one before the first step, the scheduled ones, and with masks a second one of the
+    /// cut wherever a step is saved on schedule.
+    pub fn evaluations(&self, with_masks: bool) -> u64 {
+        let steps = 1..=self.steps;
+        let cuts = if with_masks { steps.clone().filter(|step| self.saves_on_schedule(*step)).count() } else { 0 };
+        1 + (steps.filter(|step| self.evaluates(*step)).count() + cuts) as u64
+    }
+
     /// Evaluate after `step`: on schedule and at the end.
     pub fn evaluates(&self, step: u64) -> bool {
         step == self.steps || (step > 0 && step.is_multiple_of(self.evaluate_every))

@@ -10,7 +10,6 @@
 //!
 //! Everything random comes from counters, so a run that stops at any step and resumes is the same run.
 
-mod batches;
 pub mod checkpoint;
 pub mod decide;
 mod error;
@@ -18,6 +17,7 @@ pub mod evaluation;
 pub mod fit;
 mod guard;
 pub mod journal;
+mod loader_config;
 pub mod memory;
 pub mod metrics;
 pub mod mix_notices;
@@ -29,9 +29,9 @@ mod outcome;
 pub mod outline;
 pub mod phases;
 pub mod references;
-pub mod run;
-pub mod run_folder;
+mod run_loop;
 pub mod same_run;
+pub mod saved_run;
 pub mod schedule;
 pub mod settling;
 pub mod setup;
@@ -40,12 +40,12 @@ pub mod tensorboard;
 pub mod trainer;
 pub mod watchdog;
 mod way_back;
-pub mod written;
+pub mod written_dtype;
 
 pub use error::Error;
 pub use observer::Observer;
 pub use outcome::Outcome;
 pub use outline::{Findings, Outline};
-pub use run::run;
+pub use run_loop::run;
 pub use setup::{Device, Setup};
 pub use trainer::Trainer;

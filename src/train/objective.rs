@@ -1,4 +1,4 @@
-//! What a step minimises, and its gradients: the only place that knows the terms.
+//! What a step minimises, and its gradients.
 //!
 //! ```text
 //! loss = Σ_rows Σ_tokens CE / (target tokens of the batch) + L_lag

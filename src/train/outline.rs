@@ -1,13 +1,14 @@
 //! A run as far as it can be known without its weights and without its data: shapes, masks, proportions. What `plan`
 //! stands on. [`Setup`](super::Setup) is the whole of it and refuses at the first fault; an outline collects the faults.
 
+use super::Error;
 use super::decide::Intervals;
+use super::loader_config::loader_config;
 use super::references::{References, initial_proportions};
 use super::setup::{
     Device, RandomFrame, check_data_fits, check_loads_elsewhere, check_rows_suffice, check_target_differs,
     loads_in_some_only, mixer_config, random_config, resolve_bounds,
 };
-use super::{Error, batches};
 use crate::config::{self, RunConfig, Stage, validate};
 use crate::hf::{ModelConfig, RawConfig};
 use crate::prune::shape;
@@ -211,7 +212,7 @@ fn mix(
     });
     let updates = Intervals::new(config, None).mixer_updates();
     let reach = mixer.map(|mixer| Reach { updates, bounds: mixer.reach(updates) });
-    findings.keep(batches::loader_config(config).validate());
+    findings.keep(loader_config(config).validate());
     findings.keep(check_rows_suffice(config, &shares, dataset));
     (names.iter().cloned().zip(shares).collect(), reach)
 }

@@ -2,7 +2,7 @@
 //! data, source model, masks' shapes.
 
 use super::Error;
-use super::batches;
+use super::loader_config::loader_config;
 use super::references::{References, initial_proportions};
 use crate::config::{ComputeDtype, Mixer as MixerTable, RandomModel, RunConfig, Stage, validate};
 use crate::files::DType;
@@ -84,7 +84,7 @@ impl Setup {
             references,
         };
         setup.mixer()?;
-        batches::loader_config(&setup.config).validate()?;
+        loader_config(&setup.config).validate()?;
         check_rows_suffice(&setup.config, &setup.proportions, &setup.dataset)?;
         Ok(setup)
     }

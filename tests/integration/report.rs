@@ -111,7 +111,7 @@ fn planted_facts_are_read_back_from_the_page() {
     }
     let hurt = answer(&data, "hurt");
     assert!(hurt["answer"].as_str().unwrap().starts_with("Degraded: "), "{hurt}");
-    assert!(hurt["points"][0].as_str().unwrap().starts_with("code: 1 → 2 by the cut (+1.000"), "{hurt}");
+    assert!(hurt["points"][0].as_str().unwrap().starts_with("code: 1 → 2 by pruning (+1.000"), "{hurt}");
     assert!(hurt["points"][0].as_str().unwrap().contains("now 1.25 (75 % recovered)"), "{hurt}");
     assert!(answer(&data, "data")["points"].to_string().contains("books: 560 rows"), "{}", answer(&data, "data"));
     assert_eq!(answer(&data, "speed")["answer"], "Yes: recover/model decodes 2.50× as fast as models/source.");

@@ -1,6 +1,6 @@
 //! Text to token rows.
 //!
-//! All input is found and looked into first (`sources`, `sniff`), so that what cannot be read is said before the work.
+//! All input is found and looked into first (`sources`, `check_input`), so that what cannot be read is said before the work.
 //! Then two passes over each domain's files, both streaming and both on all cores: the first counts the documents by the hash
 //! of their text, which decides the held-out split (`split`); the second encodes them, packs each side into rows of one
 //! length and writes Parquet (`pack`). A tokenizer is trained in between where one is asked for (`bpe`). The output
@@ -10,6 +10,7 @@
 
 mod bpe;
 mod card;
+mod check_input;
 mod config;
 mod documents;
 mod encoder;
@@ -17,7 +18,6 @@ mod encoding;
 mod json_line;
 mod pack;
 mod parquet_rows;
-mod sniff;
 mod sources;
 mod split;
 
@@ -105,7 +105,7 @@ pub fn prepare(config: &PrepareConfig, progress: &dyn Progress) -> Result<Manife
     let folder = staging.path();
     // What cannot be used, text or tokenizer, is reported before hours of counting.
     let sources = sources::find_all(&config.domains, progress)?;
-    sources.iter().flatten().try_for_each(|source| sniff::check(source, config))?;
+    sources.iter().flatten().try_for_each(|source| check_input::check(source, config))?;
     let (encoder, domains) = match &config.tokenizer {
         TokenizerSource::File(path) => {
             (adopt_tokenizer(path, config, folder, progress)?, count_all(sources, config, progress)?)

@@ -116,7 +116,7 @@ impl Report<'_> {
         table.row(["step".to_string(), format!("{:.1}", 1e3 * total), String::new()]);
         let memory = self.peak_above_base().map_or("unknown on this system".to_string(), bytes);
         format!(
-            "{} parameters, {} tokens per step, {:.3e} FLOPs per token, {}\n\n{table}\n{} tokens/s, {:.1} of {:.1} TFLOP/s \
+            "{} parameters, {} tokens per step, {:.3e} FLOPs per token, {}\n\n{table}\n{} tokens/s, {:.2} of {:.2} TFLOP/s \
              ({:.1} % MFU)\npeak memory of the run {memory}, predicted {}\n",
             grouped(ParameterCount::of(&self.setup.model).total()),
             grouped(self.measured.tokens as i64),

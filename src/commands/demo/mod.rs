@@ -31,7 +31,7 @@ use crate::files::write_atomic;
 use crate::inspect::{RunHistory, RunSummary};
 use crate::native::runtime::device;
 use crate::prune::Equivalence;
-use crate::train::run_folder::is_free;
+use crate::train::saved_run::is_free;
 use anyhow::Context;
 use recipe::Recipe;
 use serde_json::json;

@@ -60,7 +60,8 @@ impl Part {
             eval_every,
             eval_rows,
             eval_rows_said: "held-out rows; evaluations stay a tenth of the time or so".to_string(),
-            save_every: (stage.steps / 4).clamp(1, 3200),
+            // Saved steps are evaluated: on the same steps as the others.
+            save_every: ((stage.steps / 4).clamp(1, 3200) / eval_every).max(1) * eval_every,
             settings: ONE_ROW,
             memory_said: String::new(),
             disk_said: String::new(),

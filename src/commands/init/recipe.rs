@@ -71,7 +71,8 @@ impl Recipe {
         let stages = Stages::new(&model, &target, row_tokens, budget);
         let mut warnings = Vec::new();
         if stages.exceeded {
-            warnings.push(too_small(&stages, &place));
+            let shorter = shorter_rows(&model, &target, row_tokens, budget);
+            warnings.push(too_small(&stages, &place, shorter));
         }
         let file = arguments
             .out
@@ -197,7 +198,17 @@ fn budget(arguments: &Init, place: &Place) -> anyhow::Result<Budget> {
     Ok(Budget::Flops(hours * 3600.0 * rate))
 }
 
-fn too_small(stages: &Stages, place: &Place) -> String {
+/// Rows below which text is cut into pieces too small to learn from.
+const SHORTEST_ROWS: i64 = 128;
+
+/// The longest rows with which the budget is enough, halved from `tokens`.
+fn shorter_rows(source: &ModelConfig, target: &ModelConfig, tokens: i64, budget: Budget) -> Option<i64> {
+    let halved = std::iter::successors(Some(tokens / 2), |tokens| Some(tokens / 2));
+    let mut possible = halved.take_while(|tokens| *tokens >= SHORTEST_ROWS);
+    possible.find(|tokens| !Stages::new(source, target, *tokens, budget).exceeded)
+}
+
+fn too_small(stages: &Stages, place: &Place, shorter: Option<i64>) -> String {
     let takes = match place.flops {
         Some(flops) => format!(
             " and take about {}",
@@ -206,8 +217,14 @@ fn too_small(stages: &Stages, place: &Place) -> String {
         None => String::new(),
     };
     format!(
-        "the budget is less than masks need to settle: the files have the fewest steps that do{takes}. A larger budget \
-         (--hours) or shorter rows (--sequence-length, before the data are prepared) fit both"
+        "the budget is less than masks need to settle: the files have the fewest steps with which most do{takes}; {}",
+        match shorter {
+            Some(tokens) => format!(
+                "rows of {tokens} tokens would keep to it (--sequence-length {tokens}, here and of data prepare), or give \
+                 more with --hours"
+            ),
+            None => "give more with --hours".to_string(),
+        }
     )
 }
 

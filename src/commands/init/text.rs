@@ -196,7 +196,7 @@ fn reference_path(recipe: &Recipe) -> std::path::PathBuf {
 fn train(text: &mut String, recipe: &Recipe, part: &Part, warmup: u64, warmup_said: &str) {
     let (stage, settings) = (&part.stage, &part.settings);
     let said = match part.prunes() {
-        true => "from the budget; fewer than 300 leave the masks undecided",
+        true => "from the budget; below 300 most masks stay undecided",
         false => "from the budget; more is better",
     };
     let batch = format!(

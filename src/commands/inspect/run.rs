@@ -38,7 +38,7 @@ fn text(history: &RunHistory, terminal: Terminal) -> String {
         ("curves over the steps", tables::curves(history, curve)),
         ("a sample of the steps", tables::sampled_steps(history)),
         ("validation loss", tables::validation(history)),
-        ("domains: degradation by the cut (in standard errors), and recovery since", tables::stories(history)),
+        ("domains: degradation by pruning (in standard errors), and recovery since", tables::stories(history)),
         ("proportions of the mix", tables::proportions(history, curve)),
         ("excess loss over the reference", tables::excess(history)),
         ("constraint at the last step; the trend is of the violation", tables::constraints(history, curve)),

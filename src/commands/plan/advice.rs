@@ -9,7 +9,7 @@ use crate::native::runtime::precision::has_bf16;
 use crate::train::Outline;
 use crate::train::settling::{ENOUGH_CROSSINGS, crossings};
 use crate::train::setup::{Device, compute_dtype};
-use crate::train::written;
+use crate::train::written_dtype;
 use shearling_domains::MixerKind;
 
 /// All of it.
@@ -34,7 +34,7 @@ fn learns_masks(outline: &Outline) -> bool {
 }
 
 fn one_shot(outline: &Outline) -> Option<String> {
-    (outline.spec.is_some() && outline.config.prune.method == PruneMethod::Magnitude)
+    (outline.spec.is_some() && outline.config.prune.method.is_one_shot())
         .then(|| "prune.method = \"magnitude\" cuts at once: no step is taken and no checkpoint written".to_string())
 }
 
@@ -105,7 +105,7 @@ pub(super) fn written_dtype(outline: &Outline) -> (&'static str, DType) {
         None => ("checkpoint.export_dtype", config.checkpoint.export_dtype),
     };
     // What the weights are stored in counts, where they are here; else what config.json says of them.
-    let stored = || written::written_dtype(config, outline.stage).ok().filter(|_| config.model.source.is_some());
+    let stored = || written_dtype::written_dtype(config, outline.stage).ok().filter(|_| config.model.source.is_some());
     let announced = || outline.model.dtype.filter(|_| config.model.source.is_some());
     let computed = || compute_dtype(config.run.dtype, outline.device);
     (key, asked.or_else(stored).or_else(announced).unwrap_or_else(computed))

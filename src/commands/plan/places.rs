@@ -62,7 +62,11 @@ impl Places {
             let cards = CARDS.iter().filter(|card| self.fit(card) == fit);
             let names: Vec<String> =
                 cards.map(|card| format!("{} ({:.0} GiB)", card.name, gib(card.memory_bytes()))).collect();
-            if names.is_empty() { "none".to_string() } else { names.join(", ") }
+            match names.as_slice() {
+                [] => "none".to_string(),
+                [smallest, ..] if names.len() == CARDS.len() => format!("every card from {smallest} on"),
+                names => names.join(", "),
+            }
         };
         let lead = if device.is_cuda() { "cards" } else { "on a GPU" };
         text.push_str(&format!("{lead}: {needed:.1} GiB; fits in {}", named(Fit::Yes)));

@@ -15,6 +15,7 @@ use crate::model::count::{ParameterCount, training_flops_per_token};
 use crate::native::runtime::cards::Card;
 use crate::native::runtime::device;
 use crate::train::Outline;
+use crate::train::decide::Intervals;
 use crate::train::memory::checkpoint_bytes;
 use crate::train::setup::compute_dtype;
 use serde_json::{Value, json};
@@ -41,7 +42,7 @@ fn measured_seconds(outline: &Outline, flops: f64) -> Option<(f64, String)> {
     let place = Place::here().ok().filter(|place| place.device == outline.device)?;
     let said =
         format!("{}, measured here (`shearling bench step --config FILE` times the step itself)", place.rate_said);
-    Some((flops / place.flops?, format!("about, {said}")))
+    Some((flops / place.flops?, said))
 }
 
 impl Report {
@@ -145,14 +146,15 @@ impl Report {
         ));
         text.push_str(&match self.eval_flops {
             Some(flops) => format!(
-                "FLOPs: {:.3e} training + {flops:.3e} evaluation ({:.1} %)\n",
+                "FLOPs: {:.3e} training + {flops:.3e} in {} evaluations ({:.1} %)\n",
                 self.train_flops,
+                evaluations(outline),
                 100.0 * flops / self.train_flops
             ),
             None => format!("FLOPs: {:.3e} training; evaluations come on top\n", self.train_flops),
         });
         text.push_str(&match &self.seconds {
-            Some((seconds, said)) => format!("time {said}: {}\n", duration(*seconds)),
+            Some((seconds, said)) => format!("time: about {} {said}\n", duration(*seconds)),
             None => "time: not known here; give --tokens-per-second, --tflops or --card\n".to_string(),
         });
         text.push_str(&format!("memory (estimated, {}): {}\n", computed(outline), self.places.memory));
@@ -223,6 +225,10 @@ impl Report {
     }
 }
 
+fn evaluations(outline: &Outline) -> u64 {
+    Intervals::new(&outline.config, None).evaluations(outline.spec.is_some())
+}
+
 /// Tokens of all evaluations of a run, where the domains are known.
 fn eval_tokens(outline: &Outline) -> Option<f64> {
     let config = &outline.config;
@@ -231,7 +237,7 @@ fn eval_tokens(outline: &Outline) -> Option<f64> {
         None if outline.domains.is_empty() => return None,
         None => (outline.domains.len() * config.eval.rows_per_domain) as u64,
     };
-    let evaluations = config.train.steps / config.eval.every_steps.max(1) + 1;
+    let evaluations = evaluations(outline);
     Some(evaluations as f64 * rows as f64 * outline.row_tokens as f64)
 }
 

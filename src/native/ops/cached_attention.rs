@@ -32,8 +32,9 @@ pub fn cached_attention(
     mask: Option<&Tensor>,
 ) -> Result<Tensor, TchError> {
     let (_, tokens, _, _) = query.size4()?;
-    if tokens != 1 || mask.is_some() || backend(query)? == Backend::Composed {
-        return cached_attention_reference(query, key, value, mask);
+    match backend(query)? {
+        Backend::Cpu if tokens == 1 && mask.is_none() => (),
+        Backend::Cpu | Backend::Composed => return cached_attention_reference(query, key, value, mask),
     }
     let [query, key, value] = [query, key, value].map(shim::pointer);
     // SAFETY: three live tensors; dtypes, sizes and layout are checked on the other side.

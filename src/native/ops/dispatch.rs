@@ -13,8 +13,8 @@ pub(super) enum Backend {
 
 /// The backend for activations like `x`: the CPU's kernels take fp32 and bf16; CUDA, f64 and fp16 are composed.
 pub(super) fn backend(x: &Tensor) -> Result<Backend, TchError> {
-    Ok(match (x.device(), x.f_kind()?) {
-        (Device::Cpu, Kind::Float | Kind::BFloat16) => Backend::Cpu,
+    Ok(match x.f_kind()? {
+        Kind::Float | Kind::BFloat16 if x.device() == Device::Cpu => Backend::Cpu,
         _ => Backend::Composed,
     })
 }

@@ -23,8 +23,9 @@ unsafe extern "C" {
 /// # Errors
 /// An id outside `0..V` (named; on the CPU), and shapes, dtypes or devices other than said.
 pub fn embedding(input_ids: &Tensor, weight: &Tensor, gate: Option<&Tensor>) -> Result<Tensor, TchError> {
-    if backend(weight)? == Backend::Composed {
-        return embedding_reference(input_ids, weight, gate);
+    match backend(weight)? {
+        Backend::Composed => return embedding_reference(input_ids, weight, gate),
+        Backend::Cpu => (),
     }
     let (ids, weight, gate) = (shim::pointer(input_ids), shim::pointer(weight), shim::optional(gate));
     // SAFETY: the tensors live for the time of the call.

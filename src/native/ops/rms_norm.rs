@@ -37,8 +37,9 @@ pub fn rms_norm(
     mean_weights: Option<&Tensor>,
     eps: f64,
 ) -> Result<(Tensor, Tensor), TchError> {
-    if backend(x)? == Backend::Composed {
-        return rms_norm_reference(x, weight, mean_weights, eps);
+    match backend(x)? {
+        Backend::Composed => return rms_norm_reference(x, weight, mean_weights, eps),
+        Backend::Cpu => (),
     }
     let (x, weight, mean_weights) = (shim::pointer(x), shim::pointer(weight), shim::optional(mean_weights));
     // SAFETY: the tensors live for the time of the call, `outputs` has room for two.

@@ -23,8 +23,9 @@ unsafe extern "C" {
 /// # Errors
 /// Shapes that do not fit each other, and dtypes or devices other than said.
 pub fn rope(x: &Tensor, cos: &Tensor, sin: &Tensor) -> Result<Tensor, TchError> {
-    if backend(x)? == Backend::Composed {
-        return rope_reference(x, cos, sin);
+    match backend(x)? {
+        Backend::Composed => return rope_reference(x, cos, sin),
+        Backend::Cpu => (),
     }
     let (x, cos, sin) = (shim::pointer(x), shim::pointer(cos), shim::pointer(sin));
     // SAFETY: the tensors live for the time of the call.

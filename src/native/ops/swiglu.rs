@@ -18,8 +18,9 @@ unsafe extern "C" {
 /// # Errors
 /// Shapes that do not fit each other, and dtypes or devices other than said.
 pub fn swiglu(gate: &Tensor, up: &Tensor, mask: Option<&Tensor>) -> Result<Tensor, TchError> {
-    if backend(gate)? == Backend::Composed {
-        return swiglu_reference(gate, up, mask);
+    match backend(gate)? {
+        Backend::Composed => return swiglu_reference(gate, up, mask),
+        Backend::Cpu => (),
     }
     let (gate, up, mask) = (shim::pointer(gate), shim::pointer(up), shim::optional(mask));
     // SAFETY: the tensors live for the time of the call.

@@ -3,7 +3,7 @@
 //! OpenMP's threads meet at the end of every operation. The runtime that libtorch for Linux brings (libgomp) lets a
 //! thread that has nothing to do spin for milliseconds. On a machine of one's own that saves the waking. Beside one other busy
 //! process it is ruinous: threads spin through the time slices that the thread they wait for should have. So here they
-//! spin only about as long as waking takes ([`SPIN_COUNT`]); docs/architecture.md has the reasons, and
+//! spin only about as long as waking takes ([`SPIN_COUNT`]); docs/native.md has the reasons, and
 //! `tests/bench/waiting.py` measures it.
 //!
 //! libgomp reads its settings when it is loaded, before `main`, and has no function to change them. The environment

@@ -49,7 +49,7 @@ fn unmeasured(stories: &[DomainStory]) -> &'static str {
 fn verdict(measured: &[&DomainStory]) -> (Verdict, String) {
     let degraded: Vec<&DomainStory> = measured.iter().copied().filter(|story| is_degraded(story)).collect();
     if degraded.is_empty() {
-        return (Verdict::Good, "No domain lost more than two standard errors by the cut.".to_string());
+        return (Verdict::Good, "No domain lost more than two standard errors by pruning.".to_string());
     }
     let names = |of: &dyn Fn(&DomainStory) -> bool| {
         let names: Vec<&str> = degraded.iter().filter(|story| of(story)).map(|story| story.domain.as_str()).collect();
@@ -109,7 +109,7 @@ fn story_point(story: &DomainStory, last: &str) -> String {
         (Later::NotContinued, _) => format!(". Not in the data of {last}, so not evaluated since"),
         (Later::Nothing, _) => String::new(),
     };
-    format!("{name}: {} → {} by the cut ({damage:+.3}{errors}){now}.", loss(story.source), loss(story.cut))
+    format!("{name}: {} → {} by pruning ({damage:+.3}{errors}){now}.", loss(story.source), loss(story.cut))
 }
 
 /// What is known of a domain whose source was not evaluated on the rows of the cut.

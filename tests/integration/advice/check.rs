@@ -301,6 +301,6 @@ fn missing_files_and_dead_links_are_found() {
     assert_eq!(missing("src/native/ops/NAME.rs, configs/*.toml, ../docs/none.md, docs/guides/evaluate.md."), 0);
     let page = root.join("README.md");
     let dead = |text: &str| dead_links(&page, "t", text).len();
-    assert_eq!(dead("[a](docs/architecture.md#the-fast-core) [b](https://x.y/none) [c](#installing)"), 0);
+    assert_eq!(dead("[a](docs/native.md#the-fast-core) [b](https://x.y/none) [c](#installing)"), 0);
     assert_eq!(dead("[a](docs/architecture.md#no-such) [b](docs/none.md) [c](#no-such-heading)"), 3);
 }
