@@ -12,7 +12,6 @@ use crate::cli::table::bytes;
 use crate::config::{self, RunConfig, Stage};
 use crate::export::{Written, folder_name};
 use crate::native::runtime::{device, threads};
-use crate::run_dir::layout::PRUNED;
 use crate::train::saved_run::refuse_existing;
 use crate::train::{Setup, run as train_run};
 use anyhow::Context;
@@ -65,7 +64,7 @@ pub fn execute(
         printer.warn(warning);
     }
     if stage == Stage::Prune && setup.config.prune.method.is_one_shot() {
-        return prune_one_shot(&setup, setup.config.run.directory.join(PRUNED), printer).map(Some);
+        return prune_one_shot(&setup, setup.config.run.directory.join(folder_name(stage)), printer).map(Some);
     }
     let label = stage.name();
     let mut terminal = TerminalObserver::new(*printer, label, setup.config.train.steps);

@@ -4,7 +4,7 @@ use super::card::{card, card_shape};
 use super::check_rows::check_rows;
 use super::{Error, Observer, Written};
 use crate::config::{self, RunConfig, Stage};
-use crate::files::Staging;
+use crate::files::{Staging, sha256_of_text};
 use crate::hf::{Checkpoint, ModelCard, ModelConfig, ShardWriter, TensorPlan, carry_companions};
 use crate::model::count::ParameterCount;
 use crate::model::parameters::parameters;
@@ -14,7 +14,6 @@ use crate::run_dir::layout::{STEP_MODEL, mask_file};
 use crate::run_dir::{RunDir, StepDir, Verify};
 use crate::train::Setup;
 use crate::train::written_dtype::written_dtype;
-use sha2::{Digest, Sha256};
 use shearling_masks::{Gates, KeepPlan, MaskReport, MaskSet, MaskSpec};
 use std::path::{Path, PathBuf};
 use tch::Device;
@@ -158,6 +157,5 @@ pub fn open_step(run: &Path, step: Option<u64>) -> Result<StepDir, Error> {
 
 /// SHA-256 of a resolved configuration, in hex.
 fn digest(config: &RunConfig) -> Result<String, Error> {
-    let digest = Sha256::digest(config::resolved_toml(config)?.as_bytes());
-    Ok(digest.iter().map(|byte| format!("{byte:02x}")).collect())
+    Ok(sha256_of_text(&config::resolved_toml(config)?))
 }

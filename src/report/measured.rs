@@ -1,11 +1,12 @@
 //! Whose a measured model is: eval and latency files name models by folder, runs know which folders they wrote and
-//! started from, and the card of an exported model which run it is of. Folders are told apart by where they lie on the disk; only a folder that is not there any more is
-//! recognised by the end of its path, and only where no other of the given runs has one that ends alike.
+//! started from, and the card of an exported model which run it is of. Folders are told apart by where they lie on the disk;
+//! only a folder that is not there any more is recognised by the end of its path, and only where no other of the given runs
+//! has one that ends alike.
 
 use super::lineage::{RunView, parts, source_of};
+use crate::files::sha256_of_text;
 use crate::hf::ModelCard;
 use crate::run_dir::layout::{MODEL, PRUNED};
-use sha2::{Digest, Sha256};
 use std::path::{Path, PathBuf};
 
 /// What a model is to a line of runs.
@@ -41,12 +42,8 @@ pub fn part_in(line: &[&RunView], all: &[RunView], folder: &str, parameters: Opt
 fn exported_from(line: &[&RunView], folder: &Path) -> bool {
     let card = ModelCard::read(folder).ok().flatten();
     let Some(digest) = card.and_then(|card| card.config_digest) else { return false };
-    let own = |run: &&RunView| run.history.config.as_deref().is_some_and(|config| hex_sha256(config) == digest);
+    let own = |run: &&RunView| run.history.config.as_deref().is_some_and(|config| sha256_of_text(config) == digest);
     line.iter().any(own)
-}
-
-fn hex_sha256(text: &str) -> String {
-    Sha256::digest(text.as_bytes()).iter().map(|byte| format!("{byte:02x}")).collect()
 }
 
 /// A folder, by where it lies and by its name.

@@ -5,11 +5,8 @@
 use super::layout::MANIFEST_NAME;
 use crate::files::json::{self, Fields};
 use crate::files::publish::entries_of;
-use crate::files::{Error, Result};
+use crate::files::{Error, Result, sha256_of_file};
 use serde::{Deserialize, Serialize};
-use sha2::{Digest, Sha256};
-use std::fs::File;
-use std::io::Read;
 use std::path::{Component, Path};
 
 /// The version of its format that is written; versions above are refused.
@@ -88,19 +85,6 @@ impl Manifest {
     }
 }
 
-/// The SHA-256 of a file in lower-case hexadecimal.
-pub fn sha256_of_file(path: &Path) -> Result<String> {
-    let mut file = File::open(path).map_err(Error::io("open", path))?;
-    let mut hash = Sha256::new();
-    let mut buffer = vec![0u8; 1 << 20];
-    loop {
-        match file.read(&mut buffer).map_err(Error::io("read", path))? {
-            0 => return Ok(hash.finalize().iter().map(|byte| format!("{byte:02x}")).collect()),
-            n => hash.update(&buffer[..n]),
-        }
-    }
-}
-
 fn collect(dir: &Path, prefix: &str, files: &mut Vec<FileEntry>) -> Result<()> {
     for path in entries_of(dir)? {
         let broken = |problem: &str| Error::BrokenStep { path: path.clone(), problem: problem.to_owned() };
@@ -127,15 +111,6 @@ mod tests {
     use super::*;
     use serde_json::json;
     use std::fs;
-
-    #[test]
-    fn the_hash_is_sha256() {
-        let dir = tempfile::tempdir().unwrap();
-        let path = dir.path().join("abc");
-        fs::write(&path, "abc").unwrap();
-        let expected = "ba7816bf8f01cfea414140de5dae2223b00361a396177a9cb410ff61f20015ad";
-        assert_eq!(sha256_of_file(&path).unwrap(), expected);
-    }
 
     #[test]
     fn a_manifest_lists_every_file_and_reads_back() {

@@ -14,5 +14,5 @@ mod step_dir;
 pub use folder::{Latest, RunDir, SkippedStep};
 pub use layout::MANIFEST_NAME;
 pub use lock::{Activity, RunLock};
-pub use manifest::{FileEntry, MANIFEST_VERSION, Manifest, sha256_of_file};
+pub use manifest::{FileEntry, MANIFEST_VERSION, Manifest};
 pub use step_dir::{StepDir, StepStaging, Verify};

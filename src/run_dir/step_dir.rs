@@ -4,9 +4,9 @@
 //! anywhere leaves the former steps untouched and at most a temporary folder that nobody lists.
 
 use super::layout::{MANIFEST_NAME, step_name, step_of};
-use super::manifest::{Manifest, sha256_of_file};
+use super::manifest::Manifest;
 use crate::files::publish::{self, STAGING_MARK, Staging};
-use crate::files::{Error, Result};
+use crate::files::{Error, Result, sha256_of_file};
 use std::fs;
 use std::path::{Path, PathBuf};
 

@@ -4,11 +4,12 @@
 //! is known from the other's configuration: the file given by `--source-as`, the run folder if the run has begun, or the
 //! configuration beside this one whose run writes exactly that folder.
 
-use crate::config::{self, RunConfig};
+use crate::config::{self, RunConfig, Stage};
+use crate::export::folder_name;
 use crate::files::DType;
 use crate::hf::{RawConfig, not_a_model};
 use crate::prune::shape;
-use crate::run_dir::layout::{MODEL, PRUNED, RESOLVED_CONFIG};
+use crate::run_dir::layout::RESOLVED_CONFIG;
 use anyhow::{Context, bail};
 use std::path::{Component, Path, PathBuf};
 
@@ -75,15 +76,14 @@ fn written_by(config: &RunConfig, source: &RawConfig) -> anyhow::Result<RawConfi
 
 /// The folder in which a run of `config` leaves its model.
 fn written_folder(config: &RunConfig) -> PathBuf {
-    config.run.directory.join(if config.target.is_some() { PRUNED } else { MODEL })
+    config.run.directory.join(folder_name(Stage::of(config)))
 }
 
 /// The saved configuration of the run that will write `folder`, if it has begun.
 fn run_behind(folder: &Path) -> Option<PathBuf> {
     let resolved = folder.parent()?.join(RESOLVED_CONFIG);
     let config = config::load(&resolved, &[]).ok()?;
-    let name = if config.target.is_some() { PRUNED } else { MODEL };
-    (folder.file_name()? == name).then_some(resolved)
+    (folder.file_name()? == folder_name(Stage::of(&config))).then_some(resolved)
 }
 
 /// The configuration in the folder of `file` whose run writes `folder`. Files that are no configurations are passed
