@@ -28,6 +28,7 @@ mod integration {
     pub mod report_compare;
     pub mod resume;
     pub mod run_life;
+    pub mod scores;
     pub mod support;
     pub mod tensorboard;
     pub mod threads;

@@ -68,7 +68,7 @@ pub(super) fn write_model(
     Ok(written)
 }
 
-/// `prune.method = "magnitude"`: no run, the source is cut at once.
+/// `prune.method` other than `learned`: no run, the source is cut at once by its scores.
 pub(super) fn prune_one_shot(setup: &Setup, out: PathBuf, printer: &Printer) -> anyhow::Result<Written> {
     let mut shown = Shown::new(&setup.config.run.directory, *printer);
     Ok(Job::one_shot(setup, out, &mut shown)?)

@@ -407,8 +407,12 @@ impl Masks {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Prune {
-    /// How the kept units are chosen.
+    /// How the kept units are chosen: `learned`, or at once by a score: `activations`, `taylor` or `magnitude`.
     pub method: PruneMethod,
+    /// Score of a layer where layers are scored: `cosine`, or `loss` (slower).
+    pub layer_score: LayerScore,
+    /// Training rows that scores are measured on, drawn by the mixer's initial proportions.
+    pub calibration_rows: usize,
     /// Kind of the written checkpoint; default that of the source.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub dtype: Option<DType>,
@@ -420,7 +424,14 @@ pub struct Prune {
 
 impl Default for Prune {
     fn default() -> Prune {
-        Prune { method: PruneMethod::Learned, dtype: None, check_rows: 2, unproven: false }
+        Prune {
+            method: PruneMethod::Learned,
+            layer_score: LayerScore::Cosine,
+            calibration_rows: 128,
+            dtype: None,
+            check_rows: 2,
+            unproven: false,
+        }
     }
 }
 
@@ -431,16 +442,38 @@ pub enum PruneMethod {
     /// Masks learned against the constraint while the weights train on.
     #[default]
     Learned,
-    /// One-shot: the units with the largest weights, no training. The baseline.
+    /// One-shot: the units whose activations are largest on calibration rows.
+    Activations,
+    /// One-shot: the units whose gates have the largest squared gradients of the loss on calibration rows.
+    Taylor,
+    /// One-shot: the units with the largest weights. Needs no data, and is the weakest.
     Magnitude,
+}
+
+/// How layers are scored.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum LayerScore {
+    /// By how far a layer turns the residual stream: 1 − cos(before, after). Under `taylor` by its gate's gradient.
+    #[default]
+    Cosine,
+    /// By the loss without it, layers taken out one by one.
+    Loss,
 }
 
 impl PruneMethod {
     /// Whether the source is cut at once, without a step.
     pub fn is_one_shot(self) -> bool {
+        self != PruneMethod::Learned
+    }
+
+    /// Its name in a configuration.
+    pub fn name(self) -> &'static str {
         match self {
-            PruneMethod::Magnitude => true,
-            PruneMethod::Learned => false,
+            PruneMethod::Learned => "learned",
+            PruneMethod::Activations => "activations",
+            PruneMethod::Taylor => "taylor",
+            PruneMethod::Magnitude => "magnitude",
         }
     }
 }

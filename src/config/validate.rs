@@ -155,6 +155,7 @@ fn check_rest(config: &RunConfig, problems: &mut Problems) {
     });
     problems.unless(config.checkpoint.every_steps > 0, || "checkpoint.every_steps must be at least 1".to_string());
     problems.unless(config.prune.check_rows > 0, || "prune.check_rows must be at least 1".to_string());
+    problems.unless(config.prune.calibration_rows > 0, || "prune.calibration_rows must be at least 1".to_string());
     problems.unless(positive(config.data.max_epochs), || {
         format!("data.max_epochs = {} must be a positive number", config.data.max_epochs)
     });

@@ -9,10 +9,12 @@ use crate::hf::{Checkpoint, ModelCard, ModelConfig, ShardWriter, TensorPlan, car
 use crate::model::count::ParameterCount;
 use crate::model::parameters::parameters;
 use crate::prune::convert::require_complete;
-use crate::prune::{Conversion, convert, magnitude, shape};
+use crate::prune::scores::{self, Scoring};
+use crate::prune::{Conversion, convert, shape};
 use crate::run_dir::layout::{STEP_MODEL, mask_file};
 use crate::run_dir::{RunDir, StepDir, Verify};
 use crate::train::Setup;
+use crate::train::calibration::calibration;
 use crate::train::written_dtype::written_dtype;
 use shearling_masks::{Gates, KeepPlan, MaskReport, MaskSet, MaskSpec};
 use std::path::{Path, PathBuf};
@@ -68,11 +70,13 @@ impl Job {
         }
     }
 
-    /// Cuts the source of a run by weight magnitude, without any training (`prune.method = "magnitude"`).
+    /// Cuts the source of a run by one-shot scores, without any training (`prune.method` other than `learned`).
     pub fn one_shot(setup: &Setup, out: PathBuf, observer: &mut dyn Observer) -> Result<Written, Error> {
         let source = setup.source.as_ref().ok_or(Error::Needs("model.source"))?;
         let spec = setup.spec.as_ref().ok_or(Error::Needs("a [target]"))?;
-        let (plan, gates) = magnitude::one_shot(source, spec, setup.device)?;
+        let (calibration, scoring) = (calibration(setup)?, Scoring::of(&setup.config.prune));
+        let mut progress = |what: &str, done: usize, of: usize| observer.progress(what, done, of);
+        let (plan, gates) = scores::one_shot(scoring, source, spec, &calibration, setup.device, &mut progress)?;
         let job = Job::of(setup, out)?;
         let cut = Cut { source, spec, gates: &gates, plan: &plan, card: job.card(source.model(), None)? };
         job.cut(cut, setup.device, observer)

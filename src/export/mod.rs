@@ -3,7 +3,7 @@
 //!
 //! ```text
 //! step of a prune run ─► masks ─► gates, keep-plan ─┐
-//! source + magnitudes ───────────► gates, keep-plan ┴► fold, slice, compare ─► model card ─► folder
+//! source + scores ───────────────► gates, keep-plan ┴► fold, slice, compare ─► model card ─► folder
 //! step of a pretrain run ─► weights in the asked dtype ──────────────────────► model card ─► folder
 //! ```
 //!

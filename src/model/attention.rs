@@ -13,6 +13,7 @@ use super::layer_weights::LayerWeights;
 use super::linear::{Linear, project};
 use super::norm::rms_norm;
 use super::parameters::Role;
+use super::probe::{Probe, Site, unseen};
 use crate::native::ops::attention::causal_attention;
 use tch::{TchError, Tensor};
 
@@ -91,16 +92,28 @@ impl Attention {
 
     /// The residual stream `x [B, T, D]` after this half.
     pub fn forward(&self, x: &Tensor, context: &LayerContext) -> Result<Tensor, TchError> {
-        let Heads { query, key, value, x } = self.heads(x, context)?;
+        self.forward_probed(x, context, &mut unseen)
+    }
+
+    /// As [`Attention::forward`], showing its norm and its heads to `probe`.
+    pub(super) fn forward_probed(
+        &self,
+        x: &Tensor,
+        context: &LayerContext,
+        probe: &mut Probe,
+    ) -> Result<Tensor, TchError> {
+        let Heads { query, key, value, x } = self.heads(x, context, probe)?;
         let (rows, tokens, _) = x.size3()?;
         let joined = causal_attention(&query, &key, &value, context.window.as_ref())?.f_reshape([rows, tokens, -1])?;
+        probe(Site::Heads, &joined)?;
         self.output.forward_gated(&joined, context.gates.residual.as_ref(), context.gates.heads.as_ref(), &x)
     }
 
     /// Queries, keys and values of `x [B, T, D]`, with their positions.
-    pub(super) fn heads(&self, x: &Tensor, context: &LayerContext) -> Result<Heads, TchError> {
+    pub(super) fn heads(&self, x: &Tensor, context: &LayerContext, probe: &mut Probe) -> Result<Heads, TchError> {
         let (rows, tokens, _) = x.size3()?;
         let (normed, x) = rms_norm(x, &self.norm, self.eps, context.hidden.as_ref())?;
+        probe(Site::AttentionNorm, &normed)?;
         let [query, key, value] = project(&normed, [&self.query, &self.key, &self.value])?;
         let split = |x: &Tensor, heads: i64| x.f_view([rows, tokens, heads, self.layout.head_dim]);
         let (heads, kv_heads) = (self.layout.num_attention_heads, self.layout.num_key_value_heads);

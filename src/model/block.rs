@@ -7,6 +7,7 @@ use super::attention::Attention;
 use super::context::LayerContext;
 use super::feed_forward::FeedForward;
 use super::layer_weights::LayerWeights;
+use super::probe::Probe;
 use crate::native::ops::recompute::recompute;
 use tch::{TchError, Tensor};
 
@@ -40,6 +41,12 @@ impl Block {
     /// The residual stream `x [B, T, D]` after this layer.
     pub fn forward(&self, x: &Tensor, context: &LayerContext) -> Result<Tensor, TchError> {
         self.feed_forward.forward(&self.attention.forward(x, context)?, context)
+    }
+
+    /// As [`Block::forward`], showing the activations inside the layer to `probe`.
+    pub fn forward_probed(&self, x: &Tensor, context: &LayerContext, probe: &mut Probe) -> Result<Tensor, TchError> {
+        let x = self.attention.forward_probed(x, context, probe)?;
+        self.feed_forward.forward_probed(&x, context, probe)
     }
 
     /// As [`Block::forward`], as a part of a whole forward.

@@ -14,6 +14,7 @@ use super::cache::{DecodeError, KvCache, LayerCache, Readable};
 use super::context::{LayerContext, window_mask};
 use super::decoder::{Decoder, Embedding, Head};
 use super::norm::rms_norm;
+use super::probe::unseen;
 use crate::native::ops::attention::causal_attention;
 use crate::native::ops::cached_attention::cached_attention;
 use crate::native::ops::embedding::embedding;
@@ -92,7 +93,7 @@ impl Attention {
         cache: &mut LayerCache,
         position: i64,
     ) -> Result<Tensor, TchError> {
-        let Heads { query, key, value, x } = self.heads(x, context)?;
+        let Heads { query, key, value, x } = self.heads(x, context, &mut unseen)?;
         let (rows, tokens, _) = x.size3()?;
         cache.store(position, &key, &value)?;
         let joined = match position {

@@ -74,7 +74,7 @@ impl Head {
 
     /// Residual stream `x [B, T, D]` of `input_ids [B, T]` to the losses of the next tokens, without holding all
     /// logits.
-    fn losses(
+    pub fn losses(
         &self,
         model: &ModelConfig,
         x: &Tensor,

@@ -8,6 +8,7 @@ use super::layer_weights::LayerWeights;
 use super::linear::{Linear, project};
 use super::norm::rms_norm;
 use super::parameters::Role;
+use super::probe::{Probe, Site, unseen};
 use crate::native::ops::swiglu::swiglu;
 use tch::{TchError, Tensor};
 
@@ -40,9 +41,21 @@ impl FeedForward {
 
     /// The residual stream `x [B, T, D]` after this half.
     pub fn forward(&self, x: &Tensor, context: &LayerContext) -> Result<Tensor, TchError> {
+        self.forward_probed(x, context, &mut unseen)
+    }
+
+    /// As [`FeedForward::forward`], showing its norm and its intermediate units to `probe`.
+    pub(super) fn forward_probed(
+        &self,
+        x: &Tensor,
+        context: &LayerContext,
+        probe: &mut Probe,
+    ) -> Result<Tensor, TchError> {
         let (normed, x) = rms_norm(x, &self.norm, self.eps, context.hidden.as_ref())?;
+        probe(Site::FeedForwardNorm, &normed)?;
         let [gate, up] = project(&normed, [&self.gate, &self.up])?;
         let inner = swiglu(&gate, &up, context.gates.intermediate.as_ref())?;
+        probe(Site::Intermediate, &inner)?;
         self.down.forward_gated(&inner, context.gates.residual.as_ref(), None, &x)
     }
 

@@ -1,8 +1,9 @@
 //! The only place where model, masks and checkpoints meet: which shape follows from a target, fold and slice, the
-//! proof that the pruned model is the masked one, and the one-shot baseline.
+//! proof that the pruned model is the masked one, and one-shot scores of units.
 //!
 //! ```text
 //! source config + [target] ─► shape ─► MaskSpec ─► (training)
+//! source weights (+ calibration rows) ─► scores ─► keep-plan, gates
 //! source weights + gates + keep-plan ─► fold (one pass over each weight) ─► convert (staged folder)
 //!                                                                       └► equivalence (layer by layer) ─► published
 //! ```
@@ -19,8 +20,8 @@ mod fold_plan;
 #[cfg(test)]
 mod fold_reference;
 mod gather;
-pub mod magnitude;
 mod read_ahead;
+pub mod scores;
 pub mod shape;
 mod transfer;
 

@@ -10,6 +10,7 @@
 //!
 //! Everything random comes from counters, so a run that stops at any step and resumes is the same run.
 
+pub mod calibration;
 pub mod checkpoint;
 pub mod decide;
 mod error;

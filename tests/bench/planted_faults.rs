@@ -10,7 +10,8 @@ use shearling::eval::EvalRows;
 use shearling::files::DType;
 use shearling::hf::Checkpoint;
 use shearling::prune::equivalence::check;
-use shearling::prune::{CheckRows, Conversion, Equivalence, magnitude, shape, write_model};
+use shearling::prune::scores::magnitude;
+use shearling::prune::{CheckRows, Conversion, Equivalence, shape, write_model};
 use shearling_domains::Dataset;
 use shearling_masks::{Gates, KeepPlan, MaskSpec, UnitKind};
 use std::error::Error;
@@ -78,7 +79,7 @@ impl Bench {
     fn new(arguments: &Arguments, target: &Target) -> Result<Bench> {
         let source = Checkpoint::open(&arguments.model)?;
         let spec = shape::mask_spec(source.model(), target)?;
-        let (plan, hard) = magnitude::one_shot(&source, &spec, Device::Cpu)?;
+        let (plan, hard) = KeepPlan::from_scores(&spec, &magnitude::scores(&source, &spec, Device::Cpu)?)?;
         let dataset = Dataset::open(&arguments.data)?;
         let (mut ids, mut names) = (Vec::new(), Vec::new());
         for domain in EvalRows::load(&dataset, arguments.rows, Device::Cpu)? {

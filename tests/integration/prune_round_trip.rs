@@ -5,7 +5,8 @@ use super::support::{apart, families, load, logits, write_model};
 use shearling::config::Target;
 use shearling::files::DType;
 use shearling::hf::Checkpoint;
-use shearling::prune::{CheckRows, Conversion, Equivalence, Error, Fault, convert, magnitude, shape};
+use shearling::prune::scores::magnitude;
+use shearling::prune::{CheckRows, Conversion, Equivalence, Error, Fault, convert, shape};
 use shearling_masks::{Gates, KeepPlan, MaskPreset, MaskSet, MaskSpec};
 use shearling_noise::weight_normals;
 use std::path::Path;
@@ -174,7 +175,8 @@ fn the_magnitude_cut_keeps_the_largest_units_and_is_exact() {
     let checkpoint = Checkpoint::open(&source).unwrap();
     let target = targets(false).pop().unwrap();
     let spec = shape::mask_spec(checkpoint.model(), &target).unwrap();
-    let (plan, gates) = magnitude::one_shot(&checkpoint, &spec, Device::Cpu).unwrap();
+    let scores = magnitude::scores(&checkpoint, &spec, Device::Cpu).unwrap();
+    let (plan, gates) = KeepPlan::from_scores(&spec, &scores).unwrap();
 
     let norm = |name: &str, dim: i64| {
         let weight = checkpoint.tensor(name, Kind::Float, Device::Cpu).unwrap();

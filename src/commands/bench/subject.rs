@@ -97,7 +97,7 @@ fn configured(arguments: &BenchStep, device: Device) -> anyhow::Result<Setup> {
     use_threads(&config);
     let stage = if config.target.is_some() { Stage::Prune } else { Stage::Pretrain };
     if stage == Stage::Prune && config.prune.method.is_one_shot() {
-        anyhow::bail!("prune.method = \"magnitude\" takes no steps, there is nothing to time");
+        anyhow::bail!("prune.method = \"{}\" takes no steps, there is nothing to time", config.prune.method.name());
     }
     Ok(Setup::new(config, stage, device)?)
 }

@@ -34,8 +34,10 @@ fn learns_masks(outline: &Outline) -> bool {
 }
 
 fn one_shot(outline: &Outline) -> Option<String> {
-    (outline.spec.is_some() && outline.config.prune.method.is_one_shot())
-        .then(|| "prune.method = \"magnitude\" cuts at once: no step is taken and no checkpoint written".to_string())
+    let method = outline.config.prune.method;
+    (outline.spec.is_some() && method.is_one_shot()).then(|| {
+        format!("prune.method = \"{}\" cuts at once: no step is taken and no checkpoint written", method.name())
+    })
 }
 
 /// Whether masks come to a decision in the steps that are left to them.

@@ -1,7 +1,5 @@
-//! The one-shot baseline: keep the units with the largest weights, no training. Same keep-plan, fold and export as
-//! the learned masks, so that a comparison differs in the choice of units alone.
-//!
-//! The score of a unit is the L2 norm of all weights that disappear with it:
+//! Scores by weight magnitude: the L2 norm of all weights that disappear with a unit. Needs no data; on real models the
+//! weakest of the scores, kept as the baseline that it is.
 //!
 //! ```text
 //! hidden j        every row or column that reads or writes residual dimension j
@@ -11,27 +9,30 @@
 //! layer l         o and down: what the layer writes to the residual stream
 //! ```
 
-use super::Error;
+use super::super::Error;
 use crate::hf::Checkpoint;
 use crate::model::{ModelConfig, Parameter, Role, parameters::parameters};
-use shearling_masks::{Gates, KeepPlan, MaskSpec, UnitKind};
+use shearling_masks::{Gates, MaskSpec, UnitKind};
 use tch::{Device, Kind, TchError, Tensor};
 
-/// Scores every unit of the masks in `spec`, and keeps the best of each row: the plan and gates of exactly 1 and 0.
-pub fn one_shot(checkpoint: &Checkpoint, spec: &MaskSpec, device: Device) -> Result<(KeepPlan, Gates), Error> {
+/// Scores of every unit of the masks in `spec`: one fp32 tensor per mask in the place of its gate, on `device`.
+///
+/// # Errors
+/// Weights that are missing or not finite; libtorch's.
+pub fn scores(checkpoint: &Checkpoint, spec: &MaskSpec, device: Device) -> Result<Gates, Error> {
     let _no_grad = tch::no_grad_guard();
     let model = checkpoint.model();
-    let mut scores = Scores::new(model, device)?;
+    let mut sums = SumsOfSquares::new(model, device)?;
     for parameter in parameters(model) {
         let weight = checkpoint.finite_tensor(&parameter.name, Kind::Float, device)?;
-        scores.add(&parameter, &weight.f_square()?)?;
+        sums.add(&parameter, &weight.f_square()?)?;
         checkpoint.stored(&parameter.name)?.release();
     }
-    Ok(KeepPlan::from_scores(spec, &scores.into_gates(spec))?)
+    Ok(sums.into_scores(spec))
 }
 
 /// Sums of squares per unit.
-struct Scores {
+struct SumsOfSquares {
     model: ModelConfig,
     layer: Tensor,
     kv_head: Tensor,
@@ -40,12 +41,12 @@ struct Scores {
     hidden: Tensor,
 }
 
-impl Scores {
-    fn new(model: &ModelConfig, device: Device) -> Result<Scores, TchError> {
+impl SumsOfSquares {
+    fn new(model: &ModelConfig, device: Device) -> Result<SumsOfSquares, TchError> {
         let zeros = |shape: &[i64]| Tensor::f_zeros(shape, (Kind::Float, device));
         let layers = model.num_hidden_layers;
         let group = model.num_attention_heads / model.num_key_value_heads;
-        Ok(Scores {
+        Ok(SumsOfSquares {
             layer: zeros(&[layers])?,
             kv_head: zeros(&[layers, model.num_key_value_heads])?,
             query_head: zeros(&[layers, group])?,
@@ -112,7 +113,7 @@ impl Scores {
         Ok(())
     }
 
-    fn into_gates(self, spec: &MaskSpec) -> Gates {
+    fn into_scores(self, spec: &MaskSpec) -> Gates {
         let wanted = |module: UnitKind, scores: Tensor| spec.get(module).map(|_| scores.sqrt());
         Gates {
             layer: wanted(UnitKind::Layer, self.layer),
