@@ -6,10 +6,12 @@
 
 use crate::error::{Error, Result};
 use crate::gates::cpu_values;
+use crate::gating::Gating;
 use crate::hard_concrete::HardConcrete;
 use crate::mask_set::{Mask, MaskSet};
 use crate::shape::Shape;
 use crate::spec::{MaskSpec, ModuleSpec};
+use crate::top_k::TopK;
 use safetensors::tensor::{Dtype, TensorView};
 use safetensors::{SafeTensorError, SafeTensors};
 use serde::{Deserialize, Serialize};
@@ -19,7 +21,10 @@ use std::io::{Read, Write};
 use std::path::Path;
 use tch::Device;
 
-const FORMAT_VERSION: u64 = 1;
+/// Hard-concrete masks. Programs that know no other refuse what came later by its version.
+const HARD_CONCRETE_VERSION: u64 = 1;
+/// Masks of any parametrisation.
+const FORMAT_VERSION: u64 = 2;
 const METADATA_KEY: &str = "shearling_masks";
 /// Far beyond any decoder of today (126 layers of width 53,248 make 27 MB); anything larger is some other file.
 const LARGEST_FILE_BYTES: u64 = 256 << 20;
@@ -31,8 +36,20 @@ struct Description {
     version: u64,
     source: Shape,
     target: Shape,
-    constants: HardConcrete,
+    /// Of hard-concrete gates.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    constants: Option<HardConcrete>,
+    /// Of top-k gates.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    top_k: Option<TopK>,
+    /// Finished steps of the schedule of top-k gates.
+    #[serde(default, skip_serializing_if = "is_zero")]
+    finished: u64,
     warmup_steps: u64,
+}
+
+fn is_zero(steps: &u64) -> bool {
+    *steps == 0
 }
 
 /// Read first: a later format may have other fields.
@@ -72,19 +89,26 @@ impl MaskSet {
         let description = Description::read(path, header.metadata().as_ref())?;
         let described = |source| Error::Described { path: path.into(), key: METADATA_KEY, source: Box::new(source) };
         let spec = MaskSpec::new(&description.source, &description.target).map_err(described)?;
-        description.constants.check().map_err(described)?;
+        let gating = description.gating(path)?;
+        gating.check().map_err(described)?;
         let values = read_tensors(path, &spec, &tensors)?;
         let masks = spec.modules().iter().map(|module| mask_from(module, &values, device));
         let masks = masks.collect::<Result<Vec<Mask>>>()?;
-        MaskSet::from_masks(spec, description.constants, description.warmup_steps, device, masks)
+        MaskSet::from_masks(spec, gating, description.warmup_steps, description.finished, device, masks)
     }
 
     fn metadata(&self, path: &Path) -> Result<HashMap<String, String>> {
+        let (version, constants, top_k) = match self.gating.clone() {
+            Gating::HardConcrete(constants) => (HARD_CONCRETE_VERSION, Some(constants), None),
+            Gating::TopK(schedule) => (FORMAT_VERSION, None, Some(schedule)),
+        };
         let description = Description {
-            version: FORMAT_VERSION,
+            version,
             source: self.spec.source().clone(),
             target: self.spec.target().clone(),
-            constants: self.constants.clone(),
+            constants,
+            finished: if top_k.is_some() { self.finished } else { 0 },
+            top_k,
             warmup_steps: self.warmup_steps,
         };
         let text = serde_json::to_string(&description).map_err(|error| bad_metadata(path, error.to_string()))?;
@@ -98,10 +122,21 @@ impl Description {
         let text = metadata.and_then(|metadata| metadata.get(METADATA_KEY)).ok_or_else(missing)?;
         let malformed = |error: serde_json::Error| bad_metadata(path, format!("is malformed: {error}"));
         let FormatVersion { version: found } = serde_json::from_str(text).map_err(malformed)?;
-        if found != FORMAT_VERSION {
+        if !(HARD_CONCRETE_VERSION..=FORMAT_VERSION).contains(&found) {
             return Err(Error::Version { path: path.into(), found, supported: FORMAT_VERSION });
         }
         serde_json::from_str(text).map_err(malformed)
+    }
+}
+
+impl Description {
+    /// The one parametrisation that is described.
+    fn gating(&self, path: &Path) -> Result<Gating> {
+        match (&self.constants, &self.top_k) {
+            (Some(constants), None) => Ok(constants.clone().into()),
+            (None, Some(schedule)) => Ok(schedule.clone().into()),
+            _ => Err(bad_metadata(path, "needs exactly one of `constants` and `top_k`".to_owned())),
+        }
     }
 }
 

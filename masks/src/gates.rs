@@ -7,6 +7,16 @@ use crate::shape::UnitKind;
 use crate::spec::{MaskSpec, ModuleSpec};
 use tch::{Device, Kind, TchError, Tensor};
 
+/// Over which hidden dimensions a norm takes its mean of squares.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum HiddenMean {
+    /// Over those whose gate is not 0, each counting alike (Sheared LLaMA).
+    #[default]
+    Open,
+    /// (1/D)·Σ h_j·x_j², of all D dimensions: follows gates that fall to 0 without a jump.
+    Weighted,
+}
+
 /// Gates of one forward, fp32. `None` means that the dimension is not pruned: all of it is open.
 #[derive(Debug, Default)]
 pub struct Gates {
@@ -20,6 +30,11 @@ pub struct Gates {
     pub intermediate: Option<Tensor>,
     /// `[D]`, multiplies what is read from and written to the residual stream.
     pub hidden: Option<Tensor>,
+    /// Over which dimensions the norms take their mean.
+    pub hidden_mean: HiddenMean,
+    /// Factor on the weights of all norms over the hidden dimensions; `None` is 1. A mean over k of D dimensions that hold
+    /// most of the stream's energy is about D/k times that over all: √(D/k) takes it back.
+    pub norm_gain: Option<f32>,
 }
 
 impl Gates {
@@ -73,7 +88,7 @@ impl Gates {
 
     /// The same tensors again, sharing storage and graph.
     pub fn shallow_clone(&self) -> Gates {
-        let mut gates = Gates::none();
+        let mut gates = Gates { hidden_mean: self.hidden_mean, norm_gain: self.norm_gain, ..Gates::none() };
         for module in UnitKind::ALL {
             gates.set(module, self.get(module).map(Tensor::shallow_clone));
         }
@@ -106,7 +121,7 @@ impl Gates {
 
     /// Every gate changed by the same function.
     fn map(&self, function: impl Fn(&Tensor) -> std::result::Result<Tensor, TchError>) -> Result<Gates> {
-        let mut gates = Gates::none();
+        let mut gates = Gates { hidden_mean: self.hidden_mean, norm_gain: self.norm_gain, ..Gates::none() };
         for module in UnitKind::ALL {
             gates.set(module, self.get(module).map(&function).transpose()?);
         }

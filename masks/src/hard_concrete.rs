@@ -14,44 +14,6 @@ use crate::error::{Error, Result};
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
-/// Named sets of constants, for configurations.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum MaskPreset {
-    /// The constants of the original code, princeton-nlp/LLM-Shearing.
-    #[default]
-    LlmShearing,
-}
-
-impl MaskPreset {
-    /// The constants of this preset.
-    pub fn constants(self) -> HardConcrete {
-        match self {
-            MaskPreset::LlmShearing => MaskPreset::llm_shearing(),
-        }
-    }
-
-    /// The original's constants (its code; the paper's appendix says β = 0.83).
-    ///
-    /// Two of their properties are worth knowing. The initial Normal(5, 0.01) lies above the clamp ln 100 ≈ 4.605, so every
-    /// unit starts at the same value and only the gate noise and the data break the symmetry. And at the lower clamp a unit
-    /// still scores 0.047, so that polarised masks meet the constraint with fewer open units than the target: the missing
-    /// ones are kept half-alive, which [`crate::MaskReport`] counts.
-    pub fn llm_shearing() -> HardConcrete {
-        HardConcrete {
-            gamma: -0.1,
-            zeta: 1.1,
-            temperature: 2.0 / 3.0,
-            epsilon: 1e-6,
-            init_mean: 5.0,
-            init_std: 0.01,
-            clamp_low: 0.01f64.ln(),
-            clamp_high: 100f64.ln(),
-            soft_slope: 1.2,
-        }
-    }
-}
-
 /// Constants of the parametrisation.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -76,9 +38,31 @@ pub struct HardConcrete {
     pub soft_slope: f64,
 }
 
+impl HardConcrete {
+    /// The original's constants (its code; the paper's appendix says β = 0.83).
+    ///
+    /// Two of their properties are worth knowing. The initial Normal(5, 0.01) lies above the clamp ln 100 ≈ 4.605, so every
+    /// unit starts at the same value and only the gate noise and the data break the symmetry. And at the lower clamp a unit
+    /// still scores 0.047, so that polarised masks meet the constraint with fewer open units than the target: the missing
+    /// ones are kept half-alive, which [`crate::MaskReport`] counts.
+    pub fn llm_shearing() -> HardConcrete {
+        HardConcrete {
+            gamma: -0.1,
+            zeta: 1.1,
+            temperature: 2.0 / 3.0,
+            epsilon: 1e-6,
+            init_mean: 5.0,
+            init_std: 0.01,
+            clamp_low: 0.01f64.ln(),
+            clamp_high: 100f64.ln(),
+            soft_slope: 1.2,
+        }
+    }
+}
+
 impl Default for HardConcrete {
     fn default() -> HardConcrete {
-        MaskPreset::default().constants()
+        HardConcrete::llm_shearing()
     }
 }
 
@@ -185,7 +169,7 @@ mod tests {
 
     #[test]
     fn probabilities_and_soft_values() {
-        let constants = MaskPreset::llm_shearing();
+        let constants = HardConcrete::llm_shearing();
         for [log_alpha, zero, one, score, soft] in TABLE {
             let a = Tensor::from(log_alpha as f32);
             let found = [
@@ -202,7 +186,7 @@ mod tests {
 
     #[test]
     fn gradients_match_finite_differences() {
-        let constants = MaskPreset::llm_shearing();
+        let constants = HardConcrete::llm_shearing();
         let point = Tensor::from_slice(&[-3.0f64, -1.0, 0.2, 0.9, 2.5, 4.0]);
         let uniform = Tensor::from_slice(&[0.95f64, 0.8, 0.4, 0.3, 0.1, 0.03]);
         type Formula<'a> = &'a dyn Fn(&Tensor) -> Tensor;
@@ -224,7 +208,7 @@ mod tests {
 
     #[test]
     fn scores_and_closed_probabilities_add_up_to_one() {
-        let constants = MaskPreset::llm_shearing();
+        let constants = HardConcrete::llm_shearing();
         let a = Tensor::linspace(-30.0, 30.0, 121, (tch::Kind::Double, tch::Device::Cpu));
         let sum = constants.score(&a).unwrap() + constants.probability_of_zero(&a).unwrap();
         assert!((sum - 1.0).abs().max().double_value(&[]) < 1e-15);
@@ -233,13 +217,13 @@ mod tests {
     #[test]
     fn shapes_that_do_not_go_together_are_an_error() {
         let (a, uniform) = (Tensor::from_slice(&[0f32, 1.0]), Tensor::from_slice(&[0.5f32, 0.5, 0.5]));
-        assert!(matches!(MaskPreset::llm_shearing().sample(&a, &uniform), Err(Error::Torch(_))));
+        assert!(matches!(HardConcrete::llm_shearing().sample(&a, &uniform), Err(Error::Torch(_))));
     }
 
     #[test]
     fn the_gate_has_no_gradient_where_it_is_clipped() {
         let a = Tensor::from_slice(&[-4.0f32, 4.0]).set_requires_grad(true);
-        let gate = MaskPreset::llm_shearing().sample(&a, &Tensor::from_slice(&[0.1f32, 0.9])).unwrap();
+        let gate = HardConcrete::llm_shearing().sample(&a, &Tensor::from_slice(&[0.1f32, 0.9])).unwrap();
         gate.sum(tch::Kind::Float).backward();
         assert_eq!(Vec::<f32>::try_from(gate).unwrap(), [0.0, 1.0]);
         assert_eq!(Vec::<f32>::try_from(a.grad()).unwrap(), [0.0, 0.0]);
@@ -259,7 +243,7 @@ mod tests {
             ("soft_slope", |c| c.soft_slope = f64::INFINITY),
         ];
         for (key, change) in changes {
-            let mut constants = MaskPreset::llm_shearing();
+            let mut constants = HardConcrete::llm_shearing();
             assert!(constants.check().is_ok());
             change(&mut constants);
             assert!(constants.check().unwrap_err().to_string().contains(&format!("`{key}`")), "{key}");

@@ -53,10 +53,11 @@ pub struct ModuleConstraint {
 
 impl Lagrangian {
     /// The constraint for the scores of all masks in one vector `[U]` and the multipliers `[2, M]`, both with graph and no
-    /// views of leaves, in the order of the spec. `progress` is the share of the targets that holds at this step.
+    /// views of leaves, in the order of the spec. `progress` is the share of the targets that holds at this step. Without
+    /// `rows` the scores meet their targets by construction: there is a state to log, and no loss.
     pub(crate) fn new(
         spec: &MaskSpec,
-        rows: &ConstraintRows,
+        rows: Option<&ConstraintRows>,
         scores: &Tensor,
         multipliers: &Tensor,
         progress: f64,
@@ -70,7 +71,11 @@ impl Lagrangian {
         let with_layers = spec.modules().iter().zip(&scores).filter(|(module, _)| module.module == UnitKind::Layer);
         let mut parts = with_layers.map(|(_, scores)| scores.f_detach()).collect::<std::result::Result<Vec<_>, _>>()?;
         parts.extend([open.f_detach()?, multipliers.f_detach()?.f_view([-1])?]);
-        let (loss, device) = (rows.loss(&open, multipliers, progress)?, open.device());
+        let device = open.device();
+        let loss = match rows {
+            Some(rows) => rows.loss(&open, multipliers, progress)?,
+            None => Tensor::f_zeros([0i64; 0], (Kind::Float, device))?,
+        };
         Ok(Lagrangian { loss, spec: spec.clone(), progress, parts, device })
     }
 

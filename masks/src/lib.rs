@@ -7,7 +7,7 @@
 //!                               ├─ expected_gates, target_gates ─► Gates ─► evaluation; KeepPlan ─► fold and slice
 //!                               ├─ MaskReport: survivors, undecided, half-alive
 //!                               └─ save / load
-//! scores of any importance ─► KeepPlan::from_scores (one-shot cut)
+//! scores of any importance ─► KeepPlan::from_scores (one-shot cut), MaskSet::from_scores (where learning starts)
 //! ```
 //!
 //! The crate knows no model, no weight names and no file but its own. Randomness comes from counters, never from global state,
@@ -21,19 +21,23 @@ mod error;
 mod expected_size;
 mod file;
 mod gates;
+mod gating;
 mod hard_concrete;
 mod keep_plan;
 mod lagrangian;
 mod mask_set;
+mod prior;
 mod report;
 mod selection;
 mod shape;
 mod spec;
+mod top_k;
 
 pub use error::{Error, Result};
 pub use expected_size::ExpectedSize;
-pub use gates::Gates;
-pub use hard_concrete::{HardConcrete, MaskPreset};
+pub use gates::{Gates, HiddenMean};
+pub use gating::{Gating, MaskPreset};
+pub use hard_concrete::HardConcrete;
 pub use keep_plan::{KeepPlan, LayerKeep};
 pub use lagrangian::{Lagrangian, ModuleConstraint};
 pub use mask_set::MaskSet;
@@ -41,3 +45,4 @@ pub use report::{MaskReport, ModuleReport, UnitList, UnitValue};
 pub use shape::{Shape, UnitKind};
 pub use shearling_noise::NoiseKey;
 pub use spec::{MaskSpec, ModuleSpec};
+pub use top_k::TopK;

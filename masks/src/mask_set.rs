@@ -3,17 +3,23 @@
 //! One call of [`MaskSet::sample`] per forward gives the gates, [`MaskSet::lagrangian`] the loss of the constraint; the caller's
 //! optimiser updates the leaves it got from `*_parameters` and then calls [`MaskSet::clamp`]. For evaluation and export the
 //! deterministic gates close exactly the units that are to go and leave the others at their soft value.
+//!
+//! How log-odds become gates is the [`Gating`]'s matter. Soft top-k gates depend on how far the stage has come: the caller
+//! tells with [`MaskSet::finish_step`].
 
 use crate::constraint_rows::ConstraintRows;
 use crate::device_noise::DeviceNoise;
 use crate::error::Result;
 use crate::expected_size::ExpectedSize;
-use crate::gates::{Gates, finite_values, to_tensor};
+use crate::gates::{Gates, HiddenMean, finite_values, to_tensor};
+use crate::gating::Gating;
 use crate::hard_concrete::HardConcrete;
 use crate::lagrangian::{Lagrangian, warmed_up};
+use crate::prior;
 use crate::selection::top_k_per_row;
 use crate::shape::UnitKind;
 use crate::spec::{MaskSpec, ModuleSpec};
+use crate::top_k::TopKStep;
 use shearling_noise::{NoiseKey, Purpose, Stream};
 use tch::{Device, Kind, Tensor};
 
@@ -21,8 +27,10 @@ use tch::{Device, Kind, Tensor};
 #[derive(Debug)]
 pub struct MaskSet {
     pub(crate) spec: MaskSpec,
-    pub(crate) constants: HardConcrete,
+    pub(crate) gating: Gating,
     pub(crate) warmup_steps: u64,
+    /// Finished steps of the stage.
+    pub(crate) finished: u64,
     device: Device,
     masks: Vec<Mask>,
     rows: ConstraintRows,
@@ -58,42 +66,73 @@ impl Mask {
 }
 
 impl MaskSet {
-    /// Fresh masks: log-odds from Normal(init_mean, init_std) by the run's seed, clamped at once; multipliers at 0.
+    /// Fresh masks that know nothing: log-odds from Normal(init_mean, init_std) by the run's seed, clamped at once, for
+    /// hard-concrete gates, from Normal(0, 1) for top-k ones; multipliers at 0.
     ///
-    /// `warmup_steps` is how long the targets of the constraint take to rise from 0; 0 for no warm-up.
+    /// `warmup_steps` is how long the targets of a Lagrangian take to rise from 0; 0 for no warm-up.
     ///
     /// # Errors
     /// Meaningless constants, or libtorch's when the device has no room.
     pub fn new(
         spec: MaskSpec,
-        constants: HardConcrete,
+        gating: impl Into<Gating>,
         warmup_steps: u64,
         seed: u64,
         device: Device,
     ) -> Result<MaskSet> {
-        constants.check()?;
+        let gating = gating.into();
         let key = NoiseKey { seed, step: 0, micro_batch: 0 };
-        let initial = |spec: &ModuleSpec| {
+        let initial = |spec: &ModuleSpec| -> Result<Vec<f32>> {
             let normals = Stream::new(&key, Purpose::Init, spec.module.name()).normals(spec.units() as usize);
-            let values: Vec<f32> = normals.iter().map(|normal| initial_log_alpha(&constants, *normal)).collect();
-            Mask::new(spec, &values, [0.0, 0.0], device)
+            Ok(normals.iter().map(|normal| initial_log_alpha(&gating, *normal)).collect())
         };
-        let masks = spec.modules().iter().map(initial).collect::<Result<Vec<Mask>>>()?;
-        MaskSet::from_masks(spec, constants, warmup_steps, device, masks)
+        MaskSet::starting_from(spec, gating.clone(), warmup_steps, device, initial)
+    }
+
+    /// Masks whose log-odds start from `scores`, which hold a tensor in the place of each gate: `strength` is the distance
+    /// of a standard deviation of their logarithms, in log-odds.
+    ///
+    /// # Errors
+    /// Meaningless constants; scores that are missing, of another shape or not finite; libtorch's.
+    pub fn from_scores(
+        spec: MaskSpec,
+        gating: impl Into<Gating>,
+        warmup_steps: u64,
+        scores: &Gates,
+        strength: f64,
+        device: Device,
+    ) -> Result<MaskSet> {
+        let gating = gating.into();
+        let initial = |spec: &ModuleSpec| prior::initial_log_alpha(spec, &gating, scores, strength);
+        MaskSet::starting_from(spec, gating.clone(), warmup_steps, device, initial)
+    }
+
+    fn starting_from(
+        spec: MaskSpec,
+        gating: Gating,
+        warmup_steps: u64,
+        device: Device,
+        initial: impl Fn(&ModuleSpec) -> Result<Vec<f32>>,
+    ) -> Result<MaskSet> {
+        gating.check()?;
+        let mask = |spec: &ModuleSpec| Mask::new(spec, &initial(spec)?, [0.0, 0.0], device);
+        let masks = spec.modules().iter().map(mask).collect::<Result<Vec<Mask>>>()?;
+        MaskSet::from_masks(spec, gating, warmup_steps, 0, device, masks)
     }
 
     /// Puts a set together from its leaves.
     pub(crate) fn from_masks(
         spec: MaskSpec,
-        constants: HardConcrete,
+        gating: Gating,
         warmup_steps: u64,
+        finished: u64,
         device: Device,
         masks: Vec<Mask>,
     ) -> Result<MaskSet> {
         let rows = ConstraintRows::new(&spec, device)?;
-        let away = device != Device::Cpu && !masks.is_empty();
+        let away = device != Device::Cpu && !masks.is_empty() && matches!(gating, Gating::HardConcrete(_));
         let noise = away.then(|| DeviceNoise::new(spec.modules(), device)).transpose()?;
-        Ok(MaskSet { spec, constants, warmup_steps, device, masks, rows, noise })
+        Ok(MaskSet { spec, gating, warmup_steps, finished, device, masks, rows, noise })
     }
 
     /// Which masks there are.
@@ -101,9 +140,27 @@ impl MaskSet {
         &self.spec
     }
 
-    /// The constants of the parametrisation.
-    pub fn constants(&self) -> &HardConcrete {
-        &self.constants
+    /// How log-odds become gates.
+    pub fn gating(&self) -> &Gating {
+        &self.gating
+    }
+
+    /// Says that a step is done: gates that follow a schedule are those of `finished` steps from here on.
+    pub fn finish_step(&mut self, finished: u64) {
+        self.finished = finished;
+    }
+
+    /// Where the schedule of top-k gates is; `None` for hard-concrete ones.
+    fn top_k(&self, finished: u64) -> Option<TopKStep> {
+        match &self.gating {
+            Gating::TopK(schedule) => Some(schedule.at(finished)),
+            Gating::HardConcrete(_) => None,
+        }
+    }
+
+    /// Whether a Lagrangian holds the masks to their targets; top-k gates meet them by construction.
+    pub fn is_constrained(&self) -> bool {
+        matches!(self.gating, Gating::HardConcrete(_))
     }
 
     /// Steps over which the targets rise.
@@ -129,16 +186,20 @@ impl MaskSet {
     /// # Errors
     /// libtorch's.
     pub fn sample(&self, key: &NoiseKey) -> Result<Gates> {
-        self.gates_for_uniform(&self.uniforms(key)?)
+        match self.top_k(key.step + 1) {
+            Some(step) => self.top_k_gates(step),
+            None => self.gates_for_uniform(&self.uniforms(key)?),
+        }
     }
 
     /// The noise of a forward, uniform in [ε, 1−ε], one fp32 tensor per mask in the place of its gate: made on the masks'
-    /// device, with the same bits on every device.
+    /// device, with the same bits on every device. Top-k gates have none.
     ///
     /// # Errors
     /// libtorch's.
     pub fn uniforms(&self, key: &NoiseKey) -> Result<Gates> {
-        let epsilon = self.constants.epsilon as f32;
+        let Gating::HardConcrete(constants) = &self.gating else { return Ok(Gates::none()) };
+        let epsilon = constants.epsilon as f32;
         if let Some(noise) = &self.noise {
             return noise.uniforms(key, epsilon);
         }
@@ -151,31 +212,51 @@ impl MaskSet {
         Ok(uniforms)
     }
 
-    /// The gates for given uniform noise in (0, 1), one tensor per mask in the place of its gate.
+    /// The gates for given uniform noise in (0, 1), one tensor per mask in the place of its gate. Top-k gates are those of
+    /// the finished steps, whatever the noise.
     ///
     /// # Errors
     /// Noise that is missing or of another shape.
     pub fn gates_for_uniform(&self, uniform: &Gates) -> Result<Gates> {
+        let Gating::HardConcrete(constants) = &self.gating else { return self.scheduled_gates() };
         let mut gates = Gates::none();
         for mask in &self.masks {
             let noise = uniform.require(&mask.spec)?;
-            gates.set(mask.spec.module, Some(self.constants.sample(&mask.log_alpha, noise)?));
+            gates.set(mask.spec.module, Some(constants.sample(&mask.log_alpha, noise)?));
         }
         Ok(gates)
     }
 
-    /// Gates of an evaluation that follows the present expectation: `round(size − Σ score)` units per row are closed, the
-    /// others keep their soft value. At least one hidden dimension stays, for a norm over none is undefined.
+    /// Top-k gates of the finished steps.
+    fn scheduled_gates(&self) -> Result<Gates> {
+        self.top_k(self.finished).map_or(Ok(Gates::none()), |step| self.top_k_gates(step))
+    }
+
+    fn top_k_gates(&self, step: TopKStep) -> Result<Gates> {
+        let mut gates = Gates { hidden_mean: HiddenMean::Weighted, ..Gates::none() };
+        for mask in &self.masks {
+            gates.set(mask.spec.module, Some(step.gates(&mask.spec, &mask.log_alpha)?));
+        }
+        Ok(gates)
+    }
+
+    /// Gates of an evaluation that follows the present expectation. Hard-concrete: `round(size − Σ score)` units per row
+    /// are closed, the others keep their soft value; at least one hidden dimension stays, for a norm over none is
+    /// undefined. Top-k: those of the finished steps.
     ///
     /// # Errors
     /// Log-odds that are not finite.
     pub fn expected_gates(&self) -> Result<Gates> {
-        self.deterministic(|mask| self.expected_survivors(mask))
+        match &self.gating {
+            Gating::HardConcrete(_) => self.deterministic(|mask| self.expected_survivors(mask)),
+            Gating::TopK(_) => self.scheduled_gates()?.detach(),
+        }
     }
 
     /// Gates with exactly the target's number of open units in every row. Of equal log-odds the lower index stays.
     ///
-    /// A kept unit is never 0, however small its soft value. Rows of removed layers are treated like the others.
+    /// A kept unit is never 0, however small its soft value; under top-k it is 1. Rows of removed layers are treated like
+    /// the others.
     ///
     /// # Errors
     /// Log-odds that are not finite.
@@ -184,20 +265,67 @@ impl MaskSet {
     }
 
     fn deterministic(&self, survivors: impl Fn(&Mask) -> Result<Vec<i64>>) -> Result<Gates> {
-        let mut gates = Gates::none();
+        let mut gates = Gates { norm_gain: self.norm_gain(), ..Gates::none() };
         for mask in &self.masks {
             let kept = top_k_per_row(&mask.spec, &finite_values(&mask.spec, &mask.log_alpha)?, &survivors(mask)?);
             let factors: Vec<f32> = kept.into_iter().map(|kept| if kept { 1.0 } else { 0.0 }).collect();
-            let soft = self.constants.soft(&mask.log_alpha.f_detach()?)?.f_clamp_min(f64::from(f32::MIN_POSITIVE))?;
-            gates.set(mask.spec.module, Some(soft.f_mul(&to_tensor(&mask.spec, &factors, self.device)?)?));
+            let factors = to_tensor(&mask.spec, &factors, self.device)?;
+            let gate = match &self.gating {
+                Gating::TopK(_) => factors,
+                Gating::HardConcrete(constants) => {
+                    let soft =
+                        constants.soft(&mask.log_alpha.f_detach()?)?.f_clamp_min(f64::from(f32::MIN_POSITIVE))?;
+                    soft.f_mul(&factors)?
+                }
+            };
+            gates.set(mask.spec.module, Some(gate));
         }
         Ok(gates)
+    }
+
+    /// What makes a mean over the target's hidden dimensions the weighted one that top-k gates train with.
+    fn norm_gain(&self) -> Option<f32> {
+        let hidden = self.spec.get(UnitKind::Hidden)?;
+        (!self.is_constrained()).then(|| hidden.norm_gain())
+    }
+
+    /// The value of every unit outside training, without graph: σ(slope·a), or the top-k gate of the finished steps.
+    pub(crate) fn soft(&self, mask: &Mask) -> Result<Tensor> {
+        let log_alpha = mask.log_alpha.f_detach()?;
+        match &self.gating {
+            Gating::HardConcrete(constants) => constants.soft(&log_alpha),
+            Gating::TopK(schedule) => schedule.at(self.finished).gates(&mask.spec, &log_alpha),
+        }
+    }
+
+    /// The share of itself that every unit is expected to be open, with graph: P(z ≠ 0), or the top-k gate.
+    fn score_of(&self, mask: &Mask) -> Result<Tensor> {
+        match &self.gating {
+            Gating::HardConcrete(constants) => constants.score(&mask.log_alpha),
+            Gating::TopK(schedule) => schedule.at(self.finished).gates(&mask.spec, &mask.log_alpha),
+        }
+    }
+
+    /// As `score_of`, without graph.
+    pub(crate) fn score(&self, mask: &Mask) -> Result<Tensor> {
+        Ok(self.score_of(mask)?.f_detach()?)
+    }
+
+    /// The value of every unit of a module outside training, `[rows, size]` or `[size]`; ones if it is not pruned.
+    ///
+    /// # Errors
+    /// libtorch's.
+    pub fn soft_values(&self, module: UnitKind) -> Result<Tensor> {
+        match self.mask(module) {
+            Some(mask) => self.soft(mask),
+            None => Ok(Tensor::f_ones(&self.spec.layout(module).dims()[..], (Kind::Float, self.device))?),
+        }
     }
 
     /// How many units of each row the present expectation keeps.
     pub(crate) fn expected_survivors(&self, mask: &Mask) -> Result<Vec<i64>> {
         let spec = &mask.spec;
-        let scores = finite_values(spec, &self.constants.score(&mask.log_alpha.f_detach()?)?)?;
+        let scores = finite_values(spec, &self.score(mask)?)?;
         let least = i64::from(spec.module == UnitKind::Hidden);
         let survivors = |row: &[f32]| {
             let open: f64 = row.iter().map(|&score| f64::from(score)).sum();
@@ -212,7 +340,7 @@ impl MaskSet {
     /// libtorch's.
     pub fn expected_score(&self, module: UnitKind) -> Result<Tensor> {
         match self.mask(module) {
-            Some(mask) => self.constants.score(&mask.log_alpha),
+            Some(mask) => self.score_of(mask),
             None => Ok(Tensor::f_ones(&self.spec.layout(module).dims()[..], (Kind::Float, self.device))?),
         }
     }
@@ -229,14 +357,22 @@ impl MaskSet {
 
     /// Target sparsity of a module at a step; 0 if it is not pruned.
     pub fn target_sparsity(&self, module: UnitKind, step: u64) -> f64 {
-        self.spec.get(module).map_or(0.0, |spec| warmed_up(spec.target_sparsity(), step, self.warmup_steps))
+        self.spec.get(module).map_or(0.0, |spec| spec.target_sparsity() * self.progress(step))
     }
 
     /// Target of the overall sparsity at a step. Its warm-up is linear too, while the modules' targets multiply: during the
     /// warm-up it differs from what they imply.
     pub fn overall_target_sparsity(&self, step: u64) -> f64 {
         let target = 1.0 - self.spec.target_prunable_params() as f64 / self.spec.prunable_params() as f64;
-        warmed_up(target, step, self.warmup_steps)
+        target * self.progress(step)
+    }
+
+    /// The share of the targets that holds at a step.
+    fn progress(&self, step: u64) -> f64 {
+        match self.top_k(step + 1) {
+            Some(step) => step.progress,
+            None => warmed_up(1.0, step, self.warmup_steps),
+        }
     }
 
     /// The size of the model that the masks expect now. It copies all scores to the host: a training step has
@@ -247,7 +383,7 @@ impl MaskSet {
     pub fn expected_size(&self) -> Result<ExpectedSize> {
         let mut scores = Gates::none();
         for mask in &self.masks {
-            scores.set(mask.spec.module, Some(self.constants.score(&mask.log_alpha.f_detach()?)?));
+            scores.set(mask.spec.module, Some(self.score(mask)?));
         }
         ExpectedSize::of_scores(&self.spec, &scores)
     }
@@ -260,13 +396,27 @@ impl MaskSet {
         if self.masks.is_empty() {
             return Lagrangian::of_nothing(&self.spec, self.device);
         }
-        let flat = self.masks.iter().map(|mask| mask.log_alpha.f_view([-1]));
-        let flat = flat.collect::<std::result::Result<Vec<Tensor>, _>>()?;
-        let scores = self.constants.score(&Tensor::f_cat(&flat, 0)?)?;
+        let scores = self.all_scores(step)?;
         let lambdas = self.masks.iter().map(|mask| &mask.lambda_1).chain(self.masks.iter().map(|mask| &mask.lambda_2));
         let multipliers = Tensor::f_stack(&lambdas.collect::<Vec<_>>(), 0)?.f_view([2, -1])?;
-        let progress = warmed_up(1.0, step, self.warmup_steps);
-        Lagrangian::new(&self.spec, &self.rows, &scores, &multipliers, progress)
+        let rows = self.is_constrained().then_some(&self.rows);
+        Lagrangian::new(&self.spec, rows, &scores, &multipliers, self.progress(step))
+    }
+
+    /// Scores of all masks in one vector `[U]`, as a step trains with them; with graph only where a loss needs it.
+    fn all_scores(&self, step: u64) -> Result<Tensor> {
+        let flat = |mask: &Mask| -> Result<Tensor> {
+            let values = match self.top_k(step + 1) {
+                None => mask.log_alpha.shallow_clone(),
+                Some(step) => step.gates(&mask.spec, &mask.log_alpha.f_detach()?)?,
+            };
+            Ok(values.f_view([-1])?)
+        };
+        let flat = Tensor::f_cat(&self.masks.iter().map(flat).collect::<Result<Vec<_>>>()?, 0)?;
+        match &self.gating {
+            Gating::HardConcrete(constants) => constants.score(&flat),
+            Gating::TopK(_) => Ok(flat),
+        }
     }
 
     /// The log-odds, named `log_alpha.<module>`: clones that share storage and gradient, for an optimiser that minimises.
@@ -286,12 +436,15 @@ impl MaskSet {
     }
 
     /// Brings the log-odds back into their range. To be called after each optimiser step, on the masters: a clamp inside the
-    /// forward may act on a copy, and the masters then drift until units cannot come back.
+    /// forward may act on a copy, and the masters then drift until units cannot come back. Top-k has no range: only
+    /// differences count there.
     ///
     /// # Errors
     /// libtorch's.
     pub fn clamp(&mut self) -> Result<()> {
-        let (low, high) = (self.constants.clamp_low, self.constants.clamp_high);
+        let Gating::HardConcrete(HardConcrete { clamp_low: low, clamp_high: high, .. }) = self.gating else {
+            return Ok(());
+        };
         tch::no_grad(|| {
             for mask in &mut self.masks {
                 let _ = mask.log_alpha.f_clamp_(low, high)?;
@@ -302,8 +455,14 @@ impl MaskSet {
 }
 
 /// An initial value, rounded to fp32 after the clamp like any later one.
-fn initial_log_alpha(constants: &HardConcrete, normal: f64) -> f32 {
-    (constants.init_mean + constants.init_std * normal).clamp(constants.clamp_low, constants.clamp_high) as f32
+fn initial_log_alpha(gating: &Gating, normal: f64) -> f32 {
+    match gating {
+        Gating::TopK(_) => normal as f32,
+        Gating::HardConcrete(constants) => {
+            let value = constants.init_mean + constants.init_std * normal;
+            value.clamp(constants.clamp_low, constants.clamp_high) as f32
+        }
+    }
 }
 
 #[cfg(test)]

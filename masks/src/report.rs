@@ -105,7 +105,7 @@ impl ModuleReport {
         let spec = &mask.spec;
         let is_undecided = |value: &&f32| **value > UNDECIDED.0 && **value < UNDECIDED.1;
         let undecided = |row: &[f32]| row.iter().filter(is_undecided).count() as i64;
-        let scores = finite_values(spec, &masks.constants.score(&mask.log_alpha.f_detach()?)?)?;
+        let scores = finite_values(spec, &masks.score(mask)?)?;
         let open: f64 = scores.iter().map(|&score| f64::from(score)).sum();
         Ok(ModuleReport {
             module: spec.module,
@@ -139,7 +139,7 @@ impl<'a> Cut<'a> {
         Ok(Cut {
             mask,
             kept: top_k_per_row(&mask.spec, &finite_values(&mask.spec, &mask.log_alpha)?, &counts),
-            soft: finite_values(&mask.spec, &masks.constants.soft(&mask.log_alpha.f_detach()?)?)?,
+            soft: finite_values(&mask.spec, &masks.soft(mask)?)?,
             layers,
         })
     }

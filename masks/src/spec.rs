@@ -31,6 +31,12 @@ impl ModuleSpec {
         if self.module.is_per_layer() { vec![self.rows, self.size] } else { vec![self.size] }
     }
 
+    /// What makes a norm over the kept dimensions of a stream give what it gave over all: √(size/target), see
+    /// [`Gates::norm_gain`](crate::Gates::norm_gain). Of the `hidden` mask.
+    pub fn norm_gain(&self) -> f32 {
+        (self.size as f64 / self.target as f64).sqrt() as f32
+    }
+
     /// Number of units in all rows.
     pub fn units(&self) -> i64 {
         self.rows * self.size

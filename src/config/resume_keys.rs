@@ -94,6 +94,8 @@ fn comparable(config: &RunConfig) -> Result<BTreeMap<String, Value>, Error> {
     if config.target.is_some() {
         // Written out: it must not follow a number of steps that is raised.
         config.masks.warmup_steps = Some(config.masks.target_warmup(config.train.steps));
+        config.masks.learning_rate = Some(config.masks.peak_learning_rate(config.train.steps));
+        config.masks.init = Some(config.masks.start());
     }
     let value = serde_json::to_value(config)
         .map_err(|error| Error::Parse { origin: "resolved configuration".to_string(), message: error.to_string() })?;

@@ -378,25 +378,64 @@ impl Train {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Masks {
-    /// Named constants of the masks; `llm-shearing` are the original's.
+    /// How log α become gates: `llm-shearing` (the original's constants) or `top-k` (an exact number of open units).
     pub preset: MaskPreset,
-    /// Peak learning rate of the masks' log α.
-    pub learning_rate: f64,
+    /// Peak learning rate of the masks' log α; 1 under `llm-shearing`, 4 over `train.steps` under `top-k`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub learning_rate: Option<f64>,
     /// Peak learning rate of the multipliers (ascent).
     pub multiplier_learning_rate: f64,
     /// Steps over which the targets grow from 0; the recipe uses 20 % of the run.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub warmup_steps: Option<u64>,
+    /// Where log α start: `scores` (of activations) or `open` (alike, or drawn under `top-k`).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub init: Option<MaskInit>,
+    /// Distance of a standard deviation of the scores' logarithms, in log α.
+    pub init_strength: f64,
+}
+
+/// Where the masks' log α start.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum MaskInit {
+    /// Knowing nothing of the units.
+    Open,
+    /// In the order of the units' activations, as `prune.method = "activations"` scores them.
+    Scores,
 }
 
 impl Default for Masks {
     fn default() -> Masks {
-        let preset = MaskPreset::LlmShearing;
-        Masks { preset, learning_rate: 1.0, multiplier_learning_rate: 1.0, warmup_steps: None }
+        Masks {
+            preset: MaskPreset::LlmShearing,
+            learning_rate: None,
+            multiplier_learning_rate: 1.0,
+            warmup_steps: None,
+            init: None,
+            init_strength: 1.0,
+        }
     }
 }
 
 impl Masks {
+    /// Peak learning rate of log α in a run of `steps`: under top-k as much way for Adam in a short stage as in a long one.
+    pub fn peak_learning_rate(&self, steps: u64) -> f64 {
+        let default = match self.preset {
+            MaskPreset::LlmShearing => 1.0,
+            MaskPreset::TopK => 4.0 / steps.max(1) as f64,
+        };
+        self.learning_rate.unwrap_or(default)
+    }
+
+    /// Where log α start.
+    pub fn start(&self) -> MaskInit {
+        self.init.unwrap_or(match self.preset {
+            MaskPreset::LlmShearing => MaskInit::Open,
+            MaskPreset::TopK => MaskInit::Scores,
+        })
+    }
+
     /// Steps over which the targets grow, for a run of `steps`.
     pub fn target_warmup(&self, steps: u64) -> u64 {
         self.warmup_steps.unwrap_or(steps / 5)
@@ -411,6 +450,10 @@ pub struct Prune {
     pub method: PruneMethod,
     /// Score of a layer where layers are scored: `cosine`, or `loss` (slower).
     pub layer_score: LayerScore,
+    /// Basis in which hidden dimensions are dropped by a one-shot cut: `units`, or `principal` components.
+    pub basis: HiddenBasis,
+    /// Whether a one-shot cut scales its norms by √(D/k), so that they give what they gave over all dimensions.
+    pub norm_gain: bool,
     /// Training rows that scores are measured on, drawn by the mixer's initial proportions.
     pub calibration_rows: usize,
     /// Kind of the written checkpoint; default that of the source.
@@ -427,6 +470,8 @@ impl Default for Prune {
         Prune {
             method: PruneMethod::Learned,
             layer_score: LayerScore::Cosine,
+            basis: HiddenBasis::Units,
+            norm_gain: true,
             calibration_rows: 128,
             dtype: None,
             check_rows: 2,
@@ -448,6 +493,17 @@ pub enum PruneMethod {
     Taylor,
     /// One-shot: the units with the largest weights. Needs no data, and is the weakest.
     Magnitude,
+}
+
+/// The basis of the residual stream in which hidden dimensions are dropped.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum HiddenBasis {
+    /// The source's own dimensions.
+    #[default]
+    Units,
+    /// Its principal components on calibration rows: the same function, in which little is lost by dropping the last ones.
+    Principal,
 }
 
 /// How layers are scored.

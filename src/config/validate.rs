@@ -160,7 +160,8 @@ fn check_rest(config: &RunConfig, problems: &mut Problems) {
         format!("data.max_epochs = {} must be a positive number", config.data.max_epochs)
     });
     for (key, value) in [
-        ("learning_rate", config.masks.learning_rate),
+        ("learning_rate", config.masks.peak_learning_rate(config.train.steps)),
+        ("init_strength", config.masks.init_strength),
         ("multiplier_learning_rate", config.masks.multiplier_learning_rate),
     ] {
         problems.unless(positive(value), || format!("masks.{key} = {value} must be a positive number"));

@@ -2,8 +2,9 @@
 
 use super::card::{card, card_shape};
 use super::check_rows::check_rows;
+use super::rotated::Rotated;
 use super::{Error, Observer, Written};
-use crate::config::{self, RunConfig, Stage};
+use crate::config::{self, HiddenBasis, RunConfig, Stage};
 use crate::files::{Staging, sha256_of_text};
 use crate::hf::{Checkpoint, ModelCard, ModelConfig, ShardWriter, TensorPlan, carry_companions};
 use crate::model::count::ParameterCount;
@@ -16,19 +17,19 @@ use crate::run_dir::{RunDir, StepDir, Verify};
 use crate::train::Setup;
 use crate::train::calibration::calibration;
 use crate::train::written_dtype::written_dtype;
-use shearling_masks::{Gates, KeepPlan, MaskReport, MaskSet, MaskSpec};
+use shearling_masks::{Gates, KeepPlan, MaskReport, MaskSet, MaskSpec, ModuleSpec, UnitKind};
 use std::path::{Path, PathBuf};
 use tch::Device;
 
 /// One folder to write.
 #[derive(Debug)]
 pub struct Job {
-    config: RunConfig,
+    pub(super) config: RunConfig,
     /// SHA-256 of the configuration as the run has it, before options of `export`.
     digest: String,
     stage: Stage,
     companions: PathBuf,
-    out: PathBuf,
+    pub(super) out: PathBuf,
 }
 
 /// What is cut from what.
@@ -74,12 +75,23 @@ impl Job {
     pub fn one_shot(setup: &Setup, out: PathBuf, observer: &mut dyn Observer) -> Result<Written, Error> {
         let source = setup.source.as_ref().ok_or(Error::Needs("model.source"))?;
         let spec = setup.spec.as_ref().ok_or(Error::Needs("a [target]"))?;
-        let (calibration, scoring) = (calibration(setup)?, Scoring::of(&setup.config.prune));
+        let (calibration, table) = (calibration(setup)?, &setup.config.prune);
         let mut progress = |what: &str, done: usize, of: usize| observer.progress(what, done, of);
-        let (plan, gates) = scores::one_shot(scoring, source, spec, &calibration, setup.device, &mut progress)?;
+        let mut scores = scores::scores(Scoring::of(table), source, spec, &calibration, setup.device, &mut progress)?;
         let job = Job::of(setup, out)?;
-        let cut = Cut { source, spec, gates: &gates, plan: &plan, card: job.card(source.model(), None)? };
-        job.cut(cut, setup.device, observer)
+        let rotated = match (table.basis, spec.get(UnitKind::Hidden)) {
+            (HiddenBasis::Principal, Some(_)) => {
+                let rotated = Rotated::write(&job, source, &calibration, setup.device, &mut progress)?;
+                scores.hidden = Some(rotated.energy.shallow_clone());
+                Some(rotated)
+            }
+            _ => None,
+        };
+        let (plan, mut gates) = KeepPlan::from_scores(spec, &scores)?;
+        gates.norm_gain = spec.get(UnitKind::Hidden).filter(|_| table.norm_gain).map(ModuleSpec::norm_gain);
+        let card = job.card(source.model(), None)?;
+        let source = rotated.as_ref().map_or(source, |rotated| &rotated.checkpoint);
+        job.cut(Cut { source, spec, gates: &gates, plan: &plan, card }, setup.device, observer)
     }
 
     fn prune(&self, step: &StepDir, device: Device, observer: &mut dyn Observer) -> Result<Written, Error> {

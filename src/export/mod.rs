@@ -15,6 +15,7 @@ mod error;
 mod folder;
 mod job;
 mod observer;
+mod rotated;
 mod written;
 
 pub use error::Error;

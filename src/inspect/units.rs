@@ -44,12 +44,10 @@ impl Units {
     pub fn of(masks: &MaskSet) -> Result<Units, Error> {
         check_size(masks.spec())?;
         let (spec, cut) = (masks.spec(), masks.target_gates()?);
-        let parameters = masks.log_alpha_parameters();
         let mut modules = Vec::new();
-        for (module, (_, log_alpha)) in spec.modules().iter().zip(&parameters) {
-            let log_alpha = log_alpha.f_detach()?;
-            let soft = values(&masks.constants().soft(&log_alpha)?)?;
-            let score = values(&masks.constants().score(&log_alpha)?)?;
+        for module in spec.modules() {
+            let soft = values(&masks.soft_values(module.module)?)?;
+            let score = values(&masks.expected_score(module.module)?.f_detach()?)?;
             let gates = cut.get(module.module).map(values).transpose()?.unwrap_or_default();
             let kept = gates.iter().map(|gate| *gate != 0.0).collect();
             modules.push(ModuleUnits { spec: module.clone(), soft, score, kept });

@@ -112,6 +112,7 @@ impl Attention {
     /// Queries, keys and values of `x [B, T, D]`, with their positions.
     pub(super) fn heads(&self, x: &Tensor, context: &LayerContext, probe: &mut Probe) -> Result<Heads, TchError> {
         let (rows, tokens, _) = x.size3()?;
+        probe(Site::AttentionInput, x)?;
         let (normed, x) = rms_norm(x, &self.norm, self.eps, context.hidden.as_ref())?;
         probe(Site::AttentionNorm, &normed)?;
         let [query, key, value] = project(&normed, [&self.query, &self.key, &self.value])?;

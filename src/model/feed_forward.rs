@@ -51,6 +51,7 @@ impl FeedForward {
         context: &LayerContext,
         probe: &mut Probe,
     ) -> Result<Tensor, TchError> {
+        probe(Site::FeedForwardInput, x)?;
         let (normed, x) = rms_norm(x, &self.norm, self.eps, context.hidden.as_ref())?;
         probe(Site::FeedForwardNorm, &normed)?;
         let [gate, up] = project(&normed, [&self.gate, &self.up])?;

@@ -56,14 +56,14 @@ impl ModelGates {
 
     /// The gates as parts of the graph of `gates`.
     pub fn new(model: &ModelConfig, gates: &Gates) -> Result<ModelGates, TchError> {
-        ModelGates::from_stacks(model, &Stacks::new(model, gates)?, &mut |row| Ok(row))
+        ModelGates::from_stacks(model, gates, &Stacks::new(model, gates)?, &mut |row| Ok(row))
     }
 
     /// The gates as leaves, with the way back to the graph of `gates`. Without a graph the leaves need no gradient.
     pub fn leaves(model: &ModelConfig, gates: &Gates) -> Result<(ModelGates, GateLinks), TchError> {
         let stacks = Stacks::new(model, gates)?;
         let mut leaves = Vec::new();
-        let made = ModelGates::from_stacks(model, &stacks, &mut |row| {
+        let made = ModelGates::from_stacks(model, gates, &stacks, &mut |row| {
             let leaf = row.f_detach()?.f_set_requires_grad(row.requires_grad())?;
             leaves.push(leaf.shallow_clone());
             Ok(leaf)
@@ -74,10 +74,12 @@ impl ModelGates {
     /// Takes every row of every stack in the order of [`Stacks::in_order`], hidden first and then layer by layer.
     fn from_stacks(
         model: &ModelConfig,
+        gates: &Gates,
         stacks: &Stacks,
         take: &mut dyn FnMut(Tensor) -> Result<Tensor, TchError>,
     ) -> Result<ModelGates, TchError> {
-        let hidden = stacks.hidden.as_ref().map(|gate| HiddenGate::new(&take(gate.shallow_clone())?)).transpose()?;
+        let hidden = stacks.hidden.as_ref().map(|gate| HiddenGate::new(&take(gate.shallow_clone())?, gates));
+        let hidden = hidden.transpose()?;
         let mut rows = |stack: &Option<Tensor>| -> Result<Vec<Option<Tensor>>, TchError> {
             let mut row = |layer| match stack {
                 Some(stack) => take(stack.f_select(0, layer)?.f_contiguous()?).map(Some),

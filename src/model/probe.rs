@@ -6,10 +6,14 @@ use tch::{TchError, Tensor};
 /// What is shown of a layer, in the order in which it is computed.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Site {
+    /// The residual stream before the attention `[B, T, D]`.
+    AttentionInput,
     /// Output of the norm before the attention `[B, T, D]`.
     AttentionNorm,
     /// The joined heads, input of the output projection `[B, T, H*E]`.
     Heads,
+    /// The residual stream before the feed-forward `[B, T, D]`.
+    FeedForwardInput,
     /// Output of the norm before the feed-forward `[B, T, D]`.
     FeedForwardNorm,
     /// Input of the down projection `[B, T, F]`.

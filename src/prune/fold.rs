@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! mask              multiplied into                              sliced from
-//! hidden h          norm weights, output rows of Wo and Wdown,   embedding, q/k/v/gate/up columns, o/down rows,
+//! hidden h          norm weights (times their gain), output rows of Wo and Wdown,   embedding, q/k/v/gate/up columns, o/down rows,
 //!                   embedding columns when untied                norms, head columns (never multiplied)
 //! group z^kv        value rows and bias                          q/k/v rows, o columns
 //! query z^q         o columns                                    q rows, o columns
@@ -79,7 +79,7 @@ impl<'a> Folder<'a> {
         match role {
             // A tied embedding is the head as well: it is only sliced, as the masked forward only reads it.
             Role::Embedding if !self.model.tie_word_embeddings => FoldPlan::matrix(tokens, self.hidden_gated()),
-            role if role.is_hidden_norm() => FoldPlan::vector(self.hidden_gated()),
+            role if role.is_hidden_norm() => FoldPlan::vector(self.hidden_normed()),
             _ => FoldPlan::matrix(tokens, self.hidden()),
         }
     }
@@ -88,7 +88,7 @@ impl<'a> Folder<'a> {
         use Role::*;
         match role {
             QueryNorm | KeyNorm => FoldPlan::vector(Side::all(self.model.head_dim)),
-            AttentionNorm | FeedForwardNorm | FinalNorm => FoldPlan::vector(self.hidden_gated()),
+            AttentionNorm | FeedForwardNorm | FinalNorm => FoldPlan::vector(self.hidden_normed()),
             QueryWeight => FoldPlan::matrix(self.query(layer), self.hidden()),
             QueryBias => FoldPlan::vector(self.query(layer)),
             KeyWeight => FoldPlan::matrix(self.kv(layer), self.hidden()),
@@ -114,6 +114,14 @@ impl<'a> Folder<'a> {
     /// The same times h.
     fn hidden_gated(&self) -> Side {
         self.gated(self.hidden(), &self.gates.hidden, |dimension| dimension)
+    }
+
+    /// What the norms give: h times their gain.
+    fn hidden_normed(&self) -> Side {
+        match (&self.gates.hidden, self.gates.norm_gain) {
+            (Some(_), Some(gain)) => self.hidden_gated().times(|_| gain),
+            _ => self.hidden_gated(),
+        }
     }
 
     /// What is written to the residual stream: h · z^layer.
@@ -187,6 +195,7 @@ struct HostGates {
     query_head: Option<Vec<f32>>,
     intermediate: Option<Vec<f32>>,
     hidden: Option<Vec<f32>>,
+    norm_gain: Option<f32>,
 }
 
 impl HostGates {
@@ -199,6 +208,7 @@ impl HostGates {
             query_head: to_host("query head", &gates.query_head, &[layers, group])?,
             intermediate: to_host("intermediate", &gates.intermediate, &[layers, model.intermediate_size])?,
             hidden: to_host("hidden", &gates.hidden, &[model.hidden_size])?,
+            norm_gain: gates.norm_gain,
         })
     }
 }

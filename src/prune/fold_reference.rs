@@ -37,7 +37,7 @@ impl<'a> Reference<'a> {
             Role::Embedding if !self.model.tie_word_embeddings => {
                 self.columns(&scale(weight, self.gates.hidden.as_ref(), 1)?)
             }
-            role if role.is_hidden_norm() => self.rows(&scale(weight, self.gates.hidden.as_ref(), 0)?),
+            role if role.is_hidden_norm() => self.rows(&self.norm_gated(weight)?),
             _ => self.columns(weight),
         }
     }
@@ -46,7 +46,7 @@ impl<'a> Reference<'a> {
         use Role::*;
         match role {
             QueryNorm | KeyNorm => Ok(weight.shallow_clone()),
-            AttentionNorm | FeedForwardNorm | FinalNorm => self.rows(&scale(weight, self.gates.hidden.as_ref(), 0)?),
+            AttentionNorm | FeedForwardNorm | FinalNorm => self.rows(&self.norm_gated(weight)?),
             QueryWeight => select(&self.columns(weight)?, 0, &self.query_rows(layer)),
             QueryBias => select(weight, 0, &self.query_rows(layer)),
             KeyWeight => select(&self.columns(weight)?, 0, &self.kv_rows(layer)),
@@ -65,6 +65,13 @@ impl<'a> Reference<'a> {
             DownWeight => select(&self.rows(&self.residual_gated(layer, weight)?)?, 1, &layer.intermediate),
             Embedding | Head => self.columns(weight),
         }
+    }
+
+    /// A norm's weight times h and the gain.
+    fn norm_gated(&self, weight: &Tensor) -> Result<Tensor, TchError> {
+        let gated = scale(weight, self.gates.hidden.as_ref(), 0)?;
+        let gain = self.gates.norm_gain.filter(|_| self.gates.hidden.is_some());
+        gain.map_or(Ok(gated.shallow_clone()), |gain| gated.f_mul_scalar(f64::from(gain)))
     }
 
     /// Kept hidden dimensions as rows.
@@ -207,6 +214,8 @@ fn gates(model: &ModelConfig, bits: u32) -> Gates {
         query_head: gate(2, &[layers, model.num_attention_heads / kv_heads]),
         intermediate: gate(3, &[layers, model.intermediate_size]),
         hidden: gate(4, &[model.hidden_size]),
+        norm_gain: Some(1.25),
+        ..Gates::none()
     }
 }
 

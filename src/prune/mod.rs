@@ -20,6 +20,7 @@ mod fold_plan;
 #[cfg(test)]
 mod fold_reference;
 mod gather;
+pub mod principal;
 mod read_ahead;
 pub mod scores;
 pub mod shape;

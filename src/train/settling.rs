@@ -11,6 +11,7 @@
 
 use super::schedule::Schedule;
 use crate::config::RunConfig;
+use shearling_masks::Gating;
 
 /// Fewer crossings than this leave many units undecided. Measured: 80 steps at rate 1 (3.4 crossings) left 55 % of the
 /// kept intermediate units half-alive, 300 (13) left 9 %; the published recipe has 138.
@@ -22,8 +23,13 @@ pub fn crossings(config: &RunConfig) -> f64 {
     let (warmup_steps, steps, final_fraction) = (train.warmup_steps, train.steps, train.final_lr_fraction);
     let schedule = Schedule { warmup_steps, steps, final_fraction };
     let factors: f64 = (config.masks.target_warmup(steps)..steps).map(|step| schedule.factor(step)).sum();
-    let constants = config.masks.preset.constants();
-    config.masks.learning_rate * factors / (constants.clamp_high - constants.clamp_low)
+    match config.masks.preset.gating(steps) {
+        Gating::HardConcrete(constants) => {
+            config.masks.peak_learning_rate(steps) * factors / (constants.clamp_high - constants.clamp_low)
+        }
+        // Decided by the schedule, whatever the rates.
+        Gating::TopK(_) => f64::INFINITY,
+    }
 }
 
 #[cfg(test)]

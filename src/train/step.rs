@@ -84,6 +84,9 @@ impl Trainer {
         let log = StepLog::read(&row_losses, &squares, &verdict, lagrangian.as_ref())?;
         self.groups().for_each(|group| group.finish(log.applied));
         self.counters.count(&batch, log.applied);
+        if let Some(masks) = &mut self.masks {
+            masks.set.finish_step(self.counters.step);
+        }
         self.clock.mark(Phase::Optimizer);
         let targets = loss::targets_per_row(batch.sequence_length);
         Ok(StepReport {

@@ -1,6 +1,7 @@
 //! The state of a run: weights, masks, data position, mixer, counters; made new or restored from a checkpoint.
 
 use super::Error;
+use super::calibration::calibration;
 use super::loader_config::loader_config;
 use super::mix_notices::MixWatch;
 use super::optimizer::{Direction, Group};
@@ -8,14 +9,15 @@ use super::phases::{Phase, PhaseClock};
 use super::schedule::Schedule;
 use super::setup::{Device, Setup};
 use super::watchdog::Watchdog;
-use crate::config::RunConfig;
+use crate::config::{MaskInit, PruneMethod, RunConfig};
 use crate::eval::EvalRows;
 use crate::hf::{Checkpoint, ModelConfig, RawConfig};
 use crate::model::count::training_flops_per_token;
 use crate::model::{Decoder, ForwardContext, init, parameters::parameters};
+use crate::prune::scores::{Scoring, scores};
 use serde::{Deserialize, Serialize};
 use shearling_domains::{Batch, Loader, Mixer, Split};
-use shearling_masks::MaskSet;
+use shearling_masks::{MaskSet, MaskSpec};
 use std::collections::{BTreeSet, HashMap};
 use tch::{Kind, TchError, Tensor};
 
@@ -108,16 +110,7 @@ impl Trainer {
 
     /// A run at step 0 from given fp32 weights on its device, by Hugging Face name.
     pub fn with_weights(setup: &Setup, weights: Vec<(String, Tensor)>) -> Result<Trainer, Error> {
-        let masks = match &setup.spec {
-            Some(spec) => {
-                let table = &setup.config.masks;
-                let warmup = table.target_warmup(setup.config.train.steps);
-                let constants = table.preset.constants();
-                let set = MaskSet::new(spec.clone(), constants, warmup, setup.config.run.seed, setup.device)?;
-                Some(set)
-            }
-            None => None,
-        };
+        let masks = setup.spec.as_ref().map(|spec| initial_masks(setup, spec)).transpose()?;
         let loader = Loader::new(setup.dataset.clone(), loader_config(&setup.config), &setup.proportions)?;
         let counters = Counters { domain_rows: vec![0; setup.proportions.len()], ..Counters::default() };
         Trainer::assemble(setup, weights, masks, loader, setup.mixer()?, counters)
@@ -223,10 +216,25 @@ impl MaskTraining {
             Group::new(name, learning_rate, direction, &config.train, tensors, Kind::Float)
         };
         let table = &config.masks;
-        let log_alpha = group("masks", table.learning_rate, Direction::Descent, set.log_alpha_parameters())?;
+        let peak = table.peak_learning_rate(config.train.steps);
+        let log_alpha = group("masks", peak, Direction::Descent, set.log_alpha_parameters())?;
         let multipliers =
             group("multipliers", table.multiplier_learning_rate, Direction::Ascent, set.multiplier_parameters())?;
         Ok(MaskTraining { set, log_alpha, multipliers })
+    }
+}
+
+/// Masks at step 0.
+fn initial_masks(setup: &Setup, spec: &MaskSpec) -> Result<MaskSet, Error> {
+    let (table, steps) = (&setup.config.masks, setup.config.train.steps);
+    let (gating, warmup) = (table.preset.gating(steps), table.target_warmup(steps));
+    match (table.start(), &setup.source) {
+        (MaskInit::Scores, Some(source)) => {
+            let scoring = Scoring { method: PruneMethod::Activations, layers: setup.config.prune.layer_score };
+            let scores = scores(scoring, source, spec, &calibration(setup)?, setup.device, &mut |_, _, _| ())?;
+            Ok(MaskSet::from_scores(spec.clone(), gating, warmup, &scores, table.init_strength, setup.device)?)
+        }
+        _ => Ok(MaskSet::new(spec.clone(), gating, warmup, setup.config.run.seed, setup.device)?),
     }
 }
 

@@ -43,6 +43,7 @@ fn gates(values: &std::collections::BTreeMap<String, Tensor>) -> Gates {
         query_head: None,
         intermediate: gate("intermediate", &[4, 48]),
         hidden: gate("hidden", &[32]),
+        ..Gates::none()
     }
 }
 

@@ -50,6 +50,7 @@ fn open_gates_change_nothing() {
             query_head: ones(&[layers, model.num_attention_heads / kv]),
             intermediate: ones(&[layers, model.intermediate_size]),
             hidden: ones(&[model.hidden_size]),
+            ..Gates::none()
         };
         let open = logits(&loaded, &input_ids, gates);
         assert!(apart(&open, &logits(&loaded, &input_ids, Gates::none())) < 1e-5, "{folder}");

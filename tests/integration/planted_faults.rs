@@ -8,7 +8,7 @@ use shearling::files::DType;
 use shearling::hf::{Checkpoint, ShardWriter, TensorPlan};
 use shearling::prune::equivalence::check;
 use shearling::prune::{CheckRows, Conversion, Equivalence, Fault, shape, write_model as write_pruned};
-use shearling_masks::{Gates, KeepPlan, MaskPreset, MaskSet, MaskSpec, UnitKind};
+use shearling_masks::{Gates, HardConcrete, KeepPlan, MaskSet, MaskSpec, UnitKind};
 use shearling_noise::weight_normals;
 use std::path::{Path, PathBuf};
 use tch::{Device, Tensor};
@@ -37,7 +37,7 @@ impl Cut {
             head_dim: None,
         };
         let spec = shape::mask_spec(&load(&path).model, &target).unwrap();
-        let masks = MaskSet::new(spec.clone(), MaskPreset::LlmShearing.constants(), 10, 5, Device::Cpu).unwrap();
+        let masks = MaskSet::new(spec.clone(), HardConcrete::default(), 10, 5, Device::Cpu).unwrap();
         tch::no_grad(|| {
             for (name, mut log_alpha) in masks.log_alpha_parameters() {
                 let noise = Tensor::from_slice(&weight_normals(5, &name, log_alpha.numel()));

@@ -5,9 +5,10 @@ use super::support::{apart, families, load, logits, write_model};
 use shearling::config::Target;
 use shearling::files::DType;
 use shearling::hf::Checkpoint;
-use shearling::prune::scores::magnitude;
+use shearling::prune::principal;
+use shearling::prune::scores::{Calibration, magnitude};
 use shearling::prune::{CheckRows, Conversion, Equivalence, Error, Fault, convert, shape};
-use shearling_masks::{Gates, KeepPlan, MaskPreset, MaskSet, MaskSpec};
+use shearling_masks::{Gates, HardConcrete, KeepPlan, MaskSet, MaskSpec, UnitKind};
 use shearling_noise::weight_normals;
 use std::path::Path;
 use tch::{Device, Kind, Tensor};
@@ -35,7 +36,7 @@ fn targets(grouped: bool) -> Vec<Target> {
 
 /// Masks far from converged: soft values all over (0, 1), then cut to the target.
 fn soft_masks(spec: &MaskSpec, seed: u64) -> MaskSet {
-    let masks = MaskSet::new(spec.clone(), MaskPreset::LlmShearing.constants(), 10, seed, Device::Cpu).unwrap();
+    let masks = MaskSet::new(spec.clone(), HardConcrete::default(), 10, seed, Device::Cpu).unwrap();
     tch::no_grad(|| {
         for (name, mut log_alpha) in masks.log_alpha_parameters() {
             let noise = Tensor::from_slice(&weight_normals(seed, &name, log_alpha.numel()));
@@ -192,4 +193,35 @@ fn the_magnitude_cut_keeps_the_largest_units_and_is_exact() {
     let out = folder.path().join("pruned");
     let equivalence = cut(&source, &spec, &gates, &plan, DType::F32, &out).unwrap();
     assert!(equivalence.folded < 1e-12, "{equivalence}");
+}
+
+/// The source in its principal basis is the same function, and its cut is exact.
+#[test]
+fn a_rotated_source_computes_the_same_and_is_cut_exactly() {
+    for (name, mut config) in families() {
+        let folder = tempfile::tempdir().unwrap();
+        let (source, rotated) = (folder.path().join("source"), folder.path().join("rotated"));
+        // With a tied head the final norm's weight has to be a constant for the rotation to be exact.
+        config["tie_word_embeddings"] = serde_json::json!(false);
+        write_model(&source, &config, 3);
+        let checkpoint = Checkpoint::open(&source).unwrap();
+        let calibration = Calibration { rows: rows(), micro_batch: 2, compute: Kind::Float };
+        let basis = principal::basis(&checkpoint, &calibration, Device::Cpu, &mut |_, _, _| ()).unwrap();
+        std::fs::create_dir(&rotated).unwrap();
+        principal::rotate(&checkpoint, &basis, &rotated, 1 << 30, Device::Cpu, &mut |_, _, _| ()).unwrap();
+        let (before, after) = (load(&source), load(&rotated));
+        let difference = apart(&logits(&before, &rows(), Gates::none()), &logits(&after, &rows(), Gates::none()));
+        assert!(difference < 2e-4, "{name}: {difference}");
+
+        // Dropping half of a stream loses least in this basis.
+        let spec =
+            shape::mask_spec(checkpoint.model(), &Target { hidden_size: Some(20), ..Target::default() }).unwrap();
+        let scores = Gates { hidden: Some(basis.energy.shallow_clone()), ..Gates::none() };
+        let (plan, mut gates) = KeepPlan::from_scores(&spec, &scores).unwrap();
+        gates.norm_gain = Some(spec.get(UnitKind::Hidden).unwrap().norm_gain());
+        let out = folder.path().join("pruned");
+        let equivalence = cut(&rotated, &spec, &gates, &plan, DType::F32, &out).unwrap();
+        assert!(equivalence.folded < 1e-12, "{name}: {equivalence}");
+        assert_eq!(plan.hidden, (0..20).collect::<Vec<i64>>(), "energies fall");
+    }
 }

@@ -1,7 +1,7 @@
 //! The min-max game on a toy: 256 units, target one half, importances instead of a model, the published schedule.
 
 use crate::values;
-use shearling_masks::{MaskPreset, MaskReport, MaskSet, MaskSpec, NoiseKey, Shape, UnitKind};
+use shearling_masks::{HardConcrete, MaskReport, MaskSet, MaskSpec, NoiseKey, Shape, UnitKind};
 use tch::{Device, Kind, Tensor};
 
 const STEPS: u64 = 3200;
@@ -49,7 +49,7 @@ fn toy_masks() -> MaskSet {
         head_dim: 8,
     };
     let target = Shape { hidden_size: UNITS / 2, ..source.clone() };
-    MaskSet::new(MaskSpec::new(&source, &target).unwrap(), MaskPreset::llm_shearing(), 640, 3, Device::Cpu).unwrap()
+    MaskSet::new(MaskSpec::new(&source, &target).unwrap(), HardConcrete::llm_shearing(), 640, 3, Device::Cpu).unwrap()
 }
 
 fn optimisers(masks: &MaskSet) -> Vec<Adam> {

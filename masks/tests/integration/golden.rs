@@ -3,7 +3,7 @@
 use crate::{set_log_alpha, set_parameter, values};
 use safetensors::SafeTensors;
 use serde_json::Value;
-use shearling_masks::{Gates, KeepPlan, MaskPreset, MaskSet, MaskSpec, Shape, UnitKind};
+use shearling_masks::{Gates, HardConcrete, KeepPlan, MaskSet, MaskSpec, Shape, UnitKind};
 use std::collections::HashMap;
 use tch::{Device, Kind, Tensor};
 
@@ -30,7 +30,7 @@ impl Golden {
         let spec =
             MaskSpec::new(&shape(config, &config["head_dim"]), &shape(&config["target"], &config["head_dim"])).unwrap();
         let warmup_steps = config["lagrangian_warmup_steps"].as_u64().unwrap();
-        let masks = MaskSet::new(spec, MaskPreset::llm_shearing(), warmup_steps, 0, Device::Cpu).unwrap();
+        let masks = MaskSet::new(spec, HardConcrete::llm_shearing(), warmup_steps, 0, Device::Cpu).unwrap();
         let golden = Golden { tensors: tensors(), masks, reference };
         for (module, name) in MODULES {
             set_log_alpha(&golden.masks, module, golden.tensor(&format!("log_alpha.{name}")));

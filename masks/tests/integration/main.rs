@@ -10,6 +10,7 @@ mod mask_file;
 mod plans;
 mod report;
 mod sampling;
+mod top_k;
 
 use shearling_masks::{HardConcrete, MaskSet, MaskSpec, Shape, UnitKind};
 use tch::{Device, Tensor};

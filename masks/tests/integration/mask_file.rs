@@ -90,7 +90,7 @@ fn leaves(masks: &MaskSet) -> Vec<(String, Tensor)> {
 }
 
 fn assert_same(a: &MaskSet, b: &MaskSet) {
-    assert_eq!((a.spec(), a.constants(), a.warmup_steps()), (b.spec(), b.constants(), b.warmup_steps()));
+    assert_eq!((a.spec(), a.gating(), a.warmup_steps()), (b.spec(), b.gating(), b.warmup_steps()));
     let bits = |tensor: &Tensor| values(tensor).iter().map(|value| value.to_bits()).collect::<Vec<u32>>();
     let stored = |masks: &MaskSet| {
         leaves(masks).iter().map(|(name, leaf)| (name.clone(), leaf.size(), bits(leaf))).collect::<Vec<_>>()
@@ -184,7 +184,7 @@ fn oversized_files_are_refused_without_reading_them() {
 fn descriptions_that_cannot_be_are_refused_by_key() {
     type Change = fn(&mut Value);
     let cases: [(Change, &str); 8] = [
-        (|d| d["version"] = json!(2), "format version 2, this program reads version 1"),
+        (|d| d["version"] = json!(3), "format version 3, this program reads version 2"),
         (|d| d["version"] = json!("one"), "`shearling_masks` is malformed"),
         (|d| d["warmup_steps"] = json!(-1), "`shearling_masks` is malformed"),
         (|d| d["extra"] = json!(1), "unknown field `extra`"),

@@ -1,7 +1,7 @@
 //! Statistics and determinism of sampled gates, and the behaviour of masks without a reference.
 
 use crate::{gqa_masks, gqa_spec, set_log_alpha, values};
-use shearling_masks::{Gates, HardConcrete, MaskPreset, MaskSet, MaskSpec, NoiseKey, Shape, UnitKind};
+use shearling_masks::{Gates, HardConcrete, MaskSet, MaskSpec, NoiseKey, Shape, UnitKind};
 use tch::{Device, Kind, Tensor};
 
 const KEY: NoiseKey = NoiseKey { seed: 11, step: 2, micro_batch: 0 };
@@ -17,7 +17,7 @@ fn wide_masks() -> MaskSet {
         head_dim: 1,
     };
     let target = Shape { hidden_size: 2048, ..source.clone() };
-    MaskSet::new(MaskSpec::new(&source, &target).unwrap(), MaskPreset::llm_shearing(), 0, 0, Device::Cpu).unwrap()
+    MaskSet::new(MaskSpec::new(&source, &target).unwrap(), HardConcrete::llm_shearing(), 0, 0, Device::Cpu).unwrap()
 }
 
 #[test]
@@ -98,9 +98,9 @@ fn the_original_constants_start_every_unit_at_the_clamp_and_wider_ones_keep_the_
         let masks = MaskSet::new(gqa_spec(), constants, 0, seed, Device::Cpu).unwrap();
         masks.log_alpha_parameters().iter().flat_map(|(_, leaf)| values(leaf)).collect::<Vec<f32>>()
     };
-    let clamped = start(MaskPreset::llm_shearing(), 1);
+    let clamped = start(HardConcrete::llm_shearing(), 1);
     assert!(clamped.iter().all(|a| *a == 100f32.ln()));
-    let wide = HardConcrete { clamp_high: 6.0, ..MaskPreset::llm_shearing() };
+    let wide = HardConcrete { clamp_high: 6.0, ..HardConcrete::llm_shearing() };
     let free = start(wide.clone(), 1);
     let mean = free.iter().sum::<f32>() / free.len() as f32;
     assert!((mean - 5.0).abs() < 0.005 && free.iter().any(|a| *a != free[0]));

@@ -11,6 +11,7 @@ use crate::train::settling::{ENOUGH_CROSSINGS, crossings};
 use crate::train::setup::{Device, compute_dtype};
 use crate::train::written_dtype;
 use shearling_domains::MixerKind;
+use shearling_masks::MaskPreset;
 
 /// All of it.
 pub(super) fn warnings(
@@ -47,14 +48,14 @@ fn settling(outline: &Outline) -> Vec<String> {
     }
     let (config, mut warnings) = (&outline.config, Vec::new());
     let (steps, warmup) = (config.train.steps, config.masks.target_warmup(config.train.steps));
-    if warmup * 2 > steps && warmup <= steps {
+    if config.masks.preset == MaskPreset::LlmShearing && warmup * 2 > steps && warmup <= steps {
         warnings.push(format!(
             "masks.warmup_steps = {warmup} takes more than half of train.steps = {steps}: little time is left to settle"
         ));
     }
     let crossings = crossings(config);
     if crossings < ENOUGH_CROSSINGS {
-        let key = if config.masks.learning_rate < 0.5 { "masks.learning_rate" } else { "train.steps" };
+        let key = if config.masks.peak_learning_rate(steps) < 0.5 { "masks.learning_rate" } else { "train.steps" };
         warnings.push(format!(
             "the masks have too little time to settle: after masks.warmup_steps = {warmup} a gate could cross its range \
              {crossings:.1} times, at least {ENOUGH_CROSSINGS:.0} are needed; many kept units will be half-alive. Raise {key}"

@@ -85,7 +85,8 @@ impl Sums {
 
     /// Adds what `site` of `layer` shows of some rows.
     fn add(&mut self, layer: i64, site: Site, seen: &Tensor) -> Result<(), TchError> {
-        let sum = match site {
+        let mut sum = match site {
+            Site::AttentionInput | Site::FeedForwardInput => return Ok(()),
             Site::AttentionNorm | Site::FeedForwardNorm => self.hidden.shallow_clone(),
             Site::Intermediate => self.intermediate.f_select(0, layer)?,
             Site::Heads => self.heads.f_select(0, layer)?,
@@ -98,7 +99,6 @@ impl Sums {
             _ => seen.f_abs()?,
         };
         let mean = size.f_mean_dim(&[1i64][..], false, Kind::Float)?;
-        let mut sum = sum;
         let _ = sum.f_add_(&mean.f_square()?.f_sum_dim_intlist(&[0i64][..], false, Kind::Float)?)?;
         Ok(())
     }
@@ -122,6 +122,7 @@ impl Sums {
             query_head: Some(over(1)?),
             intermediate: Some(self.intermediate),
             hidden: Some(self.hidden),
+            ..Gates::none()
         };
         for unit in UnitKind::ALL {
             if spec.get(unit).is_none() {

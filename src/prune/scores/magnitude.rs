@@ -121,6 +121,7 @@ impl SumsOfSquares {
             query_head: wanted(UnitKind::QueryHead, self.query_head),
             intermediate: wanted(UnitKind::Intermediate, self.intermediate),
             hidden: wanted(UnitKind::Hidden, self.hidden),
+            ..Gates::none()
         }
     }
 }

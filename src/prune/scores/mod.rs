@@ -102,7 +102,7 @@ pub fn one_shot(
 }
 
 /// Finite weights of a checkpoint by name, in the dtype of the computation.
-fn weights<'a>(
+pub(super) fn weights<'a>(
     source: &'a Checkpoint,
     calibration: &Calibration,
     device: Device,
@@ -112,7 +112,7 @@ fn weights<'a>(
 }
 
 /// `rows [N, T]` in parts of a micro-batch.
-fn micro_batches(calibration: &Calibration) -> Result<Vec<Tensor>, Error> {
+pub(super) fn micro_batches(calibration: &Calibration) -> Result<Vec<Tensor>, Error> {
     let count = calibration.rows.size()[0];
     let step = calibration.micro_batch.max(1);
     let part = |start: i64| calibration.rows.f_narrow(0, start, step.min(count - start));
