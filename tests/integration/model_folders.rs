@@ -266,9 +266,13 @@ fn numbers_that_are_not_finite_are_found_before_anything_is_computed_with_them()
     for arguments in place.loading() {
         place.refuses(&arguments, &named);
     }
-    let mut one_shot = place.prune("prune");
-    one_shot.extend(sets([("prune.method", "magnitude")]));
-    place.refuses(&one_shot, &named);
+    for method in ["magnitude", "activations", "taylor"] {
+        for basis in ["units", "principal"] {
+            let mut one_shot = place.prune("prune");
+            one_shot.extend(sets([("prune.method", method), ("prune.basis", basis)]));
+            place.refuses(&one_shot, &named);
+        }
+    }
     let (model, reference) = (place.model().display().to_string(), place.at("reference.json"));
     let eval = ["eval", &model, "--data", &data_path(), "--rows", "2", "--write-reference", &reference];
     place.refuses(&eval.map(str::to_string), &named);

@@ -103,6 +103,38 @@ fn a_prune_run_resumes_bit_for_bit() {
 }
 
 #[test]
+fn a_prune_run_with_top_k_masks_resumes_bit_for_bit() {
+    let open = "masks.init=open";
+    stopping_anywhere_changes_nothing(Stage::Prune, &["masks.preset=top-k"]);
+    stopping_anywhere_changes_nothing(Stage::Prune, &["masks.preset=top-k", open, "prune.layer_score=loss"]);
+    stopping_anywhere_changes_nothing(Stage::Prune, &["masks.init=scores"]);
+}
+
+/// With top-k masks the last step trains the model that is cut out: the last evaluation of the masks as they are is that of
+/// the cut, and nothing is half-alive.
+#[test]
+fn top_k_masks_end_in_the_model_that_is_cut() {
+    let folder = tempfile::tempdir().unwrap();
+    write_tiny_source(&folder.path().join("source"));
+    let outcome = go(config(folder.path(), "run", Stage::Prune, &["masks.preset=top-k"]), Stage::Prune, false, None);
+    let records = metrics::read(&outcome.run.join(METRICS)).unwrap();
+    let last = |gates: &str| {
+        let found = records.iter().filter(|record| record["type"] == "eval" && record["gates"] == gates);
+        found.last().unwrap().clone()
+    };
+    let (expected, target) = (last("expected"), last("target"));
+    assert_eq!(expected["step"], 12);
+    let (expected, cut) = (expected["mean_loss"].as_f64().unwrap(), target["mean_loss"].as_f64().unwrap());
+    // The same numbers but for the ε of the norms, which a mean over fewer dimensions weighs differently.
+    assert!((expected - cut).abs() < 1e-3 * cut, "{expected} {cut}");
+    for step in records.iter().filter(|record| record["type"] == "step") {
+        for constraint in step["constraints"].as_array().unwrap() {
+            assert!(constraint["worst_row_violation"].as_f64().unwrap() < 1e-4, "{constraint}");
+        }
+    }
+}
+
+#[test]
 fn a_pretrain_run_resumes_bit_for_bit() {
     stopping_anywhere_changes_nothing(Stage::Pretrain, &[]);
 }

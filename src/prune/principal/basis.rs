@@ -18,8 +18,8 @@ pub struct Basis {
     pub rotation: Tensor,
     /// Share of the stream's energy that each new dimension holds, `[D]`, fp32.
     pub energy: Tensor,
-    /// Weight `[D]` that the final norm has in this basis, fp64: ones where the head can take it up.
-    pub final_norm: Tensor,
+    /// Weight `[D]` of a tied model's final norm in this basis, fp64; another head takes it up.
+    pub tied_norm: Option<Tensor>,
     /// Dimensions that were left as they are.
     pub unrotated: usize,
 }
@@ -48,14 +48,11 @@ impl Basis {
         let own = covariance.f_diagonal(0, 0, 1)?.f_index_select(0, &fixed_index)?;
         let energy = Tensor::f_cat(&[&own, &values], 0)?;
         let energy = energy.f_div(&energy.f_sum(Kind::Double)?)?.f_to_kind(Kind::Float)?;
-        let final_norm = match tied_norm {
-            None => Tensor::f_ones([size], options)?,
-            Some(weight) => {
-                let mean = weight.f_index_select(0, &rotated_index)?.f_mean(Kind::Double)?;
-                Tensor::f_cat(&[&weight.f_index_select(0, &fixed_index)?, &mean.f_expand([rest], false)?], 0)?
-            }
-        };
-        Ok(Basis { rotation, energy, final_norm, unrotated: fixed.len() })
+        let tied_norm = tied_norm.map(|weight| {
+            let mean = weight.f_index_select(0, &rotated_index)?.f_mean(Kind::Double)?;
+            Tensor::f_cat(&[&weight.f_index_select(0, &fixed_index)?, &mean.f_expand([rest], false)?], 0)
+        });
+        Ok(Basis { rotation, energy, tied_norm: tied_norm.transpose()?, unrotated: fixed.len() })
     }
 }
 
@@ -112,7 +109,7 @@ mod tests {
         assert_eq!(basis.unrotated, 0);
         let energy: Vec<f32> = basis.energy.try_into().unwrap();
         assert!(energy.windows(2).all(|pair| pair[0] >= pair[1]), "{energy:?}");
-        assert_eq!(Vec::<f64>::try_from(basis.final_norm).unwrap(), [1.0; 9]);
+        assert!(basis.tied_norm.is_none());
     }
 
     #[test]
@@ -122,7 +119,7 @@ mod tests {
         let basis = Basis::new(&covariance, Some(&weight)).unwrap();
         check(&basis, &covariance);
         assert_eq!(basis.unrotated, 2);
-        assert_eq!(Vec::<f64>::try_from(basis.final_norm).unwrap(), [-2.0, 5.0, 1.0, 1.0, 1.0, 1.0]);
+        assert_eq!(Vec::<f64>::try_from(basis.tied_norm.unwrap()).unwrap(), [-2.0, 5.0, 1.0, 1.0, 1.0, 1.0]);
         for (column, dimension) in [(0, 1), (1, 4)] {
             assert_eq!(basis.rotation.double_value(&[dimension, column]), 1.0);
         }

@@ -4,7 +4,7 @@
 //! any rotation Q, so that
 //!
 //! ```text
-//! E ← E·Q       W_q,k,v,gate,up ← W·diag(w_norm)·Q       W_o,down ← Qᵀ·W       norm weights ← 1       head ← head·diag(w)·Q
+//! E ← E·Q       W_q,k,v,gate,up ← W·diag(w/c)·Q       W_o,down ← Qᵀ·W       head ← head·diag(w/c)·Q       w ← c = rms(w)
 //! ```
 //!
 //! is the same function (Ashkboos et al. 2024, SliceGPT, arXiv 2401.15024). SliceGPT turns every block by its own Q and

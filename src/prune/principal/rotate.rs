@@ -9,7 +9,7 @@ use crate::model::parameters::parameters;
 use crate::model::{Parameter, Role};
 use crate::prune::scores::Progress;
 use std::path::Path;
-use tch::{Device, Kind, Tensor};
+use tch::{Device, Kind, TchError, Tensor};
 
 /// Writes `source` in `basis` into the existing folder `out`: configuration and weights.
 ///
@@ -39,6 +39,14 @@ pub fn rotate(
     Ok(())
 }
 
+/// The norm weight `[D]` that is left behind: of one value, so that it commutes with the rotation, and of the size of
+/// `norm`, so that the weights behind it stay as large as they were. AdamW's steps do not scale with a weight: one that took
+/// up a small norm would be torn apart by the first of them.
+fn constant(norm: &Tensor) -> Result<Tensor, TchError> {
+    let size = norm.f_square()?.f_mean(Kind::Float)?.f_sqrt()?.f_clamp_min(f64::from(f32::MIN_POSITIVE))?;
+    size.f_expand(norm.size(), false)?.f_contiguous()
+}
+
 /// A weight in the new basis, fp32.
 fn rotated(
     source: &Checkpoint,
@@ -50,7 +58,10 @@ fn rotated(
     use Role::*;
     let of_role = |role: Role| source.finite_tensor(&role.name(parameter.layer), Kind::Float, device);
     let weight = source.finite_tensor(&parameter.name, Kind::Float, device)?;
-    let read_through = |norm: Role| -> Result<Tensor, Error> { Ok(weight.f_mul(&of_role(norm)?)?.f_matmul(rotation)?) };
+    let read_through = |norm: Role| -> Result<Tensor, Error> {
+        let norm = of_role(norm)?;
+        Ok(weight.f_mul(&norm.f_div(&constant(&norm)?)?)?.f_matmul(rotation)?)
+    };
     Ok(match parameter.role {
         Embedding => weight.f_matmul(rotation)?,
         Head => read_through(FinalNorm)?,
@@ -58,8 +69,11 @@ fn rotated(
         GateWeight | UpWeight => read_through(FeedForwardNorm)?,
         OutputWeight | DownWeight => rotation.f_transpose(0, 1)?.f_matmul(&weight)?,
         OutputBias | DownBias => weight.f_matmul(rotation)?,
-        AttentionNorm | FeedForwardNorm => weight.f_ones_like()?,
-        FinalNorm => basis.final_norm.f_to_kind(Kind::Float)?,
+        AttentionNorm | FeedForwardNorm => constant(&weight)?,
+        FinalNorm => match &basis.tied_norm {
+            Some(norm) => norm.f_to_kind(Kind::Float)?,
+            None => constant(&weight)?,
+        },
         QueryBias | KeyBias | ValueBias | QueryNorm | KeyNorm | GateBias | UpBias => weight,
     })
 }
