@@ -450,7 +450,7 @@ pub struct Prune {
     pub method: PruneMethod,
     /// Score of a layer where layers are scored: `cosine`, or `loss` (slower).
     pub layer_score: LayerScore,
-    /// Basis in which hidden dimensions are dropped by a one-shot cut: `units`, or `principal` components.
+    /// Basis in which hidden dimensions are dropped: `units`, or `principal` components of the residual stream.
     pub basis: HiddenBasis,
     /// Whether a one-shot cut scales its norms by √(D/k), so that they give what they gave over all dimensions.
     pub norm_gain: bool,

@@ -36,6 +36,7 @@ pub mod saved_run;
 pub mod schedule;
 pub mod settling;
 pub mod setup;
+mod start;
 pub mod step;
 pub mod tensorboard;
 pub mod trainer;

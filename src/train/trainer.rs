@@ -1,23 +1,22 @@
 //! The state of a run: weights, masks, data position, mixer, counters; made new or restored from a checkpoint.
 
 use super::Error;
-use super::calibration::calibration;
 use super::loader_config::loader_config;
 use super::mix_notices::MixWatch;
 use super::optimizer::{Direction, Group};
 use super::phases::{Phase, PhaseClock};
 use super::schedule::Schedule;
 use super::setup::{Device, Setup};
+use super::start::{Start, masks_alone, start};
 use super::watchdog::Watchdog;
-use crate::config::{MaskInit, PruneMethod, RunConfig};
+use crate::config::RunConfig;
 use crate::eval::EvalRows;
-use crate::hf::{Checkpoint, ModelConfig, RawConfig};
+use crate::hf::{ModelConfig, RawConfig};
 use crate::model::count::training_flops_per_token;
-use crate::model::{Decoder, ForwardContext, init, parameters::parameters};
-use crate::prune::scores::{Scoring, scores};
+use crate::model::{Decoder, ForwardContext};
 use serde::{Deserialize, Serialize};
 use shearling_domains::{Batch, Loader, Mixer, Split};
-use shearling_masks::{MaskSet, MaskSpec};
+use shearling_masks::MaskSet;
 use std::collections::{BTreeSet, HashMap};
 use tch::{Kind, TchError, Tensor};
 
@@ -105,12 +104,16 @@ impl Counters {
 impl Trainer {
     /// A run at step 0.
     pub fn new(setup: &Setup) -> Result<Trainer, Error> {
-        Trainer::with_weights(setup, initial_weights(setup)?)
+        let Start { weights, masks } = start(setup)?;
+        Trainer::begin(setup, weights, masks)
     }
 
     /// A run at step 0 from given fp32 weights on its device, by Hugging Face name.
     pub fn with_weights(setup: &Setup, weights: Vec<(String, Tensor)>) -> Result<Trainer, Error> {
-        let masks = setup.spec.as_ref().map(|spec| initial_masks(setup, spec)).transpose()?;
+        Trainer::begin(setup, weights, masks_alone(setup)?)
+    }
+
+    fn begin(setup: &Setup, weights: Vec<(String, Tensor)>, masks: Option<MaskSet>) -> Result<Trainer, Error> {
         let loader = Loader::new(setup.dataset.clone(), loader_config(&setup.config), &setup.proportions)?;
         let counters = Counters { domain_rows: vec![0; setup.proportions.len()], ..Counters::default() };
         Trainer::assemble(setup, weights, masks, loader, setup.mixer()?, counters)
@@ -222,43 +225,6 @@ impl MaskTraining {
             group("multipliers", table.multiplier_learning_rate, Direction::Ascent, set.multiplier_parameters())?;
         Ok(MaskTraining { set, log_alpha, multipliers })
     }
-}
-
-/// Masks at step 0.
-fn initial_masks(setup: &Setup, spec: &MaskSpec) -> Result<MaskSet, Error> {
-    let (table, steps) = (&setup.config.masks, setup.config.train.steps);
-    let (gating, warmup) = (table.preset.gating(steps), table.target_warmup(steps));
-    match (table.start(), &setup.source) {
-        (MaskInit::Scores, Some(source)) => {
-            let scoring = Scoring { method: PruneMethod::Activations, layers: setup.config.prune.layer_score };
-            let scores = scores(scoring, source, spec, &calibration(setup)?, setup.device, &mut |_, _, _| ())?;
-            Ok(MaskSet::from_scores(spec.clone(), gating, warmup, &scores, table.init_strength, setup.device)?)
-        }
-        _ => Ok(MaskSet::new(spec.clone(), gating, warmup, setup.config.run.seed, setup.device)?),
-    }
-}
-
-fn initial_weights(setup: &Setup) -> Result<Vec<(String, Tensor)>, Error> {
-    match &setup.source {
-        Some(source) => load_masters(source, &setup.model, setup.device),
-        None => {
-            let weights = init::random_weights(&setup.model, setup.config.run.seed)?;
-            weights.into_iter().map(|(name, weight)| Ok((name, weight.f_to_device(setup.device)?))).collect()
-        }
-    }
-}
-
-/// fp32 masters of all weights, tensor by tensor from the mapped file to the device.
-pub(super) fn load_masters(
-    source: &Checkpoint,
-    model: &ModelConfig,
-    device: Device,
-) -> Result<Vec<(String, Tensor)>, Error> {
-    let load = |name: String| source.finite_tensor(&name, Kind::Float, device).map(|weight| (name, weight));
-    let weights = parameters(model).into_iter().map(|p| load(p.name)).collect::<Result<_, _>>()?;
-    // The pages of the file are not needed again soon, and would count as this process's memory.
-    source.release();
-    Ok(weights)
 }
 
 fn decoder(model: &ModelConfig, weights: &Group) -> Result<Decoder, Error> {

@@ -108,6 +108,7 @@ fn a_prune_run_with_top_k_masks_resumes_bit_for_bit() {
     stopping_anywhere_changes_nothing(Stage::Prune, &["masks.preset=top-k"]);
     stopping_anywhere_changes_nothing(Stage::Prune, &["masks.preset=top-k", open, "prune.layer_score=loss"]);
     stopping_anywhere_changes_nothing(Stage::Prune, &["masks.init=scores"]);
+    stopping_anywhere_changes_nothing(Stage::Prune, &["masks.preset=top-k", "prune.basis=principal"]);
 }
 
 /// With top-k masks the last step trains the model that is cut out: the last evaluation of the masks as they are is that of

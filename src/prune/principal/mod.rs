@@ -21,7 +21,7 @@ mod covariance;
 mod rotate;
 
 pub use basis::Basis;
-pub use rotate::rotate;
+pub use rotate::{rotate, rotated_weight};
 
 use super::Error;
 use super::scores::{Calibration, Progress};

@@ -28,10 +28,9 @@ pub fn rotate(
     let wanted = parameters(source.model());
     let plan = wanted.iter().map(|p| TensorPlan { name: p.name.clone(), shape: p.shape.clone(), dtype: DType::F32 });
     let mut writer = ShardWriter::create(out, plan.collect(), max_shard_bytes)?;
-    let rotation = basis.rotation.f_to_kind(Kind::Float)?.f_to_device(device)?;
     for (index, parameter) in wanted.iter().enumerate() {
         progress("rotating weight", index, wanted.len());
-        let rotated = rotated(source, basis, &rotation, parameter, device)?;
+        let rotated = rotated_weight(source, basis, parameter, device)?;
         writer.write(&parameter.name, &rotated.f_to_device(Device::Cpu)?.f_contiguous()?)?;
         source.stored(&parameter.name)?.release();
     }
@@ -47,15 +46,19 @@ fn constant(norm: &Tensor) -> Result<Tensor, TchError> {
     size.f_expand(norm.size(), false)?.f_contiguous()
 }
 
-/// A weight in the new basis, fp32.
-fn rotated(
+/// The weight `parameter` of `source` in `basis`, fp32, on `device`.
+///
+/// # Errors
+/// A weight that is missing or not finite; libtorch's.
+pub fn rotated_weight(
     source: &Checkpoint,
     basis: &Basis,
-    rotation: &Tensor,
     parameter: &Parameter,
     device: Device,
 ) -> Result<Tensor, Error> {
     use Role::*;
+    let _no_grad = tch::no_grad_guard();
+    let rotation = &basis.rotation;
     let of_role = |role: Role| source.finite_tensor(&role.name(parameter.layer), Kind::Float, device);
     let weight = source.finite_tensor(&parameter.name, Kind::Float, device)?;
     let read_through = |norm: Role| -> Result<Tensor, Error> {

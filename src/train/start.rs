@@ -1,0 +1,90 @@
+//! What a run begins with: the weights of its source, in its own basis or the principal one, and masks that know nothing or
+//! start from scores. A resumed run takes both from its checkpoint.
+
+use super::Error;
+use super::calibration::calibration;
+use super::setup::{Device, Setup};
+use crate::config::{HiddenBasis, MaskInit, PruneMethod};
+use crate::hf::{Checkpoint, ModelConfig};
+use crate::model::{Parameter, init, parameters::parameters};
+use crate::prune::principal::{Basis, basis, rotated_weight};
+use crate::prune::scores::{Scoring, scores};
+use shearling_masks::{MaskSet, MaskSpec, UnitKind};
+use tch::{Kind, Tensor};
+
+/// A run at step 0.
+pub(super) struct Start {
+    /// fp32 masters on the run's device, by Hugging Face name.
+    pub(super) weights: Vec<(String, Tensor)>,
+    /// Masks of a prune run.
+    pub(super) masks: Option<MaskSet>,
+}
+
+/// Reads the source and measures what the configuration asks for.
+pub(super) fn start(setup: &Setup) -> Result<Start, Error> {
+    let basis = principal_basis(setup)?;
+    let weights = match (&setup.source, &basis) {
+        (None, _) => random_weights(setup)?,
+        (Some(source), None) => load_masters(source, &setup.model, setup.device)?,
+        (Some(source), Some(basis)) => rotated_masters(source, basis, setup)?,
+    };
+    let masks = setup.spec.as_ref().map(|spec| initial_masks(setup, spec, basis.as_ref())).transpose()?;
+    Ok(Start { weights, masks })
+}
+
+/// Masks at step 0, in the source's own basis.
+pub(super) fn masks_alone(setup: &Setup) -> Result<Option<MaskSet>, Error> {
+    setup.spec.as_ref().map(|spec| initial_masks(setup, spec, None)).transpose()
+}
+
+/// The basis that the run prunes in, if it is another than the source's own.
+fn principal_basis(setup: &Setup) -> Result<Option<Basis>, Error> {
+    let prunes_hidden = setup.spec.as_ref().is_some_and(|spec| spec.get(UnitKind::Hidden).is_some());
+    match (&setup.source, setup.config.prune.basis) {
+        (Some(source), HiddenBasis::Principal) if prunes_hidden => {
+            Ok(Some(basis(source, &calibration(setup)?, setup.device, &mut |_, _, _| ())?))
+        }
+        _ => Ok(None),
+    }
+}
+
+fn initial_masks(setup: &Setup, spec: &MaskSpec, basis: Option<&Basis>) -> Result<MaskSet, Error> {
+    let (table, steps) = (&setup.config.masks, setup.config.train.steps);
+    let (gating, warmup) = (table.preset.gating(steps), table.target_warmup(steps));
+    let (MaskInit::Scores, Some(source)) = (table.start(), &setup.source) else {
+        return Ok(MaskSet::new(spec.clone(), gating, warmup, setup.config.run.seed, setup.device)?);
+    };
+    let scoring = Scoring { method: PruneMethod::Activations, layers: setup.config.prune.layer_score };
+    let mut scores = scores(scoring, source, spec, &calibration(setup)?, setup.device, &mut |_, _, _| ())?;
+    if let Some(basis) = basis {
+        scores.hidden = Some(basis.energy.shallow_clone());
+    }
+    Ok(MaskSet::from_scores(spec.clone(), gating, warmup, &scores, table.init_strength, setup.device)?)
+}
+
+fn random_weights(setup: &Setup) -> Result<Vec<(String, Tensor)>, Error> {
+    let weights = init::random_weights(&setup.model, setup.config.run.seed)?;
+    weights.into_iter().map(|(name, weight)| Ok((name, weight.f_to_device(setup.device)?))).collect()
+}
+
+/// fp32 masters of all weights, tensor by tensor from the mapped file to the device.
+pub(super) fn load_masters(
+    source: &Checkpoint,
+    model: &ModelConfig,
+    device: Device,
+) -> Result<Vec<(String, Tensor)>, Error> {
+    let load = |name: String| source.finite_tensor(&name, Kind::Float, device).map(|weight| (name, weight));
+    let weights = parameters(model).into_iter().map(|p| load(p.name)).collect::<Result<_, _>>()?;
+    // The pages of the file are not needed again soon, and would count as this process's memory.
+    source.release();
+    Ok(weights)
+}
+
+/// The same in the principal basis.
+fn rotated_masters(source: &Checkpoint, basis: &Basis, setup: &Setup) -> Result<Vec<(String, Tensor)>, Error> {
+    let rotate =
+        |p: Parameter| -> Result<_, Error> { Ok((p.name.clone(), rotated_weight(source, basis, &p, setup.device)?)) };
+    let weights = parameters(&setup.model).into_iter().map(rotate).collect::<Result<_, _>>()?;
+    source.release();
+    Ok(weights)
+}
