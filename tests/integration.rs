@@ -29,6 +29,7 @@ mod integration {
     pub mod resume;
     pub mod run_life;
     pub mod support;
+    pub mod targets;
     pub mod tensorboard;
     pub mod threads;
     pub mod training;

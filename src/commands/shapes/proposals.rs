@@ -106,13 +106,13 @@ impl Varied<'_> {
             ("MLP", found.shape.intermediate_size - self.first.intermediate_size),
             ("attention", found.shape.num_attention_heads - self.first.num_attention_heads),
         ];
-        let thinner = |(what, change): (&str, i64)| match change {
-            0 => None,
-            1.. => Some(format!("broader {what}")),
-            _ => Some(format!("thinner {what}")),
+        let listed = |adjective: &str, sign: i64| {
+            let parts: Vec<&str> =
+                changes.iter().filter(|(_, change)| change.signum() == sign).map(|(part, _)| *part).collect();
+            (!parts.is_empty()).then(|| format!(", {adjective} {}", parts.join(" and ")))
         };
-        let changes: Vec<String> = changes.into_iter().filter_map(thinner).collect();
-        Some(self.proposal(found, format!("{stream} stream, {}", changes.join(", "))))
+        let changes = [listed("thinner", -1), listed("broader", 1)].map(Option::unwrap_or_default).concat();
+        Some(self.proposal(found, format!("{stream} stream{changes}")))
     }
 
     /// Fewer key/value heads, so that long texts take less memory.
@@ -167,20 +167,15 @@ mod tests {
     use crate::prune::shape::resized;
     use shearling_masks::MaskSpec;
 
-    const SERVING: Serving = Serving { element_bytes: 2, context: 4096, batch: 1 };
-
     /// Needs of each kind that leave `part` of the source.
     fn needs(model: &ModelConfig, part: f64) -> [Need; 3] {
-        let bandwidth = 1e12;
+        let (bandwidth, serving) =
+            (1e12, Serving { element_bytes: 2, context: 4096.min(model.max_position_embeddings), batch: 1 });
         let whole = |need: Need| need.amount(model) * part;
         [
             Need::Parameters(whole(Need::Parameters(1)) as i64),
-            Need::Memory { bytes: whole(Need::Memory { bytes: 1.0, serving: SERVING }), serving: SERVING },
-            Need::Latency {
-                seconds: whole(Need::Latency { seconds: 1.0, bandwidth, serving: SERVING }),
-                bandwidth,
-                serving: SERVING,
-            },
+            Need::Memory { bytes: whole(Need::Memory { bytes: 1.0, serving }), serving },
+            Need::Latency { seconds: whole(Need::Latency { seconds: 1.0, bandwidth, serving }), bandwidth, serving },
         ]
     }
 

@@ -111,7 +111,7 @@ impl Search<'_> {
                 let (one, two) = (of(unit), of(2 * unit));
                 let units = 1.0 + (goal - one) / (two - one).max(f64::MIN_POSITIVE);
                 let units = if self.need.is_limit() { units.floor() } else { units.round() };
-                let most = source.intermediate_size.div_ceil(unit);
+                let most = (source.intermediate_size + unit - 1) / unit;
                 ((units.clamp(1.0, most as f64) as i64) * unit).min(source.intermediate_size)
             }
         };

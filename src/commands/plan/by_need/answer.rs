@@ -40,7 +40,8 @@ impl Answer {
         let mut text = format!("{}\n{}\n", self.shapes(), self.numbers());
         text.push_str(&self.notes());
         let (row, why) = (self.picked + 1, &self.proposals[self.picked].why);
-        let default = if self.picked == 0 { ", as init takes it" } else { "" };
+        let as_init = self.picked == 0 && matches!(self.need, Need::Parameters(_));
+        let default = if as_init { ", as init takes it" } else { "" };
         text.push_str(&format!("\nrow {row} ({why}){default}:\n\n{}\n{}\n", self.target_table(), self.init_command()));
         text
     }
@@ -112,7 +113,7 @@ impl Answer {
             format!("to serve: weights and cache in {dtype}, {rows} of {} tokens; nothing else\n", grouped(context));
         text.push_str(&match &self.rate {
             Some(Rate { bytes_per_second, said }) => format!(
-                "ms/token, tokens/s: an estimate, what a step of {rows} cannot but read (weights once, full caches) at {:.0} \
+                "ms/token, tokens/s (of a row): an estimate, what a step of {rows} cannot but read (weights once, full caches) at {:.0} \
                  GB/s {said}; shearling bench latency measures\n",
                 bytes_per_second / 1e9
             ),
