@@ -56,8 +56,8 @@ pub enum Command {
     /// the model's proportions in units that other tools take; steps and batch follow from a budget (--hours or --tokens),
     /// rows per forward from the memory. Every value has its reason beside it. docs/guides/init.md has the rules.
     Init(Init),
-    /// Dry run of a configuration: shapes, parameters, rows, memory, FLOPs, time and disk; nothing is written. With a
-    /// --target option: shapes for a small model, and what each costs.
+    /// Dry run of a configuration: shapes, parameters, rows, memory, FLOPs, time and disk; nothing is written. Or
+    /// shapes for a small model, and what each costs.
     ///
     /// A config.json is enough: weights and data are looked at where they are, and what could not be looked at is said. A
     /// stage whose source is not written yet takes its shape from the configuration that will write it. All problems are

@@ -9,8 +9,8 @@ use std::path::PathBuf;
 /// `plan`
 #[derive(Debug, Args)]
 pub struct Plan {
-    /// With a --target option, the model to find shapes for: a Hugging Face folder, or its config.json alone. Or give
-    /// --config, whose model.source it is then.
+    /// The model to find shapes for, with --target-params, --target-memory or --target-latency: a Hugging Face folder, or its
+    /// config.json alone. Or give --config, whose model.source it is then.
     pub model: Option<PathBuf>,
     /// Which configuration.
     #[command(flatten)]

@@ -1,5 +1,7 @@
 //! Why no shape can be proposed: what was asked for, what there is, and what to ask for instead.
 
+use shearling_masks::Shape;
+
 /// Refusals of the search.
 #[derive(Debug, thiserror::Error)]
 pub(in crate::commands) enum ShapeError {
@@ -15,23 +17,18 @@ pub(in crate::commands) enum ShapeError {
     },
     /// No shape is near enough, or none is small enough.
     #[error(
-        "no shape near {asked} is in reach: the nearest has {nearest} (hidden {hidden_size}, intermediate \
-         {intermediate_size}, {layers} layers, {heads} heads). In reach are {least} to {source_has}; give another number, \
-         or sizes of your own (`shearling init` takes --hidden-size, --layers and others)"
+        "no shape near {asked} is in reach: the nearest has {nearest} (hidden {}, intermediate {}, {} layers, {} heads). In \
+         reach are {least} to {source_has}; give another number, or sizes of your own (`shearling init` takes --hidden-size, \
+         --layers and others)",
+        shape.hidden_size, shape.intermediate_size, shape.num_hidden_layers, shape.num_attention_heads
     )]
     OutOfReach {
         /// The option with its value.
         asked: String,
         /// What the nearest shape has.
         nearest: String,
-        /// Its sizes.
-        hidden_size: i64,
-        /// Its MLP width.
-        intermediate_size: i64,
-        /// Its layers.
-        layers: i64,
-        /// Its query heads.
-        heads: i64,
+        /// That shape.
+        shape: Box<Shape>,
         /// What the smallest shape has.
         least: String,
         /// What the source has.

@@ -86,10 +86,7 @@ fn near(search: &Search, wish: &Wish) -> Result<Shape, ShapeError> {
     Err(ShapeError::OutOfReach {
         asked: need.said(),
         nearest: need.amount_said(search.amount(&shape)),
-        hidden_size: shape.hidden_size,
-        intermediate_size: shape.intermediate_size,
-        layers: shape.num_hidden_layers,
-        heads: shape.num_attention_heads,
+        shape: Box::new(shape),
         least: need.amount_said(least),
         source_has: need.amount_said(before),
     })
@@ -185,7 +182,7 @@ mod tests {
     fn what_cannot_be_reached_is_refused_with_the_nearest() {
         let model = smollm2();
         let message = near(&model, 200_000_000).unwrap_err().to_string();
-        assert!(message.contains("is not below the 134,515,008 parameters"), "{message}");
+        assert!(message.contains("is not below the 134515008 parameters"), "{message}");
         let message = near(&model, 1_000).unwrap_err().to_string();
         assert!(message.contains("the nearest has"), "{message}");
         let odd = Wish { hidden_size: Some(7), ..Wish::default() };

@@ -1,6 +1,5 @@
 //! The answer: shapes, costs, the table to paste and the command for it; as text and as JSON.
 
-use super::AskedSource;
 use super::bandwidth::Rate;
 use super::costs::Costs;
 use super::training::{Training, fit, smallest_card};
@@ -8,6 +7,7 @@ use crate::cli::table::{Table, bytes, grouped};
 use crate::commands::inspect::shape_json;
 use crate::commands::shapes::{Need, Proposal, Serving, milliseconds};
 use crate::files::DType;
+use crate::hf::ModelConfig;
 use crate::native::runtime::cards::{CARDS, Card};
 use crate::prune::shape::resized;
 use crate::train::fit::Fit;
@@ -15,10 +15,13 @@ use crate::train::memory::MemoryEstimate;
 use crate::words::counted;
 use serde_json::{Value, json};
 use shearling_masks::Shape;
+use std::path::PathBuf;
 
 /// Everything that is answered.
 pub(super) struct Answer {
-    pub(super) source: AskedSource,
+    /// The source, as `init` takes it.
+    pub(super) path: PathBuf,
+    pub(super) model: ModelConfig,
     pub(super) need: Need,
     pub(super) dtype: DType,
     pub(super) serving: Serving,
@@ -55,7 +58,7 @@ impl Answer {
             let counts = [grouped(costs.parameters.total()), format!("{:.1} %", 100.0 * share)];
             table.row(std::iter::once(name).chain(sizes).chain(counts));
         };
-        let model = &self.source.model;
+        let model = &self.model;
         let of_source = [
             model.hidden_size,
             model.intermediate_size,
@@ -153,7 +156,7 @@ impl Answer {
 
     /// The command that writes configurations for the shape.
     fn init_command(&self) -> String {
-        let model = shell_word(&self.source.path.display().to_string());
+        let model = shell_word(&self.path.display().to_string());
         let card = self.card.map_or(String::new(), |card| format!(" --card {}", card.id));
         if let (Need::Parameters(count), 0) = (self.need, self.picked) {
             return format!("shearling init {model} --target-params {count}{card}");
@@ -174,7 +177,7 @@ impl Answer {
     }
 
     pub(super) fn json(&self) -> Value {
-        let model = &self.source.model;
+        let model = &self.model;
         let proposals = self.proposals.iter().zip(&self.costs).map(|(proposal, costs)| {
             json!({ "why": proposal.why, "shape": shape_json(&resized(model, &proposal.shape)),
                     "costs": costs.json(&self.of_source) })

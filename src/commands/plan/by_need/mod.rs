@@ -6,28 +6,25 @@
 //! ```
 
 mod answer;
+mod asked;
 mod bandwidth;
 mod costs;
 mod training;
 
-use super::source;
 use crate::cli::Printer;
 use crate::cli::arguments::Plan;
 use crate::commands::Verdict;
-use crate::commands::model_folder::config_folder;
-use crate::commands::run::load;
 use crate::commands::shapes::{Need, Serving, propose};
 use crate::commands::speed::named_card;
-use crate::config::RunConfig;
 use crate::files::DType;
-use crate::hf::{ModelConfig, RawConfig};
+use crate::hf::ModelConfig;
 use crate::prune::shape::resized;
 use answer::Answer;
 use anyhow::{Context, bail};
+use asked::Asked;
 use bandwidth::Rate;
 use costs::Costs;
 use std::num::NonZeroU32;
-use std::path::{Path, PathBuf};
 use training::Training;
 
 /// Tokens of a row to train on and to answer with, unless told.
@@ -36,25 +33,25 @@ const USUAL_TOKENS: i64 = 4096;
 /// `shearling plan … --target-…`
 pub(super) fn run(arguments: &Plan) -> anyhow::Result<Verdict> {
     let printer = Printer::new(arguments.json);
-    let (source, config) = asked_source(arguments)?;
-    let model = &source.model;
+    let Asked { path, model, config } = Asked::of(arguments)?;
     let card = arguments.card.as_deref().map(named_card).transpose()?;
     let dtype = arguments.serving.dtype.map(DType::from).or(model.dtype).unwrap_or(DType::BF16);
-    let context = tokens("--context", arguments.serving.context, model)?;
+    let context = tokens("--context", arguments.serving.context, &model)?;
     let batch = arguments.serving.batch.map_or(1, |rows| i64::from(rows.get()));
     let serving = Serving { element_bytes: dtype.bytes() as i64, context, batch };
     let rate = Rate::of(arguments.serving.bandwidth, card);
     let need = need(arguments, serving, rate.as_ref())?;
-    let proposals = propose(model, need)?;
+    let proposals = propose(&model, need)?;
     let picked = picked(arguments, proposals.len())?;
-    let row_tokens = tokens("--sequence-length", arguments.sequence_length, model)?;
+    let row_tokens = tokens("--sequence-length", arguments.sequence_length, &model)?;
     let training = Training::new(config, row_tokens)?;
     let costs_of = |model: &ModelConfig| Costs::of(model, serving, rate.as_ref(), &training);
-    let costs = proposals.iter().map(|proposal| costs_of(&resized(model, &proposal.shape))).collect();
+    let costs = proposals.iter().map(|proposal| costs_of(&resized(&model, &proposal.shape))).collect();
     let answer = Answer {
-        pruning: training.pruning(model),
-        of_source: costs_of(model),
-        source,
+        pruning: training.pruning(&model),
+        of_source: costs_of(&model),
+        path,
+        model,
         need,
         dtype,
         serving,
@@ -67,48 +64,6 @@ pub(super) fn run(arguments: &Plan) -> anyhow::Result<Verdict> {
     };
     printer.data(answer.text(), || answer.json());
     Ok(Verdict::Done)
-}
-
-/// The model that shapes are asked for.
-struct AskedSource {
-    /// As `init` takes it.
-    path: PathBuf,
-    model: ModelConfig,
-}
-
-/// MODEL, or model.source of the configuration, which then comes along.
-fn asked_source(arguments: &Plan) -> anyhow::Result<(AskedSource, Option<RunConfig>)> {
-    match (&arguments.model, &arguments.config.config) {
-        (Some(_), Some(_)) => bail!("MODEL and --config both name a model to find shapes for; give one of them"),
-        (None, None) => bail!(
-            "which model? Give its folder or config.json (shearling plan MODEL --target-params 1.3B), or a configuration \
-             with model.source (--config FILE)"
-        ),
-        (Some(path), None) => {
-            refuse_configuration(path)?;
-            if !arguments.config.set.is_empty() || arguments.source_as.is_some() {
-                bail!("--set and --source-as are about a configuration: give it with --config FILE, and no MODEL");
-            }
-            let folder = config_folder(path)?;
-            let model = RawConfig::read(&folder.join(RawConfig::FILE_NAME))?.model()?;
-            Ok((AskedSource { path: path.clone(), model }, None))
-        }
-        (None, Some(file)) => {
-            let config = load(&arguments.config)?;
-            let raw = source::find(&config, file, arguments.source_as.as_deref())?.config;
-            let (Some(raw), Some(path)) = (raw, config.model.source.clone()) else {
-                bail!("{} trains a new model (model.random): there is no source to prune", file.display())
-            };
-            Ok((AskedSource { path, model: raw.model()? }, Some(config)))
-        }
-    }
-}
-
-fn refuse_configuration(path: &Path) -> anyhow::Result<()> {
-    if path.extension().is_some_and(|end| end == "toml") {
-        bail!("{} is a configuration and no model; give it with --config", path.display());
-    }
-    Ok(())
 }
 
 /// Tokens as asked, or the usual number, within what the model takes.
