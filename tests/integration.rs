@@ -30,6 +30,7 @@ mod integration {
     pub mod run_life;
     pub mod scores;
     pub mod support;
+    pub mod targets;
     pub mod tensorboard;
     pub mod threads;
     pub mod training;

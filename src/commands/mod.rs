@@ -22,6 +22,7 @@ mod refusal;
 pub mod report;
 mod resumed;
 pub mod run;
+mod shapes;
 mod speed;
 pub mod tensorboard;
 pub mod watch;

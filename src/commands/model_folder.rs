@@ -1,7 +1,7 @@
 //! Which Hugging Face folder a path on the command line means: `eval`, `generate`, `inspect model` and `bench latency`
-//! take a run as well, for what it has written.
+//! take a run as well, for what it has written; `init` and `plan` a config.json alone.
 
-use crate::hf::not_a_model;
+use crate::hf::{RawConfig, not_a_model};
 use crate::run_dir::layout::{CHECKPOINTS, MODEL, PRUNED};
 use std::path::{Path, PathBuf};
 
@@ -30,6 +30,16 @@ pub(super) fn model_folder(path: &Path) -> anyhow::Result<PathBuf> {
     anyhow::bail!("{shown} is not a model: {expected}{hint}")
 }
 
+/// The folder of a model of which only the config.json is needed: as [`model_folder`], or the folder of the given config.json.
+pub(super) fn config_folder(path: &Path) -> anyhow::Result<PathBuf> {
+    let is_config = path.is_file() && path.file_name().is_some_and(|name| name == RawConfig::FILE_NAME);
+    if !is_config {
+        return model_folder(path);
+    }
+    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
+    Ok(parent.unwrap_or(Path::new(".")).to_path_buf())
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -48,6 +58,7 @@ mod tests {
         assert_eq!(model_folder(&run).unwrap(), run.join(MODEL));
         put(&run);
         assert_eq!(model_folder(&run).unwrap(), run);
+        assert_eq!(config_folder(&run.join("config.json")).unwrap(), run);
     }
 
     #[test]

@@ -1,4 +1,5 @@
-//! Parameters and FLOPs by part, computed from the config alone: what `plan` prints before anything is loaded.
+//! Parameters and FLOPs by part, and what decoding holds and reads, computed from the config alone: what `plan` prints
+//! before anything is loaded.
 
 use super::ModelConfig;
 use super::parameters::{Role, parameters};
@@ -57,4 +58,20 @@ impl ParameterCount {
 pub fn training_flops_per_token(model: &ModelConfig, tokens_per_row: i64) -> f64 {
     let attention = 6 * model.num_hidden_layers * model.num_attention_heads * model.head_dim * tokens_per_row;
     6.0 * ParameterCount::of(model).matmul() as f64 + attention as f64
+}
+
+/// Bytes of the keys and values of one row of `tokens` tokens: 2 · K · E numbers per layer and token. A layer with a sliding
+/// window holds and reads no more tokens than that.
+pub fn cache_bytes(model: &ModelConfig, tokens: f64, element_bytes: i64) -> f64 {
+    let held = |window: &Option<i64>| window.map_or(tokens, |window| tokens.min(window as f64));
+    let tokens: f64 = model.sliding_window.iter().map(held).sum();
+    tokens * (2 * model.num_key_value_heads * model.head_dim * element_bytes) as f64
+}
+
+/// Bytes of weights that a step of decoding cannot but read: all, except the rows of an embedding that is not also the
+/// head, of which a token reads one.
+pub fn decoding_weight_bytes(model: &ModelConfig, element_bytes: i64) -> f64 {
+    let count = ParameterCount::of(model);
+    let passed_over = if model.tie_word_embeddings { 0 } else { count.embedding - model.hidden_size };
+    ((count.total() - passed_over) * element_bytes) as f64
 }

@@ -263,7 +263,7 @@ pub(super) fn check_target_differs(spec: &MaskSpec) -> Result<(), Error> {
 
 /// Refuses shapes that we could train, but that no other tool would load: transformers 5 insists in its Llama class on
 /// a hidden size that is a multiple of the heads, whatever `head_dim` says.
-pub(super) fn check_loads_elsewhere(model: &ModelConfig) -> Result<(), Error> {
+pub fn check_loads_elsewhere(model: &ModelConfig) -> Result<(), Error> {
     let (hidden, heads) = (model.hidden_size, model.num_attention_heads);
     if model.architecture != Architecture::Llama || hidden % heads == 0 {
         return Ok(());
@@ -276,7 +276,7 @@ pub(super) fn check_loads_elsewhere(model: &ModelConfig) -> Result<(), Error> {
 }
 
 /// Shapes that transformers loads and other tools do not: llama.cpp and vLLM have no `head_dim` for Qwen2, they divide.
-pub(super) fn loads_in_some_only(model: &ModelConfig) -> Option<String> {
+pub fn loads_in_some_only(model: &ModelConfig) -> Option<String> {
     let (hidden, heads, head_dim) = (model.hidden_size, model.num_attention_heads, model.head_dim);
     (model.architecture == Architecture::Qwen2 && heads * head_dim != hidden).then(|| {
         format!(

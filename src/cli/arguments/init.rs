@@ -1,5 +1,6 @@
 //! Arguments of `init`.
 
+use super::quantities::count;
 use clap::Args;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
@@ -57,33 +58,4 @@ pub struct Init {
     /// One JSON object instead of text.
     #[arg(long)]
     pub json: bool,
-}
-
-/// `1.3B`, `350M`, `20k` or a plain number.
-fn count(text: &str) -> Result<u64, String> {
-    let plain = text.trim().replace(['_', ','], "");
-    let (number, factor) = match plain.char_indices().last() {
-        Some((end, 'k' | 'K')) => (&plain[..end], 1e3),
-        Some((end, 'm' | 'M')) => (&plain[..end], 1e6),
-        Some((end, 'b' | 'B' | 'g' | 'G')) => (&plain[..end], 1e9),
-        Some((end, 't' | 'T')) => (&plain[..end], 1e12),
-        _ => (plain.as_str(), 1.0),
-    };
-    let count = number.parse::<f64>().ok().map(|number| (number * factor).round());
-    let count = count.filter(|count| (1.0..1e18).contains(count));
-    count.map(|count| count as u64).ok_or_else(|| "give a number such as 350M, 1.3B or 1300000000".to_string())
-}
-
-#[cfg(test)]
-mod tests {
-    use super::count;
-
-    #[test]
-    fn counts_are_read_as_people_write_them() {
-        let read = ["1.3B", "350M", "20k", "1_300_000", "1,000", "0.42b", "7"].map(|text| count(text).unwrap());
-        assert_eq!(read, [1_300_000_000, 350_000_000, 20_000, 1_300_000, 1_000, 420_000_000, 7]);
-        for wrong in ["", "B", "-1B", "many", "0", "nan", "1e30"] {
-            assert!(count(wrong).is_err(), "{wrong}");
-        }
-    }
 }

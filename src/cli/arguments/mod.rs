@@ -7,6 +7,7 @@ mod generate;
 mod init;
 mod inspect;
 mod plan;
+mod quantities;
 mod report;
 mod watch;
 
@@ -55,11 +56,16 @@ pub enum Command {
     /// the model's proportions in units that other tools take; steps and batch follow from a budget (--hours or --tokens),
     /// rows per forward from the memory. Every value has its reason beside it. docs/guides/init.md has the rules.
     Init(Init),
-    /// Dry run of a configuration: shapes, parameters, rows, memory, FLOPs, time and disk; nothing is written.
+    /// Dry run of a configuration: shapes, parameters, rows, memory, FLOPs, time and disk; nothing is written. Or
+    /// shapes for a small model, and what each costs.
     ///
     /// A config.json is enough: weights and data are looked at where they are, and what could not be looked at is said. A
     /// stage whose source is not written yet takes its shape from the configuration that will write it. All problems are
     /// listed in one go; exit code 1 if there are any.
+    ///
+    /// `plan MODEL --target-params 1.3B`, or --target-memory, or --target-latency, lists shapes that the model can be pruned
+    /// to, of different character, with their memory, speed and cost, and prints the [target] table of one.
+    /// docs/guides/plan.md has the rules.
     #[command(after_long_help = examples::PLAN)]
     Plan(Plan),
     /// Learn masks until the target shape is met, then write the small model as a Hugging Face folder.

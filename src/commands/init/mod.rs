@@ -7,7 +7,6 @@ mod fit;
 mod part;
 mod recipe;
 mod rows;
-mod shape;
 mod text;
 
 use super::Verdict;

@@ -2,10 +2,10 @@
 
 use super::budget::{Budget, Stages};
 use super::part::Part;
-use super::shape::{self, Wish};
 use crate::cli::arguments::Init;
-use crate::commands::model_folder::model_folder;
+use crate::commands::model_folder::config_folder;
 use crate::commands::prepared_data::open_prepared;
+use crate::commands::shapes::{Need, Wish, find};
 use crate::commands::speed::Place;
 use crate::config::Stage as Command;
 use crate::files::DType;
@@ -53,9 +53,9 @@ impl Recipe {
     /// From the command line; reads the model's config.json and the manifest of the data, and measures this machine
     /// unless a card is named.
     pub(super) fn new(arguments: &Init) -> anyhow::Result<Recipe> {
-        let folder = folder_of(&arguments.model)?;
+        let folder = config_folder(&arguments.model)?;
         let model = RawConfig::read(&folder.join(RawConfig::FILE_NAME))?.model()?;
-        let shape = shape::find(&model, &wish(arguments))?;
+        let shape = find(&model, &wish(arguments))?;
         let spec = MaskSpec::new(&source_shape(&model), &shape)?;
         if spec.modules().is_empty() {
             anyhow::bail!("nothing to prune: give --target-params, or a size that is smaller than the model's");
@@ -128,16 +128,6 @@ impl Recipe {
     }
 }
 
-/// The folder of the model: itself, the one that holds the given config.json, or what a run has written.
-fn folder_of(path: &Path) -> anyhow::Result<PathBuf> {
-    let is_config = path.is_file() && path.file_name().is_some_and(|name| name == RawConfig::FILE_NAME);
-    if !is_config {
-        return model_folder(path);
-    }
-    let parent = path.parent().filter(|parent| !parent.as_os_str().is_empty());
-    Ok(parent.unwrap_or(Path::new(".")).to_path_buf())
-}
-
 /// What a folder is called, also if it is given as `.`; the model that a run wrote is called as the run.
 fn name_of(folder: &Path) -> String {
     let absolute = std::fs::canonicalize(folder).unwrap_or_else(|_| folder.to_path_buf());
@@ -149,7 +139,7 @@ fn name_of(folder: &Path) -> String {
 fn wish(arguments: &Init) -> Wish {
     let size = |size: Option<std::num::NonZeroU32>| size.map(|size| i64::from(size.get()));
     Wish {
-        parameters: arguments.target_params.map(|count| count.min(i64::MAX as u64) as i64),
+        need: arguments.target_params.map(|count| Need::Parameters(count.min(i64::MAX as u64) as i64)),
         hidden_size: size(arguments.hidden_size),
         intermediate_size: size(arguments.intermediate_size),
         layers: size(arguments.layers),

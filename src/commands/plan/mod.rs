@@ -1,8 +1,9 @@
 //! `shearling plan`: everything a run will be, before it starts, as far as what is here tells: shapes from a `config.json`
 //! alone, rows and domains where there is data, the weights' files where there are weights. Faults are collected; what
-//! could not be looked at is said. Writes nothing.
+//! could not be looked at is said. Writes nothing. With a need (`by_need`) it is shapes for a small model instead.
 
 mod advice;
+mod by_need;
 mod mix;
 mod places;
 mod report;
@@ -27,6 +28,16 @@ use std::path::Path;
 
 /// `shearling plan`
 pub fn run(arguments: &Plan) -> anyhow::Result<Verdict> {
+    if arguments.need.is_given() {
+        return by_need::run(arguments);
+    }
+    if let Some(model) = &arguments.model {
+        anyhow::bail!(
+            "{}: a run is planned from a configuration (--config FILE), shapes for a model from what it is needed for: give \
+             --target-params, --target-memory or --target-latency",
+            model.display()
+        );
+    }
     let printer = Printer::new(arguments.json);
     for (name, rate) in [("tokens-per-second", arguments.tokens_per_second), ("tflops", arguments.tflops)] {
         if let Some(rate) = rate.filter(|rate| !(rate.is_finite() && *rate > 0.0)) {

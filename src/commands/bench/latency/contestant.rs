@@ -7,8 +7,8 @@ use crate::commands::model_folder::model_folder;
 use crate::config::RandomModel;
 use crate::files::DType;
 use crate::hf::{Checkpoint, ModelConfig, NewLlama, RawConfig};
-use crate::model::count::ParameterCount;
-use crate::model::parameters::{Parameter, Role, parameters};
+use crate::model::count::{ParameterCount, cache_bytes, decoding_weight_bytes};
+use crate::model::parameters::parameters;
 use crate::model::{Decoder, KvCache};
 use crate::native::runtime::{allocator, memory};
 use crate::prune::convert::require_complete;
@@ -158,15 +158,7 @@ impl Contestant {
     /// not also the head, and the keys and values that the token may look at.
     pub(super) fn bytes_per_token(&self, context: f64) -> f64 {
         let model = self.decoder.model();
-        let read = |parameter: &Parameter| match parameter.role {
-            Role::Embedding if !model.tie_word_embeddings => model.hidden_size,
-            _ => parameter.shape.iter().product(),
-        };
-        let weights: i64 = parameters(model).iter().map(read).sum();
-        let seen = |window: &Option<i64>| window.map_or(context, |window| context.min(window as f64));
-        let tokens: f64 = model.sliding_window.iter().map(seen).sum();
-        let cached = tokens * (2 * model.num_key_value_heads * model.head_dim) as f64;
-        (weights as f64 + cached) * self.element_bytes as f64
+        decoding_weight_bytes(model, self.element_bytes) + cache_bytes(model, context, self.element_bytes)
     }
 }
 

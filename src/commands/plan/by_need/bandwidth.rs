@@ -1,0 +1,43 @@
+//! How fast the memory is read that the small model will answer from.
+
+use crate::native::runtime::bandwidth::Bandwidth;
+use crate::native::runtime::cards::Card;
+use crate::native::runtime::{device, memory};
+
+/// Readings, of which the fastest counts: what else runs only slows one down.
+const READINGS: usize = 3;
+/// Memory below which nothing is measured on a CPU: the buffer takes a GiB.
+const LEAST_FREE: u64 = 2 << 30;
+
+/// A rate and where it is from.
+#[derive(Debug)]
+pub(super) struct Rate {
+    pub(super) bytes_per_second: f64,
+    pub(super) said: String,
+}
+
+impl Rate {
+    /// As given, or the card's, or as measured here; `None` where that fails.
+    pub(super) fn of(given: Option<f64>, card: Option<&Card>) -> Option<Rate> {
+        match (given, card) {
+            (Some(bytes_per_second), _) => Some(Rate { bytes_per_second, said: "as given".to_string() }),
+            (None, Some(card)) => Some(Rate {
+                bytes_per_second: card.bandwidth(),
+                said: format!("of one {}, by its data sheet", card.name),
+            }),
+            (None, None) => measured(),
+        }
+    }
+}
+
+fn measured() -> Option<Rate> {
+    let device = device::parse("auto").ok()?;
+    if memory::usable_bytes(device).is_some_and(|bytes| bytes < LEAST_FREE) {
+        return None;
+    }
+    let buffer = Bandwidth::new(device).ok()?;
+    let readings = (0..READINGS).map(|_| buffer.measure()).collect::<Result<Vec<f64>, _>>().ok()?;
+    let bytes_per_second = readings.into_iter().fold(0.0, f64::max);
+    let place = if device.is_cuda() { "the GPU" } else { "the CPU" };
+    (bytes_per_second > 0.0).then(|| Rate { bytes_per_second, said: format!("of {place} of this machine, measured") })
+}

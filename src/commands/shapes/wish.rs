@@ -1,0 +1,218 @@
+//! The one shape of `init`, and the first that `plan` proposes: as many parameters as asked for, in the source's
+//! proportions, with the sizes that are given.
+//!
+//! Width before depth: all layers stay while a third of the prunable parameters does; below that three quarters of them. So
+//! did Sheared-LLaMA (7B to 2.7B: 32 of 32 layers, to 1.3B: 24 of 32) and Minitron (8B to 4B: 32 of 32).
+
+use super::error::ShapeError;
+use super::need::Need;
+use super::search::{MOST_MISS, Room, Search};
+use super::sizes::{heads, hidden_sizes, loads};
+use crate::hf::ModelConfig;
+use crate::model::count::ParameterCount;
+use crate::prune::shape::source_shape;
+use shearling_masks::Shape;
+
+/// What the small model should be; what is not given is found or stays.
+#[derive(Clone, Copy, Debug, Default)]
+pub(in crate::commands) struct Wish {
+    pub(in crate::commands) need: Option<Need>,
+    pub(in crate::commands) hidden_size: Option<i64>,
+    pub(in crate::commands) intermediate_size: Option<i64>,
+    pub(in crate::commands) layers: Option<i64>,
+    pub(in crate::commands) heads: Option<i64>,
+    pub(in crate::commands) kv_heads: Option<i64>,
+}
+
+/// Share of the prunable parameters below which layers go too, and the share of layers that stay then.
+const WIDTH_ONLY: f64 = 1.0 / 3.0;
+const KEPT_LAYERS: f64 = 0.75;
+
+/// The shape that comes nearest to `wish`.
+///
+/// # Errors
+/// The source has no more than is asked for, or nothing that it could be pruned to is near enough; the message says what is.
+pub(in crate::commands) fn find(model: &ModelConfig, wish: &Wish) -> Result<Shape, ShapeError> {
+    match wish.need {
+        Some(need) => near(&Search { model, need }, wish),
+        None => given(model, wish),
+    }
+}
+
+/// Only what was asked for changes; heads follow a given hidden size.
+fn given(model: &ModelConfig, wish: &Wish) -> Result<Shape, ShapeError> {
+    let source = source_shape(model);
+    let hidden_size = wish.hidden_size.unwrap_or(source.hidden_size);
+    let ratio = hidden_size as f64 / source.hidden_size as f64;
+    let heads = wanted_heads(&source, wish).into_iter().filter(|(heads, _)| loads(model, hidden_size, *heads));
+    let apart = |heads: i64| (heads as f64 / source.num_attention_heads as f64 / ratio).ln().abs();
+    let found = heads.min_by(|a, b| apart(a.0).total_cmp(&apart(b.0)).then(b.1.cmp(&a.1)));
+    let (num_attention_heads, num_key_value_heads) = found.ok_or(ShapeError::NoHeads { hidden_size })?;
+    Ok(Shape {
+        hidden_size,
+        intermediate_size: wish.intermediate_size.unwrap_or(source.intermediate_size),
+        num_hidden_layers: wish.layers.unwrap_or(source.num_hidden_layers),
+        num_attention_heads,
+        num_key_value_heads,
+        head_dim: source.head_dim,
+    })
+}
+
+fn near(search: &Search, wish: &Wish) -> Result<Shape, ShapeError> {
+    let (need, source) = (search.need, source_shape(search.model));
+    let before = search.amount(&source);
+    let room = Room {
+        layers: wish.layers.unwrap_or_else(|| kept_layers(search)),
+        hidden_sizes: wish.hidden_size.map_or_else(|| hidden_sizes(&source), |size| vec![size]),
+        heads: wanted_heads(&source, wish),
+        intermediate_size: wish.intermediate_size,
+    };
+    let no_heads = || ShapeError::NoHeads { hidden_size: wish.hidden_size.unwrap_or(source.hidden_size) };
+    let (least, smallest) = search.least(&room).ok_or_else(no_heads)?;
+    if need.goal() >= before {
+        return Err(ShapeError::NotSmaller {
+            asked: need.said(),
+            source_has: need.amount_said(before),
+            least: need.amount_said(least),
+        });
+    }
+    let found = search.best(&room).map(|found| found.shape);
+    let meets = |shape: &Shape| need.is_limit() || search.miss(shape).abs() <= MOST_MISS;
+    let shape = match found {
+        Some(shape) if meets(&shape) => return Ok(shape),
+        Some(shape) => shape,
+        None => smallest,
+    };
+    Err(ShapeError::OutOfReach {
+        asked: need.said(),
+        nearest: need.amount_said(search.amount(&shape)),
+        shape: Box::new(shape),
+        least: need.amount_said(least),
+        source_has: need.amount_said(before),
+    })
+}
+
+/// Layers that stay: all, unless width alone would have to give up too much.
+fn kept_layers(search: &Search) -> i64 {
+    let (model, need) = (search.model, search.need);
+    let count = ParameterCount::of(model);
+    let prunable = (count.attention + count.mlp) as f64 * need.of_a_parameter();
+    // Embedding, head and cache shrink with the width, matrices of layers with its square.
+    let norms = count.norms as f64 * need.of_a_parameter();
+    let linear = need.amount(model) - norms - prunable;
+    // linear·w + prunable·w² = goal, for a width factor w.
+    let width = ((linear * linear + 4.0 * prunable * need.goal()).sqrt() - linear) / (2.0 * prunable);
+    let part = if width * width < WIDTH_ONLY { KEPT_LAYERS } else { 1.0 };
+    ((model.num_hidden_layers as f64 * part).round() as i64).max(1)
+}
+
+/// Numbers of heads that are left by those that are given.
+fn wanted_heads(source: &Shape, wish: &Wish) -> Vec<(i64, i64)> {
+    let mut pairs = heads(source, wish.kv_heads.is_some());
+    pairs.retain(|(heads, kept)| {
+        wish.heads.is_none_or(|wanted| wanted == *heads) && wish.kv_heads.is_none_or(|wanted| wanted == *kept)
+    });
+    pairs
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::need::{Serving, parameters};
+    use super::super::test_models::{all, llama2_7b, llama3_8b, smollm2};
+    use super::*;
+    use crate::prune::shape::resized;
+
+    fn sizes(shape: &Shape) -> [i64; 5] {
+        [
+            shape.hidden_size,
+            shape.intermediate_size,
+            shape.num_hidden_layers,
+            shape.num_attention_heads,
+            shape.num_key_value_heads,
+        ]
+    }
+
+    fn near(model: &ModelConfig, parameters: i64) -> Result<Shape, ShapeError> {
+        find(model, &Wish { need: Some(Need::Parameters(parameters)), ..Wish::default() })
+    }
+
+    #[test]
+    fn the_published_sizes_give_the_published_shapes() {
+        let model = llama2_7b();
+        assert_eq!(sizes(&near(&model, 1_345_423_360).unwrap()), [2048, 5504, 24, 16, 16]);
+        assert_eq!(sizes(&near(&model, 2_701_560_320).unwrap()), [2560, 6912, 32, 20, 20]);
+    }
+
+    #[test]
+    fn what_is_found_can_be_pruned_to_and_is_near_what_was_asked() {
+        for (model, counts) in [
+            (llama2_7b(), [400e6, 1e9, 1.3e9, 3e9, 5e9]),
+            (llama3_8b(), [1e9, 2e9, 4e9, 4.5e9, 6e9]),
+            (smollm2(), [30e6, 50e6, 51e6, 70e6, 100e6]),
+        ] {
+            for asked in counts {
+                let shape = near(&model, asked as i64).unwrap();
+                let found = parameters(&resized(&model, &shape)) as f64;
+                assert!((found / asked - 1.0).abs() < 0.03, "{asked}: {shape:?} has {found}");
+                shearling_masks::MaskSpec::new(&source_shape(&model), &shape).unwrap();
+                assert_eq!(shape.hidden_size % shape.num_attention_heads, 0, "{shape:?}");
+                assert_eq!((shape.hidden_size % 64, shape.intermediate_size % 64), (0, 0), "{shape:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn sizes_that_are_given_are_kept() {
+        let model = smollm2();
+        let wish = Wish {
+            need: Some(Need::Parameters(60_000_000)),
+            hidden_size: Some(384),
+            layers: Some(24),
+            ..Wish::default()
+        };
+        let shape = find(&model, &wish).unwrap();
+        assert_eq!((shape.hidden_size, shape.num_hidden_layers), (384, 24));
+        let only = Wish { hidden_size: Some(384), ..Wish::default() };
+        assert_eq!(sizes(&find(&model, &only).unwrap()), [384, 1536, 30, 6, 3], "heads follow the hidden size");
+        let width = Wish { intermediate_size: Some(1024), ..Wish::default() };
+        assert_eq!(sizes(&find(&model, &width).unwrap()), [576, 1024, 30, 9, 3]);
+    }
+
+    #[test]
+    fn what_cannot_be_reached_is_refused_with_the_nearest() {
+        let model = smollm2();
+        let message = near(&model, 200_000_000).unwrap_err().to_string();
+        assert!(message.contains("is not below the 134515008 parameters"), "{message}");
+        let message = near(&model, 1_000).unwrap_err().to_string();
+        assert!(message.contains("the nearest has"), "{message}");
+        let odd = Wish { hidden_size: Some(7), ..Wish::default() };
+        assert_eq!(find(&model, &odd).unwrap().num_attention_heads, 1, "one head divides anything");
+    }
+
+    /// What a limit leads to is what its parameters lead to, but for the cache.
+    #[test]
+    fn a_limit_gives_the_largest_shape_within_it() {
+        for (name, model) in all() {
+            let context = 4096.min(model.max_position_embeddings);
+            let serving = Serving { element_bytes: 2, context, batch: 1 };
+            let whole = Need::Memory { bytes: 0.0, serving }.amount(&model);
+            for part in [0.9, 0.6, 0.35] {
+                let need = Need::Memory { bytes: part * whole, serving };
+                let shape = find(&model, &Wish { need: Some(need), ..Wish::default() }).unwrap();
+                let used = need.amount(&resized(&model, &shape)) / need.goal();
+                assert!(used <= 1.0 && used > 0.93, "{name}: {used} of {part} by {shape:?}");
+            }
+        }
+    }
+
+    #[test]
+    fn an_impossible_limit_says_what_is_possible() {
+        let (model, serving) = (llama2_7b(), Serving { element_bytes: 2, context: 4096, batch: 1 });
+        let refused = |need| find(&model, &Wish { need: Some(need), ..Wish::default() }).unwrap_err();
+        let large = refused(Need::Memory { bytes: 1e12, serving });
+        assert!(matches!(large, ShapeError::NotSmaller { .. }) && large.to_string().contains("14.6 GiB"), "{large}");
+        let small = refused(Need::Latency { seconds: 1e-9, bandwidth: 1e12, serving });
+        assert!(matches!(small, ShapeError::OutOfReach { .. }), "{small}");
+        assert!(small.to_string().contains("In reach are") && small.to_string().contains(" ms to 15"), "{small}");
+    }
+}
