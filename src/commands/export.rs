@@ -94,6 +94,17 @@ impl Observer for Shown {
         self.printer.note("cutting to the target, then comparing with the masked model in fp64");
     }
 
+    fn rotated(&mut self, share: f64, unrotated: usize, dimensions: i64) {
+        std::mem::take(&mut self.progress).finish();
+        let stay = match unrotated {
+            0 => String::new(),
+            some => format!("; {some} of {dimensions} stay unrotated, for the embedding is the head too"),
+        };
+        let share = 100.0 * share;
+        self.printer
+            .note(format!("principal basis: the kept dimensions hold {share:.1} % of the residual stream{stay}"));
+    }
+
     fn progress(&mut self, what: &str, done: usize, of: usize) {
         self.progress.show(|| format!("{what} {done}/{of}"));
     }

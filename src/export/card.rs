@@ -1,7 +1,7 @@
 //! The model card of a written folder: where it comes from and what was done to it.
 
 use super::Error;
-use crate::config::{RunConfig, Stage};
+use crate::config::{HiddenBasis, RunConfig, Stage};
 use crate::hf::{CardShape, ModelCard, ModelConfig};
 use crate::model::count::ParameterCount;
 use crate::prune::shape;
@@ -27,7 +27,10 @@ pub(super) fn card(
     });
     let stage_name = match (stage, config.prune.method) {
         (Stage::Pretrain, _) => "training".to_string(),
-        (Stage::Prune, method) => format!("pruning ({method:?})").to_lowercase(),
+        (Stage::Prune, method) => match config.prune.basis {
+            HiddenBasis::Units => format!("pruning ({})", method.name()),
+            HiddenBasis::Principal => format!("pruning ({}, principal basis)", method.name()),
+        },
     };
     let (steps, tokens) = step.map_or((0, 0), |step| (step.step(), step.manifest().tokens));
     let before = config.model.source.as_deref().map(ModelCard::read).transpose()?.flatten().unwrap_or_default();

@@ -83,6 +83,8 @@ impl Job {
             (HiddenBasis::Principal, Some(_)) => {
                 let rotated = Rotated::write(&job, source, &calibration, setup.device, &mut progress)?;
                 scores.hidden = Some(rotated.energy.shallow_clone());
+                let kept = rotated.share_kept(spec.target().hidden_size)?;
+                observer.rotated(kept, rotated.unrotated, spec.source().hidden_size);
                 Some(rotated)
             }
             _ => None,

@@ -8,6 +8,10 @@ pub trait Observer {
     /// The masks that are about to be cut.
     fn masks(&mut self, _report: &MaskReport) {}
 
+    /// The source was turned into its principal basis: the kept dimensions hold `share` of the stream's energy, and
+    /// `unrotated` of all `dimensions` were left as they are.
+    fn rotated(&mut self, _share: f64, _unrotated: usize, _dimensions: i64) {}
+
     /// `done` of `of` parts of one piece of the work.
     fn progress(&mut self, _what: &str, _done: usize, _of: usize) {}
 

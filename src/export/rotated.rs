@@ -7,13 +7,15 @@ use crate::hf::Checkpoint;
 use crate::model::count::ParameterCount;
 use crate::prune::principal::{basis, rotate};
 use crate::prune::scores::{Calibration, Progress};
-use tch::{Device, Tensor};
+use tch::{Device, Kind, Tensor};
 
 /// A rotated source; its folder is removed when this is dropped.
 pub(super) struct Rotated {
     pub(super) checkpoint: Checkpoint,
     /// Share of the stream's energy of each hidden dimension `[D]`.
     pub(super) energy: Tensor,
+    /// Dimensions that were left as they are.
+    pub(super) unrotated: usize,
     _folder: Staging,
 }
 
@@ -32,6 +34,12 @@ impl Rotated {
         let folder = Staging::new(&job.out.with_extension("rotated"))?;
         rotate(source, &basis, folder.path(), job.config.checkpoint.max_shard_bytes, device, progress)?;
         let checkpoint = Checkpoint::open(folder.path())?;
-        Ok(Rotated { checkpoint, energy: basis.energy, _folder: folder })
+        Ok(Rotated { checkpoint, energy: basis.energy, unrotated: basis.unrotated, _folder: folder })
+    }
+
+    /// Share of the stream's energy that the best `count` dimensions hold.
+    pub(super) fn share_kept(&self, count: i64) -> Result<f64, Error> {
+        let (best, _) = self.energy.f_topk(count, 0, true, false)?;
+        Ok(best.f_sum(Kind::Double)?.f_double_value(&[])?)
     }
 }
