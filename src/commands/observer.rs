@@ -59,9 +59,10 @@ impl Observer for TerminalObserver {
         let (label, steps) = (self.label.clone(), self.steps);
         self.progress.show(|| {
             format!(
-                "{label} {}/{steps}  loss {:.4}{}{}  {rate:.0} tokens/s  {} left",
+                "{label} {}/{steps}  loss {:.4}{}{}{}  {rate:.0} tokens/s  {} left",
                 report.step,
                 report.cross_entropy,
+                report.distillation.map_or(String::new(), |loss| format!(" distillation {loss:.4}")),
                 domain_losses(trainer, report),
                 constraints(report),
                 duration(left)

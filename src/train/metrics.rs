@@ -127,9 +127,10 @@ pub fn step_record(trainer: &Trainer, report: &StepReport, timing: Timing) -> Re
     let step = Step {
         tokens: Some(trainer.counters.tokens),
         loss: StepLoss {
-            total: Some(report.cross_entropy + report.lagrangian.unwrap_or(0.0)),
+            total: Some(report.token_loss + report.lagrangian.unwrap_or(0.0)),
             cross_entropy: Some(report.cross_entropy),
             perplexity: Some(report.cross_entropy.exp()),
+            distillation: report.distillation,
             lagrangian: report.lagrangian,
         },
         domains: step_domains(trainer, report),

@@ -36,6 +36,7 @@ pub mod schedule;
 pub mod settling;
 pub mod setup;
 pub mod step;
+mod teacher;
 pub mod tensorboard;
 pub mod trainer;
 pub mod watchdog;

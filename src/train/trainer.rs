@@ -6,12 +6,14 @@ use super::mix_notices::MixWatch;
 use super::optimizer::{Direction, Group};
 use super::phases::{Phase, PhaseClock};
 use super::schedule::Schedule;
-use super::setup::{Device, Setup};
+use super::setup::{Device, Setup, compute_dtype, kind};
+use super::teacher::Teacher;
 use super::watchdog::Watchdog;
 use crate::config::RunConfig;
 use crate::eval::EvalRows;
 use crate::hf::{Checkpoint, ModelConfig, RawConfig};
 use crate::model::count::training_flops_per_token;
+use crate::model::loss::Blend;
 use crate::model::{Decoder, ForwardContext, init, parameters::parameters};
 use serde::{Deserialize, Serialize};
 use shearling_domains::{Batch, Loader, Mixer, Split};
@@ -28,6 +30,8 @@ pub struct Trainer {
     pub(super) device: Device,
     pub(super) model: Decoder,
     pub(super) context: ForwardContext,
+    /// Whom it learns from beside the text.
+    pub(super) teacher: Option<Teacher>,
     pub(super) weights: Group,
     pub(super) masks: Option<MaskTraining>,
     pub(super) loader: Loader,
@@ -148,6 +152,7 @@ impl Trainer {
             model_config: setup.model.clone(),
             device: setup.device,
             model: decoder,
+            teacher: teacher(setup)?,
             weights,
             loader,
             mixer,
@@ -196,9 +201,10 @@ impl Trainer {
         Ok(true)
     }
 
-    /// Model FLOPs of one training token.
+    /// FLOPs of one training token, those of a teacher's forward with them.
     pub fn flops_per_token(&self) -> f64 {
-        training_flops_per_token(&self.model_config, self.loader.dataset().sequence_length() as i64)
+        let own = training_flops_per_token(&self.model_config, self.loader.dataset().sequence_length() as i64);
+        own + self.teacher.as_ref().map_or(0.0, Teacher::flops_per_token)
     }
 
     /// Measures phases from the next step on; every phase then waits for the device.
@@ -238,6 +244,14 @@ fn initial_weights(setup: &Setup) -> Result<Vec<(String, Tensor)>, Error> {
             weights.into_iter().map(|(name, weight)| Ok((name, weight.f_to_device(setup.device)?))).collect()
         }
     }
+}
+
+fn teacher(setup: &Setup) -> Result<Option<Teacher>, Error> {
+    let Some((distill, source)) = setup.config.distill.as_ref().zip(setup.teacher.as_ref()) else { return Ok(None) };
+    let blend = Blend { share: distill.weight, temperature: distill.temperature };
+    let kind = kind(compute_dtype(distill.dtype, setup.device));
+    let tokens = setup.dataset.sequence_length() as i64;
+    Ok(Some(Teacher::load(source, kind, blend, tokens, setup.device)?))
 }
 
 /// fp32 masters of all weights, tensor by tensor from the mapped file to the device.

@@ -21,6 +21,13 @@ pub(super) fn section(runs: &[RunView]) -> Section {
     let spec = LineSpec::new(caption, "step", "nats per token", Unit::Plain).past_the_start();
     add(&mut figures, spec, training(runs, Over::Steps), marks(runs.iter(), runs.len() > 1));
 
+    let about = "KL divergence of the model's predictions from its teacher's, at distill.temperature, mean of each batch in \
+                 nats per target token. At zero the model predicts as its teacher does, whatever the text says; the loss \
+                 that is minimised blends it with the training loss (distill.weight).";
+    let caption = Caption::new("loss-distillation", "Distillation loss", about);
+    let spec = LineSpec::new(caption, "step", "nats per token", Unit::Plain).past_the_start();
+    add(&mut figures, spec, distillation(runs), marks(runs.iter(), runs.len() > 1));
+
     let differ = rows_differ(runs);
     let about = format!(
         "Mean over the domains on held-out rows. While pruning, the solid line has as many units open as the masks expect; \
@@ -81,6 +88,12 @@ fn training(runs: &[RunView], over: Over) -> Vec<Series> {
     let line =
         |run: &RunView| step_series(run, &run.label, run_style(run), &run.history.steps.loss_cross_entropy, over);
     runs.iter().map(line).collect()
+}
+
+fn distillation(runs: &[RunView]) -> Vec<Series> {
+    let column =
+        |run: &RunView| step_series(run, &run.label, run_style(run), &run.history.steps.loss_distillation, Over::Steps);
+    runs.iter().map(column).collect()
 }
 
 fn held_out(runs: &[RunView], over: Over) -> Vec<Series> {
