@@ -153,7 +153,7 @@ fn a_step_tells_what_it_minimised_and_a_bf16_teacher_and_run_follow_fp32() {
     }
     // Learning from the text alone does not bring it there.
     let text_alone = desk.reports(&["distill.weight=1e-9"], 40);
-    assert!(mean(&text_alone[35..]) > 1.5 * last, "{} {last}", mean(&text_alone[35..]));
+    assert!(mean(&text_alone[35..]) > 1.3 * last, "{} {last}", mean(&text_alone[35..]));
 }
 
 #[test]
@@ -178,8 +178,11 @@ fn the_source_is_the_teacher_of_a_pruning_run_unless_another_is_named() {
     let setup = config(Stage::Prune, &[target]).unwrap();
     assert_eq!(setup.teacher.as_ref().unwrap().dir(), desk.at("source"));
     // Masks are in the way of the model, not of its teacher.
-    let report = Trainer::new(&setup).unwrap().step().unwrap();
-    assert!(report.distillation.unwrap() > 1e-6 && report.lagrangian.is_some());
+    let mut trainer = Trainer::new(&setup).unwrap();
+    let reports: Vec<StepReport> = (0..20).map(|_| trainer.step().unwrap()).collect();
+    let losses: Vec<f64> = reports.iter().filter_map(|report| report.distillation).collect();
+    assert!(losses[0].abs() < 1e-3 && losses[19] > 10.0 * losses[0].abs(), "{losses:?}");
+    assert!(reports.iter().all(|report| report.lagrangian.is_some()));
     let message = config(Stage::Pretrain, &[]).unwrap_err().to_string();
     assert!(message.contains("needs distill.teacher"), "{message}");
 }
