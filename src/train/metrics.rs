@@ -223,6 +223,7 @@ pub fn eval_record(trainer: &Trainer, report: &EvalReport, snapshot: Option<&str
         tokens: Some(trainer.counters.tokens),
         gates: Some(report.gates.name().to_string()),
         mean_loss: report.mean,
+        teacher_loss: report.teacher,
         domains: domains.collect(),
         mixer_updated: Some(report.mixer_updated),
         row_sparsity: report.row_sparsity.iter().map(|(module, found)| (module.clone(), rows(found))).collect(),

@@ -9,6 +9,7 @@
 //! holds, a checkpoint names the teacher by the hash of what is in its folder.
 
 use super::Error;
+use crate::eval::{EvalRows, RowLosses, mean_loss, row_losses};
 use crate::files::{sha256_of_file, sha256_of_text};
 use crate::hf::{Checkpoint, ModelConfig};
 use crate::model::count::forward_flops_per_token;
@@ -65,6 +66,13 @@ impl Teacher {
     /// Its side of the loss, from its normed stream.
     pub(super) fn head<'a>(&'a self, stream: &'a Tensor) -> TeacherHead<'a> {
         self.decoder.as_teacher(stream)
+    }
+
+    /// What it loses itself on held-out rows, mean over the domains: how good a model the run learns from.
+    pub(super) fn held_out_loss(&self, rows: &[EvalRows], micro_batch: usize) -> Result<Option<f64>, TchError> {
+        let none = ModelGates::none();
+        let found = row_losses(&self.decoder, &self.context, &none, rows, micro_batch, &mut |_, _, _| ())?;
+        Ok(mean_loss(&found.iter().map(RowLosses::summary).collect::<Vec<_>>()))
     }
 
     /// FLOPs that it takes for a token: it goes forward only.

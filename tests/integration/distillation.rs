@@ -234,8 +234,16 @@ fn records_tables_and_the_report_show_the_distillation_loss() {
     arguments.extend(common.iter().map(String::as_str));
     succeed(&arguments);
     let folder = desk.at("run").display().to_string();
-    let steps: Vec<Value> = metrics::read(&desk.at("run").join(METRICS)).unwrap();
-    let steps: Vec<&Value> = steps.iter().filter(|record| record["type"] == "step").collect();
+    let records: Vec<Value> = metrics::read(&desk.at("run").join(METRICS)).unwrap();
+    let evals = records.iter().filter(|record| record["type"] == "eval");
+    let told: Vec<Option<f64>> = evals.map(|eval| eval["teacher_loss"].as_f64()).collect();
+    let teacher = desk.at("teacher").display().to_string();
+    let data = data_path();
+    let alone = ["eval", &teacher, "--data", &data, "--rows", "2", "--device", "cpu", "--dtype", "fp32", "--json"];
+    let alone: Value = serde_json::from_str(&succeed(&alone)).unwrap();
+    let alone = alone["models"][0]["mean_loss"].as_f64().unwrap();
+    assert!((told[0].unwrap() - alone).abs() < 1e-4 && told[1..] == [None], "{told:?} {alone}");
+    let steps: Vec<&Value> = records.iter().filter(|record| record["type"] == "step").collect();
     assert_eq!(steps.len(), 4);
     for step in &steps {
         let of = |key: &str| step["loss"][key].as_f64().unwrap();
@@ -254,7 +262,8 @@ fn records_tables_and_the_report_show_the_distillation_loss() {
     assert!(succeed(&["watch", &folder, "--once"]).contains("  distillation "));
     let page = desk.at("report.html").display().to_string();
     succeed(&["report", &folder, "--out", &page]);
-    assert!(std::fs::read_to_string(&page).unwrap().contains("Distillation loss"));
+    let page = std::fs::read_to_string(&page).unwrap();
+    assert!(page.contains("Distillation loss") && page.contains(", its teacher"));
 }
 
 #[test]

@@ -58,7 +58,12 @@ impl Report {
         let teacher_flops = outline.teacher.as_ref().map(|teacher| forward(teacher) * tokens);
         let own_flops = training_flops_per_token(&outline.model, outline.row_tokens) * tokens;
         let train_flops = own_flops + teacher_flops.unwrap_or(0.0);
-        let eval_flops = eval_tokens(outline).map(|tokens| forward(&outline.model) * tokens);
+        // The teacher is evaluated once, before the first step.
+        let evaluated = |tokens: f64| {
+            let once = tokens / evaluations(outline).max(1) as f64;
+            forward(&outline.model) * tokens + outline.teacher.as_ref().map_or(0.0, forward) * once
+        };
+        let eval_flops = eval_tokens(outline).map(evaluated);
         let all_flops = train_flops + eval_flops.unwrap_or(0.0);
         let seconds = match (arguments.tokens_per_second, arguments.tflops, card) {
             (Some(rate), ..) => Some((all_flops / train_flops * tokens / rate, "at the given rate".to_string())),
