@@ -23,6 +23,7 @@ pub struct Steps {
     /// Mean over the batch's target tokens, nats.
     pub loss_cross_entropy: Column,
     /// KL divergence from the teacher, nats; none without one.
+    #[serde(skip_serializing_if = "is_blank")]
     pub loss_distillation: Column,
     /// The constraint's part; none in `pretrain`.
     pub loss_lagrangian: Column,
@@ -115,6 +116,11 @@ type Source<'a, R> = (&'a mut Column, fn(&R) -> Option<f64>);
 
 fn whole(number: Option<u64>) -> Option<f64> {
     number.map(|number| number as f64)
+}
+
+/// Whether a column says nothing at any step.
+fn is_blank(column: &Column) -> bool {
+    column.iter().all(Option::is_none)
 }
 
 impl Steps {

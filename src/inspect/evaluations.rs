@@ -19,6 +19,7 @@ pub struct Evaluation {
     /// Mean over the domains, nats per target token.
     pub mean_loss: Option<f64>,
     /// The same of the teacher; only of the evaluation before the first step of a run that has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub teacher_loss: Option<f64>,
     /// Whether the mixer was asked to move here.
     pub mixer_updated: bool,

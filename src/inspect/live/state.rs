@@ -25,6 +25,7 @@ pub struct LiveRun {
     /// Cross entropy of the last step, nats per token.
     pub loss: Option<f64>,
     /// KL divergence from the teacher in the last step; none without one.
+    #[serde(skip_serializing_if = "Option::is_none")]
     pub distillation: Option<f64>,
     /// Lagrangian of the last step.
     pub lagrangian: Option<f64>,
