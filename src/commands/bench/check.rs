@@ -183,7 +183,7 @@ fn cases() -> Result<Vec<Case>, TchError> {
             let device = x[0].device();
             let [hidden, weight] = [&taught[0], &taught[1]].map(|tensor| tensor.f_to_device(device));
             let teacher = distillation::TeacherHead { hidden: &hidden?, weight: &weight? };
-            let blend = distillation::Blend { share: 0.7, temperature: 1.5 };
+            let blend = distillation::Blend { share: 0.5, temperature: 2.0 };
             let targets = its_targets.f_to_device(device)?;
             let scale = 1.0 / 37.0;
             let found = distillation::linear_distillation(&x[0], &x[1], &targets, teacher, blend, scale, 16)?;
