@@ -8,6 +8,7 @@ mod integration {
     pub mod cli;
     pub mod configs;
     pub mod decoding;
+    pub mod distillation;
     pub mod divergence;
     pub mod domain_mix;
     pub mod evaluation;

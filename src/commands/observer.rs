@@ -59,9 +59,10 @@ impl Observer for TerminalObserver {
         let (label, steps) = (self.label.clone(), self.steps);
         self.progress.show(|| {
             format!(
-                "{label} {}/{steps}  loss {:.4}{}{}  {rate:.0} tokens/s  {} left",
+                "{label} {}/{steps}  loss {:.4}{}{}{}  {rate:.0} tokens/s  {} left",
                 report.step,
                 report.cross_entropy,
+                report.distillation.map_or(String::new(), |loss| format!(" distillation {loss:.4}")),
                 domain_losses(trainer, report),
                 constraints(report),
                 duration(left)
@@ -83,7 +84,12 @@ impl Observer for TerminalObserver {
             let expected = masks.expected_size().map_or(f64::NAN, |size| size.overall_sparsity);
             format!("  sparsity {expected:.3}/{:.3}", masks.overall_target_sparsity(report.step))
         });
-        self.line(format!("step {}{cut}: validation {}{sparsity}  {domains}", report.step, optional(report.mean, 4)));
+        let teacher = report.teacher.map_or(String::new(), |loss| format!("  teacher {loss:.4}"));
+        self.line(format!(
+            "step {}{cut}: validation {}{teacher}{sparsity}  {domains}",
+            report.step,
+            optional(report.mean, 4)
+        ));
     }
 
     fn saved(&mut self, step: u64, path: &Path) {

@@ -4,9 +4,11 @@ use super::RunConfig;
 use std::path::{Path, PathBuf};
 
 impl RunConfig {
-    /// What the run reads: `model.source`, `data.path`, `mixer.reference_file`.
+    /// What the run reads: `model.source`, `distill.teacher`, `data.path`, `mixer.reference_file`.
     pub fn paths_mut(&mut self) -> impl Iterator<Item = &mut PathBuf> {
-        let files = [self.model.source.as_mut(), self.mixer.reference_file.as_mut(), Some(&mut self.data.path)];
+        let teacher = self.distill.as_mut().and_then(|distill| distill.teacher.as_mut());
+        let files =
+            [self.model.source.as_mut(), teacher, self.mixer.reference_file.as_mut(), Some(&mut self.data.path)];
         files.into_iter().flatten()
     }
 

@@ -23,6 +23,7 @@ const RESUME_KEYS: &[(&str, Change)] = &[
     ("run.tensorboard", Change::Freely),
     // The files may have moved; what is in them is compared with what the checkpoint says.
     ("model.source", Change::Freely),
+    ("distill.teacher", Change::Freely),
     ("data.path", Change::Freely),
     // What runs out of data is told to raise it.
     ("data.max_epochs", Change::Up),
@@ -162,6 +163,7 @@ mod tests {
             ("train.moments=bf16", "train.moments: was \"fp32\", now \"bf16\""),
             ("prune.method=magnitude", "prune.method: was \"learned\", now \"magnitude\""),
             ("mixer.cap=0.5", "mixer.cap: was absent, now 0.5"),
+            ("distill.weight=0.5", "distill.weight: was absent, now 0.5"),
         ] {
             assert!(refused(set).contains(&expected.to_string()), "{set}: {:?}", refused(set));
         }

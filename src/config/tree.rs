@@ -29,6 +29,9 @@ pub struct RunConfig {
     pub mixer: Mixer,
     /// Steps, batch, learning rate of the weights.
     pub train: Train,
+    /// A teacher whose predictions are learned beside the text; none when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub distill: Option<Distill>,
     /// Masks and multipliers; `prune` only.
     #[serde(default)]
     pub masks: Masks,
@@ -371,6 +374,41 @@ impl Train {
     /// Rows per forward.
     pub fn micro_batch(&self) -> usize {
         self.micro_batch_rows.unwrap_or(self.batch_rows)
+    }
+}
+
+/// `[distill]`: the loss of a token is (1−λ)·cross entropy + λ·T²·KL(teacher ‖ model), both distributions at temperature T.
+#[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct Distill {
+    /// Hugging Face folder of the frozen teacher, of the model's own vocabulary; `prune` takes `model.source` when absent.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub teacher: Option<PathBuf>,
+    /// λ: the share of the divergence in the loss, above 0 and at most 1; cross entropy has the rest.
+    pub weight: f64,
+    /// T: both models' logits are divided by it before the divergence is taken.
+    #[serde(default = "temperature")]
+    pub temperature: f64,
+    /// Dtype in which the teacher is held and computes: `bf16`, `fp32` or `auto` (bf16 where the device multiplies it in
+    /// hardware, else fp32).
+    #[serde(default = "teacher_dtype")]
+    pub dtype: ComputeDtype,
+}
+
+fn temperature() -> f64 {
+    1.0
+}
+
+fn teacher_dtype() -> ComputeDtype {
+    ComputeDtype::Fixed(DType::BF16)
+}
+
+impl RunConfig {
+    /// The folder of the teacher, if there is to be one and it is known which: that of `[distill]`, or the model to prune.
+    pub fn teacher(&self) -> Option<&PathBuf> {
+        let distill = self.distill.as_ref()?;
+        let pruned = self.model.source.as_ref().filter(|_| self.target.is_some());
+        distill.teacher.as_ref().or(pruned)
     }
 }
 

@@ -36,6 +36,7 @@ pub fn validate(config: &RunConfig, stage: Stage) -> Result<(), Error> {
     check_model(config, stage, &mut problems);
     check_train(config, &mut problems);
     check_mixer(config, &mut problems);
+    check_distill(config, stage, &mut problems);
     check_rest(config, &mut problems);
     if problems.0.is_empty() { Ok(()) } else { Err(Error::Invalid(problems.0)) }
 }
@@ -142,6 +143,28 @@ fn check_mixer(config: &RunConfig, problems: &mut Problems) {
     }
 }
 
+fn check_distill(config: &RunConfig, stage: Stage, problems: &mut Problems) {
+    let Some(distill) = &config.distill else { return };
+    problems.unless(stage == Stage::Prune || distill.teacher.is_some(), || {
+        "[distill] of a pretrain run needs distill.teacher, the Hugging Face folder to learn from: for a pruned model \
+         that is the model it was cut from"
+            .to_string()
+    });
+    problems.unless(positive(distill.weight) && distill.weight <= 1.0, || {
+        format!(
+            "distill.weight = {} must be above 0 and at most 1; to train without a teacher remove [distill]",
+            distill.weight
+        )
+    });
+    problems.unless(positive(distill.temperature), || {
+        format!("distill.temperature = {} must be a positive number", distill.temperature)
+    });
+    problems.unless(distill.dtype != ComputeDtype::Fixed(DType::F16), || {
+        "distill.dtype = \"fp16\" is only for written checkpoints; hold the teacher in \"auto\", \"bf16\" or \"fp32\""
+            .to_string()
+    });
+}
+
 fn check_rest(config: &RunConfig, problems: &mut Problems) {
     problems.unless(config.run.dtype != ComputeDtype::Fixed(DType::F16), || {
         "run.dtype = \"fp16\" is only for written checkpoints; train in \"auto\", \"bf16\" or \"fp32\"".to_string()
@@ -215,6 +238,31 @@ mod tests {
         assert!(check("1025").unwrap_err().contains("run.threads = 1025 must be at most 1024"));
         for wrong in ["0", "-1", "many"] {
             assert!(check(wrong).unwrap_err().contains("run.threads"), "{wrong}");
+        }
+    }
+
+    #[test]
+    fn a_teacher_needs_a_folder_and_a_share() {
+        let text = "[run]\ndirectory = 'a'\n[model]\nsource = 'm'\n[data]\npath = 'd'\n\
+                    [train]\nsteps = 4\nbatch_rows = 2\nlearning_rate = 0.1\n[distill]\nweight = 0.5\n";
+        let check = |sets: &[&str], stage: Stage| {
+            let sets: Vec<String> = sets.iter().map(|set| set.to_string()).collect();
+            let config = parse(text, "test", &sets).unwrap();
+            validate(&config, stage).map(|()| config.teacher().cloned()).map_err(|error| error.to_string())
+        };
+        let target = "target.hidden_size=8";
+        assert_eq!(check(&[target], Stage::Prune).unwrap(), Some("m".into()), "the model to prune");
+        assert_eq!(check(&[target, "distill.teacher=t"], Stage::Prune).unwrap(), Some("t".into()));
+        assert_eq!(check(&["distill.teacher=t", "distill.weight=1"], Stage::Pretrain).unwrap(), Some("t".into()));
+        assert!(check(&[], Stage::Pretrain).unwrap_err().contains("needs distill.teacher"));
+        for (set, problem) in [
+            ("distill.weight=0", "distill.weight = 0 must be above 0"),
+            ("distill.weight=1.5", "distill.weight = 1.5 must be above 0 and at most 1"),
+            ("distill.temperature=-1", "distill.temperature = -1 must be"),
+            ("distill.dtype=fp16", "distill.dtype = \"fp16\""),
+        ] {
+            let message = check(&[target, set], Stage::Prune).unwrap_err();
+            assert!(message.contains(problem), "{message}");
         }
     }
 

@@ -18,10 +18,13 @@ pub struct Steps {
     pub applied: Vec<bool>,
     /// Tokens seen so far.
     pub tokens: Column,
-    /// Cross entropy and Lagrangian.
+    /// What is minimised: cross entropy or its blend with the divergence from a teacher, and the Lagrangian.
     pub loss_total: Column,
     /// Mean over the batch's target tokens, nats.
     pub loss_cross_entropy: Column,
+    /// KL divergence from the teacher, nats; none without one.
+    #[serde(skip_serializing_if = "is_blank")]
+    pub loss_distillation: Column,
     /// The constraint's part; none in `pretrain`.
     pub loss_lagrangian: Column,
     /// Learning rate of the weights.
@@ -104,7 +107,7 @@ pub struct ModuleSteps {
 /// modules has 10 million.
 const MOST_CELLS: usize = 32 << 20;
 /// Columns that every run has, of a domain, and of a module.
-const RUN_COLUMNS: usize = 21;
+const RUN_COLUMNS: usize = 22;
 const DOMAIN_COLUMNS: usize = 6;
 const MODULE_COLUMNS: usize = 7;
 
@@ -113,6 +116,11 @@ type Source<'a, R> = (&'a mut Column, fn(&R) -> Option<f64>);
 
 fn whole(number: Option<u64>) -> Option<f64> {
     number.map(|number| number as f64)
+}
+
+/// Whether a column says nothing at any step.
+fn is_blank(column: &Column) -> bool {
+    column.iter().all(Option::is_none)
 }
 
 impl Steps {
@@ -132,6 +140,7 @@ impl Steps {
             (&mut self.tokens, |r| whole(r.tokens)),
             (&mut self.loss_total, |r| r.loss.total),
             (&mut self.loss_cross_entropy, |r| r.loss.cross_entropy),
+            (&mut self.loss_distillation, |r| r.loss.distillation),
             (&mut self.loss_lagrangian, |r| r.loss.lagrangian),
             (&mut self.learning_rate_weights, |r| r.learning_rate.weights),
             (&mut self.learning_rate_masks, |r| r.learning_rate.masks),
@@ -293,7 +302,7 @@ mod tests {
 
     #[test]
     fn columns_that_one_line_made_are_counted_for_all_others() {
-        // 2576 steps × (21 + 1000·6 + 1000·7) cells are just below the bound.
+        // 2576 steps × (22 + 1000·6 + 1000·7) cells are just below the bound.
         let full = |steps: u64| Steps {
             step: (1..=steps).collect(),
             domains: vec![DomainSteps::default(); 1000],

@@ -18,6 +18,9 @@ pub struct Evaluation {
     pub gates: String,
     /// Mean over the domains, nats per target token.
     pub mean_loss: Option<f64>,
+    /// The same of the teacher; only of the evaluation before the first step of a run that has one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub teacher_loss: Option<f64>,
     /// Whether the mixer was asked to move here.
     pub mixer_updated: bool,
     /// Per domain.
@@ -86,6 +89,7 @@ impl Evaluation {
             step,
             gates: record.gates.as_deref().map(shown).unwrap_or_default(),
             mean_loss: record.mean_loss,
+            teacher_loss: record.teacher_loss,
             mixer_updated: record.mixer_updated == Some(true),
             by_name: sorted(&domains),
             domains,

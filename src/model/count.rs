@@ -52,6 +52,11 @@ impl ParameterCount {
     }
 }
 
+/// FLOPs of a forward alone: a third of a training step's.
+pub fn forward_flops_per_token(model: &ModelConfig, tokens_per_row: i64) -> f64 {
+    training_flops_per_token(model, tokens_per_row) / 3.0
+}
+
 /// Model FLOPs of one training token (forward and backward): 6 per matmul parameter plus causal attention,
 /// 6 · L · H · E · T (scores and values, half of them masked, backward twice the forward). Recomputation is not
 /// counted.

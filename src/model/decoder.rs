@@ -11,7 +11,7 @@ use super::ModelConfig;
 use super::block::{Block, Keep};
 use super::context::ForwardContext;
 use super::gates::ModelGates;
-use super::loss::{self, BatchLosses};
+use super::loss::{self, BatchLosses, Blend, TeacherHead};
 use super::norm::rms_norm;
 use super::parameters::Role;
 use crate::native::ops::embedding::embedding;
@@ -68,8 +68,11 @@ impl Head {
 
     /// Residual stream `x [B, T, D]` to logits `[B, T, V]`.
     pub fn forward(&self, model: &ModelConfig, x: &Tensor, gates: &ModelGates) -> Result<Tensor, TchError> {
-        let (normed, _) = rms_norm(x, &self.norm, model.rms_norm_eps, gates.hidden.as_ref())?;
-        normed.f_linear(&self.weight, None::<&Tensor>)
+        self.normed(model, x, gates)?.f_linear(&self.weight, None::<&Tensor>)
+    }
+
+    fn normed(&self, model: &ModelConfig, x: &Tensor, gates: &ModelGates) -> Result<Tensor, TchError> {
+        Ok(rms_norm(x, &self.norm, model.rms_norm_eps, gates.hidden.as_ref())?.0)
     }
 
     /// Residual stream `x [B, T, D]` of `input_ids [B, T]` to the losses of the next tokens, without holding all
@@ -82,8 +85,7 @@ impl Head {
         scale: f64,
         gates: &ModelGates,
     ) -> Result<BatchLosses, TchError> {
-        let (normed, _) = rms_norm(x, &self.norm, model.rms_norm_eps, gates.hidden.as_ref())?;
-        loss::next_token_losses(&normed, &self.weight, input_ids, scale)
+        loss::next_token_losses(&self.normed(model, x, gates)?, &self.weight, input_ids, scale)
     }
 
     /// Residual stream `x [B, T, D]` to the losses `[N]` of `targets [N]` at `positions [N]` of the B·T tokens.
@@ -96,8 +98,7 @@ impl Head {
         gates: &ModelGates,
     ) -> Result<Tensor, TchError> {
         let chosen = x.f_reshape([-1, model.hidden_size])?.f_index_select(0, positions)?;
-        let (normed, _) = rms_norm(&chosen, &self.norm, model.rms_norm_eps, gates.hidden.as_ref())?;
-        loss::target_losses(&normed, &self.weight, targets)
+        loss::target_losses(&self.normed(model, &chosen, gates)?, &self.weight, targets)
     }
 }
 
@@ -173,6 +174,36 @@ impl Decoder {
         gates: &ModelGates,
     ) -> Result<BatchLosses, TchError> {
         self.head.losses(&self.model, x, input_ids, scale, gates)
+    }
+
+    /// The normed residual stream `[B, T, D]` of `input_ids [B, T]`: what the output head reads.
+    pub fn normed_stream(
+        &self,
+        input_ids: &Tensor,
+        context: &ForwardContext,
+        gates: &ModelGates,
+    ) -> Result<Tensor, TchError> {
+        self.head.normed(&self.model, &self.residual_stream(input_ids, context, gates)?, gates)
+    }
+
+    /// This model as a teacher: what its head makes of the normed stream `hidden`.
+    pub fn as_teacher<'a>(&'a self, hidden: &'a Tensor) -> TeacherHead<'a> {
+        TeacherHead { hidden, weight: &self.head.weight }
+    }
+
+    /// [`losses`](Decoder::losses) beside a teacher with the same vocabulary: their blend is the objective, and the
+    /// logits of neither model exist as a whole.
+    pub fn distilled_losses(
+        &self,
+        x: &Tensor,
+        input_ids: &Tensor,
+        scale: f64,
+        gates: &ModelGates,
+        teacher: TeacherHead,
+        blend: Blend,
+    ) -> Result<BatchLosses, TchError> {
+        let normed = self.head.normed(&self.model, x, gates)?;
+        loss::distilled_losses(&normed, &self.head.weight, input_ids, scale, teacher, blend)
     }
 
     /// Losses `[N]` (nats, fp32) of single targets: token `targets [N]` (int64) after position `positions [N]` (int64) of

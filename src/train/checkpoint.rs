@@ -41,6 +41,9 @@ struct State {
     mixer: MixerState,
     /// Optimiser updates by group: t of the bias corrections.
     updates: BTreeMap<String, u64>,
+    /// Which teacher the run learns from.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    teacher: Option<String>,
 }
 
 impl Trainer {
@@ -62,6 +65,7 @@ impl Trainer {
             loader: self.loader.state(),
             mixer: self.mixer.state().clone(),
             updates: self.groups().map(|group| (group.name.to_string(), group.updates())).collect(),
+            teacher: self.teacher.as_ref().map(|teacher| teacher.fingerprint.clone()),
         };
         let path = folder.join(STEP_STATE);
         let text = serde_json::to_string_pretty(&state)
@@ -103,6 +107,9 @@ impl Trainer {
         let loader = Loader::resume(setup.dataset.clone(), loader_config(&setup.config), state.loader)?;
         let mixer = setup.resumed_mixer(state.mixer)?;
         let mut trainer = Trainer::assemble(setup, weights, masks, loader, mixer, state.counters)?;
+        if let Some(teacher) = &trainer.teacher {
+            teacher.require_same(state.teacher.as_deref())?;
+        }
         let path = folder.join(STEP_OPTIMIZER);
         // By way of the CPU: on the device the moments have their places already.
         let mut moments = TensorFile::read(&path, Device::Cpu)?.tensors;

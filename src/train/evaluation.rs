@@ -6,6 +6,7 @@
 use super::Error;
 use super::decide::Intervals;
 use super::mix_notices::MixNotice;
+use super::teacher::Teacher;
 use super::trainer::Trainer;
 use crate::eval::{DomainLoss, RowLosses, mean_loss, row_losses};
 use crate::model::ModelGates;
@@ -55,6 +56,9 @@ pub struct EvalReport {
     pub row_losses: Option<Vec<Vec<f64>>>,
     /// Mean over the domains.
     pub mean: Option<f64>,
+    /// Mean loss of the teacher on the same rows, told with the model before the first step.
+    #[serde(default)]
+    pub teacher: Option<f64>,
     /// Loss over reference by domain, as the mixer uses it; `None` without references.
     pub excess: Option<Vec<Option<f64>>>,
     /// Proportions from here on.
@@ -89,12 +93,16 @@ impl Trainer {
         Ok(EvalReport { mix_notices, ..self.report(gates, domains, excess, true)? })
     }
 
-    /// Evaluates the model without masks: before the first step, the model that the run starts from.
+    /// Evaluates the model without masks: before the first step, the model that the run starts from; and its teacher.
     pub fn evaluate_plain(&mut self) -> Result<EvalReport, Error> {
         let rows = self.row_losses(EvalGates::Plain)?;
         let domains = summaries(&rows);
         let excess = self.over_reference(&domains);
-        Ok(EvalReport { row_losses: Some(by_domain(rows)), ..self.report(EvalGates::Plain, domains, excess, false)? })
+        let micro_batch = self.config.train.micro_batch();
+        let held_out = |teacher: &Teacher| teacher.held_out_loss(&self.eval_rows, micro_batch);
+        let teacher = self.teacher.as_ref().map(held_out).transpose()?.flatten();
+        let report = self.report(EvalGates::Plain, domains, excess, false)?;
+        Ok(EvalReport { row_losses: Some(by_domain(rows)), teacher, ..report })
     }
 
     fn over_reference(&self, domains: &[DomainLoss]) -> Option<Vec<Option<f64>>> {
@@ -145,6 +153,7 @@ impl Trainer {
             mean: mean_loss(&domains),
             domains,
             row_losses: None,
+            teacher: None,
             excess,
             proportions: self.proportions().to_vec(),
             mixer_updated,

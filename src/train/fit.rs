@@ -93,6 +93,7 @@ impl Settings {
 pub fn fitting(
     config: &RunConfig,
     model: &ModelConfig,
+    teacher: Option<&ModelConfig>,
     tokens: i64,
     device: Device,
     bytes: f64,
@@ -111,7 +112,7 @@ pub fn fitting(
         })
     });
     settings.find(|settings| {
-        let estimate = MemoryEstimate::new(model, &settings.applied(config), tokens, device);
+        let estimate = MemoryEstimate::new(model, teacher, &settings.applied(config), tokens, device);
         Fit::of(&estimate, bytes, device) == Fit::Yes
     })
 }
@@ -134,7 +135,7 @@ mod tests {
 
     fn changed(gib: f64) -> Option<Vec<String>> {
         let (config, device) = (config(), Device::Cuda(0));
-        let found = fitting(&config, &llama2_7b(), 4096, device, gib * (1u64 << 30) as f64, 32)?;
+        let found = fitting(&config, &llama2_7b(), None, 4096, device, gib * (1u64 << 30) as f64, 32)?;
         Some(found.changed_from(&Settings::of(&config)))
     }
 
@@ -154,7 +155,7 @@ mod tests {
         let mut config = config();
         config.train.micro_batch_rows = Some(1);
         let device = Device::Cuda(0);
-        let estimate = MemoryEstimate::new(&llama2_7b(), &config, 4096, device);
+        let estimate = MemoryEstimate::new(&llama2_7b(), None, &config, 4096, device);
         let needed = estimate.total_bytes();
         let found = [0.99, 1.01, 1.2].map(|part| Fit::of(&estimate, needed * part, device));
         assert_eq!(found, [Fit::No, Fit::Tight, Fit::Yes]);

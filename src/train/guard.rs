@@ -22,6 +22,15 @@ use std::path::Path;
 pub(super) fn require_finite(start: &EvalReport, setup: &Setup) -> Result<(), Error> {
     let broken = start.domains.iter().filter(|domain| domain.loss.is_some_and(|loss| !loss.is_finite()));
     let broken: Vec<&str> = broken.map(|domain| domain.domain.as_str()).collect();
+    if let Some(folder) = setup.config.teacher().filter(|_| start.teacher.is_some_and(|loss| !loss.is_finite())) {
+        return Err(Error::BrokenStart {
+            model: format!("the teacher {}", folder.display()),
+            domains: "the held-out rows".to_string(),
+            remedy: "Its activations may overflow in distill.dtype; take distill.dtype = \"fp32\", or another \
+                     distill.teacher"
+                .to_string(),
+        });
+    }
     if broken.is_empty() {
         return Ok(());
     }

@@ -13,7 +13,7 @@ use crate::files::DType;
 use crate::model::ModelConfig;
 use crate::model::count::ParameterCount;
 use crate::model::loss::chunk_tokens;
-use crate::train::setup::{Device, compute_dtype, kind};
+use crate::train::setup::{Device, compute_dtype};
 use serde::Serialize;
 
 /// Bytes by use while training, on the device of the run.
@@ -31,6 +31,8 @@ pub struct MemoryEstimate {
     pub transient_bytes: f64,
     /// What composed operators keep besides, on a GPU: measured, not counted.
     pub composed_bytes: f64,
+    /// A teacher's weights, and its residual stream until the loss; 0 without one.
+    pub teacher_bytes: f64,
     /// What the libraries take for themselves; on a GPU that is outside of what libtorch's allocator counts.
     pub workspace_bytes: f64,
 }
@@ -45,9 +47,15 @@ const COMPOSED_PLAIN: f64 = 2.1;
 const COMPOSED_MASKED: f64 = 2.4;
 
 impl MemoryEstimate {
-    /// Of a run of `config` on `model` with rows of `tokens` on `device`. Counts what the layers save, tensor by
-    /// tensor; what the process had before the model is not in it.
-    pub fn new(model: &ModelConfig, config: &RunConfig, tokens: i64, device: Device) -> MemoryEstimate {
+    /// Of a run of `config` on `model`, learning from `teacher` if there is one, with rows of `tokens` on `device`. Counts
+    /// what the layers save, tensor by tensor; what the process had before the model is not in it.
+    pub fn new(
+        model: &ModelConfig,
+        teacher: Option<&ModelConfig>,
+        config: &RunConfig,
+        tokens: i64,
+        device: Device,
+    ) -> MemoryEstimate {
         let parameters = ParameterCount::of(model).total() as f64;
         let train = &config.train;
         let micro_batch = train.micro_batch() as i64 * tokens;
@@ -59,7 +67,11 @@ impl MemoryEstimate {
         let again = if recomputed > 0 { block.kept } else { 0.0 };
         let folded = if config.target.is_some() { 3.0 * block.largest_weight } else { 0.0 };
         let activation_bytes = recomputed as f64 * block.input + (layers - recomputed) as f64 * block.kept;
-        let transient_bytes = loss_bytes(model, dtype, micro_batch).max(again + block.backward + folded);
+        let teacher = TeacherBytes::new(teacher, config, micro_batch, device);
+        let loss_bytes = loss_bytes(model, dtype, teacher.logit, micro_batch);
+        // The teacher's forward is over before the model's begins.
+        let transient_bytes =
+            loss_bytes.max(again + block.backward + folded).max(teacher.forward - teacher.stream - activation_bytes);
         let factor = if config.target.is_some() { COMPOSED_MASKED } else { COMPOSED_PLAIN };
         let composed = if device.is_cuda() { factor - 1.0 } else { 0.0 };
         MemoryEstimate {
@@ -69,13 +81,14 @@ impl MemoryEstimate {
             activation_bytes,
             transient_bytes,
             composed_bytes: composed * (activation_bytes + transient_bytes),
+            teacher_bytes: teacher.weights + teacher.stream,
             workspace_bytes: workspace_bytes(device),
         }
     }
 
     /// All of it.
     pub fn total_bytes(&self) -> f64 {
-        let states = self.weight_bytes + self.gradient_bytes + self.optimizer_bytes;
+        let states = self.weight_bytes + self.gradient_bytes + self.optimizer_bytes + self.teacher_bytes;
         states + self.activation_bytes + self.transient_bytes + self.composed_bytes + self.workspace_bytes
     }
 }
@@ -122,13 +135,41 @@ impl BlockBytes {
     }
 }
 
-/// Output head and loss: the normed stream and its gradient, a chunk of logits, the head's gradient in fp32.
-fn loss_bytes(model: &ModelConfig, dtype: DType, tokens: i64) -> f64 {
+/// Bytes of a teacher for one micro-batch; all 0 without one.
+#[derive(Default)]
+struct TeacherBytes {
+    weights: f64,
+    /// Its normed residual stream, kept until the loss.
+    stream: f64,
+    /// What a block of its forward holds, without a graph.
+    forward: f64,
+    /// One logit.
+    logit: f64,
+}
+
+impl TeacherBytes {
+    fn new(teacher: Option<&ModelConfig>, config: &RunConfig, tokens: i64, device: Device) -> TeacherBytes {
+        let Some((teacher, distill)) = teacher.zip(config.distill.as_ref()) else { return TeacherBytes::default() };
+        let dtype = compute_dtype(distill.dtype, device);
+        let element = element_bytes(dtype);
+        TeacherBytes {
+            weights: element * ParameterCount::of(teacher).total() as f64,
+            stream: element * (tokens * teacher.hidden_size) as f64,
+            forward: BlockBytes::new(teacher, dtype, tokens as f64).kept,
+            logit: element,
+        }
+    }
+}
+
+/// Output head and loss: the normed stream and its gradient, a chunk of logits (of a teacher's too, of `taught` bytes
+/// each), the head's gradient in fp32.
+fn loss_bytes(model: &ModelConfig, dtype: DType, taught: f64, tokens: i64) -> f64 {
     let (d, vocab) = (model.hidden_size as f64, model.vocab_size as f64);
     let element = element_bytes(dtype);
-    let chunk = chunk_tokens(model.vocab_size, kind(dtype), tokens) as f64;
+    let logit = element + taught;
+    let chunk = chunk_tokens(model.vocab_size, logit as i64, tokens) as f64;
     let summand = if dtype == DType::F32 { 0.0 } else { element * vocab * d };
-    3.0 * element * tokens as f64 * d + element * chunk * vocab + 4.0 * vocab * d + summand
+    3.0 * element * tokens as f64 * d + logit * chunk * vocab + 4.0 * vocab * d + summand
 }
 
 /// What libraries take for themselves; oneDNN multiplies transposed operands where they lie.
@@ -150,6 +191,7 @@ impl std::fmt::Display for MemoryEstimate {
             ("activations", self.activation_bytes),
             ("transient", self.transient_bytes),
             ("composed operators", self.composed_bytes),
+            ("teacher", self.teacher_bytes),
             ("workspace", self.workspace_bytes),
         ];
         let parts = parts.into_iter().filter(|(_, bytes)| *bytes > 0.0);
@@ -183,7 +225,7 @@ mod tests {
             "[run]\ndirectory = 'a'\ndtype = 'bf16'\n[model]\nsource = 'm'\n[target]\n[data]\npath = 'd'\n\
              [train]\nsteps = 4\nbatch_rows = 32\nmicro_batch_rows = 1\nlearning_rate = 0.1\n{overrides}"
         );
-        MemoryEstimate::new(&llama2_7b(), &crate::config::parse(&text, "test", &[]).unwrap(), 4096, device)
+        MemoryEstimate::new(&llama2_7b(), None, &crate::config::parse(&text, "test", &[]).unwrap(), 4096, device)
     }
 
     #[test]
@@ -224,10 +266,30 @@ mod tests {
                 if masks { "[target]\n" } else { "" }
             );
             let config = crate::config::parse(&text, "test", &[]).unwrap();
-            let estimate = MemoryEstimate::new(&model, &config, tokens, Device::Cuda(0));
+            let estimate = MemoryEstimate::new(&model, None, &config, tokens, Device::Cuda(0));
             let gib = estimate.total_bytes() / (1u64 << 30) as f64;
             assert!((gib / measured - 1.0).abs() < 0.03, "{sizes:?}: {gib:.1} of {measured}");
         }
+    }
+
+    #[test]
+    fn a_teacher_takes_its_weights_its_stream_and_its_logits() {
+        let text = "[run]\ndirectory = 'a'\ndtype = 'bf16'\n[model]\nsource = 'm'\n[target]\n[data]\npath = 'd'\n\
+                    [train]\nsteps = 4\nbatch_rows = 32\nmicro_batch_rows = 1\nlearning_rate = 0.1\n";
+        let of = |set: &[&str]| {
+            let set: Vec<String> = set.iter().map(|set| set.to_string()).collect();
+            let config = crate::config::parse(text, "test", &set).unwrap();
+            let (model, device) = (llama2_7b(), Device::Cuda(0));
+            let teacher = config.distill.as_ref().map(|_| &model);
+            MemoryEstimate::new(&model, teacher, &config, 4096, device)
+        };
+        let (without, with) = (of(&[]), of(&["distill.weight=0.5"]));
+        assert_eq!(without.teacher_bytes, 0.0);
+        assert_eq!(with.teacher_bytes, 2.0 * 6_738_415_616.0 + 2.0 * 4096.0 * 4096.0);
+        assert_eq!(of(&["distill.weight=0.5", "distill.dtype=fp32"]).teacher_bytes, 2.0 * with.teacher_bytes);
+        // Half as many rows at a time, each with the logits of both: the same bytes, to a row.
+        assert!((with.transient_bytes / without.transient_bytes - 1.0).abs() < 1e-3);
+        assert!(with.to_string().contains(" + teacher 12.58"), "{with}");
     }
 
     #[test]

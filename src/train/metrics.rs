@@ -127,9 +127,10 @@ pub fn step_record(trainer: &Trainer, report: &StepReport, timing: Timing) -> Re
     let step = Step {
         tokens: Some(trainer.counters.tokens),
         loss: StepLoss {
-            total: Some(report.cross_entropy + report.lagrangian.unwrap_or(0.0)),
+            total: Some(report.token_loss + report.lagrangian.unwrap_or(0.0)),
             cross_entropy: Some(report.cross_entropy),
             perplexity: Some(report.cross_entropy.exp()),
+            distillation: report.distillation,
             lagrangian: report.lagrangian,
         },
         domains: step_domains(trainer, report),
@@ -222,6 +223,7 @@ pub fn eval_record(trainer: &Trainer, report: &EvalReport, snapshot: Option<&str
         tokens: Some(trainer.counters.tokens),
         gates: Some(report.gates.name().to_string()),
         mean_loss: report.mean,
+        teacher_loss: report.teacher,
         domains: domains.collect(),
         mixer_updated: Some(report.mixer_updated),
         row_sparsity: report.row_sparsity.iter().map(|(module, found)| (module.clone(), rows(found))).collect(),

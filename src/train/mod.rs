@@ -38,6 +38,7 @@ pub mod settling;
 pub mod setup;
 mod start;
 pub mod step;
+mod teacher;
 pub mod tensorboard;
 pub mod trainer;
 pub mod watchdog;

@@ -4,6 +4,7 @@
 //! loss = Σ_rows Σ_tokens CE / (target tokens of the batch) + L_lag
 //! ```
 //!
+//! With a teacher the loss of a token is `(1−λ)·CE + λ·T²·KL(teacher ‖ model)` in place of CE (`[distill]`).
 //! The cross entropy is divided by the target tokens of the whole batch, so the number of micro-batches does not
 //! change the gradient. The Lagrangian has no noise and is added once. A term of the tokens belongs beside the cross
 //! entropy, in the loop over micro-batches; one of the masks alone beside the Lagrangian.
@@ -11,37 +12,68 @@
 use super::Error;
 use super::phases::Phase;
 use super::trainer::Trainer;
+use crate::model::ModelGates;
 use crate::model::gates::GateLinks;
-use crate::model::{ModelGates, loss};
+use crate::model::loss::{self, BatchLosses};
 use shearling_domains::Batch;
 use shearling_masks::{Lagrangian, NoiseKey};
-use tch::Tensor;
+use tch::{TchError, Tensor};
+
+/// Sums over the tokens of every row of a batch `[rows]`, on the device.
+pub(super) struct RowSums {
+    /// Of the cross entropy.
+    pub(super) losses: Tensor,
+    /// Of the divergence from the teacher, if there is one.
+    pub(super) divergences: Option<Tensor>,
+}
 
 impl Trainer {
-    /// Forward and backward of all micro-batches; the summed loss of every row, on the device.
-    pub(super) fn accumulate(&mut self, batch: &Batch, step: u64) -> Result<Tensor, Error> {
+    /// Forward and backward of all micro-batches.
+    pub(super) fn accumulate(&mut self, batch: &Batch, step: u64) -> Result<RowSums, Error> {
         let tokens = batch.sequence_length;
         let scale = 1.0 / (batch.rows * loss::targets_per_row(tokens)) as f64;
         let micro = self.config.train.micro_batch() as i64;
         let ids: Vec<i64> = batch.tokens.iter().map(|id| i64::from(*id)).collect();
         let ids = Tensor::f_from_slice(&ids)?.f_view([-1, tokens as i64])?.f_to_device(self.device)?;
-        let mut row_losses = Vec::new();
+        let (mut losses, mut divergences) = (Vec::new(), Vec::new());
         for (micro_batch, start) in (0..batch.rows as i64).step_by(micro as usize).enumerate() {
             let ids = ids.f_narrow(0, start, micro.min(batch.rows as i64 - start))?;
             let (gates, links) = self.drawn_gates(step, micro_batch as u64)?;
             self.clock.mark(Phase::Masks);
+            // Before the model's own forward: what the teacher's blocks take is free again when the model's fill up.
+            let taught = self.teacher.as_ref().map(|teacher| teacher.stream(&ids)).transpose()?;
+            self.clock.mark(Phase::Teacher);
             let x = self.model.residual_stream(&ids, &self.context, &gates)?;
             self.clock.mark(Phase::Forward);
-            let losses = self.model.losses(&x, &ids, scale, &gates)?;
-            drop(x);
+            let found = self.token_losses(&x, &ids, scale, &gates, taught.as_ref())?;
+            drop((x, taught));
             self.clock.mark(Phase::Loss);
-            losses.objective.f_backward()?;
+            found.objective.f_backward()?;
             self.clock.mark(Phase::Backward);
             links.map_or(Ok(()), |links| links.backward())?;
-            row_losses.push(losses.rows()?);
+            losses.push(found.rows()?);
+            divergences.extend(found.row_divergences()?);
             self.clock.mark(Phase::Masks);
         }
-        Ok(Tensor::f_cat(&row_losses, 0)?)
+        let divergences = if divergences.is_empty() { None } else { Some(Tensor::f_cat(&divergences, 0)?) };
+        Ok(RowSums { losses: Tensor::f_cat(&losses, 0)?, divergences })
+    }
+
+    /// The losses of a micro-batch from the residual stream `x [B, T, D]`; with a teacher also from its normed stream.
+    fn token_losses(
+        &self,
+        x: &Tensor,
+        ids: &Tensor,
+        scale: f64,
+        gates: &ModelGates,
+        taught: Option<&Tensor>,
+    ) -> Result<BatchLosses, TchError> {
+        match self.teacher.as_ref().zip(taught) {
+            Some((teacher, stream)) => {
+                self.model.distilled_losses(x, ids, scale, gates, teacher.head(stream), teacher.blend)
+            }
+            None => self.model.losses(x, ids, scale, gates),
+        }
     }
 
     /// The gates of a micro-batch, with the way back to the masks.

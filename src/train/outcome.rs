@@ -2,6 +2,7 @@
 
 use super::memory::MemoryEstimate;
 use super::setup::Setup;
+use crate::hf::Checkpoint;
 use std::path::PathBuf;
 
 /// How a run ended.
@@ -29,5 +30,6 @@ pub struct Outcome {
 
 /// Peak memory of the steps of `setup` on its device.
 pub(super) fn predicted_memory(setup: &Setup) -> MemoryEstimate {
-    MemoryEstimate::new(&setup.model, &setup.config, setup.dataset.sequence_length() as i64, setup.device)
+    let teacher = setup.teacher.as_ref().map(Checkpoint::model);
+    MemoryEstimate::new(&setup.model, teacher, &setup.config, setup.dataset.sequence_length() as i64, setup.device)
 }

@@ -9,6 +9,7 @@ use super::setup::{
     Device, RandomFrame, check_data_fits, check_loads_elsewhere, check_rows_suffice, check_target_differs,
     loads_in_some_only, mixer_config, random_config, resolve_bounds,
 };
+use super::teacher::check_teacher;
 use crate::config::{self, RunConfig, Stage, validate};
 use crate::hf::{ModelConfig, RawConfig};
 use crate::prune::shape;
@@ -32,6 +33,8 @@ pub struct Outline {
     pub hf_config: RawConfig,
     /// Its meaning.
     pub model: ModelConfig,
+    /// The teacher, if there is to be one and its shape is known.
+    pub teacher: Option<ModelConfig>,
     /// Masks of a prune run whose target can be reached.
     pub spec: Option<MaskSpec>,
     /// The data, if it is there.
@@ -135,19 +138,51 @@ impl Outline {
         if let Some(dataset) = &dataset {
             findings.keep(check_data_fits(dataset, &model));
         }
+        let teacher = teacher(&config, &model, &mut findings);
         resolve_bounds(&mut config.mixer);
         let (domains, reach) = mix(&mut config, dataset.as_deref(), &mut findings);
         let row_tokens = match &dataset {
             Some(dataset) => dataset.sequence_length() as i64,
             None => row_tokens.unwrap_or(ASSUMED_ROW_TOKENS).min(model.max_position_embeddings),
         };
-        Ok(Outline { config, stage, device, hf_config, model, spec, dataset, row_tokens, domains, reach, findings })
+        if let Some(teacher) = &teacher {
+            findings.keep(check_teacher(teacher, &model, row_tokens));
+        }
+        Ok(Outline {
+            config,
+            stage,
+            device,
+            hf_config,
+            model,
+            teacher,
+            spec,
+            dataset,
+            row_tokens,
+            domains,
+            reach,
+            findings,
+        })
     }
 
     /// The model that a prune run writes.
     pub fn target(&self) -> Option<ModelConfig> {
         self.spec.as_ref().map(|spec| shape::resized(&self.model, spec.target()))
     }
+}
+
+/// The shape of the teacher: the model's own where that is the one to prune, else of the folder that is named.
+fn teacher(config: &RunConfig, model: &ModelConfig, findings: &mut Findings) -> Option<ModelConfig> {
+    let folder = config.teacher()?;
+    if Some(folder) == config.model.source.as_ref() {
+        return Some(model.clone());
+    }
+    let path = folder.join(RawConfig::FILE_NAME);
+    if !path.exists() {
+        let what = "the teacher, its memory and its FLOPs: there is no";
+        findings.not_checked.push(format!("{what} {} (distill.teacher)", path.display()));
+        return None;
+    }
+    findings.keep(RawConfig::read(&path).and_then(|config| config.model()))
 }
 
 fn open_data(config: &RunConfig, findings: &mut Findings) -> Option<Arc<Dataset>> {

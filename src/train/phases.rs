@@ -11,6 +11,8 @@ pub enum Phase {
     Data,
     /// Sampling gates, their backward, the Lagrangian.
     Masks,
+    /// The teacher's forward; none without one.
+    Teacher,
     /// Embedding and blocks.
     Forward,
     /// Output head and cross entropy, with their gradients.
@@ -25,14 +27,23 @@ pub enum Phase {
 
 impl Phase {
     /// All phases in the order of a step.
-    pub const ALL: [Phase; 7] =
-        [Phase::Data, Phase::Masks, Phase::Forward, Phase::Loss, Phase::Backward, Phase::Clip, Phase::Optimizer];
+    pub const ALL: [Phase; 8] = [
+        Phase::Data,
+        Phase::Masks,
+        Phase::Teacher,
+        Phase::Forward,
+        Phase::Loss,
+        Phase::Backward,
+        Phase::Clip,
+        Phase::Optimizer,
+    ];
 
     /// Its name in tables and JSON.
     pub fn name(self) -> &'static str {
         match self {
             Phase::Data => "data",
             Phase::Masks => "masks",
+            Phase::Teacher => "teacher",
             Phase::Forward => "forward",
             Phase::Loss => "loss",
             Phase::Backward => "backward",

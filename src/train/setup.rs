@@ -4,6 +4,7 @@
 use super::Error;
 use super::loader_config::loader_config;
 use super::references::{References, initial_proportions};
+use super::teacher::check_teacher;
 use crate::config::{ComputeDtype, Mixer as MixerTable, RandomModel, RunConfig, Stage, validate};
 use crate::files::DType;
 use crate::hf::{Architecture, Checkpoint, ModelConfig, NewLlama, RawConfig, vocabulary_difference};
@@ -33,6 +34,8 @@ pub struct Setup {
     pub model: ModelConfig,
     /// Initial weights; `None` for random ones.
     pub source: Option<Checkpoint>,
+    /// The teacher of `[distill]`.
+    pub teacher: Option<Checkpoint>,
     /// Folder with the tokenizer and other files that travel with the model.
     pub companions: PathBuf,
     /// Masks of a prune run.
@@ -50,6 +53,9 @@ impl Setup {
     pub fn new(mut config: RunConfig, stage: Stage, device: Device) -> Result<Setup, Error> {
         validate(&config, stage)?;
         config.run.dtype = compute_dtype(config.run.dtype, device).into();
+        if let Some(distill) = &mut config.distill {
+            distill.dtype = compute_dtype(distill.dtype, device).into();
+        }
         let dataset = Arc::new(Dataset::open(&config.data.path)?);
         resolve_bounds(&mut config.mixer);
         let (source, hf_config, companions) = open_model(&config, &dataset)?;
@@ -58,6 +64,7 @@ impl Setup {
             require_complete(source, &model)?;
         }
         check_data_fits(&dataset, &model)?;
+        let teacher = open_teacher(&config, &model, &dataset)?;
         let spec = match (&config.target, stage) {
             (Some(target), Stage::Prune) => Some(shape::mask_spec(&model, target)?),
             _ => None,
@@ -77,6 +84,7 @@ impl Setup {
             hf_config,
             model,
             source,
+            teacher,
             companions,
             spec,
             dataset,
@@ -93,9 +101,12 @@ impl Setup {
     pub fn warnings(&self) -> Vec<String> {
         let mut warnings: Vec<String> = self.references.warning.iter().cloned().collect();
         warnings.extend(self.references_of_other_rows());
+        warnings.extend(self.teacher.as_ref().and_then(|teacher| other_tokenizer(&self.dataset, teacher.dir())));
         let Some(source) = &self.source else { return warnings };
         warnings.extend(source.tokenizer_hint());
-        warnings.extend(other_tokenizer(&self.dataset, source.dir()));
+        // One folder may be both.
+        let same = self.teacher.as_ref().is_some_and(|teacher| teacher.dir() == source.dir());
+        warnings.extend(other_tokenizer(&self.dataset, source.dir()).filter(|_| !same));
         let written = self.spec.as_ref().map(|spec| shape::resized(&self.model, spec.target()));
         warnings.extend(loads_in_some_only(written.as_ref().unwrap_or(&self.model)));
         warnings
@@ -198,6 +209,15 @@ fn open_model(config: &RunConfig, dataset: &Dataset) -> Result<(Option<Checkpoin
         }
         (None, None) => Err(Error::Mismatch("[model] names neither source nor random".to_string())),
     }
+}
+
+/// The teacher's folder, whole and fit for the model and its rows.
+fn open_teacher(config: &RunConfig, model: &ModelConfig, dataset: &Dataset) -> Result<Option<Checkpoint>, Error> {
+    let Some(folder) = config.teacher() else { return Ok(None) };
+    let teacher = Checkpoint::open(folder)?;
+    require_complete(&teacher, teacher.model())?;
+    check_teacher(teacher.model(), model, dataset.sequence_length() as i64)?;
+    Ok(Some(teacher))
 }
 
 /// What a new model takes from its data.

@@ -4,6 +4,7 @@
 //! and all numbers for the log come back in one transfer.
 
 use super::Error;
+use super::objective::RowSums;
 use super::optimizer::Group;
 use super::phases::Phase;
 use super::trainer::Trainer;
@@ -20,6 +21,10 @@ pub struct StepReport {
     pub step: u64,
     /// Mean cross entropy, nats per target token.
     pub cross_entropy: f64,
+    /// Mean divergence from the teacher, KL(teacher ‖ model) at its temperature, nats per target token; `None` without one.
+    pub distillation: Option<f64>,
+    /// What is minimised of the tokens: their cross entropy, or its blend with the divergence.
+    pub token_loss: f64,
     /// Lagrangian; `None` without masks.
     pub lagrangian: Option<f64>,
     /// Per domain: rows in this batch and their mean loss (`None` without rows).
@@ -71,17 +76,17 @@ impl Trainer {
         self.clock.start();
         let batch = self.loader.next_batch()?;
         self.clock.mark(Phase::Data);
-        let row_losses = self.accumulate(&batch, index)?;
+        let rows = self.accumulate(&batch, index)?;
         let lagrangian = self.constrain(index)?;
         let device = self.device;
         // An empty group has no device; its norm has to come to that of the others.
         let squares = self.groups().map(|group| group.squared_norm()?.f_to_device(device));
         let squares = squares.collect::<Result<Vec<_>, TchError>>()?;
-        let verdict = Verdict::new(&row_losses, &squares, lagrangian.as_ref(), self.config.train.clip_norm)?;
+        let verdict = Verdict::new(&rows, &squares, lagrangian.as_ref(), self.config.train.clip_norm)?;
         self.clock.mark(Phase::Clip);
         let learning_rate_factor = self.schedule.factor(index);
         self.update(&verdict, learning_rate_factor)?;
-        let log = StepLog::read(&row_losses, &squares, &verdict, lagrangian.as_ref())?;
+        let log = StepLog::read(&rows, &squares, &verdict, lagrangian.as_ref())?;
         self.groups().for_each(|group| group.finish(log.applied));
         self.counters.count(&batch, log.applied);
         if let Some(masks) = &mut self.masks {
@@ -89,9 +94,14 @@ impl Trainer {
         }
         self.clock.mark(Phase::Optimizer);
         let targets = loss::targets_per_row(batch.sequence_length);
+        let mean = |rows: &[f64]| rows.iter().sum::<f64>() / (rows.len() * targets) as f64;
+        let (cross_entropy, distillation) = (mean(&log.row_losses), log.row_divergences.as_deref().map(mean));
+        let blended = self.teacher.as_ref().zip(distillation);
         Ok(StepReport {
             step: self.counters.step,
-            cross_entropy: log.row_losses.iter().sum::<f64>() / (log.row_losses.len() * targets) as f64,
+            cross_entropy,
+            distillation,
+            token_loss: blended.map_or(cross_entropy, |(teacher, kl)| teacher.blend.of(cross_entropy, kl)),
             lagrangian: self.masks.as_ref().map(|_| log.constraints.iter().map(|constraint| constraint.loss).sum()),
             domains: domain_steps(&batch, &log.row_losses, self.domains.len(), targets),
             constraints: log.constraints,
@@ -130,7 +140,7 @@ struct Verdict {
 
 impl Verdict {
     fn new(
-        row_losses: &Tensor,
+        rows: &RowSums,
         squares: &[Tensor],
         lagrangian: Option<&Lagrangian>,
         limit: f64,
@@ -138,7 +148,10 @@ impl Verdict {
         let _no_grad = tch::no_grad_guard();
         let norm = Tensor::f_stack(squares, 0)?.f_sum(Kind::Double)?.f_sqrt()?;
         let scale = norm.f_reciprocal()?.f_mul_scalar(limit)?.f_clamp_max(1.0)?.f_to_kind(Kind::Float)?;
-        let mut probe = norm.f_add(&row_losses.f_sum(Kind::Double)?)?;
+        let mut probe = norm.f_add(&rows.losses.f_sum(Kind::Double)?)?;
+        if let Some(divergences) = &rows.divergences {
+            probe = probe.f_add(&divergences.f_sum(Kind::Double)?)?;
+        }
         if let Some(lagrangian) = lagrangian {
             probe = probe.f_add(&lagrangian.loss)?;
         }
@@ -150,6 +163,7 @@ impl Verdict {
 /// The numbers of a step on the host.
 struct StepLog {
     row_losses: Vec<f64>,
+    row_divergences: Option<Vec<f64>>,
     norms: Norms,
     clip_scale: f64,
     applied: bool,
@@ -160,25 +174,29 @@ struct StepLog {
 impl StepLog {
     /// Brings everything over in one transfer.
     fn read(
-        row_losses: &Tensor,
+        rows: &RowSums,
         squares: &[Tensor],
         verdict: &Verdict,
         lagrangian: Option<&Lagrangian>,
     ) -> Result<StepLog, Error> {
         let summary = lagrangian.map(Lagrangian::summary).transpose()?;
         let scalars = squares.iter().chain([&verdict.scale, &verdict.skip]);
-        let mut parts = vec![row_losses.f_to_kind(Kind::Double)?];
+        let mut parts = vec![rows.losses.f_to_kind(Kind::Double)?];
+        parts.extend(rows.divergences.as_ref().map(|rows| rows.f_to_kind(Kind::Double)).transpose()?);
         for scalar in scalars {
             parts.push(scalar.f_to_kind(Kind::Double)?.f_view([1])?);
         }
         parts.extend(summary.map(|summary| summary.f_to_kind(Kind::Double)).transpose()?);
         let values: Vec<f64> = Vec::try_from(Tensor::f_cat(&parts, 0)?.f_to_device(Device::Cpu)?)?;
-        let (row_losses, rest) = values.split_at(row_losses.size()[0] as usize);
+        let count = rows.losses.size()[0] as usize;
+        let (row_losses, rest) = values.split_at(count);
+        let (row_divergences, rest) = rest.split_at(if rows.divergences.is_some() { count } else { 0 });
         let (squares, rest) = rest.split_at(squares.len());
         let summary: Vec<f32> = rest[2..].iter().map(|value| *value as f32).collect();
         let root = |index: usize| squares.get(index).copied().map(f64::sqrt);
         Ok(StepLog {
             row_losses: row_losses.to_vec(),
+            row_divergences: rows.divergences.as_ref().map(|_| row_divergences.to_vec()),
             norms: Norms {
                 total: squares.iter().sum::<f64>().sqrt(),
                 weights: root(0).unwrap_or(0.0),
@@ -208,7 +226,8 @@ mod tests {
     use super::*;
 
     fn verdict(loss: f32, square: f32) -> (f64, f64) {
-        let verdict = Verdict::new(&Tensor::from_slice(&[loss]), &[Tensor::from(square)], None, 1.0).unwrap();
+        let rows = RowSums { losses: Tensor::from_slice(&[loss]), divergences: None };
+        let verdict = Verdict::new(&rows, &[Tensor::from(square)], None, 1.0).unwrap();
         (verdict.scale.double_value(&[]), verdict.skip.double_value(&[]))
     }
 
@@ -225,6 +244,10 @@ mod tests {
         assert_eq!(verdict(f32::INFINITY, 1.0).1, 1.0);
         assert_eq!(verdict(1.0, f32::NAN).1, 1.0);
         assert_eq!(verdict(1.0, f32::INFINITY).1, 1.0);
+        let divergences = Some(Tensor::from_slice(&[f32::NAN]));
+        let broken_teacher = RowSums { losses: Tensor::from_slice(&[1.0f32]), divergences };
+        let verdict = Verdict::new(&broken_teacher, &[Tensor::from(1.0f32)], None, 1.0).unwrap();
+        assert_eq!(verdict.skip.double_value(&[]), 1.0);
     }
 
     #[test]

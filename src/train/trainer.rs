@@ -6,13 +6,15 @@ use super::mix_notices::MixWatch;
 use super::optimizer::{Direction, Group};
 use super::phases::{Phase, PhaseClock};
 use super::schedule::Schedule;
-use super::setup::{Device, Setup};
+use super::setup::{Device, Setup, compute_dtype, kind};
 use super::start::{Start, masks_alone, start};
+use super::teacher::Teacher;
 use super::watchdog::Watchdog;
 use crate::config::RunConfig;
 use crate::eval::EvalRows;
 use crate::hf::{ModelConfig, RawConfig};
 use crate::model::count::training_flops_per_token;
+use crate::model::loss::Blend;
 use crate::model::{Decoder, ForwardContext};
 use serde::{Deserialize, Serialize};
 use shearling_domains::{Batch, Loader, Mixer, Split};
@@ -29,6 +31,8 @@ pub struct Trainer {
     pub(super) device: Device,
     pub(super) model: Decoder,
     pub(super) context: ForwardContext,
+    /// Whom it learns from beside the text.
+    pub(super) teacher: Option<Teacher>,
     pub(super) weights: Group,
     pub(super) masks: Option<MaskTraining>,
     pub(super) loader: Loader,
@@ -144,6 +148,7 @@ impl Trainer {
             model_config: setup.model.clone(),
             device: setup.device,
             model: decoder,
+            teacher: teacher(setup)?,
             weights,
             loader,
             mixer,
@@ -192,9 +197,10 @@ impl Trainer {
         Ok(true)
     }
 
-    /// Model FLOPs of one training token.
+    /// FLOPs of one training token, those of a teacher's forward with them.
     pub fn flops_per_token(&self) -> f64 {
-        training_flops_per_token(&self.model_config, self.loader.dataset().sequence_length() as i64)
+        let own = training_flops_per_token(&self.model_config, self.loader.dataset().sequence_length() as i64);
+        own + self.teacher.as_ref().map_or(0.0, Teacher::flops_per_token)
     }
 
     /// Measures phases from the next step on; every phase then waits for the device.
@@ -225,6 +231,14 @@ impl MaskTraining {
             group("multipliers", table.multiplier_learning_rate, Direction::Ascent, set.multiplier_parameters())?;
         Ok(MaskTraining { set, log_alpha, multipliers })
     }
+}
+
+fn teacher(setup: &Setup) -> Result<Option<Teacher>, Error> {
+    let Some((distill, source)) = setup.config.distill.as_ref().zip(setup.teacher.as_ref()) else { return Ok(None) };
+    let blend = Blend { share: distill.weight, temperature: distill.temperature };
+    let kind = kind(compute_dtype(distill.dtype, setup.device));
+    let tokens = setup.dataset.sequence_length() as i64;
+    Ok(Some(Teacher::load(source, kind, blend, tokens, setup.device)?))
 }
 
 fn decoder(model: &ModelConfig, weights: &Group) -> Result<Decoder, Error> {

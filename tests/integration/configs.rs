@@ -163,7 +163,7 @@ fn schedules_are_the_published_ones() {
 fn what_the_comments_say_about_memory_is_what_plan_would_say() {
     use shearling::train::memory::MemoryEstimate;
     let gib = |model: &ModelConfig, config: &RunConfig| {
-        let estimate = MemoryEstimate::new(model, config, 4096, tch::Device::Cuda(0));
+        let estimate = MemoryEstimate::new(model, None, config, 4096, tch::Device::Cuda(0));
         (estimate.total_bytes() / (1u64 << 30) as f64).round() as i64
     };
     let llama_2 = model("llama2-7b.json");

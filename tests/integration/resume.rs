@@ -29,7 +29,7 @@ fn config(folder: &Path, run: &str, stage: Stage, sets: &[&str]) -> RunConfig {
         folder.join("source").display(),
         data().display()
     );
-    let sets: Vec<String> = sets.iter().map(|set| set.to_string()).collect();
+    let sets: Vec<String> = sets.iter().map(|set| set.replace("FOLDER", &folder.display().to_string())).collect();
     parse(&text, "test", &sets).unwrap()
 }
 
@@ -143,6 +143,18 @@ fn a_pretrain_run_resumes_bit_for_bit() {
 #[test]
 fn a_bf16_run_with_bf16_moments_resumes_bit_for_bit() {
     stopping_anywhere_changes_nothing(Stage::Prune, &["run.dtype=bf16", "train.moments=bf16"]);
+}
+
+/// The teacher of a pruning run is its source, in bf16; masks, gates and the teacher meet in one step.
+#[test]
+fn a_prune_run_with_a_teacher_resumes_bit_for_bit() {
+    stopping_anywhere_changes_nothing(Stage::Prune, &["distill.weight=0.5", "distill.temperature=2"]);
+}
+
+#[test]
+fn a_pretrain_run_with_a_teacher_resumes_bit_for_bit() {
+    let sets = ["distill.teacher=FOLDER/source", "distill.weight=0.5", "distill.dtype=fp32", "run.dtype=bf16"];
+    stopping_anywhere_changes_nothing(Stage::Pretrain, &sets);
 }
 
 #[test]

@@ -10,7 +10,7 @@ use crate::commands::Verdict;
 use crate::commands::place::dtype_name;
 use crate::model::{Decoder, ForwardContext, KvCache, ModelGates};
 use crate::native::ops::{
-    attention, autograd, cross_entropy, embedding, projection, recompute, rms_norm, rope, swiglu,
+    attention, autograd, cross_entropy, distillation, embedding, projection, recompute, rms_norm, rope, swiglu,
 };
 use crate::native::runtime::device;
 use crate::train::Trainer;
@@ -117,7 +117,8 @@ impl Case {
         let leaves = self.inputs.iter().map(leaf).collect::<Result<Vec<_>, _>>()?;
         let outputs = (self.function)(&leaves)?;
         let gradient = |output: &Tensor| {
-            let waves = Tensor::f_arange(output.numel() as i64, (Kind::Float, Device::Cpu))?.f_sin()?;
+            // Cosines: a scalar has one that is not 0.
+            let waves = Tensor::f_arange(output.numel() as i64, (Kind::Float, Device::Cpu))?.f_cos()?;
             waves.f_view(&output.size()[..])?.f_to_kind(kind)?.f_to_kind(output.f_kind()?)?.f_to_device(device)
         };
         let gradients = outputs.iter().map(gradient).collect::<Result<Vec<_>, _>>()?;
@@ -140,6 +141,10 @@ fn cases() -> Result<Vec<Case>, TchError> {
     tch::manual_seed(1);
     let ids = Tensor::f_randint(50, [2, 37], (Kind::Int64, Device::Cpu))?;
     let targets = Tensor::f_randint(50, [37], (Kind::Int64, Device::Cpu))?;
+    let its_targets = targets.shallow_clone();
+    let waves =
+        |shape: [i64; 2]| Tensor::f_arange(shape[0] * shape[1], (Kind::Float, Device::Cpu))?.f_sin()?.f_view(shape);
+    let taught = [waves([37, 24])?, waves([50, 24])?];
     let half = Tensor::f_rand([40, 8], (Kind::Float, Device::Cpu))?;
     let angles = Tensor::f_cat(&[&half, &half], 1)?;
     let mean_weights = Tensor::f_full([48], 1.0 / 48.0, (Kind::Float, Device::Cpu))?;
@@ -173,6 +178,16 @@ fn cases() -> Result<Vec<Case>, TchError> {
         Case::new("linear_cross_entropy", &[&[37, 48], &[50, 48]], move |x| {
             let targets = targets.f_to_device(x[0].device())?;
             Ok(vec![cross_entropy::linear_cross_entropy(&x[0], &x[1], &targets, 1.0 / 37.0, 16)?.objective])
+        })?,
+        Case::new("linear_distillation", &[&[37, 48], &[50, 48]], move |x| {
+            let device = x[0].device();
+            let [hidden, weight] = [&taught[0], &taught[1]].map(|tensor| tensor.f_to_device(device));
+            let teacher = distillation::TeacherHead { hidden: &hidden?, weight: &weight? };
+            let blend = distillation::Blend { share: 0.5, temperature: 2.0 };
+            let targets = its_targets.f_to_device(device)?;
+            let scale = 1.0 / 37.0;
+            let found = distillation::linear_distillation(&x[0], &x[1], &targets, teacher, blend, scale, 16)?;
+            Ok(vec![found.objective])
         })?,
         Case::new("recompute", &[&[2, 37, 48], &[48, 48]], |x| {
             let weight = x[1].shallow_clone();

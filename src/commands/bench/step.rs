@@ -6,6 +6,7 @@ use crate::cli::Printer;
 use crate::cli::arguments::BenchStep;
 use crate::cli::table::{Table, bytes, grouped};
 use crate::commands::Verdict;
+use crate::hf::Checkpoint;
 use crate::model::count::ParameterCount;
 use crate::native::runtime::{device, memory, threads};
 use crate::train::Setup;
@@ -103,13 +104,15 @@ impl Report<'_> {
 
     fn estimate(&self) -> MemoryEstimate {
         let tokens = self.setup.dataset.sequence_length() as i64;
-        MemoryEstimate::new(&self.setup.model, &self.setup.config, tokens, self.setup.device)
+        let teacher = self.setup.teacher.as_ref().map(Checkpoint::model);
+        MemoryEstimate::new(&self.setup.model, teacher, &self.setup.config, tokens, self.setup.device)
     }
 
     fn text(&self) -> String {
         let mut table = Table::new(["phase", "ms", "share"]);
         let total = self.measured.seconds.iter().sum::<f64>() / self.measured.seconds.len() as f64;
-        for (phase, seconds) in &self.measured.phases {
+        let taught = self.setup.teacher.is_some();
+        for (phase, seconds) in self.measured.phases.iter().filter(|(phase, _)| taught || *phase != Phase::Teacher) {
             let share = format!("{:.1} %", 100.0 * seconds / total);
             table.row([phase.name().to_string(), format!("{:.1}", 1e3 * seconds), share]);
         }

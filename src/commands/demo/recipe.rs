@@ -149,6 +149,7 @@ impl Recipe {
             target: None,
             data: Data { path: self.data.clone(), max_epochs: 1000.0, prefetch: 2 },
             mixer,
+            distill: None,
             train: Train {
                 steps,
                 batch_rows: BATCH_ROWS,

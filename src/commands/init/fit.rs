@@ -26,10 +26,10 @@ impl Recipe {
         for (config, part, model) in [(prune, &mut self.prune, &self.model), (next, &mut self.next, &self.target)] {
             let found = place
                 .memory_bytes
-                .and_then(|bytes| fitting(&config, model, self.row_tokens, place.device, bytes, MOST_MICRO_ROWS));
+                .and_then(|bytes| fitting(&config, model, None, self.row_tokens, place.device, bytes, MOST_MICRO_ROWS));
             part.settings = found.unwrap_or(ONE_ROW);
             let chosen = part.settings.applied(&config);
-            let estimate = MemoryEstimate::new(model, &chosen, self.row_tokens, place.device);
+            let estimate = MemoryEstimate::new(model, None, &chosen, self.row_tokens, place.device);
             let taken = bytes(estimate.total_bytes());
             part.memory_said = format!("rows per forward: about {taken} in all");
             part.disk_said = format!("{} each, up to three at a time", bytes(checkpoint_bytes(model, &chosen)));

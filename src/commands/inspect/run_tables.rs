@@ -15,9 +15,10 @@ const LISTED_EVENTS: usize = 20;
 pub(super) fn curves(history: &RunHistory, width: usize) -> Table {
     let steps = &history.steps;
     let mut table = Table::new(["quantity", "first", "last", "min", "max", "trend"]);
-    let columns: [(&str, &Column); 14] = [
+    let columns: [(&str, &Column); 15] = [
         ("loss, total", &steps.loss_total),
         ("loss, cross entropy", &steps.loss_cross_entropy),
+        ("loss, distillation", &steps.loss_distillation),
         ("loss, Lagrangian", &steps.loss_lagrangian),
         ("sparsity expected", &steps.sparsity_expected),
         ("sparsity target", &steps.sparsity_target),

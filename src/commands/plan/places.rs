@@ -1,7 +1,5 @@
 //! Where the run fits: the device it is planned for, and cards by name.
 
-use crate::config::RunConfig;
-use crate::model::ModelConfig;
 use crate::native::runtime::cards::{CARDS, Card};
 use crate::native::runtime::memory;
 use crate::train::Outline;
@@ -33,17 +31,22 @@ struct Own {
 impl Places {
     pub(super) fn new(outline: &Outline, card: Option<&Card>) -> Places {
         let (model, tokens, device) = (&outline.model, outline.row_tokens, outline.device);
-        let memory = MemoryEstimate::new(model, &outline.config, tokens, device);
+        let teacher = outline.teacher.as_ref();
+        let memory = MemoryEstimate::new(model, teacher, &outline.config, tokens, device);
         let own = match card {
             Some(card) => Some((format!("{} ({:.1} GiB)", card.name, gib(card.memory_bytes())), card.memory_bytes())),
             None => memory::usable_bytes(device).map(|bytes| (this_machine(device, bytes as f64), bytes as f64)),
         };
         let own = own.map(|(name, bytes)| {
             let fit = Fit::of(&memory, bytes, device);
-            let remedy = || remedy(&outline.config, model, tokens, device, bytes);
+            let most_rows = outline.config.train.micro_batch();
+            let remedy = || {
+                let found = fitting(&outline.config, model, teacher, tokens, device, bytes, most_rows)?;
+                Some(found.changed_from(&Settings::of(&outline.config)))
+            };
             Own { name, bytes, fit, remedy: if fit == Fit::Yes { None } else { remedy() } }
         });
-        Places { memory, on_gpu: MemoryEstimate::new(model, &outline.config, tokens, Device::Cuda(0)), own }
+        Places { memory, on_gpu: MemoryEstimate::new(model, teacher, &outline.config, tokens, Device::Cuda(0)), own }
     }
 
     /// `fits in …` for the device of the plan and for every card.
@@ -107,11 +110,6 @@ impl Places {
             "cards": CARDS.iter().map(card).collect::<Vec<_>>(),
         })
     }
-}
-
-fn remedy(config: &RunConfig, model: &ModelConfig, tokens: i64, device: Device, bytes: f64) -> Option<Vec<String>> {
-    let found = fitting(config, model, tokens, device, bytes, config.train.micro_batch())?;
-    Some(found.changed_from(&Settings::of(config)))
 }
 
 fn this_machine(device: Device, bytes: f64) -> String {

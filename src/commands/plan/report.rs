@@ -11,7 +11,7 @@ use crate::commands::speed::{CARD_UTILISATION, Place};
 use crate::eval::rows_read;
 use crate::files::available_bytes;
 use crate::hf::ModelConfig;
-use crate::model::count::{ParameterCount, training_flops_per_token};
+use crate::model::count::{ParameterCount, forward_flops_per_token, training_flops_per_token};
 use crate::native::runtime::cards::Card;
 use crate::native::runtime::device;
 use crate::train::Outline;
@@ -29,7 +29,10 @@ pub(super) struct Report {
     checkpoint_bytes: f64,
     written_bytes: f64,
     tokens: f64,
+    /// A teacher's with them.
     train_flops: f64,
+    /// Of its forward; `None` without a teacher of known shape.
+    teacher_flops: Option<f64>,
     /// `None` where the rows to evaluate are not known.
     eval_flops: Option<f64>,
     seconds: Option<(f64, String)>,
@@ -51,15 +54,19 @@ impl Report {
         let small = outline.target();
         let domains = DomainRows::of(outline);
         let tokens = config.train.steps as f64 * config.train.batch_rows as f64 * outline.row_tokens as f64;
-        let per_token = training_flops_per_token(&outline.model, outline.row_tokens);
-        // A forward is a third of a step's FLOPs.
-        let eval_tokens = eval_tokens(outline);
-        let (train_flops, eval_flops) = (per_token * tokens, eval_tokens.map(|tokens| per_token / 3.0 * tokens));
+        let forward = |model: &ModelConfig| forward_flops_per_token(model, outline.row_tokens);
+        let teacher_flops = outline.teacher.as_ref().map(|teacher| forward(teacher) * tokens);
+        let own_flops = training_flops_per_token(&outline.model, outline.row_tokens) * tokens;
+        let train_flops = own_flops + teacher_flops.unwrap_or(0.0);
+        // The teacher is evaluated once, before the first step.
+        let evaluated = |tokens: f64| {
+            let once = tokens / evaluations(outline).max(1) as f64;
+            forward(&outline.model) * tokens + outline.teacher.as_ref().map_or(0.0, forward) * once
+        };
+        let eval_flops = eval_tokens(outline).map(evaluated);
         let all_flops = train_flops + eval_flops.unwrap_or(0.0);
         let seconds = match (arguments.tokens_per_second, arguments.tflops, card) {
-            (Some(rate), ..) => {
-                Some(((tokens + eval_tokens.unwrap_or(0.0) / 3.0) / rate, "at the given rate".to_string()))
-            }
+            (Some(rate), ..) => Some((all_flops / train_flops * tokens / rate, "at the given rate".to_string())),
             (None, Some(tflops), _) => Some((all_flops / (tflops * 1e12), "at the given rate".to_string())),
             (None, None, Some(card)) => {
                 let rate = CARD_UTILISATION * card.bf16_tflops;
@@ -89,6 +96,7 @@ impl Report {
             written_bytes,
             tokens,
             train_flops,
+            teacher_flops,
             eval_flops,
             seconds,
             warnings,
@@ -153,6 +161,10 @@ impl Report {
             ),
             None => format!("FLOPs: {:.3e} training; evaluations come on top\n", self.train_flops),
         });
+        if let Some(flops) = self.teacher_flops {
+            let share = 100.0 * flops / self.train_flops;
+            text.push_str(&format!("of the training FLOPs the teacher's forward takes {flops:.3e} ({share:.1} %)\n"));
+        }
         text.push_str(&match &self.seconds {
             Some((seconds, said)) => format!("time: about {} {said}\n", duration(*seconds)),
             None => "time: not known here; give --tokens-per-second, --tflops or --card\n".to_string(),
@@ -175,6 +187,7 @@ impl Report {
     fn shapes(&self, outline: &Outline) -> String {
         let mut models = vec![("now", &outline.model)];
         models.extend(self.small.as_ref().map(|small| ("target", small)));
+        models.extend(outline.teacher.as_ref().map(|teacher| ("teacher", teacher)));
         let mut text = shape_table(&models).to_string();
         if let Some(spec) = &outline.spec {
             let (before, after) = (spec.prunable_params(), spec.target_prunable_params());
@@ -200,6 +213,7 @@ impl Report {
             "stage": outline.stage.name(),
             "now": model(&outline.model),
             "target": self.small.as_ref().map(model),
+            "teacher": outline.teacher.as_ref().map(model),
             "masks": outline.spec.as_ref().map(|spec| spec.modules()),
             "domains": self.domains.iter().map(DomainRows::json).collect::<Vec<_>>(),
             "mixer": self.mix.as_ref().map(MixReach::json),
@@ -207,6 +221,7 @@ impl Report {
             "row_tokens": outline.row_tokens,
             "tokens": self.tokens,
             "training_flops": self.train_flops,
+            "teacher_flops": self.teacher_flops,
             "evaluation_flops": self.eval_flops,
             "seconds": self.seconds.as_ref().map(|(seconds, _)| seconds),
             "device": device::name(outline.device),

@@ -129,7 +129,8 @@ impl View<'_> {
         let live = self.live;
         let loss = optional(Some(live.loss?), 4);
         let lagrangian = live.lagrangian.map_or(String::new(), |value| format!("  lagrangian {value:.4}"));
-        Some(format!("loss {loss}  {}{lagrangian}", sparkline(&live.losses, SPARKLINE_COLUMNS)))
+        let distillation = live.distillation.map_or(String::new(), |value| format!("  distillation {value:.4}"));
+        Some(format!("loss {loss}  {}{distillation}{lagrangian}", sparkline(&live.losses, SPARKLINE_COLUMNS)))
     }
 
     fn speed(&self) -> Option<String> {

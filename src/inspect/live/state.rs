@@ -24,6 +24,9 @@ pub struct LiveRun {
     pub tokens: Option<u64>,
     /// Cross entropy of the last step, nats per token.
     pub loss: Option<f64>,
+    /// KL divergence from the teacher in the last step; none without one.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub distillation: Option<f64>,
     /// Lagrangian of the last step.
     pub lagrangian: Option<f64>,
     /// Learning rate of the weights.
@@ -154,6 +157,7 @@ impl LiveRun {
         self.step = step;
         self.tokens = record.tokens;
         self.loss = record.loss.cross_entropy;
+        self.distillation = record.loss.distillation;
         self.lagrangian = record.loss.lagrangian;
         self.losses.push(self.loss);
         self.learning_rate = record.learning_rate.weights;

@@ -8,6 +8,7 @@ pub mod autograd;
 pub mod cached_attention;
 pub mod cross_entropy;
 mod dispatch;
+pub mod distillation;
 pub mod embedding;
 pub mod gradient;
 pub mod gradient_norm;

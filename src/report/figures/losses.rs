@@ -21,10 +21,17 @@ pub(super) fn section(runs: &[RunView]) -> Section {
     let spec = LineSpec::new(caption, "step", "nats per token", Unit::Plain).past_the_start();
     add(&mut figures, spec, training(runs, Over::Steps), marks(runs.iter(), runs.len() > 1));
 
+    let about = "KL divergence of the model's predictions from its teacher's, at distill.temperature, mean of each batch in \
+                 nats per target token. At zero the model predicts as its teacher does, whatever the text says; the loss \
+                 that is minimised blends it with the training loss (distill.weight).";
+    let caption = Caption::new("loss-distillation", "Distillation loss", about);
+    let spec = LineSpec::new(caption, "step", "nats per token", Unit::Plain).past_the_start();
+    add(&mut figures, spec, distillation(runs), marks(runs.iter(), runs.len() > 1));
+
     let differ = rows_differ(runs);
     let about = format!(
         "Mean over the domains on held-out rows. While pruning, the solid line has as many units open as the masks expect; \
-         the dotted one is the model cut to its target, which is the one that gets exported.{differ}"
+         the dotted one is the model cut to its target, which is the one that gets exported. Level and dotted: a teacher.{differ}"
     );
     let caption = Caption::new("loss-heldout", "Held-out loss", about);
     let spec = LineSpec::new(caption, "step", "nats per token", Unit::Plain).past_the_start();
@@ -83,14 +90,26 @@ fn training(runs: &[RunView], over: Over) -> Vec<Series> {
     runs.iter().map(line).collect()
 }
 
+fn distillation(runs: &[RunView]) -> Vec<Series> {
+    let column =
+        |run: &RunView| step_series(run, &run.label, run_style(run), &run.history.steps.loss_distillation, Over::Steps);
+    runs.iter().map(column).collect()
+}
+
 fn held_out(runs: &[RunView], over: Over) -> Vec<Series> {
     let lines = |run: &RunView| {
         let open = eval_series(run, &run.label, run_style(run), over, |e| e.mean_loss.filter(|_| !e.is_cut()));
         let name = format!("{}, cut to target", run.label);
         let cut = eval_series(run, &name, (run.index, REFERENCE_DASH), over, |e| e.mean_loss.filter(|_| e.is_cut()));
-        [open, cut]
+        [open, cut, teacher(run, over)]
     };
     runs.iter().flat_map(lines).collect()
+}
+
+/// What the teacher of a run loses on the same rows: as high at every evaluation. Empty without one.
+fn teacher(run: &RunView, over: Over) -> Series {
+    let loss = run.history.evaluations.iter().find_map(|evaluation| evaluation.teacher_loss);
+    eval_series(run, &format!("{}, its teacher", run.label), (run.index, REFERENCE_DASH), over, |_| loss)
 }
 
 fn by_domain(runs: &[RunView], over: Over) -> Vec<Series> {

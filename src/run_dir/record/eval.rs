@@ -13,6 +13,9 @@ record! {
         pub gates: Option<String>,
         /// Mean over the domains.
         pub mean_loss: Option<f64>,
+        /// The same of the teacher, before the first step; only with `[distill]`.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub teacher_loss: Option<f64>,
         /// By domain.
         pub domains: Named<DomainEval>,
         /// Whether the mixer was asked to move.

@@ -40,12 +40,15 @@ record! {
 
     /// Losses of a step, nats.
     pub struct StepLoss {
-        /// Cross entropy and Lagrangian.
+        /// What is minimised: cross entropy, or its blend with the divergence from a teacher, and the Lagrangian.
         pub total: Option<f64>,
         /// Mean over the batch's target tokens.
         pub cross_entropy: Option<f64>,
         /// Its exponential.
         pub perplexity: Option<f64>,
+        /// KL divergence from the teacher at its temperature, mean over the target tokens; only with `[distill]`.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub distillation: Option<f64>,
         /// Of `prune`.
         pub lagrangian: Option<f64>,
     }

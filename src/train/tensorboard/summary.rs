@@ -14,10 +14,11 @@ fn whole(number: Option<u64>) -> Option<f64> {
 }
 
 /// Numbers of a step.
-const STEP: [(&str, Number<Step>); 22] = [
+const STEP: [(&str, Number<Step>); 23] = [
     ("loss/total", |r| r.loss.total),
     ("loss/cross_entropy", |r| r.loss.cross_entropy),
     ("loss/perplexity", |r| r.loss.perplexity),
+    ("loss/distillation", |r| r.loss.distillation),
     ("loss/lagrangian", |r| r.loss.lagrangian),
     ("gradient_norm/clip_scale", |r| r.clip_scale),
     ("sparsity/expected/all", |r| r.sparsity.as_ref()?.expected),
@@ -190,7 +191,7 @@ mod tests {
     fn a_step_gives_a_point_for_every_number_it_has() {
         let record = json!({
             "type": "step", "step": 3, "tokens": 96, "applied": false, "skipped": 1,
-            "loss": { "total": 2.5, "cross_entropy": 2.0, "perplexity": null, "lagrangian": 0.5 },
+            "loss": { "total": 2.5, "cross_entropy": 2.0, "perplexity": null, "distillation": 0.25, "lagrangian": 0.5 },
             "domains": { "a/b": { "loss": null, "rows": 0, "proportion": 0.25 } },
             "learning_rate": { "weights": 0.5, "masks": 1.0 },
             "gradient_norm": { "total": 3.0, "multipliers": null },
@@ -200,6 +201,7 @@ mod tests {
         let expected = [
             ("loss/total", 2.5),
             ("loss/cross_entropy", 2.0),
+            ("loss/distillation", 0.25),
             ("loss/lagrangian", 0.5),
             ("sparsity/expected/all", 0.5),
             ("sparsity/target/all", 0.25),

@@ -44,7 +44,7 @@ pub(super) fn run(arguments: &Plan) -> anyhow::Result<Verdict> {
     let proposals = propose(&model, need)?;
     let picked = picked(arguments, proposals.len())?;
     let row_tokens = tokens("--sequence-length", arguments.sequence_length, &model)?;
-    let training = Training::new(config, row_tokens)?;
+    let training = Training::new(config, &model, row_tokens)?;
     let costs_of = |model: &ModelConfig| Costs::of(model, serving, rate.as_ref(), &training);
     let costs = proposals.iter().map(|proposal| costs_of(&resized(&model, &proposal.shape))).collect();
     let answer = Answer {

@@ -29,17 +29,20 @@ pub(super) struct Training {
     config: RunConfig,
     row_tokens: i64,
     assumed: bool,
+    /// The source, where the configuration distils.
+    teacher: Option<ModelConfig>,
 }
 
 impl Training {
-    /// By a configuration, if there is one.
-    pub(super) fn new(config: Option<RunConfig>, row_tokens: i64) -> anyhow::Result<Training> {
+    /// By a configuration, if there is one, of a model made of `source`.
+    pub(super) fn new(config: Option<RunConfig>, source: &ModelConfig, row_tokens: i64) -> anyhow::Result<Training> {
         let assumed = config.is_none();
         let config = match config {
             Some(config) => config,
             None => config::parse(ASSUMED, "the assumed training", &[])?,
         };
-        Ok(Training { config, row_tokens, assumed })
+        let teacher = config.distill.as_ref().map(|_| source.clone());
+        Ok(Training { config, row_tokens, assumed, teacher })
     }
 
     /// Learning masks on the source: all of it is trained, whatever the target is.
@@ -55,7 +58,7 @@ impl Training {
     }
 
     fn estimate(&self, model: &ModelConfig, config: &RunConfig) -> MemoryEstimate {
-        MemoryEstimate::new(model, config, self.row_tokens, Device::Cuda(0))
+        MemoryEstimate::new(model, self.teacher.as_ref(), config, self.row_tokens, Device::Cuda(0))
     }
 
     /// How, in words.
