@@ -24,12 +24,12 @@ use tch::Device;
 /// One folder to write.
 #[derive(Debug)]
 pub struct Job {
-    pub(super) config: RunConfig,
+    config: RunConfig,
     /// SHA-256 of the configuration as the run has it, before options of `export`.
     digest: String,
     stage: Stage,
     companions: PathBuf,
-    pub(super) out: PathBuf,
+    out: PathBuf,
 }
 
 /// What is cut from what.
@@ -79,9 +79,10 @@ impl Job {
         let mut progress = |what: &str, done: usize, of: usize| observer.progress(what, done, of);
         let mut scores = scores::scores(Scoring::of(table), source, spec, &calibration, setup.device, &mut progress)?;
         let job = Job::of(setup, out)?;
+        let shard_bytes = job.config.checkpoint.max_shard_bytes;
         let rotated = match (table.basis, spec.get(UnitKind::Hidden)) {
             (HiddenBasis::Principal, Some(_)) => {
-                let rotated = Rotated::write(&job, source, &calibration, setup.device, &mut progress)?;
+                let rotated = Rotated::write(source, &job.out, shard_bytes, &calibration, setup.device, &mut progress)?;
                 scores.hidden = Some(rotated.energy.shallow_clone());
                 let kept = rotated.share_kept(spec.target().hidden_size)?;
                 observer.rotated(kept, rotated.unrotated, spec.source().hidden_size);

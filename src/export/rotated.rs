@@ -1,12 +1,12 @@
 //! A source in its principal basis, in a folder that lasts as long as the cut that is made of it.
 
 use super::Error;
-use super::job::Job;
 use crate::files::{Staging, ensure_space};
 use crate::hf::Checkpoint;
 use crate::model::count::ParameterCount;
 use crate::prune::principal::{basis, rotate};
 use crate::prune::scores::{Calibration, Progress};
+use std::path::Path;
 use tch::{Device, Kind, Tensor};
 
 /// A rotated source; its folder is removed when this is dropped.
@@ -20,19 +20,20 @@ pub(super) struct Rotated {
 }
 
 impl Rotated {
-    /// Measures the basis of `source` on `calibration`, and writes the source in it beside the place that `job` writes to.
+    /// Measures the basis of `source` on `calibration`, and writes the source in it beside `out`, the place of the cut.
     pub(super) fn write(
-        job: &Job,
         source: &Checkpoint,
+        out: &Path,
+        max_shard_bytes: u64,
         calibration: &Calibration,
         device: Device,
         progress: &mut Progress,
     ) -> Result<Rotated, Error> {
         let basis = basis(source, calibration, device, progress)?;
         // All of it in fp32, while the cut is written beside it.
-        ensure_space(&job.out, ParameterCount::of(source.model()).total() as u64 * 4)?;
-        let folder = Staging::new(&job.out.with_extension("rotated"))?;
-        rotate(source, &basis, folder.path(), job.config.checkpoint.max_shard_bytes, device, progress)?;
+        ensure_space(out, ParameterCount::of(source.model()).total() as u64 * 4)?;
+        let folder = Staging::new(&out.with_extension("rotated"))?;
+        rotate(source, &basis, folder.path(), max_shard_bytes, device, progress)?;
         let checkpoint = Checkpoint::open(folder.path())?;
         Ok(Rotated { checkpoint, energy: basis.energy, unrotated: basis.unrotated, _folder: folder })
     }

@@ -3,7 +3,7 @@
 //! ```text
 //! text ─► data ─► source (from scratch) ─► prune ─► recovered
 //!                    │                                 ║ compared on the held-out rows of every domain
-//!                    ├─► one-shot magnitude cut ─► continued on as many tokens
+//!                    ├─► one-shot cut (activations, principal basis) ─► continued on as many tokens
 //!                    └── target shape from scratch, on as many tokens
 //! ```
 //!
@@ -135,11 +135,12 @@ impl Stages {
         let scratch = recipe.scratch(&references);
         let Some(scratch) = self.stage("scratch", scratch, Stage::Pretrain)? else { return Ok(None) };
 
-        self.printer.note("5/5 baseline: a one-shot magnitude cut, continued on as many tokens");
-        let cut = recipe.magnitude(&source.path);
-        let Some(cut) = self.stage("magnitude", cut, Stage::Prune)? else { return Ok(None) };
-        let continued = recipe.magnitude_recover(&cut.path, &references);
-        let Some(one_shot) = self.stage("magnitude-recover", continued, Stage::Pretrain)? else { return Ok(None) };
+        self.printer
+            .note("5/5 baseline: a one-shot cut by activations in the principal basis, continued on as many tokens");
+        let cut = recipe.one_shot(&source.path);
+        let Some(cut) = self.stage("one-shot", cut, Stage::Prune)? else { return Ok(None) };
+        let continued = recipe.one_shot_recover(&cut.path, &references);
+        let Some(one_shot) = self.stage("one-shot-recover", continued, Stage::Pretrain)? else { return Ok(None) };
 
         Ok(Some(Results {
             domains: self.dataset.domain_names().to_vec(),

@@ -1,8 +1,8 @@
 //! The demo's sizes, steps and learning rates: the configurations of its six runs.
 
 use crate::config::{
-    Checkpoint, Data, Divergence, Eval, Masks, Mixer, Model, MomentKind, Prune, PruneMethod, RandomModel, Run,
-    RunConfig, Target, Train,
+    Checkpoint, Data, Divergence, Eval, HiddenBasis, Masks, Mixer, Model, MomentKind, Prune, PruneMethod, RandomModel,
+    Run, RunConfig, Target, Train,
 };
 use crate::files::DType;
 use shearling_domains::MixerKind;
@@ -112,17 +112,18 @@ impl Recipe {
         self.run("scratch", random(TARGET), self.both(), LEARNING_RATE, dynamic(references))
     }
 
-    /// Baseline: the one-shot cut.
-    pub fn magnitude(&self, source: &Path) -> RunConfig {
-        let mut config = self.run("magnitude", from(source), 1, PRUNE_LEARNING_RATE, Mixer::default());
+    /// Baseline: the strongest one-shot cut.
+    pub fn one_shot(&self, source: &Path) -> RunConfig {
+        let mut config = self.run("one-shot", from(source), 1, PRUNE_LEARNING_RATE, Mixer::default());
         config.target = Some(target());
-        config.prune.method = PruneMethod::Magnitude;
+        config.prune.method = PruneMethod::Activations;
+        config.prune.basis = HiddenBasis::Principal;
         config
     }
 
     /// The one-shot cut continued, on the tokens of pruning and recovery.
-    pub fn magnitude_recover(&self, cut: &Path, references: &BTreeMap<String, f64>) -> RunConfig {
-        self.run("magnitude-recover", from(cut), self.both(), RECOVER_LEARNING_RATE, dynamic(references))
+    pub fn one_shot_recover(&self, cut: &Path, references: &BTreeMap<String, f64>) -> RunConfig {
+        self.run("one-shot-recover", from(cut), self.both(), RECOVER_LEARNING_RATE, dynamic(references))
     }
 
     fn both(&self) -> u64 {
