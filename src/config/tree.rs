@@ -3,7 +3,7 @@
 use crate::files::DType;
 use serde::{Deserialize, Serialize};
 use shearling_domains::MixerKind;
-use shearling_masks::MaskPreset;
+use shearling_masks::{MaskPreset, TopK};
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -474,9 +474,12 @@ impl Masks {
         })
     }
 
-    /// Steps over which the targets grow, for a run of `steps`.
+    /// Steps over which the targets grow, for a run of `steps`; those of top-k masks follow a schedule of their own.
     pub fn target_warmup(&self, steps: u64) -> u64 {
-        self.warmup_steps.unwrap_or(steps / 5)
+        match self.preset {
+            MaskPreset::LlmShearing => self.warmup_steps.unwrap_or(steps / 5),
+            MaskPreset::TopK => (steps as f64 * TopK::over(steps).count_until) as u64,
+        }
     }
 }
 

@@ -3,7 +3,7 @@
 use super::Error;
 use super::loader_config::loader_config;
 use super::setup::Setup;
-use crate::config::PruneMethod;
+use crate::config::{HiddenBasis, PruneMethod};
 use crate::prune::scores::Calibration;
 use shearling_domains::{Loader, LoaderConfig};
 use tch::Tensor;
@@ -15,7 +15,8 @@ use tch::Tensor;
 pub fn calibration(setup: &Setup) -> Result<Calibration, Error> {
     let config = &setup.config;
     // Weights are scored without data.
-    let needed = if config.prune.method == PruneMethod::Magnitude { 1 } else { config.prune.calibration_rows };
+    let unread = config.prune.method == PruneMethod::Magnitude && config.prune.basis == HiddenBasis::Units;
+    let needed = if unread { 1 } else { config.prune.calibration_rows };
     let draws = LoaderConfig { batch_rows: needed, prefetch: 0, ..loader_config(config) };
     let batch = Loader::new(setup.dataset.clone(), draws, &setup.proportions)?.next_batch()?;
     let ids: Vec<i64> = batch.tokens.iter().map(|id| i64::from(*id)).collect();

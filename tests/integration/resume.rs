@@ -120,8 +120,8 @@ fn top_k_masks_end_in_the_model_that_is_cut() {
     let outcome = go(config(folder.path(), "run", Stage::Prune, &["masks.preset=top-k"]), Stage::Prune, false, None);
     let records = metrics::read(&outcome.run.join(METRICS)).unwrap();
     let last = |gates: &str| {
-        let found = records.iter().filter(|record| record["type"] == "eval" && record["gates"] == gates);
-        found.last().unwrap().clone()
+        let mut found = records.iter().filter(|record| record["type"] == "eval" && record["gates"] == gates);
+        found.next_back().unwrap().clone()
     };
     let (expected, target) = (last("expected"), last("target"));
     assert_eq!(expected["step"], 12);

@@ -214,7 +214,7 @@ fn too_small(stages: &Stages, place: &Place, shorter: Option<i64>) -> String {
                  more with --hours"
             ),
             None => "give more with --hours".to_string(),
-        }
+        } + ", or cut at once and spend it all on the continuation: prune.method = \"activations\", prune.basis = \"principal\""
     )
 }
 

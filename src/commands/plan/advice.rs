@@ -58,7 +58,8 @@ fn settling(outline: &Outline) -> Vec<String> {
         let key = if config.masks.peak_learning_rate(steps) < 0.5 { "masks.learning_rate" } else { "train.steps" };
         warnings.push(format!(
             "the masks have too little time to settle: after masks.warmup_steps = {warmup} a gate could cross its range \
-             {crossings:.1} times, at least {ENOUGH_CROSSINGS:.0} are needed; many kept units will be half-alive. Raise {key}"
+             {crossings:.1} times, at least {ENOUGH_CROSSINGS:.0} are needed; many kept units will be half-alive. Raise {key}, or cut \
+             at once: prune.method = \"activations\", prune.basis = \"principal\""
         ));
     }
     warnings
