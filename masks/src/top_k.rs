@@ -23,8 +23,8 @@ use crate::spec::ModuleSpec;
 use serde::{Deserialize, Serialize};
 use tch::{Kind, Tensor};
 
-/// Halvings of the interval that holds the threshold: enough for fp64 whatever its width.
-const BISECTIONS: usize = 80;
+/// Halvings of the interval that holds the threshold: its width over 2⁵⁰ is far below what the fp32 gates resolve.
+const BISECTIONS: usize = 50;
 /// Beyond so many temperatures from every log-odds value a gate is 0 or 1 in fp64.
 const FAR: f64 = 40.0;
 

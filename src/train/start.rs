@@ -8,7 +8,7 @@ use crate::config::{HiddenBasis, MaskInit, PruneMethod};
 use crate::hf::{Checkpoint, ModelConfig};
 use crate::model::{Parameter, init, parameters::parameters};
 use crate::prune::principal::{Basis, basis, rotated_weight};
-use crate::prune::scores::{Scoring, scores};
+use crate::prune::scores::{Calibration, Scoring, scores};
 use shearling_masks::{MaskSet, MaskSpec, UnitKind};
 use tch::{Kind, Tensor};
 
@@ -22,40 +22,54 @@ pub(super) struct Start {
 
 /// Reads the source and measures what the configuration asks for.
 pub(super) fn start(setup: &Setup) -> Result<Start, Error> {
-    let basis = principal_basis(setup)?;
+    let rows = calibration_rows(setup)?;
+    let basis = principal_basis(setup, rows.as_ref())?;
     let weights = match (&setup.source, &basis) {
         (None, _) => random_weights(setup)?,
         (Some(source), None) => load_masters(source, &setup.model, setup.device)?,
         (Some(source), Some(basis)) => rotated_masters(source, basis, setup)?,
     };
-    let masks = setup.spec.as_ref().map(|spec| initial_masks(setup, spec, basis.as_ref())).transpose()?;
-    Ok(Start { weights, masks })
+    let masks = setup.spec.as_ref().map(|spec| initial_masks(setup, spec, rows.as_ref(), basis.as_ref()));
+    Ok(Start { weights, masks: masks.transpose()? })
 }
 
 /// Masks at step 0, in the source's own basis.
 pub(super) fn masks_alone(setup: &Setup) -> Result<Option<MaskSet>, Error> {
-    setup.spec.as_ref().map(|spec| initial_masks(setup, spec, None)).transpose()
+    let rows = calibration_rows(setup)?;
+    setup.spec.as_ref().map(|spec| initial_masks(setup, spec, rows.as_ref(), None)).transpose()
+}
+
+/// What basis and scores are measured on, if either is.
+fn calibration_rows(setup: &Setup) -> Result<Option<Calibration>, Error> {
+    let config = &setup.config;
+    let measured = config.prune.basis == HiddenBasis::Principal || config.masks.start() == MaskInit::Scores;
+    (setup.spec.is_some() && measured).then(|| calibration(setup)).transpose()
 }
 
 /// The basis that the run prunes in, if it is another than the source's own.
-fn principal_basis(setup: &Setup) -> Result<Option<Basis>, Error> {
+fn principal_basis(setup: &Setup, rows: Option<&Calibration>) -> Result<Option<Basis>, Error> {
     let prunes_hidden = setup.spec.as_ref().is_some_and(|spec| spec.get(UnitKind::Hidden).is_some());
-    match (&setup.source, setup.config.prune.basis) {
-        (Some(source), HiddenBasis::Principal) if prunes_hidden => {
-            Ok(Some(basis(source, &calibration(setup)?, setup.device, &mut |_, _, _| ())?))
+    match (&setup.source, rows, setup.config.prune.basis) {
+        (Some(source), Some(rows), HiddenBasis::Principal) if prunes_hidden => {
+            Ok(Some(basis(source, rows, setup.device, &mut |_, _, _| ())?))
         }
         _ => Ok(None),
     }
 }
 
-fn initial_masks(setup: &Setup, spec: &MaskSpec, basis: Option<&Basis>) -> Result<MaskSet, Error> {
+fn initial_masks(
+    setup: &Setup,
+    spec: &MaskSpec,
+    rows: Option<&Calibration>,
+    basis: Option<&Basis>,
+) -> Result<MaskSet, Error> {
     let (table, steps) = (&setup.config.masks, setup.config.train.steps);
     let (gating, warmup) = (table.preset.gating(steps), table.target_warmup(steps));
-    let (MaskInit::Scores, Some(source)) = (table.start(), &setup.source) else {
+    let (MaskInit::Scores, Some(source), Some(rows)) = (table.start(), &setup.source, rows) else {
         return Ok(MaskSet::new(spec.clone(), gating, warmup, setup.config.run.seed, setup.device)?);
     };
     let scoring = Scoring { method: PruneMethod::Activations, layers: setup.config.prune.layer_score };
-    let mut scores = scores(scoring, source, spec, &calibration(setup)?, setup.device, &mut |_, _, _| ())?;
+    let mut scores = scores(scoring, source, spec, rows, setup.device, &mut |_, _, _| ())?;
     if let Some(basis) = basis {
         scores.hidden = Some(basis.energy.shallow_clone());
     }

@@ -80,7 +80,7 @@ impl Teacher {
         forward_flops_per_token(self.decoder.model(), self.row_tokens)
     }
 
-    /// Refuses to go on with another teacher than `saved`, that of the checkpoint.
+    /// Refuses to resume with a teacher that differs from the one in the checkpoint, whose fingerprint is `saved`.
     pub(super) fn require_same(&self, saved: Option<&str>) -> Result<(), Error> {
         if saved == Some(self.fingerprint.as_str()) {
             return Ok(());

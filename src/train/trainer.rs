@@ -31,7 +31,7 @@ pub struct Trainer {
     pub(super) device: Device,
     pub(super) model: Decoder,
     pub(super) context: ForwardContext,
-    /// Whom it learns from beside the text.
+    /// The frozen model that it is distilled from, if there is one.
     pub(super) teacher: Option<Teacher>,
     pub(super) weights: Group,
     pub(super) masks: Option<MaskTraining>,

@@ -3,9 +3,9 @@
 use super::support::{fixture, load, tensors, trained_loss};
 use shearling::config::{LayerScore, PruneMethod, Target};
 use shearling::hf::Checkpoint;
-use shearling::prune::scores::{Calibration, Scoring, one_shot, scores};
+use shearling::prune::scores::{Calibration, Scoring, scores};
 use shearling::prune::shape;
-use shearling_masks::{Gates, MaskSpec, UnitKind};
+use shearling_masks::{Gates, KeepPlan, MaskSpec, UnitKind};
 use std::collections::BTreeMap;
 use tch::{Device, Kind, Tensor};
 
@@ -140,10 +140,8 @@ fn the_layer_whose_absence_costs_least_goes_first() {
 #[test]
 fn a_one_shot_cut_keeps_the_best_of_each_row() {
     let fixture = Fixture::open("llama2-mha");
-    let scoring = Scoring { method: PruneMethod::Activations, layers: LayerScore::Cosine };
-    let calibration = fixture.calibration(2);
-    let (plan, gates) =
-        one_shot(scoring, &fixture.source, &fixture.spec, &calibration, Device::Cpu, &mut |_, _, _| ()).unwrap();
+    let scores = fixture.scores(PruneMethod::Activations, LayerScore::Cosine, 2);
+    let (plan, gates) = KeepPlan::from_scores(&fixture.spec, &scores).unwrap();
     let best = |scores: &Tensor, count: i64| {
         let mut best = Vec::<i64>::try_from(scores.topk(count, 0, true, true).1).unwrap();
         best.sort_unstable();

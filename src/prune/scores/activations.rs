@@ -12,10 +12,11 @@
 //! final norm is left out, as there. The squares are kept: only the order within a row counts.
 
 use super::super::Error;
-use super::{Calibration, Progress, micro_batches, weights};
+use super::walk::{Visitor, walk};
+use super::{Calibration, Progress};
 use crate::hf::Checkpoint;
+use crate::model::ModelConfig;
 use crate::model::probe::Site;
-use crate::model::{Block, Embedding, ForwardContext, ModelConfig, ModelGates};
 use shearling_masks::{Gates, MaskSpec, UnitKind};
 use tch::{Device, Kind, TchError, Tensor};
 
@@ -30,28 +31,8 @@ pub(super) fn scores(
     device: Device,
     progress: &mut Progress,
 ) -> Result<Gates, Error> {
-    let _no_grad = tch::no_grad_guard();
-    let (model, none) = (source.model(), ModelGates::none());
-    let mut weight = weights(source, calibration, device);
-    let context = ForwardContext::new(model, calibration.rows.size()[1], device)?;
-    let embedding = Embedding::build(model, &mut weight)?;
-    let batches = micro_batches(calibration)?;
-    let streams = batches.iter().map(|ids| embedding.forward(ids, &none));
-    let mut streams = streams.collect::<Result<Vec<_>, _>>()?;
-    drop(embedding);
-    let mut sums = Sums::new(model, device)?;
-    for layer in 0..model.num_hidden_layers {
-        progress("scoring layer", layer as usize, model.num_hidden_layers as usize);
-        let block = Block::build(model, layer, &mut weight)?;
-        for x in &mut streams {
-            let tokens = x.size()[1];
-            let layer_context = context.layer(model, &none, layer, tokens)?;
-            let after = block.forward_probed(x, &layer_context, &mut |site, seen| sums.add(layer, site, seen))?;
-            sums.add_layer(layer, x, &after)?;
-            *x = after;
-        }
-        source.release();
-    }
+    let mut sums = Sums::new(source.model(), device)?;
+    walk(source, calibration, device, &mut sums, "scoring layer", progress)?;
     sums.into_scores(spec)
 }
 
@@ -83,35 +64,6 @@ impl Sums {
         })
     }
 
-    /// Adds what `site` of `layer` shows of some rows.
-    fn add(&mut self, layer: i64, site: Site, seen: &Tensor) -> Result<(), TchError> {
-        let mut sum = match site {
-            Site::AttentionInput | Site::FeedForwardInput => return Ok(()),
-            Site::AttentionNorm | Site::FeedForwardNorm => self.hidden.shallow_clone(),
-            Site::Intermediate => self.intermediate.f_select(0, layer)?,
-            Site::Heads => self.heads.f_select(0, layer)?,
-        };
-        let size = match site {
-            Site::Heads => {
-                let heads = seen.f_view([seen.size()[0], seen.size()[1], -1, self.head_dim])?;
-                heads.f_norm_scalaropt_dim_dtype(2.0, [-1i64], false, Kind::Float)?
-            }
-            _ => seen.f_abs()?,
-        };
-        let mean = size.f_mean_dim(&[1i64][..], false, Kind::Float)?;
-        let _ = sum.f_add_(&mean.f_square()?.f_sum_dim_intlist(&[0i64][..], false, Kind::Float)?)?;
-        Ok(())
-    }
-
-    /// Adds how far `layer` turns the residual stream of some rows.
-    fn add_layer(&mut self, layer: i64, before: &Tensor, after: &Tensor) -> Result<(), TchError> {
-        let (before, after) = (before.f_to_kind(Kind::Float)?, after.f_to_kind(Kind::Float)?);
-        let turned = Tensor::f_cosine_similarity(&before, &after, -1, LEAST_NORM)?.f_rsub_scalar(1.0)?;
-        let of_rows = turned.f_mean_dim(&[1i64][..], false, Kind::Float)?.f_sum(Kind::Float)?;
-        let _ = self.layer.f_select(0, layer)?.f_add_(&of_rows)?;
-        Ok(())
-    }
-
     fn into_scores(self, spec: &MaskSpec) -> Result<Gates, Error> {
         let layers = self.layer.size()[0];
         let grouped = self.heads.f_view([layers, self.num_key_value_heads, -1])?;
@@ -130,5 +82,35 @@ impl Sums {
             }
         }
         Ok(scores)
+    }
+}
+
+impl Visitor for Sums {
+    fn inside(&mut self, layer: i64, site: Site, seen: &Tensor) -> Result<(), TchError> {
+        let mut sum = match site {
+            Site::AttentionInput | Site::FeedForwardInput => return Ok(()),
+            Site::AttentionNorm | Site::FeedForwardNorm => self.hidden.shallow_clone(),
+            Site::Intermediate => self.intermediate.f_select(0, layer)?,
+            Site::Heads => self.heads.f_select(0, layer)?,
+        };
+        let size = match site {
+            Site::Heads => {
+                let heads = seen.f_view([seen.size()[0], seen.size()[1], -1, self.head_dim])?;
+                heads.f_norm_scalaropt_dim_dtype(2.0, [-1i64], false, Kind::Float)?
+            }
+            _ => seen.f_abs()?,
+        };
+        let mean = size.f_mean_dim(&[1i64][..], false, Kind::Float)?;
+        let _ = sum.f_add_(&mean.f_square()?.f_sum_dim_intlist(&[0i64][..], false, Kind::Float)?)?;
+        Ok(())
+    }
+
+    /// How far the layer turns the stream.
+    fn passed(&mut self, layer: i64, before: &Tensor, after: &Tensor) -> Result<(), TchError> {
+        let (before, after) = (before.f_to_kind(Kind::Float)?, after.f_to_kind(Kind::Float)?);
+        let turned = Tensor::f_cosine_similarity(&before, &after, -1, LEAST_NORM)?.f_rsub_scalar(1.0)?;
+        let of_rows = turned.f_mean_dim(&[1i64][..], false, Kind::Float)?.f_sum(Kind::Float)?;
+        let _ = self.layer.f_select(0, layer)?.f_add_(&of_rows)?;
+        Ok(())
     }
 }

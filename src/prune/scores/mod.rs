@@ -16,11 +16,12 @@ mod activations;
 mod layer_loss;
 pub mod magnitude;
 mod taylor;
+pub(in crate::prune) mod walk;
 
 use super::Error;
 use crate::config::{LayerScore, Prune, PruneMethod};
 use crate::hf::Checkpoint;
-use shearling_masks::{Gates, KeepPlan, MaskSpec, UnitKind};
+use shearling_masks::{Gates, MaskSpec, UnitKind};
 use tch::{Device, Kind, Tensor};
 
 /// What scores are measured on.
@@ -86,23 +87,8 @@ pub fn scores(
     Ok(scores)
 }
 
-/// A one-shot cut: the plan of the best units of each row, and its gates of exactly 1 and 0.
-///
-/// # Errors
-/// As [`scores`].
-pub fn one_shot(
-    scoring: Scoring,
-    source: &Checkpoint,
-    spec: &MaskSpec,
-    calibration: &Calibration,
-    device: Device,
-    progress: &mut Progress,
-) -> Result<(KeepPlan, Gates), Error> {
-    Ok(KeepPlan::from_scores(spec, &scores(scoring, source, spec, calibration, device, progress)?)?)
-}
-
 /// Finite weights of a checkpoint by name, in the dtype of the computation.
-pub(super) fn weights<'a>(
+fn weights<'a>(
     source: &'a Checkpoint,
     calibration: &Calibration,
     device: Device,
@@ -112,7 +98,7 @@ pub(super) fn weights<'a>(
 }
 
 /// `rows [N, T]` in parts of a micro-batch.
-pub(super) fn micro_batches(calibration: &Calibration) -> Result<Vec<Tensor>, Error> {
+fn micro_batches(calibration: &Calibration) -> Result<Vec<Tensor>, Error> {
     let count = calibration.rows.size()[0];
     let step = calibration.micro_batch.max(1);
     let part = |start: i64| calibration.rows.f_narrow(0, start, step.min(count - start));
