@@ -25,8 +25,8 @@ fn main() -> ExitCode {
     let verdict = commands::run(cli.command, cuda);
     interrupt::wait_if_quitting();
     match verdict {
-        Ok(commands::Verdict::Done) => ExitCode::SUCCESS,
-        Ok(commands::Verdict::CheckFailed) => ExitCode::from(1),
+        Ok(commands::ExitStatus::Done) => ExitCode::SUCCESS,
+        Ok(commands::ExitStatus::CheckFailed) => ExitCode::from(1),
         Err(error) => {
             printer::error(&error);
             ExitCode::from(2)

@@ -1,6 +1,6 @@
 //! `shearling data prepare` and `shearling data inspect`.
 
-use super::Verdict;
+use super::ExitStatus;
 use super::prepared_data::open_prepared;
 use crate::cli::Printer;
 use crate::cli::arguments::{Data, DataInspect, Prepare};
@@ -15,14 +15,14 @@ use std::path::{Path, PathBuf};
 use std::sync::Mutex;
 
 /// `shearling data …`
-pub fn run(arguments: &Data) -> anyhow::Result<Verdict> {
+pub fn run(arguments: &Data) -> anyhow::Result<ExitStatus> {
     match arguments {
         Data::Prepare(arguments) => prepare(arguments),
         Data::Inspect(arguments) => inspect(arguments),
     }
 }
 
-fn prepare(arguments: &Prepare) -> anyhow::Result<Verdict> {
+fn prepare(arguments: &Prepare) -> anyhow::Result<ExitStatus> {
     let printer = Printer::new(false);
     let tokenizer = match (&arguments.tokenizer, arguments.train_tokenizer) {
         (Some(path), _) => TokenizerSource::File(path.clone()),
@@ -41,7 +41,7 @@ fn prepare(arguments: &Prepare) -> anyhow::Result<Verdict> {
     config.threads = arguments.threads.unwrap_or(0);
     prepare_dataset(&config, &PrepareProgress::default())?;
     printer.data(summary(&Dataset::open(&arguments.out)?), || json!({}));
-    Ok(Verdict::Done)
+    Ok(ExitStatus::Done)
 }
 
 /// Domains named one by one, and the folders of `--from`.
@@ -126,13 +126,13 @@ impl Progress for PrepareProgress {
     }
 }
 
-fn inspect(arguments: &DataInspect) -> anyhow::Result<Verdict> {
+fn inspect(arguments: &DataInspect) -> anyhow::Result<ExitStatus> {
     let printer = Printer::new(arguments.json);
     let dataset = open_prepared(&arguments.path)?;
     if arguments.verify {
         if let Err(error) = dataset.verify() {
             printer.warn(error);
-            return Ok(Verdict::CheckFailed);
+            return Ok(ExitStatus::CheckFailed);
         }
         printer.note("all hashes agree with the manifest");
     }
@@ -148,7 +148,7 @@ fn inspect(arguments: &DataInspect) -> anyhow::Result<Verdict> {
             printer.note(format!("── {name} ──\n{text}"));
         }
     }
-    Ok(Verdict::Done)
+    Ok(ExitStatus::Done)
 }
 
 /// The table both commands print.

@@ -1,6 +1,6 @@
 //! `shearling doctor`: is this machine fit, and if not, what to do.
 
-use super::Verdict;
+use super::ExitStatus;
 use crate::cli::Printer;
 use crate::cli::arguments::Doctor;
 use crate::cli::table::bytes;
@@ -42,7 +42,7 @@ impl Check {
 }
 
 /// Runs all checks; exit code 1 if one is an ERROR.
-pub fn run(arguments: &Doctor, cuda: &CudaLibrary, threads: &Threads) -> anyhow::Result<Verdict> {
+pub fn run(arguments: &Doctor, cuda: &CudaLibrary, threads: &Threads) -> anyhow::Result<ExitStatus> {
     let printer = Printer::new(arguments.json);
     let mut checks =
         vec![library(), cuda_check(cuda), threads_check(threads), Check::ok("waiting", waiting::describe())];
@@ -57,7 +57,7 @@ pub fn run(arguments: &Doctor, cuda: &CudaLibrary, threads: &Threads) -> anyhow:
     checks.push(disk());
     let worst = checks.iter().map(|check| check.level).max().unwrap_or(Level::Ok);
     printer.data(text(&checks), || json!({ "checks": checks, "worst": worst }));
-    Ok(if worst == Level::Error { Verdict::CheckFailed } else { Verdict::Done })
+    Ok(if worst == Level::Error { ExitStatus::CheckFailed } else { ExitStatus::Done })
 }
 
 fn text(checks: &[Check]) -> String {

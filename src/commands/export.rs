@@ -1,6 +1,6 @@
 //! `shearling export`, and how writing a model folder is shown wherever it happens.
 
-use super::Verdict;
+use super::ExitStatus;
 use super::finish::finish;
 use super::mask_warnings::report_masks;
 use super::refusal::Origin;
@@ -34,7 +34,7 @@ pub(super) fn split_step(text: &str) -> anyhow::Result<(PathBuf, Option<u64>)> {
 }
 
 /// `shearling export`
-pub fn run(arguments: &Export) -> anyhow::Result<Verdict> {
+pub fn run(arguments: &Export) -> anyhow::Result<ExitStatus> {
     let printer = Printer::new(false);
     let (run, step) = split_step(&arguments.run)?;
     // Before the hashes of a large checkpoint are computed.

@@ -33,7 +33,7 @@ use crate::native::runtime::threads;
 
 /// What a command that came to its end has to say to the shell.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub enum Verdict {
+pub enum ExitStatus {
     /// Exit code 0.
     Done,
     /// A check said no: exit code 1.
@@ -41,7 +41,7 @@ pub enum Verdict {
 }
 
 /// Runs a command; errors are exit code 2.
-pub fn run(command: Command, cuda: CudaLibrary) -> anyhow::Result<Verdict> {
+pub fn run(command: Command, cuda: CudaLibrary) -> anyhow::Result<ExitStatus> {
     use crate::config::Stage;
     let threads = threads::choose(command.threads());
     match command {

@@ -1,6 +1,6 @@
 //! `shearling report`: reads runs, writes the page and the pictures, or serves the page while a run goes on.
 
-use super::Verdict;
+use super::ExitStatus;
 use super::output_file::OutputFile;
 use crate::cli::Printer;
 use crate::cli::arguments;
@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 use std::time::SystemTime;
 
 /// `shearling report`
-pub fn run(arguments: &arguments::Report) -> anyhow::Result<Verdict> {
+pub fn run(arguments: &arguments::Report) -> anyhow::Result<ExitStatus> {
     let printer = Printer::new(arguments.json);
     let out = OutputFile::check_optional("--out", arguments.out.as_deref())?;
     if let Some(port) = arguments.serve {
@@ -42,7 +42,7 @@ pub fn run(arguments: &arguments::Report) -> anyhow::Result<Verdict> {
     }
     let names = files.iter().map(|file| format!("{}\n", file.display())).collect::<String>();
     printer.data(names, || report.data());
-    Ok(Verdict::Done)
+    Ok(ExitStatus::Done)
 }
 
 fn read(arguments: &arguments::Report) -> anyhow::Result<Report> {
@@ -57,7 +57,7 @@ fn serve(
     port: u16,
     out: Option<OutputFile<'_>>,
     printer: Printer,
-) -> anyhow::Result<Verdict> {
+) -> anyhow::Result<ExitStatus> {
     // A run that cannot be read is an error now, not at the first request.
     let first = read(arguments)?;
     let live = Live::bind(port)?;
@@ -83,7 +83,7 @@ fn serve(
     };
     live.run(page, interrupt::requested)?;
     printer.note("stopped");
-    Ok(Verdict::Done)
+    Ok(ExitStatus::Done)
 }
 
 /// Changes when a file that the report reads does: names, sizes and times of what the run folders hold.

@@ -1,6 +1,6 @@
 //! `shearling prune` and `shearling pretrain`: run the loop, then write the Hugging Face folder.
 
-use super::Verdict;
+use super::ExitStatus;
 use super::export::{prune_one_shot, write_model};
 use super::finish::{finish, finish_at};
 use super::observer::TerminalObserver;
@@ -19,7 +19,7 @@ use std::num::NonZeroU64;
 use std::path::Path;
 
 /// Runs a stage from the command line.
-pub fn run(arguments: &Run, stage: Stage) -> anyhow::Result<Verdict> {
+pub fn run(arguments: &Run, stage: Stage) -> anyhow::Result<ExitStatus> {
     let printer = Printer::new(false);
     let sets = &arguments.config.set;
     let mut config = match &arguments.resume {

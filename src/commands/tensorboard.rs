@@ -1,6 +1,6 @@
 //! `shearling tensorboard`: the TensorBoard event file of a run that was not told to write one.
 
-use super::Verdict;
+use super::ExitStatus;
 use crate::cli::Printer;
 use crate::cli::arguments::Tensorboard;
 use crate::run_dir::layout::{METRICS, TENSORBOARD};
@@ -12,7 +12,7 @@ use serde_json::json;
 const NAMED_LINES: usize = 5;
 
 /// `shearling tensorboard`
-pub fn run(arguments: &Tensorboard) -> anyhow::Result<Verdict> {
+pub fn run(arguments: &Tensorboard) -> anyhow::Result<ExitStatus> {
     let printer = Printer::new(arguments.json);
     let out = arguments.out.clone().unwrap_or_else(|| arguments.run.join(TENSORBOARD));
     let (path, dropped) = convert(&arguments.run, &out)?;
@@ -23,7 +23,7 @@ pub fn run(arguments: &Tensorboard) -> anyhow::Result<Verdict> {
     let lines: Vec<u64> = dropped.iter().map(|line| line.number).collect();
     printer.data(format!("{path}\n"), || json!({ "tensorboard": path, "dropped_lines": lines }));
     printer.note(format!("look at it with: tensorboard --logdir {path}"));
-    Ok(Verdict::Done)
+    Ok(ExitStatus::Done)
 }
 
 /// The lines that gave no event, the first few by number.

@@ -3,7 +3,7 @@
 //! All models see the same rows and questions, so each is compared with the first model pair by pair; a difference is
 //! positive where the model has more (a higher loss, a higher accuracy) than the first.
 
-use super::multiple_choice::{Answer, Task, TaskKind, accuracies};
+use super::multiple_choice::{ScoredQuestion, Task, TaskKind, accuracies};
 use super::statistics::{Estimate, estimate, mean_of, paired_difference};
 use super::text_bytes::{EvaluatedBytes, bits_per_byte};
 use super::{DomainLoss, RowLosses};
@@ -19,7 +19,7 @@ pub struct ModelResult {
     /// Losses by domain; none if no data was given.
     pub domains: Vec<RowLosses>,
     /// Answers by task.
-    pub answers: Vec<Vec<Answer>>,
+    pub answers: Vec<Vec<ScoredQuestion>>,
 }
 
 impl ModelResult {
@@ -31,7 +31,7 @@ impl ModelResult {
 
 /// The whole answer.
 #[derive(Clone, Debug, Serialize)]
-pub struct Report {
+pub struct EvalReport {
     /// Folder of the rows.
     pub data: Option<String>,
     /// Whether bytes were counted token by token; else they are estimated. `None` without data.
@@ -121,14 +121,14 @@ pub struct TaskModelReport {
     pub acc_norm_difference_stderr: Option<f64>,
 }
 
-impl Report {
+impl EvalReport {
     /// Puts results side by side. `data` is the folder of the rows with the bytes behind them.
-    pub fn new(data: Option<(String, EvaluatedBytes)>, tasks: &[Task], results: &[ModelResult]) -> Report {
+    pub fn new(data: Option<(String, EvaluatedBytes)>, tasks: &[Task], results: &[ModelResult]) -> EvalReport {
         let bytes = data.as_ref().map(|(_, bytes)| bytes);
         let first = results.first();
         let reference = |index: usize| first.filter(|_| index > 0);
         let models = results.iter().enumerate().map(|(index, result)| model(result, reference(index), bytes));
-        Report {
+        EvalReport {
             models: models.collect(),
             tasks: tasks.iter().enumerate().map(|(index, given)| task(given, index, results)).collect(),
             bytes_counted: data.as_ref().map(|(_, bytes)| bytes.counted),
@@ -199,7 +199,7 @@ fn task(given: &Task, index: usize, results: &[ModelResult]) -> TaskReport {
     }
 }
 
-fn task_model(model: &str, answers: &[Answer], reference: Option<&[Answer]>) -> TaskModelReport {
+fn task_model(model: &str, answers: &[ScoredQuestion], reference: Option<&[ScoredQuestion]>) -> TaskModelReport {
     let found = accuracies(answers, reference);
     let (acc, acc_norm) = (found.map(|found| found.acc), found.map(|found| found.acc_norm));
     let acc_difference = found.and_then(|found| found.acc_difference);
@@ -231,7 +231,7 @@ mod tests {
             rows: rows.to_vec(),
             targets_per_row: 10,
         };
-        let answer = |acc: &f64| Answer { log_likelihoods: vec![-1.0, -2.0], acc: *acc, acc_norm: 1.0 - acc };
+        let answer = |acc: &f64| ScoredQuestion { log_likelihoods: vec![-1.0, -2.0], acc: *acc, acc_norm: 1.0 - acc };
         ModelResult {
             model: model.to_string(),
             parameters: 7,
@@ -249,7 +249,7 @@ mod tests {
             result("source", &[&[1.0, 3.0], &[4.0, 4.0], &[]], &[1.0, 1.0, 0.0, 1.0]),
             result("small", &[&[2.0, 4.0], &[5.0, 7.0], &[]], &[1.0, 0.0, 0.0, 1.0]),
         ];
-        serde_json::to_value(Report::new(Some(("data".to_string(), bytes)), &[task], &results)).unwrap()
+        serde_json::to_value(EvalReport::new(Some(("data".to_string(), bytes)), &[task], &results)).unwrap()
     }
 
     #[test]
@@ -299,7 +299,7 @@ mod tests {
 
     #[test]
     fn without_data_there_are_tasks_alone() {
-        let report = serde_json::to_value(Report::new(None, &[], &[result("m", &[], &[])])).unwrap();
+        let report = serde_json::to_value(EvalReport::new(None, &[], &[result("m", &[], &[])])).unwrap();
         assert_eq!((&report["data"], &report["bytes_counted"]), (&Value::Null, &Value::Null));
         assert_eq!((&report["models"][0]["mean_loss"], &report["models"][0]["domains"]), (&Value::Null, &json!([])));
     }

@@ -34,7 +34,7 @@ pub struct DomainStory {
     /// Whether that error is of paired rows. If not, the true one is likely much smaller.
     pub paired: bool,
     /// Cut − source in these standard errors.
-    pub hurt: Option<f64>,
+    pub degradation: Option<f64>,
     /// Share of cut − source that was recovered since: 1 is all of it. Only after a cut that did damage, and only where
     /// all losses are of the same rows.
     pub recovered: Option<f64>,

@@ -92,7 +92,7 @@ impl DomainStory {
         cut.is_comparable_with(&source).then_some(cut.loss - source.loss)
     }
 
-    /// Fills in `hurt`, `recovered` and `later`.
+    /// Fills in `degradation`, `recovered` and `later`.
     fn measure(&mut self) {
         let from = self.continued_from.or(self.cut);
         // The last evaluation of a prune run is the cut itself: nothing was recovered yet.
@@ -108,7 +108,7 @@ impl DomainStory {
         let paired = paired_difference(&self.cut_rows, &self.source_rows).and_then(|paired| paired.standard_error);
         self.paired = paired.is_some();
         self.damage_standard_error = paired.or(independent).filter(|error| *error > 0.0);
-        self.hurt = self.damage_standard_error.map(|error| damage / error);
+        self.degradation = self.damage_standard_error.map(|error| damage / error);
         let gain = after.zip(from).filter(|(after, from)| after.is_comparable_with(from));
         let known = self.later == Later::SameRows && damage > 0.0;
         self.recovered = gain.filter(|_| known).map(|(after, from)| (from.loss - after.loss) / damage);
@@ -175,7 +175,7 @@ mod tests {
         let mut story = DomainStory { source: at(1.0, Some(0)), cut: at(3.0, Some(9)), ..DomainStory::default() };
         story.last = story.cut;
         story.measure();
-        assert!((story.hurt.unwrap() - 2.0 / 0.3f64.hypot(0.3)).abs() < 1e-12);
+        assert!((story.degradation.unwrap() - 2.0 / 0.3f64.hypot(0.3)).abs() < 1e-12);
         assert_eq!(story.recovered, None, "the cut is the last that is known");
         let later = DomainStory { source: at(7.0, None), last: at(1.5, Some(20)), ..DomainStory::default() };
         story.continue_with(&later);
@@ -198,7 +198,7 @@ mod tests {
         };
         let story = of_domain(&history(&[1.1, 5.3, 9.2]), "a", None);
         // Differences 0.1, 0.3, 0.2: mean 0.2, error 0.1 / √3.
-        assert!(story.paired && (story.hurt.unwrap() - 0.2 / (0.1 / 3f64.sqrt())).abs() < 1e-9, "{story:?}");
+        assert!(story.paired && (story.degradation.unwrap() - 0.2 / (0.1 / 3f64.sqrt())).abs() < 1e-9, "{story:?}");
         let other = of_domain(&history(&[1.1, 5.3]), "a", None);
         assert!(!other.paired && (other.damage_standard_error.unwrap() - 8f64.sqrt()).abs() < 1e-12, "{other:?}");
         let rows = story.cut.unwrap().rows;
@@ -207,7 +207,7 @@ mod tests {
         let mut joined = story.clone();
         joined.continue_with(&continued);
         joined.measure();
-        assert!(joined.paired && (joined.hurt.unwrap() - story.hurt.unwrap()).abs() < 1e-12);
+        assert!(joined.paired && (joined.degradation.unwrap() - story.degradation.unwrap()).abs() < 1e-12);
         // Both runs evaluated the cut on these rows; the gain is that of the run that continued it.
         assert!((joined.recovered.unwrap() - (5.5 - 5.4) / 0.2).abs() < 1e-9, "{joined:?}");
     }
@@ -216,7 +216,7 @@ mod tests {
     fn a_reference_loss_is_of_other_rows_and_hurts_nobody() {
         let mut story = DomainStory { source: at(1.0, None), cut: at(3.0, Some(9)), ..DomainStory::default() };
         story.measure();
-        assert_eq!((story.hurt, story.damage_standard_error), (None, None));
+        assert_eq!((story.degradation, story.damage_standard_error), (None, None));
     }
 
     #[test]
@@ -250,7 +250,7 @@ mod tests {
             let mut story = prune.clone();
             story.continue_with(later);
             story.measure();
-            (story.later, story.recovered, story.hurt.is_some())
+            (story.later, story.recovered, story.degradation.is_some())
         };
         assert_eq!(told(&continued(1)), (Later::SameRows, Some(0.75), true));
         assert_eq!(told(&continued(2)), (Later::OtherRows, None, true), "the damage is still known");
@@ -299,6 +299,6 @@ mod tests {
         let mut story = DomainStory { source: at(2.0, None), cut: at(1.0, None), ..DomainStory::default() };
         story.last = at(0.5, Some(3));
         story.measure();
-        assert_eq!((story.hurt, story.recovered), (None, None));
+        assert_eq!((story.degradation, story.recovered), (None, None));
     }
 }

@@ -49,7 +49,7 @@ pub enum Error {
     /// The loss or the gradients stay non-finite.
     #[error(
         "{} in a row had a non-finite loss or gradient (the last is step {step}); none of them reached the weights, but \
-         updates before them may have ruined these. {way_back}",
+         updates before them may have ruined these. {recovery_advice}",
         counted(*skipped, "step")
     )]
     NonFinite {
@@ -58,27 +58,27 @@ pub enum Error {
         /// The last of them.
         step: u64,
         /// What can be done.
-        way_back: String,
+        recovery_advice: String,
     },
     /// The losses say that training has destroyed the model.
-    #[error("the run has diverged at step {step} ({found}), and ends (train.divergence = \"stop\"). {way_back}")]
+    #[error("the run has diverged at step {step} ({found}), and ends (train.divergence = \"stop\"). {recovery_advice}")]
     Diverged {
         /// The last finished step.
         step: u64,
         /// What was found.
         found: String,
         /// What can be done.
-        way_back: String,
+        recovery_advice: String,
     },
     /// Weights or masks hold numbers that are not finite, which no further step can put right.
     #[error(
-        "after step {step} the weights hold numbers that are not finite: no checkpoint of them is written. {way_back}"
+        "after step {step} the weights hold numbers that are not finite: no checkpoint of them is written. {recovery_advice}"
     )]
     RuinedWeights {
         /// The last finished step.
         step: u64,
         /// What can be done.
-        way_back: String,
+        recovery_advice: String,
     },
     /// The model gave a loss that is not finite before anything was trained.
     #[error(

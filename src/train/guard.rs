@@ -8,10 +8,10 @@ use super::journal::Journal;
 use super::metrics;
 use super::observer::Observer;
 use super::outcome::Outcome;
+use super::recovery_advice::recovery_advice;
 use super::setup::{Setup, compute_dtype};
 use super::trainer::Trainer;
 use super::watchdog::{Alarm, PATIENCE, Watchdog};
-use super::way_back::way_back;
 use crate::config::Divergence;
 use crate::run_dir::RunDir;
 use crate::run_dir::layout::METRICS;
@@ -89,7 +89,9 @@ pub(super) fn check_divergence(watchdog: &Watchdog, step: u64, setup: &Setup, fo
     let last = watchdog.last_evaluation().filter(|_| step >= setup.config.train.steps);
     let found = watchdog.verdict().or_else(|| last.map(|text| format!("at its last evaluation {text}")));
     match found {
-        Some(found) => Err(Error::Diverged { step, found, way_back: way_back_of(watchdog, setup, folder) }),
+        Some(found) => {
+            Err(Error::Diverged { step, found, recovery_advice: recovery_advice_of(watchdog, setup, folder) })
+        }
         None => Ok(()),
     }
 }
@@ -107,8 +109,8 @@ pub(super) fn check_end(outcome: &Outcome, setup: &Setup) -> Result<(), Error> {
     check_divergence(&watchdog, outcome.step, setup, &RunDir::open(&outcome.run)?)
 }
 
-pub(super) fn way_back_of(watchdog: &Watchdog, setup: &Setup, folder: &RunDir) -> String {
-    way_back(folder, watchdog.last_good_save(), &setup.config, setup.stage)
+pub(super) fn recovery_advice_of(watchdog: &Watchdog, setup: &Setup, folder: &RunDir) -> String {
+    recovery_advice(folder, watchdog.last_good_save(), &setup.config, setup.stage)
 }
 
 /// Records why a run ends with an error that its losses brought about.

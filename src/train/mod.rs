@@ -29,6 +29,7 @@ pub mod optimizer;
 mod outcome;
 pub mod outline;
 pub mod phases;
+mod recovery_advice;
 pub mod references;
 mod run_loop;
 pub mod same_run;
@@ -42,7 +43,6 @@ mod teacher;
 pub mod tensorboard;
 pub mod trainer;
 pub mod watchdog;
-mod way_back;
 pub mod written_dtype;
 
 pub use error::Error;

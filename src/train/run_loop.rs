@@ -3,7 +3,7 @@
 
 use super::Error;
 use super::decide::{Intervals, improves};
-use super::guard::{check_divergence, check_end, ended, remember, require_finite, tell_alarm, way_back_of};
+use super::guard::{check_divergence, check_end, ended, recovery_advice_of, remember, require_finite, tell_alarm};
 use super::journal::Journal;
 use super::metrics::{self, Timing};
 use super::observer::Observer;
@@ -179,7 +179,11 @@ fn one_step(
         let limit = trainer.config.train.max_skipped_steps;
         if trainer.counters.skipped_in_row >= limit.max(1) {
             let (skipped, step) = (trainer.counters.skipped_in_row, report.step);
-            return Err(Error::NonFinite { skipped, step, way_back: way_back_of(&trainer.watchdog, setup, folder) });
+            return Err(Error::NonFinite {
+                skipped,
+                step,
+                recovery_advice: recovery_advice_of(&trainer.watchdog, setup, folder),
+            });
         }
     }
     observer.stepped(trainer, &report, timing);
@@ -267,7 +271,10 @@ fn save(
 ) -> Result<StepDir, Error> {
     let step = trainer.counters.step;
     if !trainer.is_finite()? {
-        return Err(Error::RuinedWeights { step, way_back: way_back_of(&trainer.watchdog, setup, folder) });
+        return Err(Error::RuinedWeights {
+            step,
+            recovery_advice: recovery_advice_of(&trainer.watchdog, setup, folder),
+        });
     }
     let saved = trainer.save(folder, setup.config.checkpoint.max_shard_bytes, setup.stage.name())?;
     let best = trainer.counters.best.map(|best| best.step);

@@ -82,7 +82,7 @@ impl Trainer {
         // An empty group has no device; its norm has to come to that of the others.
         let squares = self.groups().map(|group| group.squared_norm()?.f_to_device(device));
         let squares = squares.collect::<Result<Vec<_>, TchError>>()?;
-        let verdict = Verdict::new(&rows, &squares, lagrangian.as_ref(), self.config.train.clip_norm)?;
+        let verdict = GradientVerdict::new(&rows, &squares, lagrangian.as_ref(), self.config.train.clip_norm)?;
         self.clock.mark(Phase::Clip);
         let learning_rate_factor = self.schedule.factor(index);
         self.update(&verdict, learning_rate_factor)?;
@@ -115,7 +115,7 @@ impl Trainer {
         })
     }
 
-    fn update(&mut self, verdict: &Verdict, learning_rate_factor: f64) -> Result<(), Error> {
+    fn update(&mut self, verdict: &GradientVerdict, learning_rate_factor: f64) -> Result<(), Error> {
         self.groups().try_for_each(|group| group.update(&verdict.scale, &verdict.skip, learning_rate_factor))?;
         if let Some(masks) = &mut self.masks {
             masks.set.clamp()?;
@@ -131,20 +131,20 @@ impl Trainer {
 }
 
 /// What is to be done with the gradients, decided on the device.
-struct Verdict {
+struct GradientVerdict {
     /// Factor that brings the global norm to at most the limit; a scalar.
     scale: Tensor,
     /// 1 where loss or gradients are not finite, else 0; a scalar.
     skip: Tensor,
 }
 
-impl Verdict {
+impl GradientVerdict {
     fn new(
         rows: &RowSums,
         squares: &[Tensor],
         lagrangian: Option<&Lagrangian>,
         limit: f64,
-    ) -> Result<Verdict, TchError> {
+    ) -> Result<GradientVerdict, TchError> {
         let _no_grad = tch::no_grad_guard();
         let norm = Tensor::f_stack(squares, 0)?.f_sum(Kind::Double)?.f_sqrt()?;
         let scale = norm.f_reciprocal()?.f_mul_scalar(limit)?.f_clamp_max(1.0)?.f_to_kind(Kind::Float)?;
@@ -156,7 +156,7 @@ impl Verdict {
             probe = probe.f_add(&lagrangian.loss)?;
         }
         let skip = probe.f_isfinite()?.f_logical_not()?.f_to_kind(Kind::Float)?;
-        Ok(Verdict { scale, skip })
+        Ok(GradientVerdict { scale, skip })
     }
 }
 
@@ -176,7 +176,7 @@ impl StepLog {
     fn read(
         rows: &RowSums,
         squares: &[Tensor],
-        verdict: &Verdict,
+        verdict: &GradientVerdict,
         lagrangian: Option<&Lagrangian>,
     ) -> Result<StepLog, Error> {
         let summary = lagrangian.map(Lagrangian::summary).transpose()?;
@@ -227,7 +227,7 @@ mod tests {
 
     fn verdict(loss: f32, square: f32) -> (f64, f64) {
         let rows = RowSums { losses: Tensor::from_slice(&[loss]), divergences: None };
-        let verdict = Verdict::new(&rows, &[Tensor::from(square)], None, 1.0).unwrap();
+        let verdict = GradientVerdict::new(&rows, &[Tensor::from(square)], None, 1.0).unwrap();
         (verdict.scale.double_value(&[]), verdict.skip.double_value(&[]))
     }
 
@@ -246,7 +246,7 @@ mod tests {
         assert_eq!(verdict(1.0, f32::INFINITY).1, 1.0);
         let divergences = Some(Tensor::from_slice(&[f32::NAN]));
         let broken_teacher = RowSums { losses: Tensor::from_slice(&[1.0f32]), divergences };
-        let verdict = Verdict::new(&broken_teacher, &[Tensor::from(1.0f32)], None, 1.0).unwrap();
+        let verdict = GradientVerdict::new(&broken_teacher, &[Tensor::from(1.0f32)], None, 1.0).unwrap();
         assert_eq!(verdict.skip.double_value(&[]), 1.0);
     }
 

@@ -79,9 +79,12 @@ fn a_learning_rate_that_destroys_the_model_ends_the_run_in_both_stages() {
     for stage in [&[][..], &PRUNE] {
         let place = Place::new();
         let (error, notes) = place.fails(&[stage, &["train.learning_rate=1e4"]].concat());
-        let Error::Diverged { step: 12, found, way_back } = &error else { panic!("{error}") };
+        let Error::Diverged { step: 12, found, recovery_advice } = &error else { panic!("{error}") };
         assert!(found.contains("3 in a row"), "{found}");
-        assert!(way_back.contains("No checkpoint was written") && way_back.contains("(now 1e4)"), "{way_back}");
+        assert!(
+            recovery_advice.contains("No checkpoint was written") && recovery_advice.contains("(now 1e4)"),
+            "{recovery_advice}"
+        );
         assert_eq!(notes.len(), 1, "said once: {notes:?}");
         assert!(
             notes[0].starts_with("step 4: the validation loss ") && notes[0].contains("ends with an error"),
@@ -166,8 +169,8 @@ fn after_non_finite_steps_the_checkpoint_with_the_ruined_weights_is_not_called_g
     let rate = ["train.learning_rate=2e37", "train.max_skipped_steps=3"];
     let place = Place::new();
     let (error, _) = place.fails(&rate);
-    let Error::NonFinite { skipped: 3, step: 4, way_back } = &error else { panic!("{error}") };
-    assert!(way_back.contains("No checkpoint was written"), "{way_back}");
+    let Error::NonFinite { skipped: 3, step: 4, recovery_advice } = &error else { panic!("{error}") };
+    assert!(recovery_advice.contains("No checkpoint was written"), "{recovery_advice}");
     assert!(error.to_string().contains("updates before them may have ruined these"), "{error}");
 
     // Stopped by hand after it, with a checkpoint that no evaluation has seen.
@@ -175,8 +178,11 @@ fn after_non_finite_steps_the_checkpoint_with_the_ruined_weights_is_not_called_g
     let setup = place.setup(&rate);
     run(&setup, false, Some(1), &mut Notes::default()).unwrap();
     let error = run(&setup, true, None, &mut Notes::default()).unwrap_err();
-    let Error::NonFinite { way_back, .. } = &error else { panic!("{error}") };
-    assert!(way_back.contains("The only checkpoint (step 1)") && way_back.contains("ruined weights"), "{way_back}");
+    let Error::NonFinite { recovery_advice, .. } = &error else { panic!("{error}") };
+    assert!(
+        recovery_advice.contains("The only checkpoint (step 1)") && recovery_advice.contains("ruined weights"),
+        "{recovery_advice}"
+    );
 }
 
 #[test]
@@ -194,20 +200,20 @@ fn the_newest_good_checkpoint_is_kept_and_named() {
     // With so long a warm-up the first steps are harmless, the later ones are not.
     let sets = ["train.learning_rate=30", "train.steps=4000", "train.warmup_steps=3999", "checkpoint.every_steps=4"];
     let (error, _) = place.fails(&sets);
-    let Error::Diverged { way_back, .. } = &error else { panic!("{error}") };
+    let Error::Diverged { recovery_advice, .. } = &error else { panic!("{error}") };
     let saves = place.records("save");
     let good = saves[saves.len() - 3]["step"].as_u64().unwrap();
     assert!(
-        way_back.contains(&format!("the newest good one is that of step {good}. To go back to it, remove ")),
-        "{way_back}"
+        recovery_advice.contains(&format!("the newest good one is that of step {good}. To go back to it, remove ")),
+        "{recovery_advice}"
     );
-    assert!(way_back.ends_with("--set train.learning_rate=3"), "{way_back}");
+    assert!(recovery_advice.ends_with("--set train.learning_rate=3"), "{recovery_advice}");
     assert!(place.path(&format!("run/checkpoints/step-{good:08}")).is_dir());
     // As told: the later ones removed, the run goes on from there.
     for save in &saves[saves.len() - 2..] {
         let step = save["step"].as_u64().unwrap();
         let folder = place.path(&format!("run/checkpoints/step-{step:08}"));
-        assert_eq!(way_back.contains(&folder.display().to_string()), folder.is_dir(), "{way_back}");
+        assert_eq!(recovery_advice.contains(&folder.display().to_string()), folder.is_dir(), "{recovery_advice}");
         let _ = std::fs::remove_dir_all(folder);
     }
     let outcome = run(&place.setup(&sets), true, Some(good + 1), &mut Notes::default()).unwrap();

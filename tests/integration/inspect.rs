@@ -157,7 +157,7 @@ fn planted_damage_and_recovery_are_told_per_domain() {
         let [cut, after, both] = [&pruned.stories[index], &recovered.stories[index], &joined[index]];
         assert_eq!((cut.source.unwrap().step, cut.source.unwrap().loss), (Some(0), source_loss(name)));
         assert_eq!((cut.cut.unwrap().loss, cut.recovered), (cut_loss(name), None));
-        assert!((cut.hurt.unwrap() - damage / STANDARD_ERROR.hypot(STANDARD_ERROR)).abs() < 1e-9);
+        assert!((cut.degradation.unwrap() - damage / STANDARD_ERROR.hypot(STANDARD_ERROR)).abs() < 1e-9);
         assert_eq!((after.source.unwrap().step, after.cut.unwrap().loss), (None, cut_loss(name)), "from the reference");
         assert_eq!(both.last.unwrap().loss, recovered_loss(name));
         let share = (cut_loss(name) - recovered_loss(name)) / damage;
@@ -393,7 +393,7 @@ fn text_of_a_foreign_file_cannot_move_the_cursor() {
     let text = succeed(&["inspect", "run", &run]);
     assert!(!text.contains('\u{1b}') && text.contains("co\u{fffd}[2Jde"), "{text}");
     let history = answer(&["inspect", "run", &run, "--json"]);
-    assert!(named(&history["stories"], "domain", "co\u{fffd}[2Jde")["hurt"].is_number());
+    assert!(named(&history["stories"], "domain", "co\u{fffd}[2Jde")["degradation"].is_number());
 }
 
 #[test]

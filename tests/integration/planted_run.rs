@@ -9,7 +9,7 @@
 //! | the kv heads that stay change until step 60, MLP units until 40, layers and hidden never | [`Plan::heads_settle`] |
 //! | a third of the MLP units are undecided before step 80, none after | [`Plan::masks_decide`] |
 //! | the update of step 37 was skipped, its loss is not finite | [`Plan::skipped_step`] |
-//! | `code` is hurt by the cut: 1.0 → 2.0; `web` and `books` hardly: 2.0 → 2.05 | [`source_loss`], [`cut_loss`] |
+//! | `code` is degraded by the cut: 1.0 → 2.0; `web` and `books` hardly: 2.0 → 2.05 | [`source_loss`], [`cut_loss`] |
 //! | the share of `books` drifts from 1/3 to 0.6 | [`Plan::proportion`] |
 //! | the constraint of `hidden` is missed by 0.05 at the end, the others hold | [`Plan::violation`] |
 //! | it was resumed after step 50 | |

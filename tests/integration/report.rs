@@ -109,10 +109,10 @@ fn planted_facts_are_read_back_from_the_page() {
     {
         assert!(settled["points"].to_string().contains(fact), "{settled}");
     }
-    let hurt = answer(&data, "hurt");
-    assert!(hurt["answer"].as_str().unwrap().starts_with("Degraded: "), "{hurt}");
-    assert!(hurt["points"][0].as_str().unwrap().starts_with("code: 1 → 2 by pruning (+1.000"), "{hurt}");
-    assert!(hurt["points"][0].as_str().unwrap().contains("now 1.25 (75 % recovered)"), "{hurt}");
+    let degradation = answer(&data, "degradation");
+    assert!(degradation["answer"].as_str().unwrap().starts_with("Degraded: "), "{degradation}");
+    assert!(degradation["points"][0].as_str().unwrap().starts_with("code: 1 → 2 by pruning (+1.000"), "{degradation}");
+    assert!(degradation["points"][0].as_str().unwrap().contains("now 1.25 (75 % recovered)"), "{degradation}");
     assert!(answer(&data, "data")["points"].to_string().contains("books: 560 rows"), "{}", answer(&data, "data"));
     assert_eq!(answer(&data, "speed")["answer"], "Yes: recover/model decodes 2.50× as fast as models/source.");
     assert_eq!(answer(&data, "equivalence")["verdict"], "good");
@@ -195,8 +195,9 @@ fn runs_of_the_same_names_stay_with_their_own() {
     let groups = data["answers"].as_array().unwrap();
     assert_eq!(groups.iter().map(|group| group["run"].as_str().unwrap()).collect::<Vec<_>>(), ["a/prune", "b/prune"]);
     for group in groups {
-        let hurt = group["answers"].as_array().unwrap().iter().find(|answer| answer["id"] == "hurt").unwrap();
-        assert!(hurt.to_string().contains("75 % recovered"), "{hurt}");
+        let degradation =
+            group["answers"].as_array().unwrap().iter().find(|answer| answer["id"] == "degradation").unwrap();
+        assert!(degradation.to_string().contains("75 % recovered"), "{degradation}");
     }
     let data = embedded(&report(&[first.clone(), second.clone()], &[]));
     let rows = |group: &Value| {
@@ -326,7 +327,7 @@ fn a_damaged_run_still_gives_a_report_that_says_what_is_missing() {
     said(&page, "metrics.jsonl");
     let data = embedded(&page);
     assert_eq!(answer(&data, "survivors")["answer"], "3 of 4 layers are kept: 0, 1, 3.", "masks are enough for that");
-    for unknown in ["constraint", "equivalence", "hurt", "data", "speed"] {
+    for unknown in ["constraint", "equivalence", "degradation", "data", "speed"] {
         assert_eq!(answer(&data, unknown)["verdict"], "open", "{unknown}");
     }
 

@@ -49,11 +49,15 @@ fn pair(folder: &Path, change: impl Fn(Plan) -> Plan) -> [PathBuf; 2] {
 fn a_gain_on_one_text_is_not_divided_by_a_damage_on_another() {
     let folder = tempfile::tempdir().unwrap();
     let same = data(&pair(&folder.path().join("same"), |plan| plan));
-    assert!(answer(&same, 0, "hurt")["points"].to_string().contains("75 % recovered"), "{}", answer(&same, 0, "hurt"));
+    assert!(
+        answer(&same, 0, "degradation")["points"].to_string().contains("75 % recovered"),
+        "{}",
+        answer(&same, 0, "degradation")
+    );
 
     let runs = pair(&folder.path().join("other"), |plan| Plan { data: "other text", ..plan });
     let other = data(&runs);
-    let degraded = answer(&other, 0, "hurt");
+    let degraded = answer(&other, 0, "degradation");
     let points = degraded["points"].to_string();
     assert!(points.contains("code: 1 → 2 by pruning (+1.000"), "the damage is known: {points}");
     assert!(points.contains("recover evaluated it on other rows: 2 → 1.25 since the cut"), "{points}");
@@ -75,7 +79,7 @@ fn fewer_rows_of_the_same_data_are_other_rows() {
     let metrics = runs[1].join("metrics.jsonl");
     let fewer = std::fs::read_to_string(&metrics).unwrap().replace("\"rows\":16", "\"rows\":8");
     std::fs::write(&metrics, fewer).unwrap();
-    let points = answer(&data(&runs), 0, "hurt")["points"].to_string();
+    let points = answer(&data(&runs), 0, "degradation")["points"].to_string();
     assert!(points.contains("other rows") && !points.contains("% recovered"), "{points}");
 }
 
@@ -84,7 +88,7 @@ fn a_domain_of_one_run_only_is_told_as_such() {
     let folder = tempfile::tempdir().unwrap();
     let runs = pair(folder.path(), |plan| Plan { data: "other text", domains: vec!["web", "poems"], ..plan });
     let found = data(&runs);
-    let degraded = answer(&found, 0, "hurt");
+    let degraded = answer(&found, 0, "degradation");
     let points = degraded["points"].to_string();
     assert!(points.contains("code: 1 → 2 by pruning"), "{points}");
     assert!(points.contains("Not in the data of recover, so not evaluated since"), "{points}");
@@ -99,10 +103,10 @@ fn a_run_alone_is_not_compared_with_losses_of_unknown_rows() {
     let folder = tempfile::tempdir().unwrap();
     let [_, recover] = pair(folder.path(), |plan| plan);
     let found = data(std::slice::from_ref(&recover));
-    assert_eq!(answer(&found, 0, "hurt")["verdict"], "open");
+    assert_eq!(answer(&found, 0, "degradation")["verdict"], "open");
     let history: Value = serde_json::from_str(&succeed(&["inspect", "run", &text(recover), "--json"])).unwrap();
     for story in history["stories"].as_array().unwrap() {
-        assert_eq!((&story["hurt"], &story["recovered"]), (&Value::Null, &Value::Null), "{story}");
+        assert_eq!((&story["degradation"], &story["recovered"]), (&Value::Null, &Value::Null), "{story}");
         assert!(story["source"]["loss"] == source_loss(story["domain"].as_str().unwrap()), "the loss itself is shown");
     }
 }
@@ -235,7 +239,7 @@ fn a_one_shot_cut_stands_beside_its_continuation() {
     let [cut_run, continued] = runs.clone();
     let beside = data(&[prune, cut_run, continued]);
     let one_shot = beside["answers"].as_array().unwrap().iter().position(|line| line["run"] == "one-shot").unwrap();
-    let points = answer(&beside, one_shot, "hurt")["points"].to_string();
+    let points = answer(&beside, one_shot, "degradation")["points"].to_string();
     assert!(points.contains("code: 1 → 2 by pruning (+1.000") && points.contains("75 % recovered"), "{points}");
     let inspected = succeed(&["inspect", "run", &text(&cut)]);
     assert!(inspected.contains("one-shot cut") && inspected.contains("4,000 → 3,000 parameters"), "{inspected}");

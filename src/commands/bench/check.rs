@@ -6,7 +6,7 @@ use super::subject::Subject;
 use crate::cli::Printer;
 use crate::cli::arguments::BenchCheck;
 use crate::cli::table::Table;
-use crate::commands::Verdict;
+use crate::commands::ExitStatus;
 use crate::commands::place::dtype_name;
 use crate::model::{Decoder, ForwardContext, KvCache, ModelGates};
 use crate::native::ops::{
@@ -24,7 +24,7 @@ const STEPS: usize = 3;
 const DECODED: i64 = 40;
 
 /// `shearling bench check`
-pub(super) fn run(arguments: &BenchCheck) -> anyhow::Result<Verdict> {
+pub(super) fn run(arguments: &BenchCheck) -> anyhow::Result<ExitStatus> {
     let printer = Printer::new(arguments.json);
     let device = device::parse(&arguments.device)?;
     let mut results = Vec::new();
@@ -43,7 +43,7 @@ pub(super) fn run(arguments: &BenchCheck) -> anyhow::Result<Verdict> {
     });
     let passed = results.iter().all(Compared::passed);
     printer.data(table(&results), || to_json(&results, passed));
-    Ok(if passed { Verdict::Done } else { Verdict::CheckFailed })
+    Ok(if passed { ExitStatus::Done } else { ExitStatus::CheckFailed })
 }
 
 /// One comparison.

@@ -8,11 +8,11 @@ mod shapes;
 mod step;
 mod subject;
 
-use super::Verdict;
+use super::ExitStatus;
 use crate::cli::arguments::Bench;
 
 /// `shearling bench`
-pub fn run(arguments: &Bench) -> anyhow::Result<Verdict> {
+pub fn run(arguments: &Bench) -> anyhow::Result<ExitStatus> {
     match arguments {
         Bench::Step(arguments) => step::run(arguments),
         Bench::Latency(arguments) => latency::run(arguments),

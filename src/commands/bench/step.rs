@@ -5,7 +5,7 @@ use super::subject::Subject;
 use crate::cli::Printer;
 use crate::cli::arguments::BenchStep;
 use crate::cli::table::{Table, bytes, grouped};
-use crate::commands::Verdict;
+use crate::commands::ExitStatus;
 use crate::hf::Checkpoint;
 use crate::model::count::ParameterCount;
 use crate::native::runtime::{device, memory, threads};
@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use std::time::Instant;
 
 /// `shearling bench step`
-pub(super) fn run(arguments: &BenchStep) -> anyhow::Result<Verdict> {
+pub(super) fn run(arguments: &BenchStep) -> anyhow::Result<ExitStatus> {
     let printer = Printer::new(arguments.json);
     let device = device::parse(&arguments.device)?;
     let subject = Subject::new(arguments, device)?;
@@ -26,9 +26,9 @@ pub(super) fn run(arguments: &BenchStep) -> anyhow::Result<Verdict> {
         Some(tflops) => anyhow::bail!("--peak-tflops {tflops} must be a positive number"),
         None => peak::flops(device, subject.setup.compute_kind())?,
     };
-    let report = Report { measured, peak, setup: &subject.setup };
+    let report = StepReport { measured, peak, setup: &subject.setup };
     printer.data(report.text(), || report.json());
-    Ok(Verdict::Done)
+    Ok(ExitStatus::Done)
 }
 
 /// What the timed steps took.
@@ -75,13 +75,13 @@ fn measure(subject: &Subject, arguments: &BenchStep, printer: &Printer) -> anyho
     })
 }
 
-struct Report<'a> {
+struct StepReport<'a> {
     measured: Measured,
     peak: f64,
     setup: &'a Setup,
 }
 
-impl Report<'_> {
+impl StepReport<'_> {
     /// Middle of the timed steps.
     fn step_seconds(&self) -> f64 {
         let mut sorted = self.measured.seconds.clone();

@@ -14,7 +14,7 @@ mod recipe;
 mod report;
 mod table;
 
-use super::Verdict;
+use super::ExitStatus;
 use super::data::{PrepareProgress, folders, summary};
 use super::eval::evaluate_folder;
 use super::finish::finish;
@@ -41,7 +41,7 @@ use std::path::{Path, PathBuf};
 use std::time::Instant;
 
 /// `shearling demo`
-pub fn run(arguments: &Demo) -> anyhow::Result<Verdict> {
+pub fn run(arguments: &Demo) -> anyhow::Result<ExitStatus> {
     let printer = Printer::new(arguments.json);
     if !(arguments.scale.is_finite() && arguments.scale > 0.0) {
         anyhow::bail!("--scale {} must be a positive number", arguments.scale);
@@ -68,7 +68,7 @@ pub fn run(arguments: &Demo) -> anyhow::Result<Verdict> {
     printer.note(format!("to see what was learned, open {} in a browser", page.display()));
     let rerun = demo.recipe.folder.join("prune.toml");
     printer.note(format!("to repeat a stage: shearling prune --config {} --set run.directory=NEW", rerun.display()));
-    Ok(Verdict::Done)
+    Ok(ExitStatus::Done)
 }
 
 /// What the demo ends with.

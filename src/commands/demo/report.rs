@@ -4,7 +4,7 @@ use super::Results;
 use crate::cli::Printer;
 use crate::cli::arguments::{BenchLatency, DtypeArgument, ThreadsArgument};
 use crate::commands::bench::latency;
-use crate::eval::report::Report as Losses;
+use crate::eval::report::EvalReport as Losses;
 use crate::eval::text_bytes::EvaluatedBytes;
 use crate::files::write_atomic;
 use crate::report::{Report, side_files};

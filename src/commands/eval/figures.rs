@@ -1,10 +1,10 @@
 //! The report as CSV, one figure per line, for a spreadsheet or a plot.
 
 use crate::cli::csv::{Csv, field};
-use crate::eval::report::Report;
+use crate::eval::report::EvalReport;
 
 /// All figures.
-pub(super) fn csv(report: &Report) -> Csv {
+pub(super) fn csv(report: &EvalReport) -> Csv {
     let mut csv = Csv::default();
     csv.row(["model", "group", "name", "measure", "value", "standard_error"]);
     let mut figure = |names: [&str; 4], value: Option<f64>, error: Option<f64>| {

@@ -9,13 +9,13 @@ mod questions;
 mod subject;
 mod table;
 
-use super::Verdict;
+use super::ExitStatus;
 use super::output_file::OutputFile;
 use crate::cli::Printer;
 use crate::cli::arguments::{Eval, TaskArgument};
 use crate::eval::EvalRows;
-use crate::eval::multiple_choice::{Answer, Task};
-use crate::eval::report::{ModelResult, Report};
+use crate::eval::multiple_choice::{ScoredQuestion, Task};
+use crate::eval::report::{EvalReport, ModelResult};
 use crate::eval::text_bytes::EvaluatedBytes;
 use questions::Questions;
 use serde_json::{Map, Value, json};
@@ -25,7 +25,7 @@ use subject::{Subject, open_all};
 use tch::Device;
 
 /// `shearling eval`
-pub fn run(arguments: &Eval) -> anyhow::Result<Verdict> {
+pub fn run(arguments: &Eval) -> anyhow::Result<ExitStatus> {
     let printer = Printer::new(arguments.json);
     check_arguments(arguments)?;
     let outputs = Outputs::check(arguments)?;
@@ -50,11 +50,11 @@ pub fn run(arguments: &Eval) -> anyhow::Result<Verdict> {
         results.push(result);
     }
     let data = arguments.data.as_ref().map(|path| path.display().to_string());
-    let report = Report::new(data.zip(bytes), &questions.tasks, &results);
+    let report = EvalReport::new(data.zip(bytes), &questions.tasks, &results);
     let written = outputs.write(&questions.tasks, &results, &report, &printer);
     printer.data(table::text(&report), || json!(report));
     written?;
-    Ok(Verdict::Done)
+    Ok(ExitStatus::Done)
 }
 
 /// Loads a folder and evaluates it on rows alone.
@@ -110,7 +110,13 @@ impl Outputs<'_> {
     }
 
     /// Writes all of them that can be written; the first error of the others.
-    fn write(&self, tasks: &[Task], results: &[ModelResult], report: &Report, printer: &Printer) -> anyhow::Result<()> {
+    fn write(
+        &self,
+        tasks: &[Task],
+        results: &[ModelResult],
+        report: &EvalReport,
+        printer: &Printer,
+    ) -> anyhow::Result<()> {
         let reference = self.reference.zip(results.first()).map(|(file, result)| match finite_references(result) {
             Some(references) => file.write("reference losses", &format!("{references:#}\n"), printer),
             None => Err(anyhow::anyhow!(
@@ -159,7 +165,7 @@ fn answer_lines(tasks: &[Task], results: &[ModelResult]) -> String {
     let mut text = String::new();
     for (index, task) in tasks.iter().enumerate() {
         for result in results {
-            let answers: &[Answer] = result.answers.get(index).map_or(&[], Vec::as_slice);
+            let answers: &[ScoredQuestion] = result.answers.get(index).map_or(&[], Vec::as_slice);
             for (question, answer) in task.questions.iter().zip(answers) {
                 let line = json!({
                     "task": task.name, "model": result.model, "line": question.line, "label": question.label,

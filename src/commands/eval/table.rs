@@ -2,10 +2,10 @@
 //! many models there are.
 
 use crate::cli::table::{Table, grouped, optional};
-use crate::eval::report::{DomainReport, Report, TaskReport};
+use crate::eval::report::{DomainReport, EvalReport, TaskReport};
 
 /// Losses by domain, their means, accuracies by task.
-pub(super) fn text(report: &Report) -> String {
+pub(super) fn text(report: &EvalReport) -> String {
     let names = short_names(&report.models.iter().map(|model| model.model.as_str()).collect::<Vec<_>>());
     let mut tables = Vec::new();
     if report.data.is_some() {
@@ -47,7 +47,7 @@ fn header(first: &[&str], versus: Vec<String>, last: &[&str]) -> Vec<String> {
     [own(first), versus, own(last)].concat()
 }
 
-fn domains(report: &Report, names: &[String]) -> Table {
+fn domains(report: &EvalReport, names: &[String]) -> Table {
     let columns = ["domain", "loss", "±", "perplexity", "bits/byte"];
     let mut table = Table::new(header(&columns, versus(names), &["rows", "tokens", "bytes"]));
     let blocks = report.models.first().map_or(0, |model| model.domains.len());
@@ -89,7 +89,7 @@ fn figures(domain: &DomainReport) -> Vec<String> {
     ]
 }
 
-fn means(report: &Report, names: &[String]) -> Table {
+fn means(report: &EvalReport, names: &[String]) -> Table {
     let columns = ["mean of the domains", "parameters", "loss", "±", "bits/byte"];
     let mut table = Table::new(header(&columns, versus(names), &[]));
     for (index, (model, name)) in report.models.iter().zip(names).enumerate() {

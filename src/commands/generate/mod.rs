@@ -3,7 +3,7 @@
 mod prompts;
 mod settings;
 
-use super::Verdict;
+use super::ExitStatus;
 use super::model_folder::model_folder;
 use super::place::{dtype_name, place};
 use crate::cli::Printer;
@@ -24,7 +24,7 @@ use std::path::PathBuf;
 use tch::{Device, Kind};
 
 /// `shearling generate`
-pub fn run(arguments: &Generate) -> anyhow::Result<Verdict> {
+pub fn run(arguments: &Generate) -> anyhow::Result<ExitStatus> {
     let printer = Printer::new(arguments.json);
     let prompts = Prompts::of(arguments)?;
     let speaker = Speaker::open(arguments, &printer)?;
@@ -33,7 +33,7 @@ pub fn run(arguments: &Generate) -> anyhow::Result<Verdict> {
         number += 1;
         speaker.answer(prompt, number - 1, &printer)
     })?;
-    Ok(Verdict::Done)
+    Ok(ExitStatus::Done)
 }
 
 /// A loaded model with its tokenizer and how it is to be sampled from.

@@ -9,7 +9,7 @@ mod recipe;
 mod rows;
 mod text;
 
-use super::Verdict;
+use super::ExitStatus;
 use super::inspect::{shape_json, shape_table};
 use super::output_file::OutputFile;
 use super::plan;
@@ -25,7 +25,7 @@ use serde_json::json;
 use std::path::Path;
 
 /// `shearling init`
-pub fn run(arguments: &Init) -> anyhow::Result<Verdict> {
+pub fn run(arguments: &Init) -> anyhow::Result<ExitStatus> {
     let printer = Printer::new(arguments.json);
     let recipe = Recipe::new(arguments)?;
     let files = [&recipe.file, &recipe.next_file];
@@ -45,7 +45,7 @@ pub fn run(arguments: &Init) -> anyhow::Result<Verdict> {
     }
     printer.data(answer(&recipe), || json(&recipe));
     printer.note(format!("next: {}", recipe.plan_command(&recipe.file, &recipe.prune)));
-    Ok(Verdict::Done)
+    Ok(ExitStatus::Done)
 }
 
 fn refuse_present(files: [&std::path::PathBuf; 2]) -> anyhow::Result<()> {

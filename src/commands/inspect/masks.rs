@@ -6,7 +6,7 @@ use super::masks_csv::masks_csv;
 use crate::cli::arguments::InspectMasks;
 use crate::cli::table::{Table, grouped, ranges};
 use crate::cli::{Printer, Terminal};
-use crate::commands::Verdict;
+use crate::commands::ExitStatus;
 use crate::commands::export::split_step;
 use crate::inspect::{Agreement, MaskInspection, Parts, locate};
 use crate::words::counted;
@@ -16,7 +16,7 @@ use std::path::{Path, PathBuf};
 /// Units that a list names on the terminal.
 const NAMED_UNITS: usize = 10;
 
-pub(super) fn masks(arguments: &InspectMasks) -> anyhow::Result<Verdict> {
+pub(super) fn masks(arguments: &InspectMasks) -> anyhow::Result<ExitStatus> {
     let printer = Printer::new(arguments.json);
     let csv = CsvTarget::check(arguments.csv.as_deref(), arguments.json)?;
     let (path, step) = find(&arguments.target, &printer)?;
@@ -28,7 +28,7 @@ pub(super) fn masks(arguments: &InspectMasks) -> anyhow::Result<Verdict> {
         let text = text(&inspection, Terminal::of_stdout());
         printer.data(text, || serde_json::to_value(&inspection).unwrap_or_default());
     }
-    written.map(|_| Verdict::Done)
+    written.map(|_| ExitStatus::Done)
 }
 
 /// A mask file as given, or that of a run, with its step.

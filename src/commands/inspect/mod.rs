@@ -8,7 +8,7 @@ mod run;
 mod run_csv;
 mod run_tables;
 
-use super::Verdict;
+use super::ExitStatus;
 use super::output_file::OutputFile;
 use crate::cli::Printer;
 use crate::cli::arguments::Inspect;
@@ -20,7 +20,7 @@ use serde_json::{Value, json};
 use std::path::Path;
 
 /// `shearling inspect …`
-pub fn run(arguments: &Inspect) -> anyhow::Result<Verdict> {
+pub fn run(arguments: &Inspect) -> anyhow::Result<ExitStatus> {
     match arguments {
         Inspect::Model(arguments) => model::model(arguments),
         Inspect::Masks(arguments) => masks::masks(arguments),

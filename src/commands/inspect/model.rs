@@ -4,7 +4,7 @@
 use super::{shape_json, shape_table};
 use crate::cli::Printer;
 use crate::cli::arguments::InspectModel;
-use crate::commands::Verdict;
+use crate::commands::ExitStatus;
 use crate::commands::model_folder::model_folder;
 use crate::hf::{Checkpoint, Tokenizer};
 use crate::model::count::ParameterCount;
@@ -13,7 +13,7 @@ use serde::Serialize;
 use serde_json::json;
 
 /// Answers 1 where another command would refuse the weights.
-pub(super) fn model(arguments: &InspectModel) -> anyhow::Result<Verdict> {
+pub(super) fn model(arguments: &InspectModel) -> anyhow::Result<ExitStatus> {
     let printer = Printer::new(arguments.json);
     let checkpoint = Checkpoint::open(&model_folder(&arguments.path)?)?;
     let model = checkpoint.model();
@@ -47,7 +47,7 @@ pub(super) fn model(arguments: &InspectModel) -> anyhow::Result<Verdict> {
             "unused": report.unused.iter().map(|unused| &unused.name).collect::<Vec<_>>(),
         })
     });
-    Ok(if report.is_exact() { Verdict::Done } else { Verdict::CheckFailed })
+    Ok(if report.is_exact() { ExitStatus::Done } else { ExitStatus::CheckFailed })
 }
 
 /// The tokens that begin and end a text, as `generate` and `eval` use them.

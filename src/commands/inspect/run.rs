@@ -7,12 +7,12 @@ use super::run_tables as tables;
 use crate::cli::arguments::InspectRun;
 use crate::cli::table::{Table, duration, grouped, optional, ranges};
 use crate::cli::{Printer, Terminal};
-use crate::commands::Verdict;
+use crate::commands::ExitStatus;
 use crate::inspect::{RunHistory, RunSummary, Severity, Survivors, WrittenModel};
 use crate::words::{counted, device, thousands};
 use serde_json::{Value, json};
 
-pub(super) fn run_folder(arguments: &InspectRun) -> anyhow::Result<Verdict> {
+pub(super) fn run_folder(arguments: &InspectRun) -> anyhow::Result<ExitStatus> {
     let printer = Printer::new(arguments.json);
     let csv = CsvTarget::check(arguments.csv.as_deref(), arguments.json)?;
     let history = RunHistory::read(&arguments.path)?;
@@ -20,7 +20,7 @@ pub(super) fn run_folder(arguments: &InspectRun) -> anyhow::Result<Verdict> {
     if !matches!(written, Ok(true)) {
         printer.data(text(&history, Terminal::of_stdout()), || whole(&history));
     }
-    written.map(|_| Verdict::Done)
+    written.map(|_| ExitStatus::Done)
 }
 
 /// The summary before the columns, in one object.

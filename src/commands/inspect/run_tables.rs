@@ -158,7 +158,7 @@ pub(super) fn stories(history: &RunHistory) -> Table {
             story.domain.clone(),
             loss(story.source),
             loss(story.cut),
-            story.hurt.map_or("–".to_string(), |hurt| format!("{hurt:+.1} SE")),
+            story.degradation.map_or("–".to_string(), |degradation| format!("{degradation:+.1} SE")),
             loss(story.last),
             story.recovered.map_or("–".to_string(), |share| format!("{:.0} %", 100.0 * share)),
             optional(story.first_proportion, 3),

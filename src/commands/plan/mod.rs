@@ -10,7 +10,7 @@ mod report;
 mod rows;
 mod source;
 
-use super::Verdict;
+use super::ExitStatus;
 use super::run::load;
 use crate::cli::Printer;
 use crate::cli::arguments::Plan;
@@ -23,11 +23,11 @@ use crate::prune::convert::require_complete;
 use crate::train::setup::{Device, other_tokenizer};
 use crate::train::{Findings, Outline, Setup};
 use anyhow::Context;
-use report::Report;
+use report::PlanReport;
 use std::path::Path;
 
 /// `shearling plan`
-pub fn run(arguments: &Plan) -> anyhow::Result<Verdict> {
+pub fn run(arguments: &Plan) -> anyhow::Result<ExitStatus> {
     if arguments.need.is_given() {
         return by_need::run(arguments);
     }
@@ -58,12 +58,12 @@ pub fn run(arguments: &Plan) -> anyhow::Result<Verdict> {
     if source.derived_from.is_empty() {
         look_at_weights(&mut outline);
     }
-    let report = Report::new(&outline, arguments, card);
+    let report = PlanReport::new(&outline, arguments, card);
     printer.data(report.text(&outline), || report.json(&outline));
     for warning in &report.warnings {
         printer.warn(warning);
     }
-    Ok(if outline.findings.problems.is_empty() { Verdict::Done } else { Verdict::CheckFailed })
+    Ok(if outline.findings.problems.is_empty() { ExitStatus::Done } else { ExitStatus::CheckFailed })
 }
 
 /// The outline of a configuration, of the stage that it is for.

@@ -21,7 +21,7 @@ use crate::train::setup::compute_dtype;
 use serde_json::{Value, json};
 
 /// The answer.
-pub(super) struct Report {
+pub(super) struct PlanReport {
     small: Option<ModelConfig>,
     domains: Vec<DomainRows>,
     mix: Option<MixReach>,
@@ -48,8 +48,8 @@ fn measured_seconds(outline: &Outline, flops: f64) -> Option<(f64, String)> {
     Some((flops / place.flops?, said))
 }
 
-impl Report {
-    pub(super) fn new(outline: &Outline, arguments: &Plan, card: Option<&Card>) -> Report {
+impl PlanReport {
+    pub(super) fn new(outline: &Outline, arguments: &Plan, card: Option<&Card>) -> PlanReport {
         let config = &outline.config;
         let small = outline.target();
         let domains = DomainRows::of(outline);
@@ -87,7 +87,7 @@ impl Report {
         warnings.extend(advice::warnings(outline, small.as_ref(), &domains, mix.as_ref()));
         warnings.extend(mix.as_ref().and_then(MixReach::warning));
         warnings.extend(places.warning());
-        let mut report = Report {
+        let mut report = PlanReport {
             small,
             domains,
             mix,

@@ -6,7 +6,7 @@
 
 mod draw;
 
-use super::Verdict;
+use super::ExitStatus;
 use crate::cli::Printer;
 use crate::cli::arguments::Watch;
 use crate::inspect::live::{Follower, LiveRun};
@@ -21,7 +21,7 @@ use std::path::Path;
 use std::time::{Duration, SystemTime};
 
 /// `shearling watch`
-pub fn run(arguments: &Watch) -> anyhow::Result<Verdict> {
+pub fn run(arguments: &Watch) -> anyhow::Result<ExitStatus> {
     let printer = Printer::new(arguments.json);
     require_run(&arguments.run)?;
     let mut watched = Watched::new(&arguments.run);
@@ -29,7 +29,7 @@ pub fn run(arguments: &Watch) -> anyhow::Result<Verdict> {
     if arguments.once {
         let (width, _) = draw::size();
         printer.data(lines(&watched.view().lines(width)), || watched.json());
-        return Ok(Verdict::Done);
+        return Ok(ExitStatus::Done);
     }
     match std::io::stdout().is_terminal() {
         true => redraw(&mut watched, &printer, arguments.interval),
@@ -47,19 +47,19 @@ fn require_run(run: &Path) -> anyhow::Result<()> {
     anyhow::bail!("{} is not a run folder (it has neither {RESOLVED_CONFIG} nor {METRICS}){hint}", run.display())
 }
 
-fn redraw(watched: &mut Watched, printer: &Printer, interval: f64) -> anyhow::Result<Verdict> {
+fn redraw(watched: &mut Watched, printer: &Printer, interval: f64) -> anyhow::Result<ExitStatus> {
     let mut screen = Screen::default();
     loop {
         printer.data(screen.picture(&watched.view(), draw::size()), || Value::Null);
         if watched.live.is_finished() {
-            return Ok(Verdict::Done);
+            return Ok(ExitStatus::Done);
         }
         std::thread::sleep(Duration::from_secs_f64(interval));
         watched.look()?;
     }
 }
 
-fn print_lines(watched: &mut Watched, printer: &Printer, interval: f64) -> anyhow::Result<Verdict> {
+fn print_lines(watched: &mut Watched, printer: &Printer, interval: f64) -> anyhow::Result<ExitStatus> {
     let mut said = String::new();
     loop {
         // What stands still is not said again.
@@ -69,7 +69,7 @@ fn print_lines(watched: &mut Watched, printer: &Printer, interval: f64) -> anyho
             said = line;
         }
         if watched.live.is_finished() {
-            return Ok(Verdict::Done);
+            return Ok(ExitStatus::Done);
         }
         std::thread::sleep(Duration::from_secs_f64(interval));
         watched.look()?;

@@ -3,9 +3,9 @@
 use super::file::Question;
 use crate::eval::statistics::{Estimate, estimate, paired_difference};
 
-/// What a model answers to one question.
+/// What a model scored on one question.
 #[derive(Clone, Debug, PartialEq)]
-pub struct Answer {
+pub struct ScoredQuestion {
     /// Log-likelihood of every choice, nats.
     pub log_likelihoods: Vec<f64>,
     /// 1 if the right choice has the highest log-likelihood, else 0.
@@ -14,12 +14,12 @@ pub struct Answer {
     pub acc_norm: f64,
 }
 
-impl Answer {
-    pub(super) fn new(question: &Question, log_likelihoods: Vec<f64>) -> Answer {
+impl ScoredQuestion {
+    pub(super) fn new(question: &Question, log_likelihoods: Vec<f64>) -> ScoredQuestion {
         let lengths = question.choices.iter().map(|choice| choice.chars().count() as f64);
         let per_character: Vec<f64> = log_likelihoods.iter().zip(lengths).map(|(sum, length)| sum / length).collect();
         let right = |scores: &[f64]| f64::from(first_highest(scores) == Some(question.label));
-        Answer { acc: right(&log_likelihoods), acc_norm: right(&per_character), log_likelihoods }
+        ScoredQuestion { acc: right(&log_likelihoods), acc_norm: right(&per_character), log_likelihoods }
     }
 }
 
@@ -46,8 +46,8 @@ pub struct Accuracies {
 }
 
 /// Accuracies over `answers`, compared with those of `reference` to the same questions; `None` without answers.
-pub fn accuracies(answers: &[Answer], reference: Option<&[Answer]>) -> Option<Accuracies> {
-    let values = |answers: &[Answer]| -> [Vec<f64>; 2] {
+pub fn accuracies(answers: &[ScoredQuestion], reference: Option<&[ScoredQuestion]>) -> Option<Accuracies> {
+    let values = |answers: &[ScoredQuestion]| -> [Vec<f64>; 2] {
         [answers.iter().map(|answer| answer.acc).collect(), answers.iter().map(|answer| answer.acc_norm).collect()]
     };
     let [acc, acc_norm] = values(answers);
@@ -71,13 +71,13 @@ mod tests {
     fn length_counts_in_characters() {
         // −9 over 3 characters (of 9 bytes) is less than −12 over 5 characters; in bytes it would be more.
         let question = question(&["中文字", "wolle"], 1);
-        let answer = Answer::new(&question, vec![-9.0, -12.0]);
+        let answer = ScoredQuestion::new(&question, vec![-9.0, -12.0]);
         assert_eq!((answer.acc, answer.acc_norm), (0.0, 1.0));
     }
 
     #[test]
     fn equal_scores_are_the_first_choice() {
-        let answer = |label| Answer::new(&question(&["aa", "bb"], label), vec![-1.0, -1.0]);
+        let answer = |label| ScoredQuestion::new(&question(&["aa", "bb"], label), vec![-1.0, -1.0]);
         assert_eq!((answer(0).acc, answer(1).acc), (1.0, 0.0));
         assert_eq!(first_highest(&[]), None);
         assert_eq!(first_highest(&[f64::NEG_INFINITY, -3.0, -2.0, -2.0]), Some(2));
@@ -85,8 +85,8 @@ mod tests {
 
     #[test]
     fn errors_and_paired_differences_are_those_of_the_formulas() {
-        let answers = |values: &[f64]| -> Vec<Answer> {
-            values.iter().map(|acc| Answer { log_likelihoods: vec![], acc: *acc, acc_norm: 1.0 }).collect()
+        let answers = |values: &[f64]| -> Vec<ScoredQuestion> {
+            values.iter().map(|acc| ScoredQuestion { log_likelihoods: vec![], acc: *acc, acc_norm: 1.0 }).collect()
         };
         let (first, second) = (answers(&[1.0, 1.0, 0.0, 0.0]), answers(&[1.0, 0.0, 0.0, 0.0]));
         let found = accuracies(&second, Some(&first)).unwrap();

@@ -23,7 +23,7 @@ mod prompt;
 mod request;
 mod score;
 
-pub use accuracy::{Accuracies, Answer, accuracies};
+pub use accuracy::{Accuracies, ScoredQuestion, accuracies};
 pub use file::{Question, Task};
 pub use kind::TaskKind;
 pub use score::Answering;

@@ -4,7 +4,7 @@
 //! out at once or never. Padding is on the right, where a causal model does not see it. Only the positions before a
 //! target get logits.
 
-use super::accuracy::Answer;
+use super::accuracy::ScoredQuestion;
 use super::file::{Question, Task};
 use super::request::{Encoder, Request, Unfit};
 use crate::eval::{Error, Result};
@@ -30,7 +30,7 @@ impl Answering<'_> {
     ///
     /// # Errors
     /// A choice that the tokenizer or the model cannot take, and a model whose log-likelihoods are not finite.
-    pub fn answers(&self, task: &Task, progress: &mut dyn FnMut(usize, usize)) -> Result<Vec<Answer>> {
+    pub fn answers(&self, task: &Task, progress: &mut dyn FnMut(usize, usize)) -> Result<Vec<ScoredQuestion>> {
         let model = self.decoder.model();
         let encoder = Encoder::new(self.tokenizer, model.max_position_embeddings, model.vocab_size)?;
         let mut requests = Vec::new();
@@ -45,7 +45,7 @@ impl Answering<'_> {
         let answer = |question: &Question| {
             let scores: Vec<f64> = scores.by_ref().take(question.choices.len()).collect();
             match scores.iter().all(|score| score.is_finite()) {
-                true => Ok(Answer::new(question, scores)),
+                true => Ok(ScoredQuestion::new(question, scores)),
                 false => {
                     let reason = "its weights are damaged, or too large for this kind of computation";
                     Err(at(task, question, format!("the model's log-likelihoods are {scores:?}: {reason}")))

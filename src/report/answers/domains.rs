@@ -26,10 +26,10 @@ pub(super) fn degraded(line: &[&RunView], all: &[RunView]) -> Answer {
     points.sort_by(|a, b| damage(b).total_cmp(&damage(a)));
     let points = points.into_iter().map(|story| story_point(story, &last)).collect();
     if measured.is_empty() {
-        return Answer::new("hurt", QUESTION, Verdict::Open, unmeasured(&stories)).with(points);
+        return Answer::new("degradation", QUESTION, Verdict::Open, unmeasured(&stories)).with(points);
     }
     let (verdict, answer) = verdict(&measured);
-    Answer::new("hurt", QUESTION, verdict, answer).with(points)
+    Answer::new("degradation", QUESTION, verdict, answer).with(points)
 }
 
 /// Why no damage is known.
@@ -83,7 +83,7 @@ fn damage(story: &DomainStory) -> f64 {
 
 /// Without standard errors any rise counts.
 fn is_degraded(story: &DomainStory) -> bool {
-    damage(story) > 0.0 && story.hurt.is_none_or(|errors| errors >= DEGRADED_ERRORS)
+    damage(story) > 0.0 && story.degradation.is_none_or(|errors| errors >= DEGRADED_ERRORS)
 }
 
 fn loss(held: Option<HeldOutLoss>) -> String {
@@ -97,7 +97,8 @@ fn story_point(story: &DomainStory, last: &str) -> String {
     let rows = if story.paired { "" } else { ", unpaired" };
     // Cut, not rounded: 1.96 is below two.
     let tenths = |errors: f64| (errors * 10.0).trunc() / 10.0;
-    let errors = story.hurt.map_or(String::new(), |errors| format!(", {:.1} standard errors{rows}", tenths(errors)));
+    let errors =
+        story.degradation.map_or(String::new(), |errors| format!(", {:.1} standard errors{rows}", tenths(errors)));
     let now = match (story.later, story.recovered) {
         (Later::SameRows, Some(part)) if part >= 1.0 => format!(", now {} (all recovered)", loss(story.last)),
         (Later::SameRows, Some(part)) if part < 0.0 => format!(", now {} (worse since the cut)", loss(story.last)),

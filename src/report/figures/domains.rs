@@ -103,7 +103,7 @@ fn table(stories: &[DomainStory], name: &str) -> Option<NamedTable> {
             loss(story.source),
             loss(story.cut),
             loss(story.last),
-            story.hurt.map_or("–".into(), |hurt| format!("{hurt:+.1} s.e.")),
+            story.degradation.map_or("–".into(), |degradation| format!("{degradation:+.1} s.e.")),
             recovered(story),
             format!("{} → {}", share(story.first_proportion), share(story.last_proportion)),
             Unit::Count.optional(story.rows),

@@ -13,14 +13,14 @@
 //! others nor the end waiting. That is why no HTTP library is used: a small one (tiny_http) reads the rest of a body when
 //! a request is dropped, however long it is said to be and without a time limit; a large one brings an async runtime.
 
-mod answer;
 mod connection;
 mod request;
+mod response;
 
 use super::Error;
-use answer::Answer;
 use connection::Connection;
 use request::Request;
+use response::Response;
 use std::io::ErrorKind;
 use std::net::{SocketAddr, TcpListener, TcpStream};
 use std::sync::{Arc, Mutex, PoisonError};
@@ -115,36 +115,36 @@ impl Live {
         page: impl FnOnce() -> Result<Page, String>,
     ) -> Result<(), std::io::Error> {
         let Some(head) = connection.read_head()? else {
-            return connection.write(&Answer::plain(431, "the request is too long\n").into_bytes(true));
+            return connection.write(&Response::plain(431, "the request is too long\n").into_bytes(true));
         };
         let Some(request) = Request::parse(&head) else {
-            return connection.write(&Answer::plain(400, "that is not an HTTP request\n").into_bytes(true));
+            return connection.write(&Response::plain(400, "that is not an HTTP request\n").into_bytes(true));
         };
         let with_body = request.method != "HEAD";
         connection.write(&self.answer(&request, page).into_bytes(with_body))
     }
 
-    fn answer(&self, request: &Request, page: impl FnOnce() -> Result<Page, String>) -> Answer {
+    fn answer(&self, request: &Request, page: impl FnOnce() -> Result<Page, String>) -> Response {
         if request.has_body() {
-            return Answer::plain(400, "a request for this page has no body\n");
+            return Response::plain(400, "a request for this page has no body\n");
         }
         if !matches!(request.method.as_str(), "GET" | "HEAD") {
-            return Answer::plain(405, "only GET\n").with("Allow", "GET, HEAD");
+            return Response::plain(405, "only GET\n").with("Allow", "GET, HEAD");
         }
         if !request.header("Host").is_some_and(|host| is_own(host, self.address.port())) {
-            return Answer::plain(403, "this report is served to this machine only\n");
+            return Response::plain(403, "this report is served to this machine only\n");
         }
         if request.target != "/" {
-            return Answer::plain(404, "there is only one page: /\n");
+            return Response::plain(404, "there is only one page: /\n");
         }
         match page() {
             Ok(page) => {
                 let version = format!("\"{}\"", page.version);
                 let known = request.header("If-None-Match") == Some(&version);
-                let answer = if known { Answer::unchanged() } else { Answer::html(page.html) };
+                let answer = if known { Response::unchanged() } else { Response::html(page.html) };
                 answer.with("ETag", version)
             }
-            Err(problem) => Answer::plain(500, format!("{problem}\n")),
+            Err(problem) => Response::plain(500, format!("{problem}\n")),
         }
     }
 }

@@ -1,6 +1,6 @@
 //! A model that takes part: what it is, and once loaded, what one of its steps reads and what it takes in memory.
 
-use super::answer::{Lengths, answer};
+use super::timed_decode::{Lengths, timed_decode};
 use crate::cli::arguments::BenchLatency;
 use crate::commands::bench::shapes::{NamedShape, SHAPES, VOCAB_SIZE};
 use crate::commands::model_folder::model_folder;
@@ -115,12 +115,12 @@ pub(super) struct Contestant {
     pub(super) device: Device,
     /// Bytes of one number.
     element_bytes: i64,
-    /// Of the model alone while it answers.
+    /// Of the model alone while it decodes.
     pub(super) peak_memory_bytes: Option<u64>,
 }
 
 impl Contestant {
-    /// Loads a model and lets it answer once, which does not count, to see what memory that takes.
+    /// Loads a model and lets it decode once, which does not count, to see what memory that takes.
     pub(super) fn load(
         candidate: Candidate,
         lengths: Lengths,
@@ -135,13 +135,13 @@ impl Contestant {
         let element_bytes = kind.elt_size_in_bytes() as i64;
         let mut contestant =
             Contestant { name: candidate.name, decoder, cache, device, element_bytes, peak_memory_bytes: None };
-        answer(&contestant.decoder, &mut contestant.cache, lengths, device)?;
+        timed_decode(&contestant.decoder, &mut contestant.cache, lengths, device)?;
         let peak = restarted.and_then(|_| memory::peak_bytes(device));
         contestant.peak_memory_bytes = base.zip(peak).map(|(base, peak)| peak.saturating_sub(base));
         Ok(contestant)
     }
 
-    /// Lets a tiny model answer: what libraries load and build on first use is no model's memory.
+    /// Lets a tiny model decode: what libraries load and build on first use is no model's memory.
     pub(super) fn warm_up(kind: Kind, device: Device) -> anyhow::Result<()> {
         Contestant::load(Candidate::shape(SHAPES[0].name)?, Lengths { prompt: 64, new: 2 }, kind, device).map(drop)
     }

@@ -1,4 +1,4 @@
-//! `shearling bench latency`: how fast models read a prompt and answer, side by side, and how far that is from what the
+//! `shearling bench latency`: how fast models read a prompt and decode, side by side, and how far that is from what the
 //! memory allows.
 //!
 //! ```text
@@ -7,39 +7,39 @@
 //! report       medians, spread, ratios to the first model; table and JSON
 //! ```
 
-mod answer;
 mod contestant;
 mod report;
 mod rounds;
+mod timed_decode;
 
 use crate::cli::Printer;
 use crate::cli::arguments::BenchLatency;
-use crate::commands::Verdict;
+use crate::commands::ExitStatus;
 use crate::commands::output_file::OutputFile;
 use crate::commands::place::place;
 use crate::native::runtime::{allocator, device};
 use crate::train::setup::kind;
-use answer::Lengths;
 use contestant::{Candidate, Contestant};
-use report::Report;
+use report::LatencyReport;
+use timed_decode::Lengths;
 
 /// Tokens, unless asked for otherwise or more than a model takes.
 const PROMPT_TOKENS: i64 = 512;
 const NEW_TOKENS: i64 = 64;
 
 /// `shearling bench latency`
-pub(super) fn run(arguments: &BenchLatency) -> anyhow::Result<Verdict> {
+pub(super) fn run(arguments: &BenchLatency) -> anyhow::Result<ExitStatus> {
     let printer = Printer::new(arguments.json);
     let out = OutputFile::check_optional("--out", arguments.out.as_deref())?;
     let report = measure(arguments, &printer)?;
     let written = out.map_or(Ok(()), |out| out.write("the JSON object", &format!("{:#}\n", report.json()), &printer));
     printer.data(report.text(), || report.json());
     written?;
-    Ok(Verdict::Done)
+    Ok(ExitStatus::Done)
 }
 
 /// Loads the models and measures them.
-pub(in crate::commands) fn measure(arguments: &BenchLatency, printer: &Printer) -> anyhow::Result<Report> {
+pub(in crate::commands) fn measure(arguments: &BenchLatency, printer: &Printer) -> anyhow::Result<LatencyReport> {
     let device = device::parse(&arguments.device)?;
     let kind = kind(arguments.dtype.into());
     let candidates = Candidate::all(arguments)?;
@@ -54,7 +54,7 @@ pub(in crate::commands) fn measure(arguments: &BenchLatency, printer: &Printer) 
         contestants.push(Contestant::load(candidate, lengths, kind, device)?);
     }
     let measured = rounds::run(&mut contestants, &bandwidth, lengths, arguments.rounds.get(), printer)?;
-    Ok(Report::new(contestants, measured, lengths, kind, device))
+    Ok(LatencyReport::new(contestants, measured, lengths, kind, device))
 }
 
 /// What is asked for, or what the model with the shortest context has room for.

@@ -1,8 +1,8 @@
 //! What came out: medians over the rounds with their spread, ratios to the first model, and the roofline.
 
-use super::answer::{Answer, Lengths};
 use super::contestant::Contestant;
 use super::rounds::Measured;
+use super::timed_decode::{DecodeTimes, Lengths};
 use crate::cli::table::{Table, bytes, grouped};
 use crate::commands::place::{dtype_name, place};
 use crate::native::runtime::threads;
@@ -10,7 +10,7 @@ use serde_json::{Value, json};
 use tch::{Device, Kind};
 
 /// The whole result.
-pub(in crate::commands) struct Report {
+pub(in crate::commands) struct LatencyReport {
     rows: Vec<Row>,
     /// Bytes per second, median over the rounds.
     bandwidth: Spread,
@@ -59,20 +59,20 @@ impl Spread {
     }
 }
 
-impl Report {
+impl LatencyReport {
     pub(super) fn new(
         contestants: Vec<Contestant>,
         measured: Measured,
         lengths: Lengths,
         kind: Kind,
         device: Device,
-    ) -> Report {
-        // The middle step of the answer.
+    ) -> LatencyReport {
+        // The middle step of the decode.
         let context = lengths.prompt as f64 + (lengths.new + 1) as f64 / 2.0;
-        let first = measured.answers.first().cloned().unwrap_or_default();
-        let rows = contestants.into_iter().zip(&measured.answers);
-        let rows = rows.map(|(contestant, answers)| Row::new(contestant, context, &first, answers)).collect();
-        Report { rows, bandwidth: Spread::of(measured.bandwidth), lengths, kind, device }
+        let first = measured.decodes.first().cloned().unwrap_or_default();
+        let rows = contestants.into_iter().zip(&measured.decodes);
+        let rows = rows.map(|(contestant, decodes)| Row::new(contestant, context, &first, decodes)).collect();
+        LatencyReport { rows, bandwidth: Spread::of(measured.bandwidth), lengths, kind, device }
     }
 
     pub(super) fn text(&self) -> String {
@@ -157,16 +157,16 @@ impl Report {
 }
 
 impl Row {
-    fn new(contestant: Contestant, context: f64, first: &[Answer], answers: &[Answer]) -> Row {
-        let pairs = || first.iter().zip(answers);
+    fn new(contestant: Contestant, context: f64, first: &[DecodeTimes], decodes: &[DecodeTimes]) -> Row {
+        let pairs = || first.iter().zip(decodes);
         Row {
             parameters: contestant.parameters(),
             weight_bytes: contestant.weight_bytes(),
             cache_bytes: contestant.cache.bytes(),
             bytes_per_token: contestant.bytes_per_token(context),
             peak_memory_bytes: contestant.peak_memory_bytes,
-            prefill: Spread::of(answers.iter().map(|answer| answer.prefill)),
-            step: Spread::of(answers.iter().map(|answer| answer.step)),
+            prefill: Spread::of(decodes.iter().map(|times| times.prefill)),
+            step: Spread::of(decodes.iter().map(|times| times.step)),
             prefill_ratio: Spread::of(pairs().map(|(first, own)| first.prefill / own.prefill)),
             step_ratio: Spread::of(pairs().map(|(first, own)| first.step / own.step)),
             name: contestant.name,

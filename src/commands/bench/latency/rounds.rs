@@ -1,7 +1,7 @@
 //! The measuring: models in turn, round by round, with the memory's bandwidth measured in between.
 
-use super::answer::{Answer, Lengths, answer};
 use super::contestant::Contestant;
+use super::timed_decode::{DecodeTimes, Lengths, timed_decode};
 use crate::cli::Printer;
 use crate::cli::table::grouped;
 use crate::native::runtime::bandwidth::Bandwidth;
@@ -15,7 +15,7 @@ pub(super) struct Measured {
     /// Bytes per second, one number per round.
     pub(super) bandwidth: Vec<f64>,
     /// By model, then by round.
-    pub(super) answers: Vec<Vec<Answer>>,
+    pub(super) decodes: Vec<Vec<DecodeTimes>>,
 }
 
 /// The buffer that is read.
@@ -23,7 +23,7 @@ pub(super) fn bandwidth(device: Device) -> Result<Bandwidth, TchError> {
     Bandwidth::new(device)
 }
 
-/// All rounds; the answer at loading was the one that does not count.
+/// All rounds; the decode at loading was the one that does not count.
 pub(super) fn run(
     contestants: &mut [Contestant],
     bandwidth: &Bandwidth,
@@ -31,23 +31,23 @@ pub(super) fn run(
     rounds: usize,
     printer: &Printer,
 ) -> anyhow::Result<Measured> {
-    let mut measured = Measured { bandwidth: Vec::new(), answers: vec![Vec::new(); contestants.len()] };
+    let mut measured = Measured { bandwidth: Vec::new(), decodes: vec![Vec::new(); contestants.len()] };
     for round in 1..=rounds {
         let mut fastest: f64 = 0.0;
         for _ in 0..READINGS {
             fastest = fastest.max(bandwidth.measure()?);
         }
         measured.bandwidth.push(fastest);
-        for (contestant, answers) in contestants.iter_mut().zip(&mut measured.answers) {
-            let answer = answer(&contestant.decoder, &mut contestant.cache, lengths, contestant.device)?;
-            let rates = (lengths.prompt as f64 / answer.prefill, 1.0 / answer.step);
+        for (contestant, decodes) in contestants.iter_mut().zip(&mut measured.decodes) {
+            let times = timed_decode(&contestant.decoder, &mut contestant.cache, lengths, contestant.device)?;
+            let rates = (lengths.prompt as f64 / times.prefill, 1.0 / times.step);
             let name = &contestant.name;
             printer.note(format!(
                 "round {round}: {name}: prefill {}, decode {:.2} tokens/s",
                 grouped(rates.0 as i64),
                 rates.1
             ));
-            answers.push(answer);
+            decodes.push(times);
         }
     }
     Ok(measured)

@@ -1,4 +1,4 @@
-//! How fast the memory is read that the small model will answer from.
+//! How fast the memory is read that the small model will decode from.
 
 use crate::native::runtime::bandwidth::Bandwidth;
 use crate::native::runtime::cards::Card;

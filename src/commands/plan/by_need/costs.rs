@@ -1,4 +1,4 @@
-//! What a shape costs: to store, to serve, to answer a token with, to train.
+//! What a shape costs: to store, to serve, to decode a token with, to train.
 
 use super::bandwidth::Rate;
 use super::training::{Training, fit};
@@ -24,7 +24,7 @@ pub(super) struct Costs {
     pub(super) bytes_per_step: f64,
     /// Of a step that is nothing but reading; `None` where no rate is known.
     pub(super) seconds_per_step: Option<f64>,
-    /// Of a token in training at the context's length: three times those of an answer.
+    /// Of a token in training at the context's length: three times those of decoding one.
     pub(super) flops_per_token: f64,
     pub(super) continuing: MemoryEstimate,
 }

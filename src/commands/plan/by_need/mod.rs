@@ -2,36 +2,36 @@
 //! and what each costs to serve and to train. Needs a config.json alone; writes nothing.
 //!
 //! ```text
-//! MODEL, or model.source of --config ─► need ─► commands::shapes (proposals, in order) ─► costs ─► answer
+//! MODEL, or model.source of --config ─► need ─► commands::shapes (proposals, in order) ─► costs ─► proposed
 //! ```
 
-mod answer;
 mod asked;
 mod bandwidth;
 mod costs;
+mod proposed;
 mod training;
 
 use crate::cli::Printer;
 use crate::cli::arguments::Plan;
-use crate::commands::Verdict;
+use crate::commands::ExitStatus;
 use crate::commands::shapes::{Need, Serving, propose};
 use crate::commands::speed::named_card;
 use crate::files::DType;
 use crate::hf::ModelConfig;
 use crate::prune::shape::resized;
-use answer::Answer;
 use anyhow::{Context, bail};
 use asked::Asked;
 use bandwidth::Rate;
 use costs::Costs;
+use proposed::ProposedShapes;
 use std::num::NonZeroU32;
 use training::Training;
 
-/// Tokens of a row to train on and to answer with, unless told.
+/// Tokens of a row to train on and to proposed with, unless told.
 const USUAL_TOKENS: i64 = 4096;
 
 /// `shearling plan … --target-…`
-pub(super) fn run(arguments: &Plan) -> anyhow::Result<Verdict> {
+pub(super) fn run(arguments: &Plan) -> anyhow::Result<ExitStatus> {
     let printer = Printer::new(arguments.json);
     let Asked { path, model, config } = Asked::of(arguments)?;
     let card = arguments.card.as_deref().map(named_card).transpose()?;
@@ -47,7 +47,7 @@ pub(super) fn run(arguments: &Plan) -> anyhow::Result<Verdict> {
     let training = Training::new(config, &model, row_tokens)?;
     let costs_of = |model: &ModelConfig| Costs::of(model, serving, rate.as_ref(), &training);
     let costs = proposals.iter().map(|proposal| costs_of(&resized(&model, &proposal.shape))).collect();
-    let answer = Answer {
+    let proposed = ProposedShapes {
         pruning: training.pruning(&model),
         of_source: costs_of(&model),
         path,
@@ -62,8 +62,8 @@ pub(super) fn run(arguments: &Plan) -> anyhow::Result<Verdict> {
         costs,
         picked,
     };
-    printer.data(answer.text(), || answer.json());
-    Ok(Verdict::Done)
+    printer.data(proposed.text(), || proposed.json());
+    Ok(ExitStatus::Done)
 }
 
 /// Tokens as asked, or the usual number, within what the model takes.

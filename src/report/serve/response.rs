@@ -1,33 +1,33 @@
 //! Answers as bytes of HTTP/1.1, each the last on its connection.
 
 /// What a reader gets.
-pub(super) struct Answer {
+pub(super) struct Response {
     status: u16,
     headers: Vec<(&'static str, String)>,
     /// `None` where the status allows none.
     body: Option<Vec<u8>>,
 }
 
-impl Answer {
+impl Response {
     /// A sentence.
-    pub(super) fn plain(status: u16, text: impl Into<String>) -> Answer {
-        Answer { status, headers: Vec::new(), body: Some(text.into().into_bytes()) }
+    pub(super) fn plain(status: u16, text: impl Into<String>) -> Response {
+        Response { status, headers: Vec::new(), body: Some(text.into().into_bytes()) }
             .with("Content-Type", "text/plain; charset=utf-8")
     }
 
     /// The page.
-    pub(super) fn html(html: String) -> Answer {
-        Answer { status: 200, headers: Vec::new(), body: Some(html.into_bytes()) }
+    pub(super) fn html(html: String) -> Response {
+        Response { status: 200, headers: Vec::new(), body: Some(html.into_bytes()) }
             .with("Content-Type", "text/html; charset=utf-8")
     }
 
     /// The reader has the present page.
-    pub(super) fn unchanged() -> Answer {
-        Answer { status: 304, headers: Vec::new(), body: None }
+    pub(super) fn unchanged() -> Response {
+        Response { status: 304, headers: Vec::new(), body: None }
     }
 
     /// Adds a header.
-    pub(super) fn with(mut self, name: &'static str, value: impl Into<String>) -> Answer {
+    pub(super) fn with(mut self, name: &'static str, value: impl Into<String>) -> Response {
         self.headers.push((name, value.into()));
         self
     }

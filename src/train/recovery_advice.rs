@@ -6,7 +6,7 @@ use crate::run_dir::RunDir;
 use crate::run_dir::layout::step_folder;
 
 /// How to go on after a run whose losses went wrong. `good` is the newest checkpoint that was written while all was well.
-pub fn way_back(folder: &RunDir, good: Option<u64>, config: &RunConfig, stage: Stage) -> String {
+pub fn recovery_advice(folder: &RunDir, good: Option<u64>, config: &RunConfig, stage: Stage) -> String {
     let rate = config.train.learning_rate;
     let lower = format!("a lower train.learning_rate (now {})", short(rate));
     let (root, command) = (folder.root().display(), stage.name());
@@ -70,7 +70,7 @@ mod tests {
         }
         let text = "[run]\ndirectory = 'a'\n[model]\nsource = 'm'\n[data]\npath = 'd'\n\
                     [train]\nsteps = 4\nbatch_rows = 2\nlearning_rate = 0.1\n";
-        let advice = way_back(&folder, good, &parse(text, "test", &[]).unwrap(), Stage::Prune);
+        let advice = recovery_advice(&folder, good, &parse(text, "test", &[]).unwrap(), Stage::Prune);
         advice.replace(&folder.root().display().to_string(), "RUN")
     }
 

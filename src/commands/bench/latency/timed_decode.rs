@@ -1,4 +1,4 @@
-//! One answer of a model: reads a prompt, then takes the most likely token again and again.
+//! One timed decode of a model: reads a prompt, then takes the most likely token again and again.
 
 use crate::model::{Decoder, KvCache};
 use std::time::Instant;
@@ -16,9 +16,9 @@ pub(super) struct Lengths {
     pub(super) new: i64,
 }
 
-/// Seconds of one answer.
+/// Seconds of one decode.
 #[derive(Clone, Copy, Debug)]
-pub(super) struct Answer {
+pub(super) struct DecodeTimes {
     /// Until the first token is chosen.
     pub(super) prefill: f64,
     /// Per token after it.
@@ -26,12 +26,12 @@ pub(super) struct Answer {
 }
 
 /// Reads a prompt and takes the most likely token again and again, whatever it is.
-pub(super) fn answer(
+pub(super) fn timed_decode(
     decoder: &Decoder,
     cache: &mut KvCache,
     lengths: Lengths,
     device: Device,
-) -> anyhow::Result<Answer> {
+) -> anyhow::Result<DecodeTimes> {
     let prompt = Tensor::f_arange(lengths.prompt, (Kind::Int64, device))?;
     let vocabulary = decoder.model().vocab_size.min(PROMPT_IDS);
     let prompt = prompt.f_remainder(vocabulary)?.f_unsqueeze(0)?;
@@ -44,7 +44,7 @@ pub(super) fn answer(
         next = most_likely(decoder, cache, &ids)?;
     }
     let decode = start.elapsed().as_secs_f64() - prefill;
-    Ok(Answer { prefill, step: decode / lengths.new.max(1) as f64 })
+    Ok(DecodeTimes { prefill, step: decode / lengths.new.max(1) as f64 })
 }
 
 /// The id with the largest logit, brought to the host: which waits for the device.

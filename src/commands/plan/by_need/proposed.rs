@@ -1,4 +1,4 @@
-//! The answer: shapes, costs, the table to paste and the command for it; as text and as JSON.
+//! What is proposed: shapes, costs, the table to paste and the command for it; as text and as JSON.
 
 use super::bandwidth::Rate;
 use super::costs::Costs;
@@ -17,8 +17,8 @@ use serde_json::{Value, json};
 use shearling_masks::Shape;
 use std::path::PathBuf;
 
-/// Everything that is answered.
-pub(super) struct Answer {
+/// The proposals with all that is said of them.
+pub(super) struct ProposedShapes {
     /// The source, as `init` takes it.
     pub(super) path: PathBuf,
     pub(super) model: ModelConfig,
@@ -38,7 +38,7 @@ pub(super) struct Answer {
     pub(super) picked: usize,
 }
 
-impl Answer {
+impl ProposedShapes {
     pub(super) fn text(&self) -> String {
         let mut text = format!("{}\n{}\n", self.shapes(), self.numbers());
         text.push_str(&self.notes());
