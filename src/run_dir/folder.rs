@@ -11,6 +11,9 @@ use crate::files::{Error, Result};
 use std::fs;
 use std::path::{Path, PathBuf};
 
+/// Steps that lie in a run's folder at once, at most: the best, the last and the one being written.
+pub const STEPS_AT_ONCE: u8 = 3;
+
 /// A run's folder.
 #[derive(Debug, Clone)]
 pub struct RunDir {

@@ -11,7 +11,7 @@ mod manifest;
 pub mod record;
 mod step_dir;
 
-pub use folder::{Latest, RunDir, SkippedStep};
+pub use folder::{Latest, RunDir, STEPS_AT_ONCE, SkippedStep};
 pub use layout::MANIFEST_NAME;
 pub use lock::{Activity, RunLock};
 pub use manifest::{FileEntry, MANIFEST_VERSION, Manifest};

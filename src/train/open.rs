@@ -16,7 +16,7 @@ use crate::config::{self, RunConfig};
 use crate::files::{ensure_space, write_atomic};
 use crate::run_dir::layout::{CHECKPOINTS, METRICS, RESOLVED_CONFIG, SNAPSHOTS, claimed_step};
 use crate::run_dir::record::{Record, What};
-use crate::run_dir::{RunDir, RunLock, StepDir, Verify};
+use crate::run_dir::{RunDir, RunLock, STEPS_AT_ONCE, StepDir, Verify};
 use std::path::Path;
 
 /// A run folder that is ours, and the run in it.
@@ -143,7 +143,7 @@ fn write_resolved(run: &Path, config: &RunConfig) -> Result<(), Error> {
 fn run_bytes(setup: &Setup) -> u64 {
     let once = setup.config.checkpoint.every_steps >= setup.config.train.steps;
     let one = checkpoint_bytes(&setup.model, &setup.config);
-    (one * if once { 1.0 } else { 3.0 } + one / 3.0) as u64
+    (one * if once { 1.0 } else { f64::from(STEPS_AT_ONCE) } + one / 3.0) as u64
 }
 
 fn remove_later_snapshots(folder: &Path, step: u64) -> Result<(), Error> {

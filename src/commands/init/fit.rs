@@ -6,6 +6,7 @@ use super::text;
 use crate::cli::table::bytes;
 use crate::commands::speed::Place;
 use crate::config::{self, RunConfig};
+use crate::run_dir::STEPS_AT_ONCE;
 use crate::train::fit::{Fit, fitting};
 use crate::train::memory::{MemoryEstimate, checkpoint_bytes};
 use std::path::Path;
@@ -32,7 +33,8 @@ impl Recipe {
             let estimate = MemoryEstimate::new(model, None, &chosen, self.row_tokens, place.device);
             let taken = bytes(estimate.total_bytes());
             part.memory_said = format!("rows per forward: about {taken} in all");
-            part.disk_said = format!("{} each, up to three at a time", bytes(checkpoint_bytes(model, &chosen)));
+            part.disk_said =
+                format!("{} each, up to {STEPS_AT_ONCE} at a time", bytes(checkpoint_bytes(model, &chosen)));
             if let Some(memory) = place.memory_bytes.filter(|_| found.is_none()) {
                 let fit = Fit::of(&estimate, memory, place.device);
                 self.warnings.push(format!(

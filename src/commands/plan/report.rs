@@ -14,6 +14,7 @@ use crate::hf::ModelConfig;
 use crate::model::count::{ParameterCount, forward_flops_per_token, training_flops_per_token};
 use crate::native::runtime::cards::Card;
 use crate::native::runtime::device;
+use crate::run_dir::STEPS_AT_ONCE;
 use crate::train::Outline;
 use crate::train::decide::Intervals;
 use crate::train::memory::checkpoint_bytes;
@@ -108,7 +109,7 @@ impl PlanReport {
 
     /// Bytes that a run leaves on its disk at most: the last and the best checkpoint, one being written, the model.
     fn disk_bytes(&self) -> f64 {
-        3.0 * self.checkpoint_bytes + self.written_bytes
+        f64::from(STEPS_AT_ONCE) * self.checkpoint_bytes + self.written_bytes
     }
 
     fn full_disk(&self, outline: &Outline) -> Option<String> {
