@@ -13,6 +13,7 @@ mod integration {
     pub mod domain_mix;
     pub mod evaluation;
     pub mod formats;
+    pub mod frozen_weights;
     pub mod generate;
     pub mod golden;
     pub mod init;

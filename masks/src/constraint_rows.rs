@@ -52,11 +52,24 @@ impl ConstraintRows {
     /// # Errors
     /// libtorch's.
     pub(crate) fn loss(&self, open: &Tensor, multipliers: &Tensor, progress: f64) -> Result<Tensor> {
-        let sparsity = open.f_div(&self.sizes)?.f_rsub_scalar(1.0)?;
-        let excess = sparsity.f_sub(&self.targets.f_mul_scalar(progress)?)?;
+        let excess = self.excess(open, progress)?;
         let powers = Tensor::f_stack(&[&excess, &excess.f_square()?], 0)?;
         let weights = multipliers.f_unsqueeze(2)?.f_mul(&self.averages)?.f_sum_dim_intlist(1, false, Kind::Float)?;
         Ok(weights.f_mul(&powers)?.f_sum(Kind::Float)?)
+    }
+
+    /// The mean of e over the rows of every module, `[M]`: the gradient of λ1.
+    ///
+    /// # Errors
+    /// libtorch's.
+    pub(crate) fn violations(&self, open: &Tensor, progress: f64) -> Result<Tensor> {
+        Ok(self.averages.f_mv(&self.excess(open, progress)?)?)
+    }
+
+    /// e, `[R]`.
+    fn excess(&self, open: &Tensor, progress: f64) -> Result<Tensor> {
+        let sparsity = open.f_div(&self.sizes)?.f_rsub_scalar(1.0)?;
+        Ok(sparsity.f_sub(&self.targets.f_mul_scalar(progress)?)?)
     }
 }
 

@@ -21,7 +21,7 @@ use std::io::{Read, Write};
 use std::path::Path;
 use tch::Device;
 
-/// Hard-concrete masks. Programs that know no other refuse what came later by its version.
+/// Hard-concrete masks as in the original. Programs that know no other refuse what came later by its version.
 const HARD_CONCRETE_VERSION: u64 = 1;
 /// Masks of any parametrisation.
 const FORMAT_VERSION: u64 = 2;
@@ -99,7 +99,10 @@ impl MaskSet {
 
     fn metadata(&self, path: &Path) -> Result<HashMap<String, String>> {
         let (version, constants, top_k) = match self.gating.clone() {
-            Gating::HardConcrete(constants) => (HARD_CONCRETE_VERSION, Some(constants), None),
+            Gating::HardConcrete(constants) => {
+                let published = constants.options.are_published();
+                (if published { HARD_CONCRETE_VERSION } else { FORMAT_VERSION }, Some(constants), None)
+            }
             Gating::TopK(schedule) => (FORMAT_VERSION, None, Some(schedule)),
         };
         let description = Description {

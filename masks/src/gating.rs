@@ -18,16 +18,6 @@ pub enum MaskPreset {
     TopK,
 }
 
-impl MaskPreset {
-    /// The parametrisation of a run of `steps`.
-    pub fn gating(self, steps: u64) -> Gating {
-        match self {
-            MaskPreset::LlmShearing => HardConcrete::llm_shearing().into(),
-            MaskPreset::TopK => TopK::over(steps).into(),
-        }
-    }
-}
-
 /// How log-odds become gates.
 #[derive(Clone, Debug, PartialEq)]
 pub enum Gating {

@@ -6,11 +6,13 @@
 //! z = clamp(s·(ζ−γ) + γ, 0, 1)
 //! P(z=0) = clamp(σ(β·logit(−γ/(ζ−γ)) − a), ε, 1−ε)        score(a) = 1 − P(z=0)
 //! soft(a) = σ(slope·a)                        the gate of a kept unit outside training
+//! calm(a) = clamp(σ(a/β)·(ζ−γ) + γ, 0, 1)     the gate without noise, u = ½; soft(a) where noise is annealed or off
 //! ```
 //!
 //! Elementwise formulas only: noise comes from `noise`, sums over rows are taken by `mask_set`.
 
 use crate::error::{Error, Result};
+use crate::options::{OpenCount, Options};
 use serde::{Deserialize, Serialize};
 use tch::Tensor;
 
@@ -36,6 +38,9 @@ pub struct HardConcrete {
     pub clamp_high: f64,
     /// Slope of the deterministic gate σ(slope·a); the original's 0.8/β.
     pub soft_slope: f64,
+    /// What is done otherwise than in the original.
+    #[serde(default, skip_serializing_if = "Options::are_published")]
+    pub options: Options,
 }
 
 impl HardConcrete {
@@ -56,6 +61,7 @@ impl HardConcrete {
             clamp_low: 0.01f64.ln(),
             clamp_high: 100f64.ln(),
             soft_slope: 1.2,
+            options: Options::default(),
         }
     }
 }
@@ -103,8 +109,7 @@ impl HardConcrete {
     pub fn sample(&self, log_alpha: &Tensor, uniform: &Tensor) -> Result<Tensor> {
         let noise = uniform.f_log()?.f_sub(&uniform.f_rsub_scalar(1.0)?.f_log()?)?;
         let concrete = noise.f_add(log_alpha)?.f_div_scalar(self.temperature)?.f_sigmoid()?;
-        let stretched = concrete.f_mul_scalar(self.zeta - self.gamma)?.f_add_scalar(self.gamma)?;
-        Ok(stretched.f_clamp(0.0, 1.0)?)
+        self.stretched(&concrete)
     }
 
     /// P(z = 0), elementwise, kept ε away from 0 and 1.
@@ -130,15 +135,36 @@ impl HardConcrete {
     /// # Errors
     /// libtorch's.
     pub fn score(&self, log_alpha: &Tensor) -> Result<Tensor> {
-        self.bounded(&log_alpha.f_sub_scalar(self.log_odds_at(0.0))?)
+        let probability = self.bounded(&log_alpha.f_sub_scalar(self.log_odds_at(0.0))?)?;
+        match self.options.count {
+            OpenCount::Probability => Ok(probability),
+            OpenCount::Unbiased => {
+                let [low, high] = [self.clamp_low, self.clamp_high].map(|border| self.score_at(border));
+                Ok(probability.f_sub_scalar(low)?.f_div_scalar(high - low)?)
+            }
+        }
     }
 
-    /// The deterministic value σ(slope·a) of a kept unit, elementwise: never quite 1.
+    /// P(z ≠ 0) of one log-odds value.
+    fn score_at(&self, log_alpha: f64) -> f64 {
+        1.0 / (1.0 + (self.log_odds_at(0.0) - log_alpha).exp())
+    }
+
+    /// The deterministic value of a kept unit, elementwise: σ(slope·a), never quite 1; without noise the gate itself.
     ///
     /// # Errors
     /// libtorch's.
     pub fn soft(&self, log_alpha: &Tensor) -> Result<Tensor> {
+        if self.options.ends_without_noise() {
+            return self.stretched(&log_alpha.f_div_scalar(self.temperature)?.f_sigmoid()?);
+        }
         Ok(log_alpha.f_mul_scalar(self.soft_slope)?.f_sigmoid()?)
+    }
+
+    /// clamp(s·(ζ−γ) + γ, 0, 1).
+    fn stretched(&self, concrete: &Tensor) -> Result<Tensor> {
+        let stretched = concrete.f_mul_scalar(self.zeta - self.gamma)?.f_add_scalar(self.gamma)?;
+        Ok(stretched.f_clamp(0.0, 1.0)?)
     }
 
     /// clamp(σ(log-odds), ε, 1−ε).
@@ -156,6 +182,7 @@ impl HardConcrete {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::options::GateNoise;
 
     /// a, P(z=0), P(z=1), score, soft: computed from the formulas in double precision, to five decimals.
     const TABLE: [[f64; 5]; 6] = [
@@ -204,6 +231,29 @@ mod tests {
             assert!(error < 1e-8, "{name}: {error}");
             assert!(numeric.abs().min().double_value(&[]) > 0.0, "{name}: a point without gradient checks nothing");
         }
+    }
+
+    #[test]
+    fn units_that_have_decided_count_whole_or_not_at_all() {
+        let mut constants = HardConcrete::llm_shearing();
+        let borders = Tensor::from_slice(&[constants.clamp_low, constants.clamp_high]);
+        let biased = Vec::<f64>::try_from(constants.score(&borders).unwrap()).unwrap();
+        assert!((biased[0] - 0.04713).abs() < 1e-5 && (biased[1] - 0.99798).abs() < 1e-5, "{biased:?}");
+        constants.options.count = OpenCount::Unbiased;
+        let found = Vec::<f64>::try_from(constants.score(&borders).unwrap()).unwrap();
+        assert!(found[0].abs() < 1e-12 && (found[1] - 1.0).abs() < 1e-12, "{found:?}");
+    }
+
+    #[test]
+    fn without_noise_the_gate_outside_training_is_that_of_the_last_steps() {
+        let mut constants = HardConcrete::llm_shearing();
+        constants.options.noise = GateNoise::Annealed;
+        let a = Tensor::linspace(-4.605, 4.605, 41, (tch::Kind::Double, tch::Device::Cpu));
+        let gates = constants.sample(&a, &a.full_like(0.5)).unwrap();
+        let soft = constants.soft(&a).unwrap();
+        assert!((&gates - &soft).abs().max().double_value(&[]) < 1e-12);
+        // What has decided is closed and open for good.
+        assert_eq!((soft.double_value(&[0]), soft.double_value(&[40])), (0.0, 1.0));
     }
 
     #[test]

@@ -25,6 +25,8 @@ pub struct Lagrangian {
     pub loss: Tensor,
     spec: MaskSpec,
     progress: f64,
+    /// Expected number of open units of every row `[R]`, without graph; none if nothing is pruned.
+    open: Option<Tensor>,
     /// The parts of the summary, one after the other; none of them shares storage with a leaf.
     parts: Vec<Tensor>,
     device: Device,
@@ -76,13 +78,18 @@ impl Lagrangian {
             Some(rows) => rows.loss(&open, multipliers, progress)?,
             None => Tensor::f_zeros([0i64; 0], (Kind::Float, device))?,
         };
-        Ok(Lagrangian { loss, spec: spec.clone(), progress, parts, device })
+        Ok(Lagrangian { loss, spec: spec.clone(), progress, open: Some(open.f_detach()?), parts, device })
     }
 
     /// The constraint when nothing is pruned.
     pub(crate) fn of_nothing(spec: &MaskSpec, device: Device) -> Result<Lagrangian> {
         let loss = Tensor::f_zeros([0i64; 0], (Kind::Float, device))?;
-        Ok(Lagrangian { loss, spec: spec.clone(), progress: 1.0, parts: Vec::new(), device })
+        Ok(Lagrangian { loss, spec: spec.clone(), progress: 1.0, open: None, parts: Vec::new(), device })
+    }
+
+    /// The mean violation of every module, `[M]`, if anything is pruned under `rows`.
+    pub(crate) fn violations(&self, rows: &ConstraintRows) -> Result<Option<Tensor>> {
+        self.open.as_ref().map(|open| rows.violations(open, self.progress)).transpose()
     }
 
     /// Everything there is to log as of the call that made this: fp32, one dimension of [`summary_len`](Self::summary_len)

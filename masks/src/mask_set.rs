@@ -188,7 +188,7 @@ impl MaskSet {
     pub fn sample(&self, key: &NoiseKey) -> Result<Gates> {
         match self.top_k(key.step + 1) {
             Some(step) => self.top_k_gates(step),
-            None => self.gates_for_uniform(&self.uniforms(key)?),
+            None => self.gates_for_uniform(&self.softened(self.uniforms(key)?, key.step)?),
         }
     }
 
@@ -210,6 +210,21 @@ impl MaskSet {
             uniforms.set(spec.module, Some(to_tensor(spec, &values, self.device)?));
         }
         Ok(uniforms)
+    }
+
+    /// Noise as far from ½ as the options leave it at a step.
+    fn softened(&self, uniforms: Gates, step: u64) -> Result<Gates> {
+        let Gating::HardConcrete(constants) = &self.gating else { return Ok(uniforms) };
+        let share = constants.options.noise_at(step);
+        if share == 1.0 {
+            return Ok(uniforms);
+        }
+        let mut softened = Gates::none();
+        for spec in self.spec.modules() {
+            let noise = uniforms.require(spec)?.f_sub_scalar(0.5)?.f_mul_scalar(share)?.f_add_scalar(0.5)?;
+            softened.set(spec.module, Some(noise));
+        }
+        Ok(softened)
     }
 
     /// The gates for given uniform noise in (0, 1), one tensor per mask in the place of its gate. Top-k gates are those of
@@ -433,6 +448,26 @@ impl MaskSet {
                 .map(|(name, value)| (format!("{name}.{}", mask.spec.module), value.shallow_clone()))
         };
         self.masks.iter().flat_map(named).collect()
+    }
+
+    /// Halves every λ1 that pushes beyond its target, judged by the constraint of the step, where the options ask for it. To be
+    /// called after each optimiser step. Without it λ1 has to be integrated back to 0 before the masks turn, and the
+    /// longer the approach took, the further they overshoot.
+    ///
+    /// # Errors
+    /// libtorch's.
+    pub fn unwind(&mut self, constraint: &Lagrangian) -> Result<()> {
+        if !matches!(&self.gating, Gating::HardConcrete(constants) if constants.options.anti_windup) {
+            return Ok(());
+        }
+        let Some(violations) = constraint.violations(&self.rows)? else { return Ok(()) };
+        tch::no_grad(|| {
+            for (mask, violation) in self.masks.iter_mut().zip(violations.f_unbind(0)?) {
+                let pushes_beyond = mask.lambda_1.f_mul(&violation)?.f_lt(0.0)?.f_to_kind(Kind::Float)?;
+                let _ = mask.lambda_1.f_mul_(&pushes_beyond.f_mul_scalar(-0.5)?.f_add_scalar(1.0)?)?;
+            }
+            Ok(())
+        })
     }
 
     /// Brings the log-odds back into their range. To be called after each optimiser step, on the masters: a clamp inside the

@@ -38,7 +38,7 @@ pub fn run(arguments: &Run, stage: Stage) -> anyhow::Result<ExitStatus> {
     config.run.threads = arguments.threads.threads.or(config.run.threads);
     config.run.tensorboard |= arguments.tensorboard;
     let resumes = arguments.resume.is_some();
-    let one_shot = config.prune.method.is_one_shot();
+    let one_shot = config.cuts_at_once();
     let origin = if one_shot { Origin::OneShot } else { Origin::Run(config.run.directory.clone()) };
     let stop_at = arguments.stop_at.map(NonZeroU64::get);
     finish(execute(config, stage, resumes, stop_at, &printer), &origin, &printer)
@@ -63,7 +63,7 @@ pub fn execute(
     for warning in setup.warnings() {
         printer.warn(warning);
     }
-    if stage == Stage::Prune && setup.config.prune.method.is_one_shot() {
+    if stage == Stage::Prune && setup.config.prune.method().is_one_shot() {
         return prune_one_shot(&setup, setup.config.run.directory.join(folder_name(stage)), printer).map(Some);
     }
     let label = stage.name();

@@ -13,6 +13,15 @@ pub fn load(path: &Path, overrides: &[String]) -> Result<RunConfig, Error> {
     parse(&text, &path.display().to_string(), overrides)
 }
 
+/// The configuration that a run has written beside its steps. Before a method could be chosen, masks were learned.
+pub fn load_saved(path: &Path) -> Result<RunConfig, Error> {
+    let text = std::fs::read_to_string(path).map_err(|source| Error::Read { path: path.to_path_buf(), source })?;
+    let table: Table = toml::from_str(&text).unwrap_or_default();
+    let chosen = table.get("prune").and_then(|prune| prune.get("method")).is_some();
+    let learned = (table.contains_key("target") && !chosen).then(|| "prune.method=learned".to_string());
+    parse(&text, &path.display().to_string(), learned.as_slice())
+}
+
 /// Parses configuration text; `origin` names it in errors.
 pub fn parse(text: &str, origin: &str, overrides: &[String]) -> Result<RunConfig, Error> {
     // Editors on Windows begin a file with a byte order mark.
@@ -59,6 +68,7 @@ pub fn resolved_toml(config: &RunConfig) -> Result<String, Error> {
 
 #[cfg(test)]
 mod tests {
+    use super::super::PruneMethod;
     use super::*;
 
     const MINIMAL: &str = r#"
@@ -86,6 +96,19 @@ mod tests {
         assert_eq!(config.masks.target_warmup(100), 20);
         let again = parse(&resolved_toml(&config).unwrap(), "resolved", &[]).unwrap();
         assert_eq!(config, again);
+    }
+
+    #[test]
+    fn a_run_of_a_version_without_methods_has_learned_its_masks() {
+        let folder = tempfile::tempdir().unwrap();
+        let saved = |text: &str| {
+            let path = folder.path().join("resolved.toml");
+            std::fs::write(&path, text).unwrap();
+            load_saved(&path).unwrap().prune.method()
+        };
+        let old = "[run]\ndirectory = 'a'\n[model]\nsource = 'm'\n[target]\n[data]\npath = 'd'\n";
+        assert_eq!(saved(old), PruneMethod::Learned);
+        assert_eq!(saved(&format!("{old}[prune]\nmethod = 'taylor'\n")), PruneMethod::Taylor);
     }
 
     #[test]

@@ -18,7 +18,7 @@ mod validate;
 
 pub use advice::known_keys;
 pub use error::Error;
-pub use load::{load, parse, resolved_toml};
+pub use load::{load, load_saved, parse, resolved_toml};
 pub use resume_keys::{refused_changes, resumable};
 pub use tree::*;
 pub use validate::{Stage, validate};

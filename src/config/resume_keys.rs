@@ -92,11 +92,13 @@ pub fn refused_changes(saved: &RunConfig, now: &RunConfig) -> Result<Vec<String>
 fn comparable(config: &RunConfig) -> Result<BTreeMap<String, Value>, Error> {
     let mut config = config.clone();
     config.run.directory = Default::default();
-    if config.target.is_some() {
+    if config.target.is_some() && !config.cuts_at_once() {
         // Written out: it must not follow a number of steps that is raised.
         config.masks.warmup_steps = Some(config.masks.target_warmup(config.train.steps));
         config.masks.learning_rate = Some(config.masks.peak_learning_rate(config.train.steps));
+        config.masks.multiplier_learning_rate = Some(config.masks.peak_multiplier_rate(config.train.steps));
         config.masks.init = Some(config.masks.start());
+        config.prune.basis = Some(config.hidden_basis());
     }
     let value = serde_json::to_value(config)
         .map_err(|error| Error::Parse { origin: "resolved configuration".to_string(), message: error.to_string() })?;
@@ -161,7 +163,7 @@ mod tests {
         for (set, expected) in [
             ("train.learning_rate=0.2", "train.learning_rate: was 0.1, now 0.2"),
             ("train.moments=bf16", "train.moments: was \"fp32\", now \"bf16\""),
-            ("prune.method=magnitude", "prune.method: was \"learned\", now \"magnitude\""),
+            ("prune.method=magnitude", "prune.method: was absent, now \"magnitude\""),
             ("mixer.cap=0.5", "mixer.cap: was absent, now 0.5"),
             ("distill.weight=0.5", "distill.weight: was absent, now 0.5"),
         ] {
@@ -172,7 +174,7 @@ mod tests {
     #[test]
     fn more_steps_do_not_stretch_the_warm_up_of_the_masks() {
         assert!(refused("train.steps=80").is_empty());
-        let text = format!("{CONFIG}[target]\nhidden_size = 8\n");
+        let text = format!("{CONFIG}[target]\nhidden_size = 8\n[prune]\nmethod = 'learned'\n");
         let saved = parse(&text, "saved", &[]).unwrap();
         let more = |sets: &[&str]| {
             let sets: Vec<String> = sets.iter().map(|set| set.to_string()).collect();

@@ -3,7 +3,7 @@
 use crate::files::DType;
 use serde::{Deserialize, Serialize};
 use shearling_domains::MixerKind;
-use shearling_masks::{MaskPreset, TopK};
+use shearling_masks::{GateNoise, Gating, HardConcrete, MaskPreset, OpenCount, Options, TopK};
 use std::collections::BTreeMap;
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -27,7 +27,8 @@ pub struct RunConfig {
     /// How the domains are mixed.
     #[serde(default)]
     pub mixer: Mixer,
-    /// Steps, batch, learning rate of the weights.
+    /// Steps, batch, learning rate of the weights; without use where a source is cut at once.
+    #[serde(default)]
     pub train: Train,
     /// A teacher whose predictions are learned beside the text; none when absent.
     #[serde(default, skip_serializing_if = "Option::is_none")]
@@ -276,13 +277,16 @@ impl Default for Mixer {
 #[serde(deny_unknown_fields)]
 pub struct Train {
     /// Optimiser steps.
+    #[serde(default)]
     pub steps: u64,
     /// Rows per optimiser step.
+    #[serde(default)]
     pub batch_rows: usize,
     /// Rows per forward; the batch is accumulated over `batch_rows / micro_batch_rows` of them.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub micro_batch_rows: Option<usize>,
     /// Peak learning rate of the weights.
+    #[serde(default)]
     pub learning_rate: f64,
     /// Steps of linear warm-up of all learning rates.
     #[serde(default)]
@@ -370,10 +374,39 @@ fn max_skipped() -> u64 {
     10
 }
 
+impl Default for Train {
+    /// Nothing that a run needs to be told: `steps`, `batch_rows` and `learning_rate` are 0, which only a cut at once takes.
+    fn default() -> Train {
+        Train {
+            steps: 0,
+            batch_rows: 0,
+            micro_batch_rows: None,
+            learning_rate: 0.0,
+            warmup_steps: 0,
+            final_lr_fraction: final_lr(),
+            beta1: beta1(),
+            beta2: beta2(),
+            eps: adam_eps(),
+            weight_decay: 0.0,
+            clip_norm: clip_norm(),
+            activation_checkpointing: 0,
+            max_skipped_steps: max_skipped(),
+            divergence: Divergence::default(),
+            moments: MomentKind::default(),
+            moments_on_host: false,
+        }
+    }
+}
+
 impl Train {
     /// Rows per forward.
     pub fn micro_batch(&self) -> usize {
         self.micro_batch_rows.unwrap_or(self.batch_rows)
+    }
+
+    /// Rows per forward while units are scored: those of training, or 8 where no training is described.
+    pub fn scoring_batch(&self) -> usize {
+        if self.micro_batch() > 0 { self.micro_batch() } else { 8 }
     }
 }
 
@@ -410,6 +443,37 @@ impl RunConfig {
         let pruned = self.model.source.as_ref().filter(|_| self.target.is_some());
         distill.teacher.as_ref().or(pruned)
     }
+
+    /// The basis in which hidden dimensions are dropped.
+    pub fn hidden_basis(&self) -> HiddenBasis {
+        let published = self.prune.method() == PruneMethod::Learned && self.masks.preset == MaskPreset::LlmShearing;
+        let default = match self.prune.method() {
+            PruneMethod::Magnitude => HiddenBasis::Units,
+            _ if published => HiddenBasis::Units,
+            _ => HiddenBasis::Principal,
+        };
+        self.prune.basis.unwrap_or(default)
+    }
+
+    /// Steps, and rows of each, that are drawn from the training data: those of training, or all calibration rows once.
+    pub fn draws(&self) -> (u64, usize) {
+        if self.cuts_at_once() { (1, self.prune.calibration_rows) } else { (self.train.steps, self.train.batch_rows) }
+    }
+
+    /// Whether masks alone are trained.
+    pub fn freezes_weights(&self) -> bool {
+        self.target.is_some() && self.masks.frozen_weights
+    }
+
+    /// Whether the teacher is the very model that is masked, without its gates: frozen weights need no second copy.
+    pub fn shares_teacher(&self) -> bool {
+        self.freezes_weights() && self.distill.is_some() && self.teacher() == self.model.source.as_ref()
+    }
+
+    /// Whether this cuts its source at once, without a step of training.
+    pub fn cuts_at_once(&self) -> bool {
+        self.target.is_some() && self.prune.method().is_one_shot()
+    }
 }
 
 /// `[masks]`
@@ -418,11 +482,13 @@ impl RunConfig {
 pub struct Masks {
     /// How log α become gates: `llm-shearing` (the original's constants) or `top-k` (an exact number of open units).
     pub preset: MaskPreset,
-    /// Peak learning rate of the masks' log α; 1 under `llm-shearing`, 4 over `train.steps` under `top-k`.
+    /// Peak learning rate of the masks' log α; 1 under `llm-shearing`, with `anti_windup` 120 over `train.steps` if that is
+    /// less; 4 over `train.steps` under `top-k`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub learning_rate: Option<f64>,
-    /// Peak learning rate of the multipliers (ascent).
-    pub multiplier_learning_rate: f64,
+    /// Peak learning rate of the multipliers (ascent); as that of log α under `llm-shearing`.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub multiplier_learning_rate: Option<f64>,
     /// Steps over which the targets grow from 0; the recipe uses 20 % of the run.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub warmup_steps: Option<u64>,
@@ -431,6 +497,22 @@ pub struct Masks {
     pub init: Option<MaskInit>,
     /// Distance of a standard deviation of the scores' logarithms, in log α.
     pub init_strength: f64,
+    /// Noise of the gates: `sampled` at every step, `annealed` to none, or `none`; of `llm-shearing` alone, as the next two.
+    #[serde(skip_serializing_if = "is_default")]
+    pub noise: GateNoise,
+    /// What counts as open: the `probability` of a gate above 0, or that without its bias at the ends (`unbiased`).
+    #[serde(skip_serializing_if = "is_default")]
+    pub count: OpenCount,
+    /// Halves a multiplier that still pushes when its target is passed, at every step.
+    #[serde(skip_serializing_if = "is_default")]
+    pub anti_windup: bool,
+    /// Trains masks alone: the weights stay the source's, without gradients, moments or an fp32 copy of their own.
+    #[serde(skip_serializing_if = "is_default")]
+    pub frozen_weights: bool,
+}
+
+fn is_default<T: Default + PartialEq>(value: &T) -> bool {
+    *value == T::default()
 }
 
 /// Where the masks' log α start.
@@ -448,10 +530,14 @@ impl Default for Masks {
         Masks {
             preset: MaskPreset::LlmShearing,
             learning_rate: None,
-            multiplier_learning_rate: 1.0,
+            multiplier_learning_rate: None,
             warmup_steps: None,
             init: None,
             init_strength: 1.0,
+            noise: GateNoise::default(),
+            count: OpenCount::default(),
+            anti_windup: false,
+            frozen_weights: false,
         }
     }
 }
@@ -460,10 +546,30 @@ impl Masks {
     /// Peak learning rate of log α in a run of `steps`: under top-k as much way for Adam in a short stage as in a long one.
     pub fn peak_learning_rate(&self, steps: u64) -> f64 {
         let default = match self.preset {
-            MaskPreset::LlmShearing => 1.0,
+            MaskPreset::LlmShearing => self.drawn_learning_rate(steps),
             MaskPreset::TopK => 4.0 / steps.max(1) as f64,
         };
         self.learning_rate.unwrap_or(default)
+    }
+
+    /// Peak learning rate of the multipliers in a run of `steps`.
+    pub fn peak_multiplier_rate(&self, steps: u64) -> f64 {
+        self.multiplier_learning_rate.unwrap_or_else(|| self.drawn_learning_rate(steps))
+    }
+
+    /// The published rate; where multipliers unwind one that leaves every run as far to go, which chooses better.
+    fn drawn_learning_rate(&self, steps: u64) -> f64 {
+        if self.anti_windup { (120.0 / steps.max(1) as f64).min(1.0) } else { 1.0 }
+    }
+
+    /// How log α become gates in a run of `steps`.
+    pub fn gating(&self, steps: u64) -> Gating {
+        let noise_steps = if self.noise == GateNoise::Annealed { steps * 3 / 4 } else { 0 };
+        let options = Options { noise: self.noise, noise_steps, count: self.count, anti_windup: self.anti_windup };
+        match self.preset {
+            MaskPreset::LlmShearing => HardConcrete { options, ..HardConcrete::llm_shearing() }.into(),
+            MaskPreset::TopK => TopK::over(steps).into(),
+        }
     }
 
     /// Where log α start.
@@ -487,12 +593,15 @@ impl Masks {
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Prune {
-    /// How the kept units are chosen: `learned`, or at once by a score: `activations`, `taylor` or `magnitude`.
-    pub method: PruneMethod,
+    /// How the kept units are chosen: at once by a score (`activations`, `taylor`, `magnitude`), or `learned` in a run.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub method: Option<PruneMethod>,
     /// Score of a layer where layers are scored: `cosine`, or `loss` (slower).
     pub layer_score: LayerScore,
-    /// Basis in which hidden dimensions are dropped: `units`, or `principal` components of the residual stream.
-    pub basis: HiddenBasis,
+    /// Basis in which hidden dimensions are dropped: `units`, or `principal` components of the residual stream (default,
+    /// except under `magnitude`, which needs no data, and under masks of `llm-shearing`, as published).
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub basis: Option<HiddenBasis>,
     /// Whether a one-shot cut scales its norms by √(D/k), so that they give what they gave over all dimensions.
     pub norm_gain: bool,
     /// Training rows that scores are measured on, drawn by the mixer's initial proportions.
@@ -509,9 +618,9 @@ pub struct Prune {
 impl Default for Prune {
     fn default() -> Prune {
         Prune {
-            method: PruneMethod::Learned,
+            method: None,
             layer_score: LayerScore::Cosine,
-            basis: HiddenBasis::Units,
+            basis: None,
             norm_gain: true,
             calibration_rows: 128,
             dtype: None,
@@ -526,9 +635,9 @@ impl Default for Prune {
 #[serde(rename_all = "lowercase")]
 pub enum PruneMethod {
     /// Masks learned against the constraint while the weights train on.
-    #[default]
     Learned,
     /// One-shot: the units whose activations are largest on calibration rows.
+    #[default]
     Activations,
     /// One-shot: the units whose gates have the largest squared gradients of the loss on calibration rows.
     Taylor,
@@ -537,11 +646,10 @@ pub enum PruneMethod {
 }
 
 /// The basis of the residual stream in which hidden dimensions are dropped.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum HiddenBasis {
     /// The source's own dimensions.
-    #[default]
     Units,
     /// Its principal components on calibration rows: the same function, in which little is lost by dropping the last ones.
     Principal,
@@ -556,6 +664,13 @@ pub enum LayerScore {
     Cosine,
     /// By the loss without it, layers taken out one by one.
     Loss,
+}
+
+impl Prune {
+    /// How the kept units are chosen.
+    pub fn method(&self) -> PruneMethod {
+        self.method.unwrap_or_default()
+    }
 }
 
 impl PruneMethod {

@@ -1,9 +1,10 @@
 //! Whether the parts of a configuration fit together, before any file but the configuration is read. All problems
 //! are collected, each with its key, value and fix.
 
-use super::{ComputeDtype, Error, MOST_THREADS, MomentKind, RunConfig};
+use super::{ComputeDtype, Error, MOST_THREADS, Masks, MomentKind, RunConfig};
 use crate::files::DType;
 use shearling_domains::MixerKind;
+use shearling_masks::MaskPreset;
 use std::num::NonZeroUsize;
 
 /// Which command the configuration is for.
@@ -59,7 +60,7 @@ fn check_model(config: &RunConfig, stage: Stage, problems: &mut Problems) {
     if stage == Stage::Prune {
         problems.unless(model.source.is_some(), || "prune needs model.source, the checkpoint to prune".to_string());
         let warmup = config.masks.target_warmup(config.train.steps);
-        problems.unless(warmup <= config.train.steps, || {
+        problems.unless(config.cuts_at_once() || warmup <= config.train.steps, || {
             format!(
                 "masks.warmup_steps = {warmup} must not exceed train.steps = {}: the target would never be reached",
                 config.train.steps
@@ -88,14 +89,18 @@ fn check_model(config: &RunConfig, stage: Stage, problems: &mut Problems) {
 
 fn check_train(config: &RunConfig, problems: &mut Problems) {
     let train = &config.train;
-    problems.unless(train.steps > 0, || "train.steps = 0: at least one step is needed".to_string());
-    problems.unless(train.batch_rows > 0, || "train.batch_rows = 0: at least one row is needed".to_string());
+    if config.cuts_at_once() {
+        return check_cut_at_once(config, problems);
+    }
+    problems.unless(train.steps > 0, || "train.steps is 0 or missing: at least one step is needed".to_string());
+    problems
+        .unless(train.batch_rows > 0, || "train.batch_rows is 0 or missing: at least one row is needed".to_string());
     let micro = train.micro_batch();
     problems.unless(micro > 0 && train.batch_rows.is_multiple_of(micro), || {
         format!("train.micro_batch_rows = {micro} must divide train.batch_rows = {}", train.batch_rows)
     });
     problems.unless(positive(train.learning_rate), || {
-        format!("train.learning_rate = {} must be a positive number", train.learning_rate)
+        format!("train.learning_rate = {} (or missing) must be a positive number", train.learning_rate)
     });
     problems.unless(train.warmup_steps < train.steps || train.steps == 0, || {
         format!("train.warmup_steps = {} must be below train.steps = {}", train.warmup_steps, train.steps)
@@ -118,6 +123,21 @@ fn check_train(config: &RunConfig, problems: &mut Problems) {
     problems.unless(train.weight_decay >= 0.0 && train.weight_decay.is_finite(), || {
         format!("train.weight_decay = {} must not be negative", train.weight_decay)
     });
+}
+
+/// A cut at once takes no step. Who has tables for a run and names no method may mean to learn masks, and would have
+/// another model in a minute.
+fn check_cut_at_once(config: &RunConfig, problems: &mut Problems) {
+    let (named, method) = (config.prune.method.is_some(), config.prune.method().name());
+    let tables = [("[masks]", config.masks != Masks::default()), ("[distill]", config.distill.is_some())];
+    for (table, _) in tables.into_iter().filter(|(_, given)| *given && !named) {
+        problems.unless(false, || {
+            format!(
+                "{table} is for a run that learns masks, and prune.method is not named: set prune.method = \"learned\", or \
+                 \"{method}\" (the default) to cut at once without that table"
+            )
+        });
+    }
 }
 
 fn check_mixer(config: &RunConfig, problems: &mut Problems) {
@@ -182,12 +202,20 @@ fn check_rest(config: &RunConfig, problems: &mut Problems) {
     problems.unless(positive(config.data.max_epochs), || {
         format!("data.max_epochs = {} must be a positive number", config.data.max_epochs)
     });
+    let published = Masks { preset: MaskPreset::LlmShearing, ..config.masks.clone() };
+    let drawn = config.masks.preset == MaskPreset::LlmShearing || published.gating(1) == Masks::default().gating(1);
+    problems.unless(drawn, || {
+        "masks.noise, masks.count and masks.anti_windup are for gates that are drawn under a Lagrangian; top-k gates have \
+         neither: leave them out, or set masks.preset = \"llm-shearing\""
+            .to_string()
+    });
     for (key, value) in [
         ("learning_rate", config.masks.peak_learning_rate(config.train.steps)),
         ("init_strength", config.masks.init_strength),
-        ("multiplier_learning_rate", config.masks.multiplier_learning_rate),
+        ("multiplier_learning_rate", config.masks.peak_multiplier_rate(config.train.steps)),
     ] {
-        problems.unless(positive(value), || format!("masks.{key} = {value} must be a positive number"));
+        let used = !config.cuts_at_once();
+        problems.unless(!used || positive(value), || format!("masks.{key} = {value} must be a positive number"));
     }
 }
 
@@ -197,7 +225,7 @@ fn positive(value: f64) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use super::super::parse;
+    use super::super::{HiddenBasis, PruneMethod, parse};
     use super::*;
 
     const BAD: &str = r#"
@@ -242,9 +270,45 @@ mod tests {
     }
 
     #[test]
+    fn a_cut_at_once_needs_a_target_and_no_training() {
+        let text = "[run]\ndirectory = 'a'\n[model]\nsource = 'm'\n[data]\npath = 'd'\n[target]\nhidden_size = 8\n";
+        let check = |sets: &[&str]| {
+            let sets: Vec<String> = sets.iter().map(|set| set.to_string()).collect();
+            let config = parse(text, "test", &sets).unwrap();
+            validate(&config, Stage::Prune).map(|()| config).map_err(|error| error.to_string())
+        };
+        let config = check(&[]).unwrap();
+        assert_eq!((config.prune.method(), config.hidden_basis()), (PruneMethod::Activations, HiddenBasis::Principal));
+        assert_eq!(config.draws(), (1, 128));
+        // What was meant for learned masks is not left out in silence.
+        assert!(check(&["masks.preset=top-k"]).unwrap_err().contains("[masks] is for a run that learns masks"));
+        assert!(check(&["distill.weight=0.5"]).unwrap_err().contains("[distill] is for a run that learns masks"));
+        // One file, several methods.
+        check(&["masks.preset=top-k", "distill.weight=0.5", "prune.method=activations"]).unwrap();
+        let missing = check(&["prune.method=learned"]).unwrap_err();
+        assert!(missing.contains("train.steps is 0 or missing") && missing.contains("train.batch_rows"), "{missing}");
+    }
+
+    #[test]
+    fn the_basis_follows_the_method() {
+        let text = "[run]\ndirectory = 'a'\n[data]\npath = 'd'\n[model]\n[target]\n";
+        for (sets, basis) in [
+            (&["prune.method=taylor"] as &[&str], HiddenBasis::Principal),
+            (&["prune.method=magnitude"], HiddenBasis::Units),
+            (&["prune.method=learned"], HiddenBasis::Units),
+            (&["prune.method=learned", "masks.preset=top-k"], HiddenBasis::Principal),
+            (&["prune.basis=units"], HiddenBasis::Units),
+        ] {
+            let sets: Vec<String> = sets.iter().map(|set| set.to_string()).collect();
+            assert_eq!(parse(text, "test", &sets).unwrap().hidden_basis(), basis, "{sets:?}");
+        }
+    }
+
+    #[test]
     fn a_teacher_needs_a_folder_and_a_share() {
         let text = "[run]\ndirectory = 'a'\n[model]\nsource = 'm'\n[data]\npath = 'd'\n\
-                    [train]\nsteps = 4\nbatch_rows = 2\nlearning_rate = 0.1\n[distill]\nweight = 0.5\n";
+                    [train]\nsteps = 4\nbatch_rows = 2\nlearning_rate = 0.1\n[distill]\nweight = 0.5\n\
+                    [prune]\nmethod = 'learned'\n";
         let check = |sets: &[&str], stage: Stage| {
             let sets: Vec<String> = sets.iter().map(|set| set.to_string()).collect();
             let config = parse(text, "test", &sets).unwrap();

@@ -25,9 +25,9 @@ pub(super) fn card(
         let source = shape::source_shape(model);
         card_shape(&shape::resized(model, &shape::target_shape(&source, target)))
     });
-    let stage_name = match (stage, config.prune.method) {
+    let stage_name = match (stage, config.prune.method()) {
         (Stage::Pretrain, _) => "training".to_string(),
-        (Stage::Prune, method) => match config.prune.basis {
+        (Stage::Prune, method) => match config.hidden_basis() {
             HiddenBasis::Units => format!("pruning ({})", method.name()),
             HiddenBasis::Principal => format!("pruning ({}, principal basis)", method.name()),
         },

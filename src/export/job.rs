@@ -80,7 +80,7 @@ impl Job {
         let mut scores = scores::scores(Scoring::of(table), source, spec, &calibration, setup.device, &mut progress)?;
         let job = Job::of(setup, out)?;
         let shard_bytes = job.config.checkpoint.max_shard_bytes;
-        let rotated = match (table.basis, spec.get(UnitKind::Hidden)) {
+        let rotated = match (setup.config.hidden_basis(), spec.get(UnitKind::Hidden)) {
             (HiddenBasis::Principal, Some(_)) => {
                 let rotated = Rotated::write(source, &job.out, shard_bytes, &calibration, setup.device, &mut progress)?;
                 scores.hidden = Some(rotated.energy.shallow_clone());

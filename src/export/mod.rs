@@ -15,6 +15,7 @@ mod error;
 mod folder;
 mod job;
 mod observer;
+mod one_shot_cost;
 mod rotated;
 mod written;
 
@@ -22,4 +23,5 @@ pub use error::Error;
 pub use folder::folder_name;
 pub use job::{Job, open_step};
 pub use observer::Observer;
+pub use one_shot_cost::OneShotCost;
 pub use written::Written;

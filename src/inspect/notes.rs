@@ -177,7 +177,7 @@ fn overshoot(history: &RunHistory) -> Option<Note> {
     (most > target + OVERSHOOT).then(|| {
         Note::warning(format!(
             "on its way the run closed more than was asked: {:.1} % of the prunable parameters at step {}, the target is \
-             {:.1} %. A lower masks.multiplier_learning_rate or more masks.warmup_steps close them more slowly",
+             {:.1} %. masks.anti_windup = true overshoots less, masks.preset = \"top-k\" not at all",
             100.0 * most,
             thousands(step),
             100.0 * target

@@ -15,11 +15,11 @@ use tch::Tensor;
 pub fn calibration(setup: &Setup) -> Result<Calibration, Error> {
     let config = &setup.config;
     // Weights are scored without data.
-    let unread = config.prune.method == PruneMethod::Magnitude && config.prune.basis == HiddenBasis::Units;
+    let unread = config.prune.method() == PruneMethod::Magnitude && config.hidden_basis() == HiddenBasis::Units;
     let needed = if unread { 1 } else { config.prune.calibration_rows };
     let draws = LoaderConfig { batch_rows: needed, prefetch: 0, ..loader_config(config) };
     let batch = Loader::new(setup.dataset.clone(), draws, &setup.proportions)?.next_batch()?;
     let ids: Vec<i64> = batch.tokens.iter().map(|id| i64::from(*id)).collect();
     let rows = Tensor::f_from_slice(&ids)?.f_view([-1, batch.sequence_length as i64])?.f_to_device(setup.device)?;
-    Ok(Calibration { rows, micro_batch: config.train.micro_batch() as i64, compute: setup.compute_kind() })
+    Ok(Calibration { rows, micro_batch: config.train.scoring_batch() as i64, compute: setup.compute_kind() })
 }

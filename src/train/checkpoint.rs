@@ -2,7 +2,7 @@
 //!
 //! ```text
 //! checkpoints/step-00000100/
-//!   model/                 fp32 masters as a Hugging Face folder (of the source shape while pruning)
+//!   model/                 fp32 masters (or frozen weights) as a Hugging Face folder (of the source shape while pruning)
 //!   optimizer.safetensors  moments of weights, masks and multipliers
 //!   masks.safetensors      log α and multipliers (prune)
 //!   state.json             counters, loader, mixer, update counts
@@ -15,9 +15,10 @@ use super::Error;
 use super::loader_config::loader_config;
 use super::memory::checkpoint_bytes;
 use super::setup::{Device, Setup};
-use super::start::load_masters;
+use super::start::load_weights;
 use super::trainer::{Counters, Trainer};
-use crate::files::{DType, TensorFile, ensure_space};
+use super::weights::stored_kind;
+use crate::files::{TensorFile, ensure_space};
 use crate::hf::{Checkpoint, ModelConfig, ShardWriter, TensorPlan};
 use crate::run_dir::layout::{STEP_MASKS, STEP_MODEL, STEP_OPTIMIZER, STEP_STATE};
 use crate::run_dir::{RunDir, StepDir};
@@ -80,14 +81,12 @@ impl Trainer {
             path: folder.to_path_buf(),
             source,
         })?;
-        self.hf_config.with_dtype(DType::F32)?.write(folder)?;
-        let slots = self.weights.slots();
-        let plan =
-            |name: &String, master: &Tensor| TensorPlan { name: name.clone(), shape: master.size(), dtype: DType::F32 };
-        let plans = slots.iter().map(|slot| plan(&slot.name, &slot.master)).collect();
-        let mut writer = ShardWriter::create(folder, plans, max_shard_bytes)?;
-        for slot in slots {
-            writer.write(&slot.name, &slot.master.f_detach()?)?;
+        let dtype = self.weights.dtype();
+        self.hf_config.with_dtype(dtype)?.write(folder)?;
+        let plan = |(name, kept): (&String, &Tensor)| TensorPlan { name: name.clone(), shape: kept.size(), dtype };
+        let mut writer = ShardWriter::create(folder, self.weights.kept().map(plan).collect(), max_shard_bytes)?;
+        for (name, kept) in self.weights.kept() {
+            writer.write(name, &kept.f_detach()?)?;
         }
         writer.finish()?;
         Ok(())
@@ -99,7 +98,8 @@ impl Trainer {
         let state = read_state(&folder.join(STEP_STATE))?;
         let weights = Checkpoint::open(&folder.join(STEP_MODEL))?;
         require_same_model(weights.model(), &setup.model)?;
-        let weights = load_masters(&weights, &setup.model, setup.device)?;
+        let kind = stored_kind(&setup.config, setup.compute_kind());
+        let weights = load_weights(&weights, &setup.model, kind, setup.device)?;
         let masks = match &setup.spec {
             Some(spec) => Some(load_masks(&folder.join(STEP_MASKS), spec, setup.device)?),
             None => None,

@@ -68,15 +68,15 @@ impl MemoryEstimate {
         let folded = if config.target.is_some() { 3.0 * block.largest_weight } else { 0.0 };
         let activation_bytes = recomputed as f64 * block.input + (layers - recomputed) as f64 * block.kept;
         let teacher = TeacherBytes::new(teacher, config, micro_batch, device);
-        let loss_bytes = loss_bytes(model, dtype, teacher.logit, micro_batch);
+        let loss_bytes = loss_bytes(model, config, dtype, teacher.logit, micro_batch);
         // The teacher's forward is over before the model's begins.
         let transient_bytes =
             loss_bytes.max(again + block.backward + folded).max(teacher.forward - teacher.stream - activation_bytes);
         let factor = if config.target.is_some() { COMPOSED_MASKED } else { COMPOSED_PLAIN };
         let composed = if device.is_cuda() { factor - 1.0 } else { 0.0 };
         MemoryEstimate {
-            weight_bytes: parameters * if dtype == DType::F32 { 4.0 } else { 6.0 },
-            gradient_bytes: parameters * 4.0,
+            weight_bytes: parameters * weight_bytes(config, dtype),
+            gradient_bytes: parameters * if config.freezes_weights() { 0.0 } else { 4.0 },
             optimizer_bytes: parameters * moment_bytes(config, device),
             activation_bytes,
             transient_bytes,
@@ -93,8 +93,20 @@ impl MemoryEstimate {
     }
 }
 
+/// Bytes of a parameter: its fp32 master and, in bf16, the working copy; a frozen one exists once.
+fn weight_bytes(config: &RunConfig, dtype: DType) -> f64 {
+    match (config.freezes_weights(), dtype) {
+        (true, dtype) => element_bytes(dtype),
+        (false, DType::F32) => 4.0,
+        (false, _) => 6.0,
+    }
+}
+
 /// Bytes of both moments of a parameter on the device; a CPU is its own host.
 fn moment_bytes(config: &RunConfig, device: Device) -> f64 {
+    if config.freezes_weights() {
+        return 0.0;
+    }
     match (config.train.moments_on_host && device != Device::Cpu, config.train.moments) {
         (true, _) => 0.0,
         (false, MomentKind::Fp32) => 8.0,
@@ -153,7 +165,7 @@ impl TeacherBytes {
         let dtype = compute_dtype(distill.dtype, device);
         let element = element_bytes(dtype);
         TeacherBytes {
-            weights: element * ParameterCount::of(teacher).total() as f64,
+            weights: if config.shares_teacher() { 0.0 } else { element * ParameterCount::of(teacher).total() as f64 },
             stream: element * (tokens * teacher.hidden_size) as f64,
             forward: BlockBytes::new(teacher, dtype, tokens as f64).kept,
             logit: element,
@@ -162,14 +174,18 @@ impl TeacherBytes {
 }
 
 /// Output head and loss: the normed stream and its gradient, a chunk of logits (of a teacher's too, of `taught` bytes
-/// each), the head's gradient in fp32.
-fn loss_bytes(model: &ModelConfig, dtype: DType, taught: f64, tokens: i64) -> f64 {
+/// each), the head's gradient in fp32 unless it is frozen.
+fn loss_bytes(model: &ModelConfig, config: &RunConfig, dtype: DType, taught: f64, tokens: i64) -> f64 {
     let (d, vocab) = (model.hidden_size as f64, model.vocab_size as f64);
     let element = element_bytes(dtype);
     let logit = element + taught;
     let chunk = chunk_tokens(model.vocab_size, logit as i64, tokens) as f64;
-    let summand = if dtype == DType::F32 { 0.0 } else { element * vocab * d };
-    3.0 * element * tokens as f64 * d + logit * chunk * vocab + 4.0 * vocab * d + summand
+    let head = match (config.freezes_weights(), dtype) {
+        (true, _) => 0.0,
+        (false, DType::F32) => 4.0 * vocab * d,
+        (false, _) => (4.0 + element) * vocab * d,
+    };
+    3.0 * element * tokens as f64 * d + logit * chunk * vocab + head
 }
 
 /// What libraries take for themselves; oneDNN multiplies transposed operands where they lie.
@@ -202,8 +218,13 @@ impl std::fmt::Display for MemoryEstimate {
 
 /// Bytes of a checkpoint: fp32 masters and two moments.
 pub fn checkpoint_bytes(model: &ModelConfig, config: &RunConfig) -> f64 {
-    let moments = if config.train.moments == MomentKind::Bf16 { 4.0 } else { 8.0 };
-    (4.0 + moments) * ParameterCount::of(model).total() as f64
+    let parameters = ParameterCount::of(model).total() as f64;
+    let moments = match config.train.moments {
+        _ if config.freezes_weights() => return 4.0 * parameters,
+        MomentKind::Bf16 => 4.0,
+        MomentKind::Fp32 => 8.0,
+    };
+    (4.0 + moments) * parameters
 }
 
 #[cfg(test)]

@@ -135,7 +135,7 @@ pub fn step_record(trainer: &Trainer, report: &StepReport, timing: Timing) -> Re
         },
         domains: step_domains(trainer, report),
         learning_rate: LearningRate {
-            weights: rate(Some(&trainer.weights)),
+            weights: rate(Some(&trainer.weights.group)),
             masks: rate(masks.map(|masks| &masks.log_alpha)),
             multipliers: rate(masks.map(|masks| &masks.multipliers)),
         },

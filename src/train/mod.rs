@@ -43,6 +43,7 @@ mod teacher;
 pub mod tensorboard;
 pub mod trainer;
 pub mod watchdog;
+mod weights;
 pub mod written_dtype;
 
 pub use error::Error;

@@ -48,7 +48,10 @@ impl Trainer {
             let found = self.token_losses(&x, &ids, scale, &gates, taught.as_ref())?;
             drop((x, taught));
             self.clock.mark(Phase::Loss);
-            found.objective.f_backward()?;
+            // Frozen weights under gates that have decided for good leave nothing to train.
+            if found.objective.requires_grad() {
+                found.objective.f_backward()?;
+            }
             self.clock.mark(Phase::Backward);
             links.map_or(Ok(()), |links| links.backward())?;
             losses.push(found.rows()?);

@@ -37,7 +37,7 @@ pub fn saved_config(run: &Path) -> Result<RunConfig, Error> {
     if !path.is_file() {
         return Err(Error::Mismatch(format!("{} is not a run folder (it has no {RESOLVED_CONFIG})", run.display())));
     }
-    let mut config = config::load(&path, &[])?;
+    let mut config = config::load_saved(&path)?;
     if let Some(base) = started_in(run, &config.run.directory) {
         for path in config.paths_mut().filter(|path| base.join(path.as_path()).exists()) {
             *path = base.join(path.as_path());

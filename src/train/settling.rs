@@ -23,7 +23,7 @@ pub fn crossings(config: &RunConfig) -> f64 {
     let (warmup_steps, steps, final_fraction) = (train.warmup_steps, train.steps, train.final_lr_fraction);
     let schedule = Schedule { warmup_steps, steps, final_fraction };
     let factors: f64 = (config.masks.target_warmup(steps)..steps).map(|step| schedule.factor(step)).sum();
-    match config.masks.preset.gating(steps) {
+    match config.masks.gating(steps) {
         Gating::HardConcrete(constants) => {
             config.masks.peak_learning_rate(steps) * factors / (constants.clamp_high - constants.clamp_low)
         }

@@ -151,8 +151,8 @@ impl Setup {
 
 /// Refuses a run that would come to its end without data, however it is mixed.
 pub(super) fn check_rows_suffice(config: &RunConfig, proportions: &[f64], dataset: &Dataset) -> Result<(), Error> {
-    let train = &config.train;
-    let needed = train.steps.saturating_mul(train.batch_rows as u64);
+    let (steps, batch_rows) = config.draws();
+    let needed = steps.saturating_mul(batch_rows as u64);
     let mixer = mixer_config(&config.mixer);
     // With a bound on its odds a domain that begins with nothing stays there.
     let bounded = mixer.max_change().is_some() || mixer.max_drift().is_some();
@@ -163,10 +163,10 @@ pub(super) fn check_rows_suffice(config: &RunConfig, proportions: &[f64], datase
     if needed <= there {
         return Ok(());
     }
+    let fewer = if config.cuts_at_once() { "prune.calibration_rows" } else { "train.steps" };
     Err(Error::Mismatch(format!(
-        "the run needs {needed} rows ({} steps of {}), the domains that are drawn from have {there}, seen {epochs} \
-         times (data.max_epochs); prepare more data, lower train.steps or raise data.max_epochs",
-        train.steps, train.batch_rows
+        "the run needs {needed} rows ({steps} steps of {batch_rows}), the domains that are drawn from have {there}, seen {epochs} \
+         times (data.max_epochs); prepare more data, lower {fewer} or raise data.max_epochs"
     )))
 }
 

@@ -4,6 +4,7 @@
 use super::Error;
 use super::calibration::calibration;
 use super::setup::{Device, Setup};
+use super::weights::stored_kind;
 use crate::config::{HiddenBasis, MaskInit, PruneMethod};
 use crate::hf::{Checkpoint, ModelConfig};
 use crate::model::{Parameter, init, parameters::parameters};
@@ -14,7 +15,7 @@ use tch::{Kind, Tensor};
 
 /// A run at step 0.
 pub(super) struct Start {
-    /// fp32 masters on the run's device, by Hugging Face name.
+    /// fp32 masters, or frozen weights, on the run's device, by Hugging Face name.
     pub(super) weights: Vec<(String, Tensor)>,
     /// Masks of a prune run.
     pub(super) masks: Option<MaskSet>,
@@ -24,10 +25,11 @@ pub(super) struct Start {
 pub(super) fn start(setup: &Setup) -> Result<Start, Error> {
     let rows = calibration_rows(setup)?;
     let basis = principal_basis(setup, rows.as_ref())?;
+    let kind = stored_kind(&setup.config, setup.compute_kind());
     let weights = match (&setup.source, &basis) {
         (None, _) => random_weights(setup)?,
-        (Some(source), None) => load_masters(source, &setup.model, setup.device)?,
-        (Some(source), Some(basis)) => rotated_masters(source, basis, setup)?,
+        (Some(source), None) => load_weights(source, &setup.model, kind, setup.device)?,
+        (Some(source), Some(basis)) => rotated_weights(source, basis, setup, kind)?,
     };
     let masks = setup.spec.as_ref().map(|spec| initial_masks(setup, spec, rows.as_ref(), basis.as_ref()));
     Ok(Start { weights, masks: masks.transpose()? })
@@ -42,14 +44,14 @@ pub(super) fn masks_alone(setup: &Setup) -> Result<Option<MaskSet>, Error> {
 /// What basis and scores are measured on, if either is.
 fn calibration_rows(setup: &Setup) -> Result<Option<Calibration>, Error> {
     let config = &setup.config;
-    let measured = config.prune.basis == HiddenBasis::Principal || config.masks.start() == MaskInit::Scores;
+    let measured = config.hidden_basis() == HiddenBasis::Principal || config.masks.start() == MaskInit::Scores;
     (setup.spec.is_some() && measured).then(|| calibration(setup)).transpose()
 }
 
 /// The basis that the run prunes in, if it is another than the source's own.
 fn principal_basis(setup: &Setup, rows: Option<&Calibration>) -> Result<Option<Basis>, Error> {
     let prunes_hidden = setup.spec.as_ref().is_some_and(|spec| spec.get(UnitKind::Hidden).is_some());
-    match (&setup.source, rows, setup.config.prune.basis) {
+    match (&setup.source, rows, setup.config.hidden_basis()) {
         (Some(source), Some(rows), HiddenBasis::Principal) if prunes_hidden => {
             Ok(Some(basis(source, rows, setup.device, &mut |_, _, _| ())?))
         }
@@ -64,7 +66,7 @@ fn initial_masks(
     basis: Option<&Basis>,
 ) -> Result<MaskSet, Error> {
     let (table, steps) = (&setup.config.masks, setup.config.train.steps);
-    let (gating, warmup) = (table.preset.gating(steps), table.target_warmup(steps));
+    let (gating, warmup) = (table.gating(steps), table.target_warmup(steps));
     let (MaskInit::Scores, Some(source), Some(rows)) = (table.start(), &setup.source, rows) else {
         return Ok(MaskSet::new(spec.clone(), gating, warmup, setup.config.run.seed, setup.device)?);
     };
@@ -81,13 +83,14 @@ fn random_weights(setup: &Setup) -> Result<Vec<(String, Tensor)>, Error> {
     weights.into_iter().map(|(name, weight)| Ok((name, weight.f_to_device(setup.device)?))).collect()
 }
 
-/// fp32 masters of all weights, tensor by tensor from the mapped file to the device.
-pub(super) fn load_masters(
+/// All weights in `kind`, tensor by tensor from the mapped file to the device.
+pub(super) fn load_weights(
     source: &Checkpoint,
     model: &ModelConfig,
+    kind: Kind,
     device: Device,
 ) -> Result<Vec<(String, Tensor)>, Error> {
-    let load = |name: String| source.finite_tensor(&name, Kind::Float, device).map(|weight| (name, weight));
+    let load = |name: String| source.finite_tensor(&name, kind, device).map(|weight| (name, weight));
     let weights = parameters(model).into_iter().map(|p| load(p.name)).collect::<Result<_, _>>()?;
     // The pages of the file are not needed again soon, and would count as this process's memory.
     source.release();
@@ -95,9 +98,16 @@ pub(super) fn load_masters(
 }
 
 /// The same in the principal basis.
-fn rotated_masters(source: &Checkpoint, basis: &Basis, setup: &Setup) -> Result<Vec<(String, Tensor)>, Error> {
-    let rotate =
-        |p: Parameter| -> Result<_, Error> { Ok((p.name.clone(), rotated_weight(source, basis, &p, setup.device)?)) };
+fn rotated_weights(
+    source: &Checkpoint,
+    basis: &Basis,
+    setup: &Setup,
+    kind: Kind,
+) -> Result<Vec<(String, Tensor)>, Error> {
+    let rotate = |p: Parameter| -> Result<_, Error> {
+        let weight = rotated_weight(source, basis, &p, setup.device)?.f_to_kind(kind)?;
+        Ok((p.name.clone(), weight))
+    };
     let weights = parameters(&setup.model).into_iter().map(rotate).collect::<Result<_, _>>()?;
     source.release();
     Ok(weights)

@@ -85,7 +85,7 @@ impl Trainer {
         let verdict = GradientVerdict::new(&rows, &squares, lagrangian.as_ref(), self.config.train.clip_norm)?;
         self.clock.mark(Phase::Clip);
         let learning_rate_factor = self.schedule.factor(index);
-        self.update(&verdict, learning_rate_factor)?;
+        self.update(&verdict, learning_rate_factor, lagrangian.as_ref())?;
         let log = StepLog::read(&rows, &squares, &verdict, lagrangian.as_ref())?;
         self.groups().for_each(|group| group.finish(log.applied));
         self.counters.count(&batch, log.applied);
@@ -115,10 +115,16 @@ impl Trainer {
         })
     }
 
-    fn update(&mut self, verdict: &GradientVerdict, learning_rate_factor: f64) -> Result<(), Error> {
+    fn update(
+        &mut self,
+        verdict: &GradientVerdict,
+        learning_rate_factor: f64,
+        constraint: Option<&Lagrangian>,
+    ) -> Result<(), Error> {
         self.groups().try_for_each(|group| group.update(&verdict.scale, &verdict.skip, learning_rate_factor))?;
         if let Some(masks) = &mut self.masks {
             masks.set.clamp()?;
+            constraint.map_or(Ok(()), |constraint| masks.set.unwind(constraint))?;
         }
         Ok(())
     }
@@ -126,7 +132,7 @@ impl Trainer {
     /// Weights, then masks and multipliers if there are any.
     pub(super) fn groups(&mut self) -> impl Iterator<Item = &mut Group> {
         let masks = self.masks.iter_mut().flat_map(|masks| [&mut masks.log_alpha, &mut masks.multipliers]);
-        std::iter::once(&mut self.weights).chain(masks)
+        std::iter::once(&mut self.weights.group).chain(masks)
     }
 }
 

@@ -57,6 +57,22 @@ impl Teacher {
         Ok(Teacher { decoder, context, row_tokens: tokens, blend, fingerprint })
     }
 
+    /// The masked model without its gates, whose weights are frozen: `decoder` is over the same tensors. `source` is where
+    /// they came from.
+    ///
+    /// # Errors
+    /// A file that cannot be read.
+    pub(super) fn sharing(
+        source: &Checkpoint,
+        decoder: Decoder,
+        blend: Blend,
+        tokens: i64,
+        device: Device,
+    ) -> Result<Teacher, Error> {
+        let context = ForwardContext::new(source.model(), tokens, device)?;
+        Ok(Teacher { decoder, context, row_tokens: tokens, blend, fingerprint: fingerprint(source)? })
+    }
+
     /// Its normed residual stream `[B, T, D']` of `ids [B, T]`, without a graph.
     pub(super) fn stream(&self, ids: &Tensor) -> Result<Tensor, TchError> {
         let _no_grad = tch::no_grad_guard();

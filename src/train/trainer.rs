@@ -10,6 +10,7 @@ use super::setup::{Device, Setup, compute_dtype, kind};
 use super::start::{Start, masks_alone, start};
 use super::teacher::Teacher;
 use super::watchdog::Watchdog;
+use super::weights::Weights;
 use crate::config::RunConfig;
 use crate::eval::EvalRows;
 use crate::hf::{ModelConfig, RawConfig};
@@ -19,7 +20,7 @@ use crate::model::{Decoder, ForwardContext};
 use serde::{Deserialize, Serialize};
 use shearling_domains::{Batch, Loader, Mixer, Split};
 use shearling_masks::MaskSet;
-use std::collections::{BTreeSet, HashMap};
+use std::collections::BTreeSet;
 use tch::{Kind, TchError, Tensor};
 
 /// The state of a run between two steps.
@@ -33,7 +34,7 @@ pub struct Trainer {
     pub(super) context: ForwardContext,
     /// The frozen model that it is distilled from, if there is one.
     pub(super) teacher: Option<Teacher>,
-    pub(super) weights: Group,
+    pub(super) weights: Weights,
     pub(super) masks: Option<MaskTraining>,
     pub(super) loader: Loader,
     pub(super) mixer: Mixer,
@@ -133,9 +134,8 @@ impl Trainer {
         counters: Counters,
     ) -> Result<Trainer, Error> {
         let train = &setup.config.train;
-        let kind = setup.compute_kind();
-        let weights = Group::new("weights", train.learning_rate, Direction::Descent, train, weights, kind)?;
-        let decoder = decoder(&setup.model, &weights)?.with_recomputation(train.activation_checkpointing);
+        let weights = Weights::new(&setup.config, weights, setup.compute_kind())?;
+        let decoder = weights.decoder(&setup.model)?.with_recomputation(train.activation_checkpointing);
         let tokens = setup.dataset.sequence_length() as i64;
         let mut trainer = Trainer {
             context: ForwardContext::new(&setup.model, tokens, setup.device)?,
@@ -148,7 +148,7 @@ impl Trainer {
             model_config: setup.model.clone(),
             device: setup.device,
             model: decoder,
-            teacher: teacher(setup)?,
+            teacher: teacher(setup, &weights)?,
             weights,
             loader,
             mixer,
@@ -227,24 +227,19 @@ impl MaskTraining {
         let table = &config.masks;
         let peak = table.peak_learning_rate(config.train.steps);
         let log_alpha = group("masks", peak, Direction::Descent, set.log_alpha_parameters())?;
-        let multipliers =
-            group("multipliers", table.multiplier_learning_rate, Direction::Ascent, set.multiplier_parameters())?;
+        let peak = table.peak_multiplier_rate(config.train.steps);
+        let multipliers = group("multipliers", peak, Direction::Ascent, set.multiplier_parameters())?;
         Ok(MaskTraining { set, log_alpha, multipliers })
     }
 }
 
-fn teacher(setup: &Setup) -> Result<Option<Teacher>, Error> {
+fn teacher(setup: &Setup, weights: &Weights) -> Result<Option<Teacher>, Error> {
     let Some((distill, source)) = setup.config.distill.as_ref().zip(setup.teacher.as_ref()) else { return Ok(None) };
     let blend = Blend { share: distill.weight, temperature: distill.temperature };
-    let kind = kind(compute_dtype(distill.dtype, setup.device));
     let tokens = setup.dataset.sequence_length() as i64;
+    if setup.config.shares_teacher() {
+        return Ok(Some(Teacher::sharing(source, weights.decoder(&setup.model)?, blend, tokens, setup.device)?));
+    }
+    let kind = kind(compute_dtype(distill.dtype, setup.device));
     Ok(Some(Teacher::load(source, kind, blend, tokens, setup.device)?))
-}
-
-fn decoder(model: &ModelConfig, weights: &Group) -> Result<Decoder, Error> {
-    let leaves: HashMap<&str, Tensor> = weights.slots().iter().map(|slot| (slot.name.as_str(), slot.leaf())).collect();
-    Decoder::build(model, &mut |name| {
-        let leaf = leaves.get(name).map(Tensor::shallow_clone);
-        leaf.ok_or_else(|| Error::Mismatch(format!("the model asks for a weight {name} that was not loaded")))
-    })
 }

@@ -150,7 +150,7 @@ fn schedules_are_the_published_ones() {
         let train = &config.train;
         assert_eq!((train.steps, train.batch_rows, train.learning_rate, train.warmup_steps), (3200, 32, 1e-4, 320));
         let masks = &config.masks;
-        assert_eq!((masks.peak_learning_rate(train.steps), masks.multiplier_learning_rate), (1.0, 1.0));
+        assert_eq!((masks.peak_learning_rate(train.steps), masks.peak_multiplier_rate(train.steps)), (1.0, 1.0));
         assert_eq!((masks.preset, masks.target_warmup(train.steps)), (MaskPreset::LlmShearing, 640));
         assert_eq!((config.eval.every_steps, config.run.dtype), (50, DType::BF16.into()));
 

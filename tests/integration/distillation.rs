@@ -175,7 +175,7 @@ fn the_source_is_the_teacher_of_a_pruning_run_unless_another_is_named() {
         let set: Vec<String> = set.iter().map(|set| set.to_string()).collect();
         Setup::new(parse(&text, "test", &set).unwrap(), stage, Device::Cpu)
     };
-    let setup = config(Stage::Prune, &[target]).unwrap();
+    let setup = config(Stage::Prune, &[target, "prune.method=learned"]).unwrap();
     assert_eq!(setup.teacher.as_ref().unwrap().dir(), desk.at("source"));
     // Masks are in the way of the model, not of its teacher.
     let mut trainer = Trainer::new(&setup).unwrap();
@@ -306,8 +306,11 @@ fn a_plan_counts_the_teacher() {
     assert!(text.contains("the teacher's forward takes") && text.contains(" + teacher "), "{text}");
 
     // A pruning run's teacher is the model itself: a third of its own step.
-    let pruned =
-        plan(&[("target.num_hidden_layers", "2"), ("distill.teacher", &desk.at("source").display().to_string())]);
+    let pruned = plan(&[
+        ("target.num_hidden_layers", "2"),
+        ("prune.method", "learned"),
+        ("distill.teacher", &desk.at("source").display().to_string()),
+    ]);
     let share = pruned["teacher_flops"].as_f64().unwrap() / pruned["training_flops"].as_f64().unwrap();
     assert!((share - 0.25).abs() < 1e-9, "{share}");
 

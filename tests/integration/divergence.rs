@@ -72,7 +72,8 @@ impl Place {
     }
 }
 
-const PRUNE: [&str; 3] = ["target.hidden_size=24", "target.intermediate_size=32", "target.num_attention_heads=2"];
+const PRUNE: [&str; 4] =
+    ["target.hidden_size=24", "target.intermediate_size=32", "target.num_attention_heads=2", "prune.method=learned"];
 
 #[test]
 fn a_learning_rate_that_destroys_the_model_ends_the_run_in_both_stages() {

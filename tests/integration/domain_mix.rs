@@ -97,7 +97,7 @@ fn the_bounded_mix_moves_by_its_step_and_says_what_holds_it() {
 #[test]
 fn a_bounded_mix_waits_for_the_masks_to_reach_their_targets() {
     let folder = tempfile::tempdir().unwrap();
-    let sets = ["target.intermediate_size=32", "masks.warmup_steps=18"];
+    let sets = ["target.intermediate_size=32", "prune.method=learned", "masks.warmup_steps=18"];
     let (outcome, _) = finished(&setup(folder.path(), "bounded", &sets));
     let moved: Vec<u64> = of_type(&outcome.run, "eval")
         .iter()

@@ -13,7 +13,7 @@ fn curve(folder: &Path, sets: &[&str]) -> Vec<f64> {
     let text = format!(
         "[run]\ndirectory = '{0}/run'\ndevice = 'cpu'\n[model]\nsource = '{0}/source'\n[data]\npath = '{1}'\n\
          max_epochs = 1000\n[target]\nhidden_size = 24\nintermediate_size = 32\nnum_hidden_layers = 2\n\
-         num_attention_heads = 3\n[masks]\nwarmup_steps = 20\n[train]\nsteps = {STEPS}\nbatch_rows = 8\n\
+         num_attention_heads = 3\n[prune]\nmethod = 'learned'\n[masks]\nwarmup_steps = 20\n[train]\nsteps = {STEPS}\nbatch_rows = 8\n\
          micro_batch_rows = 4\nlearning_rate = 2e-3\n[eval]\nrows_per_domain = 2\nevery_steps = 1000\n",
         folder.display(),
         data().display()

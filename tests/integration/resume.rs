@@ -14,7 +14,7 @@ impl Observer for Quiet {}
 fn config(folder: &Path, run: &str, stage: Stage, sets: &[&str]) -> RunConfig {
     let target = match stage {
         Stage::Prune => {
-            "[target]\nhidden_size = 24\nintermediate_size = 32\nnum_hidden_layers = 2\nnum_attention_heads = 2"
+            "[target]\nhidden_size = 24\nintermediate_size = 32\nnum_hidden_layers = 2\nnum_attention_heads = 2\n[prune]\nmethod = 'learned'"
         }
         Stage::Pretrain => "",
     };
@@ -100,6 +100,21 @@ fn history(run: &Path) -> Vec<serde_json::Value> {
 #[test]
 fn a_prune_run_resumes_bit_for_bit() {
     stopping_anywhere_changes_nothing(Stage::Prune, &[]);
+}
+
+#[test]
+fn a_prune_run_with_other_noise_count_and_multipliers_resumes_bit_for_bit() {
+    let sets = ["masks.noise=annealed", "masks.count=unbiased", "masks.anti_windup=true"];
+    stopping_anywhere_changes_nothing(Stage::Prune, &sets);
+}
+
+#[test]
+fn a_prune_run_with_frozen_weights_resumes_bit_for_bit() {
+    let frozen = ["masks.frozen_weights=true", "distill.weight=0.5"];
+    stopping_anywhere_changes_nothing(Stage::Prune, &frozen);
+    // bf16 weights in another basis than the file's.
+    let rotated = ["masks.preset=top-k", "run.dtype=bf16"];
+    stopping_anywhere_changes_nothing(Stage::Prune, &[&frozen[..], &rotated].concat());
 }
 
 #[test]

@@ -23,8 +23,8 @@ impl Place {
                       [train]\nsteps = 6\nbatch_rows = 4\nlearning_rate = 1e-3\nwarmup_steps = 1\n\
                       [eval]\nevery_steps = 3\nrows_per_domain = 2\n[checkpoint]\nevery_steps = 3\n";
         std::fs::write(place.at("pretrain.toml"), common).unwrap();
-        let target =
-            "[target]\nhidden_size = 24\nintermediate_size = 32\nnum_hidden_layers = 2\nnum_attention_heads = 3\n";
+        let target = "[target]\nhidden_size = 24\nintermediate_size = 32\nnum_hidden_layers = 2\nnum_attention_heads = 3\n\
+             [prune]\nmethod = 'learned'\n";
         std::fs::write(place.at("prune.toml"), format!("{common}{target}")).unwrap();
         place
     }
@@ -223,7 +223,7 @@ fn a_refused_key_is_told_with_those_that_may_change_and_a_lower_rate_is_none() {
     for (set, told) in [
         ("train.batch_rows=8", "train.batch_rows: was 4, now 8"),
         ("train.learning_rate=0.5", "train.learning_rate: was 0.001, now 0.5"),
-        ("prune.method=magnitude", "prune.method: was \"learned\", now \"magnitude\""),
+        ("prune.method=magnitude", "prune.method: was absent, now \"magnitude\""),
     ] {
         place.refuses(&resume(set), &[&[told][..], &may[..]].concat());
     }

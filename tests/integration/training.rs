@@ -104,6 +104,7 @@ fn masks_reach_their_target_and_the_constraint_is_recorded() {
         "target.intermediate_size=32",
         "target.num_hidden_layers=2",
         "target.num_attention_heads=2",
+        "prune.method=learned",
         "masks.warmup_steps=30",
         "train.steps=120",
         "checkpoint.every_steps=120",

@@ -18,8 +18,8 @@ for seed in ${SEEDS:-0 1 2}; do
       --set "model.source=$folder/cut/pruned" --set "train.steps=$steps" "${seeded[@]}" >/dev/null
   }
   compare magnitude 120 --set prune.method=magnitude --set prune.norm_gain=false
-  compare activations 120 --set prune.method=activations --set prune.norm_gain=false
-  compare activations-gain 120 --set prune.method=activations
+  compare activations 120 --set prune.method=activations --set prune.basis=units --set prune.norm_gain=false
+  compare activations-gain 120 --set prune.method=activations --set prune.basis=units
   compare activations-principal 120 --set prune.method=activations --set prune.basis=principal
   compare taylor-principal 120 --set prune.method=taylor --set prune.basis=principal
   compare llm-shearing 60

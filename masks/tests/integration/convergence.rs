@@ -1,7 +1,9 @@
 //! The min-max game on a toy: 256 units, target one half, importances instead of a model, the published schedule.
 
 use crate::values;
-use shearling_masks::{HardConcrete, MaskReport, MaskSet, MaskSpec, NoiseKey, Shape, UnitKind};
+use shearling_masks::{
+    GateNoise, HardConcrete, MaskReport, MaskSet, MaskSpec, NoiseKey, OpenCount, Options, Shape, UnitKind,
+};
 use tch::{Device, Kind, Tensor};
 
 const STEPS: u64 = 3200;
@@ -33,13 +35,13 @@ impl Adam {
 }
 
 /// Linear warm-up over a tenth of the run, then a cosine down to a tenth.
-fn rate(step: u64) -> f64 {
-    let (step, warmup, steps) = (step as f64, STEPS as f64 / 10.0, STEPS as f64);
+fn rate(step: u64, steps: u64) -> f64 {
+    let (step, warmup, steps) = (step as f64, steps as f64 / 10.0, steps as f64);
     let cosine = 0.5 * (1.0 + (std::f64::consts::PI * (step - warmup) / (steps - warmup)).cos());
     if step < warmup { step / warmup } else { 0.1 + 0.9 * cosine }
 }
 
-fn toy_masks() -> MaskSet {
+fn toy_masks(constants: HardConcrete, warmup_steps: u64) -> MaskSet {
     let source = Shape {
         hidden_size: UNITS,
         intermediate_size: 8,
@@ -49,7 +51,7 @@ fn toy_masks() -> MaskSet {
         head_dim: 8,
     };
     let target = Shape { hidden_size: UNITS / 2, ..source.clone() };
-    MaskSet::new(MaskSpec::new(&source, &target).unwrap(), HardConcrete::llm_shearing(), 640, 3, Device::Cpu).unwrap()
+    MaskSet::new(MaskSpec::new(&source, &target).unwrap(), constants, warmup_steps, 3, Device::Cpu).unwrap()
 }
 
 fn optimisers(masks: &MaskSet) -> Vec<Adam> {
@@ -57,21 +59,50 @@ fn optimisers(masks: &MaskSet) -> Vec<Adam> {
     descent.chain(masks.multiplier_parameters().into_iter().map(|(_, leaf)| Adam::new(leaf, 1.0))).collect()
 }
 
-#[test]
-fn the_constraint_is_met_and_the_half_alive_units_are_reported() {
-    let mut masks = toy_masks();
+/// A finished game.
+struct Game {
+    masks: MaskSet,
+    importance: Tensor,
+    /// Largest expected sparsity above the target of the step.
+    overshoot: f64,
+}
+
+/// Plays `steps` with the published rates times `factor`.
+fn play(constants: HardConcrete, steps: u64, factor: f64) -> Game {
+    let mut masks = toy_masks(constants, steps / 5);
     let mut optimisers = optimisers(&masks);
     // Closing unit i costs importance[i]; the order is shuffled so that it is not the order of ties.
     let importance: Vec<f32> = (0..UNITS).map(|i| ((i * 97) % UNITS) as f32 / UNITS as f32).collect();
     let importance = Tensor::from_slice(&importance);
-    for step in 0..STEPS {
+    let mut overshoot = 0f64;
+    for step in 0..steps {
         let gates = masks.sample(&NoiseKey { seed: 3, step, micro_batch: 0 }).unwrap();
         let task_loss = (&importance * (1f64 - gates.hidden.unwrap())).sum(Kind::Float) / UNITS as f64;
-        (task_loss + masks.lagrangian(step).unwrap().loss).backward();
-        optimisers.iter_mut().for_each(|adam| adam.step(step, rate(step)));
+        let constraint = masks.lagrangian(step).unwrap();
+        (task_loss + &constraint.loss).backward();
+        let state = &constraint.constraints_from(&values(&constraint.summary().unwrap())).unwrap()[0];
+        overshoot = overshoot.max(state.violation);
+        optimisers.iter_mut().for_each(|adam| adam.step(step, factor * rate(step, steps)));
         masks.clamp().unwrap();
+        masks.unwind(&constraint).unwrap();
     }
-    let report = MaskReport::new(&masks).unwrap();
+    Game { masks, importance, overshoot }
+}
+
+impl Game {
+    /// Mean importance of the kept units: 0.5 by chance, 0.75 at best.
+    fn kept_importance(&self) -> f64 {
+        let kept = values(&self.masks.target_gates().unwrap().hidden.unwrap());
+        let kept: Vec<usize> = kept.iter().enumerate().filter(|(_, z)| **z > 0.0).map(|(index, _)| index).collect();
+        assert_eq!(kept.len() as i64, UNITS / 2);
+        kept.iter().map(|&index| self.importance.double_value(&[index as i64])).sum::<f64>() / kept.len() as f64
+    }
+}
+
+#[test]
+fn the_constraint_is_met_and_the_half_alive_units_are_reported() {
+    let game = play(HardConcrete::llm_shearing(), STEPS, 1.0);
+    let report = MaskReport::new(&game.masks).unwrap();
     let hidden = report.get(UnitKind::Hidden).unwrap();
     assert!((hidden.expected_sparsity - 0.5).abs() < 0.02, "{}", hidden.expected_sparsity);
     assert!((hidden.survivors[0] - UNITS / 2).abs() <= 4, "{:?}", hidden.survivors);
@@ -80,10 +111,65 @@ fn the_constraint_is_met_and_the_half_alive_units_are_reported() {
     // Every closed unit still scores at least 0.047, so fewer than the target can be open: some kept ones are not.
     assert!((1..=16).contains(&hidden.half_alive.count), "{:?}", hidden.half_alive);
     assert!(hidden.still_open.count == 0, "{:?}", hidden.still_open);
-
-    let kept = values(&masks.target_gates().unwrap().hidden.unwrap());
-    let kept: Vec<usize> = kept.iter().enumerate().filter(|(_, z)| **z > 0.0).map(|(index, _)| index).collect();
-    assert_eq!(kept.len() as i64, UNITS / 2);
-    let mean = kept.iter().map(|&index| importance.double_value(&[index as i64])).sum::<f64>() / kept.len() as f64;
+    let mean = game.kept_importance();
     assert!(mean > 0.6, "the kept units are the important ones: mean importance {mean}, by chance 0.5, at best 0.75");
+}
+
+fn with(options: Options) -> HardConcrete {
+    HardConcrete { options, ..HardConcrete::llm_shearing() }
+}
+
+#[test]
+fn multipliers_that_unwind_overshoot_a_third_as_far() {
+    let published = play(HardConcrete::llm_shearing(), 400, 0.3);
+    let unwound = play(with(Options { anti_windup: true, ..Options::default() }), 400, 0.3);
+    assert!(published.overshoot > 0.25, "{}", published.overshoot);
+    assert!(unwound.overshoot < published.overshoot / 3.0, "{} {}", unwound.overshoot, published.overshoot);
+    // It finds the important units no worse.
+    assert!(unwound.kept_importance() > 0.7, "{}", unwound.kept_importance());
+}
+
+#[test]
+fn an_unbiased_count_leaves_no_unit_half_alive() {
+    let half_alive = |constants: HardConcrete| {
+        let game = play(constants, 400, 0.3);
+        MaskReport::new(&game.masks).unwrap().get(UnitKind::Hidden).unwrap().half_alive.count
+    };
+    let unbiased = Options { count: OpenCount::Unbiased, ..Options::default() };
+    assert!(half_alive(HardConcrete::llm_shearing()) >= 6, "the published count is biased");
+    assert_eq!(half_alive(with(Options { anti_windup: true, ..unbiased })), 0);
+}
+
+#[test]
+fn gates_without_noise_or_with_less_and_less_meet_the_constraint_too() {
+    for noise in [GateNoise::Annealed, GateNoise::None] {
+        let noise_steps = if noise == GateNoise::Annealed { 300 } else { 0 };
+        let game = play(with(Options { noise, noise_steps, ..Options::default() }), 400, 0.3);
+        let key = |step| NoiseKey { seed: 3, step, micro_batch: 0 };
+        let gates = |step| game.masks.sample(&key(step)).unwrap().hidden.unwrap();
+        assert!(gates(399).equal(&gates(398)), "{noise:?}: the last gates are functions of the log-odds");
+        assert_eq!(gates(0).equal(&gates(1)), noise == GateNoise::None);
+        let report = MaskReport::new(&game.masks).unwrap();
+        let hidden = report.get(UnitKind::Hidden).unwrap();
+        assert!((hidden.expected_sparsity - 0.5).abs() < 0.02, "{noise:?}: {}", hidden.expected_sparsity);
+        assert!(game.kept_importance() > 0.64, "{noise:?}: {}", game.kept_importance());
+    }
+}
+
+#[test]
+fn a_file_holds_the_options_and_an_older_program_sees_another_version() {
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("masks.safetensors");
+    let version = || {
+        let bytes = std::fs::read(&path).unwrap();
+        let text = String::from_utf8_lossy(&bytes).into_owned();
+        [1, 2].into_iter().find(|version| text.contains(&format!("\\\"version\\\":{version}"))).unwrap()
+    };
+    toy_masks(HardConcrete::llm_shearing(), 9).save(&path).unwrap();
+    assert_eq!(version(), 1);
+    let options = Options { noise: GateNoise::Annealed, noise_steps: 30, anti_windup: true, ..Options::default() };
+    toy_masks(with(options), 9).save(&path).unwrap();
+    assert_eq!(version(), 2);
+    let read = MaskSet::load(&path, Device::Cpu).unwrap();
+    assert_eq!(*read.gating(), with(options).into());
 }

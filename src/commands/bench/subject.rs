@@ -3,7 +3,7 @@
 use super::shapes::{NamedShape, SHAPES};
 use crate::cli::arguments::{BenchStep, Switch};
 use crate::commands::run::{load, use_threads};
-use crate::config::{MomentKind, RunConfig, Stage, parse};
+use crate::config::{MomentKind, PruneMethod, RunConfig, Stage, parse};
 use crate::files::DType;
 use crate::model::Parameter;
 use crate::model::parameters::parameters;
@@ -62,6 +62,7 @@ impl Subject {
             let target = shape.target();
             setup.spec = Some(mask_spec(&setup.model, &target)?);
             setup.config.target = Some(target);
+            setup.config.prune.method = Some(PruneMethod::Learned);
         }
         Ok(Subject { setup, _data: Some(folder) })
     }
@@ -96,8 +97,8 @@ fn configured(arguments: &BenchStep, device: Device) -> anyhow::Result<Setup> {
     config.run.threads = arguments.threads.threads.or(config.run.threads);
     use_threads(&config);
     let stage = if config.target.is_some() { Stage::Prune } else { Stage::Pretrain };
-    if stage == Stage::Prune && config.prune.method.is_one_shot() {
-        anyhow::bail!("prune.method = \"{}\" takes no steps, there is nothing to time", config.prune.method.name());
+    if config.cuts_at_once() {
+        anyhow::bail!("prune.method = \"{}\" takes no steps, there is nothing to time", config.prune.method().name());
     }
     Ok(Setup::new(config, stage, device)?)
 }

@@ -1,8 +1,8 @@
 //! The demo's sizes, steps and learning rates: the configurations of its six runs.
 
 use crate::config::{
-    Checkpoint, Data, Divergence, Eval, HiddenBasis, Masks, Mixer, Model, MomentKind, Prune, PruneMethod, RandomModel,
-    Run, RunConfig, Target, Train,
+    Checkpoint, Data, Divergence, Eval, Masks, Mixer, Model, MomentKind, Prune, PruneMethod, RandomModel, Run,
+    RunConfig, Target, Train,
 };
 use crate::files::DType;
 use shearling_domains::MixerKind;
@@ -98,6 +98,7 @@ impl Recipe {
         let steps = self.steps(PRUNE_STEPS);
         let mut config = self.run("prune", from(source), steps, PRUNE_LEARNING_RATE, dynamic(references));
         config.target = Some(target());
+        config.prune.method = Some(PruneMethod::Learned);
         config
     }
 
@@ -116,8 +117,6 @@ impl Recipe {
     pub fn one_shot(&self, source: &Path) -> RunConfig {
         let mut config = self.run("one-shot", from(source), 1, PRUNE_LEARNING_RATE, Mixer::default());
         config.target = Some(target());
-        config.prune.method = PruneMethod::Activations;
-        config.prune.basis = HiddenBasis::Principal;
         config
     }
 

@@ -31,11 +31,11 @@ pub(super) fn warnings(
 }
 
 fn learns_masks(outline: &Outline) -> bool {
-    outline.spec.is_some() && outline.config.prune.method == PruneMethod::Learned
+    outline.spec.is_some() && outline.config.prune.method() == PruneMethod::Learned
 }
 
 fn one_shot(outline: &Outline) -> Option<String> {
-    let method = outline.config.prune.method;
+    let method = outline.config.prune.method();
     (outline.spec.is_some() && method.is_one_shot()).then(|| {
         format!("prune.method = \"{}\" cuts at once: no step is taken and no checkpoint written", method.name())
     })

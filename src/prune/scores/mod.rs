@@ -54,7 +54,7 @@ pub struct Scoring {
 impl Scoring {
     /// As a configuration asks.
     pub fn of(table: &Prune) -> Scoring {
-        Scoring { method: table.method, layers: table.layer_score }
+        Scoring { method: table.method(), layers: table.layer_score }
     }
 }
 
