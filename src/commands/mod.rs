@@ -5,6 +5,7 @@ pub mod completions;
 pub mod data;
 pub mod demo;
 pub mod doctor;
+mod domain_line;
 pub mod eval;
 pub mod export;
 mod finish;

@@ -67,7 +67,8 @@ pub fn execute(
         return prune_one_shot(&setup, setup.config.run.directory.join(folder_name(stage)), printer).map(Some);
     }
     let label = stage.name();
-    let mut terminal = TerminalObserver::new(*printer, label, setup.config.train.steps);
+    let run = &setup.config.run;
+    let mut terminal = TerminalObserver::new(*printer, label, &run.directory, setup.config.train.steps);
     let outcome = train_run(&setup, resume, stop_at, &mut terminal)?;
     drop(terminal);
     if let Some(peak) = outcome.peak_memory_bytes {
