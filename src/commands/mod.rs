@@ -23,6 +23,7 @@ mod refusal;
 pub mod report;
 mod resumed;
 pub mod run;
+mod run_cost;
 mod shapes;
 mod speed;
 pub mod tensorboard;
