@@ -6,6 +6,8 @@ use crate::cli::interrupt::{self, Listening};
 use crate::cli::progress::Progress;
 use crate::cli::table::{duration, optional};
 use crate::commands::domain_line::{DomainLine, SHOWN, is_shortened, step_losses};
+use crate::config::RunConfig;
+use crate::train::decide::Intervals;
 use crate::train::evaluation::{EvalGates, EvalReport};
 use crate::train::metrics::Timing;
 use crate::train::step::StepReport;
@@ -18,25 +20,30 @@ pub struct TerminalObserver {
     printer: Printer,
     progress: Progress,
     run: PathBuf,
+    intervals: Intervals,
     steps: u64,
     label: String,
     tokens_per_second: Option<f64>,
+    /// How long the last evaluation took.
+    evaluation_seconds: f64,
     domains: DomainLine,
     /// Outside the loop (folding, exporting) there is nothing to save: the checkpoint is whole.
     _listening: Listening,
 }
 
 impl TerminalObserver {
-    /// Shows the run in the folder `run`, of `steps`; `label` starts every line.
-    pub fn new(printer: Printer, label: impl Into<String>, run: &Path, steps: u64) -> TerminalObserver {
+    /// Shows a run of `config`; `label` starts every line.
+    pub fn new(printer: Printer, label: impl Into<String>, config: &RunConfig) -> TerminalObserver {
         let answer = "stopping after this step with a checkpoint; press Ctrl-C again to quit now";
         TerminalObserver {
             printer,
             progress: Progress::default(),
-            run: run.to_path_buf(),
-            steps,
+            run: config.run.directory.clone(),
+            intervals: Intervals::new(config, None),
+            steps: config.train.steps,
             label: label.into(),
             tokens_per_second: None,
+            evaluation_seconds: 0.0,
             domains: DomainLine::default(),
             _listening: Listening::begin(Some(answer)),
         }
@@ -65,9 +72,12 @@ impl Observer for TerminalObserver {
         let rate =
             self.tokens_per_second.map_or(timing.tokens_per_second, |rate| 0.9 * rate + 0.1 * timing.tokens_per_second);
         self.tokens_per_second = Some(rate);
-        let left = (self.steps - report.step.min(self.steps)) as f64 * report.tokens as f64 / rate;
-        let (label, steps) = (self.label.clone(), self.steps);
+        let (label, steps, intervals, evaluation) =
+            (self.label.clone(), self.steps, self.intervals, self.evaluation_seconds);
         self.progress.show(|| {
+            let evaluations = intervals.evaluations_after(report.step, trainer.masks().is_some());
+            let left = steps.saturating_sub(report.step) as f64 * report.tokens as f64 / rate
+                + evaluations as f64 * evaluation;
             // What matters first: a narrow terminal cuts the end off.
             format!(
                 "{label} {}/{steps}  loss {:.4}{}  {rate:.0} tokens/s  {} left{}{}",
@@ -82,6 +92,7 @@ impl Observer for TerminalObserver {
     }
 
     fn evaluated(&mut self, trainer: &Trainer, report: &EvalReport) {
+        self.evaluation_seconds = report.seconds.unwrap_or(self.evaluation_seconds);
         let domains = self.domains.of(report);
         let cut = if report.gates == EvalGates::Target { " cut to target" } else { "" };
         let sparsity = trainer.masks().map_or(String::new(), |masks| {

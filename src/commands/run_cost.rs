@@ -3,6 +3,7 @@
 use crate::cli::table::duration;
 use crate::eval::rows_read;
 use crate::hf::ModelConfig;
+use crate::inspect::TimeTaken;
 use crate::model::count::{forward_flops_per_token, training_flops_per_token};
 use crate::train::Outline;
 use crate::train::decide::Intervals;
@@ -60,6 +61,17 @@ impl RunCost {
     }
 }
 
+/// `12 min 5 s: 10 min 1 s in steps, 2 min 4 s in evaluations`: what a run took so far.
+pub(super) fn time_taken(taken: TimeTaken) -> String {
+    let steps = duration(taken.steps);
+    match taken.evaluations {
+        Some(evaluations) => {
+            format!("{}: {steps} in steps, {} in evaluations", duration(taken.total()), duration(evaluations))
+        }
+        None => format!("{steps} in steps, without its evaluations"),
+    }
+}
+
 /// Tokens of one evaluation, where the domains are known.
 fn evaluated_tokens(outline: &Outline) -> Option<f64> {
     let rows_per_domain = outline.config.eval.rows_per_domain;
@@ -69,4 +81,21 @@ fn evaluated_tokens(outline: &Outline) -> Option<f64> {
         None => (outline.domains.len() * rows_per_domain) as u64,
     };
     Some(rows as f64 * outline.row_tokens as f64)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn times_say_whether_evaluations_are_in_them() {
+        let cost =
+            |eval_flops| RunCost { tokens: 8.0, train_flops: 90.0, teacher_flops: None, evaluations: 3, eval_flops };
+        assert_eq!((cost(Some(10.0)).flops(), cost(None).flops()), (100.0, 90.0));
+        assert_eq!(cost(Some(10.0)).time_said(65.0), "1 min 5 s with 3 evaluations");
+        assert_eq!(cost(None).time_said(65.0), "1 min 5 s and 3 evaluations, whose rows are not known yet");
+        let taken = |evaluations| time_taken(TimeTaken { steps: 65.0, evaluations });
+        assert_eq!(taken(Some(5.0)), "1 min 10 s: 1 min 5 s in steps, 5 s in evaluations");
+        assert_eq!(taken(None), "1 min 5 s in steps, without its evaluations");
+    }
 }
