@@ -1,6 +1,7 @@
 //! One file per verb. A command opens what it needs, calls the layers below and prints through one printer.
 
 pub mod bench;
+mod beside;
 pub mod completions;
 pub mod data;
 pub mod demo;
@@ -14,6 +15,7 @@ pub mod init;
 pub mod inspect;
 mod mask_warnings;
 mod model_folder;
+mod next_step;
 pub mod observer;
 mod output_file;
 mod place;
