@@ -14,6 +14,7 @@ use super::inspect::{shape_json, shape_table};
 use super::output_file::OutputFile;
 use crate::cli::Printer;
 use crate::cli::arguments::Init;
+use crate::cli::table::grouped;
 use crate::model::count::ParameterCount;
 use recipe::Recipe;
 use serde_json::json;
@@ -59,8 +60,7 @@ fn refuse_present(files: [&std::path::PathBuf; 2]) -> anyhow::Result<()> {
 
 /// Whatever `plan` would find wrong is found before a file is written.
 fn check(recipe: &Recipe) -> anyhow::Result<()> {
-    let problems: Vec<String> =
-        recipe.outlines()?.into_iter().flat_map(|outline| outline.findings.problems).collect();
+    let problems: Vec<String> = recipe.outlines()?.into_iter().flat_map(|outline| outline.findings.problems).collect();
     match problems.as_slice() {
         [] => Ok(()),
         problems => anyhow::bail!("no configuration was found that can run:\n  {}", problems.join("\n  ")),
@@ -69,6 +69,15 @@ fn check(recipe: &Recipe) -> anyhow::Result<()> {
 
 fn answer(recipe: &Recipe) -> String {
     let mut text = format!("{}\n", shape_table(&[("now", &recipe.model), ("target", &recipe.target)]));
+    let found = ParameterCount::of(&recipe.target).total();
+    if let Some(asked) = recipe.asked.filter(|asked| *asked as i64 != found) {
+        let more = 100.0 * (found as f64 / asked as f64 - 1.0);
+        text.push_str(&format!(
+            "{} parameters were asked for, the nearest shape has {} ({more:+.1} %)\n",
+            grouped(asked),
+            grouped(found)
+        ));
+    }
     for (part, what) in [(&recipe.prune, "prune"), (&recipe.next, "continue")] {
         let time = part.time.as_ref().map_or(String::new(), |(_, said)| format!(", about {said}"));
         text.push_str(&format!(

@@ -75,10 +75,11 @@ impl Recipe {
         let mut warnings = Vec::new();
         warnings.extend(place.busy.clone());
         let exceeded = stages.exceeded.then(|| shorter_rows(&model, &target, row_tokens, budget));
-        let file = arguments
-            .out
-            .clone()
-            .unwrap_or_else(|| PathBuf::from(format!("{name}-to-{}.toml", short(ParameterCount::of(&target).total()))));
+        let file = arguments.out.clone().unwrap_or_else(|| {
+            // By what was asked for: what results of it is near.
+            let count = arguments.target_params.map_or(ParameterCount::of(&target).total(), |asked| asked as i64);
+            PathBuf::from(format!("{name}-to-{}.toml", short(count)))
+        });
         let next_file = continued(&file)?;
         let mut prune = Part::new(Command::Prune, stages.prune, &file, data, dataset.as_ref());
         let mut next = Part::new(Command::Pretrain, stages.next, &next_file, next_data, next_dataset.as_ref());
