@@ -81,9 +81,7 @@ mod tests {
     use serde_json::json;
 
     fn report(losses: &[f64], excess: Option<Vec<Option<f64>>>) -> EvalReport {
-        let domain = |(at, loss): (usize, &f64)| {
-            json!({ "domain": format!("d{at}"), "loss": loss, "standard_error": 0.0125, "rows": 8, "tokens": 800 })
-        };
+        let domain = |(at, loss): (usize, &f64)| json!({ "domain": format!("d{at}"), "loss": loss, "standard_error": 0.0125, "rows": 8, "tokens": 800 });
         let domains = losses.iter().enumerate().map(domain).collect::<Vec<_>>();
         let share = vec![1.0 / losses.len() as f64; losses.len()];
         serde_json::from_value(json!({

@@ -83,8 +83,8 @@ impl Place {
         let busy = products.and_then(|products| products.doubt(device, &watch));
         let flops = products.map(|products| products.flops * utilisation);
         let share_said = if device.is_cuda() { "" } else { ", 60 % of what is free" };
-        let gib =
-            memory_bytes.map_or(String::new(), |bytes| format!(" ({:.0} GiB to use{share_said})", bytes / (1u64 << 30) as f64));
+        let gib = memory_bytes
+            .map_or(String::new(), |bytes| format!(" ({:.0} GiB to use{share_said})", bytes / (1u64 << 30) as f64));
         let name = if device.is_cuda() { "the GPU of this machine" } else { "the CPU of this machine" };
         let rate_said = flops.map_or(String::new(), |flops| format!("at {:.2} TFLOP/s", flops / 1e12));
         Ok(Place { device, name: format!("{name}{gib}"), memory_bytes, flops, rate_said, busy, dtype, card: false })
@@ -110,7 +110,9 @@ impl Products {
     /// Why the rate may be too low, if it may: others had the CPUs, or most products on a GPU were held up.
     fn doubt(&self, device: Device, watch: &Watch) -> Option<String> {
         let why = match device.is_cuda() {
-            true => (self.slowdown > HELD_UP).then(|| format!("most products took {:.1} times the fastest", self.slowdown)),
+            true => {
+                (self.slowdown > HELD_UP).then(|| format!("most products took {:.1} times the fastest", self.slowdown))
+            }
             false => watch.contention(threads::count()).map(|contention| contention.to_string()),
         }?;
         Some(format!(

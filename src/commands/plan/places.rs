@@ -72,8 +72,11 @@ impl Places {
             }
         };
         // Where the run is planned for a GPU its peak is told already.
-        let lead =
-            if device.is_cuda() { "cards:".to_string() } else { format!("on a GPU its peak would be {needed:.1} GiB:") };
+        let lead = if device.is_cuda() {
+            "cards:".to_string()
+        } else {
+            format!("on a GPU its peak would be {needed:.1} GiB:")
+        };
         text.push_str(&format!("{lead} fits in {}", named(Fit::Yes)));
         if CARDS.iter().any(|card| self.fit(card) == Fit::Tight) {
             text.push_str(&format!("; only just in {}", named(Fit::Tight)));

@@ -50,7 +50,9 @@ impl PlanReport {
         let cost = RunCost::of(outline);
         let mut busy = None;
         let seconds = match (arguments.tokens_per_second, arguments.tflops, card) {
-            (Some(rate), ..) => Some((cost.flops() / cost.train_flops * cost.tokens / rate, "at the given rate".to_string())),
+            (Some(rate), ..) => {
+                Some((cost.flops() / cost.train_flops * cost.tokens / rate, "at the given rate".to_string()))
+            }
             (None, Some(tflops), _) => Some((cost.flops() / (tflops * 1e12), "at the given rate".to_string())),
             (None, None, Some(card)) => {
                 let rate = CARD_UTILISATION * card.bf16_tflops;
@@ -71,17 +73,8 @@ impl PlanReport {
         warnings.extend(advice::warnings(outline, small.as_ref(), &domains, mix.as_ref()));
         warnings.extend(mix.as_ref().and_then(MixReach::warning));
         warnings.extend(places.warning());
-        let mut report = PlanReport {
-            small,
-            domains,
-            mix,
-            places,
-            checkpoint_bytes,
-            written_bytes,
-            cost,
-            seconds,
-            warnings,
-        };
+        let mut report =
+            PlanReport { small, domains, mix, places, checkpoint_bytes, written_bytes, cost, seconds, warnings };
         report.warnings.extend(busy);
         report.warnings.extend(report.full_disk(outline));
         report.warnings.extend(report.long_evaluations());
