@@ -10,6 +10,7 @@ pub mod heatmap;
 pub mod interrupt;
 pub mod printer;
 pub mod progress;
+pub mod shell;
 pub mod sparkline;
 pub mod table;
 pub mod terminal;

@@ -1,5 +1,7 @@
 //! Progress of long work on stderr: one line that is redrawn on a terminal, a line every few seconds elsewhere.
 
+use super::terminal::size_of;
+use std::borrow::Cow;
 use std::io::{IsTerminal, Write};
 use std::time::{Duration, Instant};
 
@@ -28,7 +30,8 @@ impl Progress {
         let mut stderr = std::io::stderr();
         if self.terminal {
             self.drawn = true;
-            let _ = write!(stderr, "\r\u{1b}[K{}", line());
+            let width = size_of(&stderr).map_or(usize::MAX, |(columns, _)| columns);
+            let _ = write!(stderr, "\r\u{1b}[K{}", cut(&line(), width));
             let _ = stderr.flush();
         } else {
             let _ = writeln!(stderr, "{}", line());
@@ -48,5 +51,25 @@ impl Progress {
 impl Drop for Progress {
     fn drop(&mut self) {
         self.finish();
+    }
+}
+
+/// A line that a terminal of `width` columns does not wrap: what wraps cannot be redrawn.
+fn cut(line: &str, width: usize) -> Cow<'_, str> {
+    match line.chars().count() < width.max(2) {
+        true => Cow::Borrowed(line),
+        false => Cow::Owned(line.chars().take(width.max(2) - 2).chain(['…']).collect()),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::cut;
+
+    #[test]
+    fn a_line_is_cut_before_a_terminal_wraps_it() {
+        assert_eq!(cut("prune 1/9", 80), "prune 1/9");
+        assert_eq!(cut("±±±±±±±±±±", 8), "±±±±±±…");
+        assert_eq!(cut("abc", 0), "…");
     }
 }

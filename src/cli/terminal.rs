@@ -2,6 +2,7 @@
 //! function of the answer.
 
 use std::io::IsTerminal;
+use std::os::fd::AsFd;
 
 /// A place to draw.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -31,6 +32,11 @@ impl Terminal {
 
 /// Columns and rows of the terminal that stdout is; none when it is no terminal or does not tell.
 pub fn size_of_stdout() -> Option<(usize, usize)> {
-    let size = rustix::termios::tcgetwinsize(std::io::stdout()).ok()?;
+    size_of(&std::io::stdout())
+}
+
+/// The same of another stream.
+pub(super) fn size_of(stream: &impl AsFd) -> Option<(usize, usize)> {
+    let size = rustix::termios::tcgetwinsize(stream).ok()?;
     (size.ws_col > 0 && size.ws_row > 0).then(|| (usize::from(size.ws_col), usize::from(size.ws_row)))
 }

@@ -1,10 +1,12 @@
 //! One file per verb. A command opens what it needs, calls the layers below and prints through one printer.
 
 pub mod bench;
+mod beside;
 pub mod completions;
 pub mod data;
 pub mod demo;
 pub mod doctor;
+mod domain_line;
 pub mod eval;
 pub mod export;
 mod finish;
@@ -13,6 +15,7 @@ pub mod init;
 pub mod inspect;
 mod mask_warnings;
 mod model_folder;
+mod next_step;
 pub mod observer;
 mod output_file;
 mod place;
@@ -22,6 +25,7 @@ mod refusal;
 pub mod report;
 mod resumed;
 pub mod run;
+mod run_cost;
 mod shapes;
 mod speed;
 pub mod tensorboard;

@@ -5,34 +5,46 @@ use crate::cli::Printer;
 use crate::cli::interrupt::{self, Listening};
 use crate::cli::progress::Progress;
 use crate::cli::table::{duration, optional};
+use crate::commands::domain_line::{DomainLine, SHOWN, is_shortened, step_losses};
+use crate::config::RunConfig;
+use crate::train::decide::Intervals;
 use crate::train::evaluation::{EvalGates, EvalReport};
 use crate::train::metrics::Timing;
 use crate::train::step::StepReport;
 use crate::train::{Observer, Trainer};
 use crate::words::counted;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// The observer of the command line.
 pub struct TerminalObserver {
     printer: Printer,
     progress: Progress,
+    run: PathBuf,
+    intervals: Intervals,
     steps: u64,
     label: String,
     tokens_per_second: Option<f64>,
+    /// How long the last evaluation took.
+    evaluation_seconds: f64,
+    domains: DomainLine,
     /// Outside the loop (folding, exporting) there is nothing to save: the checkpoint is whole.
     _listening: Listening,
 }
 
 impl TerminalObserver {
-    /// Shows a run of `steps`; `label` starts every line.
-    pub fn new(printer: Printer, label: impl Into<String>, steps: u64) -> TerminalObserver {
+    /// Shows a run of `config`; `label` starts every line.
+    pub fn new(printer: Printer, label: impl Into<String>, config: &RunConfig) -> TerminalObserver {
         let answer = "stopping after this step with a checkpoint; press Ctrl-C again to quit now";
         TerminalObserver {
             printer,
             progress: Progress::default(),
-            steps,
+            run: config.run.directory.clone(),
+            intervals: Intervals::new(config, None),
+            steps: config.train.steps,
             label: label.into(),
             tokens_per_second: None,
+            evaluation_seconds: 0.0,
+            domains: DomainLine::default(),
             _listening: Listening::begin(Some(answer)),
         }
     }
@@ -48,6 +60,11 @@ impl Observer for TerminalObserver {
         let step = trainer.counters.step;
         let action = if resumed { format!("resumes after step {step}") } else { "starts".to_string() };
         self.line(format!("{action}, {} in all", counted(self.steps, "step")));
+        let domains = trainer.domain_names().len();
+        if is_shortened(domains) {
+            let run = self.run.display().to_string();
+            self.line(format!("lines show {SHOWN} of {domains} domains; all of them: shearling inspect run {run}"));
+        }
     }
 
     fn stepped(&mut self, trainer: &Trainer, report: &StepReport, timing: Timing) {
@@ -55,30 +72,28 @@ impl Observer for TerminalObserver {
         let rate =
             self.tokens_per_second.map_or(timing.tokens_per_second, |rate| 0.9 * rate + 0.1 * timing.tokens_per_second);
         self.tokens_per_second = Some(rate);
-        let left = (self.steps - report.step.min(self.steps)) as f64 * report.tokens as f64 / rate;
-        let (label, steps) = (self.label.clone(), self.steps);
+        let (label, steps, intervals, evaluation) =
+            (self.label.clone(), self.steps, self.intervals, self.evaluation_seconds);
         self.progress.show(|| {
+            let evaluations = intervals.evaluations_after(report.step, trainer.masks().is_some());
+            let left = steps.saturating_sub(report.step) as f64 * report.tokens as f64 / rate
+                + evaluations as f64 * evaluation;
+            // What matters first: a narrow terminal cuts the end off.
             format!(
-                "{label} {}/{steps}  loss {:.4}{}{}{}  {rate:.0} tokens/s  {} left",
+                "{label} {}/{steps}  loss {:.4}{}  {rate:.0} tokens/s  {} left{}{}",
                 report.step,
                 report.cross_entropy,
                 report.distillation.map_or(String::new(), |loss| format!(" distillation {loss:.4}")),
-                domain_losses(trainer, report),
+                duration(left),
                 constraints(report),
-                duration(left)
+                domain_losses(trainer, report),
             )
         });
     }
 
     fn evaluated(&mut self, trainer: &Trainer, report: &EvalReport) {
-        let domains = report.domains.iter().zip(&report.proportions).map(|(domain, share)| {
-            let error = domain
-                .standard_error
-                .filter(|error| error.is_finite())
-                .map_or(String::new(), |error| format!("±{error:.3}"));
-            format!("{} {}{error} ({:.0} %)", domain.domain, optional(domain.loss, 4), 100.0 * share)
-        });
-        let domains = domains.collect::<Vec<_>>().join("  ");
+        self.evaluation_seconds = report.seconds.unwrap_or(self.evaluation_seconds);
+        let domains = self.domains.of(report);
         let cut = if report.gates == EvalGates::Target { " cut to target" } else { "" };
         let sparsity = trainer.masks().map_or(String::new(), |masks| {
             let expected = masks.expected_size().map_or(f64::NAN, |size| size.overall_sparsity);
@@ -108,15 +123,21 @@ impl Observer for TerminalObserver {
 
 fn domain_losses(trainer: &Trainer, report: &StepReport) -> String {
     let known = trainer.domain_names().iter().zip(&report.domains);
-    let losses = known.filter_map(|(name, domain)| Some(format!("{name} {:.3}", domain.loss?)));
-    let losses = losses.collect::<Vec<_>>().join(" ");
-    if losses.is_empty() { losses } else { format!(" [{losses}]") }
+    let losses: Vec<(&str, f64)> = known.filter_map(|(name, domain)| Some((name.as_str(), domain.loss?))).collect();
+    let losses = step_losses(&losses);
+    if losses.is_empty() { losses } else { format!("  {losses}") }
 }
 
+/// The sparsity of each mask and its target; of more than two the one that is furthest from it.
 fn constraints(report: &StepReport) -> String {
     let module = |c: &shearling_masks::ModuleConstraint| {
         format!("{} {:.2}/{:.2}", c.module, c.expected_sparsity, c.target_sparsity)
     };
-    let text = report.constraints.iter().map(module).collect::<Vec<_>>().join(" ");
-    if text.is_empty() { text } else { format!("  sparsity {text}") }
+    let all = &report.constraints;
+    let furthest = all.iter().max_by(|a, b| a.violation.abs().total_cmp(&b.violation.abs()));
+    match (all.len(), furthest) {
+        (3.., Some(furthest)) => format!("  sparsity {} +{} more", module(furthest), all.len() - 1),
+        (0, _) => String::new(),
+        _ => format!("  sparsity {}", all.iter().map(module).collect::<Vec<_>>().join(" ")),
+    }
 }

@@ -3,14 +3,17 @@
 use super::ExitStatus;
 use super::export::{prune_one_shot, write_model};
 use super::finish::{finish, finish_at};
+use super::next_step::next_step;
 use super::observer::TerminalObserver;
 use super::refusal::Origin;
 use super::resumed::{Resumed, resume, working_directory};
+use super::run_cost::time_taken;
 use crate::cli::Printer;
 use crate::cli::arguments::{ConfigArguments, Run};
 use crate::cli::table::bytes;
 use crate::config::{self, RunConfig, Stage};
 use crate::export::{Written, folder_name};
+use crate::inspect::TimeTaken;
 use crate::native::runtime::{device, threads};
 use crate::train::saved_run::refuse_existing;
 use crate::train::{Setup, run as train_run};
@@ -41,7 +44,13 @@ pub fn run(arguments: &Run, stage: Stage) -> anyhow::Result<ExitStatus> {
     let one_shot = config.cuts_at_once();
     let origin = if one_shot { Origin::OneShot } else { Origin::Run(config.run.directory.clone()) };
     let stop_at = arguments.stop_at.map(NonZeroU64::get);
-    finish(execute(config, stage, resumes, stop_at, &printer), &origin, &printer)
+    let as_given = config.clone();
+    let written = execute(config, stage, resumes, stop_at, &printer);
+    if let Ok(Some(_)) = &written {
+        let model = as_given.run.directory.join(folder_name(stage));
+        printer.note(next_step(&as_given, stage, arguments.config.config.as_deref(), &model));
+    }
+    finish(written, &origin, &printer)
 }
 
 /// Runs a stage to its end and writes its model; `None` when it stopped before its last step.
@@ -67,12 +76,15 @@ pub fn execute(
         return prune_one_shot(&setup, setup.config.run.directory.join(folder_name(stage)), printer).map(Some);
     }
     let label = stage.name();
-    let mut terminal = TerminalObserver::new(*printer, label, setup.config.train.steps);
+    let mut terminal = TerminalObserver::new(*printer, label, &setup.config);
     let outcome = train_run(&setup, resume, stop_at, &mut terminal)?;
     drop(terminal);
     if let Some(peak) = outcome.peak_memory_bytes {
         let predicted = outcome.predicted_memory.total_bytes();
         printer.note(format!("peak memory of the run {}, predicted {}", bytes(peak as f64), bytes(predicted)));
+    }
+    if let Some(taken) = TimeTaken::read(&outcome.run) {
+        printer.note(format!("the run took {}", time_taken(taken)));
     }
     if !outcome.finished {
         let folder = outcome.run.display();

@@ -4,7 +4,8 @@ use crate::config::ComputeDtype;
 use crate::files::DType;
 use crate::native::ops::projection::project;
 use crate::native::runtime::cards::{CARDS, Card};
-use crate::native::runtime::{device, memory};
+use crate::native::runtime::contention::Watch;
+use crate::native::runtime::{device, memory, threads};
 use crate::train::setup::{Device, compute_dtype, kind};
 use anyhow::Context;
 use std::time::{Duration, Instant};
@@ -24,6 +25,8 @@ pub(in crate::commands) const CARD_UTILISATION: f64 = 0.28;
 /// interrupted, so that a busy machine is measured as it is when it is quiet.
 const CPU_SIDE: i64 = 512;
 const GPU_SIDE: i64 = 8192;
+/// The middle product over the fastest, beyond which a GPU is shared or throttled.
+const HELD_UP: f64 = 1.5;
 /// How long is measured.
 const MEASURE: Duration = Duration::from_secs(1);
 
@@ -39,6 +42,8 @@ pub(in crate::commands) struct Place {
     pub(in crate::commands) flops: Option<f64>,
     /// How that is known, in words.
     pub(in crate::commands) rate_said: String,
+    /// That the machine was busy while its rate was measured, if it was.
+    pub(in crate::commands) busy: Option<String>,
     dtype: DType,
     /// Whether it is a card by name and not this machine.
     card: bool,
@@ -61,6 +66,7 @@ impl Place {
             memory_bytes: Some(card.memory_bytes()),
             flops: Some(CARD_UTILISATION * card.bf16_tflops * 1e12),
             rate_said: "at 28 % of the card's peak".to_string(),
+            busy: None,
             dtype: DType::BF16,
             card: true,
         })
@@ -72,12 +78,16 @@ impl Place {
         let dtype = compute_dtype(ComputeDtype::Auto, device);
         let (share, utilisation) = if device.is_cuda() { (1.0, GPU_UTILISATION) } else { (CPU_SHARE, CPU_UTILISATION) };
         let memory_bytes = memory::usable_bytes(device).map(|bytes| bytes as f64 * share);
-        let flops = product_flops(device, kind(dtype)).ok().map(|flops| flops * utilisation);
-        let gib =
-            memory_bytes.map_or(String::new(), |bytes| format!(" ({:.0} GiB to use)", bytes / (1u64 << 30) as f64));
+        let watch = Watch::begin();
+        let products = product_flops(device, kind(dtype)).ok();
+        let busy = products.and_then(|products| products.doubt(device, &watch));
+        let flops = products.map(|products| products.flops * utilisation);
+        let share_said = if device.is_cuda() { "" } else { ", 60 % of what is free" };
+        let gib = memory_bytes
+            .map_or(String::new(), |bytes| format!(" ({:.0} GiB to use{share_said})", bytes / (1u64 << 30) as f64));
         let name = if device.is_cuda() { "the GPU of this machine" } else { "the CPU of this machine" };
         let rate_said = flops.map_or(String::new(), |flops| format!("at {:.2} TFLOP/s", flops / 1e12));
-        Ok(Place { device, name: format!("{name}{gib}"), memory_bytes, flops, rate_said, dtype, card: false })
+        Ok(Place { device, name: format!("{name}{gib}"), memory_bytes, flops, rate_said, busy, dtype, card: false })
     }
 
     /// What `run.dtype = "auto"` comes to there.
@@ -87,21 +97,48 @@ impl Place {
     }
 }
 
-/// FLOP/s of the fastest product on `device`.
-fn product_flops(device: Device, kind: Kind) -> Result<f64, TchError> {
+/// How fast products were.
+#[derive(Clone, Copy, Debug)]
+struct Products {
+    /// FLOP/s of the fastest.
+    flops: f64,
+    /// How much longer the middle one took than the fastest.
+    slowdown: f64,
+}
+
+impl Products {
+    /// Why the rate may be too low, if it may: others had the CPUs, or most products on a GPU were held up.
+    fn doubt(&self, device: Device, watch: &Watch) -> Option<String> {
+        let why = match device.is_cuda() {
+            true => {
+                (self.slowdown > HELD_UP).then(|| format!("most products took {:.1} times the fastest", self.slowdown))
+            }
+            false => watch.contention(threads::count()).map(|contention| contention.to_string()),
+        }?;
+        Some(format!(
+            "this machine is busy: {why} while its speed was measured; do not trust the times, ask again when it is quiet"
+        ))
+    }
+}
+
+/// Times products on `device`.
+fn product_flops(device: Device, kind: Kind) -> Result<Products, TchError> {
     let _no_grad = tch::no_grad_guard();
     let side = if device.is_cuda() { GPU_SIDE } else { CPU_SIDE };
     let matrix = || Tensor::f_ones([side, side], (kind, device));
-    let (x, weight, begun, mut best) = (matrix()?, matrix()?, Instant::now(), f64::INFINITY);
-    while begun.elapsed() < MEASURE {
+    let (x, weight, begun, mut seconds) = (matrix()?, matrix()?, Instant::now(), Vec::new());
+    while seconds.is_empty() || begun.elapsed() < MEASURE {
         let start = Instant::now();
         project(&x, &[(&weight, None)])?;
         if let Device::Cuda(index) = device {
             tch::Cuda::synchronize(index as i64);
         }
-        best = best.min(start.elapsed().as_secs_f64());
+        seconds.push(start.elapsed().as_secs_f64());
     }
-    Ok(2.0 * (side as f64).powi(3) / best)
+    seconds.sort_by(f64::total_cmp);
+    let at = |index: usize| seconds.get(index).copied().unwrap_or(f64::NAN);
+    let (best, middle) = (at(0), at(seconds.len() / 2));
+    Ok(Products { flops: 2.0 * (side as f64).powi(3) / best, slowdown: middle / best })
 }
 
 /// The card of that name.

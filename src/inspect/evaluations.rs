@@ -14,6 +14,9 @@ const MOST_ROWS: usize = 10_000;
 pub struct Evaluation {
     /// Finished steps.
     pub step: u64,
+    /// How long it took, where the run says so.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub seconds: Option<f64>,
     /// `plain` (no masks), `expected` (as many units open as expected), `target` (cut to the exact target).
     pub gates: String,
     /// Mean over the domains, nats per target token.
@@ -87,6 +90,7 @@ impl Evaluation {
         let removed = record.masks.as_ref().map(MaskState::removed).unwrap_or_default();
         Evaluation {
             step,
+            seconds: record.seconds,
             gates: record.gates.as_deref().map(shown).unwrap_or_default(),
             mean_loss: record.mean_loss,
             teacher_loss: record.teacher_loss,

@@ -42,6 +42,9 @@ pub struct RunHistory {
     pub tokens: Option<f64>,
     /// Seconds spent in the recorded steps.
     pub seconds: f64,
+    /// Seconds spent in evaluations; `None` where not all of them were timed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub evaluation_seconds: Option<f64>,
     /// Whether its model came out of a pruning run.
     pub continues_pruned: bool,
     /// Domains in the order of the data.

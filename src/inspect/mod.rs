@@ -28,6 +28,7 @@ pub mod settling;
 pub mod snapshots;
 pub mod story;
 pub mod survivors;
+pub mod time_taken;
 pub mod units;
 pub mod written;
 
@@ -47,4 +48,5 @@ pub use runs_inside::runs_hint;
 pub use settling::{Settled, SettledRow};
 pub use snapshots::MaskSnapshot;
 pub use survivors::{SurvivingLayer, Survivors};
+pub use time_taken::TimeTaken;
 pub use written::{WrittenEquivalence, WrittenModel};

@@ -16,6 +16,7 @@ use super::one_shot;
 use super::recorded::Recorded;
 use super::runs_inside::runs_hint;
 use super::story;
+use super::time_taken::TimeTaken;
 use super::written::WrittenModel;
 use crate::run_dir::RunDir;
 use crate::run_dir::layout::{CHECKPOINTS, LOCK, METRICS, RESOLVED_CONFIG, SNAPSHOTS};
@@ -73,6 +74,8 @@ impl RunHistory {
     }
 
     fn take_records(&mut self, recorded: Recorded) {
+        let taken = TimeTaken::of(&recorded);
+        (self.seconds, self.evaluation_seconds) = (taken.steps, taken.evaluations);
         self.started = recorded.start.as_ref().and_then(|started| started.time);
         let start = recorded.start.map(|started| started.what).unwrap_or_default();
         let text = |text: &Option<String>| text.as_deref().map(shown);
@@ -88,7 +91,6 @@ impl RunHistory {
         let last = recorded.steps.step.last().or(self.checkpoints.last());
         self.finished_steps = last.copied().unwrap_or(0);
         self.tokens = super::columns::ends(&recorded.steps.tokens).1;
-        self.seconds = recorded.steps.seconds.iter().flatten().sum();
         self.steps = recorded.steps;
         self.evaluations = recorded.evaluations;
         self.events = recorded.events;

@@ -18,6 +18,9 @@ pub struct RunSummary {
     pub tokens: Option<u64>,
     /// Seconds spent in steps.
     pub seconds: f64,
+    /// Seconds spent in evaluations; `None` where not all of them were timed.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub evaluation_seconds: Option<f64>,
     /// Mean tokens per second over the recorded steps.
     pub tokens_per_second: Option<f64>,
     /// Training loss of the first and the last step.
@@ -90,6 +93,7 @@ impl RunSummary {
             steps: history.planned_steps,
             tokens: history.tokens.map(|tokens| tokens as u64),
             seconds: history.seconds,
+            evaluation_seconds: history.evaluation_seconds,
             tokens_per_second: rate,
             first_loss,
             last_loss,

@@ -43,6 +43,28 @@ fn fonts() -> Arc<Database> {
 mod tests {
     use super::*;
     use crate::report::chart::tests::samples;
+    use crate::report::chart::{Caption, LineChart, LineSpec, Series};
+    use crate::report::number::Unit;
+
+    #[test]
+    fn two_lines_of_one_colour_are_told_apart_by_shapes_in_a_picture_too() {
+        let drawn = |colour: usize| {
+            let values: Vec<(f64, f64)> = (0..60).map(|i| (f64::from(i), f64::from(i % 5))).collect();
+            let series = Series::new("a", "run", (colour, 0), values, 60);
+            let spec = LineSpec::new(Caption::new("line", "a", "a"), "step", "nats", Unit::Plain);
+            Pixmap::decode_png(
+                &png(&Figure::Line(LineChart::build(spec, vec![series], vec![], vec![]).unwrap())).unwrap(),
+            )
+            .unwrap()
+        };
+        let differ = |a: &Pixmap, b: &Pixmap| a.pixels().iter().zip(b.pixels()).filter(|(a, b)| a != b).count();
+        // The colours come round after eight: at least five shapes of some forty pixels each.
+        let (first, ninth, seventeenth) = (drawn(0), drawn(8), drawn(16));
+        for (a, b) in [(&first, &ninth), (&ninth, &seventeenth), (&first, &seventeenth)] {
+            assert!(differ(a, b) > 200, "{}", differ(a, b));
+        }
+        assert_eq!(differ(&first, &drawn(0)), 0);
+    }
 
     #[test]
     fn pictures_decode_and_are_not_blank() {

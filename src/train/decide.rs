@@ -32,9 +32,14 @@ impl Intervals {
     /// Evaluations of the whole run: the one before the first step, the scheduled ones, and with masks a second one of the
     /// cut wherever a step is saved on schedule.
     pub fn evaluations(&self, with_masks: bool) -> u64 {
-        let steps = 1..=self.steps;
+        1 + self.evaluations_after(0, with_masks)
+    }
+
+    /// Those of them that are left after `step`.
+    pub fn evaluations_after(&self, step: u64, with_masks: bool) -> u64 {
+        let steps = step + 1..=self.steps;
         let cuts = if with_masks { steps.clone().filter(|step| self.saves_on_schedule(*step)).count() } else { 0 };
-        1 + (steps.filter(|step| self.evaluates(*step)).count() + cuts) as u64
+        (steps.filter(|step| self.evaluates(*step)).count() + cuts) as u64
     }
 
     /// Evaluate after `step`: on schedule and at the end.
@@ -104,6 +109,9 @@ mod tests {
             assert_eq!((run.mixer_updates(), &steps), (expected.len() as u64, &expected));
         }
         assert_eq!(Intervals { evaluate_every: 50, ..RUN }.mixer_updates(), 1);
+        // After 30, 60, 90 and 100; of the cut after 40, 80 and 100.
+        assert_eq!([(0, false), (0, true)].map(|(step, masks)| RUN.evaluations_after(step, masks)), [4, 7]);
+        assert_eq!([(60, true), (100, true)].map(|(step, masks)| RUN.evaluations_after(step, masks)), [4, 0]);
     }
 
     #[test]

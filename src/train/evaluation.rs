@@ -49,6 +49,9 @@ pub struct EvalReport {
     pub step: u64,
     /// How the gates were set.
     pub gates: EvalGates,
+    /// How long it took, where it was timed.
+    #[serde(default)]
+    pub seconds: Option<f64>,
     /// Loss by domain.
     pub domains: Vec<DomainLoss>,
     /// Loss of every row by domain, nats per target token, of the model before the first step and of the cut: two models
@@ -150,6 +153,7 @@ impl Trainer {
         Ok(EvalReport {
             step: self.counters.step,
             gates,
+            seconds: None,
             mean: mean_loss(&domains),
             domains,
             row_losses: None,

@@ -10,7 +10,6 @@ use super::optimizer::Group;
 use super::step::StepReport;
 use super::trainer::{MaskTraining, Trainer};
 use crate::files::{BoundedLine, BoundedLines, write_atomic};
-use crate::native::runtime::memory::peak_bytes;
 use crate::run_dir::layout::METRICS;
 use crate::run_dir::record::{
     Constraint, DomainEval, DomainStep, Eval, GradientNorm, LONGEST_LINE_BYTES, LearningRate, MaskState, ModuleMasks,
@@ -110,13 +109,15 @@ fn truncate_after(path: &Path, step: u64) -> Result<(), Error> {
     Ok(write_atomic(path, kept.as_bytes())?)
 }
 
-/// Time a step took.
+/// What a step took.
 #[derive(Clone, Copy, Debug)]
 pub struct Timing {
     /// Seconds of this step.
     pub seconds: f64,
     /// Tokens of this step per second.
     pub tokens_per_second: f64,
+    /// Peak memory of the run so far, without what the process had before the model; where the system tells.
+    pub peak_memory_bytes: Option<u64>,
 }
 
 /// The record of a step.
@@ -151,7 +152,7 @@ pub fn step_record(trainer: &Trainer, report: &StepReport, timing: Timing) -> Re
         seconds: Some(timing.seconds),
         tokens_per_second: Some(timing.tokens_per_second),
         model_flops_per_second: Some(timing.tokens_per_second * trainer.flops_per_token()),
-        peak_memory_bytes: peak_bytes(trainer.device),
+        peak_memory_bytes: timing.peak_memory_bytes,
         constraints: masks.map(|_| report.constraints.iter().map(constraint).collect()),
         sparsity: masks.map(|masks| sparsity(trainer, report, masks)),
     };
@@ -221,6 +222,7 @@ pub fn eval_record(trainer: &Trainer, report: &EvalReport, snapshot: Option<&str
     let rows = |rows: &Vec<f64>| rows.iter().copied().map(Some).collect();
     let eval = Eval {
         tokens: Some(trainer.counters.tokens),
+        seconds: report.seconds,
         gates: Some(report.gates.name().to_string()),
         mean_loss: report.mean,
         teacher_loss: report.teacher,

@@ -3,6 +3,7 @@
 
 use super::Error;
 use crate::config::Mixer;
+use crate::eval::DomainLoss;
 use crate::words::counted;
 use serde_json::Value;
 use shearling_domains::MixerKind;
@@ -19,6 +20,8 @@ pub struct References {
     pub losses: Option<Vec<f64>>,
     /// Rows by domain on which they were measured, where their file says so.
     pub rows: BTreeMap<String, u64>,
+    /// That they stand on too few rows, of a mixer that follows them.
+    pub noise: Option<String>,
     /// Why they are not used, where a static mixer was given some that cannot be.
     pub warning: Option<String>,
 }
@@ -43,19 +46,20 @@ impl References {
     }
 
     fn read(mixer: &mut Mixer, names: &[String]) -> Result<References, Error> {
-        let (key, rows) = match mixer.reference_file.take() {
-            None => ("mixer.reference_loss".to_string(), BTreeMap::new()),
+        let (key, rows, noise) = match mixer.reference_file.take() {
+            None => ("mixer.reference_loss".to_string(), BTreeMap::new(), None),
             Some(path) => {
                 let key = format!("mixer.reference_file {}", path.display());
                 let file = read_references(&path)
                     .map_err(|error| Error::Mismatch(format!("mixer.reference_file: {error}")))?;
                 mixer.reference_loss = Some(file.losses);
-                (key, file.rows)
+                let noise = few_rows(&file.measured).filter(|_| mixer.kind != MixerKind::Static);
+                (key, file.rows, noise.map(|noise| format!("mixer.reference_file: {noise}")))
             }
         };
         let given = mixer.reference_loss.as_ref();
         let losses = given.map(|given| in_order(&key, given, names)).transpose()?;
-        Ok(References { losses, rows, warning: None })
+        Ok(References { losses, rows, noise, warning: None })
     }
 }
 
@@ -65,6 +69,42 @@ struct ReferenceFile {
     losses: BTreeMap<String, f64>,
     /// Where it says them.
     rows: BTreeMap<String, u64>,
+    /// The domains that it tells in full.
+    measured: Vec<DomainLoss>,
+}
+
+/// Standard error, in nats, of a reference that a mixer should not follow: as much as many domains lose by pruning.
+const NOISY: f64 = 0.05;
+/// Rows from which on more of them are no cheap remedy.
+const MANY_ROWS: usize = 64;
+/// The most that are asked for.
+const MOST_ROWS: usize = 256;
+
+/// What to say of losses that are to be references and stand on so few rows that their errors matter; the rows that would
+/// do are those that bring the error down to [`NOISY`], which falls with their square root.
+pub fn few_rows(measured: &[DomainLoss]) -> Option<String> {
+    let error = |domain: &DomainLoss| domain.standard_error.filter(|error| error.is_finite()).unwrap_or(f64::INFINITY);
+    let known = |domain: &DomainLoss| domain.loss.is_some_and(f64::is_finite);
+    let noisy = |domain: &&DomainLoss| known(domain) && (1..MANY_ROWS).contains(&domain.rows) && error(domain) > NOISY;
+    let noisy: Vec<&DomainLoss> = measured.iter().filter(noisy).collect();
+    let worst = *noisy.iter().max_by(|a, b| error(a).total_cmp(&error(b)))?;
+    let enough = |domain: &&DomainLoss| domain.rows as f64 * (error(domain) / NOISY).powi(2);
+    let rows = noisy.iter().map(enough).fold(0.0, f64::max).min(MOST_ROWS as f64) as usize;
+    let rows = rows.next_power_of_two().clamp(2 * worst.rows, MOST_ROWS.max(2 * worst.rows));
+    let loss = worst.loss.map_or("?".to_string(), |loss| format!("{loss:.2}"));
+    let said = match error(worst) {
+        error if error.is_finite() => format!("{loss} ± {error:.2} from {}", counted(worst.rows as u64, "row")),
+        _ => format!("{loss} from a single row"),
+    };
+    let others = match noisy.len() - 1 {
+        0 => String::new(),
+        others => format!(", and {} more known no better than ± {NOISY}", counted(others as u64, "domain")),
+    };
+    Some(format!(
+        "reference losses stand on few rows: {} {said}{others}; measure them on more with shearling eval --rows {rows} \
+         --write-reference FILE, and set eval.rows_per_domain = {rows} in the run",
+        worst.domain
+    ))
 }
 
 /// The most rows of a domain that a file of reference losses was measured on, where it says so.
@@ -88,9 +128,14 @@ fn read_references(path: &Path) -> Result<ReferenceFile, Error> {
         loss.map(|loss| (domain.clone(), loss))
             .ok_or_else(|| damaged(format!("reference_loss.{domain} is not a number; measure it again")))
     };
-    let rows = value.get("domains").and_then(|domains| domains.as_array()).into_iter().flatten();
-    let rows = rows.filter_map(|domain| Some((domain["domain"].as_str()?.to_string(), domain["rows"].as_u64()?)));
-    Ok(ReferenceFile { losses: map.iter().map(number).collect::<Result<_, _>>()?, rows: rows.collect() })
+    let domains = || value.get("domains").and_then(|domains| domains.as_array()).into_iter().flatten();
+    let rows = domains().filter_map(|domain| Some((domain["domain"].as_str()?.to_string(), domain["rows"].as_u64()?)));
+    let measured = domains().filter_map(|domain| serde_json::from_value(domain.clone()).ok());
+    Ok(ReferenceFile {
+        losses: map.iter().map(number).collect::<Result<_, _>>()?,
+        rows: rows.collect(),
+        measured: measured.collect(),
+    })
 }
 
 /// Proportions before the first update; all domains alike when none are given.
@@ -181,6 +226,35 @@ mod tests {
         let references = References::of(&mut mixer, &names(["a"])).unwrap();
         assert_eq!((references.losses, references.warning), (Some(vec![1.5]), None));
         assert_eq!(mixer.reference_file, None, "the numbers are in the table now");
+    }
+
+    #[test]
+    fn references_from_few_rows_are_doubted_where_they_are_followed() {
+        let measured = |rows: usize, error: Option<f64>| DomainLoss {
+            domain: format!("d{rows}"),
+            loss: Some(3.125),
+            standard_error: error,
+            rows,
+            tokens: 100 * rows,
+        };
+        assert_eq!(few_rows(&[measured(8, Some(0.04)), measured(64, Some(0.2)), measured(0, None)]), None);
+        let said = few_rows(&[measured(8, Some(0.125)), measured(9, Some(0.0625)), measured(7, Some(0.01))]).unwrap();
+        assert!(said.contains("d8 3.12 ± 0.12 from 8 rows, and 1 domain more known"), "{said}");
+        // 8 · (0.125 / 0.05)² = 50 rows.
+        assert!(said.contains("--rows 64") && said.contains("eval.rows_per_domain = 64"), "{said}");
+        assert!(few_rows(&[measured(1, None)]).unwrap().contains("from a single row"));
+        assert!(few_rows(&[measured(8, Some(9.0))]).unwrap().contains("--rows 256"));
+
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("references.json");
+        let file = serde_json::json!({ "reference_loss": { "d8": 3.125 }, "domains": [measured(8, Some(0.125))] });
+        std::fs::write(&path, file.to_string()).unwrap();
+        let noise = |kind| {
+            let mut mixer = Mixer { kind, reference_file: Some(path.clone()), ..Mixer::default() };
+            References::of(&mut mixer, &names(["d8"])).unwrap().noise
+        };
+        assert!(noise(MixerKind::Dynamic).unwrap().starts_with("mixer.reference_file: reference losses stand on few"));
+        assert_eq!(noise(MixerKind::Static), None);
     }
 
     #[test]

@@ -3,6 +3,7 @@
 
 use super::Error;
 use super::decide::{Intervals, improves};
+use super::evaluation::EvalReport;
 use super::guard::{check_divergence, check_end, ended, recovery_advice_of, remember, require_finite, tell_alarm};
 use super::journal::Journal;
 use super::metrics::{self, Timing};
@@ -59,7 +60,7 @@ pub fn run(setup: &Setup, resume: bool, stop_at: Option<u64>, observer: &mut dyn
     }
     let first_step = trainer.counters.step;
     while !intervals.stops(trainer.counters.step, false) {
-        if let Err(error) = one_step(&mut trainer, setup, &folder, &mut journal, observer) {
+        if let Err(error) = one_step(&mut trainer, setup, base, &folder, &mut journal, observer) {
             // Data that ran out or broke leaves the state between two steps whole: the steps so far are kept.
             if matches!(error, Error::Domains(_)) && is_unsaved(&trainer, checkpoint.as_ref()) {
                 save(&mut trainer, setup, &folder, &mut journal, observer)?;
@@ -105,11 +106,20 @@ pub fn run(setup: &Setup, resume: bool, stop_at: Option<u64>, observer: &mut dyn
         domain_rows: trainer.counters.domain_rows.clone(),
         proportions: trainer.proportions().to_vec(),
         predicted_memory: predicted_memory(setup),
-        peak_memory_bytes: memory::peak_bytes(setup.device)
-            .zip(base)
-            .filter(|_| trainer.counters.step > first_step)
-            .map(|(peak, base)| peak.saturating_sub(base)),
+        peak_memory_bytes: peak_above(base, setup).filter(|_| trainer.counters.step > first_step),
     })
+}
+
+/// Peak memory of the device of the run so far, above what the process had before: what was predicted is without it too.
+fn peak_above(base: Option<u64>, setup: &Setup) -> Option<u64> {
+    memory::peak_bytes(setup.device).zip(base).map(|(peak, base)| peak.saturating_sub(base))
+}
+
+/// An evaluation, with how long it took.
+fn timed(evaluate: impl FnOnce() -> Result<EvalReport, Error>) -> Result<EvalReport, Error> {
+    let begun = Instant::now();
+    let report = evaluate()?;
+    Ok(EvalReport { seconds: Some(begun.elapsed().as_secs_f64()), ..report })
 }
 
 /// Whether steps were taken since the last checkpoint.
@@ -149,6 +159,7 @@ fn source_stages(setup: &Setup) -> Option<Vec<(String, u64, u64)>> {
 fn one_step(
     trainer: &mut Trainer,
     setup: &Setup,
+    base: Option<u64>,
     folder: &RunDir,
     journal: &mut Journal,
     observer: &mut dyn Observer,
@@ -157,7 +168,11 @@ fn one_step(
     let report = trainer.step()?;
     let seconds = before.elapsed().as_secs_f64();
     trainer.counters.seconds += seconds;
-    let timing = Timing { seconds, tokens_per_second: report.tokens as f64 / seconds.max(1e-9) };
+    let timing = Timing {
+        seconds,
+        tokens_per_second: report.tokens as f64 / seconds.max(1e-9),
+        peak_memory_bytes: peak_above(base, setup),
+    };
     let record = metrics::step_record(trainer, &report, timing);
     journal.write(&record)?;
     let alarm = trainer.watchdog.take(&record);
@@ -197,7 +212,7 @@ fn evaluate_start(
     journal: &mut Journal,
     observer: &mut dyn Observer,
 ) -> Result<(), Error> {
-    let report = trainer.evaluate_plain()?;
+    let report = timed(|| trainer.evaluate_plain())?;
     require_finite(&report, setup)?;
     let record = metrics::eval_record(trainer, &report, None);
     journal.write(&record)?;
@@ -213,7 +228,7 @@ fn evaluate(
     journal: &mut Journal,
     observer: &mut dyn Observer,
 ) -> Result<(), Error> {
-    let report = trainer.evaluate(intervals)?;
+    let report = timed(|| trainer.evaluate(intervals))?;
     let snapshot = snapshot(trainer, folder.root())?;
     let record = metrics::eval_record(trainer, &report, snapshot.as_deref());
     journal.write(&record)?;
@@ -239,7 +254,7 @@ fn consider_for_best(
     observer: &mut dyn Observer,
 ) -> Result<(), Error> {
     if trainer.masks().is_some() {
-        let cut = trainer.evaluate_target()?;
+        let cut = timed(|| trainer.evaluate_target())?;
         journal.write(&metrics::eval_record(trainer, &cut, None))?;
         observer.evaluated(trainer, &cut);
         loss = cut.mean;

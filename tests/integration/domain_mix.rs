@@ -54,7 +54,9 @@ fn finished(setup: &Setup) -> (Outcome, Vec<String>) {
 fn of_type(run: &Path, kind: &str) -> Vec<Value> {
     let records = metrics::read(&run.join(METRICS)).unwrap();
     let strip = |mut record: Value| {
-        record.as_object_mut().unwrap().remove("time");
+        for time in ["time", "seconds"] {
+            record.as_object_mut().unwrap().remove(time);
+        }
         record
     };
     records.into_iter().filter(|record| record["type"] == kind).map(strip).collect()

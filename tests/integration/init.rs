@@ -120,6 +120,51 @@ fn what_it_writes_runs() {
     let output = shearling(&arguments.iter().map(String::as_str).collect::<Vec<_>>());
     assert_eq!(output.status.code(), Some(0), "{}", String::from_utf8_lossy(&output.stderr));
     assert!(desk.at("run/pruned/config.json").is_file());
+    let (stdout, stderr) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert_eq!(stdout, format!("{run}/pruned\n"), "the path alone");
+    assert!(stderr.contains("the run took ") && stderr.contains(" in steps, "), "{stderr}");
+    let next = format!("next: shearling eval {} {run}/pruned --data {}\n", desk.text("source"), data_path());
+    assert!(stderr.ends_with(&next), "not in the folder that the second file reads: {stderr}");
+}
+
+#[test]
+fn it_tells_the_time_that_plan_tells() {
+    let desk = Desk::new();
+    write_tiny_source(&desk.at("source"));
+    let with_data = ["--hidden-size", "24", "--data", &data_path(), "--tokens", "10M", "--card", "h200"];
+    for more in [&with_data[..], &["--hidden-size", "24", "--card", "h200", "--sequence-length", "32", "--force"]] {
+        let answer = desk.init(&desk.text("source"), more);
+        for (stage, name) in [("prune", "small.toml"), ("continue", "small-continue.toml")] {
+            let rows: &[&str] = if more.contains(&"--data") { &[] } else { &["--sequence-length", "32"] };
+            let file = desk.text(name);
+            let planned = shearling(&[&["plan", "--config", &file, "--card", "h200", "--json"], rows].concat());
+            let planned: Value = serde_json::from_slice(&planned.stdout).unwrap();
+            let seconds = answer[stage]["seconds"].as_f64().unwrap();
+            assert!(seconds > 0.0 && answer[stage]["seconds"] == planned["seconds"], "{stage}: {planned}");
+            assert_eq!(planned["evaluation_flops"].is_null(), !more.contains(&"--data"));
+            let text = std::fs::read_to_string(&file).unwrap();
+            let said = if more.contains(&"--data") { " with " } else { ", whose rows are not known yet" };
+            assert!(text.lines().any(|line| line.contains(" tokens, about ") && line.contains(said)), "{text}");
+        }
+    }
+}
+
+#[test]
+fn files_are_named_by_what_was_asked_for_and_both_numbers_are_told() {
+    let desk = Desk::new();
+    desk.config_alone("llama2-7b.json");
+    // A folder called model is named by the one around it.
+    std::fs::rename(desk.at("model"), desk.at("llama")).unwrap();
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_shearling"));
+    let output = command
+        .args(["init", "llama", "--target-params", "1.37B", "--card", "h200"])
+        .current_dir(desk.folder.path())
+        .output()
+        .unwrap();
+    let stdout = String::from_utf8_lossy(&output.stdout);
+    assert!(desk.at("llama-to-1.4B.toml").is_file() && desk.at("llama-to-1.4B-continue.toml").is_file(), "{stdout}");
+    let said = stdout.lines().find(|line| line.contains("were asked for")).unwrap();
+    assert!(said.starts_with("1,370,000,000 parameters were asked for, the nearest shape has 1,3"), "{said}");
 }
 
 #[test]

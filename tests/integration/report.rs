@@ -104,9 +104,10 @@ fn planted_facts_are_read_back_from_the_page() {
     assert!(constraint["points"].to_string().contains("exactly the target shape"), "{constraint}");
     let settled = answer(&data, "settled");
     assert_eq!(settled["answer"], "From step 60 on no mask changes its set of kept units by more than 1 %.");
-    for fact in
-        ["kv_head: same units kept from step 60", "intermediate: same units kept from step 40, decided from step 80"]
-    {
+    for fact in [
+        "kv_head: keeps the same units from step 60 on",
+        "intermediate: keeps the same units from step 40 on; under 1 % of them undecided from step 80 on",
+    ] {
         assert!(settled["points"].to_string().contains(fact), "{settled}");
     }
     let degradation = answer(&data, "degradation");

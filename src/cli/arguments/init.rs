@@ -10,49 +10,52 @@ use std::path::PathBuf;
 pub struct Init {
     /// The model: a Hugging Face folder, or its config.json alone.
     pub model: PathBuf,
-    /// Parameters of the small model, all of them: 0.5B, 350M or 350000000.
+    /// Parameters of the pruned model, embedding and head included: 0.5B, 350M or 350000000.
     #[arg(long, value_name = "COUNT", value_parser = count)]
     pub target_params: Option<u64>,
-    /// Its hidden size. Sizes that are given are kept, the others follow from --target-params, or stay without it.
+    /// Hidden size of the pruned model. Sizes given here are fixed; the others are chosen to reach --target-params, or, without
+    /// it, stay as in the source.
     #[arg(long, value_name = "D")]
     pub hidden_size: Option<NonZeroU32>,
-    /// Its MLP width.
+    /// Its MLP (intermediate) size.
     #[arg(long, value_name = "F")]
     pub intermediate_size: Option<NonZeroU32>,
-    /// Its layers.
+    /// Its number of layers.
     #[arg(long, value_name = "L")]
     pub layers: Option<NonZeroU32>,
-    /// Its query heads.
+    /// Its number of query heads.
     #[arg(long, value_name = "H")]
     pub heads: Option<NonZeroU32>,
-    /// Its key/value heads.
+    /// Its number of key/value heads (GQA groups).
     #[arg(long, value_name = "K")]
     pub kv_heads: Option<NonZeroU32>,
-    /// Data prepared with the model's tokenizer; default data/NAME, which the written files tell how to make.
+    /// Folder written by `data prepare` with the model's tokenizer [default: data/NAME; if it is not there yet, the written files
+    /// say how to make it].
     #[arg(long, value_name = "DIR")]
     pub data: Option<PathBuf>,
-    /// Other data to continue with; default the same.
+    /// Other data for the second stage, continued pre-training [default: --data].
     #[arg(long, value_name = "DIR")]
     pub continue_data: Option<PathBuf>,
-    /// Tokens per row while there is no data; default 4096 on a GPU, 1024 on a CPU.
+    /// Sequence length in tokens, while there is no prepared data to take it from [default: 4096 on a GPU, 1024 on a CPU].
     #[arg(long, value_name = "TOKENS")]
     pub sequence_length: Option<NonZeroU32>,
-    /// Reference losses of `eval --write-reference`: the mix then follows the excess losses.
+    /// Reference losses of the source, from `eval --write-reference`: domains are then re-weighted by their excess loss over them.
     #[arg(long, value_name = "FILE")]
     pub reference_file: Option<PathBuf>,
-    /// Time for both stages, on this device; default 1 on a CPU, 24 on a GPU.
+    /// Time budget of both stages together, in hours on this machine or --card [default: 1 on a CPU, 24 on a GPU].
     #[arg(long, value_name = "HOURS", conflicts_with = "tokens", allow_negative_numbers = true)]
     pub hours: Option<f64>,
-    /// Or tokens for both stages: 1B, 20M.
+    /// Token budget of both stages together, instead of --hours: 1B, 20M.
     #[arg(long, value_name = "COUNT", value_parser = count)]
     pub tokens: Option<u64>,
-    /// For this GPU instead of this machine: rtx4090, rtx5090, a100-40, l40s, h100, a100-80, h200 or b200.
+    /// Write for this GPU instead of this machine: rtx4090, rtx5090, a100-40, l40s, h100, a100-80, h200 or b200.
     #[arg(long, value_name = "NAME")]
     pub card: Option<String>,
-    /// The file of the prune stage; the other one gets -continue before its ending. Default NAME-to-COUNT.toml.
+    /// The configuration for `prune`; that for `pretrain` gets -continue before its ending [default: NAME-to-COUNT.toml, where
+    /// COUNT is --target-params as asked, else what the sizes come to].
     #[arg(long, value_name = "FILE")]
     pub out: Option<PathBuf>,
-    /// Write over files that are there.
+    /// Overwrite existing files.
     #[arg(long)]
     pub force: bool,
     /// One JSON object instead of text.

@@ -53,31 +53,34 @@ pub enum Command {
     /// Write a commented configuration to prune a model and one to continue it, for this machine.
     ///
     /// Needs the model's config.json, not its weights: `shearling init MODEL --target-params 0.5B --data DIR`. The shape keeps
-    /// the model's proportions in units that other tools take; steps and batch follow from a budget (--hours or --tokens),
-    /// rows per forward from the memory. Every value has its reason beside it. docs/guides/init.md has the rules.
+    /// the model's proportions, in sizes that transformers loads and GPUs like (multiples of 128 or 64); steps and batch size
+    /// follow from a budget (--hours or --tokens), the micro-batch from the memory. Every value has its reason beside it.
+    /// docs/guides/init.md has the rules.
     Init(Init),
-    /// Dry run of a configuration: shapes, parameters, rows, memory, FLOPs, time and disk; nothing is written. Or
-    /// shapes for a small model, and what each costs.
+    /// Dry run of a configuration: shapes, parameters, rows, memory, FLOPs, time and disk; nothing is written. Or: target
+    /// shapes for a size, memory or latency, and what each costs.
     ///
     /// A config.json is enough: weights and data are looked at where they are, and what could not be looked at is said. A
     /// stage whose source is not written yet takes its shape from the configuration that will write it. All problems are
     /// listed in one go; exit code 1 if there are any.
     ///
     /// `plan MODEL --target-params 1.3B`, or --target-memory, or --target-latency, lists shapes that the model can be pruned
-    /// to, of different character, with their memory, speed and cost, and prints the [target] table of one.
+    /// to (widths in proportion, deeper, shallower, …), with their memory, speed and cost, and prints the [target]
+    /// table of one.
     /// docs/guides/plan.md has the rules.
     #[command(after_long_help = examples::PLAN)]
     Plan(Plan),
-    /// Learn masks until the target shape is met, then write the small model as a Hugging Face folder.
+    /// Train pruning masks together with the weights until the target shape is met, then write the pruned model as a Hugging
+    /// Face folder.
     ///
-    /// The run folder gets checkpoints/, masks/, metrics.jsonl and at the end pruned/, the Hugging Face folder. It
-    /// is published only if its logits equal the masked model's on real rows; otherwise the exit code is 1. Ctrl-C stops
-    /// the run with a checkpoint, `--resume` continues it.
+    /// The run folder (run.directory) gets checkpoints/, masks/, metrics.jsonl and at the end pruned/, the Hugging Face folder.
+    /// That is written only if its logits equal those of the masked model on held-out rows; otherwise the exit code is 1.
+    /// Ctrl-C stops the run with a checkpoint, `--resume` continues it.
     #[command(after_long_help = with_changeable(examples::PRUNE))]
     Prune(Run),
-    /// Train (or continue to train) a model on weighted domains, then write it as a Hugging Face folder (model/).
+    /// Continue the pre-training of a model on weighted domains, then write it as a Hugging Face folder (model/).
     ///
-    /// The usual second stage: it starts from the pruned/ of a `prune` run. With [model.random] it trains a new model
+    /// The usual second stage: it starts from the folder pruned/ of a `prune` run. With [model.random] it trains a new model
     /// from scratch. Ctrl-C stops the run with a checkpoint, `--resume` continues it.
     #[command(after_long_help = with_changeable(examples::PRETRAIN))]
     Pretrain(Run),
@@ -278,11 +281,11 @@ pub struct ConfigArguments {
 /// `prune` and `pretrain`
 #[derive(Debug, Args)]
 pub struct Run {
-    /// Which configuration.
+    /// Configuration and overrides.
     #[command(flatten)]
     pub config: ConfigArguments,
-    /// Resume the run in this folder from its last good checkpoint, with the configuration saved there; `--set` may
-    /// change a few keys (see below).
+    /// Resume the run in this folder from its last intact checkpoint, with the configuration saved there; `--set` may
+    /// change a few keys (listed by --help, below).
     #[arg(long, value_name = "RUN", conflicts_with = "config")]
     pub resume: Option<PathBuf>,
     /// Device: auto, cpu, cuda or cuda:N. Overrides run.device.
@@ -294,7 +297,7 @@ pub struct Run {
     /// Also write TensorBoard event files to RUN/tensorboard; the same as run.tensorboard = true.
     #[arg(long)]
     pub tensorboard: bool,
-    /// Stop with a checkpoint after this step; --resume continues.
+    /// Save a checkpoint and stop after this step; `--resume` continues.
     #[arg(long, value_name = "STEP")]
     pub stop_at: Option<NonZeroU64>,
 }

@@ -17,6 +17,7 @@ use crate::eval::EvalRows;
 use crate::eval::multiple_choice::{ScoredQuestion, Task};
 use crate::eval::report::{EvalReport, ModelResult};
 use crate::eval::text_bytes::EvaluatedBytes;
+use crate::train::references::few_rows;
 use questions::Questions;
 use serde_json::{Map, Value, json};
 use shearling_domains::Dataset;
@@ -52,6 +53,9 @@ pub fn run(arguments: &Eval) -> anyhow::Result<ExitStatus> {
     let data = arguments.data.as_ref().map(|path| path.display().to_string());
     let report = EvalReport::new(data.zip(bytes), &questions.tasks, &results);
     let written = outputs.write(&questions.tasks, &results, &report, &printer);
+    if let (Some(_), Some(result)) = (&outputs.reference, results.first()) {
+        few_rows(&result.losses()).into_iter().for_each(|warning| printer.warn(warning));
+    }
     printer.data(table::text(&report), || json!(report));
     written?;
     Ok(ExitStatus::Done)

@@ -31,7 +31,7 @@ const LEAST_ROWS: usize = 4;
 const PUBLISHED_PARAMETERS: f64 = 6.74e9;
 /// Tokens per step of the smallest batch for which the learning rate of the continuation is known.
 const KNOWN_STEP_TOKENS: f64 = 16_384.0;
-/// Time that evaluations and checkpoints take beside the steps.
+/// What evaluations and checkpoints take of a budget beside the steps; the files are told what they really do.
 const OVERHEAD: f64 = 1.2;
 
 /// What there is to spend on both stages.
@@ -55,11 +55,6 @@ pub(super) struct Stage {
 impl Stage {
     pub(super) fn rows(&self) -> u64 {
         self.steps * self.batch_rows as u64
-    }
-
-    /// How long it takes on a device of `flops` FLOP/s in training.
-    pub(super) fn seconds(&self, flops: f64) -> f64 {
-        self.flops * OVERHEAD / flops
     }
 }
 
@@ -172,7 +167,7 @@ mod tests {
         assert_eq!((known.prune.batch_rows, known.next.batch_rows), (16, 32));
         assert_eq!((known.prune.learning_rate, known.next.learning_rate), (5e-4, 1e-3));
         assert!(stages.prune.steps >= 300 && stages.prune.steps < 400, "{stages:?}");
-        let all = stages.prune.seconds(0.5e12) + stages.next.seconds(0.5e12);
+        let all = (stages.prune.flops + stages.next.flops) * OVERHEAD / 0.5e12;
         assert!((0.5..2.0).contains(&(all / 3600.0)), "{all}");
     }
 

@@ -32,13 +32,13 @@ impl Recipe {
             let chosen = part.settings.applied(&config);
             let estimate = MemoryEstimate::new(model, None, &chosen, self.row_tokens, place.device);
             let taken = bytes(estimate.total_bytes());
-            part.memory_said = format!("rows per forward: about {taken} in all");
+            part.memory_said = format!("rows per forward: peak memory {taken}, predicted");
             part.disk_said =
                 format!("{} each, up to {STEPS_AT_ONCE} at a time", bytes(checkpoint_bytes(model, &chosen)));
             if let Some(memory) = place.memory_bytes.filter(|_| found.is_none()) {
                 let fit = Fit::of(&estimate, memory, place.device);
                 self.warnings.push(format!(
-                    "{} takes about {taken} even with one row at a time and blocks computed again; {} {}",
+                    "{}: its predicted peak memory is {taken} even with one row at a time and blocks computed again; {} {}",
                     part.directory.display(),
                     place.name,
                     if fit == Fit::Tight { "only just has that" } else { "has less" }

@@ -12,14 +12,10 @@ mod text;
 use super::ExitStatus;
 use super::inspect::{shape_json, shape_table};
 use super::output_file::OutputFile;
-use super::plan;
 use crate::cli::Printer;
 use crate::cli::arguments::Init;
-use crate::cli::table::duration;
-use crate::files::DType;
-use crate::hf::RawConfig;
+use crate::cli::table::grouped;
 use crate::model::count::ParameterCount;
-use crate::prune::shape::planned_config;
 use recipe::Recipe;
 use serde_json::json;
 use std::path::Path;
@@ -64,15 +60,7 @@ fn refuse_present(files: [&std::path::PathBuf; 2]) -> anyhow::Result<()> {
 
 /// Whatever `plan` would find wrong is found before a file is written.
 fn check(recipe: &Recipe) -> anyhow::Result<()> {
-    let source = RawConfig::read(&recipe.folder.join(RawConfig::FILE_NAME))?;
-    let [prune, next] = recipe.configs()?;
-    let device = crate::train::setup::Device::Cpu;
-    let first = plan::outline(prune, device, Some(source.clone()), Some(recipe.row_tokens))?;
-    let mut problems = first.findings.problems;
-    if let Some(spec) = &first.spec {
-        let pruned = planned_config(&source, spec, DType::F32)?;
-        problems.extend(plan::outline(next, device, Some(pruned), Some(recipe.row_tokens))?.findings.problems);
-    }
+    let problems: Vec<String> = recipe.outlines()?.into_iter().flat_map(|outline| outline.findings.problems).collect();
     match problems.as_slice() {
         [] => Ok(()),
         problems => anyhow::bail!("no configuration was found that can run:\n  {}", problems.join("\n  ")),
@@ -81,8 +69,17 @@ fn check(recipe: &Recipe) -> anyhow::Result<()> {
 
 fn answer(recipe: &Recipe) -> String {
     let mut text = format!("{}\n", shape_table(&[("now", &recipe.model), ("target", &recipe.target)]));
+    let found = ParameterCount::of(&recipe.target).total();
+    if let Some(asked) = recipe.asked.filter(|asked| *asked as i64 != found) {
+        let more = 100.0 * (found as f64 / asked as f64 - 1.0);
+        text.push_str(&format!(
+            "{} parameters were asked for, the nearest shape has {} ({more:+.1} %)\n",
+            grouped(asked),
+            grouped(found)
+        ));
+    }
     for (part, what) in [(&recipe.prune, "prune"), (&recipe.next, "continue")] {
-        let time = recipe.seconds(part).map_or(String::new(), |seconds| format!(", about {}", duration(seconds)));
+        let time = part.time.as_ref().map_or(String::new(), |(_, said)| format!(", about {said}"));
         text.push_str(&format!(
             "{what}: {} steps × {} rows × {} tokens{time}\n",
             part.stage.steps, part.stage.batch_rows, recipe.row_tokens
@@ -95,7 +92,7 @@ fn answer(recipe: &Recipe) -> String {
 fn json(recipe: &Recipe) -> serde_json::Value {
     let model = |model| json!({ "shape": shape_json(model), "total_parameters": ParameterCount::of(model).total() });
     let part = |part: &part::Part| {
-        json!({ "steps": part.stage.steps, "batch_rows": part.stage.batch_rows, "seconds": recipe.seconds(part),
+        json!({ "steps": part.stage.steps, "batch_rows": part.stage.batch_rows, "seconds": part.time.as_ref().map(|(seconds, _)| seconds),
                 "learning_rate": part.stage.learning_rate })
     };
     json!({

@@ -34,6 +34,8 @@ pub(super) struct Part {
     pub(super) settings: Settings,
     pub(super) memory_said: String,
     pub(super) disk_said: String,
+    /// How long it takes, if the speed is known, and the same in words.
+    pub(super) time: Option<(f64, String)>,
 }
 
 impl Part {
@@ -65,6 +67,7 @@ impl Part {
             settings: ONE_ROW,
             memory_said: String::new(),
             disk_said: String::new(),
+            time: None,
         }
     }
 

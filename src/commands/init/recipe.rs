@@ -4,14 +4,17 @@ use super::budget::{Budget, Stages};
 use super::part::Part;
 use crate::cli::arguments::Init;
 use crate::commands::model_folder::config_folder;
+use crate::commands::plan;
 use crate::commands::prepared_data::open_prepared;
+use crate::commands::run_cost::RunCost;
 use crate::commands::shapes::{Need, Wish, find};
 use crate::commands::speed::Place;
 use crate::config::Stage as Command;
 use crate::files::DType;
 use crate::hf::{ModelConfig, RawConfig};
 use crate::model::count::ParameterCount;
-use crate::prune::shape::{resized, source_shape};
+use crate::prune::shape::{planned_config, resized, source_shape};
+use crate::train::Outline;
 use crate::train::references::reference_rows;
 use anyhow::Context;
 use shearling_domains::Dataset;
@@ -70,14 +73,13 @@ impl Recipe {
         let budget = budget(arguments, &place)?;
         let stages = Stages::new(&model, &target, row_tokens, budget);
         let mut warnings = Vec::new();
-        if stages.exceeded {
-            let shorter = shorter_rows(&model, &target, row_tokens, budget);
-            warnings.push(too_small(&stages, &place, shorter));
-        }
-        let file = arguments
-            .out
-            .clone()
-            .unwrap_or_else(|| PathBuf::from(format!("{name}-to-{}.toml", short(ParameterCount::of(&target).total()))));
+        warnings.extend(place.busy.clone());
+        let exceeded = stages.exceeded.then(|| shorter_rows(&model, &target, row_tokens, budget));
+        let file = arguments.out.clone().unwrap_or_else(|| {
+            // By what was asked for: what results of it is near.
+            let count = arguments.target_params.map_or(ParameterCount::of(&target).total(), |asked| asked as i64);
+            PathBuf::from(format!("{name}-to-{}.toml", short(count)))
+        });
         let next_file = continued(&file)?;
         let mut prune = Part::new(Command::Prune, stages.prune, &file, data, dataset.as_ref());
         let mut next = Part::new(Command::Pretrain, stages.next, &next_file, next_data, next_dataset.as_ref());
@@ -113,12 +115,35 @@ impl Recipe {
             warnings,
         };
         recipe.fit(&place)?;
+        recipe.time()?;
+        if let Some(shorter) = exceeded {
+            let warning = too_small(&recipe, shorter);
+            recipe.warnings.push(warning);
+        }
         Ok(recipe)
     }
 
-    /// How long a stage takes, if the speed is known.
-    pub(super) fn seconds(&self, part: &Part) -> Option<f64> {
-        self.flops.map(|flops| part.stage.seconds(flops))
+    /// Tells both stages how long they take, as `plan` counts it.
+    fn time(&mut self) -> anyhow::Result<()> {
+        let Some(rate) = self.flops else { return Ok(()) };
+        let outlines = self.outlines()?;
+        for (part, outline) in [&mut self.prune, &mut self.next].into_iter().zip(&outlines) {
+            let cost = RunCost::of(outline);
+            let seconds = cost.flops() / rate;
+            part.time = Some((seconds, cost.time_said(seconds)));
+        }
+        Ok(())
+    }
+
+    /// Both stages as `plan` would see them, the second one only where the first has a target that can be reached.
+    pub(super) fn outlines(&self) -> anyhow::Result<Vec<Outline>> {
+        let source = RawConfig::read(&self.folder.join(RawConfig::FILE_NAME))?;
+        let [prune, next] = self.configs()?;
+        let device = crate::train::setup::Device::Cpu;
+        let first = plan::outline(prune, device, Some(source.clone()), Some(self.row_tokens))?;
+        let pruned = first.spec.as_ref().map(|spec| planned_config(&source, spec, DType::F32)).transpose()?;
+        let second = pruned.map(|pruned| plan::outline(next, device, Some(pruned), Some(self.row_tokens)));
+        Ok(std::iter::once(first).chain(second.transpose()?).collect())
     }
 
     /// How to plan a stage; without data the length of its rows has to be said.
@@ -198,14 +223,10 @@ fn shorter_rows(source: &ModelConfig, target: &ModelConfig, tokens: i64, budget:
     possible.find(|tokens| !Stages::new(source, target, *tokens, budget).exceeded)
 }
 
-fn too_small(stages: &Stages, place: &Place, shorter: Option<i64>) -> String {
-    let takes = match place.flops {
-        Some(flops) => format!(
-            " and take about {}",
-            crate::cli::table::duration(stages.prune.seconds(flops) + stages.next.seconds(flops))
-        ),
-        None => String::new(),
-    };
+fn too_small(recipe: &Recipe, shorter: Option<i64>) -> String {
+    let seconds = recipe.prune.time.as_ref().zip(recipe.next.time.as_ref()).map(|(prune, next)| prune.0 + next.0);
+    let takes =
+        seconds.map_or(String::new(), |seconds| format!(" and take about {}", crate::cli::table::duration(seconds)));
     format!(
         "the budget is less than masks need to settle: the files have the fewest steps with which most do{takes}; {}",
         match shorter {

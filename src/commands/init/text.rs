@@ -2,7 +2,7 @@
 
 use super::part::Part;
 use super::recipe::Recipe;
-use crate::cli::table::{duration, grouped};
+use crate::cli::table::grouped;
 use crate::config::MomentKind;
 use crate::model::count::ParameterCount;
 use std::fmt::Write as _;
@@ -111,10 +111,7 @@ fn header(recipe: &Recipe) -> String {
 /// What a stage takes, in a line.
 fn taken(recipe: &Recipe, part: &Part) -> String {
     let tokens = grouped((part.stage.rows() as i64) * recipe.row_tokens);
-    let time = match recipe.seconds(part) {
-        Some(seconds) => format!(", about {} {}", duration(seconds), recipe.rate_said),
-        None => String::new(),
-    };
+    let time = part.time.as_ref().map_or(String::new(), |(_, said)| format!(", about {said}, {}", recipe.rate_said));
     format!("{tokens} tokens{time}.")
 }
 

@@ -5,10 +5,11 @@ use super::CsvTarget;
 use super::run_csv::run_csv;
 use super::run_tables as tables;
 use crate::cli::arguments::InspectRun;
-use crate::cli::table::{Table, duration, grouped, optional, ranges};
+use crate::cli::table::{Table, grouped, optional, ranges};
 use crate::cli::{Printer, Terminal};
 use crate::commands::ExitStatus;
-use crate::inspect::{RunHistory, RunSummary, Severity, Survivors, WrittenModel};
+use crate::commands::run_cost::time_taken;
+use crate::inspect::{RunHistory, RunSummary, Severity, Survivors, TimeTaken, WrittenModel};
 use crate::words::{counted, device, thousands};
 use serde_json::{Value, json};
 
@@ -72,16 +73,16 @@ fn headline(history: &RunHistory) -> String {
         times => format!("resumed {times} times"),
     };
     format!(
-        "{}: {} run: step {} of {}, {} tokens in {} ({} tokens/s) on {}\n\
-         training loss {} → {}; {} skipped; {resumed}; {}\n",
+        "{}: {} run: step {} of {}, {} tokens at {} tokens/s on {}\n\
+         took {}\ntraining loss {} → {}; {} skipped; {resumed}; {}\n",
         history.name,
         history.stage.as_deref().unwrap_or("?"),
         thousands(summary.step),
         summary.steps.map_or("?".to_string(), thousands),
         summary.tokens.map_or("?".to_string(), thousands),
-        duration(summary.seconds),
         summary.tokens_per_second.map_or("–".to_string(), |rate| grouped(rate.round() as i128)),
         history.device.as_deref().map_or("?".to_string(), device),
+        time_taken(TimeTaken { steps: summary.seconds, evaluations: summary.evaluation_seconds }),
         optional(summary.first_loss, 4),
         optional(summary.last_loss, 4),
         counted(summary.skipped as u64, "step"),

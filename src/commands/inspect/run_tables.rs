@@ -239,8 +239,9 @@ pub(super) fn polarisation(history: &RunHistory) -> Table {
 
 /// When each mask had found its units.
 pub(super) fn settled(history: &RunHistory) -> Table {
-    let mut table = Table::new(["mask", "same units kept from step", "decided from step", "undecided at the end"]);
-    let from = |from: Option<u64>| from.map_or("not yet".to_string(), |from| step(&from));
+    let mut table =
+        Table::new(["mask", "keeps the same units from step", "under 1 % undecided from step", "undecided at the end"]);
+    let from = |from: Option<u64>| from.map_or("none so far".to_string(), |from| step(&from));
     for settled in &history.settled {
         let undecided: usize = settled.rows.iter().filter(|row| !row.removed).map(|row| row.undecided).sum();
         table.row([

@@ -71,8 +71,13 @@ impl Places {
                 names => names.join(", "),
             }
         };
-        let lead = if device.is_cuda() { "cards" } else { "on a GPU" };
-        text.push_str(&format!("{lead}: {needed:.1} GiB; fits in {}", named(Fit::Yes)));
+        // Where the run is planned for a GPU its peak is told already.
+        let lead = if device.is_cuda() {
+            "cards:".to_string()
+        } else {
+            format!("on a GPU its peak would be {needed:.1} GiB:")
+        };
+        text.push_str(&format!("{lead} fits in {}", named(Fit::Yes)));
         if CARDS.iter().any(|card| self.fit(card) == Fit::Tight) {
             text.push_str(&format!("; only just in {}", named(Fit::Tight)));
         }
@@ -98,7 +103,7 @@ impl Places {
                 "no setting of train.micro_batch_rows, activation_checkpointing or moments makes it fit".to_string()
             }
         };
-        Some(format!("the run takes about {needed:.1} GiB and {lead} {}: {advice}", own.name))
+        Some(format!("the predicted peak memory of {needed:.1} GiB {lead} {}: {advice}", own.name))
     }
 
     pub(super) fn json(&self) -> Value {

@@ -5,18 +5,17 @@ use super::mix::MixReach;
 use super::places::Places;
 use super::rows::{self, DomainRows};
 use crate::cli::arguments::Plan;
-use crate::cli::table::{Table, bytes, duration, grouped};
+use crate::cli::table::{Table, bytes, grouped};
 use crate::commands::inspect::{shape_json, shape_table};
+use crate::commands::run_cost::RunCost;
 use crate::commands::speed::{CARD_UTILISATION, Place};
-use crate::eval::rows_read;
 use crate::files::available_bytes;
 use crate::hf::ModelConfig;
-use crate::model::count::{ParameterCount, forward_flops_per_token, training_flops_per_token};
+use crate::model::count::ParameterCount;
 use crate::native::runtime::cards::Card;
 use crate::native::runtime::device;
 use crate::run_dir::STEPS_AT_ONCE;
 use crate::train::Outline;
-use crate::train::decide::Intervals;
 use crate::train::memory::checkpoint_bytes;
 use crate::train::setup::compute_dtype;
 use serde_json::{Value, json};
@@ -29,23 +28,18 @@ pub(super) struct PlanReport {
     places: Places,
     checkpoint_bytes: f64,
     written_bytes: f64,
-    tokens: f64,
-    /// A teacher's with them.
-    train_flops: f64,
-    /// Of its forward; `None` without a teacher of known shape.
-    teacher_flops: Option<f64>,
-    /// `None` where the rows to evaluate are not known.
-    eval_flops: Option<f64>,
+    cost: RunCost,
     seconds: Option<(f64, String)>,
     /// Of the outline and of the advice.
     pub(super) warnings: Vec<String>,
 }
 
 /// The time at the rate that this machine multiplies at, where the run would be here.
-fn measured_seconds(outline: &Outline, flops: f64) -> Option<(f64, String)> {
+fn measured_seconds(outline: &Outline, flops: f64, busy: &mut Option<String>) -> Option<(f64, String)> {
     let place = Place::here().ok().filter(|place| place.device == outline.device)?;
     let said =
         format!("{}, measured here (`shearling bench step --config FILE` times the step itself)", place.rate_said);
+    busy.clone_from(&place.busy);
     Some((flops / place.flops?, said))
 }
 
@@ -54,30 +48,22 @@ impl PlanReport {
         let config = &outline.config;
         let small = outline.target();
         let domains = DomainRows::of(outline);
-        let tokens = config.train.steps as f64 * config.train.batch_rows as f64 * outline.row_tokens as f64;
-        let forward = |model: &ModelConfig| forward_flops_per_token(model, outline.row_tokens);
-        let teacher_flops = outline.teacher.as_ref().map(|teacher| forward(teacher) * tokens);
-        let own_flops = training_flops_per_token(&outline.model, outline.row_tokens) * tokens;
-        let train_flops = own_flops + teacher_flops.unwrap_or(0.0);
-        // The teacher is evaluated once, before the first step.
-        let evaluated = |tokens: f64| {
-            let once = tokens / evaluations(outline).max(1) as f64;
-            forward(&outline.model) * tokens + outline.teacher.as_ref().map_or(0.0, forward) * once
-        };
-        let eval_flops = eval_tokens(outline).map(evaluated);
-        let all_flops = train_flops + eval_flops.unwrap_or(0.0);
+        let cost = RunCost::of(outline);
+        let mut busy = None;
         let seconds = match (arguments.tokens_per_second, arguments.tflops, card) {
-            (Some(rate), ..) => Some((all_flops / train_flops * tokens / rate, "at the given rate".to_string())),
-            (None, Some(tflops), _) => Some((all_flops / (tflops * 1e12), "at the given rate".to_string())),
+            (Some(rate), ..) => {
+                Some((cost.flops() / cost.train_flops * cost.tokens / rate, "at the given rate".to_string()))
+            }
+            (None, Some(tflops), _) => Some((cost.flops() / (tflops * 1e12), "at the given rate".to_string())),
             (None, None, Some(card)) => {
                 let rate = CARD_UTILISATION * card.bf16_tflops;
                 let said = format!(
                     "on one {} at {rate:.0} TFLOP/s, 28 % of its peak as measured with a 7B on an H200",
                     card.name
                 );
-                Some((all_flops / (rate * 1e12), said))
+                Some((cost.flops() / (rate * 1e12), said))
             }
-            (None, None, None) => measured_seconds(outline, all_flops),
+            (None, None, None) => measured_seconds(outline, cost.flops(), &mut busy),
         };
         let places = Places::new(outline, card);
         let checkpoint_bytes = checkpoint_bytes(&outline.model, config);
@@ -88,20 +74,9 @@ impl PlanReport {
         warnings.extend(advice::warnings(outline, small.as_ref(), &domains, mix.as_ref()));
         warnings.extend(mix.as_ref().and_then(MixReach::warning));
         warnings.extend(places.warning());
-        let mut report = PlanReport {
-            small,
-            domains,
-            mix,
-            places,
-            checkpoint_bytes,
-            written_bytes,
-            tokens,
-            train_flops,
-            teacher_flops,
-            eval_flops,
-            seconds,
-            warnings,
-        };
+        let mut report =
+            PlanReport { small, domains, mix, places, checkpoint_bytes, written_bytes, cost, seconds, warnings };
+        report.warnings.extend(busy);
         report.warnings.extend(report.full_disk(outline));
         report.warnings.extend(report.long_evaluations());
         report
@@ -126,7 +101,7 @@ impl PlanReport {
     }
 
     fn long_evaluations(&self) -> Option<String> {
-        let share = self.eval_flops? / self.train_flops;
+        let share = self.cost.eval_flops? / self.cost.train_flops;
         (share > 0.5).then(|| {
             format!(
                 "evaluations take {:.0} % of the time of training; raise eval.every_steps or lower eval.rows_per_domain",
@@ -151,26 +126,26 @@ impl PlanReport {
             if micro == 1 { "" } else { "es" },
             train.micro_batch(),
             outline.row_tokens,
-            grouped(self.tokens as i64)
+            grouped(self.cost.tokens as i64)
         ));
-        text.push_str(&match self.eval_flops {
+        text.push_str(&match self.cost.eval_flops {
             Some(flops) => format!(
                 "FLOPs: {:.3e} training + {flops:.3e} in {} evaluations ({:.1} %)\n",
-                self.train_flops,
-                evaluations(outline),
-                100.0 * flops / self.train_flops
+                self.cost.train_flops,
+                self.cost.evaluations,
+                100.0 * flops / self.cost.train_flops
             ),
-            None => format!("FLOPs: {:.3e} training; evaluations come on top\n", self.train_flops),
+            None => format!("FLOPs: {:.3e} training; evaluations come on top\n", self.cost.train_flops),
         });
-        if let Some(flops) = self.teacher_flops {
-            let share = 100.0 * flops / self.train_flops;
+        if let Some(flops) = self.cost.teacher_flops {
+            let share = 100.0 * flops / self.cost.train_flops;
             text.push_str(&format!("of the training FLOPs the teacher's forward takes {flops:.3e} ({share:.1} %)\n"));
         }
         text.push_str(&match &self.seconds {
-            Some((seconds, said)) => format!("time: about {} {said}\n", duration(*seconds)),
+            Some((seconds, said)) => format!("time: about {}, {said}\n", self.cost.time_said(*seconds)),
             None => "time: not known here; give --tokens-per-second, --tflops or --card\n".to_string(),
         });
-        text.push_str(&format!("memory (estimated, {}): {}\n", computed(outline), self.places.memory));
+        text.push_str(&format!("peak memory, predicted ({}): {}\n", computed(outline), self.places.memory));
         text.push_str(&self.places.text(outline.device));
         let (_, dtype) = written_dtype(outline);
         text.push_str(&format!(
@@ -220,10 +195,10 @@ impl PlanReport {
             "mixer": self.mix.as_ref().map(MixReach::json),
             "steps": outline.config.train.steps,
             "row_tokens": outline.row_tokens,
-            "tokens": self.tokens,
-            "training_flops": self.train_flops,
-            "teacher_flops": self.teacher_flops,
-            "evaluation_flops": self.eval_flops,
+            "tokens": self.cost.tokens,
+            "training_flops": self.cost.train_flops,
+            "teacher_flops": self.cost.teacher_flops,
+            "evaluation_flops": self.cost.eval_flops,
             "seconds": self.seconds.as_ref().map(|(seconds, _)| seconds),
             "device": device::name(outline.device),
             "dtype": compute_dtype(outline.config.run.dtype, outline.device),
@@ -239,22 +214,6 @@ impl PlanReport {
             "not_checked": outline.findings.not_checked,
         })
     }
-}
-
-fn evaluations(outline: &Outline) -> u64 {
-    Intervals::new(&outline.config, None).evaluations(outline.spec.is_some())
-}
-
-/// Tokens of all evaluations of a run, where the domains are known.
-fn eval_tokens(outline: &Outline) -> Option<f64> {
-    let config = &outline.config;
-    let rows = match &outline.dataset {
-        Some(dataset) => rows_read(dataset, config.eval.rows_per_domain),
-        None if outline.domains.is_empty() => return None,
-        None => (outline.domains.len() * config.eval.rows_per_domain) as u64,
-    };
-    let evaluations = evaluations(outline);
-    Some(evaluations as f64 * rows as f64 * outline.row_tokens as f64)
 }
 
 fn computed(outline: &Outline) -> String {

@@ -4,6 +4,7 @@
 //! is known from the other's configuration: the file given by `--source-as`, the run folder if the run has begun, or the
 //! configuration beside this one whose run writes exactly that folder.
 
+use crate::commands::beside::{configurations_beside, plain};
 use crate::config::{self, RunConfig, Stage};
 use crate::export::folder_name;
 use crate::files::DType;
@@ -11,7 +12,7 @@ use crate::hf::{RawConfig, not_a_model};
 use crate::prune::shape;
 use crate::run_dir::layout::RESOLVED_CONFIG;
 use anyhow::{Context, bail};
-use std::path::{Component, Path, PathBuf};
+use std::path::{Path, PathBuf};
 
 /// The shape of a source and where it is known from.
 #[derive(Debug)]
@@ -89,18 +90,9 @@ fn run_behind(folder: &Path) -> Option<PathBuf> {
 /// The configuration in the folder of `file` whose run writes `folder`. Files that are no configurations are passed
 /// over; of several the first by name.
 fn configuration_beside(file: &Path, folder: &Path) -> Option<PathBuf> {
-    let parent = file.parent().filter(|parent| !parent.as_os_str().is_empty()).unwrap_or(Path::new("."));
-    let mut paths: Vec<PathBuf> = std::fs::read_dir(parent).ok()?.flatten().map(|entry| entry.path()).collect();
-    paths.retain(|path| path.extension().is_some_and(|end| end == "toml") && path.is_file());
-    paths.sort();
     let writes =
         |path: &PathBuf| config::load(path, &[]).is_ok_and(|config| plain(&written_folder(&config)) == plain(folder));
-    paths.into_iter().find(writes).map(|path| plain(&path))
-}
-
-/// A path without `.` in it, so that two spellings of one place compare equal.
-fn plain(path: &Path) -> PathBuf {
-    path.components().filter(|part| *part != Component::CurDir).collect()
+    configurations_beside(file).into_iter().find(writes).map(|path| plain(&path))
 }
 
 fn missing(folder: &Path) -> String {

@@ -45,6 +45,8 @@ pub struct LiveRun {
     pub tokens_per_second: Option<f64>,
     /// Mean over the last steps.
     pub seconds_per_step: Option<f64>,
+    /// Seconds of all evaluations after a step.
+    pub evaluation_seconds: f64,
     /// As in the last step.
     pub peak_memory_bytes: Option<u64>,
     /// The last evaluation of the model in training.
@@ -118,9 +120,11 @@ impl LiveRun {
         self.steps.filter(|steps| *steps > 0).map(|steps| (self.step as f64 / steps as f64).min(1.0))
     }
 
-    /// Seconds that the steps to come will take at the present speed; evaluations and checkpoints come on top.
+    /// Seconds that the steps to come will take at the present speed, and as many evaluations per step as there were so far;
+    /// checkpoints come on top.
     pub fn seconds_left(&self) -> Option<f64> {
-        Some(self.steps?.saturating_sub(self.step) as f64 * self.seconds_per_step?)
+        let evaluating = self.evaluation_seconds / self.step.max(1) as f64;
+        Some(self.steps?.saturating_sub(self.step) as f64 * (self.seconds_per_step? + evaluating))
     }
 
     fn record(&mut self, record: &Record) {
@@ -190,6 +194,10 @@ impl LiveRun {
     }
 
     fn evaluation(&mut self, record: &Eval, step: u64) {
+        // The one before the first step comes once, however many steps there are.
+        if step > 0 {
+            self.evaluation_seconds += record.seconds.unwrap_or(0.0);
+        }
         let found = LiveEvaluation { step, mean_loss: record.mean_loss };
         if record.is_cut() {
             self.cut = Some(found);
@@ -262,6 +270,9 @@ mod tests {
         assert_eq!(live.losses, [Some(3.0), Some(1.5)]);
         assert_eq!((live.seconds_per_step, live.tokens_per_second), (Some(2.0), Some(50.0)));
         assert_eq!((live.progress(), live.seconds_left()), (Some(0.5), Some(4.0)));
+        let evaluated = |step: u64| json!({ "type": "eval", "step": step, "seconds": 6.0 });
+        let with_evaluations = run([start.clone(), evaluated(0), step(1, 3.0), step(2, 1.0), evaluated(2)]);
+        assert_eq!(with_evaluations.seconds_left(), Some(10.0), "two steps of 2 s, and half an evaluation with each");
         let [code, wiki] = &live.domains[..] else { panic!("two domains") };
         assert_eq!((code.name.as_str(), code.proportion, code.loss), ("code", Some(0.25), None));
         assert_eq!((wiki.proportion, wiki.loss, wiki.reference), (Some(0.5), Some(1.5), Some(2.0)));

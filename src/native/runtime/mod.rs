@@ -3,6 +3,7 @@
 pub mod allocator;
 pub mod bandwidth;
 pub mod cards;
+pub mod contention;
 pub mod cuda;
 pub mod device;
 pub mod memory;

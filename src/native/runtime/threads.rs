@@ -71,9 +71,14 @@ pub fn set(count: usize) {
     tch::set_num_threads(i32::try_from(count).unwrap_or(i32::MAX));
 }
 
-/// How many threads there are now: `2 threads`.
+/// How many threads there are now.
+pub fn count() -> usize {
+    usize::try_from(tch::get_num_threads()).unwrap_or(1)
+}
+
+/// The same in words: `2 threads`.
 pub fn in_words() -> String {
-    let count = tch::get_num_threads();
+    let count = count();
     format!("{count} thread{}", if count == 1 { "" } else { "s" })
 }
 

@@ -187,21 +187,25 @@ pub(super) fn settled(history: &RunHistory) -> Answer {
             ),
         ),
     };
-    let step = |step: Option<u64>, what: &str| {
-        step.map_or(format!("{what}: not yet"), |step| format!("{what} from step {}", thousands(step)))
-    };
+    let counted = |number: usize| thousands(number as u64);
     let point = |mask: &crate::inspect::Settled| {
-        format!(
-            "{}: {}, {}.",
-            mask.module,
-            step(mask.same_units_from, "same units kept"),
-            step(mask.decided_from, "decided")
-        )
+        let same = match mask.same_units_from {
+            Some(step) => format!("keeps the same units from step {} on", thousands(step)),
+            None => "changed its units up to the last snapshot".to_string(),
+        };
+        let decided = match mask.decided_from {
+            Some(step) => format!("under 1 % of them undecided from step {} on", thousands(step)),
+            None => {
+                let stay = || mask.rows.iter().filter(|row| !row.removed);
+                let (undecided, units) = (stay().map(|row| row.undecided).sum(), stay().map(|row| row.units).sum());
+                format!("{} of {} undecided at the last snapshot", counted(undecided), counted(units))
+            }
+        };
+        format!("{}: {same}; {decided}.", mask.module)
     };
     let mut points: Vec<String> = history.settled.iter().map(point).collect();
     points.push(format!(
-        "From {} mask snapshots. Decided: under 1 % of the units, in the layers that are kept, have a gate between 0.05 \
-         and 0.95.",
+        "From {} mask snapshots. Undecided is a unit, in the layers that are kept, whose gate is between 0.05 and 0.95.",
         history.snapshots.len()
     ));
     Answer::new("settled", QUESTION, verdict, answer).with(points)

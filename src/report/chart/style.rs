@@ -2,8 +2,8 @@
 //! light and dark.
 //!
 //! Eight colours that stay apart under the common forms of colour blindness, each at least 3 : 1 against the paper. From
-//! the ninth name on colours come again with a shape on the line, so that 64 names are told apart; runs differ by their
-//! dashes.
+//! the ninth name on colours come again with a hollow shape on the line, beside which the dots of the first eight are
+//! filled, so that 64 names are told apart; runs differ by their dashes.
 
 use std::fmt::Write;
 
@@ -50,14 +50,14 @@ pub fn file_style() -> String {
         "text{font-family:sans-serif;font-size:13px;fill:#1c2430}.title{font-size:15px;font-weight:bold}\
          .paper{fill:#ffffff}.grid{stroke:#dfe3e8;fill:none}.axis{stroke:#6b7480;fill:none}\
          .line{fill:none;stroke-width:1.8;stroke-linejoin:round}.band{stroke:none;fill-opacity:0.18}\
-         .whisker{stroke-width:1.5}.border{stroke:#6b7480;fill:none;stroke-dasharray:3 3}.mark{fill:#6b7480}.mark.skip{fill:#b3261e}.kept{stroke:#1c2430;stroke-width:1.4}\
+         .whisker{stroke-width:1.5}.glyph{fill:#ffffff;stroke-width:1.6}.border{stroke:#6b7480;fill:none;stroke-dasharray:3 3}.mark{fill:#6b7480}.mark.skip{fill:#b3261e}.kept{stroke:#1c2430;stroke-width:1.4}\
          .cell{stroke:#ffffff;stroke-width:0.6}.cell.kept{stroke:#1c2430;stroke-width:1.4}",
     );
     for (index, colour) in COLOURS.iter().enumerate() {
         let _ = write!(
             css,
-            ".c{index} .line,.c{index} .whisker{{stroke:{colour}}}.c{index} .band,.c{index} .dot,.c{index} .bar,\
-             .c{index} .glyph{{fill:{colour}}}"
+            ".c{index} .line,.c{index} .whisker{{stroke:{colour}}}.c{index} .band,.c{index} .dot,.c{index} .bar{{fill:{colour}}}\
+             .c{index} .glyph{{stroke:{colour}}}"
         );
     }
     for (index, dash) in DASHES.iter().enumerate() {

@@ -141,7 +141,7 @@ fn settled(run: &RunView, several: bool) -> Option<NamedTable> {
     if settled.is_empty() {
         return None;
     }
-    let step = |step: Option<u64>| step.map_or("not yet".to_string(), |step| Unit::Count.text(step as f64));
+    let step = |step: Option<u64>| step.map_or("none so far".to_string(), |step| Unit::Count.text(step as f64));
     let rows = settled.iter().map(|mask| {
         let moving: Vec<usize> =
             mask.rows.iter().filter(|r| !r.removed && r.same_units_from.is_none()).map(|r| r.row).collect();
@@ -152,7 +152,7 @@ fn settled(run: &RunView, several: bool) -> Option<NamedTable> {
         };
         vec![mask.module.to_string(), step(mask.same_units_from), step(mask.decided_from), moving]
     });
-    let header = ["mask", "same units kept from step", "under 1 % undecided from step", "layers still changing"];
+    let header = ["mask", "keeps the same units from step", "under 1 % undecided from step", "layers still changing"];
     let title =
         if several { format!("When the masks of {} settled", run.label) } else { "When the masks settled".into() };
     let table = DataTable { header: header.map(String::from).to_vec(), rows: rows.collect() };

@@ -1,5 +1,6 @@
 //! The top of the page: headline, the runs in a line each, the switch for light and dark, the way to the sections.
 
+use crate::inspect::RunHistory;
 use crate::report::Report;
 use crate::report::figures::Section;
 use crate::report::lineage::{RunView, views};
@@ -33,6 +34,18 @@ pub(super) fn write_header(header: &mut Markup, report: &Report, sections: &[Sec
     });
 }
 
+/// Its time, and whether evaluations are in it.
+fn time_taken(run: &RunHistory) -> String {
+    match run.evaluation_seconds {
+        Some(evaluations) => format!(
+            "{} ({} of it evaluations)",
+            Unit::Seconds.text(run.seconds + evaluations),
+            Unit::Seconds.text(evaluations)
+        ),
+        None => format!("{} without evaluations", Unit::Seconds.text(run.seconds)),
+    }
+}
+
 /// A run in a line.
 fn facts(view: &RunView) -> String {
     let run = view.history;
@@ -47,7 +60,7 @@ fn facts(view: &RunView) -> String {
         if trained { run.stage.clone() } else { Some("one-shot cut".to_string()) },
         Some(steps).filter(|_| trained),
         run.tokens.map(|tokens| format!("{} tokens", Unit::Count.text(tokens))),
-        Some(Unit::Seconds.text(run.seconds)).filter(|_| trained),
+        Some(time_taken(run)).filter(|_| trained),
         run.device.as_deref().map(words::device),
         run.version.as_ref().map(|version| format!("shearling {version}")),
     ];

@@ -9,6 +9,9 @@ record! {
     pub struct Eval {
         /// Tokens seen so far.
         pub tokens: Option<u64>,
+        /// How long it took; runs of earlier versions do not say.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub seconds: Option<f64>,
         /// `plain`, `expected` or `target`.
         pub gates: Option<String>,
         /// Mean over the domains.

@@ -17,7 +17,8 @@ use crate::cli::arguments::BenchLatency;
 use crate::commands::ExitStatus;
 use crate::commands::output_file::OutputFile;
 use crate::commands::place::place;
-use crate::native::runtime::{allocator, device};
+use crate::native::runtime::contention::Watch;
+use crate::native::runtime::{allocator, device, threads};
 use crate::train::setup::kind;
 use contestant::{Candidate, Contestant};
 use report::LatencyReport;
@@ -53,8 +54,14 @@ pub(in crate::commands) fn measure(arguments: &BenchLatency, printer: &Printer) 
         allocator::release_unused();
         contestants.push(Contestant::load(candidate, lengths, kind, device)?);
     }
+    let watch = Watch::begin();
     let measured = rounds::run(&mut contestants, &bandwidth, lengths, arguments.rounds.get(), printer)?;
-    Ok(LatencyReport::new(contestants, measured, lengths, kind, device))
+    let busy = watch.contention(threads::count()).filter(|_| !device.is_cuda());
+    if let Some(busy) = &busy {
+        printer
+            .warn(format!("this machine was busy: {busy}; do not trust these speeds, measure again when it is quiet"));
+    }
+    Ok(LatencyReport::new(contestants, measured, lengths, kind, device, busy))
 }
 
 /// What is asked for, or what the model with the shortest context has room for.

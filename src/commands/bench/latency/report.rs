@@ -5,6 +5,7 @@ use super::rounds::Measured;
 use super::timed_decode::{DecodeTimes, Lengths};
 use crate::cli::table::{Table, bytes, grouped};
 use crate::commands::place::{dtype_name, place};
+use crate::native::runtime::contention::Contention;
 use crate::native::runtime::threads;
 use serde_json::{Value, json};
 use tch::{Device, Kind};
@@ -17,6 +18,8 @@ pub(in crate::commands) struct LatencyReport {
     lengths: Lengths,
     kind: Kind,
     device: Device,
+    /// What other processes took meanwhile, if it was too much.
+    busy: Option<Contention>,
 }
 
 /// One model.
@@ -66,13 +69,14 @@ impl LatencyReport {
         lengths: Lengths,
         kind: Kind,
         device: Device,
+        busy: Option<Contention>,
     ) -> LatencyReport {
         // The middle step of the decode.
         let context = lengths.prompt as f64 + (lengths.new + 1) as f64 / 2.0;
         let first = measured.decodes.first().cloned().unwrap_or_default();
         let rows = contestants.into_iter().zip(&measured.decodes);
         let rows = rows.map(|(contestant, decodes)| Row::new(contestant, context, &first, decodes)).collect();
-        LatencyReport { rows, bandwidth: Spread::of(measured.bandwidth), lengths, kind, device }
+        LatencyReport { rows, bandwidth: Spread::of(measured.bandwidth), lengths, kind, device, busy }
     }
 
     pub(super) fn text(&self) -> String {
@@ -115,6 +119,7 @@ impl LatencyReport {
             "device": format!("{:?}", self.device),
             "threads": tch::get_num_threads(),
             "dtype": dtype_name(self.kind),
+            "cpus_taken_by_others": self.busy.map(|busy| busy.others),
             "memory_bandwidth_bytes_per_second": self.bandwidth.median,
             "memory_bandwidth_spread": self.bandwidth.json(),
             "models": self.rows.iter().map(|row| self.row_json(row)).collect::<Vec<_>>(),

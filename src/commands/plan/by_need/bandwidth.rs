@@ -2,7 +2,8 @@
 
 use crate::native::runtime::bandwidth::Bandwidth;
 use crate::native::runtime::cards::Card;
-use crate::native::runtime::{device, memory};
+use crate::native::runtime::contention::Watch;
+use crate::native::runtime::{device, memory, threads};
 
 /// Readings, of which the fastest counts: what else runs only slows one down.
 const READINGS: usize = 3;
@@ -36,8 +37,12 @@ fn measured() -> Option<Rate> {
         return None;
     }
     let buffer = Bandwidth::new(device).ok()?;
+    let watch = Watch::begin();
     let readings = (0..READINGS).map(|_| buffer.measure()).collect::<Result<Vec<f64>, _>>().ok()?;
     let bytes_per_second = readings.into_iter().fold(0.0, f64::max);
     let place = if device.is_cuda() { "the GPU" } else { "the CPU" };
-    (bytes_per_second > 0.0).then(|| Rate { bytes_per_second, said: format!("of {place} of this machine, measured") })
+    let busy = watch.contention(threads::count()).filter(|_| !device.is_cuda());
+    let busy = busy.map_or(String::new(), |busy| format!(" while {busy}, so not to be trusted"));
+    (bytes_per_second > 0.0)
+        .then(|| Rate { bytes_per_second, said: format!("of {place} of this machine, measured{busy}") })
 }

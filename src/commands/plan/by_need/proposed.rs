@@ -3,6 +3,7 @@
 use super::bandwidth::Rate;
 use super::costs::Costs;
 use super::training::{Training, fit, smallest_card};
+use crate::cli::shell::shell_word;
 use crate::cli::table::{Table, bytes, grouped};
 use crate::commands::inspect::shape_json;
 use crate::commands::shapes::{Need, Proposal, Serving, milliseconds};
@@ -216,14 +217,4 @@ fn sizes(shape: &Shape) -> [(&'static str, i64); 5] {
         ("num_attention_heads", shape.num_attention_heads),
         ("num_key_value_heads", shape.num_key_value_heads),
     ]
-}
-
-/// A word that a shell takes as it is.
-fn shell_word(text: &str) -> String {
-    let plain = |c: char| c.is_alphanumeric() || "-_./~+=:@%,".contains(c);
-    if !text.is_empty() && text.chars().all(plain) {
-        text.to_string()
-    } else {
-        format!("'{}'", text.replace('\'', "'\\''"))
-    }
 }

@@ -1,0 +1,90 @@
+//! What comes after a stage: the command that continues, told before the path of the model, which is the last thing said.
+
+use super::beside::{configurations_beside, plain};
+use crate::cli::shell::shell_word;
+use crate::config::{self, RunConfig, Stage};
+use crate::run_dir::layout::METRICS;
+use std::path::{Path, PathBuf};
+
+/// The lines about a finished stage of `config`, read from `file` unless it was resumed, that wrote `model`.
+pub(super) fn next_step(config: &RunConfig, stage: Stage, file: Option<&Path>, model: &Path) -> String {
+    match file.filter(|_| stage == Stage::Prune).and_then(|file| continuation(file, model)) {
+        Some(file) => format!("next: shearling pretrain --config {}", word(&file)),
+        None if stage == Stage::Prune => format!("next: {}", eval(config, model)),
+        None => format!("next: {} --out eval.json\n      {} --eval eval.json", eval(config, model), report(config)),
+    }
+}
+
+/// The configuration beside `file` that trains the pruned model on, as `init` writes one.
+fn continuation(file: &Path, pruned: &Path) -> Option<PathBuf> {
+    let continues = |path: &PathBuf| {
+        config::load(path, &[]).is_ok_and(|config| {
+            let source = config.model.source.as_deref().map(plain);
+            Stage::of(&config) == Stage::Pretrain && source == Some(plain(pruned))
+        })
+    };
+    configurations_beside(file).into_iter().find(continues).map(|path| plain(&path))
+}
+
+/// Compares what the stage began with and what it wrote.
+fn eval(config: &RunConfig, model: &Path) -> String {
+    let models = config.model.source.as_deref().into_iter().chain([model]).map(word).collect::<Vec<_>>();
+    format!("shearling eval {} --data {}", models.join(" "), word(&config.data.path))
+}
+
+/// Shows the run, after the one that wrote its source.
+fn report(config: &RunConfig) -> String {
+    let before = config.model.source.as_deref().and_then(Path::parent).filter(|run| run.join(METRICS).is_file());
+    let runs = before.into_iter().chain([config.run.directory.as_path()]).map(word).collect::<Vec<_>>();
+    format!("shearling report {} -o report.html", runs.join(" "))
+}
+
+fn word(path: &Path) -> String {
+    shell_word(&path.display().to_string())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(folder: &Path, name: &str, source: &str, more: &str) -> RunConfig {
+        let text = format!(
+            "[run]\ndirectory = 'runs/{name}'\n[model]\nsource = '{source}'\n[data]\npath = 'my data'\n\
+             [train]\nsteps = 4\nbatch_rows = 2\nlearning_rate = 0.1\n{more}"
+        );
+        std::fs::write(folder.join(name).with_extension("toml"), &text).unwrap();
+        config::parse(&text, name, &[]).unwrap()
+    }
+
+    #[test]
+    fn a_pruned_model_is_trained_on_by_the_configuration_that_names_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let file = folder.path().join("small.toml");
+        let prune = config(folder.path(), "small", "models/a", "[target]\nhidden_size = 64\n");
+        let pruned = Path::new("runs/small/pruned");
+        let alone = next_step(&prune, Stage::Prune, Some(&file), pruned);
+        assert_eq!(alone, "next: shearling eval models/a runs/small/pruned --data 'my data'");
+        config(folder.path(), "other", "runs/elsewhere/pruned", "");
+        config(folder.path(), "small-continue", "./runs/small/pruned", "");
+        let found = next_step(&prune, Stage::Prune, Some(&file), pruned);
+        let expected = folder.path().join("small-continue.toml");
+        assert_eq!(found, format!("next: shearling pretrain --config {}", expected.display()));
+        assert_eq!(next_step(&prune, Stage::Prune, None, pruned), alone, "a resumed run has no file");
+    }
+
+    #[test]
+    fn a_trained_model_is_compared_and_reported() {
+        let folder = tempfile::tempdir().unwrap();
+        let run = folder.path().join("prune");
+        std::fs::create_dir(&run).unwrap();
+        let source = run.join("pruned").display().to_string();
+        let next = config(folder.path(), "next", &source, "");
+        let said = |next: &RunConfig| next_step(next, Stage::Pretrain, None, Path::new("runs/next/model"));
+        let expected = format!("next: shearling eval {source} runs/next/model --data 'my data' --out eval.json\n");
+        let text = said(&next);
+        assert!(text.starts_with(&expected), "{text}");
+        assert!(text.ends_with("shearling report runs/next -o report.html --eval eval.json"), "{text}");
+        std::fs::write(run.join(METRICS), "").unwrap();
+        assert!(said(&next).contains(&format!("report {} runs/next -o", run.display())));
+    }
+}
