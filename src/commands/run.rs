@@ -72,7 +72,8 @@ pub fn execute(
     for warning in setup.warnings() {
         printer.warn(warning);
     }
-    if stage == Stage::Prune && setup.config.prune.method().is_one_shot() {
+    if stage == Stage::Prune && setup.config.cuts_at_once() {
+        printer.note(at_once(&setup.config));
         return prune_one_shot(&setup, setup.config.run.directory.join(folder_name(stage)), printer).map(Some);
     }
     let label = stage.name();
@@ -92,6 +93,15 @@ pub fn execute(
         return Ok(None);
     }
     write_model(&setup, &outcome, outcome.run.join(folder_name(stage)), printer).map(Some)
+}
+
+/// What is about to happen to who may have expected a training run.
+fn at_once(config: &RunConfig) -> String {
+    let unused = match config.train.steps {
+        0 | 1 => String::new(),
+        steps => format!("; train.steps = {steps} is for prune.method = \"learned\""),
+    };
+    format!("cutting at once by {}, without training{unused}", config.prune.method().name())
 }
 
 fn tell_finished(folder: &Path, stage: Stage, printer: &Printer) {

@@ -2,11 +2,13 @@
 
 use crate::cli::table::duration;
 use crate::eval::rows_read;
+use crate::export::OneShotCost;
 use crate::hf::ModelConfig;
 use crate::inspect::TimeTaken;
 use crate::model::count::{forward_flops_per_token, training_flops_per_token};
 use crate::train::Outline;
 use crate::train::decide::Intervals;
+use crate::train::setup::compute_dtype;
 use crate::words::counted;
 
 /// The FLOPs of a run.
@@ -22,11 +24,23 @@ pub(super) struct RunCost {
     pub(super) evaluations: u64,
     /// FLOPs of that; `None` where the domains, and with them the rows, are not known.
     pub(super) eval_flops: Option<f64>,
+    /// Of a source that is cut at once: all that there is, for nothing is trained or evaluated.
+    pub(super) one_shot: Option<OneShotCost>,
 }
 
 impl RunCost {
     /// Of a run.
     pub(super) fn of(outline: &Outline) -> RunCost {
+        if let Some(cost) = one_shot(outline) {
+            return RunCost {
+                tokens: 0.0,
+                train_flops: 0.0,
+                teacher_flops: None,
+                evaluations: 0,
+                eval_flops: None,
+                one_shot: Some(cost),
+            };
+        }
         let train = &outline.config.train;
         let tokens = train.steps as f64 * train.batch_rows as f64 * outline.row_tokens as f64;
         let forward = |model: &ModelConfig| forward_flops_per_token(model, outline.row_tokens);
@@ -43,22 +57,38 @@ impl RunCost {
             teacher_flops,
             evaluations,
             eval_flops,
+            one_shot: None,
         }
     }
 
     /// All FLOPs that are known.
     pub(super) fn flops(&self) -> f64 {
-        self.train_flops + self.eval_flops.unwrap_or(0.0)
+        self.train_flops + self.eval_flops.unwrap_or(0.0) + self.one_shot.map_or(0.0, |cost| cost.flops())
     }
 
     /// `1 h 3 min with 8 evaluations`: so many seconds, and whether the evaluations are in them.
     pub(super) fn time_said(&self, seconds: f64) -> String {
+        if self.one_shot.is_some() {
+            return duration(seconds);
+        }
         let evaluations = counted(self.evaluations, "evaluation");
         match self.eval_flops {
             Some(_) => format!("{} with {evaluations}", duration(seconds)),
             None => format!("{} and {evaluations}, whose rows are not known yet", duration(seconds)),
         }
     }
+}
+
+/// What cutting at once costs, where the configuration does and the target can be reached.
+fn one_shot(outline: &Outline) -> Option<OneShotCost> {
+    let (config, spec) = (&outline.config, outline.spec.as_ref()?);
+    let small = outline.target().filter(|_| config.cuts_at_once())?;
+    let check_rows = match &outline.dataset {
+        Some(dataset) => rows_read(dataset, config.prune.check_rows),
+        None => (outline.domains.len().max(1) * config.prune.check_rows) as u64,
+    };
+    let element_bytes = compute_dtype(config.run.dtype, outline.device).bytes() as f64;
+    Some(OneShotCost::new(config, &outline.model, &small, spec, outline.row_tokens, check_rows, element_bytes))
 }
 
 /// `12 min 5 s: 10 min 1 s in steps, 2 min 4 s in evaluations`: what a run took so far.
@@ -89,8 +119,14 @@ mod tests {
 
     #[test]
     fn times_say_whether_evaluations_are_in_them() {
-        let cost =
-            |eval_flops| RunCost { tokens: 8.0, train_flops: 90.0, teacher_flops: None, evaluations: 3, eval_flops };
+        let cost = |eval_flops| RunCost {
+            tokens: 8.0,
+            train_flops: 90.0,
+            teacher_flops: None,
+            evaluations: 3,
+            eval_flops,
+            one_shot: None,
+        };
         assert_eq!((cost(Some(10.0)).flops(), cost(None).flops()), (100.0, 90.0));
         assert_eq!(cost(Some(10.0)).time_said(65.0), "1 min 5 s with 3 evaluations");
         assert_eq!(cost(None).time_said(65.0), "1 min 5 s and 3 evaluations, whose rows are not known yet");

@@ -86,6 +86,20 @@ impl MemoryEstimate {
         }
     }
 
+    /// Of work that trains nothing and takes `bytes` at its peak.
+    pub fn of_work(bytes: f64, device: Device) -> MemoryEstimate {
+        MemoryEstimate {
+            weight_bytes: 0.0,
+            gradient_bytes: 0.0,
+            optimizer_bytes: 0.0,
+            activation_bytes: 0.0,
+            transient_bytes: bytes,
+            composed_bytes: 0.0,
+            teacher_bytes: 0.0,
+            workspace_bytes: workspace_bytes(device),
+        }
+    }
+
     /// All of it.
     pub fn total_bytes(&self) -> f64 {
         let states = self.weight_bytes + self.gradient_bytes + self.optimizer_bytes + self.teacher_bytes;

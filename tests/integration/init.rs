@@ -2,7 +2,7 @@
 
 use super::support::{data, data_path, fixture, listing, shearling, succeed, write_tiny_source};
 use serde_json::Value;
-use shearling::config::{ComputeDtype, Stage, load, validate};
+use shearling::config::{ComputeDtype, HiddenBasis, Stage, load, validate};
 use std::path::{Path, PathBuf};
 
 /// `init` in a folder of its own.
@@ -60,11 +60,16 @@ fn a_config_json_gives_two_configurations_that_plan_takes() {
         assert!((ratio - 1.0).abs() < 0.03, "{model}: {target}");
         assert_eq!(source["shape"]["head_dim"], target["shape"]["head_dim"]);
         desk.plans();
-        let text = std::fs::read_to_string(desk.at("small.toml")).unwrap();
-        for said in ["shearling data prepare", "shearling prune --config", "eval", "--write-reference", "in the source"]
-        {
-            assert!(text.contains(said), "{said} in\n{text}");
+        let said: [(&str, &[&str]); 2] = [
+            ("small.toml", &["shearling data prepare", "shearling prune --config", "in the source", "\"principal\""]),
+            ("small-continue.toml", &["eval", "--write-reference", "# [distill]"]),
+        ];
+        for (name, said) in said {
+            let text = std::fs::read_to_string(desk.at(name)).unwrap();
+            said.iter().for_each(|said| assert!(text.contains(said), "{said} in\n{text}"));
         }
+        let prune = load(&desk.at("small.toml"), &[]).unwrap();
+        assert!(prune.cuts_at_once() && prune.hidden_basis() == HiddenBasis::Principal);
     }
 }
 
@@ -72,7 +77,8 @@ fn a_config_json_gives_two_configurations_that_plan_takes() {
 fn the_second_stage_starts_from_what_the_first_writes() {
     let desk = Desk::new();
     let folder = desk.config_alone("llama2-7b.json");
-    desk.init(&folder, &["--target-params", "2.7B", "--card", "h200", "--tokens", "50B"]);
+    let masks = ["--masks", "llm-shearing"];
+    desk.init(&folder, &[&["--target-params", "2.7B", "--card", "h200", "--tokens", "50B"][..], &masks].concat());
     let prune = load(&desk.at("small.toml"), &[]).unwrap();
     let next = load(&desk.at("small-continue.toml"), &[]).unwrap();
     validate(&prune, Stage::Prune).unwrap();
@@ -91,7 +97,8 @@ fn prepared_data_decides_rows_shares_and_how_far_it_reaches() {
     let desk = Desk::new();
     let source = desk.at("source");
     write_tiny_source(&source);
-    let answer = desk.init(&desk.text("source"), &["--hidden-size", "24", "--data", &data_path(), "--tokens", "10M"]);
+    let common = ["--hidden-size", "24", "--data", &data_path(), "--tokens", "10M"];
+    let answer = desk.init(&desk.text("source"), &[&common[..], &["--masks", "llm-shearing"]].concat());
     assert_eq!(answer["row_tokens"], 32);
     desk.plans();
     let prune = load(&desk.at("small.toml"), &[]).unwrap();
@@ -108,10 +115,45 @@ fn prepared_data_decides_rows_shares_and_how_far_it_reaches() {
 }
 
 #[test]
-fn what_it_writes_runs() {
+fn a_source_is_cut_at_once_and_continued_by_what_it_writes() {
     let desk = Desk::new();
     write_tiny_source(&desk.at("source"));
-    desk.init(&desk.text("source"), &["--target-params", "26k", "--data", &data_path(), "--tokens", "100k"]);
+    let common = ["--target-params", "26k", "--data", &data_path(), "--tokens", "100k"];
+    let answer = desk.init(&desk.text("source"), &common);
+    assert!(answer["masks"].is_null());
+    desk.plans();
+    let at = |key: &str, name: &str| format!("{key}={}", desk.text(name));
+    let run = |arguments: &[&str]| {
+        let output = shearling(&[arguments, &["--set", "run.device=cpu"]].concat());
+        let stderr = String::from_utf8_lossy(&output.stderr).into_owned();
+        assert_eq!(output.status.code(), Some(0), "{stderr}");
+        stderr
+    };
+    let file = desk.text("small.toml");
+    let said = run(&["prune", "--config", &file, "--set", &at("run.directory", "cut")]);
+    assert!(said.contains("cutting at once by activations") && said.contains("principal basis"), "{said}");
+    let (file, source) = (desk.text("small-continue.toml"), at("model.source", "cut/pruned"));
+    let directory = at("run.directory", "run");
+    let sets = ["--set", &directory, "--set", &source, "--set", "train.steps=2", "--set", "train.warmup_steps=1"];
+    run(&[&["pretrain", "--config", &file][..], &sets].concat());
+    assert!(desk.at("run/model/config.json").is_file());
+    // What would change is told: the planned run costs nothing but its measurements.
+    let plan = succeed(&["plan", "--config", &desk.text("small.toml"), "--card", "h200"]);
+    assert!(
+        plan.contains("cut at once by activations") && plan.contains("in fp64") && !plan.contains("checkpoint, up")
+    );
+}
+
+#[test]
+fn masks_are_learned_where_that_is_asked_for() {
+    let desk = Desk::new();
+    write_tiny_source(&desk.at("source"));
+    let common = ["--target-params", "26k", "--data", &data_path(), "--tokens", "100k"];
+    let answer = desk.init(&desk.text("source"), &[&common[..], &["--masks", "top-k"]].concat());
+    assert_eq!(answer["masks"], "top-k");
+    desk.plans();
+    desk.init(&desk.text("source"), &[&common[..], &["--masks", "llm-shearing", "--force"]].concat());
+    desk.plans();
     let run = desk.text("run");
     let quick = ["train.steps=2", "train.warmup_steps=1", "masks.warmup_steps=1", "run.device=cpu"];
     let mut arguments = vec!["prune".to_string(), "--config".into(), desk.text("small.toml")];
@@ -131,8 +173,10 @@ fn what_it_writes_runs() {
 fn it_tells_the_time_that_plan_tells() {
     let desk = Desk::new();
     write_tiny_source(&desk.at("source"));
-    let with_data = ["--hidden-size", "24", "--data", &data_path(), "--tokens", "10M", "--card", "h200"];
-    for more in [&with_data[..], &["--hidden-size", "24", "--card", "h200", "--sequence-length", "32", "--force"]] {
+    let learned = ["--masks", "llm-shearing", "--hidden-size", "24", "--card", "h200", "--force"];
+    let prepared = data_path();
+    let with_data = [&learned[..], &["--data", &prepared, "--tokens", "10M"]].concat();
+    for more in [&with_data[..], &[&learned[..], &["--sequence-length", "32"]].concat()] {
         let answer = desk.init(&desk.text("source"), more);
         for (stage, name) in [("prune", "small.toml"), ("continue", "small-continue.toml")] {
             let rows: &[&str] = if more.contains(&"--data") { &[] } else { &["--sequence-length", "32"] };

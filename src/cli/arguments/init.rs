@@ -1,9 +1,18 @@
 //! Arguments of `init`.
 
 use super::quantities::count;
-use clap::Args;
+use clap::{Args, ValueEnum};
 use std::num::NonZeroU32;
 use std::path::PathBuf;
+
+/// Masks to learn.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum Masks {
+    /// Exactly as many open units as the schedule says, none half-alive; for short runs too.
+    TopK,
+    /// The published recipe of Sheared-LLaMA: hard-concrete gates under a Lagrangian, at least 300 steps.
+    LlmShearing,
+}
 
 /// `init`
 #[derive(Debug, Args)]
@@ -29,6 +38,10 @@ pub struct Init {
     /// Its number of key/value heads (GQA groups).
     #[arg(long, value_name = "K")]
     pub kv_heads: Option<NonZeroU32>,
+    /// Learn masks while the source trains on, a third of the budget, instead of cutting it at once by its activations
+    /// (docs/guides/choosing.md: at all budgets measured so far cutting at once left the better model).
+    #[arg(long, value_enum, value_name = "PRESET")]
+    pub masks: Option<Masks>,
     /// Folder written by `data prepare` with the model's tokenizer [default: data/NAME; if it is not there yet, the written files
     /// say how to make it].
     #[arg(long, value_name = "DIR")]
@@ -42,7 +55,7 @@ pub struct Init {
     /// Reference losses of the source, from `eval --write-reference`: domains are then re-weighted by their excess loss over them.
     #[arg(long, value_name = "FILE")]
     pub reference_file: Option<PathBuf>,
-    /// Time budget of both stages together, in hours on this machine or --card [default: 1 on a CPU, 24 on a GPU].
+    /// Time budget, of both stages together, in hours on this machine or --card [default: 1 on a CPU, 24 on a GPU].
     #[arg(long, value_name = "HOURS", conflicts_with = "tokens", allow_negative_numbers = true)]
     pub hours: Option<f64>,
     /// Token budget of both stages together, instead of --hours: 1B, 20M.

@@ -14,7 +14,7 @@ mod watch;
 pub use bench::{Bench, BenchCheck, BenchLatency, BenchStep, Switch};
 pub use eval::{Eval, TaskArgument};
 pub use generate::Generate;
-pub use init::Init;
+pub use init::{Init, Masks};
 pub use inspect::{Inspect, InspectMasks, InspectModel, InspectRun};
 pub use plan::Plan;
 pub use report::Report;

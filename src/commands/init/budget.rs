@@ -3,7 +3,7 @@
 //! Known points: Sheared-LLaMA prunes a 7B for 3,200 steps of 131 K tokens at 1e-4 and continues for 48,000 of 1.05 M at
 //! 1e-4; a 135M was pruned well enough in 300 steps of 16 K at 5e-4 and continued at 1e-3. Between them:
 //!
-//! - A third of the compute prunes, at most the published 0.42 B tokens; at least 300 steps, below which masks do not
+//! - A cut at once costs next to nothing: all of it continues. Where masks are learned, a third of the compute prunes, at most the published 0.42 B tokens; at least 300 steps, below which masks do not
 //!   settle (`train::settling`).
 //! - A batch is as large as leaves 600 steps, at most the published one: more steps help masks and mixer more than
 //!   less noise does.
@@ -68,18 +68,36 @@ pub(super) struct Stages {
 }
 
 impl Stages {
-    /// Of a source and a target with rows of `tokens`.
+    /// For a source that is cut at once with `calibration_rows` rows: the whole budget continues.
+    pub(super) fn after_a_cut(
+        source: &ModelConfig,
+        target: &ModelConfig,
+        tokens: i64,
+        budget: Budget,
+        calibration_rows: usize,
+    ) -> Stages {
+        let stages = Stages::split(source, target, tokens, budget, 0.0);
+        let prune = Stage { steps: 1, batch_rows: calibration_rows, learning_rate: 0.0, flops: 0.0 };
+        Stages { prune, exceeded: false, ..stages }
+    }
+
+    /// Of a source and a target with rows of `tokens`, masks being learned.
     pub(super) fn new(source: &ModelConfig, target: &ModelConfig, tokens: i64, budget: Budget) -> Stages {
+        Stages::split(source, target, tokens, budget, PRUNE_SHARE)
+    }
+
+    /// `share` of the budget prunes.
+    fn split(source: &ModelConfig, target: &ModelConfig, tokens: i64, budget: Budget, share: f64) -> Stages {
         let per_token = |model| training_flops_per_token(model, tokens);
         let (of_source, of_target) = (per_token(source), per_token(target));
         let (prune_tokens, next_tokens) = match budget {
             Budget::Tokens(all) => {
-                let first = (all * PRUNE_SHARE).min(PRUNE_TOKENS);
+                let first = (all * share).min(PRUNE_TOKENS);
                 (first, all - first)
             }
             Budget::Flops(all) => {
                 let all = all / OVERHEAD;
-                let first = (all * PRUNE_SHARE / of_source).min(PRUNE_TOKENS);
+                let first = (all * share / of_source).min(PRUNE_TOKENS);
                 (first, (all - first * of_source) / of_target)
             }
         };
@@ -169,6 +187,19 @@ mod tests {
         assert!(stages.prune.steps >= 300 && stages.prune.steps < 400, "{stages:?}");
         let all = (stages.prune.flops + stages.next.flops) * OVERHEAD / 0.5e12;
         assert!((0.5..2.0).contains(&(all / 3600.0)), "{all}");
+    }
+
+    #[test]
+    fn a_cut_at_once_leaves_the_budget_to_what_comes_after() {
+        let model = llama2_7b();
+        let budget = Budget::Flops(1e21);
+        let (learned, cut) = (
+            Stages::new(&model, &small(&model), 4096, budget),
+            Stages::after_a_cut(&model, &small(&model), 4096, budget, 128),
+        );
+        assert_eq!((cut.prune.rows(), cut.prune.flops, cut.exceeded), (128, 0.0, false));
+        let tokens = |stage: Stage| stage.rows() as f64;
+        assert!(tokens(cut.next) > 1.4 * tokens(learned.next), "{cut:?} {learned:?}");
     }
 
     #[test]

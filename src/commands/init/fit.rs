@@ -24,7 +24,9 @@ impl Recipe {
     /// Chooses rows per forward and what else memory asks for.
     pub(super) fn fit(&mut self, place: &Place) -> anyhow::Result<()> {
         let [prune, next] = self.configs()?;
-        for (config, part, model) in [(prune, &mut self.prune, &self.model), (next, &mut self.next, &self.target)] {
+        let parts = [(prune, &mut self.prune, &self.model), (next, &mut self.next, &self.target)];
+        // A cut at once goes through its source layer by layer.
+        for (config, part, model) in parts.into_iter().filter(|(config, ..)| !config.cuts_at_once()) {
             let found = place
                 .memory_bytes
                 .and_then(|bytes| fitting(&config, model, None, self.row_tokens, place.device, bytes, MOST_MICRO_ROWS));

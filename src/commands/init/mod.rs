@@ -80,9 +80,11 @@ fn answer(recipe: &Recipe) -> String {
     }
     for (part, what) in [(&recipe.prune, "prune"), (&recipe.next, "continue")] {
         let time = part.time.as_ref().map_or(String::new(), |(_, said)| format!(", about {said}"));
+        let at_once = recipe.masks.is_none() && part.prunes();
+        let steps = if at_once { "at once, on".to_string() } else { format!("{} steps ×", part.stage.steps) };
         text.push_str(&format!(
-            "{what}: {} steps × {} rows × {} tokens{time}\n",
-            part.stage.steps, part.stage.batch_rows, recipe.row_tokens
+            "{what}: {steps} {} rows × {} tokens{time}\n",
+            part.stage.batch_rows, recipe.row_tokens
         ));
     }
     let line = |path: &Path| format!("{}\n", path.display());
@@ -98,6 +100,7 @@ fn json(recipe: &Recipe) -> serde_json::Value {
     json!({
         "now": model(&recipe.model),
         "target": model(&recipe.target),
+        "masks": recipe.masks,
         "row_tokens": recipe.row_tokens,
         "prune": part(&recipe.prune),
         "continue": part(&recipe.next),

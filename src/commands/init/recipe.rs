@@ -2,14 +2,14 @@
 
 use super::budget::{Budget, Stages};
 use super::part::Part;
-use crate::cli::arguments::Init;
+use crate::cli::arguments::{Init, Masks};
 use crate::commands::model_folder::config_folder;
 use crate::commands::plan;
 use crate::commands::prepared_data::open_prepared;
 use crate::commands::run_cost::RunCost;
 use crate::commands::shapes::{Need, Wish, find};
 use crate::commands::speed::Place;
-use crate::config::Stage as Command;
+use crate::config::{Prune, Stage as Command};
 use crate::files::DType;
 use crate::hf::{ModelConfig, RawConfig};
 use crate::model::count::ParameterCount;
@@ -18,7 +18,7 @@ use crate::train::Outline;
 use crate::train::references::reference_rows;
 use anyhow::Context;
 use shearling_domains::Dataset;
-use shearling_masks::{MaskSpec, Shape};
+use shearling_masks::{MaskPreset, MaskSpec, Shape};
 use std::path::{Path, PathBuf};
 
 /// What both files say.
@@ -47,6 +47,8 @@ pub(super) struct Recipe {
     pub(super) export: DType,
     pub(super) file: PathBuf,
     pub(super) next_file: PathBuf,
+    /// Masks to learn; without them the source is cut at once.
+    pub(super) masks: Option<MaskPreset>,
     pub(super) prune: Part,
     pub(super) next: Part,
     pub(super) warnings: Vec<String>,
@@ -71,7 +73,11 @@ impl Recipe {
         let place = Place::new(arguments.card.as_deref())?;
         let row_tokens = row_tokens(arguments, &model, &place, [&dataset, &next_dataset])?;
         let budget = budget(arguments, &place)?;
-        let stages = Stages::new(&model, &target, row_tokens, budget);
+        let masks = arguments.masks.map(preset);
+        let stages = match masks {
+            Some(_) => Stages::new(&model, &target, row_tokens, budget),
+            None => Stages::after_a_cut(&model, &target, row_tokens, budget, Prune::default().calibration_rows),
+        };
         let mut warnings = Vec::new();
         warnings.extend(place.busy.clone());
         let exceeded = stages.exceeded.then(|| shorter_rows(&model, &target, row_tokens, budget));
@@ -104,6 +110,7 @@ impl Recipe {
             dtype_said: place.dtype_said(),
             export: model.dtype.unwrap_or(DType::BF16),
             reference_file: arguments.reference_file.clone(),
+            masks,
             name,
             folder,
             model,
@@ -159,6 +166,13 @@ fn name_of(folder: &Path) -> String {
     let named = absolute.iter().rev().map(|part| part.to_string_lossy().into_owned());
     let written = [crate::run_dir::layout::MODEL, crate::run_dir::layout::PRUNED];
     named.into_iter().find(|name| !written.contains(&name.as_str()) && name != "/").unwrap_or("model".to_string())
+}
+
+fn preset(masks: Masks) -> MaskPreset {
+    match masks {
+        Masks::TopK => MaskPreset::TopK,
+        Masks::LlmShearing => MaskPreset::LlmShearing,
+    }
 }
 
 fn wish(arguments: &Init) -> Wish {
@@ -235,7 +249,7 @@ fn too_small(recipe: &Recipe, shorter: Option<i64>) -> String {
                  more with --hours"
             ),
             None => "give more with --hours".to_string(),
-        } + ", or cut at once and spend it all on the continuation: prune.method = \"activations\", prune.basis = \"principal\""
+        } + ", or cut at once and spend it all on the continuation: leave --masks out"
     )
 }
 

@@ -4,7 +4,8 @@ use super::part::Part;
 use super::recipe::Recipe;
 use crate::cli::table::grouped;
 use crate::config::MomentKind;
-use crate::model::count::ParameterCount;
+use crate::model::count::{ParameterCount, forward_flops_per_token};
+use shearling_masks::MaskPreset;
 use std::fmt::Write as _;
 use std::path::Path;
 
@@ -38,19 +39,56 @@ pub(super) fn prune(recipe: &Recipe) -> String {
         text.push_str(&line(key, &value.to_string(), &said));
     }
     data(&mut text, recipe, part);
-    mixer(&mut text, recipe, part);
-    let steps = part.stage.steps;
-    train(&mut text, recipe, part, (steps / 10).max(1), "10 %, as published");
+    match recipe.masks {
+        Some(preset) => learned(&mut text, recipe, preset),
+        None => at_once(&mut text, part),
+    }
+    text
+}
+
+/// The source is cut at once.
+fn at_once(text: &mut String, part: &Part) {
+    proportions(text, part, "the calibration rows are drawn by them");
+    let rows = part.stage.batch_rows.to_string();
     let _ = write!(
         text,
-        "\n[masks]\n{}{}{}",
-        line("learning_rate", "1.0", "as published: a gate must be able to cross its range many times within the run"),
-        line("multiplier_learning_rate", "1.0", "as published"),
-        line("warmup_steps", &(steps / 5).to_string(), "20 %, as published: the target grows from 0"),
+        "\n# No step is taken: all tokens are for the stage that continues. To learn masks instead: init --masks top-k.\n[prune]\n{}{}{}{}",
+        line("method", "\"activations\"", "heads, MLP units and layers by what they compute on calibration rows"),
+        line("basis", "\"principal\"", "hidden dimensions by the principal components of the residual stream"),
+        line("calibration_rows", &rows, "rows that this is measured on"),
+        line("dtype", "\"fp32\"", "the next stage starts from unrounded weights"),
     );
-    let _ = write!(text, "\n[prune]\n{}", line("dtype", "\"fp32\"", "the next stage starts from unrounded weights"));
-    rest(&mut text, part);
-    text
+}
+
+/// Masks are learned.
+fn learned(text: &mut String, recipe: &Recipe, preset: MaskPreset) {
+    let (part, steps) = (&recipe.prune, recipe.prune.stage.steps);
+    mixer(text, recipe, part);
+    train(text, recipe, part, (steps / 10).max(1), "10 %, as published");
+    text.push_str("\n[masks]\n");
+    match preset {
+        MaskPreset::TopK => {
+            text.push_str(&line("preset", "\"top-k\"", "as many open units as the schedule says, exactly"))
+        }
+        MaskPreset::LlmShearing => {
+            let rate_said = "as published: a gate must be able to cross its range many times within the run";
+            let _ = write!(
+                text,
+                "{}{}{}{}",
+                line("preset", "\"llm-shearing\"", "the published constants"),
+                line("learning_rate", "1.0", rate_said),
+                line("multiplier_learning_rate", "1.0", "as published"),
+                line("warmup_steps", &(steps / 5).to_string(), "20 %, as published: the target grows from 0"),
+            );
+        }
+    }
+    let _ = write!(
+        text,
+        "\n[prune]\n{}{}",
+        line("method", "\"learned\"", "masks are trained with the weights"),
+        line("dtype", "\"fp32\"", "the next stage starts from unrounded weights")
+    );
+    rest(text, part);
 }
 
 /// The configuration that continues.
@@ -70,10 +108,24 @@ pub(super) fn next(recipe: &Recipe) -> String {
     data(&mut text, recipe, part);
     mixer(&mut text, recipe, part);
     train(&mut text, recipe, part, (part.stage.steps * 3 / 100).max(1), "3 %, as published");
+    distillation(&mut text, recipe);
     rest(&mut text, part);
     let dtype = format!("\"{}\"", recipe.export.name());
     text.push_str(&line("export_dtype", &dtype, "of the final model, as the source has it"));
     text
+}
+
+/// The teacher, to be switched on.
+fn distillation(text: &mut String, recipe: &Recipe) {
+    let forward = |model| forward_flops_per_token(model, recipe.row_tokens);
+    let more = forward(&recipe.model) / (3.0 * forward(&recipe.target));
+    let _ = write!(
+        text,
+        "\n# To learn from the source's predictions as well, better at equal tokens, a step then costs {:.1} times as much:\n\
+         # [distill]\n# teacher = {}\n# weight = 0.5\n",
+        1.0 + more,
+        quoted(&recipe.folder)
+    );
 }
 
 fn header(recipe: &Recipe) -> String {
@@ -111,6 +163,7 @@ fn header(recipe: &Recipe) -> String {
 /// What a stage takes, in a line.
 fn taken(recipe: &Recipe, part: &Part) -> String {
     let tokens = grouped((part.stage.rows() as i64) * recipe.row_tokens);
+    let tokens = if recipe.masks.is_none() && part.prunes() { format!("No training: {tokens}") } else { tokens };
     let time = part.time.as_ref().map_or(String::new(), |(_, said)| format!(", about {said}, {}", recipe.rate_said));
     format!("{tokens} tokens{time}.")
 }
@@ -131,7 +184,7 @@ fn run(text: &mut String, recipe: &Recipe, part: &Part) {
 }
 
 fn data(text: &mut String, recipe: &Recipe, part: &Part) {
-    let again = !part.prunes() && part.data == recipe.prune.data;
+    let again = !part.prunes() && recipe.masks.is_some() && part.data == recipe.prune.data;
     let path = if again { "better other text than in pruning, if there is enough" } else { "" };
     let epochs = match &part.rows {
         Some(rows) => format!(
@@ -177,6 +230,18 @@ fn mixer(text: &mut String, recipe: &Recipe, part: &Part) {
             );
         }
     }
+    shares(text, part);
+}
+
+/// A mix that stays as it is.
+fn proportions(text: &mut String, part: &Part, said: &str) {
+    if part.rows.is_some() {
+        let _ = write!(text, "\n[mixer]\n{}", line("kind", "\"static\"", said));
+        shares(text, part);
+    }
+}
+
+fn shares(text: &mut String, part: &Part) {
     let Some(rows) = &part.rows else { return };
     let _ = write!(text, "\n# {}\n[mixer.proportions]\n", rows.said());
     for (name, share) in rows.shares() {

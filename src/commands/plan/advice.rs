@@ -34,10 +34,15 @@ fn learns_masks(outline: &Outline) -> bool {
     outline.spec.is_some() && outline.config.prune.method() == PruneMethod::Learned
 }
 
+/// Settings that only a run which trains would read.
 fn one_shot(outline: &Outline) -> Option<String> {
-    let method = outline.config.prune.method();
-    (outline.spec.is_some() && method.is_one_shot()).then(|| {
-        format!("prune.method = \"{}\" cuts at once: no step is taken and no checkpoint written", method.name())
+    let config = &outline.config;
+    let named = config.prune.method.is_some();
+    (outline.spec.is_some() && config.cuts_at_once() && !named && config.train.steps > 1).then(|| {
+        format!(
+            "train.steps = {} is not used: the source is cut at once, the default. To learn masks set prune.method = \"learned\"",
+            config.train.steps
+        )
     })
 }
 
@@ -59,7 +64,7 @@ fn settling(outline: &Outline) -> Vec<String> {
         warnings.push(format!(
             "the masks have too little time to settle: after masks.warmup_steps = {warmup} a gate could cross its range \
              {crossings:.1} times, at least {ENOUGH_CROSSINGS:.0} are needed; many kept units will be half-alive. Raise {key}, or cut \
-             at once: prune.method = \"activations\", prune.basis = \"principal\""
+             at once: prune.method = \"activations\""
         ));
     }
     warnings

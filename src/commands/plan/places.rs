@@ -1,5 +1,6 @@
 //! Where the run fits: the device it is planned for, and cards by name.
 
+use crate::commands::run_cost::RunCost;
 use crate::native::runtime::cards::{CARDS, Card};
 use crate::native::runtime::memory;
 use crate::train::Outline;
@@ -26,13 +27,19 @@ struct Own {
     fit: Fit,
     /// Keys with which it would fit, where it does not; `None` if nothing helps.
     remedy: Option<Vec<String>>,
+    /// Whether the source is cut at once.
+    at_once: bool,
 }
 
 impl Places {
-    pub(super) fn new(outline: &Outline, card: Option<&Card>) -> Places {
+    pub(super) fn new(outline: &Outline, cost: &RunCost, card: Option<&Card>) -> Places {
         let (model, tokens, device) = (&outline.model, outline.row_tokens, outline.device);
         let teacher = outline.teacher.as_ref();
-        let memory = MemoryEstimate::new(model, teacher, &outline.config, tokens, device);
+        let on = |device| match &cost.one_shot {
+            Some(cost) => MemoryEstimate::of_work(cost.memory_bytes, device),
+            None => MemoryEstimate::new(model, teacher, &outline.config, tokens, device),
+        };
+        let memory = on(device);
         let own = match card {
             Some(card) => Some((format!("{} ({:.1} GiB)", card.name, gib(card.memory_bytes())), card.memory_bytes())),
             None => memory::usable_bytes(device).map(|bytes| (this_machine(device, bytes as f64), bytes as f64)),
@@ -44,9 +51,10 @@ impl Places {
                 let found = fitting(&outline.config, model, teacher, tokens, device, bytes, most_rows)?;
                 Some(found.changed_from(&Settings::of(&outline.config)))
             };
-            Own { name, bytes, fit, remedy: if fit == Fit::Yes { None } else { remedy() } }
+            let helped = fit != Fit::Yes && cost.one_shot.is_none();
+            Own { name, bytes, fit, remedy: if helped { remedy() } else { None }, at_once: cost.one_shot.is_some() }
         });
-        Places { memory, on_gpu: MemoryEstimate::new(model, teacher, &outline.config, tokens, Device::Cuda(0)), own }
+        Places { memory, on_gpu: on(Device::Cuda(0)), own }
     }
 
     /// `fits in …` for the device of the plan and for every card.
@@ -99,6 +107,7 @@ impl Places {
         let needed = gib(self.memory.total_bytes());
         let advice = match &own.remedy {
             Some(keys) => format!("it would with {}", keys.join(", ")),
+            None if own.at_once => "lower prune.calibration_rows or prune.check_rows".to_string(),
             None => {
                 "no setting of train.micro_batch_rows, activation_checkpointing or moments makes it fit".to_string()
             }

@@ -9,9 +9,11 @@ use crate::cli::table::{Table, bytes, grouped};
 use crate::commands::inspect::{shape_json, shape_table};
 use crate::commands::run_cost::RunCost;
 use crate::commands::speed::{CARD_UTILISATION, Place};
+use crate::config::PruneMethod;
+use crate::export::OneShotCost;
 use crate::files::available_bytes;
 use crate::hf::ModelConfig;
-use crate::model::count::ParameterCount;
+use crate::model::count::{ParameterCount, training_flops_per_token};
 use crate::native::runtime::cards::Card;
 use crate::native::runtime::device;
 use crate::run_dir::STEPS_AT_ONCE;
@@ -52,7 +54,9 @@ impl PlanReport {
         let mut busy = None;
         let seconds = match (arguments.tokens_per_second, arguments.tflops, card) {
             (Some(rate), ..) => {
-                Some((cost.flops() / cost.train_flops * cost.tokens / rate, "at the given rate".to_string()))
+                let training = training_flops_per_token(&outline.model, outline.row_tokens);
+                let per_token = if cost.tokens > 0.0 { cost.train_flops / cost.tokens } else { training };
+                Some((cost.flops() / per_token / rate, "at the given rate".to_string()))
             }
             (None, Some(tflops), _) => Some((cost.flops() / (tflops * 1e12), "at the given rate".to_string())),
             (None, None, Some(card)) => {
@@ -65,8 +69,8 @@ impl PlanReport {
             }
             (None, None, None) => measured_seconds(outline, cost.flops(), &mut busy),
         };
-        let places = Places::new(outline, card);
-        let checkpoint_bytes = checkpoint_bytes(&outline.model, config);
+        let places = Places::new(outline, &cost, card);
+        let checkpoint_bytes = if cost.one_shot.is_some() { 0.0 } else { checkpoint_bytes(&outline.model, config) };
         let written = ParameterCount::of(small.as_ref().unwrap_or(&outline.model)).total() as f64;
         let written_bytes = written * written_dtype(outline).1.bytes() as f64;
         let mut warnings = outline.findings.warnings.clone();
@@ -82,9 +86,11 @@ impl PlanReport {
         report
     }
 
-    /// Bytes that a run leaves on its disk at most: the last and the best checkpoint, one being written, the model.
+    /// Bytes that a run leaves on its disk at most: the last and the best checkpoint, one being written, the model; and
+    /// what a cut at once needs until it is done.
     fn disk_bytes(&self) -> f64 {
-        f64::from(STEPS_AT_ONCE) * self.checkpoint_bytes + self.written_bytes
+        let scratch = self.cost.one_shot.map_or(0.0, |cost| cost.scratch_bytes);
+        f64::from(STEPS_AT_ONCE) * self.checkpoint_bytes + self.written_bytes + scratch
     }
 
     fn full_disk(&self, outline: &Outline) -> Option<String> {
@@ -111,15 +117,50 @@ impl PlanReport {
     }
 
     pub(super) fn text(&self, outline: &Outline) -> String {
-        let train = &outline.config.train;
         let mut text = format!("{}\n", self.shapes(outline));
         if !self.domains.is_empty() {
             text.push_str(&format!("{}\n", rows::table(&self.domains)));
         }
         text.push_str(&self.mix.as_ref().and_then(MixReach::line).unwrap_or_default());
+        text.push_str(&match &self.cost.one_shot {
+            Some(cost) => self.at_once(outline, cost),
+            None => self.training(outline),
+        });
+        text.push_str(&match &self.seconds {
+            Some((seconds, said)) => format!("time: about {}, {said}\n", self.cost.time_said(*seconds)),
+            None => "time: not known here; give --tokens-per-second, --tflops or --card\n".to_string(),
+        });
+        text.push_str(&match &self.cost.one_shot {
+            Some(_) => {
+                format!("peak memory, predicted ({}): {}\n", computed(outline), bytes(self.places.memory.total_bytes()))
+            }
+            None => format!("peak memory, predicted ({}): {}\n", computed(outline), self.places.memory),
+        });
+        text.push_str(&self.places.text(outline.device));
+        text.push_str(&match &self.cost.one_shot {
+            Some(cost) if cost.scratch_bytes > 0.0 => {
+                format!(
+                    "disk: {} for the source in its principal basis, until the cut is written\n",
+                    bytes(cost.scratch_bytes)
+                )
+            }
+            Some(_) => String::new(),
+            None => format!("disk: {} per checkpoint, up to {STEPS_AT_ONCE} at a time\n", bytes(self.checkpoint_bytes)),
+        });
+        let (_, dtype) = written_dtype(outline);
+        text.push_str(&format!("written model: {}, {}\n", dtype.name(), bytes(self.written_bytes)));
+        text.push_str(&list("not checked", &outline.findings.not_checked));
+        let stage = outline.stage.name();
+        text.push_str(&list(&format!("{stage} would refuse this run"), &outline.findings.problems));
+        text
+    }
+
+    /// What a run trains and evaluates.
+    fn training(&self, outline: &Outline) -> String {
+        let train = &outline.config.train;
         let micro = train.batch_rows / train.micro_batch().max(1);
         let assumed = if outline.dataset.is_some() { "" } else { " (assumed)" };
-        text.push_str(&format!(
+        let mut text = format!(
             "{} steps × {} rows ({micro} micro-batch{} of {}) × {} tokens{assumed} = {} tokens\n",
             grouped(train.steps),
             train.batch_rows,
@@ -127,7 +168,7 @@ impl PlanReport {
             train.micro_batch(),
             outline.row_tokens,
             grouped(self.cost.tokens as i64)
-        ));
+        );
         text.push_str(&match self.cost.eval_flops {
             Some(flops) => format!(
                 "FLOPs: {:.3e} training + {flops:.3e} in {} evaluations ({:.1} %)\n",
@@ -141,23 +182,26 @@ impl PlanReport {
             let share = 100.0 * flops / self.cost.train_flops;
             text.push_str(&format!("of the training FLOPs the teacher's forward takes {flops:.3e} ({share:.1} %)\n"));
         }
-        text.push_str(&match &self.seconds {
-            Some((seconds, said)) => format!("time: about {}, {said}\n", self.cost.time_said(*seconds)),
-            None => "time: not known here; give --tokens-per-second, --tflops or --card\n".to_string(),
-        });
-        text.push_str(&format!("peak memory, predicted ({}): {}\n", computed(outline), self.places.memory));
-        text.push_str(&self.places.text(outline.device));
-        let (_, dtype) = written_dtype(outline);
-        text.push_str(&format!(
-            "disk: {} per checkpoint, up to three at a time\nwritten model: {}, {}\n",
-            bytes(self.checkpoint_bytes),
-            dtype.name(),
-            bytes(self.written_bytes)
-        ));
-        text.push_str(&list("not checked", &outline.findings.not_checked));
-        let stage = outline.stage.name();
-        text.push_str(&list(&format!("{stage} would refuse this run"), &outline.findings.problems));
         text
+    }
+
+    /// What a cut at once measures and compares.
+    fn at_once(&self, outline: &Outline, cost: &OneShotCost) -> String {
+        let (config, table) = (&outline.config, &outline.config.prune);
+        let basis = if cost.basis_flops > 0.0 { ", hidden dimensions in the principal basis" } else { "" };
+        let assumed = if outline.dataset.is_some() { "" } else { " (assumed)" };
+        let measured = match config.prune.method() {
+            PruneMethod::Magnitude if cost.basis_flops == 0.0 => String::new(),
+            _ => format!(", measured on {} rows × {} tokens{assumed}", table.calibration_rows, outline.row_tokens),
+        };
+        format!(
+            "cut at once by {}{basis}{measured}; no step is taken, no checkpoint written\n\
+             FLOPs: {:.3e} scores + {:.3e} basis + {:.3e} comparison in fp64\n",
+            table.method().name(),
+            cost.scoring_flops,
+            cost.basis_flops,
+            cost.check_flops
+        )
     }
 
     fn shapes(&self, outline: &Outline) -> String {
@@ -199,6 +243,7 @@ impl PlanReport {
             "training_flops": self.cost.train_flops,
             "teacher_flops": self.cost.teacher_flops,
             "evaluation_flops": self.cost.eval_flops,
+            "one_shot": self.cost.one_shot,
             "seconds": self.seconds.as_ref().map(|(seconds, _)| seconds),
             "device": device::name(outline.device),
             "dtype": compute_dtype(outline.config.run.dtype, outline.device),

@@ -18,9 +18,9 @@ pub(super) struct DomainRows {
 impl DomainRows {
     /// Of every domain that is known.
     pub(super) fn of(outline: &Outline) -> Vec<DomainRows> {
-        let train = &outline.config.train;
+        let (steps, batch_rows) = outline.config.draws();
         let shares: Vec<f64> = outline.domains.iter().map(|(_, share)| *share).collect();
-        let needed = rows_needed(&shares, train.batch_rows, train.steps);
+        let needed = rows_needed(&shares, batch_rows, steps);
         let rows = |(index, (name, proportion)): (usize, &(String, f64))| DomainRows {
             name: name.clone(),
             proportion: *proportion,
