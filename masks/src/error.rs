@@ -54,6 +54,21 @@ pub enum Error {
         /// `head_dim` of the target.
         target_value: i64,
     },
+    /// Masks are asked for a shape that they were not trained towards.
+    #[error(
+        "the masks keep {learned} of {size} in every row of `{module}`, {asked} are asked for: masks that were learned for one \
+         shape can be cut to a smaller one, in the dimensions that they were learned for; give at most {learned}"
+    )]
+    NotLearned {
+        /// The module.
+        module: &'static str,
+        /// Units of a row.
+        size: i64,
+        /// How many of a row the masks keep.
+        learned: i64,
+        /// How many of a row are asked for.
+        asked: i64,
+    },
     /// A target dimension exceeds the source's.
     #[error(
         "target {key} = {target_value} is larger than the source's {source_value}: pruning only removes; set {key} to at most {source_value}"

@@ -135,6 +135,31 @@ impl MaskSet {
         Ok(MaskSet { spec, gating, warmup_steps, finished, device, masks, rows, noise })
     }
 
+    /// The same masks on their way to a smaller target: of every row the best units stay, fewer of them.
+    ///
+    /// # Errors
+    /// [`crate::Error::NotLearned`] for a dimension without a mask, or of which more should stay than the masks were trained to keep.
+    pub fn retargeted(self, spec: MaskSpec) -> Result<MaskSet> {
+        let masks = self.masks.into_iter().filter_map(|mask| {
+            let module = spec.get(mask.spec.module)?.clone();
+            Some(Mask { spec: module, ..mask })
+        });
+        for kind in UnitKind::ALL {
+            let [learned, asked] = [&self.spec, &spec].map(|spec| spec.layout(kind));
+            if asked.target > learned.target || asked.size != learned.size || asked.rows != learned.rows {
+                let (size, learned, asked) = (learned.size, learned.target, asked.target);
+                return Err(crate::Error::NotLearned { module: kind.name(), size, learned, asked });
+            }
+            let has_mask = |spec: &MaskSpec| spec.get(kind).is_some();
+            if has_mask(&spec) && !has_mask(&self.spec) {
+                let (size, learned, asked) = (learned.size, learned.size, asked.target);
+                return Err(crate::Error::NotLearned { module: kind.name(), size, learned, asked });
+            }
+        }
+        let masks = masks.collect();
+        MaskSet::from_masks(spec, self.gating, self.warmup_steps, self.finished, self.device, masks)
+    }
+
     /// Which masks there are.
     pub fn spec(&self) -> &MaskSpec {
         &self.spec

@@ -16,6 +16,7 @@ use crate::run_dir::layout::{STEP_MODEL, mask_file};
 use crate::run_dir::{RunDir, StepDir, Verify};
 use crate::train::Setup;
 use crate::train::calibration::calibration;
+use crate::train::setup::check_loads_elsewhere;
 use crate::train::written_dtype::written_dtype;
 use shearling_masks::{Gates, KeepPlan, MaskReport, MaskSet, MaskSpec, ModuleSpec, UnitKind};
 use std::path::{Path, PathBuf};
@@ -98,13 +99,25 @@ impl Job {
     }
 
     fn prune(&self, step: &StepDir, device: Device, observer: &mut dyn Observer) -> Result<Written, Error> {
-        let masks = MaskSet::load(mask_file(step.path()), device)?;
+        let source = Checkpoint::open(&step.path().join(STEP_MODEL))?;
+        let masks = self.masks(step, source.model(), device)?;
         observer.masks(&MaskReport::new(&masks)?);
         let gates = masks.target_gates()?.detach()?;
         let plan = KeepPlan::from_gates(masks.spec(), &gates)?;
-        let source = Checkpoint::open(&step.path().join(STEP_MODEL))?;
         let card = self.card(source.model(), Some(step))?;
         self.cut(Cut { source: &source, spec: masks.spec(), gates: &gates, plan: &plan, card }, device, observer)
+    }
+
+    /// The masks of a step, for the configuration's target: that of the run, or a smaller one.
+    fn masks(&self, step: &StepDir, model: &ModelConfig, device: Device) -> Result<MaskSet, Error> {
+        let masks = MaskSet::load(mask_file(step.path()), device)?;
+        let Some(target) = &self.config.target else { return Ok(masks) };
+        let spec = shape::mask_spec(model, target)?;
+        if spec == *masks.spec() {
+            return Ok(masks);
+        }
+        check_loads_elsewhere(&shape::resized(model, spec.target()))?;
+        Ok(masks.retargeted(spec)?)
     }
 
     fn cut(&self, cut: Cut, device: Device, observer: &mut dyn Observer) -> Result<Written, Error> {

@@ -241,6 +241,47 @@ fn any_kept_step_is_exported_and_the_last_one_is_what_prune_wrote() {
 }
 
 #[test]
+fn a_checkpoint_of_masks_is_cut_to_a_smaller_target() {
+    let folder = tempfile::tempdir().unwrap();
+    let out = folder.path().join("smaller").display().to_string();
+    let smaller = ["hidden_size=32", "intermediate_size=80", "num_hidden_layers=2"];
+    let targets = smaller.iter().flat_map(|size| ["--target", size]).collect::<Vec<_>>();
+    let masks = run("prune");
+    let command = ["export", &masks, "--out", &out];
+    fn export<'a>(command: &[&'a str], targets: &[&'a str]) -> Vec<&'a str> {
+        [command, targets].concat()
+    }
+    succeed(&export(&command, &[&targets[..], &["--target", "num_attention_heads=2"]].concat()));
+    let shape = json(&["inspect", "model", &out, "--json"])["shape"].clone();
+    for (key, size) in
+        [("hidden_size", 32), ("intermediate_size", 80), ("num_hidden_layers", 2), ("num_attention_heads", 2)]
+    {
+        assert_eq!(shape[key], size, "{key}");
+    }
+    // The hidden dimensions that stay are among those of the run's own target, in their order.
+    let embedding = |path: &Path| tensors(&path.join("model.safetensors")).remove("model.embed_tokens.weight").unwrap();
+    let (own, small) = (embedding(&tiny_runs().join("prune/pruned")), embedding(Path::new(&out)));
+    let column = |of: &tch::Tensor, at: i64| of.select(1, at);
+    let kept = (0..32).filter(|at| (0..48).any(|own_at| column(&own, own_at).equal(&column(&small, *at)))).count();
+    assert_eq!(kept, 32);
+
+    for (wrong, said) in [
+        ("hidden_size=60", "`hidden`, 60 are asked for"),
+        ("hidden_size", "expected KEY=SIZE"),
+        ("vocab_size=8", "no key of [target] is called vocab_size"),
+        ("hidden_size=31", "num_attention_heads"),
+    ] {
+        std::fs::remove_dir_all(&out).ok();
+        let output = shearling(&export(&command, &["--target", wrong]));
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert!(output.status.code() == Some(2) && stderr.contains(said), "{wrong}: {stderr}");
+        assert!(!Path::new(&out).exists());
+    }
+    let output = shearling(&["export", &run("pretrain"), "--out", &out, "--target", "hidden_size=32"]);
+    assert!(String::from_utf8_lossy(&output.stderr).contains("has no masks"));
+}
+
+#[test]
 fn inspect_shows_survivors_and_the_course_of_a_run() {
     let masks = json(&["inspect", "masks", &run("prune"), "--json"]);
     assert_eq!((&masks["source"]["hidden_size"], &masks["target"]["hidden_size"]), (&64.into(), &48.into()));

@@ -18,7 +18,7 @@ Examples:
 pub(super) const PRUNE: &str = "\
 Examples:
   shearling prune --config prune.toml
-  shearling prune --config prune.toml --set run.directory=runs/second --set train.steps=200
+  shearling prune --config prune.toml --set run.directory=runs/second --set prune.method=taylor
   shearling prune --resume runs/prune
 ";
 

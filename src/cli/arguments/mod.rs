@@ -26,7 +26,7 @@ use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::num::{NonZeroU64, NonZeroUsize};
 use std::path::PathBuf;
 
-/// Prunes a Hugging Face checkpoint to an exact shape by learned masks, then continues its pre-training while
+/// Prunes a Hugging Face checkpoint to an exact shape, at once or by learned masks, then continues its pre-training while
 /// re-weighting the data domains (Sheared-LLaMA, arXiv 2310.06694).
 ///
 /// The usual order: `doctor`, `data prepare`, `init`, `plan`, `prune`, `pretrain`, `eval`.
@@ -70,12 +70,13 @@ pub enum Command {
     /// docs/guides/plan.md has the rules.
     #[command(after_long_help = examples::PLAN)]
     Plan(Plan),
-    /// Train pruning masks together with the weights until the target shape is met, then write the pruned model as a Hugging
-    /// Face folder.
+    /// Cut a model to the shape of [target], at once or by masks that are learned first, and write it as a Hugging Face folder.
     ///
-    /// The run folder (run.directory) gets checkpoints/, masks/, metrics.jsonl and at the end pruned/, the Hugging Face folder.
-    /// That is written only if its logits equal those of the masked model on held-out rows; otherwise the exit code is 1.
-    /// Ctrl-C stops the run with a checkpoint, `--resume` continues it.
+    /// At once (prune.method = "activations", the default): units are scored on a few training rows, layer by layer; minutes,
+    /// no training step. With prune.method = "learned" masks train together with the weights until the target shape is met;
+    /// the run folder (run.directory) then gets checkpoints/, masks/ and metrics.jsonl, Ctrl-C stops the run with a
+    /// checkpoint, `--resume` continues it. The pruned model is written to pruned/ in that folder, and only if its logits
+    /// equal those of the gated source on held-out rows; otherwise the exit code is 1.
     #[command(after_long_help = with_changeable(examples::PRUNE))]
     Prune(Run),
     /// Continue the pre-training of a model on weighted domains, then write it as a Hugging Face folder (model/).
@@ -313,6 +314,10 @@ pub struct Export {
     /// dtype of the written weights [default: prune.dtype or checkpoint.export_dtype of the run, else the source's].
     #[arg(long)]
     pub dtype: Option<DtypeArgument>,
+    /// Cut a `prune` run to a smaller target than its own, without starting over: KEY=SIZE for a key of [target], such as
+    /// hidden_size=1536. Of every row the units with the highest log α stay.
+    #[arg(long, value_name = "KEY=SIZE")]
+    pub target: Vec<String>,
     /// Write the pruned model even if it cannot be proven equal to the masked one; its card says so.
     #[arg(long)]
     pub unproven: bool,
