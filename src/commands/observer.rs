@@ -56,6 +56,11 @@ impl TerminalObserver {
 }
 
 impl Observer for TerminalObserver {
+    fn measuring(&mut self, what: &str, done: usize, of: usize) {
+        let label = &self.label;
+        self.progress.show(|| format!("{label}: {what} {done}/{of}"));
+    }
+
     fn started(&mut self, trainer: &Trainer, resumed: bool) {
         let step = trainer.counters.step;
         let action = if resumed { format!("resumes after step {step}") } else { "starts".to_string() };

@@ -8,6 +8,8 @@ use std::path::Path;
 
 /// Who watches a run; the only way it talks. All methods may be left alone.
 pub trait Observer {
+    /// What is measured on the source before the first step: what, how far, of how much.
+    fn measuring(&mut self, _what: &str, _done: usize, _of: usize) {}
     /// The run is set up; `resumed` says that it continues.
     fn started(&mut self, _trainer: &Trainer, _resumed: bool) {}
     /// A step is done.

@@ -43,14 +43,14 @@ pub(super) fn open(
     intervals: &Intervals,
     observer: &mut dyn Observer,
 ) -> Result<Opening, Error> {
-    if resume { reopen(setup, intervals, observer) } else { start(setup) }
+    if resume { reopen(setup, intervals, observer) } else { start(setup, observer) }
 }
 
-fn start(setup: &Setup) -> Result<Opening, Error> {
+fn start(setup: &Setup, observer: &mut dyn Observer) -> Result<Opening, Error> {
     refuse_existing(&setup.config.run.directory)?;
     ensure_space(&setup.config.run.directory, run_bytes(setup))?;
     // The trainer comes first: a run that cannot start leaves no folder behind.
-    let trainer = Trainer::new(setup)?;
+    let trainer = Trainer::starting(setup, &mut |what, done, of| observer.measuring(what, done, of))?;
     let folder = RunDir::create(&setup.config.run.directory)?;
     let lock = RunLock::acquire(folder.root())?;
     write_resolved(folder.root(), &setup.config)?;
@@ -89,7 +89,7 @@ fn reopen(setup: &Setup, intervals: &Intervals, observer: &mut dyn Observer) -> 
 /// A run that ended before its first checkpoint has nothing to continue from, and nothing to lose: it begins again in
 /// the same folder.
 fn begin_again(setup: &Setup, folder: RunDir, lock: RunLock, observer: &mut dyn Observer) -> Result<Opening, Error> {
-    let trainer = Trainer::new(setup)?;
+    let trainer = Trainer::starting(setup, &mut |what, done, of| observer.measuring(what, done, of))?;
     write_resolved(folder.root(), &setup.config)?;
     remove_later_snapshots(&folder.root().join(SNAPSHOTS), 0)?;
     write_atomic(&folder.root().join(METRICS), b"")?;

@@ -9,7 +9,7 @@ use crate::config::{HiddenBasis, MaskInit, PruneMethod};
 use crate::hf::{Checkpoint, ModelConfig};
 use crate::model::{Parameter, init, parameters::parameters};
 use crate::prune::principal::{Basis, basis, rotated_weight};
-use crate::prune::scores::{Calibration, Scoring, scores};
+use crate::prune::scores::{Calibration, Progress, Scoring, scores};
 use shearling_masks::{MaskSet, MaskSpec, UnitKind};
 use tch::{Kind, Tensor};
 
@@ -22,23 +22,24 @@ pub(super) struct Start {
 }
 
 /// Reads the source and measures what the configuration asks for.
-pub(super) fn start(setup: &Setup) -> Result<Start, Error> {
+pub(super) fn start(setup: &Setup, progress: &mut Progress) -> Result<Start, Error> {
     let rows = calibration_rows(setup)?;
-    let basis = principal_basis(setup, rows.as_ref())?;
+    let basis = principal_basis(setup, rows.as_ref(), progress)?;
     let kind = stored_kind(&setup.config, setup.compute_kind());
     let weights = match (&setup.source, &basis) {
         (None, _) => random_weights(setup)?,
         (Some(source), None) => load_weights(source, &setup.model, kind, setup.device)?,
         (Some(source), Some(basis)) => rotated_weights(source, basis, setup, kind)?,
     };
-    let masks = setup.spec.as_ref().map(|spec| initial_masks(setup, spec, rows.as_ref(), basis.as_ref()));
+    let masks = setup.spec.as_ref().map(|spec| initial_masks(setup, spec, rows.as_ref(), basis.as_ref(), progress));
     Ok(Start { weights, masks: masks.transpose()? })
 }
 
 /// Masks at step 0, in the source's own basis.
 pub(super) fn masks_alone(setup: &Setup) -> Result<Option<MaskSet>, Error> {
     let rows = calibration_rows(setup)?;
-    setup.spec.as_ref().map(|spec| initial_masks(setup, spec, rows.as_ref(), None)).transpose()
+    let masks = |spec| initial_masks(setup, spec, rows.as_ref(), None, &mut |_, _, _| ());
+    setup.spec.as_ref().map(masks).transpose()
 }
 
 /// What basis and scores are measured on, if either is.
@@ -49,11 +50,11 @@ fn calibration_rows(setup: &Setup) -> Result<Option<Calibration>, Error> {
 }
 
 /// The basis that the run prunes in, if it is another than the source's own.
-fn principal_basis(setup: &Setup, rows: Option<&Calibration>) -> Result<Option<Basis>, Error> {
+fn principal_basis(setup: &Setup, rows: Option<&Calibration>, progress: &mut Progress) -> Result<Option<Basis>, Error> {
     let prunes_hidden = setup.spec.as_ref().is_some_and(|spec| spec.get(UnitKind::Hidden).is_some());
     match (&setup.source, rows, setup.config.hidden_basis()) {
         (Some(source), Some(rows), HiddenBasis::Principal) if prunes_hidden => {
-            Ok(Some(basis(source, rows, setup.device, &mut |_, _, _| ())?))
+            Ok(Some(basis(source, rows, setup.device, progress)?))
         }
         _ => Ok(None),
     }
@@ -64,6 +65,7 @@ fn initial_masks(
     spec: &MaskSpec,
     rows: Option<&Calibration>,
     basis: Option<&Basis>,
+    progress: &mut Progress,
 ) -> Result<MaskSet, Error> {
     let (table, steps) = (&setup.config.masks, setup.config.train.steps);
     let (gating, warmup) = (table.gating(steps), table.target_warmup(steps));
@@ -71,7 +73,7 @@ fn initial_masks(
         return Ok(MaskSet::new(spec.clone(), gating, warmup, setup.config.run.seed, setup.device)?);
     };
     let scoring = Scoring { method: PruneMethod::Activations, layers: setup.config.prune.layer_score };
-    let mut scores = scores(scoring, source, spec, rows, setup.device, &mut |_, _, _| ())?;
+    let mut scores = scores(scoring, source, spec, rows, setup.device, progress)?;
     if let Some(basis) = basis {
         scores.hidden = Some(basis.energy.shallow_clone());
     }

@@ -17,6 +17,7 @@ use crate::hf::{ModelConfig, RawConfig};
 use crate::model::count::training_flops_per_token;
 use crate::model::loss::Blend;
 use crate::model::{Decoder, ForwardContext};
+use crate::prune::scores::Progress;
 use serde::{Deserialize, Serialize};
 use shearling_domains::{Batch, Loader, Mixer, Split};
 use shearling_masks::MaskSet;
@@ -109,7 +110,12 @@ impl Counters {
 impl Trainer {
     /// A run at step 0.
     pub fn new(setup: &Setup) -> Result<Trainer, Error> {
-        let Start { weights, masks } = start(setup)?;
+        Trainer::starting(setup, &mut |_, _, _| ())
+    }
+
+    /// The same; `progress` is told what is measured on the source before, layer by layer.
+    pub fn starting(setup: &Setup, progress: &mut Progress) -> Result<Trainer, Error> {
+        let Start { weights, masks } = start(setup, progress)?;
         Trainer::begin(setup, weights, masks)
     }
 
