@@ -1,6 +1,6 @@
 //! `plan` with a need: shapes of an exact size with their costs, the first of which is the one that `init` takes.
 
-use super::support::{config, fixture, listing, shearling, succeed, write_tiny_source};
+use super::support::{config, data_path, fixture, listing, shearling, succeed, write_tiny_source};
 use serde_json::Value;
 use shearling::config::Target;
 use std::path::PathBuf;
@@ -129,7 +129,7 @@ fn the_table_to_paste_is_the_row_that_is_picked() {
             &row.to_string(),
         ]);
         assert!(text.contains(answer["target"].as_str().unwrap()), "{text}");
-        assert!(text.contains("3350 GB/s of one H100") && text.contains("to prune, whatever the shape"), "{text}");
+        assert!(text.contains("3350 GB/s of one H100") && text.contains("to learn masks on the source, whatever the shape"), "{text}");
     }
 }
 
@@ -190,6 +190,34 @@ fn a_tiny_model_has_shapes_too() {
     let answer = desk.plan(&["--target-params", "26k"]);
     let command = answer["init"].as_str().unwrap();
     assert_eq!(desk.init(command)["target"]["shape"], rows(&answer)[0]["shape"]);
+}
+
+#[test]
+fn shapes_are_tried_and_ordered_by_what_they_lose() {
+    let desk = Desk { folder: tempfile::tempdir().unwrap() };
+    write_tiny_source(&desk.at("model"));
+    let scratch = desk.at("scratch");
+    std::fs::create_dir(&scratch).unwrap();
+    let (model, data) = (desk.text("model"), data_path());
+    let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_shearling"));
+    command.args(["plan", &model, "--json", "--bandwidth", "1TB/s", "--target-params", "26k"]);
+    let command = command.args(["--rank", "2", "--data", &data, "--rank-tokens", "20k"]).env("TMPDIR", &scratch);
+    let output = command.env("OMP_NUM_THREADS", "1").output().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
+    let ranked = answer["ranked"].as_array().unwrap();
+    let loss = |trial: &Value| trial["loss"].as_f64().unwrap();
+    assert!(!ranked.is_empty() && ranked.len() <= 2);
+    assert!(ranked.windows(2).all(|pair| loss(&pair[0]) <= loss(&pair[1])), "{ranked:?}");
+    assert!(ranked.iter().all(|trial| loss(trial) < trial["cut_loss"].as_f64().unwrap()), "training helps: {ranked:?}");
+    assert_eq!(answer["picked"], ranked[0]["row"], "the best is what is printed");
+    assert!(listing(&scratch).is_empty(), "nothing is left behind");
+    let refused = desk.refused(&[&model, "--target-params", "26k", "--rank", "2"]);
+    assert!(refused.contains("--data"), "{refused}");
+    let config = desk.at("model/config.json").display().to_string();
+    let refused =
+        desk.refused(&[&config, "--target-params", "26k", "--rank", "1", "--data", &data, "--bandwidth", "1TB/s"]);
+    assert!(refused.contains("with its weights"), "{refused}");
 }
 
 #[test]

@@ -13,6 +13,7 @@ Examples:
   shearling plan models/llama2-7b --target-params 1.3B --card h100
   shearling plan models/llama2-7b --target-memory 4GiB --context 8192 --pick 3
   shearling plan models/llama2-7b/config.json --target-latency 20ms --bandwidth 45GB/s
+  shearling plan models/smollm2 --target-params 51M --rank 3 --data data/smollm2
 ";
 
 pub(super) const PRUNE: &str = "\

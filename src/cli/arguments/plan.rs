@@ -89,7 +89,23 @@ pub struct ServingArguments {
     /// Memory bandwidth of the serving device: 3.35TB/s, 45GB/s [default: the --card's, else measured on this machine].
     #[arg(long, value_name = "RATE", value_parser = rate, requires = "need", help_heading = "Shapes for a target size, memory or latency")]
     pub bandwidth: Option<f64>,
-    /// Print the [target] table of this row of the list instead of the first.
+    /// Try the first ROWS shapes: cut each at once, train it on --rank-tokens with the source as teacher, and order them by
+    /// held-out loss. Takes the model's weights and --data.
+    #[arg(long, value_name = "ROWS", requires_all = ["need", "data"], help_heading = "Shapes for a target size, memory or latency")]
+    pub rank: Option<NonZeroUsize>,
+    /// Folder written by `data prepare`, for --rank.
+    #[arg(long, value_name = "DIR", requires = "rank", help_heading = "Shapes for a target size, memory or latency")]
+    pub data: Option<PathBuf>,
+    /// Tokens that each shape is trained on, for --rank.
+    #[arg(
+        long,
+        value_name = "COUNT",
+        value_parser = count,
+        default_value = "200k",
+        help_heading = "Shapes for a target size, memory or latency"
+    )]
+    pub rank_tokens: u64,
+    /// Print the [target] table of this row of the list instead of the first, or of the best that was tried.
     #[arg(long, value_name = "ROW", requires = "need", help_heading = "Shapes for a target size, memory or latency")]
     pub pick: Option<NonZeroUsize>,
 }

@@ -22,8 +22,8 @@ const CONTINUE_STEP_TOKENS: f64 = 1_048_576.0;
 /// Share of the compute that prunes.
 const PRUNE_SHARE: f64 = 1.0 / 3.0;
 /// Steps that a stage has at least, and that a batch should leave.
-pub(super) const LEAST_PRUNE_STEPS: u64 = 300;
-pub(super) const LEAST_CONTINUE_STEPS: u64 = 100;
+pub(in crate::commands) const LEAST_PRUNE_STEPS: u64 = 300;
+pub(in crate::commands) const LEAST_CONTINUE_STEPS: u64 = 100;
 const WANTED_STEPS: f64 = 600.0;
 /// Rows per step at least.
 const LEAST_ROWS: usize = 4;
@@ -36,7 +36,7 @@ const OVERHEAD: f64 = 1.2;
 
 /// What there is to spend on both stages.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) enum Budget {
+pub(in crate::commands) enum Budget {
     /// FLOPs on the device.
     Flops(f64),
     /// Tokens.
@@ -45,31 +45,31 @@ pub(super) enum Budget {
 
 /// One stage.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Stage {
-    pub(super) steps: u64,
-    pub(super) batch_rows: usize,
-    pub(super) learning_rate: f64,
-    pub(super) flops: f64,
+pub(in crate::commands) struct Stage {
+    pub(in crate::commands) steps: u64,
+    pub(in crate::commands) batch_rows: usize,
+    pub(in crate::commands) learning_rate: f64,
+    pub(in crate::commands) flops: f64,
 }
 
 impl Stage {
-    pub(super) fn rows(&self) -> u64 {
+    pub(in crate::commands) fn rows(&self) -> u64 {
         self.steps * self.batch_rows as u64
     }
 }
 
 /// Both stages.
 #[derive(Clone, Copy, Debug, PartialEq)]
-pub(super) struct Stages {
-    pub(super) prune: Stage,
-    pub(super) next: Stage,
+pub(in crate::commands) struct Stages {
+    pub(in crate::commands) prune: Stage,
+    pub(in crate::commands) next: Stage,
     /// Whether the budget was less than the fewest steps take.
-    pub(super) exceeded: bool,
+    pub(in crate::commands) exceeded: bool,
 }
 
 impl Stages {
     /// For a source that is cut at once with `calibration_rows` rows: the whole budget continues.
-    pub(super) fn after_a_cut(
+    pub(in crate::commands) fn after_a_cut(
         source: &ModelConfig,
         target: &ModelConfig,
         tokens: i64,
@@ -82,7 +82,7 @@ impl Stages {
     }
 
     /// Of a source and a target with rows of `tokens`, masks being learned.
-    pub(super) fn new(source: &ModelConfig, target: &ModelConfig, tokens: i64, budget: Budget) -> Stages {
+    pub(in crate::commands) fn new(source: &ModelConfig, target: &ModelConfig, tokens: i64, budget: Budget) -> Stages {
         Stages::split(source, target, tokens, budget, PRUNE_SHARE)
     }
 

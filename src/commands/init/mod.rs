@@ -2,7 +2,7 @@
 //! model's `config.json` alone; data are looked at if they are there. What it writes has been through the same checks as
 //! `plan` makes.
 
-mod budget;
+pub(in crate::commands) mod budget;
 mod fit;
 mod part;
 mod recipe;

@@ -1,5 +1,5 @@
 //! `shearling plan MODEL --target-params 1.3B`, `--target-memory`, `--target-latency`: shapes that the model can be pruned to
-//! and what each costs to serve and to train. Needs a config.json alone; writes nothing.
+//! and what each costs to serve and to train. Needs a config.json alone; writes nothing. With --rank the first few are tried.
 //!
 //! ```text
 //! MODEL, or model.source of --config ─► need ─► commands::shapes (proposals, in order) ─► costs ─► proposed
@@ -9,12 +9,13 @@ mod asked;
 mod bandwidth;
 mod costs;
 mod proposed;
+mod rank;
 mod training;
 
 use crate::cli::Printer;
 use crate::cli::arguments::Plan;
 use crate::commands::ExitStatus;
-use crate::commands::shapes::{Need, Serving, propose};
+use crate::commands::shapes::{Need, Proposal, Serving, propose};
 use crate::commands::speed::named_card;
 use crate::files::DType;
 use crate::hf::ModelConfig;
@@ -24,10 +25,12 @@ use asked::Asked;
 use bandwidth::Rate;
 use costs::Costs;
 use proposed::ProposedShapes;
+use rank::{Ranking, Trial};
 use std::num::NonZeroU32;
+use std::path::Path;
 use training::Training;
 
-/// Tokens of a row to train on and to proposed with, unless told.
+/// Tokens of a row to train on and to decode with, unless told.
 const USUAL_TOKENS: i64 = 4096;
 
 /// `shearling plan … --target-…`
@@ -42,7 +45,8 @@ pub(super) fn run(arguments: &Plan) -> anyhow::Result<ExitStatus> {
     let rate = Rate::of(arguments.serving.bandwidth, card);
     let need = need(arguments, serving, rate.as_ref())?;
     let proposals = propose(&model, need)?;
-    let picked = picked(arguments, proposals.len())?;
+    let trials = ranked(arguments, &path, &model, &proposals, &printer)?;
+    let picked = picked(arguments, proposals.len(), &trials)?;
     let row_tokens = tokens("--sequence-length", arguments.sequence_length, &model)?;
     let training = Training::new(config, &model, row_tokens)?;
     let costs_of = |model: &ModelConfig| Costs::of(model, serving, rate.as_ref(), &training);
@@ -61,6 +65,8 @@ pub(super) fn run(arguments: &Plan) -> anyhow::Result<ExitStatus> {
         proposals,
         costs,
         picked,
+        trials,
+        tried_tokens: arguments.serving.rank_tokens,
     };
     printer.data(proposed.text(), || proposed.json());
     Ok(ExitStatus::Done)
@@ -93,9 +99,24 @@ fn need(arguments: &Plan, serving: Serving, rate: Option<&Rate>) -> anyhow::Resu
     Ok(Need::Latency { seconds, bandwidth: rate.bytes_per_second, serving })
 }
 
-/// Index of the row whose table is printed.
-fn picked(arguments: &Plan, rows: usize) -> anyhow::Result<usize> {
-    let row = arguments.serving.pick.map_or(1, |row| row.get());
+/// The first proposals, tried, where that is asked for.
+fn ranked(
+    arguments: &Plan,
+    source: &Path,
+    model: &ModelConfig,
+    proposals: &[Proposal],
+    printer: &Printer,
+) -> anyhow::Result<Vec<Trial>> {
+    let asked = &arguments.serving;
+    let Some(count) = asked.rank else { return Ok(Vec::new()) };
+    let data = asked.data.as_deref().context("--rank tries the shapes: give prepared text with --data DIR")?;
+    Ranking { source, model, data, count: count.get(), tokens: asked.rank_tokens }.run(proposals, printer)
+}
+
+/// Index of the row whose table is printed: as asked, or the best that was tried, or the first.
+fn picked(arguments: &Plan, rows: usize, trials: &[Trial]) -> anyhow::Result<usize> {
+    let best = trials.first().map_or(1, |trial| trial.row + 1);
+    let row = arguments.serving.pick.map_or(best, |row| row.get());
     if row > rows {
         bail!("--pick {row}, but there are {rows} shapes; give a number from 1 to {rows}");
     }

@@ -2,6 +2,7 @@
 
 use super::bandwidth::Rate;
 use super::costs::Costs;
+use super::rank::{self, Trial};
 use super::training::{Training, fit, smallest_card};
 use crate::cli::shell::shell_word;
 use crate::cli::table::{Table, bytes, grouped};
@@ -37,15 +38,26 @@ pub(super) struct ProposedShapes {
     pub(super) costs: Vec<Costs>,
     /// Index of the one whose table is printed.
     pub(super) picked: usize,
+    /// Those that were tried, the best first.
+    pub(super) trials: Vec<Trial>,
+    /// Tokens that each was trained on.
+    pub(super) tried_tokens: u64,
 }
 
 impl ProposedShapes {
     pub(super) fn text(&self) -> String {
         let mut text = format!("{}\n{}\n", self.shapes(), self.numbers());
         text.push_str(&self.notes());
+        if !self.trials.is_empty() {
+            text.push_str(&rank::table(&self.trials, self.tried_tokens));
+        }
         let (row, why) = (self.picked + 1, &self.proposals[self.picked].why);
         let as_init = self.picked == 0 && matches!(self.need, Need::Parameters(_));
-        let default = if as_init { ", as init takes it" } else { "" };
+        let default = match self.trials.first() {
+            Some(best) if best.row == self.picked => ", the best that was tried",
+            _ if as_init => ", as init takes it",
+            _ => "",
+        };
         text.push_str(&format!("\nrow {row} ({why}){default}:\n\n{}\n{}\n", self.target_table(), self.init_command()));
         text
     }
@@ -126,7 +138,7 @@ impl ProposedShapes {
         text.push_str("FLOPs: of a token, over the source's\n");
         text.push_str(&format!("to continue: {}; fits in: the smallest card\n", self.training.said()));
         text.push_str(&format!(
-            "to prune, whatever the shape: {}, {}\n",
+            "to learn masks on the source, whatever the shape: {}, {}; to cut it at once takes far less\n",
             bytes(self.pruning.total_bytes()),
             self.fits()
         ));
@@ -151,8 +163,7 @@ impl ProposedShapes {
 
     /// `[target]`, every size.
     fn target_table(&self) -> String {
-        let lines = sizes(self.shape()).map(|(key, size)| format!("{key} = {size}\n"));
-        format!("[target]\n{}", lines.concat())
+        target_table(self.shape())
     }
 
     /// The command that writes configurations for the shape.
@@ -201,11 +212,18 @@ impl ProposedShapes {
             "prune_memory_bytes": self.pruning.total_bytes(),
             "prune_fits": cards.collect::<Vec<_>>(),
             "proposals": proposals.collect::<Vec<_>>(),
+            "ranked": rank::json(&self.trials),
             "picked": self.picked + 1,
             "target": self.target_table(),
             "init": self.init_command(),
         })
     }
+}
+
+/// `[target]`, every size.
+pub(super) fn target_table(shape: &Shape) -> String {
+    let lines = sizes(shape).map(|(key, size)| format!("{key} = {size}\n"));
+    format!("[target]\n{}", lines.concat())
 }
 
 /// The keys of `[target]` with a shape's sizes.
