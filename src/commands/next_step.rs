@@ -2,16 +2,19 @@
 
 use super::beside::{configurations_beside, plain};
 use crate::cli::shell::shell_word;
-use crate::config::{self, RunConfig, Stage};
-use crate::run_dir::layout::METRICS;
+use crate::config::{self, ComputeDtype, RunConfig, Stage};
+use crate::files::DType;
+use crate::run_dir::layout::{METRICS, PRUNED};
 use std::path::{Path, PathBuf};
 
 /// The lines about a finished stage of `config`, read from `file` unless it was resumed, that wrote `model`.
 pub(super) fn next_step(config: &RunConfig, stage: Stage, file: Option<&Path>, model: &Path) -> String {
     match file.filter(|_| stage == Stage::Prune).and_then(|file| continuation(file, model)) {
         Some(file) => format!("next: shearling pretrain --config {}", word(&file)),
-        None if stage == Stage::Prune => format!("next: {}", eval(config, model)),
-        None => format!("next: {} --out eval.json\n      {} --eval eval.json", eval(config, model), report(config)),
+        None if stage == Stage::Prune => format!("next: {}", eval(config, file, model)),
+        None => {
+            format!("next: {} --out eval.json\n      {} --eval eval.json", eval(config, file, model), report(config))
+        }
     }
 }
 
@@ -26,15 +29,31 @@ fn continuation(file: &Path, pruned: &Path) -> Option<PathBuf> {
     configurations_beside(file).into_iter().find(continues).map(|path| plain(&path))
 }
 
-/// Compares what the stage began with and what it wrote.
-fn eval(config: &RunConfig, model: &Path) -> String {
-    let models = config.model.source.as_deref().into_iter().chain([model]).map(word).collect::<Vec<_>>();
-    format!("shearling eval {} --data {}", models.join(" "), word(&config.data.path))
+/// Compares what the stage began with and what it wrote, and before both the model that was pruned, where `file` lies
+/// beside the configuration that says so; on the rows of the run's own evaluations, as it computes.
+fn eval(config: &RunConfig, file: Option<&Path>, model: &Path) -> String {
+    let began = config.model.source.as_deref();
+    let pruned = began.zip(file).and_then(|(began, file)| source_of(began, file));
+    let models = pruned.as_deref().into_iter().chain(began).chain([model]).map(word).collect::<Vec<_>>();
+    let dtype = match config.run.dtype {
+        ComputeDtype::Fixed(DType::BF16) => " --dtype bf16",
+        _ => "",
+    };
+    let rows = config.eval.rows_per_domain;
+    format!("shearling eval {} --data {} --rows {rows}{dtype}", models.join(" "), word(&config.data.path))
+}
+
+/// What a configuration beside `file` cuts to `pruned`.
+fn source_of(pruned: &Path, file: &Path) -> Option<PathBuf> {
+    let configurations = configurations_beside(file).into_iter().filter_map(|path| config::load(&path, &[]).ok());
+    let mut prunes = configurations.filter(|config| plain(&config.run.directory.join(PRUNED)) == plain(pruned));
+    prunes.find_map(|config| config.model.source)
 }
 
 /// Shows the run, after the one that wrote its source.
 fn report(config: &RunConfig) -> String {
-    let before = config.model.source.as_deref().and_then(Path::parent).filter(|run| run.join(METRICS).is_file());
+    let is_run = |run: &&Path| run.join(METRICS).is_file() || run.join(PRUNED).is_dir();
+    let before = config.model.source.as_deref().and_then(Path::parent).filter(is_run);
     let runs = before.into_iter().chain([config.run.directory.as_path()]).map(word).collect::<Vec<_>>();
     format!("shearling report {} -o report.html", runs.join(" "))
 }
@@ -63,7 +82,7 @@ mod tests {
         let prune = config(folder.path(), "small", "models/a", "[target]\nhidden_size = 64\n");
         let pruned = Path::new("runs/small/pruned");
         let alone = next_step(&prune, Stage::Prune, Some(&file), pruned);
-        assert_eq!(alone, "next: shearling eval models/a runs/small/pruned --data 'my data'");
+        assert_eq!(alone, "next: shearling eval models/a runs/small/pruned --data 'my data' --rows 64");
         config(folder.path(), "other", "runs/elsewhere/pruned", "");
         config(folder.path(), "small-continue", "./runs/small/pruned", "");
         let found = next_step(&prune, Stage::Prune, Some(&file), pruned);
@@ -80,11 +99,13 @@ mod tests {
         let source = run.join("pruned").display().to_string();
         let next = config(folder.path(), "next", &source, "");
         let said = |next: &RunConfig| next_step(next, Stage::Pretrain, None, Path::new("runs/next/model"));
-        let expected = format!("next: shearling eval {source} runs/next/model --data 'my data' --out eval.json\n");
+        let expected =
+            format!("next: shearling eval {source} runs/next/model --data 'my data' --rows 64 --out eval.json\n");
         let text = said(&next);
         assert!(text.starts_with(&expected), "{text}");
         assert!(text.ends_with("shearling report runs/next -o report.html --eval eval.json"), "{text}");
-        std::fs::write(run.join(METRICS), "").unwrap();
+        // A folder that was cut at once has no metrics; this one has its model.
+        std::fs::create_dir(run.join("pruned")).unwrap();
         assert!(said(&next).contains(&format!("report {} runs/next -o", run.display())));
     }
 }

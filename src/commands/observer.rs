@@ -24,6 +24,8 @@ pub struct TerminalObserver {
     steps: u64,
     label: String,
     tokens_per_second: Option<f64>,
+    /// Mean validation loss of the first and of the last evaluation.
+    losses: Option<[f64; 2]>,
     /// How long the last evaluation took.
     evaluation_seconds: f64,
     domains: DomainLine,
@@ -43,10 +45,17 @@ impl TerminalObserver {
             steps: config.train.steps,
             label: label.into(),
             tokens_per_second: None,
+            losses: None,
             evaluation_seconds: 0.0,
             domains: DomainLine::default(),
             _listening: Listening::begin(Some(answer)),
         }
+    }
+
+    /// What the run did to the validation loss, in a line; none without two evaluations.
+    pub fn result(&self) -> Option<String> {
+        let [first, last] = self.losses.filter(|[first, last]| first != last)?;
+        Some(format!("validation loss {first:.4} → {last:.4}, mean over the domains"))
     }
 
     fn line(&mut self, text: String) {
@@ -68,7 +77,7 @@ impl Observer for TerminalObserver {
         let domains = trainer.domain_names().len();
         if is_shortened(domains) {
             let run = self.run.display().to_string();
-            self.line(format!("lines show {SHOWN} of {domains} domains; all of them: shearling inspect run {run}"));
+            self.line(format!("evaluations name {SHOWN} of {domains} domains, as loss±standard error (share of the mix); all of them: shearling inspect run {run}"));
         }
     }
 
@@ -98,6 +107,9 @@ impl Observer for TerminalObserver {
 
     fn evaluated(&mut self, trainer: &Trainer, report: &EvalReport) {
         self.evaluation_seconds = report.seconds.unwrap_or(self.evaluation_seconds);
+        if let Some(mean) = report.mean {
+            self.losses = Some([self.losses.map_or(mean, |[first, _]| first), mean]);
+        }
         let domains = self.domains.of(report);
         let cut = if report.gates == EvalGates::Target { " cut to target" } else { "" };
         let sparsity = trainer.masks().map_or(String::new(), |masks| {

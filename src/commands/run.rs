@@ -1,6 +1,7 @@
 //! `shearling prune` and `shearling pretrain`: run the loop, then write the Hugging Face folder.
 
 use super::ExitStatus;
+use super::beside::{configurations_beside, plain};
 use super::export::{prune_one_shot, write_model};
 use super::finish::{finish, finish_at};
 use super::next_step::next_step;
@@ -15,6 +16,7 @@ use crate::config::{self, RunConfig, Stage};
 use crate::export::{Written, folder_name};
 use crate::inspect::TimeTaken;
 use crate::native::runtime::{device, threads};
+use crate::run_dir::layout::PRUNED;
 use crate::train::saved_run::refuse_existing;
 use crate::train::{Setup, run as train_run};
 use anyhow::Context;
@@ -40,6 +42,9 @@ pub fn run(arguments: &Run, stage: Stage) -> anyhow::Result<ExitStatus> {
     }
     config.run.threads = arguments.threads.threads.or(config.run.threads);
     config.run.tensorboard |= arguments.tensorboard;
+    if let (Stage::Pretrain, Some(file)) = (stage, arguments.config.config.as_deref()) {
+        require_source(&config, file)?;
+    }
     let resumes = arguments.resume.is_some();
     let one_shot = config.cuts_at_once();
     let origin = if one_shot { Origin::OneShot } else { Origin::Run(config.run.directory.clone()) };
@@ -79,6 +84,7 @@ pub fn execute(
     let label = stage.name();
     let mut terminal = TerminalObserver::new(*printer, label, &setup.config);
     let outcome = train_run(&setup, resume, stop_at, &mut terminal)?;
+    let result = terminal.result();
     drop(terminal);
     if let Some(peak) = outcome.peak_memory_bytes {
         let predicted = outcome.predicted_memory.total_bytes();
@@ -87,12 +93,31 @@ pub fn execute(
     if let Some(taken) = TimeTaken::read(&outcome.run) {
         printer.note(format!("the run took {}", time_taken(taken)));
     }
+    if let Some(result) = result {
+        printer.note(result);
+    }
     if !outcome.finished {
         let folder = outcome.run.display();
         printer.note(format!("stopped after step {}; resume with: shearling {label} --resume {folder}", outcome.step));
         return Ok(None);
     }
     write_model(&setup, &outcome, outcome.run.join(folder_name(stage)), printer).map(Some)
+}
+
+/// Refuses a source that another configuration is still to write, with the command that does.
+fn require_source(config: &RunConfig, file: &Path) -> anyhow::Result<()> {
+    let Some(source) = config.model.source.as_deref().filter(|source| !source.exists()) else { return Ok(()) };
+    let writes = |path: &std::path::PathBuf| {
+        config::load(path, &[]).is_ok_and(|config| plain(&config.run.directory.join(PRUNED)) == plain(source))
+    };
+    match configurations_beside(file).into_iter().find(writes) {
+        Some(first) => anyhow::bail!(
+            "{} (model.source) is not there yet: shearling prune --config {} writes it",
+            source.display(),
+            first.display()
+        ),
+        None => Ok(()),
+    }
 }
 
 /// What is about to happen to who may have expected a training run.

@@ -11,6 +11,9 @@ use crate::train::decide::Intervals;
 use crate::train::setup::compute_dtype;
 use crate::words::counted;
 
+/// Domains that are assumed where there is no data: those of RedPajama.
+const ASSUMED_DOMAINS: usize = 7;
+
 /// The FLOPs of a run.
 #[derive(Clone, Copy, Debug)]
 pub(super) struct RunCost {
@@ -85,7 +88,8 @@ fn one_shot(outline: &Outline) -> Option<OneShotCost> {
     let small = outline.target().filter(|_| config.cuts_at_once())?;
     let check_rows = match &outline.dataset {
         Some(dataset) => rows_read(dataset, config.prune.check_rows),
-        None => (outline.domains.len().max(1) * config.prune.check_rows) as u64,
+        None if outline.domains.is_empty() => (ASSUMED_DOMAINS * config.prune.check_rows) as u64,
+        None => (outline.domains.len() * config.prune.check_rows) as u64,
     };
     let element_bytes = compute_dtype(config.run.dtype, outline.device).bytes() as f64;
     Some(OneShotCost::new(config, &outline.model, &small, spec, outline.row_tokens, check_rows, element_bytes))

@@ -67,7 +67,7 @@ fn check_model(config: &RunConfig, stage: Stage, problems: &mut Problems) {
             )
         });
         problems.unless(config.target.is_some(), || {
-            "prune needs a [target] table with the shape to reach, for example hidden_size = 2048".to_string()
+            "prune needs a [target] table with the shape to reach, for example hidden_size = 2048; a configuration without one is for shearling pretrain".to_string()
         });
     } else {
         problems.unless(config.target.is_none(), || {

@@ -27,7 +27,8 @@ impl Event {
                 format!("{} run of {steps} starts on {}", said(&start.stage), device(&said(&start.device)))
             }
             What::Resume(start) => {
-                format!("resumed after step {} on {}", thousands(step), device(&said(&start.device)))
+                let steps = start.steps.map_or(String::new(), |steps| format!(" of {}", thousands(steps)));
+                format!("resumed after step {}{steps} on {}", thousands(step), device(&said(&start.device)))
             }
             What::Save(saved) => format!("checkpoint; kept: {}", list(saved.kept.0.iter().map(u64::to_string))),
             What::Skip(skipped) => {

@@ -83,7 +83,7 @@ impl RunHistory {
         self.version = text(&start.version);
         self.device = text(&start.device).map(|name| device(&name));
         self.data_fingerprint = text(&start.data_fingerprint);
-        self.planned_steps = start.steps.or_else(|| self.configured_steps());
+        self.planned_steps = recorded.resumed_steps.or(start.steps).or_else(|| self.configured_steps());
         let last_stage = start.source_stages.iter().flatten().last();
         self.continues_pruned = last_stage.is_some_and(|(stage, ..)| stage.starts_with("pruning"));
         self.source_shape = start.source_shape;

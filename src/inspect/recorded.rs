@@ -22,6 +22,8 @@ const NAMED_LINES: usize = 5;
 pub(super) struct Recorded {
     /// The first `start`, or the first `resume` where the start is missing.
     pub start: Option<Started>,
+    /// Steps that the last `resume` planned.
+    pub resumed_steps: Option<u64>,
     /// The last `written`, and after which step.
     pub written: Option<(u64, Written)>,
     pub steps: Steps,
@@ -142,6 +144,9 @@ impl Recorded {
 
     fn take_event(&mut self, step: u64, record: &Record) {
         let Some(event) = Event::of(step, record) else { return self.pass_over(record.kind()) };
+        if let What::Resume(resumed) = &record.what {
+            self.resumed_steps = resumed.steps.or(self.resumed_steps);
+        }
         match &record.what {
             What::Start(start) => self.take_start(start, record.time),
             What::Resume(start) if self.start.is_none() => self.take_start(start, record.time),

@@ -8,7 +8,7 @@
 use super::columns::ends;
 use super::domain_story::{DomainStory, Later};
 use super::evaluations::Evaluation;
-use super::held_out::HeldOutLoss;
+use super::held_out::{HeldOutLoss, RowSet};
 use super::history::RunHistory;
 use super::same_data::data_of;
 use crate::eval::statistics::paired_difference;
@@ -90,6 +90,27 @@ impl DomainStory {
     pub fn damage(&self) -> Option<f64> {
         let (source, cut) = (self.source?, self.cut?);
         cut.is_comparable_with(&source).then_some(cut.loss - source.loss)
+    }
+
+    /// Of a source, its cut and what became of that, each with its loss and standard error, all on the same rows. `steps` of the
+    /// losses are not known.
+    pub(crate) fn of_one_evaluation(
+        name: &str,
+        source: (f64, Option<f64>),
+        cut: (f64, Option<f64>),
+        last: Option<(f64, Option<f64>)>,
+    ) -> DomainStory {
+        let rows = Some(RowSet { data: 0, rows: None, tokens: None });
+        let held = |(loss, standard_error)| HeldOutLoss { loss, standard_error, step: None, rows };
+        let mut story = DomainStory {
+            domain: name.to_string(),
+            source: Some(held(source)),
+            cut: Some(held(cut)),
+            last: last.map(held),
+            ..DomainStory::default()
+        };
+        story.measure();
+        story
     }
 
     /// Fills in `degradation`, `recovered` and `later`.

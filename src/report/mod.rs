@@ -93,7 +93,10 @@ impl Report {
         let views = lineage::views(&self.runs);
         let lines = lineage::lines(&views);
         let answers = |line: &Vec<&lineage::RunView>| {
-            (lineage::line_name(line, &lines), answers::answers(line, &views, self.latency.as_ref()))
+            (
+                lineage::line_name(line, &lines),
+                answers::answers(line, &views, self.eval.as_ref(), self.latency.as_ref()),
+            )
         };
         lines.iter().map(answers).collect()
     }

@@ -77,7 +77,7 @@ struct ReferenceFile {
 const NOISY: f64 = 0.05;
 /// Rows from which on more of them are no cheap remedy.
 const MANY_ROWS: usize = 64;
-/// The most that are asked for.
+/// The most that are named as a remedy.
 const MOST_ROWS: usize = 256;
 
 /// What to say of losses that are to be references and stand on so few rows that their errors matter; the rows that would
@@ -89,8 +89,7 @@ pub fn few_rows(measured: &[DomainLoss]) -> Option<String> {
     let noisy: Vec<&DomainLoss> = measured.iter().filter(noisy).collect();
     let worst = *noisy.iter().max_by(|a, b| error(a).total_cmp(&error(b)))?;
     let enough = |domain: &&DomainLoss| domain.rows as f64 * (error(domain) / NOISY).powi(2);
-    let rows = noisy.iter().map(enough).fold(0.0, f64::max).min(MOST_ROWS as f64) as usize;
-    let rows = rows.next_power_of_two().clamp(2 * worst.rows, MOST_ROWS.max(2 * worst.rows));
+    let rows = noisy.iter().map(enough).fold(0.0, f64::max);
     let loss = worst.loss.map_or("?".to_string(), |loss| format!("{loss:.2}"));
     let said = match error(worst) {
         error if error.is_finite() => format!("{loss} ± {error:.2} from {}", counted(worst.rows as u64, "row")),
@@ -98,11 +97,16 @@ pub fn few_rows(measured: &[DomainLoss]) -> Option<String> {
     };
     let others = match noisy.len() - 1 {
         0 => String::new(),
-        others => format!(", and {} more known no better than ± {NOISY}", counted(others as u64, "domain")),
+        others => format!(", and {} above ± {NOISY}", counted(others as u64, "more domain")),
+    };
+    let remedy = match rows {
+        rows if rows <= MOST_ROWS as f64 => {
+            format!("{} of each domain would do", (rows as u64).next_power_of_two())
+        }
+        _ => "more rows help".to_string(),
     };
     Some(format!(
-        "reference losses stand on few rows: {} {said}{others}; measure them on more with shearling eval --rows {rows} \
-         --write-reference FILE, and set eval.rows_per_domain = {rows} in the run",
+        "noisy reference losses: {} {said}{others}; {remedy} (eval --rows, and as many as eval.rows_per_domain)",
         worst.domain
     ))
 }
@@ -239,11 +243,11 @@ mod tests {
         };
         assert_eq!(few_rows(&[measured(8, Some(0.04)), measured(64, Some(0.2)), measured(0, None)]), None);
         let said = few_rows(&[measured(8, Some(0.125)), measured(9, Some(0.0625)), measured(7, Some(0.01))]).unwrap();
-        assert!(said.contains("d8 3.12 ± 0.12 from 8 rows, and 1 domain more known"), "{said}");
+        assert!(said.contains("d8 3.12 ± 0.12 from 8 rows, and 1 more domain above"), "{said}");
         // 8 · (0.125 / 0.05)² = 50 rows.
-        assert!(said.contains("--rows 64") && said.contains("eval.rows_per_domain = 64"), "{said}");
+        assert!(said.contains("; 64 of each domain would do (eval --rows, and"), "{said}");
         assert!(few_rows(&[measured(1, None)]).unwrap().contains("from a single row"));
-        assert!(few_rows(&[measured(8, Some(9.0))]).unwrap().contains("--rows 256"));
+        assert!(few_rows(&[measured(8, Some(9.0))]).unwrap().contains("more rows help"));
 
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("references.json");
@@ -253,7 +257,7 @@ mod tests {
             let mut mixer = Mixer { kind, reference_file: Some(path.clone()), ..Mixer::default() };
             References::of(&mut mixer, &names(["d8"])).unwrap().noise
         };
-        assert!(noise(MixerKind::Dynamic).unwrap().starts_with("mixer.reference_file: reference losses stand on few"));
+        assert!(noise(MixerKind::Dynamic).unwrap().starts_with("mixer.reference_file: noisy reference losses"));
         assert_eq!(noise(MixerKind::Static), None);
     }
 

@@ -17,7 +17,9 @@ pub fn refuse_existing(folder: &Path) -> Result<(), Error> {
     let resume = saved_config(folder).map_or(String::new(), |config| {
         format!(", or resume the run in it with: shearling {} --resume {shown}", Stage::of(&config).name())
     });
-    Err(Error::Mismatch(format!("{shown} exists already; choose another run.directory{resume}")))
+    Err(Error::Mismatch(format!(
+        "{shown} exists already; choose another with --set run.directory=DIR, remove it{resume}"
+    )))
 }
 
 /// Whether nothing is at a place but perhaps an empty folder.

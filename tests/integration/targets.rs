@@ -129,7 +129,10 @@ fn the_table_to_paste_is_the_row_that_is_picked() {
             &row.to_string(),
         ]);
         assert!(text.contains(answer["target"].as_str().unwrap()), "{text}");
-        assert!(text.contains("3350 GB/s of one H100") && text.contains("to learn masks on the source, whatever the shape"), "{text}");
+        assert!(
+            text.contains("3350 GB/s of one H100") && text.contains("to learn masks on the source, whatever the shape"),
+            "{text}"
+        );
     }
 }
 

@@ -98,7 +98,10 @@ fn configured(arguments: &BenchStep, device: Device) -> anyhow::Result<Setup> {
     use_threads(&config);
     let stage = if config.target.is_some() { Stage::Prune } else { Stage::Pretrain };
     if config.cuts_at_once() {
-        anyhow::bail!("prune.method = \"{}\" takes no steps, there is nothing to time", config.prune.method().name());
+        anyhow::bail!(
+            "prune.method = \"{}\" takes no step, there is nothing to time; give the configuration that continues, or prune.method = \"learned\"",
+            config.prune.method().name()
+        );
     }
     Ok(Setup::new(config, stage, device)?)
 }

@@ -23,6 +23,8 @@ const CONTINUE_STEP_TOKENS: f64 = 1_048_576.0;
 const PRUNE_SHARE: f64 = 1.0 / 3.0;
 /// Steps that a stage has at least, and that a batch should leave.
 pub(in crate::commands) const LEAST_PRUNE_STEPS: u64 = 300;
+/// Of masks with an exact count, which have decided after any number of steps.
+pub(in crate::commands) const LEAST_TOP_K_STEPS: u64 = 40;
 pub(in crate::commands) const LEAST_CONTINUE_STEPS: u64 = 100;
 const WANTED_STEPS: f64 = 600.0;
 /// Rows per step at least.
@@ -76,18 +78,31 @@ impl Stages {
         budget: Budget,
         calibration_rows: usize,
     ) -> Stages {
-        let stages = Stages::split(source, target, tokens, budget, 0.0);
+        let stages = Stages::split(source, target, tokens, budget, 0.0, 0);
         let prune = Stage { steps: 1, batch_rows: calibration_rows, learning_rate: 0.0, flops: 0.0 };
-        Stages { prune, exceeded: false, ..stages }
+        Stages { prune, ..stages }
     }
 
     /// Of a source and a target with rows of `tokens`, masks being learned.
-    pub(in crate::commands) fn new(source: &ModelConfig, target: &ModelConfig, tokens: i64, budget: Budget) -> Stages {
-        Stages::split(source, target, tokens, budget, PRUNE_SHARE)
+    pub(in crate::commands) fn new(
+        source: &ModelConfig,
+        target: &ModelConfig,
+        tokens: i64,
+        budget: Budget,
+        least_steps: u64,
+    ) -> Stages {
+        Stages::split(source, target, tokens, budget, PRUNE_SHARE, least_steps)
     }
 
     /// `share` of the budget prunes.
-    fn split(source: &ModelConfig, target: &ModelConfig, tokens: i64, budget: Budget, share: f64) -> Stages {
+    fn split(
+        source: &ModelConfig,
+        target: &ModelConfig,
+        tokens: i64,
+        budget: Budget,
+        share: f64,
+        least_steps: u64,
+    ) -> Stages {
         let per_token = |model| training_flops_per_token(model, tokens);
         let (of_source, of_target) = (per_token(source), per_token(target));
         let (prune_tokens, next_tokens) = match budget {
@@ -112,12 +127,13 @@ impl Stages {
         };
         // 5e-4 and 1e-3 at 135 M parameters.
         let rates = [0.41, 0.59].map(|power| one_digit(1e-4 * size.max(1.0).powf(power)).min(2e-3));
-        let prune = stage(prune_tokens, PRUNE_STEP_TOKENS, LEAST_PRUNE_STEPS, rates[0], of_source);
+        let prune = stage(prune_tokens, PRUNE_STEP_TOKENS, least_steps, rates[0], of_source);
         let mut next = stage(next_tokens, CONTINUE_STEP_TOKENS, LEAST_CONTINUE_STEPS, rates[1], of_target);
         let small = (next.batch_rows as f64 * tokens / KNOWN_STEP_TOKENS).min(1.0).sqrt();
         next.learning_rate = one_digit(next.learning_rate * small);
-        let affordable = prune_tokens / tokens / prune.batch_rows as f64;
-        let exceeded = affordable < 0.9 * LEAST_PRUNE_STEPS as f64;
+        let affordable = |all: f64, stage: &Stage| all / tokens / stage.batch_rows as f64;
+        let exceeded = affordable(prune_tokens, &prune) < 0.9 * least_steps as f64
+            || affordable(next_tokens, &next) < 0.9 * LEAST_CONTINUE_STEPS as f64;
         Stages { prune, next, exceeded }
     }
 }
@@ -167,7 +183,7 @@ mod tests {
     #[test]
     fn a_large_budget_is_the_published_recipe() {
         let model = llama2_7b();
-        let stages = Stages::new(&model, &small(&model), 4096, Budget::Tokens(50e9));
+        let stages = Stages::new(&model, &small(&model), 4096, Budget::Tokens(50e9), LEAST_PRUNE_STEPS);
         assert_eq!((stages.prune.steps, stages.prune.batch_rows, stages.prune.learning_rate), (3200, 32, 1e-4));
         assert_eq!((stages.next.batch_rows, stages.next.learning_rate), (256, 1e-4));
         assert!((47_000..=48_000).contains(&stages.next.steps), "{stages:?}");
@@ -177,11 +193,11 @@ mod tests {
     #[test]
     fn a_small_model_has_high_rates_and_a_small_budget_small_batches() {
         let source = small(&llama2_7b());
-        let stages = Stages::new(&source, &source, 1024, Budget::Flops(0.5e12 * 3600.0));
+        let stages = Stages::new(&source, &source, 1024, Budget::Flops(0.5e12 * 3600.0), LEAST_PRUNE_STEPS);
         assert_eq!((stages.prune.batch_rows, stages.next.batch_rows), (4, 4));
         // Half of 1e-3: a quarter of the tokens per step.
         assert_eq!((stages.prune.learning_rate, stages.next.learning_rate), (5e-4, 5e-4));
-        let known = Stages::new(&source, &source, 1024, Budget::Tokens(40e6));
+        let known = Stages::new(&source, &source, 1024, Budget::Tokens(40e6), LEAST_PRUNE_STEPS);
         assert_eq!((known.prune.batch_rows, known.next.batch_rows), (16, 32));
         assert_eq!((known.prune.learning_rate, known.next.learning_rate), (5e-4, 1e-3));
         assert!(stages.prune.steps >= 300 && stages.prune.steps < 400, "{stages:?}");
@@ -192,9 +208,9 @@ mod tests {
     #[test]
     fn a_cut_at_once_leaves_the_budget_to_what_comes_after() {
         let model = llama2_7b();
-        let budget = Budget::Flops(1e21);
+        let budget = Budget::Flops(1e19);
         let (learned, cut) = (
-            Stages::new(&model, &small(&model), 4096, budget),
+            Stages::new(&model, &small(&model), 4096, budget, LEAST_PRUNE_STEPS),
             Stages::after_a_cut(&model, &small(&model), 4096, budget, 128),
         );
         assert_eq!((cut.prune.rows(), cut.prune.flops, cut.exceeded), (128, 0.0, false));
@@ -205,7 +221,7 @@ mod tests {
     #[test]
     fn masks_have_their_steps_whatever_the_budget() {
         let model = llama2_7b();
-        let stages = Stages::new(&model, &small(&model), 4096, Budget::Flops(1e15));
+        let stages = Stages::new(&model, &small(&model), 4096, Budget::Flops(1e15), LEAST_PRUNE_STEPS);
         assert_eq!((stages.prune.steps, stages.prune.batch_rows, stages.next.steps), (300, 4, 100));
         assert!(stages.exceeded);
     }

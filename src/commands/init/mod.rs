@@ -63,7 +63,7 @@ fn check(recipe: &Recipe) -> anyhow::Result<()> {
     let problems: Vec<String> = recipe.outlines()?.into_iter().flat_map(|outline| outline.findings.problems).collect();
     match problems.as_slice() {
         [] => Ok(()),
-        problems => anyhow::bail!("no configuration was found that can run:\n  {}", problems.join("\n  ")),
+        problems => anyhow::bail!("the configurations would not run:\n  {}", problems.join("\n  ")),
     }
 }
 

@@ -1,6 +1,6 @@
 //! What one of the two files says that the other says otherwise: stage, data, intervals, memory.
 
-use super::budget::{LEAST_CONTINUE_STEPS, LEAST_PRUNE_STEPS, Stage};
+use super::budget::Stage;
 use super::rows::Rows;
 use crate::config::{MomentKind, Stage as Command};
 use crate::train::fit::Settings;
@@ -39,15 +39,15 @@ pub(super) struct Part {
 }
 
 impl Part {
-    /// The stage that `file` is for, on the data at `data`, if they are there.
+    /// The stage that `file` is for, on the data at `data`, if they are there; of at least `least` steps.
     pub(super) fn new(
         command: Command,
         mut stage: Stage,
+        least: u64,
         file: &Path,
         data: PathBuf,
         dataset: Option<&Dataset>,
     ) -> Part {
-        let least = if command == Command::Prune { LEAST_PRUNE_STEPS } else { LEAST_CONTINUE_STEPS };
         let max_epochs = dataset.map_or(EPOCHS, |dataset| within(dataset, &mut stage, least));
         let rows = dataset.map(|dataset| Rows::new(dataset, stage.rows(), max_epochs));
         let domains = rows.as_ref().map_or(ASSUMED_DOMAINS, |rows| rows.shares().count() as u64);

@@ -1,6 +1,6 @@
 //! Everything that the two files say, decided.
 
-use super::budget::{Budget, Stages};
+use super::budget::{Budget, LEAST_CONTINUE_STEPS, LEAST_PRUNE_STEPS, LEAST_TOP_K_STEPS, Stages};
 use super::part::Part;
 use crate::cli::arguments::{Init, Masks};
 use crate::commands::model_folder::config_folder;
@@ -75,20 +75,23 @@ impl Recipe {
         let budget = budget(arguments, &place)?;
         let masks = arguments.masks.map(preset);
         let stages = match masks {
-            Some(_) => Stages::new(&model, &target, row_tokens, budget),
+            Some(preset) => Stages::new(&model, &target, row_tokens, budget, least_steps(preset)),
             None => Stages::after_a_cut(&model, &target, row_tokens, budget, Prune::default().calibration_rows),
         };
         let mut warnings = Vec::new();
         warnings.extend(place.busy.clone());
-        let exceeded = stages.exceeded.then(|| shorter_rows(&model, &target, row_tokens, budget));
+        let shorter = |preset| shorter_rows(&model, &target, row_tokens, budget, least_steps(preset));
+        let exceeded = stages.exceeded.then(|| masks.and_then(shorter));
         let file = arguments.out.clone().unwrap_or_else(|| {
             // By what was asked for: what results of it is near.
             let count = arguments.target_params.map_or(ParameterCount::of(&target).total(), |asked| asked as i64);
             PathBuf::from(format!("{name}-to-{}.toml", short(count)))
         });
         let next_file = continued(&file)?;
-        let mut prune = Part::new(Command::Prune, stages.prune, &file, data, dataset.as_ref());
-        let mut next = Part::new(Command::Pretrain, stages.next, &next_file, next_data, next_dataset.as_ref());
+        let least = masks.map_or(1, least_steps);
+        let mut prune = Part::new(Command::Prune, stages.prune, least, &file, data, dataset.as_ref());
+        let (least, dataset) = (LEAST_CONTINUE_STEPS, next_dataset.as_ref());
+        let mut next = Part::new(Command::Pretrain, stages.next, least, &next_file, next_data, dataset);
         let measured =
             arguments.reference_file.as_deref().filter(|file| file.is_file()).map(reference_rows).transpose()?;
         if let Some(rows) = measured.flatten() {
@@ -175,6 +178,14 @@ fn preset(masks: Masks) -> MaskPreset {
     }
 }
 
+/// Steps of masks that a stage has at least.
+pub(super) fn least_steps(preset: MaskPreset) -> u64 {
+    match preset {
+        MaskPreset::TopK => LEAST_TOP_K_STEPS,
+        MaskPreset::LlmShearing => LEAST_PRUNE_STEPS,
+    }
+}
+
 fn wish(arguments: &Init) -> Wish {
     let size = |size: Option<std::num::NonZeroU32>| size.map(|size| i64::from(size.get()));
     Wish {
@@ -231,16 +242,33 @@ fn budget(arguments: &Init, place: &Place) -> anyhow::Result<Budget> {
 const SHORTEST_ROWS: i64 = 128;
 
 /// The longest rows with which the budget is enough, halved from `tokens`.
-fn shorter_rows(source: &ModelConfig, target: &ModelConfig, tokens: i64, budget: Budget) -> Option<i64> {
+fn shorter_rows(
+    source: &ModelConfig,
+    target: &ModelConfig,
+    tokens: i64,
+    budget: Budget,
+    least_steps: u64,
+) -> Option<i64> {
     let halved = std::iter::successors(Some(tokens / 2), |tokens| Some(tokens / 2));
     let mut possible = halved.take_while(|tokens| *tokens >= SHORTEST_ROWS);
-    possible.find(|tokens| !Stages::new(source, target, *tokens, budget).exceeded)
+    possible.find(|tokens| !Stages::new(source, target, *tokens, budget, least_steps).exceeded)
 }
 
 fn too_small(recipe: &Recipe, shorter: Option<i64>) -> String {
     let seconds = recipe.prune.time.as_ref().zip(recipe.next.time.as_ref()).map(|(prune, next)| prune.0 + next.0);
     let takes =
         seconds.map_or(String::new(), |seconds| format!(" and take about {}", crate::cli::table::duration(seconds)));
+    let Some(preset) = recipe.masks else {
+        return format!(
+            "the budget is less than {LEAST_CONTINUE_STEPS} steps of the continuation: the files have as many{takes}; give more with \
+             --hours or --tokens, or shorter rows with --sequence-length"
+        );
+    };
+    if preset == MaskPreset::TopK {
+        return format!(
+            "the budget is less than the fewest steps that the files have{takes}; give more with --hours or --tokens"
+        );
+    }
     format!(
         "the budget is less than masks need to settle: the files have the fewest steps with which most do{takes}; {}",
         match shorter {

@@ -39,14 +39,14 @@ impl Rows {
         self.domains.iter().zip(&self.shares).map(|((name, _), share)| (name.as_str(), *share))
     }
 
-    /// Why these shares.
+    /// Whether every domain can give as much as the others.
+    pub(super) fn are_alike(&self) -> bool {
+        self.alike
+    }
+
+    /// Why these shares, where they differ.
     pub(super) fn said(&self) -> &'static str {
-        match self.alike {
-            true => "All domains alike; change them to what the model is for.",
-            false => {
-                "Alike as far as their rows go (max_epochs): a small domain has less, the others share what is left."
-            }
-        }
+        "Alike as far as their rows go (max_epochs): a small domain has less, the others share what is left."
     }
 }
 

@@ -243,6 +243,11 @@ fn proportions(text: &mut String, part: &Part, said: &str) {
 
 fn shares(text: &mut String, part: &Part) {
     let Some(rows) = &part.rows else { return };
+    if rows.are_alike() {
+        let names = rows.shares().map(|(name, _)| key(name)).collect::<Vec<_>>().join(", ");
+        let _ = writeln!(text, "# All domains alike; for other shares a table [mixer.proportions] of {names}.");
+        return;
+    }
     let _ = write!(text, "\n# {}\n[mixer.proportions]\n", rows.said());
     for (name, share) in rows.shares() {
         text.push_str(&line(&key(name), &format!("{share}"), ""));
@@ -257,9 +262,10 @@ fn reference_path(recipe: &Recipe) -> std::path::PathBuf {
 
 fn train(text: &mut String, recipe: &Recipe, part: &Part, warmup: u64, warmup_said: &str) {
     let (stage, settings) = (&part.stage, &part.settings);
-    let said = match part.prunes() {
-        true => "from the budget; below 300 most masks stay undecided",
-        false => "from the budget; more is better",
+    let said = match recipe.masks.filter(|_| part.prunes()) {
+        Some(MaskPreset::LlmShearing) => "a third of the budget; below 300 most masks stay undecided",
+        Some(MaskPreset::TopK) => "a third of the budget; decided after any number",
+        None => "from the budget; more is better",
     };
     let batch = format!(
         "rows of {} tokens: {} tokens per step",

@@ -14,6 +14,7 @@ use super::ExitStatus;
 use super::run::load;
 use crate::cli::Printer;
 use crate::cli::arguments::Plan;
+use crate::cli::shell::shell_word;
 use crate::commands::speed::named_card;
 use crate::config::{RunConfig, Stage};
 use crate::hf::Checkpoint;
@@ -62,6 +63,13 @@ pub fn run(arguments: &Plan) -> anyhow::Result<ExitStatus> {
     printer.data(report.text(&outline), || report.json(&outline));
     for warning in &report.warnings {
         printer.warn(warning);
+    }
+    if let (Some(file), true) = (&arguments.config.config, outline.findings.problems.is_empty()) {
+        printer.note(format!(
+            "next: shearling {} --config {}",
+            outline.stage.name(),
+            shell_word(&file.display().to_string())
+        ));
     }
     Ok(if outline.findings.problems.is_empty() { ExitStatus::Done } else { ExitStatus::CheckFailed })
 }

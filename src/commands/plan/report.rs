@@ -39,8 +39,12 @@ pub(super) struct PlanReport {
 /// The time at the rate that this machine multiplies at, where the run would be here.
 fn measured_seconds(outline: &Outline, flops: f64, busy: &mut Option<String>) -> Option<(f64, String)> {
     let place = Place::here().ok().filter(|place| place.device == outline.device)?;
-    let said =
-        format!("{}, measured here (`shearling bench step --config FILE` times the step itself)", place.rate_said);
+    let hint = if outline.config.cuts_at_once() {
+        ""
+    } else {
+        " (`shearling bench step --config FILE` times the step itself)"
+    };
+    let said = format!("{}, measured here{hint}", place.rate_said);
     busy.clone_from(&place.busy);
     Some((flops / place.flops?, said))
 }
@@ -107,7 +111,7 @@ impl PlanReport {
     }
 
     fn long_evaluations(&self) -> Option<String> {
-        let share = self.cost.eval_flops? / self.cost.train_flops;
+        let share = self.cost.eval_flops.filter(|_| self.cost.train_flops > 0.0)? / self.cost.train_flops;
         (share > 0.5).then(|| {
             format!(
                 "evaluations take {:.0} % of the time of training; raise eval.every_steps or lower eval.rows_per_domain",
@@ -124,7 +128,8 @@ impl PlanReport {
         text.push_str(&self.mix.as_ref().and_then(MixReach::line).unwrap_or_default());
         text.push_str(&match &self.cost.one_shot {
             Some(cost) => self.at_once(outline, cost),
-            None => self.training(outline),
+            None if self.cost.tokens > 0.0 => self.training(outline),
+            None => String::new(),
         });
         text.push_str(&match &self.seconds {
             Some((seconds, said)) => format!("time: about {}, {said}\n", self.cost.time_said(*seconds)),
@@ -212,9 +217,10 @@ impl PlanReport {
         if let Some(spec) = &outline.spec {
             let (before, after) = (spec.prunable_params(), spec.target_prunable_params());
             let sparsity = 100.0 * (1.0 - after as f64 / before as f64);
-            let mut table = Table::new(["mask", "rows", "units", "target"]);
+            let first = if self.cost.one_shot.is_some() { "kind of unit" } else { "mask" };
+            let mut table = Table::new([first, "rows", "units", "target"]);
             for module in spec.modules() {
-                let numbers = [module.rows, module.size, module.target].map(|number| number.to_string());
+                let numbers = [module.rows, module.size, module.target].map(grouped);
                 table.row(std::iter::once(module.module.to_string()).chain(numbers));
             }
             let (before, after) = (grouped(before), grouped(after));

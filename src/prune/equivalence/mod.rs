@@ -130,8 +130,8 @@ impl Equivalence {
         let Rounding { dtype, written, source, .. } = &self.rounding;
         let error = written.loss_change_error.map_or(String::new(), |error| format!(" ± {error:.4}"));
         format!(
-            "stored in {}: loss {}{error}, KL divergence of the next token {:.1e} (worst {:.1e} at {}); the masked model \
-             rounded alike: loss {}, KL {:.1e}",
+            "stored in {}: the loss changes by {}{error}, KL divergence of the next token {:.1e} (worst {:.1e} at {}); the masked model \
+             rounded alike: {}, KL {:.1e}",
             dtype.name(),
             signed(written.loss_change),
             written.mean_kl,

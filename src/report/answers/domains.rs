@@ -1,9 +1,10 @@
 //! Answers about the domains: which were degraded, which recovered, where the data went.
 
-use super::{Answer, Verdict};
+use super::{Answer, Verdict, from_eval};
 use crate::inspect::{DomainStory, HeldOutLoss, Later, RunHistory};
 use crate::report::lineage::{RunView, stories};
 use crate::report::number::{Unit, listed, significant};
+use crate::report::side_files::EvalFile;
 use crate::words::{counted, plural};
 
 /// A domain counts as degraded from this many standard errors on.
@@ -15,10 +16,14 @@ const PEAK: f64 = 0.02;
 /// A domain counts as recovered when so much of the damage is recovered.
 const RECOVERED: f64 = 0.95;
 
-pub(super) fn degraded(line: &[&RunView], all: &[RunView]) -> Answer {
+pub(super) fn degraded(line: &[&RunView], all: &[RunView], eval: Option<&EvalFile>) -> Answer {
     const QUESTION: &str = "Which domains did pruning degrade, and which recovered?";
     let last = line.last().map_or(String::new(), |run| run.label.clone());
-    let stories = stories(line, all);
+    let recorded = stories(line, all);
+    let stories = match recorded.iter().any(|story| story.damage().is_some()) {
+        true => recorded,
+        false => Some(from_eval::stories(line, all, eval)).filter(|told| !told.is_empty()).unwrap_or(recorded),
+    };
     let cut: Vec<&DomainStory> = stories.iter().filter(|story| story.cut.is_some()).collect();
     let measured: Vec<&DomainStory> = cut.iter().copied().filter(|story| story.damage().is_some()).collect();
     let mut points = cut;
@@ -37,8 +42,9 @@ fn unmeasured(stories: &[DomainStory]) -> &'static str {
     let reference = |story: &DomainStory| story.cut.is_some() && story.source.is_some();
     match stories.iter().any(reference) {
         true => {
-            "None of these runs evaluated the source: give the run that pruned it too. On which rows its reference losses \
-             were measured is not recorded, so they are not compared with the losses below."
+            "None of these runs evaluated the source on the rows of the losses below: give the run that pruned it with masks, or, \
+             after a cut at once, an evaluation of source, cut and small model: shearling eval SOURCE CUT SMALL --data DATA \
+             --out eval.json, then this report again with that file (shearling report --eval eval.json)."
         }
         false => {
             "It takes a loss of the source and one of the cut model on the same rows, and the runs do not have both."
@@ -117,7 +123,7 @@ fn story_point(story: &DomainStory, last: &str) -> String {
 fn unmeasured_point(story: &DomainStory, last: &str) -> String {
     let name = &story.domain;
     let why = match story.source {
-        Some(_) => format!("the reference loss of the source is {}, of rows that are not recorded", loss(story.source)),
+        Some(_) => format!("the reference loss of the source is {}, of other rows", loss(story.source)),
         None => "the source was not evaluated on it".to_string(),
     };
     let now = match story.later {

@@ -3,11 +3,12 @@
 //! data go, does the exported model match the masked one, is it faster. What cannot be answered says what is missing.
 
 mod domains;
+mod from_eval;
 mod masks;
 mod speed;
 
 use super::lineage::RunView;
-use super::side_files::LatencyFile;
+use super::side_files::{EvalFile, LatencyFile};
 use serde::Serialize;
 
 /// How an answer is to be taken.
@@ -51,7 +52,12 @@ impl Answer {
 }
 
 /// The answers for a pruning run and what continued it, one of the lines of `all`.
-pub fn answers(line: &[&RunView], all: &[RunView], latency: Option<&LatencyFile>) -> Vec<Answer> {
+pub fn answers(
+    line: &[&RunView],
+    all: &[RunView],
+    eval: Option<&EvalFile>,
+    latency: Option<&LatencyFile>,
+) -> Vec<Answer> {
     let prune = line.iter().find(|run| run.history.is_prune()).map(|run| run.history);
     let mut answers = Vec::new();
     match prune {
@@ -69,6 +75,6 @@ pub fn answers(line: &[&RunView], all: &[RunView], latency: Option<&LatencyFile>
             "None of the given runs pruned, so nothing was removed here.",
         )),
     }
-    answers.extend([domains::degraded(line, all), domains::data(line), speed::speed(line, all, latency)]);
+    answers.extend([domains::degraded(line, all, eval), domains::data(line), speed::speed(line, all, latency)]);
     answers
 }

@@ -6,6 +6,10 @@ use crate::report::reduce::{Point, reduce};
 const GLYPHS_PER_LINE: usize = 12;
 /// The first of so many parts of a line is its start.
 const STARTING: usize = 20;
+/// How many times as high as the rest the start of a single short line may be, and still be what it is to be seen against.
+const NEAR: f64 = 2.0;
+/// Points of a short line.
+const SHORT: usize = 8;
 /// An axis that is longer by this factor for the start of its lines is squeezed.
 const SQUEEZED: f64 = 2.5;
 
@@ -61,5 +65,6 @@ pub(super) fn past_the_start(series: &[Series]) -> Option<f64> {
     let min = all().map(|point| point.low).fold(f64::INFINITY, f64::min);
     let max = all().map(|point| point.high).fold(f64::NEG_INFINITY, f64::max);
     let later = later.map(|point| point.high).fold(f64::NEG_INFINITY, f64::max);
-    (max - min > SQUEEZED * (later - min) && later > min).then_some(later)
+    let near = matches!(series, [alone] if alone.points.len() <= SHORT) && max <= NEAR * later;
+    (max - min > SQUEEZED * (later - min) && later > min && !near).then_some(later)
 }

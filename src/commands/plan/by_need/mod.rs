@@ -10,6 +10,7 @@ mod bandwidth;
 mod costs;
 mod proposed;
 mod rank;
+mod target;
 mod training;
 
 use crate::cli::Printer;

@@ -3,6 +3,7 @@
 use super::bandwidth::Rate;
 use super::costs::Costs;
 use super::rank::{self, Trial};
+use super::target::{sizes, target_table};
 use super::training::{Training, fit, smallest_card};
 use crate::cli::shell::shell_word;
 use crate::cli::table::{Table, bytes, grouped};
@@ -218,21 +219,4 @@ impl ProposedShapes {
             "init": self.init_command(),
         })
     }
-}
-
-/// `[target]`, every size.
-pub(super) fn target_table(shape: &Shape) -> String {
-    let lines = sizes(shape).map(|(key, size)| format!("{key} = {size}\n"));
-    format!("[target]\n{}", lines.concat())
-}
-
-/// The keys of `[target]` with a shape's sizes.
-fn sizes(shape: &Shape) -> [(&'static str, i64); 5] {
-    [
-        ("hidden_size", shape.hidden_size),
-        ("intermediate_size", shape.intermediate_size),
-        ("num_hidden_layers", shape.num_hidden_layers),
-        ("num_attention_heads", shape.num_attention_heads),
-        ("num_key_value_heads", shape.num_key_value_heads),
-    ]
 }

@@ -5,6 +5,7 @@
 //! proposals ─► [target] ─► cut at once ─► a short distilled run ─► held-out loss ─► order
 //! ```
 
+use super::target::target_table;
 use crate::cli::Printer;
 use crate::cli::table::{Table, duration, grouped};
 use crate::commands::init::budget::{Budget, Stages};
@@ -97,7 +98,7 @@ impl Ranking<'_> {
     }
 
     fn cut(&self, proposal: &Proposal, directory: &Path) -> anyhow::Result<RunConfig> {
-        let target = super::proposed::target_table(&proposal.shape);
+        let target = target_table(&proposal.shape);
         let text = format!("{}{target}[prune]\ndtype = \"fp32\"\ncheck_rows = 1\n", self.head(self.source, directory));
         Ok(parse(&text, "the cut of a trial", &[])?)
     }
