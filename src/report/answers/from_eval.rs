@@ -28,3 +28,44 @@ pub(super) fn stories(line: &[&RunView], all: &[RunView], file: Option<&EvalFile
     };
     source.domains.iter().filter_map(|domain| story(&domain.domain)).collect()
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::inspect::{Later, RunHistory, WrittenModel};
+    use crate::report::lineage::{lines, views};
+    use serde_json::json;
+
+    #[test]
+    fn source_cut_and_small_model_of_one_file_make_a_story() {
+        let run = |name: &str, stage: &str, source: &str, written: &str| RunHistory {
+            name: name.into(),
+            path: format!("runs/{name}"),
+            stage: Some(stage.into()),
+            one_shot: stage == "prune",
+            model_source: Some(source.into()),
+            written: Some(WrittenModel { path: written.into(), ..WrittenModel::default() }),
+            ..RunHistory::default()
+        };
+        let runs = [run("cut", "prune", "models/a", "pruned"), run("next", "pretrain", "runs/cut/pruned", "model")];
+        let views = views(&runs);
+        let line = lines(&views).remove(0);
+        let model = |folder: &str, loss: f64| {
+            json!({ "model": folder, "mean_loss": loss,
+            "domains": [{ "domain": "code", "loss": loss, "standard_error": 0.03 }] })
+        };
+        let file = |models: &[(&str, f64)]| -> EvalFile {
+            let models: Vec<_> = models.iter().map(|(folder, loss)| model(folder, *loss)).collect();
+            serde_json::from_value(json!({ "models": models })).unwrap()
+        };
+        let all = [("models/a", 2.0), ("runs/cut/pruned", 6.0), ("runs/next/model", 3.0)];
+        let told = stories(&line, &views, Some(&file(&all)));
+        assert_eq!((told.len(), told[0].domain.as_str(), told[0].damage()), (1, "code", Some(4.0)));
+        assert_eq!((told[0].later, told[0].recovered), (Later::SameRows, Some(0.75)));
+        assert!(!told[0].paired && (told[0].degradation.unwrap() - 4.0 / 0.03f64.hypot(0.03)).abs() < 1e-9);
+        let cut_alone = stories(&line, &views, Some(&file(&all[..2])));
+        assert_eq!((cut_alone[0].later, cut_alone[0].recovered), (Later::Nothing, None));
+        assert!(stories(&line, &views, Some(&file(&all[1..]))).is_empty(), "without the source there is no damage");
+        assert!(stories(&line, &views, None).is_empty());
+    }
+}
