@@ -3,7 +3,7 @@
 use crate::cli::Printer;
 use crate::config::{self, RunConfig, Stage};
 use crate::run_dir::RunDir;
-use crate::run_dir::layout::RESOLVED_CONFIG;
+use crate::run_dir::layout::{PRUNED, RESOLVED_CONFIG};
 use crate::train::same_run::check_same_run;
 use crate::train::saved_run::saved_config;
 use crate::train::schedule::Schedule;
@@ -22,6 +22,13 @@ pub(super) enum Resumed {
 pub(super) fn resume(folder: &Path, sets: &[String], stage: Stage, printer: &Printer) -> anyhow::Result<Resumed> {
     let saved = saved_config(folder)?;
     require_stage(folder, &saved, stage)?;
+    if saved.cuts_at_once() {
+        let shown = folder.display();
+        anyhow::bail!(
+            "{shown} was cut at once, and that is done: there is nothing to resume. Train on with shearling pretrain and \
+             model.source = \"{shown}/{PRUNED}\", or cut again into another run.directory"
+        );
+    }
     let mut config = with_overrides(&saved, sets)?;
     if config.run.directory != saved.run.directory {
         anyhow::bail!(

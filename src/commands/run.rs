@@ -17,7 +17,7 @@ use crate::export::{Written, folder_name};
 use crate::inspect::TimeTaken;
 use crate::native::runtime::{device, threads};
 use crate::run_dir::layout::PRUNED;
-use crate::train::saved_run::refuse_existing;
+use crate::train::saved_run::{refuse_existing, write_config};
 use crate::train::{Setup, run as train_run};
 use anyhow::Context;
 use std::num::NonZeroU64;
@@ -79,7 +79,10 @@ pub fn execute(
     }
     if stage == Stage::Prune && setup.config.cuts_at_once() {
         printer.note(at_once(&setup.config));
-        return prune_one_shot(&setup, setup.config.run.directory.join(folder_name(stage)), printer).map(Some);
+        let run = &setup.config.run.directory;
+        let written = prune_one_shot(&setup, run.join(folder_name(stage)), printer)?;
+        write_config(run, &setup.config)?;
+        return Ok(Some(written));
     }
     let label = stage.name();
     let mut terminal = TerminalObserver::new(*printer, label, &setup.config);

@@ -1,4 +1,4 @@
-//! A one-shot cut (`prune.method` other than `"learned"`) takes no step: it leaves no metrics, no masks and no configuration, only
+//! A one-shot cut (`prune.method` other than `"learned"`) takes no step: it leaves no metrics and no masks, only its configuration and
 //! the model in `RUN/pruned/`. What its card tells stands for the run, so that it can be shown beside what continued it.
 
 use super::history::RunHistory;

@@ -37,7 +37,8 @@ impl RunHistory {
     pub fn read(run: &Path) -> Result<RunHistory, Error> {
         check_is_run(run)?;
         let one_shot = if is_trained(run) { None } else { one_shot::read(run, name_of(run)) };
-        if let Some(history) = one_shot {
+        if let Some(mut history) = one_shot {
+            history.config = run.join(RESOLVED_CONFIG).exists().then(|| config_text(run, &mut history.notes)).flatten();
             return Ok(history);
         }
         let mut notes = Vec::new();
@@ -119,7 +120,9 @@ impl RunHistory {
 
 /// Whether a run left anything but a model.
 fn is_trained(run: &Path) -> bool {
-    SIGNS.iter().any(|sign| run.join(sign).exists())
+    // A cut at once keeps its configuration beside the model.
+    let counts = |sign: &&&str| **sign != RESOLVED_CONFIG || !one_shot::is_one_shot(run);
+    SIGNS.iter().filter(counts).any(|sign| run.join(sign).exists())
 }
 
 fn check_is_run(run: &Path) -> Result<(), Error> {

@@ -9,12 +9,11 @@ use super::metrics;
 use super::observer::Observer;
 use super::outcome::{Outcome, predicted_memory};
 use super::same_run::check_same_run;
-use super::saved_run::{refuse_existing, saved_config};
+use super::saved_run::{refuse_existing, saved_config, write_config};
 use super::setup::Setup;
 use super::trainer::Trainer;
-use crate::config::{self, RunConfig};
 use crate::files::{ensure_space, write_atomic};
-use crate::run_dir::layout::{CHECKPOINTS, METRICS, RESOLVED_CONFIG, SNAPSHOTS, claimed_step};
+use crate::run_dir::layout::{CHECKPOINTS, METRICS, SNAPSHOTS, claimed_step};
 use crate::run_dir::record::{Record, What};
 use crate::run_dir::{RunDir, RunLock, STEPS_AT_ONCE, StepDir, Verify};
 use std::path::Path;
@@ -53,7 +52,7 @@ fn start(setup: &Setup, observer: &mut dyn Observer) -> Result<Opening, Error> {
     let trainer = Trainer::starting(setup, &mut |what, done, of| observer.measuring(what, done, of))?;
     let folder = RunDir::create(&setup.config.run.directory)?;
     let lock = RunLock::acquire(folder.root())?;
-    write_resolved(folder.root(), &setup.config)?;
+    write_config(folder.root(), &setup.config)?;
     Ok(Opening::Run(Box::new(Opened { folder, _lock: lock, trainer, checkpoint: None })))
 }
 
@@ -72,7 +71,7 @@ fn reopen(setup: &Setup, intervals: &Intervals, observer: &mut dyn Observer) -> 
         return begin_again(setup, folder, lock, observer);
     };
     if intervals.stops(step.step(), false) {
-        write_resolved(folder.root(), &setup.config)?;
+        write_config(folder.root(), &setup.config)?;
         return Ok(Opening::Done(Box::new(outcome_at(setup, &folder, &step)?)));
     }
     let trainer = Trainer::restore(setup, &step)?;
@@ -81,7 +80,7 @@ fn reopen(setup: &Setup, intervals: &Intervals, observer: &mut dyn Observer) -> 
         folder.remove_step(skipped.step)?;
         observer.noted(&format!("the broken checkpoint of step {} is removed", skipped.step));
     }
-    write_resolved(folder.root(), &setup.config)?;
+    write_config(folder.root(), &setup.config)?;
     remove_later_snapshots(&folder.root().join(SNAPSHOTS), trainer.counters.step)?;
     Ok(Opening::Run(Box::new(Opened { folder, _lock: lock, trainer, checkpoint: Some(step) })))
 }
@@ -90,7 +89,7 @@ fn reopen(setup: &Setup, intervals: &Intervals, observer: &mut dyn Observer) -> 
 /// the same folder.
 fn begin_again(setup: &Setup, folder: RunDir, lock: RunLock, observer: &mut dyn Observer) -> Result<Opening, Error> {
     let trainer = Trainer::starting(setup, &mut |what, done, of| observer.measuring(what, done, of))?;
-    write_resolved(folder.root(), &setup.config)?;
+    write_config(folder.root(), &setup.config)?;
     remove_later_snapshots(&folder.root().join(SNAPSHOTS), 0)?;
     write_atomic(&folder.root().join(METRICS), b"")?;
     observer.noted("the run ended before its first checkpoint: it begins again at step 0");
@@ -131,11 +130,6 @@ fn outcome_at(setup: &Setup, folder: &RunDir, step: &StepDir) -> Result<Outcome,
         predicted_memory: predicted_memory(setup),
         peak_memory_bytes: None,
     })
-}
-
-/// What may change on resume holds from here on, for `export` too.
-fn write_resolved(run: &Path, config: &RunConfig) -> Result<(), Error> {
-    Ok(write_atomic(&run.join(RESOLVED_CONFIG), config::resolved_toml(config)?.as_bytes())?)
 }
 
 /// Disk a run will take: the last and the best checkpoint and the one being written (one, if it saves only once), and

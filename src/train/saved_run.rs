@@ -2,6 +2,7 @@
 
 use super::Error;
 use crate::config::{self, RunConfig, Stage};
+use crate::files::write_atomic;
 use crate::run_dir::layout::RESOLVED_CONFIG;
 use std::path::{Path, PathBuf};
 
@@ -14,7 +15,8 @@ pub fn refuse_existing(folder: &Path) -> Result<(), Error> {
         return Ok(());
     }
     let shown = folder.display();
-    let resume = saved_config(folder).map_or(String::new(), |config| {
+    // A cut at once is done, or it has left nothing.
+    let resume = saved_config(folder).ok().filter(|config| !config.cuts_at_once()).map_or(String::new(), |config| {
         format!(", or resume the run in it with: shearling {} --resume {shown}", Stage::of(&config).name())
     });
     Err(Error::Mismatch(format!(
@@ -25,6 +27,14 @@ pub fn refuse_existing(folder: &Path) -> Result<(), Error> {
 /// Whether nothing is at a place but perhaps an empty folder.
 pub fn is_free(folder: &Path) -> bool {
     std::fs::read_dir(folder).map_or(!folder.exists(), |mut entries| entries.next().is_none())
+}
+
+/// Writes the configuration of a run into its folder, every default with it.
+///
+/// # Errors
+/// The file cannot be written.
+pub fn write_config(run: &Path, config: &RunConfig) -> Result<(), Error> {
+    Ok(write_atomic(&run.join(RESOLVED_CONFIG), config::resolved_toml(config)?.as_bytes())?)
 }
 
 /// The configuration that a run folder was started with.

@@ -133,6 +133,23 @@ fn a_source_is_cut_at_once_and_continued_by_what_it_writes() {
     let file = desk.text("small.toml");
     let said = run(&["prune", "--config", &file, "--set", &at("run.directory", "cut")]);
     assert!(said.contains("cutting at once by activations") && said.contains("principal basis"), "{said}");
+    // The configuration stays with the model, and says that there is nothing to go on with.
+    assert!(std::fs::read_to_string(desk.at("cut/resolved.toml")).unwrap().contains("calibration_rows = 128"));
+    for command in [
+        &["prune", "--resume", &desk.text("cut")][..],
+        &["prune", "--config", &file, "--set", &at("run.directory", "cut")],
+    ] {
+        let output = shearling(command);
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{stderr}");
+        assert!(stderr.contains("nothing to resume") || stderr.contains("exists already; choose another"), "{stderr}");
+        assert!(!stderr.contains("or resume the run"), "{stderr}");
+    }
+    let inspected = succeed(&["inspect", "run", &desk.text("cut")]);
+    assert!(inspected.contains("one-shot cut"), "{inspected}");
+    let early =
+        shearling(&["pretrain", "--config", &desk.text("small-continue.toml"), "--set", "model.source=nowhere"]);
+    assert_eq!(early.status.code(), Some(2));
     let (file, source) = (desk.text("small-continue.toml"), at("model.source", "cut/pruned"));
     let directory = at("run.directory", "run");
     let sets = ["--set", &directory, "--set", &source, "--set", "train.steps=2", "--set", "train.warmup_steps=1"];
