@@ -140,22 +140,19 @@ impl MaskSet {
     /// # Errors
     /// [`crate::Error::NotLearned`] for a dimension without a mask, or of which more should stay than the masks were trained to keep.
     pub fn retargeted(self, spec: MaskSpec) -> Result<MaskSet> {
+        for kind in UnitKind::ALL {
+            let [learned, asked] = [&self.spec, &spec].map(|spec| spec.layout(kind));
+            let same_units = (asked.size, asked.rows) == (learned.size, learned.rows);
+            let has_mask = spec.get(kind).is_none() || self.spec.get(kind).is_some();
+            if !same_units || !has_mask || asked.target > learned.target {
+                let (size, learned, asked) = (learned.size, learned.target, asked.target);
+                return Err(crate::Error::NotLearned { module: kind.name(), size, learned, asked });
+            }
+        }
         let masks = self.masks.into_iter().filter_map(|mask| {
             let module = spec.get(mask.spec.module)?.clone();
             Some(Mask { spec: module, ..mask })
         });
-        for kind in UnitKind::ALL {
-            let [learned, asked] = [&self.spec, &spec].map(|spec| spec.layout(kind));
-            if asked.target > learned.target || asked.size != learned.size || asked.rows != learned.rows {
-                let (size, learned, asked) = (learned.size, learned.target, asked.target);
-                return Err(crate::Error::NotLearned { module: kind.name(), size, learned, asked });
-            }
-            let has_mask = |spec: &MaskSpec| spec.get(kind).is_some();
-            if has_mask(&spec) && !has_mask(&self.spec) {
-                let (size, learned, asked) = (learned.size, learned.size, asked.target);
-                return Err(crate::Error::NotLearned { module: kind.name(), size, learned, asked });
-            }
-        }
         let masks = masks.collect();
         MaskSet::from_masks(spec, self.gating, self.warmup_steps, self.finished, self.device, masks)
     }
@@ -213,7 +210,7 @@ impl MaskSet {
     pub fn sample(&self, key: &NoiseKey) -> Result<Gates> {
         match self.top_k(key.step + 1) {
             Some(step) => self.top_k_gates(step),
-            None => self.gates_for_uniform(&self.softened(self.uniforms(key)?, key.step)?),
+            None => self.gates_for_uniform(&self.noise_at(key)?),
         }
     }
 
@@ -237,19 +234,25 @@ impl MaskSet {
         Ok(uniforms)
     }
 
-    /// Noise as far from ½ as the options leave it at a step.
-    fn softened(&self, uniforms: Gates, step: u64) -> Result<Gates> {
-        let Gating::HardConcrete(constants) = &self.gating else { return Ok(uniforms) };
-        let share = constants.options.noise_at(step);
+    /// The noise of a forward, as far from ½ as the options leave it; what is to have none draws none.
+    fn noise_at(&self, key: &NoiseKey) -> Result<Gates> {
+        let share = match &self.gating {
+            Gating::HardConcrete(constants) => constants.options.noise_at(key.step),
+            Gating::TopK(_) => 1.0,
+        };
         if share == 1.0 {
-            return Ok(uniforms);
+            return self.uniforms(key);
         }
-        let mut softened = Gates::none();
+        let drawn = if share > 0.0 { self.uniforms(key)? } else { Gates::none() };
+        let mut noise = Gates::none();
         for spec in self.spec.modules() {
-            let noise = uniforms.require(spec)?.f_sub_scalar(0.5)?.f_mul_scalar(share)?.f_add_scalar(0.5)?;
-            softened.set(spec.module, Some(noise));
+            let values = match drawn.get(spec.module) {
+                Some(uniform) => uniform.f_sub_scalar(0.5)?.f_mul_scalar(share)?.f_add_scalar(0.5)?,
+                None => Tensor::f_full(spec.dims(), 0.5, (Kind::Float, self.device))?,
+            };
+            noise.set(spec.module, Some(values));
         }
-        Ok(softened)
+        Ok(noise)
     }
 
     /// The gates for given uniform noise in (0, 1), one tensor per mask in the place of its gate. Top-k gates are those of

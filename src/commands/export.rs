@@ -7,12 +7,12 @@ use super::refusal::Origin;
 use crate::cli::Printer;
 use crate::cli::arguments::Export;
 use crate::cli::progress::Progress;
-use crate::config::{Stage, Target};
+use crate::config::{self, RunConfig, Stage, Target};
 use crate::export::{Job, Observer, Written, open_step};
 use crate::files::refuse_taken;
 use crate::native::runtime::device;
 use crate::prune::{Equivalence, Transfer};
-use crate::run_dir::layout::mask_file;
+use crate::run_dir::layout::{RESOLVED_CONFIG, mask_file};
 use crate::train::saved_run::saved_config;
 use crate::train::{Outcome, Setup};
 use anyhow::Context;
@@ -42,7 +42,7 @@ pub fn run(arguments: &Export) -> anyhow::Result<ExitStatus> {
     let config = saved_config(&run)?;
     let step = open_step(&run, step)?;
     let stage = if mask_file(step.path()).is_file() { Stage::Prune } else { Stage::Pretrain };
-    let target = smaller_target(config.target.clone(), &arguments.target)?;
+    let target = smaller_target(&config, &arguments.target)?;
     if stage == Stage::Pretrain && target.is_some() {
         anyhow::bail!("{} has no masks: --target cuts a checkpoint of a prune run", arguments.run);
     }
@@ -62,28 +62,13 @@ pub fn run(arguments: &Export) -> anyhow::Result<ExitStatus> {
 }
 
 /// The run's target with the sizes of `--target` in it; `None` without any.
-fn smaller_target(target: Option<Target>, sizes: &[String]) -> anyhow::Result<Option<Target>> {
+fn smaller_target(saved: &RunConfig, sizes: &[String]) -> anyhow::Result<Option<Target>> {
     if sizes.is_empty() {
         return Ok(None);
     }
-    let mut target = target.unwrap_or_default();
-    for text in sizes {
-        let parsed = text.split_once('=').and_then(|(key, size)| Some((key.trim(), size.trim().parse::<i64>().ok()?)));
-        let (key, size) = parsed.with_context(|| format!("--target {text}: expected KEY=SIZE, as hidden_size=1536"))?;
-        let place = match key {
-            "hidden_size" => &mut target.hidden_size,
-            "intermediate_size" => &mut target.intermediate_size,
-            "num_hidden_layers" => &mut target.num_hidden_layers,
-            "num_attention_heads" => &mut target.num_attention_heads,
-            "num_key_value_heads" => &mut target.num_key_value_heads,
-            _ => anyhow::bail!(
-                "--target {text}: no key of [target] is called {key}; there are hidden_size, intermediate_size, \
-                 num_hidden_layers, num_attention_heads and num_key_value_heads"
-            ),
-        };
-        *place = Some(size);
-    }
-    Ok(Some(target))
+    let sets: Vec<String> = sizes.iter().map(|size| format!("target.{size}")).collect();
+    let config = config::parse(&config::resolved_toml(saved)?, RESOLVED_CONFIG, &sets);
+    Ok(config.context("--target takes KEY=SIZE, as hidden_size=1536")?.target)
 }
 
 /// The end of a run: writes its model folder from its last step, and says so in its metrics.

@@ -91,10 +91,15 @@ impl Masks {
         if self.anti_windup { (120.0 / steps.max(1) as f64).min(1.0) } else { 1.0 }
     }
 
+    /// What drawn gates do otherwise than in the original, in a run of `steps`.
+    pub fn options(&self, steps: u64) -> Options {
+        let noise_steps = if self.noise == GateNoise::Annealed { steps * 3 / 4 } else { 0 };
+        Options { noise: self.noise, noise_steps, count: self.count, anti_windup: self.anti_windup }
+    }
+
     /// How log α become gates in a run of `steps`.
     pub fn gating(&self, steps: u64) -> Gating {
-        let noise_steps = if self.noise == GateNoise::Annealed { steps * 3 / 4 } else { 0 };
-        let options = Options { noise: self.noise, noise_steps, count: self.count, anti_windup: self.anti_windup };
+        let options = self.options(steps);
         match self.preset {
             MaskPreset::LlmShearing => HardConcrete { options, ..HardConcrete::llm_shearing() }.into(),
             MaskPreset::TopK => TopK::over(steps).into(),

@@ -202,8 +202,7 @@ fn check_rest(config: &RunConfig, problems: &mut Problems) {
     problems.unless(positive(config.data.max_epochs), || {
         format!("data.max_epochs = {} must be a positive number", config.data.max_epochs)
     });
-    let published = Masks { preset: MaskPreset::LlmShearing, ..config.masks.clone() };
-    let drawn = config.masks.preset == MaskPreset::LlmShearing || published.gating(1) == Masks::default().gating(1);
+    let drawn = config.masks.preset == MaskPreset::LlmShearing || config.masks.options(0).are_published();
     problems.unless(drawn, || {
         "masks.noise, masks.count and masks.anti_windup are for gates that are drawn under a Lagrangian; top-k gates have \
          neither: leave them out, or set masks.preset = \"llm-shearing\""

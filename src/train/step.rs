@@ -1,7 +1,7 @@
 //! One optimiser step: micro-batches forward and backward, the Lagrangian, the norms, the update, one read-back of its numbers.
 //!
-//! What is minimised, term by term, is in [`objective`](super::objective). Nothing waits for the device until the step is done: whether it is finite and how it is clipped is decided there,
-//! and all numbers for the log come back in one transfer.
+//! What is minimised, term by term, is in [`objective`](super::objective). Nothing waits for the device until the step is
+//! done: whether it is finite and how it is clipped is decided there, and all numbers for the log come back in one transfer.
 
 use super::Error;
 use super::objective::RowSums;

@@ -267,8 +267,8 @@ fn a_checkpoint_of_masks_is_cut_to_a_smaller_target() {
 
     for (wrong, said) in [
         ("hidden_size=60", "`hidden`, 60 are asked for"),
-        ("hidden_size", "expected KEY=SIZE"),
-        ("vocab_size=8", "no key of [target] is called vocab_size"),
+        ("hidden_size", "--target takes KEY=SIZE"),
+        ("vocab_size=8", "vocab_size"),
         ("hidden_size=31", "num_attention_heads"),
     ] {
         std::fs::remove_dir_all(&out).ok();

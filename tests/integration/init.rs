@@ -133,7 +133,7 @@ fn a_source_is_cut_at_once_and_continued_by_what_it_writes() {
     let file = desk.text("small.toml");
     let said = run(&["prune", "--config", &file, "--set", &at("run.directory", "cut")]);
     assert!(said.contains("cutting at once by activations") && said.contains("principal basis"), "{said}");
-    // The configuration stays with the model, and says that there is nothing to go on with.
+    // The configuration is kept beside the model; a cut at once cannot be resumed.
     assert!(std::fs::read_to_string(desk.at("cut/resolved.toml")).unwrap().contains("calibration_rows = 128"));
     for command in [
         &["prune", "--resume", &desk.text("cut")][..],

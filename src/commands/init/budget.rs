@@ -3,8 +3,9 @@
 //! Known points: Sheared-LLaMA prunes a 7B for 3,200 steps of 131 K tokens at 1e-4 and continues for 48,000 of 1.05 M at
 //! 1e-4; a 135M was pruned well enough in 300 steps of 16 K at 5e-4 and continued at 1e-3. Between them:
 //!
-//! - A cut at once costs next to nothing: all of it continues. Where masks are learned, a third of the compute prunes, at most the published 0.42 B tokens; at least 300 steps, below which masks do not
-//!   settle (`train::settling`).
+//! - A cut at once costs next to nothing: all of it continues. Where masks are learned, a third of the compute prunes, at
+//!   most the published 0.42 B tokens; at least 300 steps under the published preset, below which masks do not settle
+//!   (`train::settling`).
 //! - A batch is as large as leaves 600 steps, at most the published one: more steps help masks and mixer more than
 //!   less noise does.
 //! - Learning rates go with a power of the source's parameters, through both points. That of the continuation also goes

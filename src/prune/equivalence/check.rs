@@ -1,6 +1,6 @@
 //! Runs masked and pruned model side by side and compares them: layer by layer, then position by position.
 
-use super::rounding::{EffectSum, Rounding};
+use super::rounding::{EffectSum, Rounding, rounded_anew};
 use super::streams::{Stream, placed};
 use super::weights::WrittenWeights;
 use super::{ARITHMETIC_BOUND, Apart, Equivalence, LayerDifference, NAMED_POSITIONS, Position};
@@ -16,7 +16,7 @@ use std::collections::{HashMap, HashSet};
 use tch::{Kind, Tensor};
 
 /// Elements of logits that exist at a time, per model.
-const LOGITS_AT_ONCE: i64 = 1 << 25;
+pub const LOGITS_AT_ONCE: i64 = 1 << 25;
 
 /// Compares the source under the gates `masked` with the `pruned` checkpoint that `conversion` wrote, on its check rows.
 /// `masked` are the gates that were trained, which `conversion` folded.
@@ -69,7 +69,7 @@ pub fn check(
     let mut rounded = start(
         source_model,
         &placed(masked, Kind::Float, device)?,
-        Box::new(|name| Ok(source.tensor(name, dtype.kind(), device)?.f_to_kind(Kind::Float)?)),
+        Box::new(|name| Ok(rounded_anew(&source.tensor(name, Kind::Float, device)?, dtype)?)),
     )?;
 
     let kept_hidden = Tensor::f_from_slice(&conversion.plan.hidden)?.f_to_device(device)?;

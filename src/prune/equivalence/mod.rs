@@ -22,7 +22,7 @@ pub mod rounding;
 mod streams;
 pub mod weights;
 
-pub use check::check;
+pub use check::{LOGITS_AT_ONCE, check};
 pub use check_rows::CheckRows;
 pub use position::Position;
 
@@ -130,8 +130,9 @@ impl Equivalence {
         let Rounding { dtype, written, source, .. } = &self.rounding;
         let error = written.loss_change_error.map_or(String::new(), |error| format!(" ± {error:.4}"));
         format!(
-            "stored in {}: the loss changes by {}{error}, KL divergence of the next token {:.1e} (worst {:.1e} at {}); the masked model \
+            "loss {:.4} on these rows; stored in {} it changes by {}{error}, KL divergence of the next token {:.1e} (worst {:.1e} at {}); the masked model \
              rounded alike: {}, KL {:.1e}",
+            self.rounding.masked_loss,
             dtype.name(),
             signed(written.loss_change),
             written.mean_kl,

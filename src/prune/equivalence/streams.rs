@@ -4,7 +4,7 @@
 //! masked    source weights and gates, fp64                          the reference
 //! folded    the exact fold, fp64                                     the arithmetic of fold and slice
 //! written   the weights read back from the staged files, fp32        what writing them in their dtype costs
-//! rounded   the masked model with its weights in that dtype, fp32    what the same rounding costs where nothing is cut
+//! rounded   the masked model with its weights rounded as much, fp32  what that costs where nothing is cut
 //! ```
 
 use crate::model::{Block, Embedding, ForwardContext, Head, ModelConfig, ModelGates};

@@ -6,18 +6,20 @@ use crate::report::lineage::RunView;
 use crate::report::measured::{Part, part_in};
 use crate::report::side_files::{EvalFile, EvalModel};
 
-/// What the file tells of `line`, one of the lines of `all`: the first model that its runs wrote is the cut, the last one
-/// where it stands now. Empty where the file lacks the source or the cut.
+/// What the file tells of `line`, one of the lines of `all`: the cut is what its pruning run wrote, and where it stands now the
+/// last model that a later one wrote. Empty where no run of the line pruned, or the file lacks the source or the cut.
 pub(super) fn stories(line: &[&RunView], all: &[RunView], file: Option<&EvalFile>) -> Vec<DomainStory> {
     let Some(file) = file else { return Vec::new() };
-    let of = |part: Part| {
-        let own =
-            file.models.iter().filter(move |model| part_in(line, all, &model.model, model.parameters) == Some(part));
-        own.collect::<Vec<&EvalModel>>()
+    let Some((prune, later)) = line.split_first().filter(|(first, _)| first.history.is_prune()) else {
+        return Vec::new();
     };
-    let (source, written) = (of(Part::Source), of(Part::Written));
-    let (Some(source), Some(cut)) = (source.first(), written.first()) else { return Vec::new() };
-    let last = written.last().filter(|_| written.len() > 1);
+    let of = |runs: &[&RunView], part: Part| {
+        let is_it = |model: &&EvalModel| part_in(runs, all, &model.model, model.parameters) == Some(part);
+        file.models.iter().rfind(is_it)
+    };
+    let (source, cut) = (of(&[prune], Part::Source), of(&[prune], Part::Written));
+    let (Some(source), Some(cut)) = (source, cut) else { return Vec::new() };
+    let last = of(later, Part::Written);
     let loss = |model: &EvalModel, name: &str| {
         let domain = model.domains.iter().find(|domain| domain.domain == name)?;
         Some((domain.loss?, domain.standard_error))
@@ -63,6 +65,11 @@ mod tests {
         assert_eq!((told.len(), told[0].domain.as_str(), told[0].damage()), (1, "code", Some(4.0)));
         assert_eq!((told[0].later, told[0].recovered), (Later::SameRows, Some(0.75)));
         assert!(!told[0].paired && (told[0].degradation.unwrap() - 4.0 / 0.03f64.hypot(0.03)).abs() < 1e-9);
+        let backwards: Vec<_> = all.iter().rev().copied().collect();
+        assert_eq!(stories(&line, &views, Some(&file(&backwards)))[0].recovered, Some(0.75), "in whatever order");
+        let continued = [views[1].clone()];
+        let alone = lines(&continued).remove(0);
+        assert!(stories(&alone, &continued, Some(&file(&all))).is_empty(), "it did not prune");
         let cut_alone = stories(&line, &views, Some(&file(&all[..2])));
         assert_eq!((cut_alone[0].later, cut_alone[0].recovered), (Later::Nothing, None));
         assert!(stories(&line, &views, Some(&file(&all[1..]))).is_empty(), "without the source there is no damage");
