@@ -25,6 +25,7 @@ pub mod files;
 pub mod generate;
 pub mod hf;
 pub mod inspect;
+pub mod lte;
 pub mod model;
 pub mod native;
 pub mod prune;

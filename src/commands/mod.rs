@@ -13,6 +13,7 @@ mod finish;
 pub mod generate;
 pub mod init;
 pub mod inspect;
+pub mod lte;
 mod mask_warnings;
 mod model_folder;
 mod next_step;
@@ -55,6 +56,7 @@ pub fn run(command: Command, cuda: CudaLibrary) -> anyhow::Result<ExitStatus> {
         Command::Plan(arguments) => plan::run(&arguments),
         Command::Prune(arguments) => run::run(&arguments, Stage::Prune),
         Command::Pretrain(arguments) => run::run(&arguments, Stage::Pretrain),
+        Command::Lte(arguments) => lte::run(&arguments),
         Command::Export(arguments) => export::run(&arguments),
         Command::Eval(arguments) => eval::run(&arguments),
         Command::Generate(arguments) => generate::run(&arguments),

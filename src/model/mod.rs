@@ -13,6 +13,7 @@
 //! decode       new tokens after those in a cache: prefill and step, no masks, no gradients
 //! cache        keys and values of the tokens so far
 //! gates        the masks' gates in the form in which the layers use them
+//! router       which experts of a feed-forward run for a token
 //! probe        activations inside a layer, shown while it runs
 //! loss         next-token cross entropy per token and per row, a few rows of logits at a time
 //! count        parameters and FLOPs by part, without building a model
@@ -35,6 +36,7 @@ pub mod norm;
 pub mod parameters;
 pub mod probe;
 pub mod rope;
+pub mod router;
 
 pub use crate::hf::ModelConfig;
 pub use block::Block;

@@ -6,6 +6,7 @@ mod examples;
 mod generate;
 mod init;
 mod inspect;
+mod lte;
 mod plan;
 mod quantities;
 mod report;
@@ -16,6 +17,7 @@ pub use eval::{Eval, TaskArgument};
 pub use generate::Generate;
 pub use init::{Init, Masks};
 pub use inspect::{Inspect, InspectMasks, InspectModel, InspectRun};
+pub use lte::{GroupingArgument, Lte, LteEval, LteGroup, LtePack};
 pub use plan::Plan;
 pub use report::Report;
 pub use watch::{Tensorboard, Watch};
@@ -85,6 +87,9 @@ pub enum Command {
     /// from scratch. Ctrl-C stops the run with a checkpoint, `--resume` continues it.
     #[command(after_long_help = with_changeable(examples::PRETRAIN))]
     Pretrain(Run),
+    /// Teach a model to activate fewer of its intermediate units (LTE, arXiv 2402.06126): `lte group`, `train`, `eval`, `pack`.
+    #[command(subcommand)]
+    Lte(Lte),
     /// Write a Hugging Face folder from any checkpoint of a run.
     ///
     /// The checkpoint of a `prune` run is cut to its target shape first, and checked as at the end of the run.
@@ -149,6 +154,9 @@ impl Command {
         let argument = match self {
             Command::Doctor(arguments) => &arguments.threads,
             Command::Prune(arguments) | Command::Pretrain(arguments) => &arguments.threads,
+            Command::Lte(Lte::Group(arguments)) => &arguments.threads,
+            Command::Lte(Lte::Train(arguments)) => &arguments.threads,
+            Command::Lte(Lte::Eval(arguments)) => &arguments.threads,
             Command::Export(arguments) => &arguments.threads,
             Command::Eval(arguments) => &arguments.threads,
             Command::Generate(arguments) => &arguments.threads,

@@ -1,0 +1,72 @@
+//! What an LTE folder says beside its weights: how intermediate units are grouped, and the routers.
+
+use crate::model::router::Router;
+use serde::{Deserialize, Serialize};
+
+/// Intermediate units of an expert in the paper: where a router costs 1/96 of the feed-forward.
+pub const EXPERT_SIZE: i64 = 32;
+
+/// Grouping and routers of a model.
+#[derive(Debug)]
+pub struct Experts {
+    /// Units of an expert.
+    pub expert_size: i64,
+    /// Units of a layer that do something. Where `expert_size` does not divide them the model is padded with units whose
+    /// weights are zero, all in the last expert.
+    pub living_units: i64,
+    /// How units were grouped.
+    pub grouping: Grouping,
+    /// Seed of the grouping.
+    pub seed: u64,
+    /// How far the model has been taught.
+    pub stage: Stage,
+    /// Mean share of living units that run, as measured at the end; `None` before routers are trained.
+    pub density: Option<f64>,
+    /// By layer.
+    pub layers: Vec<LayerExperts>,
+}
+
+/// Grouping and router of one layer.
+#[derive(Debug)]
+pub struct LayerExperts {
+    /// Unit `permutation[i]` of the model before grouping is unit i now (a padded unit counts up from the living ones).
+    pub permutation: Vec<u32>,
+    /// Sum of squared distances from rows to the centres of their experts; `None` where no centres were sought.
+    pub inertia: Option<f64>,
+    /// `None`: the layer is dense.
+    pub router: Option<Router>,
+    /// Its share of living units that run, as measured at the end.
+    pub density: Option<f64>,
+}
+
+/// How units are grouped into experts.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Grouping {
+    /// Balanced k-means on L2-normalised rows of the gate projection.
+    #[default]
+    KMeans,
+    /// By how often units are active together.
+    CoActivation,
+    /// At random: an ablation.
+    Random,
+}
+
+/// How far a model has been taught.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+#[serde(rename_all = "kebab-case")]
+pub enum Stage {
+    /// Units are grouped; there are no routers.
+    Grouped,
+    /// Routers train with the weights (stage 1).
+    Routers,
+    /// Routers are frozen, the weights adapt to the experts that run (stage 2).
+    Adapted,
+}
+
+impl Experts {
+    /// N: experts of a layer.
+    pub fn experts(&self) -> i64 {
+        (self.living_units + self.expert_size - 1) / self.expert_size
+    }
+}
