@@ -41,9 +41,13 @@ pub fn run(arguments: &Export) -> anyhow::Result<ExitStatus> {
     refuse_taken(&arguments.out)?;
     let config = saved_config(&run)?;
     let step = open_step(&run, step)?;
-    let stage = if mask_file(step.path()).is_file() { Stage::Prune } else { Stage::Pretrain };
+    let stage = match (mask_file(step.path()).is_file(), &config.lte) {
+        (true, _) => Stage::Prune,
+        (false, Some(_)) => Stage::Lte,
+        (false, None) => Stage::Pretrain,
+    };
     let target = smaller_target(&config, &arguments.target)?;
-    if stage == Stage::Pretrain && target.is_some() {
+    if stage != Stage::Prune && target.is_some() {
         anyhow::bail!("{} has no masks: --target cuts a checkpoint of a prune run", arguments.run);
     }
     let job = Job::from_run(config, stage, arguments.out.clone(), |config| {

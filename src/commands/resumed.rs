@@ -82,7 +82,7 @@ fn require_stage(run: &Path, saved: &RunConfig, stage: Stage) -> anyhow::Result<
     if begun == stage {
         return Ok(());
     }
-    let (run, command) = (run.display(), begun.name());
+    let (run, command) = (run.display(), begun.command());
     anyhow::bail!("{run} is a {command} run; resume with: shearling {command} --resume {run}")
 }
 
@@ -96,7 +96,7 @@ fn require_sources(run: &Path, config: &RunConfig) -> anyhow::Result<()> {
     }
     let named = gone.iter().map(|(key, path)| format!("{key} = {}", path.display())).collect::<Vec<_>>().join(", ");
     let sets = gone.iter().map(|(key, _)| format!(" --set {key}=NEW")).collect::<String>();
-    let (command, shown) = (Stage::of(config).name(), run.display());
+    let (command, shown) = (Stage::of(config).command(), run.display());
     anyhow::bail!("not found: {named}, which this run reads; if moved: shearling {command} --resume {shown}{sets}")
 }
 

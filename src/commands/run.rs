@@ -1,4 +1,4 @@
-//! `shearling prune` and `shearling pretrain`: run the loop, then write the Hugging Face folder.
+//! `shearling prune`, `shearling pretrain` and `shearling lte train`: run the loop, then write the Hugging Face folder.
 
 use super::ExitStatus;
 use super::beside::{configurations_beside, plain};
@@ -101,7 +101,7 @@ pub fn execute(
     }
     if !outcome.finished {
         let folder = outcome.run.display();
-        printer.note(format!("stopped after step {}; resume with: shearling {label} --resume {folder}", outcome.step));
+        printer.note(format!("stopped after step {}; resume with: shearling {} --resume {folder}", outcome.step, stage.command()));
         return Ok(None);
     }
     write_model(&setup, &outcome, outcome.run.join(folder_name(stage)), printer).map(Some)
@@ -133,7 +133,7 @@ fn at_once(config: &RunConfig) -> String {
 }
 
 fn tell_finished(folder: &Path, stage: Stage, printer: &Printer) {
-    let (shown, command) = (folder.display(), stage.name());
+    let (shown, command) = (folder.display(), stage.command());
     printer.note(format!(
         "{shown} is finished: all its steps are done and its model is written. To train on: shearling {command} --resume \
          {shown} --set train.steps=MORE; to write the model in another dtype: shearling export {shown} --out DIR --dtype \

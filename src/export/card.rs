@@ -27,6 +27,7 @@ pub(super) fn card(
     });
     let stage_name = match (stage, config.prune.method()) {
         (Stage::Pretrain, _) => "training".to_string(),
+        (Stage::Lte, _) => "LTE".to_string(),
         (Stage::Prune, method) => match config.hidden_basis() {
             HiddenBasis::Units => format!("pruning ({})", method.name()),
             HiddenBasis::Principal => format!("pruning ({}, principal basis)", method.name()),

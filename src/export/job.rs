@@ -5,8 +5,9 @@ use super::check_rows::check_rows;
 use super::rotated::Rotated;
 use super::{Error, Observer, Written};
 use crate::config::{self, HiddenBasis, RunConfig, Stage};
-use crate::files::{Staging, sha256_of_text};
+use crate::files::{DType, Staging, sha256_of_text};
 use crate::hf::{Checkpoint, ModelCard, ModelConfig, ShardWriter, TensorPlan, carry_companions};
+use crate::lte::{self, Experts};
 use crate::model::count::ParameterCount;
 use crate::model::parameters::parameters;
 use crate::prune::convert::require_complete;
@@ -68,7 +69,7 @@ impl Job {
     pub fn write(&self, step: &StepDir, device: Device, observer: &mut dyn Observer) -> Result<Written, Error> {
         match self.stage {
             Stage::Prune => self.prune(step, device, observer),
-            Stage::Pretrain => self.copy(step),
+            Stage::Pretrain | Stage::Lte => self.copy(step),
         }
     }
 
@@ -154,7 +155,7 @@ impl Job {
     fn copy(&self, step: &StepDir) -> Result<Written, Error> {
         let source = Checkpoint::open(&step.path().join(STEP_MODEL))?;
         require_complete(&source, source.model())?;
-        let dtype = written_dtype(&self.config, Stage::Pretrain)?;
+        let dtype = written_dtype(&self.config, self.stage)?;
         let staging = Staging::new(&self.out)?;
         source.config().with_dtype(dtype)?.write(staging.path())?;
         let wanted = parameters(source.model());
@@ -164,6 +165,9 @@ impl Job {
             writer.write(&parameter.name, &source.finite_tensor(&parameter.name, dtype.kind(), Device::Cpu)?)?;
         }
         writer.finish()?;
+        if let Some(experts) = lte::file::read(step.path(), source.model(), Device::Cpu)? {
+            lte::file::write(staging.path(), &experts, router_dtype(&experts))?;
+        }
         carry_companions(&self.companions, staging.path())?;
         self.card(source.model(), Some(step))?.write(staging.path())?;
         Ok(Written {
@@ -174,6 +178,11 @@ impl Job {
             equivalence: None,
         })
     }
+}
+
+/// Frozen routers are stored in bf16, which holds their values exactly; those that still trained in fp32.
+fn router_dtype(experts: &Experts) -> DType {
+    if experts.stage == lte::Stage::Adapted { DType::BF16 } else { DType::F32 }
 }
 
 /// A step folder of a run, its hashes checked: the named one, or the last good one.

@@ -1,5 +1,6 @@
 //! What an LTE folder says beside its weights: how intermediate units are grouped, and the routers.
 
+pub use crate::config::Grouping;
 use crate::model::router::Router;
 use serde::{Deserialize, Serialize};
 
@@ -39,19 +40,6 @@ pub struct LayerExperts {
     pub density: Option<f64>,
 }
 
-/// How units are grouped into experts.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Grouping {
-    /// Balanced k-means on L2-normalised rows of the gate projection.
-    #[default]
-    KMeans,
-    /// By how often units are active together.
-    CoActivation,
-    /// At random: an ablation.
-    Random,
-}
-
 /// How far a model has been taught.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -68,5 +56,16 @@ impl Experts {
     /// N: experts of a layer.
     pub fn experts(&self) -> i64 {
         (self.living_units + self.expert_size - 1) / self.expert_size
+    }
+
+    /// Layers that have a router.
+    pub fn routed_layers(&self) -> usize {
+        self.layers.iter().filter(|layer| layer.router.is_some()).count()
+    }
+
+    /// What part of a layer's living units each expert has `[N]`: the last one may be padded.
+    pub fn living_shares(&self) -> Vec<f32> {
+        let of = |expert: i64| (self.living_units - expert * self.expert_size).min(self.expert_size);
+        (0..self.experts()).map(|expert| of(expert) as f32 / self.living_units as f32).collect()
     }
 }

@@ -235,6 +235,11 @@ fn evaluate(
     observer.evaluated(trainer, &report);
     let alarm = trainer.watchdog.take(&record);
     tell_alarm(alarm, trainer, journal, observer)?;
+    if trainer.multiplies_scores() {
+        let soft = timed(|| trainer.evaluate_soft())?;
+        journal.write(&metrics::eval_record(trainer, &soft, None))?;
+        observer.evaluated(trainer, &soft);
+    }
     for notice in &report.mix_notices {
         journal.write(&Record::new(report.step, What::Mixer(notice.fields())))?;
         observer.noted(&format!("step {}: {}", report.step, notice.text));

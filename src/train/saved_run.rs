@@ -17,7 +17,7 @@ pub fn refuse_existing(folder: &Path) -> Result<(), Error> {
     let shown = folder.display();
     // A cut at once is done, or it has left nothing.
     let resume = saved_config(folder).ok().filter(|config| !config.cuts_at_once()).map_or(String::new(), |config| {
-        format!(", or resume the run in it with: shearling {} --resume {shown}", Stage::of(&config).name())
+        format!(", or resume the run in it with: shearling {} --resume {shown}", Stage::of(&config).command())
     });
     Err(Error::Mismatch(format!(
         "{shown} exists already; choose another with --set run.directory=DIR, remove it{resume}"

@@ -150,6 +150,7 @@ impl Recipe {
             data: Data { path: self.data.clone(), max_epochs: 1000.0, prefetch: 2 },
             mixer,
             distill: None,
+            lte: None,
             train: Train {
                 steps,
                 batch_rows: BATCH_ROWS,

@@ -67,7 +67,7 @@ pub fn run(arguments: &Plan) -> anyhow::Result<ExitStatus> {
     if let (Some(file), true) = (&arguments.config.config, outline.findings.problems.is_empty()) {
         printer.note(format!(
             "next: shearling {} --config {}",
-            outline.stage.name(),
+            outline.stage.command(),
             shell_word(&file.display().to_string())
         ));
     }
