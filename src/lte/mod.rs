@@ -2,10 +2,17 @@
 //! them run for a token, and a folder that keeps both beside the model.
 //!
 //! ```text
-//! HF folder ─► grouping (balanced k-means of gate rows) ─► the same function, units of an expert side by side
-//!           ─► routers trained with the weights (train) ─► HF folder + lte.safetensors ─► pack ─► decoding
+//! HF folder ─► grouping (balanced k-means of gate rows) ─► permute: the same function, units of an expert side by side
+//!           ─► routers trained with the weights (train) ─► HF folder + lte.safetensors (file) ─► pack ─► decoding
 //! ```
 
+mod division;
+mod error;
 pub mod experts;
+pub mod file;
+pub mod folder;
+pub mod grouping;
+pub mod permute;
 
+pub use error::Error;
 pub use experts::{Experts, Grouping, LayerExperts, Stage};
