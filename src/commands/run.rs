@@ -15,6 +15,7 @@ use crate::cli::table::bytes;
 use crate::config::{self, RunConfig, Stage};
 use crate::export::{Written, folder_name};
 use crate::inspect::TimeTaken;
+use crate::lte::file::{FILE_NAME, is_lte};
 use crate::native::runtime::{device, threads};
 use crate::run_dir::layout::PRUNED;
 use crate::train::saved_run::{refuse_existing, write_config};
@@ -46,6 +47,9 @@ pub fn run(arguments: &Run, stage: Stage) -> anyhow::Result<ExitStatus> {
         require_source(&config, file)?;
     }
     let resumes = arguments.resume.is_some();
+    if !resumes {
+        refuse_grouped(&config, stage)?;
+    }
     let one_shot = config.cuts_at_once();
     let origin = if one_shot { Origin::OneShot } else { Origin::Run(config.run.directory.clone()) };
     let stop_at = arguments.stop_at.map(NonZeroU64::get);
@@ -121,6 +125,23 @@ fn require_source(config: &RunConfig, file: &Path) -> anyhow::Result<()> {
         ),
         None => Ok(()),
     }
+}
+
+/// Refuses a source whose units are grouped into experts: no run of these stages would know of them.
+fn refuse_grouped(config: &RunConfig, stage: Stage) -> anyhow::Result<()> {
+    let Some(source) = config.model.source.as_deref().filter(|source| is_lte(source)) else { return Ok(()) };
+    let reason = match stage {
+        Stage::Prune => "to cut units or dimensions would leave it with experts and routers of another model",
+        Stage::Pretrain => {
+            "it would be trained as if every expert ran for every token, and its experts and routers would be lost"
+        }
+    };
+    anyhow::bail!(
+        "{} (model.source) is an LTE folder, it has {}: {reason}. Prune and pretrain the model that it was made from and \
+         group what comes of it (shearling lte group), or train this one with its experts (shearling lte train)",
+        source.display(),
+        FILE_NAME
+    )
 }
 
 /// What is about to happen to who may have expected a training run.

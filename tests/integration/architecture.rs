@@ -8,13 +8,14 @@ mod circles;
 mod names;
 
 /// Modules of the root crate with their layer. Imports point to lower layers only.
-const LAYERS: [(&str, u32); 16] = [
+const LAYERS: [(&str, u32); 17] = [
     ("cli", 5),
     ("commands", 5),
     ("eval", 4),
     ("export", 4),
     ("generate", 4),
     ("inspect", 4),
+    ("lte", 4),
     ("prune", 4),
     ("report", 4),
     ("train", 4),
@@ -28,7 +29,7 @@ const LAYERS: [(&str, u32); 16] = [
 ];
 
 /// Imports within a layer: who, whom, why. Each must be in use; all others are refused.
-const SIDEWAYS: [(&str, &str, &str); 11] = [
+const SIDEWAYS: [(&str, &str, &str); 12] = [
     ("commands", "cli", "a command is given its arguments and prints through the one printer"),
     ("train", "eval", "the mixer moves at evaluations inside the run"),
     ("train", "prune", "a run is refused before its start if the target cannot be reached, and names its shapes"),
@@ -36,6 +37,7 @@ const SIDEWAYS: [(&str, &str, &str); 11] = [
     ("export", "eval", "masked and pruned model are compared on the rows of evaluation"),
     ("export", "prune", "a step of a run is cut to its target"),
     ("export", "train", "a run's step, and its record, belong to the loop that writes them"),
+    ("lte", "prune", "co-activation is measured by the same walk through the layers as one-shot scores"),
     ("report", "inspect", "pictures are drawn from the one reading of a run folder"),
     ("inspect", "eval", "what pruning cost is judged row by row, with the statistics of evaluation"),
     ("inspect", "train", "whether a constraint was met is judged with the tolerance of the run itself"),
@@ -43,7 +45,7 @@ const SIDEWAYS: [(&str, &str, &str); 11] = [
 ];
 
 /// Imports of `shearling_masks` and `shearling_domains`: only modules that join a model with masks or a run with data.
-const CRATES: [(&str, &[&str]); 12] = [
+const CRATES: [(&str, &[&str]); 13] = [
     ("files", &[]),
     ("hf", &[]),
     ("run_dir", &[]),
@@ -55,6 +57,7 @@ const CRATES: [(&str, &[&str]); 12] = [
     ("eval", &["shearling_domains"]),
     ("generate", &[]),
     ("inspect", &["shearling_masks"]),
+    ("lte", &[]),
     ("report", &[]),
 ];
 

@@ -2,7 +2,7 @@
 //! is written, not even a temporary sibling.
 
 use super::support::{
-    config, copy_folder, data, data_path, edit_json, families, fixture, listing, sets, shearling, tiny_runs,
+    config, copy_folder, data, data_path, edit_json, families, fixture, listing, sets, shearling, succeed, tiny_runs,
     write_model, write_tiny_source,
 };
 use serde_json::{Value, json};
@@ -320,6 +320,20 @@ fn nothing_that_exists_is_written_over() {
         let run = tiny_runs().join(run).display().to_string();
         place.refuses(&["export", &run, "--out", &out], &[&out, "already exists"]);
     }
+}
+
+#[test]
+fn a_grouped_model_is_neither_pruned_nor_pretrained() {
+    let place = Place::new();
+    let source = place.source(json!({}));
+    let grouped = place.at("grouped");
+    succeed(&["lte", "group", &source.display().to_string(), "--out", &grouped, "--expert-size", "16"]);
+    let said = [&grouped[..], "model.source", "lte.safetensors", "shearling lte train"];
+    place.refuses_prune(Path::new(&grouped), &[], &[&said[..], &["Prune and pretrain the model"]].concat());
+    let mut pretrain = place.prune(Path::new(&grouped), &[]);
+    pretrain[0] = "pretrain".to_string();
+    pretrain[2] = config("tiny-pretrain.toml").display().to_string();
+    place.refuses(&pretrain, &said);
 }
 
 #[test]

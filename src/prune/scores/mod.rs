@@ -16,7 +16,7 @@ mod activations;
 mod layer_loss;
 pub mod magnitude;
 mod taylor;
-pub(in crate::prune) mod walk;
+pub mod walk;
 
 use super::Error;
 use crate::config::{LayerScore, Prune, PruneMethod};
