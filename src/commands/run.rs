@@ -135,6 +135,7 @@ fn refuse_grouped(config: &RunConfig, stage: Stage) -> anyhow::Result<()> {
         Stage::Pretrain => {
             "it would be trained as if every expert ran for every token, and its experts and routers would be lost"
         }
+        Stage::Lte => return Ok(()),
     };
     anyhow::bail!(
         "{} (model.source) is an LTE folder, it has {}: {reason}. Prune and pretrain the model that it was made from and \
