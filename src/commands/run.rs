@@ -105,7 +105,11 @@ pub fn execute(
     }
     if !outcome.finished {
         let folder = outcome.run.display();
-        printer.note(format!("stopped after step {}; resume with: shearling {} --resume {folder}", outcome.step, stage.command()));
+        printer.note(format!(
+            "stopped after step {}; resume with: shearling {} --resume {folder}",
+            outcome.step,
+            stage.command()
+        ));
         return Ok(None);
     }
     write_model(&setup, &outcome, outcome.run.join(folder_name(stage)), printer).map(Some)

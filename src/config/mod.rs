@@ -21,8 +21,8 @@ mod validate;
 
 pub use advice::known_keys;
 pub use error::Error;
-pub use lte::*;
 pub use load::{load, load_saved, parse, resolved_toml};
+pub use lte::*;
 pub use pruning::*;
 pub use resume_keys::{refused_changes, resumable};
 pub use tree::*;

@@ -3,6 +3,7 @@
 pub use crate::config::Grouping;
 use crate::model::router::Router;
 use serde::{Deserialize, Serialize};
+use tch::{Device, TchError};
 
 /// Intermediate units of an expert in the paper: where a router costs 1/96 of the feed-forward.
 pub const EXPERT_SIZE: i64 = 32;
@@ -52,10 +53,34 @@ pub enum Stage {
     Adapted,
 }
 
+impl LayerExperts {
+    fn without_router(&self) -> LayerExperts {
+        let LayerExperts { permutation, inertia, density, .. } = self;
+        LayerExperts { permutation: permutation.clone(), inertia: *inertia, router: None, density: *density }
+    }
+}
+
 impl Experts {
     /// N: experts of a layer.
     pub fn experts(&self) -> i64 {
         (self.living_units + self.expert_size - 1) / self.expert_size
+    }
+
+    /// The same with all routers on `device`.
+    ///
+    /// # Errors
+    /// libtorch's.
+    pub fn to_device(&self, device: Device) -> Result<Experts, TchError> {
+        let layers = self.layers.iter().map(|layer| {
+            let router = layer.router.as_ref().map(|router| router.to_device(device)).transpose()?;
+            Ok(LayerExperts { router, ..layer.without_router() })
+        });
+        Ok(Experts { layers: layers.collect::<Result<_, TchError>>()?, ..self.without_layers() })
+    }
+
+    fn without_layers(&self) -> Experts {
+        let Experts { expert_size, living_units, grouping, seed, stage, density, .. } = *self;
+        Experts { expert_size, living_units, grouping, seed, stage, density, layers: Vec::new() }
     }
 
     /// Layers that have a router.

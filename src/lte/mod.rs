@@ -14,6 +14,7 @@ pub mod experts;
 pub mod file;
 pub mod folder;
 pub mod grouping;
+pub mod install;
 pub mod meter;
 pub mod permute;
 pub mod warm_start;

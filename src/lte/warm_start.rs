@@ -48,11 +48,12 @@ pub fn warm_start(
     for start in (0..count).step_by(step as usize) {
         progress("routers: calibration row", start as usize, count as usize);
         let ids = rows.rows.f_narrow(0, start, step.min(count - start))?;
-        model.forward_probed(&ids, &context, &mut |layer, site, seen| {
-            match fits.iter_mut().find(|fit| fit.layer == layer as i64) {
-                Some(fit) => fit.see(site, seen),
-                None => Ok(()),
-            }
+        model.forward_probed(&ids, &context, &mut |layer, site, seen| match fits
+            .iter_mut()
+            .find(|fit| fit.layer == layer as i64)
+        {
+            Some(fit) => fit.see(site, seen),
+            None => Ok(()),
         })?;
     }
     for fit in fits {
@@ -114,7 +115,8 @@ impl Fit {
     fn labels(&self, inner: &Tensor) -> Result<Tensor, TchError> {
         let (experts, size, _) = self.gram.size3()?;
         let by_expert = inner.f_reshape([-1, experts, size])?.f_transpose(0, 1)?;
-        let contributions = by_expert.f_bmm(&self.gram)?.f_mul(&by_expert)?.f_sum_dim_intlist(-1, false, Kind::Float)?;
+        let contributions =
+            by_expert.f_bmm(&self.gram)?.f_mul(&by_expert)?.f_sum_dim_intlist(-1, false, Kind::Float)?;
         let contributions = contributions.f_tr()?;
         let (_, largest) = contributions.f_topk(self.active, -1, true, false)?;
         contributions.f_zeros_like()?.f_scatter_value(-1, &largest, 1.0)

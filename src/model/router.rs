@@ -15,7 +15,7 @@
 use crate::native::ops::autograd::attach_loss;
 use serde::{Deserialize, Serialize};
 use std::sync::{Arc, Mutex};
-use tch::{Kind, TchError, Tensor};
+use tch::{Device, Kind, TchError, Tensor};
 
 /// Score above which an expert runs.
 const THRESHOLD: f64 = 0.5;
@@ -38,6 +38,15 @@ impl Router {
     /// The same tensors again.
     pub fn shallow_clone(&self) -> Router {
         Router { weight: self.weight.shallow_clone(), bias: self.bias.as_ref().map(Tensor::shallow_clone) }
+    }
+
+    /// The same on `device`.
+    ///
+    /// # Errors
+    /// libtorch's.
+    pub fn to_device(&self, device: Device) -> Result<Router, TchError> {
+        let bias = self.bias.as_ref().map(|bias| bias.f_to_device(device)).transpose()?;
+        Ok(Router { weight: self.weight.f_to_device(device)?, bias })
     }
 
     /// z `[.., N]` of the normed input `[.., D]`, fp32.
@@ -178,7 +187,6 @@ impl Routed {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use tch::Device;
 
     fn sample(shape: &[i64], at: f64) -> Tensor {
         let count: i64 = shape.iter().product();

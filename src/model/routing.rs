@@ -1,8 +1,8 @@
 //! Routers of a whole decoder: put in, set, and what they decided.
 
 use super::probe::Site;
-use super::{Decoder, ForwardContext, ModelGates};
 use super::router::{Penalty, Routed, RouterForward};
+use super::{Decoder, ForwardContext, ModelGates};
 use tch::{TchError, Tensor};
 
 impl Decoder {

@@ -181,8 +181,7 @@ impl Trainer {
         let gates = ModelGates::new(&self.model_config, &gates)?;
         let micro_batch = self.config.train.micro_batch();
         let Some(routers) = self.routers.as_ref().filter(|_| how == EvalGates::Experts) else {
-            let rows =
-                row_losses(&self.model, &self.context, &gates, &self.eval_rows, micro_batch, &mut |_, _, _| ())?;
+            let rows = row_losses(&self.model, &self.context, &gates, &self.eval_rows, micro_batch, &mut |_, _, _| ())?;
             return Ok((rows, None));
         };
         let mut meter = Meter::new(routers.experts(), self.device)?;

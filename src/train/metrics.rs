@@ -10,12 +10,12 @@ use super::optimizer::Group;
 use super::routers::RouterStep;
 use super::step::StepReport;
 use super::trainer::{MaskTraining, Trainer};
-use crate::lte::meter::Densities;
 use crate::files::{BoundedLine, BoundedLines, write_atomic};
+use crate::lte::meter::Densities;
 use crate::run_dir::layout::METRICS;
 use crate::run_dir::record::{
-    Constraint, DomainEval, DomainStep, Eval, ExpertState, GradientNorm, LONGEST_LINE_BYTES, LearningRate, MaskState, ModuleMasks,
-    Named, Record, Routers, Sparsity, Step, StepLoss, Unit, Units, What,
+    Constraint, DomainEval, DomainStep, Eval, ExpertState, GradientNorm, LONGEST_LINE_BYTES, LearningRate, MaskState,
+    ModuleMasks, Named, Record, Routers, Sparsity, Step, StepLoss, Unit, Units, What,
 };
 use serde_json::Value;
 use shearling_masks::{ExpectedSize, MaskReport, ModuleConstraint, UnitList, UnitValue};

@@ -18,9 +18,9 @@ use super::Error;
 use super::optimizer::{Direction, Group};
 use crate::config::{Lte, RunConfig, ScoreForward};
 use crate::hf::Checkpoint;
-use crate::lte::{self, Experts};
 use crate::lte::experts::{LayerExperts, Stage};
 use crate::lte::meter::NEAR;
+use crate::lte::{self, Experts};
 use crate::model::Decoder;
 use crate::model::router::{Penalty, Routed, Router, RouterForward};
 use tch::{Device, Kind, TchError, Tensor};
@@ -71,7 +71,8 @@ impl RouterTraining {
     pub(super) fn new(experts: Experts, config: &RunConfig, row_tokens: usize) -> Result<RouterTraining, TchError> {
         let lte = config.lte.clone().unwrap_or_default();
         let (train, rate) = (&config.train, lte.router_learning_rate(config.train.learning_rate));
-        let tensors: Vec<(String, Tensor)> = routers(&experts).flat_map(|(layer, router)| named(layer, router)).collect();
+        let tensors: Vec<(String, Tensor)> =
+            routers(&experts).flat_map(|(layer, router)| named(layer, router)).collect();
         let device = tensors.first().map_or(Device::Cpu, |(_, tensor)| tensor.device());
         let group = Group::new(ROUTERS, rate, Direction::Descent, train, tensors, Kind::Float)?;
         let living = Tensor::from_slice(&experts.living_shares()).f_to_device(device)?;

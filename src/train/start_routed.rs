@@ -36,11 +36,8 @@ pub(super) fn start_routed(
     let (mut experts, weights) = match lte::file::read(source.dir(), &setup.model, setup.device)? {
         Some(found) => (found, load_weights(source, &setup.model, Kind::Float, setup.device)?),
         None => {
-            let options = GroupingOptions {
-                expert_size: lte.expert_size,
-                method: lte.grouping,
-                seed: setup.config.run.seed,
-            };
+            let options =
+                GroupingOptions { expert_size: lte.expert_size, method: lte.grouping, seed: setup.config.run.seed };
             let experts = group(source, &options, Some(&rows), setup.device, progress)?;
             let weight = |p: Parameter| -> Result<_, Error> {
                 let weight = permuted_weight(source, &experts, &p, setup.device)?.f_to_kind(Kind::Float)?;
