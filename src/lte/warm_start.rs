@@ -8,7 +8,7 @@
 //! ```
 //!
 //! Scaled so that the logits of a layer have a spread at which scores are neither flat nor saturated, and shifted so that the
-//! share ρ of them is above 0. The labels are those of Deja Vu's and D2DMoE's predictors; those descend, this solves.
+//! share of them that is above 0 is the one that training begins with. The labels are those of Deja Vu's and D2DMoE's predictors; those descend, this solves.
 
 use super::experts::Experts;
 use crate::model::probe::Site;
@@ -22,8 +22,17 @@ const SPREAD: f64 = 1.5;
 /// r, in mean variances of the inputs over all tokens.
 const RIDGE: f64 = 1e-2;
 
-/// Gives the layers of `chosen` routers with biases, of which the share `density` is above the threshold. `model` is dense, its
-/// units are in the order of `experts`.
+/// Shares of the experts of a layer.
+#[derive(Clone, Copy, Debug)]
+pub struct Shares {
+    /// ρ: those that are labelled 1.
+    pub label: f64,
+    /// Those that run at first.
+    pub start: f64,
+}
+
+/// Gives the layers of `chosen` routers with biases, which tell the share `shares.label` of experts that add most from the others,
+/// and of which the share `shares.start` is above the threshold. `model` is dense, its units are in the order of `experts`.
 ///
 /// # Errors
 /// libtorch's: of a forward, or a system that cannot be solved.
@@ -31,7 +40,7 @@ pub fn warm_start(
     experts: &mut Experts,
     model: &Decoder,
     rows: &Calibration,
-    density: f64,
+    shares: Shares,
     chosen: &dyn Fn(i64) -> bool,
     progress: &mut Progress,
 ) -> Result<(), TchError> {
@@ -40,7 +49,7 @@ pub fn warm_start(
     let size = (experts.experts(), experts.expert_size);
     let mut fits = Vec::new();
     for layer in (0..layers).filter(|layer| chosen(*layer)) {
-        fits.push(Fit::new(layer, model.down_projection(layer as usize)?, size, density)?);
+        fits.push(Fit::new(layer, model.down_projection(layer as usize)?, size, shares.label)?);
     }
     let (count, tokens) = rows.rows.size2()?;
     let context = ForwardContext::new(model.model(), tokens, rows.rows.device())?;
@@ -58,7 +67,7 @@ pub fn warm_start(
     }
     for fit in fits {
         let layer = fit.layer as usize;
-        let router = fit.solve(density)?;
+        let router = fit.solve(shares.start)?;
         if let Some(place) = experts.layers.get_mut(layer) {
             place.router = Some(router);
         }

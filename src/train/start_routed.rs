@@ -12,7 +12,7 @@ use crate::config::{Lte, LteMode};
 use crate::hf::Checkpoint;
 use crate::lte::grouping::{GroupingOptions, group};
 use crate::lte::permute::permuted_weight;
-use crate::lte::warm_start::warm_start;
+use crate::lte::warm_start::{Shares, warm_start};
 use crate::lte::{self, Experts};
 use crate::model::parameters::parameters;
 use crate::model::router::Router;
@@ -56,7 +56,9 @@ pub(super) fn start_routed(
     let wanted = |layer: i64| lte.routes(layer) && !known.get(layer as usize).copied().unwrap_or(false);
     if lte.warm_start() {
         let model = decoder(setup, &weights)?;
-        warm_start(&mut experts, &model, &rows, lte.density, &wanted, progress)?;
+        let start = lte.density_at(1, setup.config.train.steps).unwrap_or(lte.density);
+        let shares = Shares { label: lte.density, start };
+        warm_start(&mut experts, &model, &rows, shares, &wanted, progress)?;
     } else {
         draw(&mut experts, setup, lte, &wanted)?;
     }
