@@ -14,6 +14,7 @@ pub mod shell;
 pub mod sparkline;
 pub mod table;
 pub mod terminal;
+pub mod wrap;
 
 pub use arguments::Cli;
 pub use printer::Printer;

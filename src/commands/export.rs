@@ -16,6 +16,7 @@ use crate::run_dir::layout::{RESOLVED_CONFIG, mask_file};
 use crate::train::saved_run::saved_config;
 use crate::train::{Outcome, Setup};
 use anyhow::Context;
+use crate::words::counted;
 use shearling_masks::MaskReport;
 use std::path::{Path, PathBuf};
 
@@ -124,6 +125,11 @@ impl Observer for Shown {
 
     fn progress(&mut self, what: &str, done: usize, of: usize) {
         self.progress.show(|| format!("{what} {done}/{of}"));
+    }
+
+    fn degraded(&mut self, rows: i64, before: f64, after: f64) {
+        let rows = counted(rows, "held-out row");
+        self.printer.note(format!("loss on {rows}: {before:.4} before the cut, {after:.4} after"));
     }
 
     fn compared(&mut self, transfer: &Transfer, equivalence: &Equivalence) {

@@ -105,6 +105,11 @@ impl Observer for TerminalObserver {
         });
     }
 
+    fn evaluating(&mut self, what: &str, done: usize, of: usize) {
+        let (label, what) = (&self.label, if what == "model" { String::new() } else { format!(" ({what})") });
+        self.progress.show_on_terminal(|| format!("{label}: evaluating{what}, {done} of {of} rows"));
+    }
+
     fn evaluated(&mut self, trainer: &Trainer, report: &EvalReport) {
         self.evaluation_seconds = report.seconds.unwrap_or(self.evaluation_seconds);
         if let Some(mean) = report.mean {

@@ -77,11 +77,14 @@ pub struct EvalReport {
     pub masks: Option<MaskReport>,
 }
 
+/// Is told of an evaluation that goes on: of which model, how many rows are done, of how many.
+pub type Progress<'a> = dyn FnMut(&str, usize, usize) + 'a;
+
 impl Trainer {
     /// Evaluates after the present step and, where the schedule says so, lets the mixer react.
-    pub fn evaluate(&mut self, intervals: &Intervals) -> Result<EvalReport, Error> {
+    pub fn evaluate(&mut self, intervals: &Intervals, progress: &mut Progress) -> Result<EvalReport, Error> {
         let gates = if self.masks.is_some() { EvalGates::Expected } else { EvalGates::Plain };
-        let domains = summaries(&self.row_losses(gates)?);
+        let domains = summaries(&self.row_losses(gates, progress)?);
         let mixer_updated = intervals.updates_mixer(self.counters.step);
         if !mixer_updated {
             let excess = self.over_reference(&domains);
@@ -97,12 +100,12 @@ impl Trainer {
     }
 
     /// Evaluates the model without masks: before the first step, the model that the run starts from; and its teacher.
-    pub fn evaluate_plain(&mut self) -> Result<EvalReport, Error> {
-        let rows = self.row_losses(EvalGates::Plain)?;
+    pub fn evaluate_plain(&mut self, progress: &mut Progress) -> Result<EvalReport, Error> {
+        let rows = self.row_losses(EvalGates::Plain, progress)?;
         let domains = summaries(&rows);
         let excess = self.over_reference(&domains);
         let micro_batch = self.config.train.micro_batch();
-        let held_out = |teacher: &Teacher| teacher.held_out_loss(&self.eval_rows, micro_batch);
+        let held_out = |teacher: &Teacher| teacher.held_out_loss(&self.eval_rows, micro_batch, progress);
         let teacher = self.teacher.as_ref().map(held_out).transpose()?.flatten();
         let report = self.report(EvalGates::Plain, domains, excess, false)?;
         Ok(EvalReport { row_losses: Some(by_domain(rows)), teacher, ..report })
@@ -114,8 +117,8 @@ impl Trainer {
     }
 
     /// Evaluates the masks cut to the exact target: the model that will be exported.
-    pub fn evaluate_target(&mut self) -> Result<EvalReport, Error> {
-        let rows = self.row_losses(EvalGates::Target)?;
+    pub fn evaluate_target(&mut self, progress: &mut Progress) -> Result<EvalReport, Error> {
+        let rows = self.row_losses(EvalGates::Target, progress)?;
         let report = self.report(EvalGates::Target, summaries(&rows), None, false)?;
         Ok(EvalReport { row_losses: Some(by_domain(rows)), ..report })
     }
@@ -132,7 +135,8 @@ impl Trainer {
         masks.spec().modules().iter().all(holds)
     }
 
-    fn row_losses(&self, gates: EvalGates) -> Result<Vec<RowLosses>, Error> {
+    fn row_losses(&self, gates: EvalGates, progress: &mut Progress) -> Result<Vec<RowLosses>, Error> {
+        let what = if gates == EvalGates::Target { "cut to target" } else { "model" };
         let gates = match (&self.masks, gates) {
             (Some(masks), EvalGates::Expected) => masks.set.expected_gates()?,
             (Some(masks), EvalGates::Target) => masks.set.target_gates()?,
@@ -140,7 +144,8 @@ impl Trainer {
         };
         let gates = ModelGates::new(&self.model_config, &gates)?;
         let micro_batch = self.config.train.micro_batch();
-        Ok(row_losses(&self.model, &self.context, &gates, &self.eval_rows, micro_batch, &mut |_, _, _| ())?)
+        let mut show = |_: &str, done: usize, of: usize| progress(what, done, of);
+        Ok(row_losses(&self.model, &self.context, &gates, &self.eval_rows, micro_batch, &mut show)?)
     }
 
     fn report(

@@ -9,6 +9,7 @@
 //! holds, a checkpoint names the teacher by the hash of what is in its folder.
 
 use super::Error;
+use super::evaluation::Progress;
 use crate::eval::{EvalRows, RowLosses, mean_loss, row_losses};
 use crate::files::{sha256_of_file, sha256_of_text};
 use crate::hf::{Checkpoint, ModelConfig};
@@ -85,9 +86,14 @@ impl Teacher {
     }
 
     /// What it loses itself on held-out rows, mean over the domains: how good a model the run learns from.
-    pub(super) fn held_out_loss(&self, rows: &[EvalRows], micro_batch: usize) -> Result<Option<f64>, TchError> {
-        let none = ModelGates::none();
-        let found = row_losses(&self.decoder, &self.context, &none, rows, micro_batch, &mut |_, _, _| ())?;
+    pub(super) fn held_out_loss(
+        &self,
+        rows: &[EvalRows],
+        micro_batch: usize,
+        progress: &mut Progress,
+    ) -> Result<Option<f64>, TchError> {
+        let (none, mut show) = (ModelGates::none(), |_: &str, done: usize, of: usize| progress("teacher", done, of));
+        let found = row_losses(&self.decoder, &self.context, &none, rows, micro_batch, &mut show)?;
         Ok(mean_loss(&found.iter().map(RowLosses::summary).collect::<Vec<_>>()))
     }
 

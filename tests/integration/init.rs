@@ -41,7 +41,7 @@ impl Desk {
     /// Both files have no problem, as `plan` sees them.
     fn plans(&self) {
         for name in ["small.toml", "small-continue.toml"] {
-            let output = shearling(&["plan", "--config", &self.text(name), "--json"]);
+            let output = shearling(&["plan", "--config", &self.text(name), "--sequence-length", "4096", "--json"]);
             let answer: Value = serde_json::from_slice(&output.stdout).unwrap_or(Value::Null);
             let stderr = String::from_utf8_lossy(&output.stderr);
             assert_eq!(output.status.code(), Some(0), "{name}: {}\n{stderr}", answer["problems"]);

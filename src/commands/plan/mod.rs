@@ -22,7 +22,7 @@ use crate::native::runtime::cards::Card;
 use crate::native::runtime::device::{self, DeviceError};
 use crate::prune::convert::require_complete;
 use crate::train::setup::{Device, other_tokenizer};
-use crate::train::{Findings, Outline, Setup};
+use crate::train::{Absent, Findings, Outline, Setup};
 use anyhow::Context;
 use report::PlanReport;
 use std::path::Path;
@@ -56,6 +56,7 @@ pub fn run(arguments: &Plan) -> anyhow::Result<ExitStatus> {
         let note = format!("its shape is what {} will write", file.display());
         outline.findings.not_checked.push(format!("the source, which is not there yet: {note}"));
     }
+    absent(&mut outline.findings, file, for_elsewhere(arguments));
     if source.derived_from.is_empty() {
         look_at_weights(&mut outline);
     }
@@ -72,6 +73,29 @@ pub fn run(arguments: &Plan) -> anyhow::Result<ExitStatus> {
         ));
     }
     Ok(if outline.findings.problems.is_empty() { ExitStatus::Done } else { ExitStatus::CheckFailed })
+}
+
+/// Whether the plan is for another machine, or for data that is yet to come: the options that say so.
+fn for_elsewhere(arguments: &Plan) -> bool {
+    let rate = arguments.tokens_per_second.is_some() || arguments.tflops.is_some();
+    rate || arguments.card.is_some() || arguments.sequence_length.is_some()
+}
+
+/// What the configuration names and is not there: a problem here, unless a configuration beside it is to write it.
+fn absent(findings: &mut Findings, file: &Path, elsewhere: bool) {
+    for Absent { key, path, unknown, remedy } in std::mem::take(&mut findings.absent) {
+        let shown = path.display();
+        match source::written_later(file, &path) {
+            Some(writer) => {
+                findings.not_checked.push(format!("{unknown}: {} is to write {shown} ({key})", writer.display()));
+            }
+            None if elsewhere => findings.not_checked.push(format!("{unknown}: there is no {shown} ({key})")),
+            None => findings.problems.push(format!(
+                "{key}: there is no {shown}; {remedy}. For a plan without it give {}",
+                if key == "data.path" { "--sequence-length" } else { "--card or --tflops" }
+            )),
+        }
+    }
 }
 
 /// The outline of a configuration, of the stage that it is for.
