@@ -8,6 +8,7 @@ pub mod arguments;
 pub mod csv;
 pub mod heatmap;
 pub mod interrupt;
+pub mod misplaced;
 pub mod printer;
 pub mod progress;
 pub mod shell;

@@ -66,6 +66,14 @@ fn write_stdout(text: &str) {
     }
 }
 
+/// The text of an answer as stdout shows it: broken for the width of a terminal, whole in a file or a pipe.
+pub fn for_stdout(text: String) -> String {
+    match size_of(&std::io::stdout()) {
+        Some((columns, _)) => wrapped(&text, columns),
+        None => text,
+    }
+}
+
 /// A message as stderr shows it: broken for the width of a terminal, whole in a file or a pipe.
 fn for_stderr(message: String) -> String {
     match size_of(&std::io::stderr()) {

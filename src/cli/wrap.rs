@@ -4,11 +4,19 @@
 /// `text` for `width` columns. A span in backticks is one word; a line that is a command (`next: shearling …`), and a line
 /// of a table, are left as they are.
 pub fn wrapped(text: &str, width: usize) -> String {
-    text.split('\n').map(|line| wrapped_line(line, width)).collect::<Vec<_>>().join("\n")
+    let lines: Vec<&str> = text.split('\n').collect();
+    let mut in_table = false;
+    let mut shown = Vec::with_capacity(lines.len());
+    for (at, line) in lines.iter().enumerate() {
+        in_table =
+            is_rule(line) || lines.get(at + 1).is_some_and(|next| is_rule(next)) || in_table && has_columns(line);
+        shown.push(if in_table { line.to_string() } else { wrapped_line(line, width) });
+    }
+    shown.join("\n")
 }
 
 fn wrapped_line(line: &str, width: usize) -> String {
-    if line.chars().count() <= width || is_command(line) || is_table(line) {
+    if line.chars().count() <= width || is_command(line) {
         return line.to_string();
     }
     let indent = line.len() - line.trim_start_matches(' ').len();
@@ -40,9 +48,14 @@ fn is_command(line: &str) -> bool {
     line.starts_with("next: ") || line.starts_with("shearling ")
 }
 
-/// A rule of box-drawing characters under a heading, or what is drawn with bars.
-fn is_table(line: &str) -> bool {
-    line.contains("──") || line.contains('│')
+/// The rule under the heading of a table.
+fn is_rule(line: &str) -> bool {
+    line.starts_with('─')
+}
+
+/// A row of a table: cells stand two spaces apart at least.
+fn has_columns(line: &str) -> bool {
+    line.trim().contains("  ")
 }
 
 /// Between single spaces, but for those inside backticks; two spaces make an empty word, so that joining gives the line.
@@ -83,10 +96,16 @@ mod tests {
 
     #[test]
     fn commands_and_tables_stay_whole() {
-        for line in ["next: shearling plan --config a.toml", "  shearling plan --config a.toml", "────  ────  ────"] {
+        for line in ["next: shearling plan --config a.toml", "  shearling plan --config a.toml"] {
             assert_eq!(wrapped(line, 12), line);
         }
-        assert_eq!(wrapped("run `shearling plan --config a.toml` now", 12), "run\n  `shearling plan --config a.toml`\n  now");
+        let table = "some heading  more\n────────────  ────\nlonger row of 1  2.5\nlonger row of 2  3.5\n";
+        assert_eq!(wrapped(table, 12), table);
+        assert_eq!(wrapped(&format!("{table}and text below it"), 12), format!("{table}and text\n  below it"));
+        assert_eq!(
+            wrapped("run `shearling plan --config a.toml` now", 12),
+            "run\n  `shearling plan --config a.toml`\n  now"
+        );
         assert_eq!(wrapped("a ` b c", 3), "a `\n  b\n  c", "a backtick that none closes");
     }
 }

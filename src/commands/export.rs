@@ -15,8 +15,8 @@ use crate::prune::{Equivalence, Transfer};
 use crate::run_dir::layout::{RESOLVED_CONFIG, mask_file};
 use crate::train::saved_run::saved_config;
 use crate::train::{Outcome, Setup};
-use anyhow::Context;
 use crate::words::counted;
+use anyhow::Context;
 use shearling_masks::MaskReport;
 use std::path::{Path, PathBuf};
 

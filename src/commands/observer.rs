@@ -94,7 +94,7 @@ impl Observer for TerminalObserver {
                 + evaluations as f64 * evaluation;
             // What matters first: a narrow terminal cuts the end off.
             format!(
-                "{label} {}/{steps}  loss {:.4}{}  {rate:.0} tokens/s  {} left{}{}",
+                "{label} {}/{steps}  loss {:.4}{}  {rate:.0} tokens/s in steps  {} left{}{}",
                 report.step,
                 report.cross_entropy,
                 report.distillation.map_or(String::new(), |loss| format!(" distillation {loss:.4}")),

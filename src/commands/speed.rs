@@ -115,9 +115,7 @@ impl Products {
             }
             false => watch.contention(threads::count()).map(|contention| contention.to_string()),
         }?;
-        Some(format!(
-            "busy machine: {why}, so the times may be too long"
-        ))
+        Some(format!("busy machine: {why}, so the times may be too long"))
     }
 }
 

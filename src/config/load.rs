@@ -35,7 +35,8 @@ pub fn parse(text: &str, origin: &str, overrides: &[String]) -> Result<RunConfig
     let base: Table = toml::from_str(text).map_err(|error| refused(origin, not_toml(&error)))?;
     let overrides = overrides.iter().map(|text| Override::parse(text)).collect::<Result<Vec<_>, _>>()?;
     let table = with(&base, &overrides)?;
-    let of_table = |error: &toml::de::Error, table: &Table| advice(error.message(), &place_in(&error.to_string()), table);
+    let of_table =
+        |error: &toml::de::Error, table: &Table| advice(error.message(), &place_in(&error.to_string()), table);
     table.clone().try_into().map_err(|error| match (culprit(&base, &overrides), toml::from_str::<RunConfig>(text)) {
         (Some(set), _) => refused(&format!("--set {}", set.given()), of_table(&error, &table)),
         // The file's own error points at a line.

@@ -9,7 +9,6 @@
 //! holds, a checkpoint names the teacher by the hash of what is in its folder.
 
 use super::Error;
-use super::evaluation::Progress;
 use crate::eval::{EvalRows, RowLosses, mean_loss, row_losses};
 use crate::files::{sha256_of_file, sha256_of_text};
 use crate::hf::{Checkpoint, ModelConfig};
@@ -90,7 +89,7 @@ impl Teacher {
         &self,
         rows: &[EvalRows],
         micro_batch: usize,
-        progress: &mut Progress,
+        progress: &mut dyn FnMut(&str, usize, usize),
     ) -> Result<Option<f64>, TchError> {
         let (none, mut show) = (ModelGates::none(), |_: &str, done: usize, of: usize| progress("teacher", done, of));
         let found = row_losses(&self.decoder, &self.context, &none, rows, micro_batch, &mut show)?;

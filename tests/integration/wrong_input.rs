@@ -126,7 +126,10 @@ fn a_config_that_cannot_be_read_as_meant_names_key_and_line() {
     let line = 1 + text.lines().position(|line| line.starts_with("learning_rate = 1e-3")).unwrap();
     let cases = [
         (text.replace("learning_rate = 1e-3", "learning_rat = 1e-3"), "did you mean `learning_rate`?"),
-        (text.replace("learning_rate = 1e-3", "learning_rate = 'fast'"), "`train.learning_rate` expects a number, found the text \"fast\""),
+        (
+            text.replace("learning_rate = 1e-3", "learning_rate = 'fast'"),
+            "`train.learning_rate` expects a number, found the text \"fast\"",
+        ),
         (text.replace("learning_rate = 1e-3", "learning_rate 1e-3"), "key with no value"),
     ];
     for (text, reason) in cases {

@@ -180,7 +180,9 @@ mod tests {
     #[test]
     fn usual_rates_hold_what_is_known_to_work() {
         // The published continuation, ours of a 135M, tiny models of the tests.
-        for (parameters, rates) in [(1.3e9, [1e-4, 1e-4]), (6.74e9, [1e-4, 3e-4]), (135e6, [2e-4, 1e-3]), (26e3, [1e-3, 3e-3])] {
+        for (parameters, rates) in
+            [(1.3e9, [1e-4, 1e-4]), (6.74e9, [1e-4, 3e-4]), (135e6, [2e-4, 1e-3]), (26e3, [1e-3, 3e-3])]
+        {
             let [low, high] = usual_rates(parameters);
             assert!(rates.iter().all(|rate| low <= *rate && *rate <= high), "{parameters}: {low} to {high}");
             assert!(high < 0.05 && low > 1e-6);

@@ -14,6 +14,7 @@ use super::ExitStatus;
 use super::run::load;
 use crate::cli::Printer;
 use crate::cli::arguments::Plan;
+use crate::cli::printer::for_stdout;
 use crate::cli::shell::shell_word;
 use crate::commands::speed::named_card;
 use crate::config::{RunConfig, Stage};
@@ -31,6 +32,9 @@ use std::path::Path;
 pub fn run(arguments: &Plan) -> anyhow::Result<ExitStatus> {
     if arguments.need.is_given() {
         return by_need::run(arguments);
+    }
+    if let Some(file) = arguments.model.as_ref().filter(|file| file.extension().is_some_and(|end| end == "toml")) {
+        anyhow::bail!("a run is planned from a configuration: did you mean --config {}?", file.display());
     }
     if let Some(model) = &arguments.model {
         anyhow::bail!(
@@ -56,12 +60,13 @@ pub fn run(arguments: &Plan) -> anyhow::Result<ExitStatus> {
         let note = format!("its shape is what {} will write", file.display());
         outline.findings.not_checked.push(format!("the source, which is not there yet: {note}"));
     }
+    let whole = outline.findings.absent.is_empty();
     absent(&mut outline.findings, file, for_elsewhere(arguments));
     if source.derived_from.is_empty() {
-        look_at_weights(&mut outline);
+        look_at_weights(&mut outline, whole);
     }
     let report = PlanReport::new(&outline, arguments, card);
-    printer.data(report.text(&outline), || report.json(&outline));
+    printer.data(for_stdout(report.text(&outline)), || report.json(&outline));
     for warning in &report.warnings {
         printer.warn(warning);
     }
@@ -121,8 +126,9 @@ fn planned_device(config: &RunConfig, card: Option<&Card>) -> anyhow::Result<Dev
     }
 }
 
-/// Looks at the weights if there are any, and, where nothing else is wrong, asks for all that a run asks for.
-fn look_at_weights(outline: &mut Outline) {
+/// Looks at the weights if there are any, and, where nothing else is wrong and nothing absent, asks for all that a run asks
+/// for.
+fn look_at_weights(outline: &mut Outline, whole: bool) {
     let Some(folder) = outline.config.model.source.clone() else { return };
     if !has_weights(&folder) {
         outline.findings.not_checked.push(format!("weights: there are none in {}", folder.display()));
@@ -135,7 +141,7 @@ fn look_at_weights(outline: &mut Outline) {
         outline.findings.problem(&error);
     }
     let Findings { problems, .. } = &outline.findings;
-    if outline.dataset.is_none() || !problems.is_empty() {
+    if !whole || !problems.is_empty() {
         return other_tokens(outline, &folder);
     }
     match Setup::new(outline.config.clone(), outline.stage, outline.device) {
