@@ -4,6 +4,7 @@ use super::ExitStatus;
 use super::finish::finish;
 use super::mask_warnings::report_masks;
 use super::refusal::Origin;
+use super::resumed::refuse_cut_at_once;
 use crate::cli::Printer;
 use crate::cli::arguments::Export;
 use crate::cli::progress::Progress;
@@ -40,6 +41,7 @@ pub fn run(arguments: &Export) -> anyhow::Result<ExitStatus> {
     let (run, step) = split_step(&arguments.run)?;
     // Before the hashes of a large checkpoint are computed.
     refuse_taken(&arguments.out)?;
+    refuse_cut_at_once(&run, "checkpoint to export")?;
     let config = saved_config(&run)?;
     let step = open_step(&run, step)?;
     let stage = if mask_file(step.path()).is_file() { Stage::Prune } else { Stage::Pretrain };

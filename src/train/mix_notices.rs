@@ -209,12 +209,12 @@ mod tests {
         let names: Vec<String> = (0..11).map(|at| format!("d{at}")).collect();
         let config = MixerConfig { kind: MixerKind::Bounded, ..MixerConfig::default() };
         let mut mixer = Mixer::new(config, &[1.0 / 11.0; 11], &[2.0; 11]).unwrap();
-        let losses: Vec<_> = (0..11).map(|at| Some(2.0 + if at == 6 { 4.0 } else { 0.1 * f64::from(at) })).collect();
+        let losses: Vec<_> = (0..11).map(|at| Some(2.0 + 0.3 * f64::from(at))).collect();
         let (mut watch, before) = (MixWatch::default(), mixer.proportions().to_vec());
         let update = mixer.update(&losses);
         let notices = watch.look(&names, &mixer, &before, &update);
         let held = &notices[0];
-        assert!(held.domains.len() > NAMED && held.text.contains(": d6 "), "{}", held.text);
+        assert!(held.domains.len() > NAMED && held.text.contains(": d10 "), "{}", held.text);
         assert!(held.text.ends_with(&format!(", +{} more", held.domains.len() - NAMED)), "{}", held.text);
         assert!(held.text.chars().count() < 260, "{}", held.text);
         assert!(watch.look(&names, &mixer, &before, &update).is_empty(), "told once, also of those not named");

@@ -37,21 +37,27 @@ fn whole(history: &RunHistory) -> Value {
 
 fn text(history: &RunHistory, terminal: Terminal) -> String {
     let width = terminal.width;
+    let masked = history.steps.sparsity_expected.iter().any(Option::is_some);
+    let sampled = match masked {
+        true => "a sample of the steps; sparsity is the share of prunable parameters that is removed",
+        false => "a sample of the steps",
+    };
+    let compared = history.stories.iter().any(|story| story.degradation.is_some() || story.recovered.is_some());
+    let stories = match compared {
+        true => {
+            "domains: validation losses; what pruning cost in standard errors (SE) and the part of it that came back; share \
+             of the mix; rows seen"
+        }
+        false => "domains: validation losses, share of the mix, rows seen",
+    };
     let sections: [(&str, Table); 9] = [
         ("curves over the steps; losses in nats per token", tables::curves(history, width)),
-        (
-            "a sample of the steps; sparsity is the share of prunable parameters that is removed",
-            tables::sampled_steps(history),
-        ),
+        (sampled, tables::sampled_steps(history)),
         (
             "validation loss by step, nats per token on held-out rows; ±: standard error",
             tables::validation(history, width),
         ),
-        (
-            "domains: validation losses; what pruning cost in standard errors (SE) and the part of it that came back; \
-             share of the mix",
-            tables::stories(history),
-        ),
+        (stories, tables::stories(history)),
         ("share of each domain in the mix, by step", tables::proportions(history, width)),
         (
             "validation loss above the reference, nats per token; after \"yes\" the mix moved",

@@ -14,7 +14,10 @@ const LEAST_SAMPLES: usize = 3;
 const LISTED_EVENTS: usize = 20;
 
 /// Columns of a trend.
-const TREND: std::ops::RangeInclusive<usize> = 10..=40;
+const TREND: std::ops::RangeInclusive<usize> = 5..=40;
+
+/// Of the trend beside a row of shares.
+const PROPORTION_TREND: usize = 10;
 
 /// A table with trends as wide as leaves it within `width`.
 fn with_trends(width: usize, build: impl Fn(usize) -> Table) -> Table {
@@ -201,13 +204,21 @@ pub(super) fn stories(history: &RunHistory) -> Table {
     table.without_empty_columns()
 }
 
-/// The mix over time.
+/// The mix over time; empty where it never moved, for the domains' table has the shares.
 pub(super) fn proportions(history: &RunHistory, width: usize) -> Table {
+    let moved = history.steps.domains.iter().any(|domain| {
+        let mut shares = domain.proportion.iter().flatten();
+        let first = shares.next();
+        shares.any(|share| Some(share) != first)
+    });
+    if !moved {
+        return Table::default();
+    }
     with_places(width, |most| proportions_at(history, most))
 }
 
 fn proportions_at(history: &RunHistory, most: usize) -> Table {
-    let (steps, width) = (&history.steps, *TREND.start());
+    let (steps, width) = (&history.steps, PROPORTION_TREND);
     let places = sampled(steps.len(), most);
     let numbers = places.iter().filter_map(|index| steps.step.get(*index)).map(step);
     let names = std::iter::once("domain, at step".to_string());
@@ -309,4 +320,82 @@ pub(super) fn events(history: &RunHistory) -> String {
         text.push_str(&format!("{} more in --json\n", told.len() - LISTED_EVENTS));
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::inspect::{DomainSteps, ModuleSteps};
+
+    /// A long prune run over eleven domains with long names, whose mix moves.
+    fn long() -> RunHistory {
+        let count = 2000;
+        let column = |value: &dyn Fn(u64) -> f64| -> Column { (0..count).map(|at| Some(value(at))).collect() };
+        let names: Vec<String> = (0..11).map(|at| format!("stackexchange{at}")).collect();
+        let mut history = RunHistory { domains: names.clone(), ..RunHistory::default() };
+        let steps = &mut history.steps;
+        steps.step = (0..count).map(|at| 1_000_000 + at).collect();
+        steps.loss_cross_entropy = column(&|at| 12.0 - at as f64 / 1e3);
+        steps.loss_total = column(&|at| 14.0 - at as f64 / 1e3);
+        steps.expected_parameters = column(&|at| 134_515_008.0 - at as f64);
+        steps.domains = names
+            .iter()
+            .map(|name| DomainSteps {
+                domain: name.clone(),
+                proportion: column(&|at| 0.09 + 1e-5 * at as f64),
+                ..DomainSteps::default()
+            })
+            .collect();
+        let module = ModuleSteps {
+            module: "intermediate".into(),
+            expected_sparsity: column(&|at| at as f64 / 4e3),
+            violation: column(&|at| -0.1 + at as f64 / 4e4),
+            lambda_1: column(&|_| -131.0629),
+            ..ModuleSteps::default()
+        };
+        steps.modules = vec![module];
+        let empty = Evaluation::default();
+        let evaluation = |at: u64| {
+            let mut evaluation = empty.clone();
+            (evaluation.step, evaluation.mean_loss) = (1_000_000 + 100 * at, Some(12.5));
+            evaluation
+        };
+        history.evaluations = (0..20).map(evaluation).collect();
+        history
+    }
+
+    #[test]
+    fn tables_keep_within_the_terminal_and_use_it() {
+        let history = long();
+        for width in [80, 100, 140] {
+            for table in [
+                curves(&history, width),
+                validation(&history, width),
+                proportions(&history, width),
+                constraints(&history, width),
+            ] {
+                assert!(!table.is_empty() && table.width() <= width, "{} of {width}:\n{table}", table.width());
+            }
+            assert!(curves(&history, width).width() + 30 > width, "trends take what is left");
+        }
+        let wide = validation(&history, 1000).to_string();
+        let heading = wide.lines().next().unwrap();
+        assert!(heading.contains("1,000,000") && heading.contains("1,001,900"), "{heading}");
+        let narrow = validation(&history, 80).to_string();
+        assert!(narrow.lines().next().unwrap().contains("1,001,900"), "the last one is always there: {narrow}");
+    }
+
+    #[test]
+    fn a_mix_that_never_moved_and_columns_without_numbers_are_left_out() {
+        let mut history = long();
+        history.steps.domains.iter_mut().for_each(|domain| domain.proportion.fill(Some(0.1)));
+        assert!(proportions(&history, 100).is_empty());
+        let steps = sampled_steps(&history).to_string();
+        let heading = steps.lines().next().unwrap();
+        assert!(heading.contains("cross entropy") && !heading.contains("tokens/s") && !heading.contains("target"));
+        let same = history.steps.loss_total.clone();
+        assert!(curves(&history, 100).to_string().contains("loss, total"));
+        history.steps.loss_cross_entropy = same;
+        assert!(!curves(&history, 100).to_string().contains("loss, total"), "a sum of one part");
+    }
 }

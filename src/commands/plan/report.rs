@@ -171,7 +171,7 @@ impl PlanReport {
             train.batch_rows,
             if micro == 1 { "" } else { "es" },
             train.micro_batch(),
-            outline.row_tokens,
+            grouped(outline.row_tokens),
             grouped(self.cost.tokens as i64)
         );
         text.push_str(&match self.cost.eval_flops {
