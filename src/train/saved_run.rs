@@ -16,9 +16,13 @@ pub fn refuse_existing(folder: &Path) -> Result<(), Error> {
     }
     let shown = folder.display();
     // A cut at once is done, or it has left nothing.
-    let resume = saved_config(folder).ok().filter(|config| !config.cuts_at_once()).map_or(" or remove it".into(), |config| {
-        format!(", remove it, or resume the run in it with: shearling {} --resume {shown}", Stage::of(&config).name())
-    });
+    let resume =
+        saved_config(folder).ok().filter(|config| !config.cuts_at_once()).map_or(" or remove it".into(), |config| {
+            format!(
+                ", remove it, or resume the run in it with: shearling {} --resume {shown}",
+                Stage::of(&config).name()
+            )
+        });
     Err(Error::Mismatch(format!("{shown} exists already; choose another with --set run.directory=DIR{resume}")))
 }
 

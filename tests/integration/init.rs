@@ -134,7 +134,10 @@ fn a_source_is_cut_at_once_and_continued_by_what_it_writes() {
     let said = run(&["prune", "--config", &file, "--set", &at("run.directory", "cut")]);
     assert!(said.contains("cutting at once by activations") && said.contains("principal basis"), "{said}");
     let told = said.lines().find(|line| line.starts_with("loss on ")).unwrap_or_else(|| panic!("no loss in {said}"));
-    assert!(told.contains(" held-out rows: ") && told.contains(" before the cut, ") && told.ends_with(" after"), "{told}");
+    assert!(
+        told.contains(" held-out rows: ") && told.contains(" before the cut, ") && told.ends_with(" after"),
+        "{told}"
+    );
     for command in [&["export", "--out", &desk.text("out")][..], &["tensorboard"]] {
         let output = shearling(&[command, &[&desk.text("cut")]].concat());
         let stderr = String::from_utf8_lossy(&output.stderr);

@@ -46,7 +46,7 @@ pub(super) fn section(runs: &[RunView]) -> Section {
     let spec = LineSpec::new(
         Caption::new("throughput", "Throughput", about),
         "step",
-        "tokens per second in steps",
+        "tokens per second",
         Unit::Count,
     )
     .include(&[0.0]);
