@@ -94,7 +94,7 @@ impl Observer for TerminalObserver {
                 + evaluations as f64 * evaluation;
             // What matters first: a narrow terminal cuts the end off.
             format!(
-                "{label} {}/{steps}  loss {:.4}{}  {rate:.0} tokens/s  {} left{}{}{}",
+                "{label} {}/{steps}  loss {:.4}{}  {rate:.0} tokens/s in steps  {} left{}{}{}",
                 report.step,
                 report.cross_entropy,
                 report.distillation.map_or(String::new(), |loss| format!(" distillation {loss:.4}")),
@@ -104,6 +104,11 @@ impl Observer for TerminalObserver {
                 domain_losses(trainer, report),
             )
         });
+    }
+
+    fn evaluating(&mut self, what: &str, done: usize, of: usize) {
+        let (label, what) = (&self.label, if what == "model" { String::new() } else { format!(" ({what})") });
+        self.progress.show_on_terminal(|| format!("{label}: evaluating{what}, {done} of {of} rows"));
     }
 
     fn evaluated(&mut self, trainer: &Trainer, report: &EvalReport) {

@@ -64,6 +64,15 @@ pub(super) fn resume(folder: &Path, sets: &[String], stage: Stage, printer: &Pri
     Ok(Resumed::Run(Box::new(config)))
 }
 
+/// Refuses a folder whose model was cut at once for what takes the steps of a run: it has no `wanted`.
+pub(super) fn refuse_cut_at_once(run: &Path, wanted: &str) -> anyhow::Result<()> {
+    let shown = run.display();
+    if saved_config(run).is_ok_and(|config| config.cuts_at_once()) && run.join(PRUNED).is_dir() {
+        anyhow::bail!("{shown} was cut at once, without a step: there is no {wanted}. Its model is {shown}/{PRUNED}");
+    }
+    Ok(())
+}
+
 /// The saved configuration with overrides; paths among them are relative to the working directory.
 fn with_overrides(saved: &RunConfig, sets: &[String]) -> anyhow::Result<RunConfig> {
     let mut config = config::parse(&config::resolved_toml(saved)?, RESOLVED_CONFIG, sets)?;

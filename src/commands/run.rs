@@ -12,7 +12,7 @@ use super::run_cost::time_taken;
 use crate::cli::Printer;
 use crate::cli::arguments::{ConfigArguments, Run};
 use crate::cli::table::bytes;
-use crate::config::{self, RunConfig, Stage};
+use crate::config::{self, RunConfig, Stage, validate};
 use crate::export::{Written, folder_name};
 use crate::inspect::TimeTaken;
 use crate::lte::file::{FILE_NAME, is_lte};
@@ -73,6 +73,8 @@ pub fn execute(
     use_threads(&config);
     let device = device::parse(&config.run.device)?;
     if !resume {
+        // A configuration of the other stage first: its folder is that stage's.
+        validate(&config, stage)?;
         refuse_existing(&config.run.directory)?;
     }
     // The run may be resumed from another folder.

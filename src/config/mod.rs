@@ -10,17 +10,20 @@
 mod advice;
 mod common_names;
 mod error;
+mod known_keys;
 mod load;
 mod lte;
 mod overrides;
 mod paths;
+mod plain_words;
 mod pruning;
+mod refusal;
 mod resume_keys;
 mod tree;
 mod validate;
 
-pub use advice::known_keys;
 pub use error::Error;
+pub use known_keys::known_keys;
 pub use load::{load, load_saved, parse, resolved_toml};
 pub use lte::*;
 pub use pruning::*;

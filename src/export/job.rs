@@ -11,8 +11,8 @@ use crate::lte::{self, Experts};
 use crate::model::count::ParameterCount;
 use crate::model::parameters::parameters;
 use crate::prune::convert::require_complete;
-use crate::prune::scores::{self, Scoring};
-use crate::prune::{Conversion, convert, shape};
+use crate::prune::scores::{self, Calibration, Scoring};
+use crate::prune::{Conversion, Equivalence, convert, shape};
 use crate::run_dir::layout::{STEP_MODEL, mask_file};
 use crate::run_dir::{RunDir, StepDir, Verify};
 use crate::train::Setup;
@@ -95,8 +95,16 @@ impl Job {
         let (plan, mut gates) = KeepPlan::from_scores(spec, &scores)?;
         gates.norm_gain = spec.get(UnitKind::Hidden).filter(|_| table.norm_gain).map(ModuleSpec::norm_gain);
         let card = job.card(source.model(), None)?;
+        let rows = check_rows(&setup.config, setup.device)?.ids;
+        let compared = Calibration { rows, micro_batch: calibration.micro_batch, compute: calibration.compute };
+        let mut progress = |what: &str, done: usize, of: usize| observer.progress(what, done, of);
+        let before = scores::held_out_loss(source, &compared, setup.device, &mut progress)?;
         let source = rotated.as_ref().map_or(source, |rotated| &rotated.checkpoint);
-        job.cut(Cut { source, spec, gates: &gates, plan: &plan, card }, setup.device, observer)
+        let written = job.cut(Cut { source, spec, gates: &gates, plan: &plan, card }, setup.device, observer)?;
+        if let Some(Equivalence { rows, rounding, .. }) = &written.equivalence {
+            observer.degraded(*rows, before, rounding.masked_loss + rounding.written.loss_change);
+        }
+        Ok(written)
     }
 
     fn prune(&self, step: &StepDir, device: Device, observer: &mut dyn Observer) -> Result<Written, Error> {

@@ -15,18 +15,20 @@ pub fn routed_row_losses(
     domains: &[EvalRows],
     micro_batch: usize,
     meter: &mut Meter,
+    progress: &mut dyn FnMut(&str, usize, usize),
 ) -> Result<Vec<RowLosses>, TchError> {
-    let (none, mut failed) = (ModelGates::none(), None);
-    let mut found = Vec::with_capacity(domains.len());
-    for domain in domains {
-        let name = domain.domain.as_str();
-        // What the micro-batch before has left is counted before the next one.
-        let count = |meter: &mut Meter| meter.add(name, &model.take_router_logits());
-        let rows = row_losses(model, context, &none, std::slice::from_ref(domain), micro_batch, &mut |_, _, _| {
-            failed = count(meter).err().or(failed.take());
-        })?;
-        count(meter)?;
-        found.extend(rows);
-    }
+    let mut failed = None;
+    // Whose rows the forward before was about.
+    let mut last: Option<String> = None;
+    let mut count = |next: Option<&str>| {
+        let counted = last.as_deref().map_or(Ok(()), |domain| meter.add(domain, &model.take_router_logits()));
+        failed = failed.take().or(counted.err());
+        last = next.map(String::from);
+    };
+    let found = row_losses(model, context, &ModelGates::none(), domains, micro_batch, &mut |domain, done, of| {
+        count(Some(domain));
+        progress(domain, done, of);
+    })?;
+    count(None);
     failed.map_or(Ok(found), Err)
 }

@@ -89,15 +89,18 @@ pub struct EvalReport {
     pub experts: Option<Densities>,
 }
 
+/// Is told of an evaluation that goes on: of which model, how many rows are done, of how many.
+pub type Progress<'a> = dyn FnMut(&str, usize, usize) + 'a;
+
 impl Trainer {
     /// Evaluates after the present step and, where the schedule says so, lets the mixer react.
-    pub fn evaluate(&mut self, intervals: &Intervals) -> Result<EvalReport, Error> {
+    pub fn evaluate(&mut self, intervals: &Intervals, progress: &mut Progress) -> Result<EvalReport, Error> {
         let gates = match (&self.masks, &self.routers) {
             (Some(_), _) => EvalGates::Expected,
             (None, Some(_)) => EvalGates::Experts,
             (None, None) => EvalGates::Plain,
         };
-        let (rows, experts) = self.measured_rows(gates)?;
+        let (rows, experts) = self.measured_rows(gates, progress)?;
         let domains = summaries(&rows);
         let mixer_updated = intervals.updates_mixer(self.counters.step);
         if !mixer_updated {
@@ -114,12 +117,12 @@ impl Trainer {
     }
 
     /// Evaluates the model without masks: before the first step, the model that the run starts from; and its teacher.
-    pub fn evaluate_plain(&mut self) -> Result<EvalReport, Error> {
-        let rows = self.row_losses(EvalGates::Plain)?;
+    pub fn evaluate_plain(&mut self, progress: &mut Progress) -> Result<EvalReport, Error> {
+        let rows = self.row_losses(EvalGates::Plain, progress)?;
         let domains = summaries(&rows);
         let excess = self.over_reference(&domains);
         let micro_batch = self.config.train.micro_batch();
-        let held_out = |teacher: &Teacher| teacher.held_out_loss(&self.eval_rows, micro_batch);
+        let held_out = |teacher: &Teacher| teacher.held_out_loss(&self.eval_rows, micro_batch, progress);
         let teacher = self.teacher.as_ref().map(held_out).transpose()?.flatten();
         let report = self.report(EvalGates::Plain, domains, excess, false)?;
         Ok(EvalReport { row_losses: Some(by_domain(rows)), teacher, ..report })
@@ -131,8 +134,8 @@ impl Trainer {
     }
 
     /// Evaluates the masks cut to the exact target: the model that will be exported.
-    pub fn evaluate_target(&mut self) -> Result<EvalReport, Error> {
-        let rows = self.row_losses(EvalGates::Target)?;
+    pub fn evaluate_target(&mut self, progress: &mut Progress) -> Result<EvalReport, Error> {
+        let rows = self.row_losses(EvalGates::Target, progress)?;
         let report = self.report(EvalGates::Target, summaries(&rows), None, false)?;
         Ok(EvalReport { row_losses: Some(by_domain(rows)), ..report })
     }
@@ -150,8 +153,8 @@ impl Trainer {
     }
 
     /// Evaluates the model with experts multiplied by their scores, as stage 1 may train it.
-    pub fn evaluate_soft(&mut self) -> Result<EvalReport, Error> {
-        let rows = self.row_losses(EvalGates::Soft)?;
+    pub fn evaluate_soft(&mut self, progress: &mut Progress) -> Result<EvalReport, Error> {
+        let rows = self.row_losses(EvalGates::Soft, progress)?;
         self.report(EvalGates::Soft, summaries(&rows), None, false)
     }
 
@@ -161,12 +164,17 @@ impl Trainer {
         self.routers.as_ref().is_some_and(|routers| routers.multiplies_at(before))
     }
 
-    fn row_losses(&mut self, gates: EvalGates) -> Result<Vec<RowLosses>, Error> {
-        Ok(self.measured_rows(gates)?.0)
+    fn row_losses(&mut self, gates: EvalGates, progress: &mut Progress) -> Result<Vec<RowLosses>, Error> {
+        Ok(self.measured_rows(gates, progress)?.0)
     }
 
     /// Losses of all rows, and which experts ran for them.
-    fn measured_rows(&mut self, how: EvalGates) -> Result<(Vec<RowLosses>, Option<Densities>), Error> {
+    fn measured_rows(
+        &mut self,
+        how: EvalGates,
+        progress: &mut Progress,
+    ) -> Result<(Vec<RowLosses>, Option<Densities>), Error> {
+        let what = if how == EvalGates::Target { "cut to target" } else { "model" };
         let forward = match how {
             EvalGates::Experts => RouterForward::Hard,
             EvalGates::Soft => RouterForward::Soft,
@@ -180,12 +188,13 @@ impl Trainer {
         };
         let gates = ModelGates::new(&self.model_config, &gates)?;
         let micro_batch = self.config.train.micro_batch();
+        let mut show = |_: &str, done: usize, of: usize| progress(what, done, of);
         let Some(routers) = self.routers.as_ref().filter(|_| how == EvalGates::Experts) else {
-            let rows = row_losses(&self.model, &self.context, &gates, &self.eval_rows, micro_batch, &mut |_, _, _| ())?;
+            let rows = row_losses(&self.model, &self.context, &gates, &self.eval_rows, micro_batch, &mut show)?;
             return Ok((rows, None));
         };
         let mut meter = Meter::new(routers.experts(), self.device)?;
-        let rows = routed_row_losses(&self.model, &self.context, &self.eval_rows, micro_batch, &mut meter)?;
+        let rows = routed_row_losses(&self.model, &self.context, &self.eval_rows, micro_batch, &mut meter, &mut show)?;
         Ok((rows, meter.densities()?))
     }
 

@@ -51,7 +51,7 @@ pub mod written_dtype;
 pub use error::Error;
 pub use observer::Observer;
 pub use outcome::Outcome;
-pub use outline::{Findings, Outline};
+pub use outline::{Absent, Findings, Outline};
 pub use run_loop::run;
 pub use setup::{Device, Setup};
 pub use trainer::Trainer;

@@ -119,7 +119,7 @@ impl Subject {
         let context = ForwardContext::new(decoder.model(), dataset.sequence_length() as i64, device)?;
         let mut progress = Progress::default();
         let mut show = |domain: &str, done: usize, of: usize| {
-            progress.show(|| format!("{}: {domain}, row {} of {of}", self.name, done + 1));
+            progress.show(|| format!("{}: {done} of {of} rows ({domain})", self.name));
         };
         Ok(row_losses(decoder, &context, &ModelGates::none(), rows, micro_batch, &mut show)?)
     }

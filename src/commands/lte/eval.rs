@@ -3,6 +3,7 @@
 
 use crate::cli::Printer;
 use crate::cli::arguments::LteEval;
+use crate::cli::progress::Progress;
 use crate::cli::table::{Table, optional, ranges};
 use crate::commands::ExitStatus;
 use crate::commands::eval::{LoadedModel, load_model};
@@ -42,7 +43,7 @@ pub fn run(arguments: &LteEval) -> anyhow::Result<ExitStatus> {
     printer.note(format!("evaluating {}", arguments.model.display()));
     let context = ForwardContext::new(lte.decoder.model(), dataset.sequence_length() as i64, device)?;
     let mut meter = Meter::new(&experts, device)?;
-    let taught = routed_row_losses(&lte.decoder, &context, &rows, MICRO_BATCH, &mut meter)?;
+    let taught = routed_row_losses(&lte.decoder, &context, &rows, MICRO_BATCH, &mut meter, &mut shown(arguments))?;
     let densities = meter.densities()?.context("no row was evaluated: the data has no held-out rows")?;
     let dense = dense_losses(arguments, lte, &context, &dataset, &rows, device, &printer)?;
     let report = Report::new(&taught, &dense, densities);
@@ -90,13 +91,19 @@ fn dense_losses(
     let Some(folder) = &arguments.dense else {
         printer.note("evaluating it with every expert running");
         lte.decoder.set_routers(RouterForward::Dense, None);
-        return Ok(row_losses(&lte.decoder, context, &none, rows, MICRO_BATCH, &mut |_, _, _| ())?);
+        return Ok(row_losses(&lte.decoder, context, &none, rows, MICRO_BATCH, &mut shown(arguments))?);
     };
     printer.note(format!("evaluating {}", folder.display()));
     drop(lte);
     let dense = load_model(folder, dataset, device)?;
     let context = ForwardContext::new(dense.decoder.model(), dataset.sequence_length() as i64, device)?;
-    Ok(row_losses(&dense.decoder, &context, &none, rows, MICRO_BATCH, &mut |_, _, _| ())?)
+    Ok(row_losses(&dense.decoder, &context, &none, rows, MICRO_BATCH, &mut shown(arguments))?)
+}
+
+/// Progress on a terminal.
+fn shown(arguments: &LteEval) -> impl FnMut(&str, usize, usize) + use<> {
+    let (mut progress, model) = (Progress::default(), arguments.model.display().to_string());
+    move |domain, done, of| progress.show_on_terminal(|| format!("{model}: {domain}, {done} of {of} rows"))
 }
 
 /// One domain, or one row of it.
