@@ -20,6 +20,7 @@ mod integration {
     pub mod inspect;
     pub mod interrupts;
     pub mod loss_curves;
+    pub mod lte_pack;
     pub mod model_folders;
     pub mod parity;
     pub mod plan;

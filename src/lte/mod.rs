@@ -7,5 +7,6 @@
 //! ```
 
 pub mod experts;
+pub mod pack;
 
 pub use experts::{Experts, Grouping, LayerExperts, Stage};

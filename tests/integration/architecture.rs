@@ -8,13 +8,14 @@ mod circles;
 mod names;
 
 /// Modules of the root crate with their layer. Imports point to lower layers only.
-const LAYERS: [(&str, u32); 16] = [
+const LAYERS: [(&str, u32); 17] = [
     ("cli", 5),
     ("commands", 5),
     ("eval", 4),
     ("export", 4),
     ("generate", 4),
     ("inspect", 4),
+    ("lte", 4),
     ("prune", 4),
     ("report", 4),
     ("train", 4),
@@ -43,7 +44,7 @@ const SIDEWAYS: [(&str, &str, &str); 11] = [
 ];
 
 /// Imports of `shearling_masks` and `shearling_domains`: only modules that join a model with masks or a run with data.
-const CRATES: [(&str, &[&str]); 12] = [
+const CRATES: [(&str, &[&str]); 13] = [
     ("files", &[]),
     ("hf", &[]),
     ("run_dir", &[]),
@@ -55,6 +56,7 @@ const CRATES: [(&str, &[&str]); 12] = [
     ("eval", &["shearling_domains"]),
     ("generate", &[]),
     ("inspect", &["shearling_masks"]),
+    ("lte", &[]),
     ("report", &[]),
 ];
 
