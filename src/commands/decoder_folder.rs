@@ -1,0 +1,77 @@
+//! A folder to decode with: an ordinary Hugging Face folder, or one that `lte pack` wrote. The folder itself says which.
+
+use crate::files::DType;
+use crate::hf::Checkpoint;
+use crate::lte::pack::{Pack, is_packed};
+use crate::model::{Decoder, ModelConfig};
+use crate::prune::convert::require_complete;
+use std::path::Path;
+use tch::{Device, Kind};
+
+/// An open folder whose weights are whole.
+pub(super) enum DecoderFolder {
+    /// As transformers reads it.
+    Plain(Box<Checkpoint>),
+    /// Experts packed for inference.
+    Packed(Box<Pack>),
+}
+
+impl DecoderFolder {
+    /// Opens a folder and checks that nothing is missing.
+    pub(super) fn open(folder: &Path) -> anyhow::Result<DecoderFolder> {
+        if is_packed(folder) {
+            return Ok(DecoderFolder::Packed(Box::new(Pack::open(folder)?)));
+        }
+        let checkpoint = Checkpoint::open(folder)?;
+        require_complete(&checkpoint, checkpoint.model())?;
+        Ok(DecoderFolder::Plain(Box::new(checkpoint)))
+    }
+
+    pub(super) fn model(&self) -> &ModelConfig {
+        match self {
+            DecoderFolder::Plain(checkpoint) => checkpoint.model(),
+            DecoderFolder::Packed(pack) => pack.model(),
+        }
+    }
+
+    /// The format of the weights: what config.json says, or that of packed experts, which are then read in place.
+    pub(super) fn dtype(&self) -> Option<DType> {
+        match self {
+            DecoderFolder::Plain(checkpoint) => checkpoint.model().dtype,
+            DecoderFolder::Packed(pack) => pack.dtype(),
+        }
+    }
+
+    /// All weights, on a device.
+    pub(super) fn decoder(&self, kind: Kind, device: Device) -> anyhow::Result<Decoder> {
+        match self {
+            DecoderFolder::Plain(checkpoint) => {
+                Ok(Decoder::build(checkpoint.model(), &mut |name| checkpoint.finite_tensor(name, kind, device))?)
+            }
+            DecoderFolder::Packed(pack) => Ok(pack.decoder(kind, device)?),
+        }
+    }
+
+    /// Numbers that a token is expected not to read, because their experts do not run, less those of the routers; 0 for an
+    /// ordinary folder.
+    pub(super) fn skipped_numbers(&self) -> f64 {
+        match self {
+            DecoderFolder::Plain(_) => 0.0,
+            DecoderFolder::Packed(pack) => {
+                let (experts, routers) = pack.packed_numbers();
+                experts as f64 * (1.0 - pack.density().unwrap_or(1.0)) - routers as f64
+            }
+        }
+    }
+
+    /// What is worth saying about it.
+    pub(super) fn note(&self) -> Option<String> {
+        let DecoderFolder::Packed(pack) = self else { return None };
+        Some(match pack.density() {
+            Some(density) => {
+                format!("packed experts: {:.0} % of the units ran at the end of training", 100.0 * density)
+            }
+            None => "packed experts".to_string(),
+        })
+    }
+}
