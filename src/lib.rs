@@ -12,8 +12,8 @@
 //! any HF folder + prompt ─► tokenizer ─► prefill, decode with a cache ─► generate ─► text
 //! ```
 //!
-//! Imports point down only: `cli`, `commands` → `train`, `eval`, `generate`, `prune`, `export`, `inspect`, `report` →
-//! `model` → `config`, `hf`, `run_dir`, `native` → `files` and the crates `shearling_masks` and `shearling_domains`.
+//! Imports point down only: `cli`, `commands` → `train`, `eval`, `generate`, `prune`, `lte`, `export`, `inspect`, `report`
+//! → `model` → `config`, `hf`, `run_dir`, `native` → `files` and the crates `shearling_masks` and `shearling_domains`.
 //! docs/architecture.md has the whole table, a test holds it.
 
 pub mod cli;

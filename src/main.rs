@@ -1,8 +1,7 @@
 //! The binary: sets up the allocator, loads the CUDA half of libtorch if it is there, reads the command line, listens for
 //! signals, runs the command, turns the result into an exit code.
 
-use clap::Parser;
-use shearling::cli::{Cli, interrupt, printer};
+use shearling::cli::{interrupt, misplaced, printer};
 use shearling::commands;
 #[cfg(all(target_os = "linux", target_env = "gnu"))]
 use std::ffi::{c_char, c_int};
@@ -20,7 +19,7 @@ fn main() -> ExitCode {
     shearling::native::runtime::allocator::tune();
     // Before anything asks libtorch: it remembers its first answer to "is there CUDA?".
     let cuda = shearling::native::runtime::cuda::load();
-    let cli = Cli::parse();
+    let cli = misplaced::parse();
     interrupt::listen();
     let verdict = commands::run(cli.command, cuda);
     interrupt::wait_if_quitting();

@@ -20,7 +20,9 @@ mod integration {
     pub mod inspect;
     pub mod interrupts;
     pub mod loss_curves;
+    pub mod lte_group;
     pub mod lte_pack;
+    pub mod lte_train;
     pub mod model_folders;
     pub mod parity;
     pub mod plan;

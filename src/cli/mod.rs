@@ -8,12 +8,14 @@ pub mod arguments;
 pub mod csv;
 pub mod heatmap;
 pub mod interrupt;
+pub mod misplaced;
 pub mod printer;
 pub mod progress;
 pub mod shell;
 pub mod sparkline;
 pub mod table;
 pub mod terminal;
+pub mod wrap;
 
 pub use arguments::Cli;
 pub use printer::Printer;

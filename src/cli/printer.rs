@@ -1,5 +1,7 @@
 //! The one place that writes to stdout and stderr.
 
+use super::terminal::size_of;
+use super::wrap::wrapped;
 use std::borrow::Cow;
 use std::io::{IsTerminal, Write};
 
@@ -29,15 +31,15 @@ impl Printer {
         }
     }
 
-    /// A message for the person at the terminal.
+    /// A message for the person at the terminal, whose long lines are broken between words there.
     pub fn note(&self, message: impl std::fmt::Display) {
-        let _ = writeln!(std::io::stderr(), "{message}");
+        let _ = writeln!(std::io::stderr(), "{}", for_stderr(message.to_string()));
     }
 
     /// A message that asks for attention.
     pub fn warn(&self, message: impl std::fmt::Display) {
-        let mark = if colours() { "\u{1b}[33mwarning:\u{1b}[0m" } else { "warning:" };
-        self.note(format!("{mark} {message}"));
+        let text = for_stderr(format!("warning: {message}"));
+        let _ = writeln!(std::io::stderr(), "{}", marked(text, "warning:", "33"));
     }
 }
 
@@ -64,6 +66,30 @@ fn write_stdout(text: &str) {
     }
 }
 
+/// The text of an answer as stdout shows it: broken for the width of a terminal, whole in a file or a pipe.
+pub fn for_stdout(text: String) -> String {
+    match size_of(&std::io::stdout()) {
+        Some((columns, _)) => wrapped(&text, columns),
+        None => text,
+    }
+}
+
+/// A message as stderr shows it: broken for the width of a terminal, whole in a file or a pipe.
+fn for_stderr(message: String) -> String {
+    match size_of(&std::io::stderr()) {
+        Some((columns, _)) => wrapped(&message, columns),
+        None => message,
+    }
+}
+
+/// `mark`, which `text` begins with, in a colour where there are colours.
+fn marked(text: String, mark: &str, colour: &str) -> String {
+    match text.strip_prefix(mark) {
+        Some(rest) if colours() => format!("\u{1b}[{colour}m{mark}\u{1b}[0m{rest}"),
+        _ => text,
+    }
+}
+
 /// Whether stderr shows colours: a terminal, and `NO_COLOR` unset or empty.
 pub fn colours() -> bool {
     std::io::stderr().is_terminal() && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty())
@@ -71,9 +97,8 @@ pub fn colours() -> bool {
 
 /// Prints an error with its causes, each once.
 pub fn error(error: &anyhow::Error) {
-    let mark = if colours() { "\u{1b}[31merror:\u{1b}[0m" } else { "error:" };
     let mut said = brief(&error.to_string()).to_string();
-    let mut text = format!("{mark} {said}");
+    let mut text = format!("error: {said}");
     for cause in error.chain().skip(1) {
         let cause = brief(&cause.to_string()).to_string();
         if !said.contains(&cause) {
@@ -84,7 +109,7 @@ pub fn error(error: &anyhow::Error) {
     if said.contains("out of memory") {
         text.push_str("\n  hint: lower train.micro_batch_rows; `shearling plan` says what takes the memory");
     }
-    let _ = writeln!(std::io::stderr(), "{text}");
+    let _ = writeln!(std::io::stderr(), "{}", marked(for_stderr(text), "error:", "31"));
 }
 
 /// A message of libtorch without the stack of C++ calls that follows it.

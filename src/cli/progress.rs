@@ -38,6 +38,13 @@ impl Progress {
         }
     }
 
+    /// The same, but nothing elsewhere: for work that is told of when it is done.
+    pub fn show_on_terminal(&mut self, line: impl FnOnce() -> String) {
+        if self.terminal {
+            self.show(line);
+        }
+    }
+
     /// Ends the redrawn line, so that what follows starts on its own.
     pub fn finish(&mut self) {
         if self.drawn {

@@ -24,6 +24,21 @@ impl Table {
         self.rows.len() < 2
     }
 
+    /// Characters of its longest line.
+    pub fn width(&self) -> usize {
+        let widths = self.widths();
+        widths.iter().sum::<usize>() + 2 * widths.len().saturating_sub(1)
+    }
+
+    /// The same without columns that tell nothing: whose cells below the heading are all empty, or `–`.
+    pub fn without_empty_columns(self) -> Table {
+        let told = |cell: Option<&String>| cell.is_some_and(|cell| !matches!(cell.as_str(), "" | "–"));
+        let kept = |column: usize| column == 0 || self.rows.iter().skip(1).any(|row| told(row.get(column)));
+        let columns: Vec<usize> = (0..self.widths().len()).filter(|column| kept(*column)).collect();
+        let cells = |row: &Vec<String>| columns.iter().filter_map(|column| row.get(*column).cloned()).collect();
+        Table { rows: self.rows.iter().map(cells).collect() }
+    }
+
     fn widths(&self) -> Vec<usize> {
         let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
         let width = |column: usize| self.rows.iter().filter_map(|row| row.get(column)).map(|c| c.chars().count()).max();
@@ -110,6 +125,18 @@ mod tests {
         table.row(["a", "1.25"]);
         table.row(["long name", "10.5"]);
         assert_eq!(table.to_string(), "domain     loss\n─────────  ────\na          1.25\nlong name  10.5\n");
+    }
+
+    #[test]
+    fn columns_that_tell_nothing_go() {
+        let mut table = Table::new(["domain", "loss", "target", "rows", "±"]);
+        table.row(["a", "1.25", "–", ""]);
+        table.row(["b", "–", "–", "", "0.1"]);
+        assert_eq!(table.width(), 6 + 4 + 6 + 4 + 3 + 8);
+        let table = table.without_empty_columns();
+        assert_eq!(table.to_string(), "domain  loss    ±\n──────  ────  ───\na       1.25\nb          –  0.1\n");
+        assert_eq!(table.width(), 6 + 4 + 3 + 4);
+        assert!(Table::new(["a", "b"]).without_empty_columns().is_empty());
     }
 
     #[test]

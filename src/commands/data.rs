@@ -183,7 +183,11 @@ pub(super) fn summary(dataset: &Dataset) -> String {
         mark(dataset, "BOS", manifest.bos_token_id),
         mark(dataset, "EOS", manifest.eos_token_id)
     );
-    format!("{table}\nrows of {length} tokens, vocabulary {vocabulary}; {marks}\n{}", left_out(dataset))
+    format!(
+        "{table}\nrows of {} tokens, vocabulary {vocabulary}; {marks}\n{}",
+        grouped(length as i128),
+        left_out(dataset)
+    )
 }
 
 /// `BOS <s> (id 1)`, or that there is none.

@@ -4,6 +4,7 @@ use super::ExitStatus;
 use super::finish::finish;
 use super::mask_warnings::report_masks;
 use super::refusal::Origin;
+use super::resumed::refuse_cut_at_once;
 use crate::cli::Printer;
 use crate::cli::arguments::Export;
 use crate::cli::progress::Progress;
@@ -15,6 +16,7 @@ use crate::prune::{Equivalence, Transfer};
 use crate::run_dir::layout::{RESOLVED_CONFIG, mask_file};
 use crate::train::saved_run::saved_config;
 use crate::train::{Outcome, Setup};
+use crate::words::counted;
 use anyhow::Context;
 use shearling_masks::MaskReport;
 use std::path::{Path, PathBuf};
@@ -39,11 +41,16 @@ pub fn run(arguments: &Export) -> anyhow::Result<ExitStatus> {
     let (run, step) = split_step(&arguments.run)?;
     // Before the hashes of a large checkpoint are computed.
     refuse_taken(&arguments.out)?;
+    refuse_cut_at_once(&run, "checkpoint to export")?;
     let config = saved_config(&run)?;
     let step = open_step(&run, step)?;
-    let stage = if mask_file(step.path()).is_file() { Stage::Prune } else { Stage::Pretrain };
+    let stage = match (mask_file(step.path()).is_file(), &config.lte) {
+        (true, _) => Stage::Prune,
+        (false, Some(_)) => Stage::Lte,
+        (false, None) => Stage::Pretrain,
+    };
     let target = smaller_target(&config, &arguments.target)?;
-    if stage == Stage::Pretrain && target.is_some() {
+    if stage != Stage::Prune && target.is_some() {
         anyhow::bail!("{} has no masks: --target cuts a checkpoint of a prune run", arguments.run);
     }
     let job = Job::from_run(config, stage, arguments.out.clone(), |config| {
@@ -124,6 +131,11 @@ impl Observer for Shown {
 
     fn progress(&mut self, what: &str, done: usize, of: usize) {
         self.progress.show(|| format!("{what} {done}/{of}"));
+    }
+
+    fn degraded(&mut self, rows: i64, before: f64, after: f64) {
+        let rows = counted(rows, "held-out row");
+        self.printer.note(format!("loss on {rows}: {before:.4} before the cut, {after:.4} after"));
     }
 
     fn compared(&mut self, transfer: &Transfer, equivalence: &Equivalence) {

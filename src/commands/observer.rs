@@ -94,31 +94,43 @@ impl Observer for TerminalObserver {
                 + evaluations as f64 * evaluation;
             // What matters first: a narrow terminal cuts the end off.
             format!(
-                "{label} {}/{steps}  loss {:.4}{}  {rate:.0} tokens/s  {} left{}{}",
+                "{label} {}/{steps}  loss {:.4}{}  {rate:.0} tokens/s in steps  {} left{}{}{}",
                 report.step,
                 report.cross_entropy,
                 report.distillation.map_or(String::new(), |loss| format!(" distillation {loss:.4}")),
                 duration(left),
                 constraints(report),
+                density(report),
                 domain_losses(trainer, report),
             )
         });
     }
 
+    fn evaluating(&mut self, what: &str, done: usize, of: usize) {
+        let (label, what) = (&self.label, if what == "model" { String::new() } else { format!(" ({what})") });
+        self.progress.show_on_terminal(|| format!("{label}: evaluating{what}, {done} of {of} rows"));
+    }
+
     fn evaluated(&mut self, trainer: &Trainer, report: &EvalReport) {
         self.evaluation_seconds = report.seconds.unwrap_or(self.evaluation_seconds);
-        if let Some(mean) = report.mean {
+        if let Some(mean) = report.mean.filter(|_| report.gates != EvalGates::Soft) {
             self.losses = Some([self.losses.map_or(mean, |[first, _]| first), mean]);
         }
         let domains = self.domains.of(report);
-        let cut = if report.gates == EvalGates::Target { " cut to target" } else { "" };
+        let cut = match report.gates {
+            EvalGates::Target => " cut to target",
+            EvalGates::Soft => " experts times scores",
+            _ => "",
+        };
         let sparsity = trainer.masks().map_or(String::new(), |masks| {
             let expected = masks.expected_size().map_or(f64::NAN, |size| size.overall_sparsity);
             format!("  sparsity {expected:.3}/{:.3}", masks.overall_target_sparsity(report.step))
         });
+        let density = report.experts.as_ref();
+        let density = density.map_or(String::new(), |found| format!("  density {:.1} %", 100.0 * found.mean));
         let teacher = report.teacher.map_or(String::new(), |loss| format!("  teacher {loss:.4}"));
         self.line(format!(
-            "step {}{cut}: validation {}{teacher}{sparsity}  {domains}",
+            "step {}{cut}: validation {}{teacher}{sparsity}{density}  {domains}",
             report.step,
             optional(report.mean, 4)
         ));
@@ -157,4 +169,12 @@ fn constraints(report: &StepReport) -> String {
         (0, _) => String::new(),
         _ => format!("  sparsity {}", all.iter().map(module).collect::<Vec<_>>().join(" ")),
     }
+}
+
+/// The share of units that run, and the one asked for.
+fn density(report: &StepReport) -> String {
+    report.routers.map_or(String::new(), |routers| {
+        let target = routers.target.map_or(String::new(), |target| format!("/{target:.3}"));
+        format!("  density {:.3}{target}", routers.density)
+    })
 }

@@ -64,6 +64,15 @@ pub(super) fn resume(folder: &Path, sets: &[String], stage: Stage, printer: &Pri
     Ok(Resumed::Run(Box::new(config)))
 }
 
+/// Refuses a folder whose model was cut at once for what takes the steps of a run: it has no `wanted`.
+pub(super) fn refuse_cut_at_once(run: &Path, wanted: &str) -> anyhow::Result<()> {
+    let shown = run.display();
+    if saved_config(run).is_ok_and(|config| config.cuts_at_once()) && run.join(PRUNED).is_dir() {
+        anyhow::bail!("{shown} was cut at once, without a step: there is no {wanted}. Its model is {shown}/{PRUNED}");
+    }
+    Ok(())
+}
+
 /// The saved configuration with overrides; paths among them are relative to the working directory.
 fn with_overrides(saved: &RunConfig, sets: &[String]) -> anyhow::Result<RunConfig> {
     let mut config = config::parse(&config::resolved_toml(saved)?, RESOLVED_CONFIG, sets)?;
@@ -82,7 +91,7 @@ fn require_stage(run: &Path, saved: &RunConfig, stage: Stage) -> anyhow::Result<
     if begun == stage {
         return Ok(());
     }
-    let (run, command) = (run.display(), begun.name());
+    let (run, command) = (run.display(), begun.command());
     anyhow::bail!("{run} is a {command} run; resume with: shearling {command} --resume {run}")
 }
 
@@ -96,7 +105,7 @@ fn require_sources(run: &Path, config: &RunConfig) -> anyhow::Result<()> {
     }
     let named = gone.iter().map(|(key, path)| format!("{key} = {}", path.display())).collect::<Vec<_>>().join(", ");
     let sets = gone.iter().map(|(key, _)| format!(" --set {key}=NEW")).collect::<String>();
-    let (command, shown) = (Stage::of(config).name(), run.display());
+    let (command, shown) = (Stage::of(config).command(), run.display());
     anyhow::bail!("not found: {named}, which this run reads; if moved: shearling {command} --resume {shown}{sets}")
 }
 

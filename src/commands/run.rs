@@ -1,4 +1,4 @@
-//! `shearling prune` and `shearling pretrain`: run the loop, then write the Hugging Face folder.
+//! `shearling prune`, `shearling pretrain` and `shearling lte train`: run the loop, then write the Hugging Face folder.
 
 use super::ExitStatus;
 use super::beside::{configurations_beside, plain};
@@ -12,9 +12,10 @@ use super::run_cost::time_taken;
 use crate::cli::Printer;
 use crate::cli::arguments::{ConfigArguments, Run};
 use crate::cli::table::bytes;
-use crate::config::{self, RunConfig, Stage};
+use crate::config::{self, RunConfig, Stage, validate};
 use crate::export::{Written, folder_name};
 use crate::inspect::TimeTaken;
+use crate::lte::file::{FILE_NAME, is_lte};
 use crate::native::runtime::{device, threads};
 use crate::run_dir::layout::PRUNED;
 use crate::train::saved_run::{refuse_existing, write_config};
@@ -46,6 +47,9 @@ pub fn run(arguments: &Run, stage: Stage) -> anyhow::Result<ExitStatus> {
         require_source(&config, file)?;
     }
     let resumes = arguments.resume.is_some();
+    if !resumes {
+        refuse_grouped(&config, stage)?;
+    }
     let one_shot = config.cuts_at_once();
     let origin = if one_shot { Origin::OneShot } else { Origin::Run(config.run.directory.clone()) };
     let stop_at = arguments.stop_at.map(NonZeroU64::get);
@@ -69,6 +73,8 @@ pub fn execute(
     use_threads(&config);
     let device = device::parse(&config.run.device)?;
     if !resume {
+        // A configuration of the other stage first: its folder is that stage's.
+        validate(&config, stage)?;
         refuse_existing(&config.run.directory)?;
     }
     // The run may be resumed from another folder.
@@ -101,7 +107,11 @@ pub fn execute(
     }
     if !outcome.finished {
         let folder = outcome.run.display();
-        printer.note(format!("stopped after step {}; resume with: shearling {label} --resume {folder}", outcome.step));
+        printer.note(format!(
+            "stopped after step {}; resume with: shearling {} --resume {folder}",
+            outcome.step,
+            stage.command()
+        ));
         return Ok(None);
     }
     write_model(&setup, &outcome, outcome.run.join(folder_name(stage)), printer).map(Some)
@@ -123,6 +133,24 @@ fn require_source(config: &RunConfig, file: &Path) -> anyhow::Result<()> {
     }
 }
 
+/// Refuses a source whose units are grouped into experts: no run of these stages would know of them.
+fn refuse_grouped(config: &RunConfig, stage: Stage) -> anyhow::Result<()> {
+    let Some(source) = config.model.source.as_deref().filter(|source| is_lte(source)) else { return Ok(()) };
+    let reason = match stage {
+        Stage::Prune => "to cut units or dimensions would leave it with experts and routers of another model",
+        Stage::Pretrain => {
+            "it would be trained as if every expert ran for every token, and its experts and routers would be lost"
+        }
+        Stage::Lte => return Ok(()),
+    };
+    anyhow::bail!(
+        "{} (model.source) is an LTE folder, it has {}: {reason}. Prune and pretrain the model that it was made from and \
+         group what comes of it (shearling lte group), or train this one with its experts (shearling lte train)",
+        source.display(),
+        FILE_NAME
+    )
+}
+
 /// What is about to happen to who may have expected a training run.
 fn at_once(config: &RunConfig) -> String {
     let unused = match config.train.steps {
@@ -133,7 +161,7 @@ fn at_once(config: &RunConfig) -> String {
 }
 
 fn tell_finished(folder: &Path, stage: Stage, printer: &Printer) {
-    let (shown, command) = (folder.display(), stage.name());
+    let (shown, command) = (folder.display(), stage.command());
     printer.note(format!(
         "{shown} is finished: all its steps are done and its model is written. To train on: shearling {command} --resume \
          {shown} --set train.steps=MORE; to write the model in another dtype: shearling export {shown} --out DIR --dtype \

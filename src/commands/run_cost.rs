@@ -69,6 +69,12 @@ impl RunCost {
         self.train_flops + self.eval_flops.unwrap_or(0.0) + self.one_shot.map_or(0.0, |cost| cost.flops())
     }
 
+    /// Tokens per second of the steps alone, where all of it takes so many seconds; `None` without steps.
+    pub(super) fn tokens_per_second(&self, seconds: f64) -> Option<f64> {
+        let in_steps = seconds * self.train_flops / self.flops();
+        (self.tokens > 0.0 && in_steps > 0.0).then(|| self.tokens / in_steps)
+    }
+
     /// `1 h 3 min with 8 evaluations`: so many seconds, and whether the evaluations are in them.
     pub(super) fn time_said(&self, seconds: f64) -> String {
         if self.one_shot.is_some() {
@@ -132,6 +138,9 @@ mod tests {
             one_shot: None,
         };
         assert_eq!((cost(Some(10.0)).flops(), cost(None).flops()), (100.0, 90.0));
+        // 90 of 100 FLOPs are steps: 9 of 10 seconds.
+        assert_eq!(cost(Some(10.0)).tokens_per_second(10.0), Some(8.0 / 9.0));
+        assert_eq!(RunCost { tokens: 0.0, ..cost(None) }.tokens_per_second(10.0), None);
         assert_eq!(cost(Some(10.0)).time_said(65.0), "1 min 5 s with 3 evaluations");
         assert_eq!(cost(None).time_said(65.0), "1 min 5 s and 3 evaluations, whose rows are not known yet");
         let taken = |evaluations| time_taken(TimeTaken { steps: 65.0, evaluations });

@@ -115,9 +115,7 @@ impl Products {
             }
             false => watch.contention(threads::count()).map(|contention| contention.to_string()),
         }?;
-        Some(format!(
-            "this machine is busy: {why} while its speed was measured; do not trust the times, ask again when it is quiet"
-        ))
+        Some(format!("busy machine: {why}, so the times may be too long"))
     }
 }
 

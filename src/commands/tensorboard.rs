@@ -1,6 +1,7 @@
 //! `shearling tensorboard`: the TensorBoard event file of a run that was not told to write one.
 
 use super::ExitStatus;
+use super::resumed::refuse_cut_at_once;
 use crate::cli::Printer;
 use crate::cli::arguments::Tensorboard;
 use crate::run_dir::layout::{METRICS, TENSORBOARD};
@@ -14,6 +15,7 @@ const NAMED_LINES: usize = 5;
 /// `shearling tensorboard`
 pub fn run(arguments: &Tensorboard) -> anyhow::Result<ExitStatus> {
     let printer = Printer::new(arguments.json);
+    refuse_cut_at_once(&arguments.run, "metric to write")?;
     let out = arguments.out.clone().unwrap_or_else(|| arguments.run.join(TENSORBOARD));
     let (path, dropped) = convert(&arguments.run, &out)?;
     let path = path.display().to_string();

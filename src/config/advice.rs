@@ -1,34 +1,53 @@
 //! What the parser of a configuration says, with what was probably meant: the key of ours for an unknown one, by
 //! spelling or by meaning; our name of a kind.
 
-use super::RunConfig;
 use super::common_names::{meant_key, meant_kind};
+use super::known_keys::{COMPUTE_DTYPES, COMPUTE_KEYS, joined, known_in};
+use super::plain_words::{missing_key, unknown_key, unknown_word, wrong_value};
+use super::refusal::{Refusal, place_in};
 use toml::{Table, Value};
 
-/// What `run.dtype` may be.
-pub(super) const COMPUTE_DTYPES: [&str; 3] = ["auto", "fp32", "bf16"];
-
-/// The parser's message about `table`, the configuration with all overrides, with a suggestion where there is one.
-pub(super) fn advice(error: &toml::de::Error, table: &Table) -> String {
-    let message = error.to_string().trim_end().to_string();
-    let quoted: Vec<&str> = error.message().split('`').skip(1).step_by(2).collect();
-    let Some((found, expected)) = quoted.split_first() else { return message };
-    if error.message().starts_with("unknown field") {
-        match key_advice(found, expected, table) {
-            Some(advice) => format!("{message}\n{advice}"),
-            None => message,
+/// What the parser's `message` about the key or table `place` of `table` means, with a suggestion where there is one.
+/// `table` is the configuration with all overrides.
+pub(super) fn advice(message: &str, place: &str, table: &Table) -> String {
+    match Refusal::of(message) {
+        Refusal::UnknownKey { found, known } => {
+            let place = if place.is_empty() { place_of(found, &known, table) } else { place.to_string() };
+            let said = unknown_key(&place, found, &known);
+            key_advice(&place, found, &known, table).map_or(said.clone(), |advice| format!("{said}\n{advice}"))
         }
-    } else if error.message().starts_with("unknown variant") {
-        value_advice(message, found, expected, table)
-    } else {
-        message
+        Refusal::UnknownWord { found, known } => value_advice(place, found, &known),
+        Refusal::MissingKey(key) => missing_key(place, key),
+        Refusal::WrongValue { expected } => wrong_value(place, expected, table),
+        Refusal::Other => message.to_string(),
     }
 }
 
-/// What was meant by the unknown key `found`, where `siblings` are known.
-fn key_advice(found: &str, siblings: &[&str], table: &Table) -> Option<String> {
-    let place = place_of(found, siblings, table);
-    let meant = || meant_key(&place, found).map(|key| format!("`{key}`"));
+/// The same of an error of the text of a file, with the line it is about. `of_table` is what the parser says of the same
+/// configuration as a table: it knows the key, and the error of the text the line.
+pub(super) fn advice_in(text: &str, error: &toml::de::Error, of_table: &toml::de::Error, table: &Table) -> String {
+    let place = place_in(&of_table.to_string());
+    let said = advice(of_table.message(), &place, table);
+    let same = error.message() == of_table.message() && !place.is_empty();
+    let begin = error.span().filter(|_| same).and_then(|span| text.get(..span.start));
+    let Some(begin) = begin else { return said };
+    let line = begin.matches('\n').count();
+    let shown = text.lines().nth(line).unwrap_or_default().trim();
+    let (first, others) = said.split_once('\n').map_or((said.as_str(), None), |(first, others)| (first, Some(others)));
+    let others = others.map_or(String::new(), |others| format!("\n{others}"));
+    format!("line {}: {first}\n  {shown}{others}", line + 1)
+}
+
+/// Of text that is no TOML: the parser shows the place itself.
+pub(super) fn not_toml(error: &toml::de::Error) -> String {
+    let said = error.to_string();
+    let said = said.trim_end();
+    format!("this is not TOML: {}", said.strip_prefix("TOML parse error at ").unwrap_or(said))
+}
+
+/// What was meant by the unknown key `found` of the table `place`, where `siblings` are known.
+fn key_advice(place: &str, found: &str, siblings: &[&str], table: &Table) -> Option<String> {
+    let meant = || meant_key(place, found).map(|key| format!("`{key}`"));
     // A misspelt key of this very table, if hardly misspelt; else by meaning; else anything like it.
     let near = |threshold: f64| nearest(found, siblings, threshold).map(|key| format!("`{key}`"));
     let inside = || inner_keys(found, table);
@@ -58,21 +77,18 @@ fn place_of(found: &str, siblings: &[&str], table: &Table) -> String {
 }
 
 /// The message about an unknown word among `expected` ones, with the word that other tools' name stands for.
-fn value_advice(message: String, found: &str, expected: &[&str], table: &Table) -> String {
-    let compute = table.get("run").and_then(|run| run.get("dtype")).and_then(Value::as_str) == Some(found);
-    let list = |words: &[&str]| words.iter().map(|word| format!("`{word}`")).collect::<Vec<_>>().join(", ");
-    let (message, expected) = match compute {
-        // Of a run itself; the parser knows the kinds of written files too.
-        true => (message.replace(&list(expected), &list(&COMPUTE_DTYPES)), &COMPUTE_DTYPES[..]),
-        false => (message, expected),
-    };
+fn value_advice(place: &str, found: &str, expected: &[&str]) -> String {
+    let compute = COMPUTE_KEYS.contains(&place);
+    // The parser knows the kinds of written files too.
+    let expected = if compute { &COMPUTE_DTYPES[..] } else { expected };
+    let message = unknown_word(place, found, expected);
     match meant_kind(found) {
-        Some(kind) if expected.contains(&kind) => format!("{message}\ndid you mean `{kind}`?"),
+        Some(kind) if expected.contains(&kind) => format!("{message}\ndid you mean \"{kind}\"?"),
         Some(kind) if compute => {
             format!("{message}\n{kind} is only for written checkpoints (prune.dtype, checkpoint.export_dtype)")
         }
         _ => match nearest(found, expected, 0.75) {
-            Some(known) => format!("{message}\ndid you mean `{known}`?"),
+            Some(known) => format!("{message}\ndid you mean \"{known}\"?"),
             None => message,
         },
     }
@@ -83,51 +99,4 @@ pub(super) fn nearest<'a>(word: &str, candidates: &[&'a str], threshold: f64) ->
     let word = word.to_lowercase();
     let scored = candidates.iter().map(|candidate| (strsim::jaro_winkler(&word, candidate), *candidate));
     scored.filter(|(score, _)| *score > threshold).max_by(|a, b| a.0.total_cmp(&b.0)).map(|(_, candidate)| candidate)
-}
-
-/// All keys of a configuration with their tables (`train.steps`), in the order of the tree. Asked of the parser itself,
-/// by a key that no table has.
-pub fn known_keys() -> Vec<String> {
-    fn add(prefix: &str, known: &mut Vec<String>) {
-        for key in known_in(prefix) {
-            let path = joined(prefix, &key);
-            if known_in(&path).is_empty() { known.push(path) } else { add(&path, known) }
-        }
-    }
-    let mut known = Vec::new();
-    add("", &mut known);
-    known
-}
-
-/// The keys that the table at `prefix` may have; none if it is a value.
-fn known_in(prefix: &str) -> Vec<String> {
-    const NOBODYS: &str = "no-table-has-this-key";
-    let header = if prefix.is_empty() { String::new() } else { format!("[{prefix}]\n") };
-    let Err(error) = toml::from_str::<RunConfig>(&format!("{header}{NOBODYS} = 1\n")) else { return Vec::new() };
-    let quoted = error.message().split('`').skip(1).step_by(2);
-    if !error.message().starts_with("unknown field") {
-        Vec::new()
-    } else {
-        quoted.skip(1).map(str::to_string).collect()
-    }
-}
-
-fn joined(prefix: &str, key: &str) -> String {
-    if prefix.is_empty() { key.to_string() } else { format!("{prefix}.{key}") }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_parser_tells_all_keys() {
-        let known = known_keys();
-        for key in
-            ["run.directory", "model.source", "model.random.hidden_size", "mixer.proportions", "checkpoint.every_steps"]
-        {
-            assert!(known.iter().any(|known| known == key), "{key} in {known:?}");
-        }
-        assert!(!known.iter().any(|key| key == "train" || key == "model.random"), "{known:?}");
-    }
 }

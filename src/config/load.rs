@@ -1,8 +1,9 @@
 //! From a TOML file and `--set` overrides to a [`RunConfig`], strictly: an unknown key is an error that names the known
 //! one that was meant.
 
-use super::advice::advice;
+use super::advice::{advice, advice_in, not_toml};
 use super::overrides::Override;
+use super::refusal::place_in;
 use super::{Error, RunConfig};
 use std::path::Path;
 use toml::Table;
@@ -31,15 +32,19 @@ pub fn parse(text: &str, origin: &str, overrides: &[String]) -> Result<RunConfig
         let problem = "this is JSON (a model's config.json?); expected a configuration in TOML, as those in configs/";
         return Err(refused(origin, problem.to_string()));
     }
-    // The text is parsed as a whole first: its errors then carry line numbers.
-    let base: Table = toml::from_str(text).map_err(|error| refused(origin, advice(&error, &Table::new())))?;
+    let base: Table = toml::from_str(text).map_err(|error| refused(origin, not_toml(&error)))?;
     let overrides = overrides.iter().map(|text| Override::parse(text)).collect::<Result<Vec<_>, _>>()?;
     let table = with(&base, &overrides)?;
+    let of_table =
+        |error: &toml::de::Error, table: &Table| advice(error.message(), &place_in(&error.to_string()), table);
     table.clone().try_into().map_err(|error| match (culprit(&base, &overrides), toml::from_str::<RunConfig>(text)) {
-        (Some(set), _) => refused(&format!("--set {}", set.given()), advice(&error, &table)),
+        (Some(set), _) => refused(&format!("--set {}", set.given()), of_table(&error, &table)),
         // The file's own error points at a line.
-        (None, Err(error)) => refused(origin, advice(&error, &base)),
-        (None, Ok(_)) => refused("the --set overrides", advice(&error, &table)),
+        (None, Err(of_text)) => {
+            let own = base.clone().try_into::<RunConfig>().err().unwrap_or(error);
+            refused(origin, advice_in(text, &of_text, &own, &base))
+        }
+        (None, Ok(_)) => refused("the --set overrides", of_table(&error, &table)),
     })
 }
 
@@ -172,16 +177,16 @@ mod tests {
     #[test]
     fn a_kind_under_another_name_is_refused_with_the_right_list() {
         for (set, list, meant) in [
-            ("run.dtype=bfloat16", "`fp32`, `bf16`", "did you mean `bf16`?"),
-            ("run.dtype=torch.float32", "`fp32`, `bf16`", "did you mean `fp32`?"),
-            ("run.dtype=float16", "`fp32`, `bf16`", "fp16 is only for written checkpoints (prune.dtype"),
-            ("prune.dtype=float16", "`fp32`, `bf16`, `fp16`", "did you mean `fp16`?"),
-            ("checkpoint.export_dtype=BF16", "`fp32`, `bf16`, `fp16`", "did you mean `bf16`?"),
-            ("train.moments=bfloat16", "`fp32`", "did you mean `bf16`?"),
+            ("run.dtype=bfloat16", "\"fp32\" or \"bf16\"", "did you mean \"bf16\"?"),
+            ("run.dtype=torch.float32", "\"fp32\" or \"bf16\"", "did you mean \"fp32\"?"),
+            ("run.dtype=float16", "\"fp32\" or \"bf16\"", "fp16 is only for written checkpoints (prune.dtype"),
+            ("prune.dtype=float16", "\"fp32\", \"bf16\" or \"fp16\"", "did you mean \"fp16\"?"),
+            ("checkpoint.export_dtype=BF16", "\"fp32\", \"bf16\" or \"fp16\"", "did you mean \"bf16\"?"),
+            ("train.moments=bfloat16", "\"fp32\"", "did you mean \"bf16\"?"),
         ] {
             let message = refused(MINIMAL, &[set]);
             assert!(message.contains(list) && message.contains(meant), "{set}: {message}");
-            assert!(!set.starts_with("run.") || !message.contains("`fp16`"), "{message}");
+            assert!(!set.starts_with("run.") || !message.contains("\"fp16\""), "{message}");
         }
         let message = refused(&MINIMAL.replace("[model]", "dtype = 'half'\n[model]"), &[]);
         assert!(message.contains("line 4") && message.contains("fp16 is only for written"), "{message}");

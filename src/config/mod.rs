@@ -4,22 +4,28 @@
 //! file ─► load (strict, "did you mean") ─► RunConfig ─► validate ─► saved as resolved.toml with the run
 //! ```
 //!
-//! `prune` and `pretrain` read the same tree; `[target]`, `[masks]` and `[prune]` matter to `prune` alone.
+//! `prune`, `pretrain` and `lte train` read the same tree; `[target]`, `[masks]` and `[prune]` matter to `prune` alone, `[lte]` to
+//! `lte train`.
 
 mod advice;
 mod common_names;
 mod error;
+mod known_keys;
 mod load;
+mod lte;
 mod overrides;
 mod paths;
+mod plain_words;
 mod pruning;
+mod refusal;
 mod resume_keys;
 mod tree;
 mod validate;
 
-pub use advice::known_keys;
 pub use error::Error;
+pub use known_keys::known_keys;
 pub use load::{load, load_saved, parse, resolved_toml};
+pub use lte::*;
 pub use pruning::*;
 pub use resume_keys::{refused_changes, resumable};
 pub use tree::*;

@@ -40,6 +40,7 @@ const RESUME_KEYS: &[(&str, Change)] = &[
     ("train.learning_rate", Change::Down),
     ("masks.learning_rate", Change::Down),
     ("masks.multiplier_learning_rate", Change::Down),
+    ("lte.router_learning_rate", Change::Down),
     // How the cut is written and checked comes after the run; whether it is learned is the run.
     ("prune.dtype", Change::Freely),
     ("prune.check_rows", Change::Freely),
@@ -100,6 +101,7 @@ fn comparable(config: &RunConfig) -> Result<BTreeMap<String, Value>, Error> {
         config.masks.init = Some(config.masks.start());
         config.prune.basis = Some(config.hidden_basis());
     }
+    config.lte = config.lte.as_ref().map(|lte| lte.resolved(&config.train));
     let value = serde_json::to_value(config)
         .map_err(|error| Error::Parse { origin: "resolved configuration".to_string(), message: error.to_string() })?;
     let mut keys = BTreeMap::new();

@@ -1,5 +1,6 @@
 //! The tree of a run's configuration, one struct per TOML table. The doc line of a field is its reference.
 
+use super::lte::Lte;
 use super::pruning::{HiddenBasis, Masks, Prune, PruneMethod};
 use crate::files::DType;
 use serde::{Deserialize, Serialize};
@@ -12,7 +13,7 @@ use std::path::PathBuf;
 /// More threads than any machine has cores for; beyond it a number is a slip of the keyboard.
 pub const MOST_THREADS: usize = 1024;
 
-/// The whole configuration of `prune` or `pretrain`.
+/// The whole configuration of `prune`, `pretrain` or `lte train`.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
 pub struct RunConfig {
@@ -40,6 +41,9 @@ pub struct RunConfig {
     /// How the pruned model is made and checked; `prune` only.
     #[serde(default)]
     pub prune: Prune,
+    /// Routers and how they train; `lte train` only.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub lte: Option<Lte>,
     /// Evaluation on the held-out rows.
     #[serde(default)]
     pub eval: Eval,

@@ -14,20 +14,32 @@ pub enum Stage {
     Prune,
     /// Train without masks.
     Pretrain,
+    /// Train routers, then the model under them.
+    Lte,
 }
 
 impl Stage {
     /// The stage that a configuration is for.
     pub fn of(config: &RunConfig) -> Stage {
-        if config.target.is_some() { Stage::Prune } else { Stage::Pretrain }
+        match (&config.target, &config.lte) {
+            (Some(_), _) => Stage::Prune,
+            (None, Some(_)) => Stage::Lte,
+            (None, None) => Stage::Pretrain,
+        }
     }
 
-    /// Its name: of the command that runs it, and in the records of a run.
+    /// Its name in the records of a run.
     pub fn name(self) -> &'static str {
         match self {
             Stage::Prune => "prune",
             Stage::Pretrain => "pretrain",
+            Stage::Lte => "lte",
         }
+    }
+
+    /// The command that runs it.
+    pub fn command(self) -> &'static str {
+        if self == Stage::Lte { "lte train" } else { self.name() }
     }
 }
 
@@ -38,6 +50,7 @@ pub fn validate(config: &RunConfig, stage: Stage) -> Result<(), Error> {
     check_train(config, &mut problems);
     check_mixer(config, &mut problems);
     check_distill(config, stage, &mut problems);
+    check_lte(config, stage, &mut problems);
     check_rest(config, &mut problems);
     if problems.0.is_empty() { Ok(()) } else { Err(Error::Invalid(problems.0)) }
 }
@@ -70,8 +83,9 @@ fn check_model(config: &RunConfig, stage: Stage, problems: &mut Problems) {
             "prune needs a [target] table with the shape to reach, for example hidden_size = 2048; a configuration without one is for shearling pretrain".to_string()
         });
     } else {
+        let command = stage.command();
         problems.unless(config.target.is_none(), || {
-            "[target] is for prune; pretrain keeps the shape of its model, remove the table".to_string()
+            format!("[target] is for prune; {command} keeps the shape of its model, remove the table")
         });
     }
     if let Some(random) = &model.random {
@@ -182,6 +196,45 @@ fn check_distill(config: &RunConfig, stage: Stage, problems: &mut Problems) {
     problems.unless(distill.dtype != ComputeDtype::Fixed(DType::F16), || {
         "distill.dtype = \"fp16\" is only for written checkpoints; hold the teacher in \"auto\", \"bf16\" or \"fp32\""
             .to_string()
+    });
+}
+
+fn check_lte(config: &RunConfig, stage: Stage, problems: &mut Problems) {
+    let Some(lte) = &config.lte else {
+        return problems.unless(stage != Stage::Lte, || {
+            "lte train needs an [lte] table, for example with density = 0.5; a configuration without one is for shearling \
+             pretrain"
+                .to_string()
+        });
+    };
+    problems.unless(stage == Stage::Lte, || {
+        format!("[lte] is for lte train, after pruning and recovery; remove the table to {}", stage.command())
+    });
+    problems.unless(config.model.source.is_some(), || "lte train needs model.source, the model to teach".to_string());
+    problems.unless(lte.density > 0.0 && lte.density <= 1.0, || {
+        format!("lte.density = {} must be above 0 and at most 1: the share of units that run", lte.density)
+    });
+    problems.unless(lte.expert_size > 0, || format!("lte.expert_size = {} must be at least 1", lte.expert_size));
+    problems.unless(lte.calibration_rows > 0, || "lte.calibration_rows must be at least 1".to_string());
+    let steps = config.train.steps;
+    for (key, value) in [("router_steps", lte.router_steps), ("density_steps", lte.density_steps)] {
+        problems.unless(value.is_none_or(|value| value <= steps), || {
+            format!("lte.{key} = {} must not exceed train.steps = {steps}", value.unwrap_or_default())
+        });
+    }
+    for (key, value) in [("efficiency", lte.efficiency()), ("separability", lte.separability())] {
+        problems.unless(value >= 0.0 && value.is_finite(), || format!("lte.{key} = {value} must not be negative"));
+    }
+    problems.unless(lte.separability() == 0.0 || lte.epsilon >= 1e-3, || {
+        format!(
+            "lte.epsilon = {} must be at least 0.001: without it the penalty is infinite where a score meets ½",
+            lte.epsilon
+        )
+    });
+    let rate = lte.router_learning_rate(config.train.learning_rate);
+    problems.unless(positive(rate), || format!("lte.router_learning_rate = {rate} must be a positive number"));
+    problems.unless(lte.layers.as_ref().is_none_or(|layers| !layers.is_empty()), || {
+        "lte.layers is empty: name at least one layer, or leave it out for all".to_string()
     });
 }
 

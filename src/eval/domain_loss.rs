@@ -80,8 +80,8 @@ pub struct DomainLoss {
     pub tokens: usize,
 }
 
-/// Evaluates `decoder` under `gates` on all domains, `micro_batch` rows at a time, telling `progress` the domain
-/// how many rows of it are done, and of how many.
+/// Evaluates `decoder` under `gates` on all domains, `micro_batch` rows at a time, telling `progress` the domain, how many
+/// rows of all domains are done, and of how many.
 pub fn row_losses(
     decoder: &Decoder,
     context: &ForwardContext,
@@ -91,7 +91,15 @@ pub fn row_losses(
     progress: &mut dyn FnMut(&str, usize, usize),
 ) -> Result<Vec<RowLosses>, TchError> {
     let _no_grad = tch::no_grad_guard();
-    domains.iter().map(|domain| domain_row_losses(decoder, context, gates, domain, micro_batch, progress)).collect()
+    let counts: Vec<usize> = domains.iter().map(|domain| domain.rows.size()[0] as usize).collect();
+    let (all, mut before) = (counts.iter().sum(), 0);
+    let mut found = Vec::with_capacity(domains.len());
+    for (domain, count) in domains.iter().zip(&counts) {
+        let mut show = |done: usize| progress(&domain.domain, before + done, all);
+        found.push(domain_row_losses(decoder, context, gates, domain, micro_batch, &mut show)?);
+        before += count;
+    }
+    Ok(found)
 }
 
 fn domain_row_losses(
@@ -100,12 +108,12 @@ fn domain_row_losses(
     gates: &ModelGates,
     domain: &EvalRows,
     micro_batch: usize,
-    progress: &mut dyn FnMut(&str, usize, usize),
+    progress: &mut dyn FnMut(usize),
 ) -> Result<RowLosses, TchError> {
     let (count, tokens) = (domain.rows.size()[0], domain.rows.size()[1]);
     let mut sums: Vec<f64> = Vec::with_capacity(count as usize);
     for start in (0..count).step_by(micro_batch.max(1)) {
-        progress(&domain.domain, sums.len(), count as usize);
+        progress(sums.len());
         let rows = domain.rows.f_narrow(0, start, (micro_batch as i64).min(count - start))?;
         let x = decoder.residual_stream(&rows, context, gates)?;
         let losses = decoder.losses(&x, &rows, 1.0, gates)?.rows()?;

@@ -7,7 +7,6 @@ use crate::model::count::ParameterCount;
 use crate::prune::shape;
 use crate::run_dir::StepDir;
 use crate::train::checkpoint;
-use std::path::{Path, PathBuf};
 
 /// Provenance of a folder that `stage` writes under `config`, whose `digest` it names; `step` is where the weights of `model`
 /// were trained to, if they were.
@@ -18,7 +17,7 @@ pub(super) fn card(
     model: &ModelConfig,
     step: Option<&StepDir>,
 ) -> Result<ModelCard, Error> {
-    let source = config.model.source.as_deref().map(provenance);
+    let source = config.model.source.as_deref().map(ModelCard::folder_name);
     let target = config.target.as_ref().filter(|_| stage == Stage::Prune);
     let own = card_shape(model);
     let target_shape = target.map(|target| {
@@ -27,6 +26,7 @@ pub(super) fn card(
     });
     let stage_name = match (stage, config.prune.method()) {
         (Stage::Pretrain, _) => "training".to_string(),
+        (Stage::Lte, _) => "LTE".to_string(),
         (Stage::Prune, method) => match config.hidden_basis() {
             HiddenBasis::Units => format!("pruning ({})", method.name()),
             HiddenBasis::Principal => format!("pruning ({}, principal basis)", method.name()),
@@ -57,10 +57,4 @@ pub(super) fn card(
 /// A shape with its parameters.
 pub(super) fn card_shape(model: &ModelConfig) -> CardShape {
     CardShape::of(model, Some(ParameterCount::of(model).total() as u64))
-}
-
-/// A folder as a model card names it: its last two parts, since what is above them is of this machine alone.
-fn provenance(folder: &Path) -> String {
-    let parts: Vec<_> = folder.components().collect();
-    parts[parts.len().saturating_sub(2)..].iter().collect::<PathBuf>().display().to_string()
 }

@@ -7,6 +7,6 @@ use crate::run_dir::layout::{MODEL, PRUNED};
 pub fn folder_name(stage: Stage) -> &'static str {
     match stage {
         Stage::Prune => PRUNED,
-        Stage::Pretrain => MODEL,
+        Stage::Pretrain | Stage::Lte => MODEL,
     }
 }

@@ -5,13 +5,14 @@ use super::check_rows::check_rows;
 use super::rotated::Rotated;
 use super::{Error, Observer, Written};
 use crate::config::{self, HiddenBasis, RunConfig, Stage};
-use crate::files::{Staging, sha256_of_text};
+use crate::files::{DType, Staging, sha256_of_text};
 use crate::hf::{Checkpoint, ModelCard, ModelConfig, ShardWriter, TensorPlan, carry_companions};
+use crate::lte::{self, Experts};
 use crate::model::count::ParameterCount;
 use crate::model::parameters::parameters;
 use crate::prune::convert::require_complete;
-use crate::prune::scores::{self, Scoring};
-use crate::prune::{Conversion, convert, shape};
+use crate::prune::scores::{self, Calibration, Scoring};
+use crate::prune::{Conversion, Equivalence, convert, shape};
 use crate::run_dir::layout::{STEP_MODEL, mask_file};
 use crate::run_dir::{RunDir, StepDir, Verify};
 use crate::train::Setup;
@@ -68,7 +69,7 @@ impl Job {
     pub fn write(&self, step: &StepDir, device: Device, observer: &mut dyn Observer) -> Result<Written, Error> {
         match self.stage {
             Stage::Prune => self.prune(step, device, observer),
-            Stage::Pretrain => self.copy(step),
+            Stage::Pretrain | Stage::Lte => self.copy(step),
         }
     }
 
@@ -94,8 +95,16 @@ impl Job {
         let (plan, mut gates) = KeepPlan::from_scores(spec, &scores)?;
         gates.norm_gain = spec.get(UnitKind::Hidden).filter(|_| table.norm_gain).map(ModuleSpec::norm_gain);
         let card = job.card(source.model(), None)?;
+        let rows = check_rows(&setup.config, setup.device)?.ids;
+        let compared = Calibration { rows, micro_batch: calibration.micro_batch, compute: calibration.compute };
+        let mut progress = |what: &str, done: usize, of: usize| observer.progress(what, done, of);
+        let before = scores::held_out_loss(source, &compared, setup.device, &mut progress)?;
         let source = rotated.as_ref().map_or(source, |rotated| &rotated.checkpoint);
-        job.cut(Cut { source, spec, gates: &gates, plan: &plan, card }, setup.device, observer)
+        let written = job.cut(Cut { source, spec, gates: &gates, plan: &plan, card }, setup.device, observer)?;
+        if let Some(Equivalence { rows, rounding, .. }) = &written.equivalence {
+            observer.degraded(*rows, before, rounding.masked_loss + rounding.written.loss_change);
+        }
+        Ok(written)
     }
 
     fn prune(&self, step: &StepDir, device: Device, observer: &mut dyn Observer) -> Result<Written, Error> {
@@ -154,7 +163,7 @@ impl Job {
     fn copy(&self, step: &StepDir) -> Result<Written, Error> {
         let source = Checkpoint::open(&step.path().join(STEP_MODEL))?;
         require_complete(&source, source.model())?;
-        let dtype = written_dtype(&self.config, Stage::Pretrain)?;
+        let dtype = written_dtype(&self.config, self.stage)?;
         let staging = Staging::new(&self.out)?;
         source.config().with_dtype(dtype)?.write(staging.path())?;
         let wanted = parameters(source.model());
@@ -164,6 +173,9 @@ impl Job {
             writer.write(&parameter.name, &source.finite_tensor(&parameter.name, dtype.kind(), Device::Cpu)?)?;
         }
         writer.finish()?;
+        if let Some(experts) = lte::file::read(step.path(), source.model(), Device::Cpu)? {
+            lte::file::write(staging.path(), &experts, router_dtype(&experts))?;
+        }
         carry_companions(&self.companions, staging.path())?;
         self.card(source.model(), Some(step))?.write(staging.path())?;
         Ok(Written {
@@ -174,6 +186,11 @@ impl Job {
             equivalence: None,
         })
     }
+}
+
+/// Frozen routers are stored in bf16, which holds their values exactly; those that still trained in fp32.
+fn router_dtype(experts: &Experts) -> DType {
+    if experts.stage == lte::Stage::Adapted { DType::BF16 } else { DType::F32 }
 }
 
 /// A step folder of a run, its hashes checked: the named one, or the last good one.

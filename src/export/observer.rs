@@ -15,6 +15,9 @@ pub trait Observer {
     /// `done` of `of` parts of one piece of the work.
     fn progress(&mut self, _what: &str, _done: usize, _of: usize) {}
 
+    /// What a cut at once did to the loss on the `rows` that it was compared on: of the source, of the written model.
+    fn degraded(&mut self, _rows: i64, _before: f64, _after: f64) {}
+
     /// The pruned model has been written and compared with the masked one.
     fn compared(&mut self, _transfer: &Transfer, _equivalence: &Equivalence) {}
 }

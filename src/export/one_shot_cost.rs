@@ -17,7 +17,7 @@ const LOGIT_CHUNKS: f64 = 8.0;
 /// FLOPs and bytes of a cut at once.
 #[derive(Clone, Copy, Debug, PartialEq, Serialize)]
 pub struct OneShotCost {
-    /// Of the scores of units, layers among them.
+    /// Of the scores of units, layers among them, and of the source's loss on the rows of the comparison.
     pub scoring_flops: f64,
     /// Of the principal basis: a forward and the second moments of the stream; 0 without one.
     pub basis_flops: f64,
@@ -51,7 +51,8 @@ impl OneShotCost {
         let checked = 2.0 * (forward + forward_flops_per_token(small, tokens));
         let parameters = ParameterCount::of(model);
         OneShotCost {
-            scoring_flops: calibration_tokens * scoring_flops_per_token(config, model, spec, tokens),
+            scoring_flops: calibration_tokens * scoring_flops_per_token(config, model, spec, tokens)
+                + check_tokens * forward,
             basis_flops: if rotated { calibration_tokens * (forward + moments) } else { 0.0 },
             check_flops: check_tokens * checked,
             memory_bytes: memory_bytes(config, model, small, tokens, check_tokens, element_bytes, rotated),

@@ -8,7 +8,7 @@ use crate::files::{Error, Result, json, publish};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
 use std::fmt::Write;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// A model's dimensions, for the table of source and result.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize)]
@@ -129,6 +129,17 @@ impl ModelCard {
         }
     }
 
+    /// A heading for the model of the folder `source` with its intermediate units grouped into experts.
+    pub fn grouped_title(source: &str) -> String {
+        format!("{}, intermediate units grouped into experts", model_name(source).unwrap_or("Model"))
+    }
+
+    /// A folder as a card names it: its last two parts, since what is above them is of this machine alone.
+    pub fn folder_name(folder: &Path) -> String {
+        let parts: Vec<_> = folder.components().collect();
+        parts[parts.len().saturating_sub(2)..].iter().collect::<PathBuf>().display().to_string()
+    }
+
     /// The README's content.
     pub fn render(&self) -> String {
         let sections = [
@@ -228,7 +239,9 @@ impl ModelCard {
     }
 
     fn trained_since_cut(&self) -> bool {
-        self.stages.last().is_some_and(|(name, ..)| !name.starts_with("pruning"))
+        let mut since = self.stages.iter().rev().take_while(|(name, ..)| !name.starts_with("pruning"));
+        // Grouped units compute what they computed.
+        since.any(|(name, ..)| !name.starts_with("grouping"))
     }
 
     fn provenance(&self) -> Option<String> {
@@ -354,6 +367,19 @@ mod tests {
         // A card of an earlier version.
         let old: Equivalence = serde_json::from_str("{\"error\": 1e-5, \"bound\": 1e-4}").unwrap();
         assert_eq!(old, Equivalence { error: 1e-5, bound: 1e-4, ..Equivalence::default() });
+    }
+
+    #[test]
+    fn a_grouped_model_is_still_the_one_that_was_compared() {
+        let text = |stages: &[&str]| {
+            let stages = stages.iter().map(|name| (name.to_string(), 0, 0)).collect();
+            ModelCard { stages, equivalence: Some(Equivalence::default()), ..ModelCard::default() }.render()
+        };
+        let trained = "before the training that followed";
+        assert!(!text(&["pruning (learned)", "grouping (k-means, experts of 32)"]).contains(trained));
+        assert!(text(&["pruning (learned)", "training", "grouping (k-means, experts of 32)"]).contains(trained));
+        assert!(!text(&["training", "pruning (learned)"]).contains(trained));
+        assert_eq!(ModelCard::grouped_title("models/SmolLM2"), "SmolLM2, intermediate units grouped into experts");
     }
 
     #[test]

@@ -1,7 +1,9 @@
 //! What an LTE folder says beside its weights: how intermediate units are grouped, and the routers.
 
+pub use crate::config::Grouping;
 use crate::model::router::Router;
 use serde::{Deserialize, Serialize};
+use tch::{Device, TchError};
 
 /// Intermediate units of an expert in the paper: where a router costs 1/96 of the feed-forward.
 pub const EXPERT_SIZE: i64 = 32;
@@ -39,19 +41,6 @@ pub struct LayerExperts {
     pub density: Option<f64>,
 }
 
-/// How units are grouped into experts.
-#[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
-#[serde(rename_all = "kebab-case")]
-pub enum Grouping {
-    /// Balanced k-means on L2-normalised rows of the gate projection.
-    #[default]
-    KMeans,
-    /// By how often units are active together.
-    CoActivation,
-    /// At random: an ablation.
-    Random,
-}
-
 /// How far a model has been taught.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "kebab-case")]
@@ -64,9 +53,44 @@ pub enum Stage {
     Adapted,
 }
 
+impl LayerExperts {
+    fn without_router(&self) -> LayerExperts {
+        let LayerExperts { permutation, inertia, density, .. } = self;
+        LayerExperts { permutation: permutation.clone(), inertia: *inertia, router: None, density: *density }
+    }
+}
+
 impl Experts {
     /// N: experts of a layer.
     pub fn experts(&self) -> i64 {
         (self.living_units + self.expert_size - 1) / self.expert_size
+    }
+
+    /// The same with all routers on `device`.
+    ///
+    /// # Errors
+    /// libtorch's.
+    pub fn to_device(&self, device: Device) -> Result<Experts, TchError> {
+        let layers = self.layers.iter().map(|layer| {
+            let router = layer.router.as_ref().map(|router| router.to_device(device)).transpose()?;
+            Ok(LayerExperts { router, ..layer.without_router() })
+        });
+        Ok(Experts { layers: layers.collect::<Result<_, TchError>>()?, ..self.without_layers() })
+    }
+
+    fn without_layers(&self) -> Experts {
+        let Experts { expert_size, living_units, grouping, seed, stage, density, .. } = *self;
+        Experts { expert_size, living_units, grouping, seed, stage, density, layers: Vec::new() }
+    }
+
+    /// Layers that have a router.
+    pub fn routed_layers(&self) -> usize {
+        self.layers.iter().filter(|layer| layer.router.is_some()).count()
+    }
+
+    /// What part of a layer's living units each expert has `[N]`: the last one may be padded.
+    pub fn living_shares(&self) -> Vec<f32> {
+        let of = |expert: i64| (self.living_units - expert * self.expert_size).min(self.expert_size);
+        (0..self.experts()).map(|expert| of(expert) as f32 / self.living_units as f32).collect()
     }
 }

@@ -9,6 +9,7 @@ use super::linear::{Linear, project};
 use super::norm::rms_norm;
 use super::parameters::Role;
 use super::probe::{Probe, Site, unseen};
+use super::router::Routed;
 use crate::native::ops::swiglu::swiglu;
 use tch::{TchError, Tensor};
 
@@ -25,6 +26,8 @@ pub struct FeedForward {
     pub down: Linear,
     /// ε of the norm.
     pub eps: f64,
+    /// Which experts run, where not all do.
+    pub routed: Option<Routed>,
 }
 
 impl FeedForward {
@@ -36,6 +39,7 @@ impl FeedForward {
             up: weights.linear(Role::UpWeight, Role::UpBias)?,
             down: weights.linear(Role::DownWeight, Role::DownBias)?,
             eps: weights.model.rms_norm_eps,
+            routed: None,
         })
     }
 
@@ -57,6 +61,10 @@ impl FeedForward {
         let [gate, up] = project(&normed, [&self.gate, &self.up])?;
         let inner = swiglu(&gate, &up, context.gates.intermediate.as_ref())?;
         probe(Site::Intermediate, &inner)?;
+        let inner = match &self.routed {
+            Some(routed) => routed.apply(&normed, &inner)?,
+            None => inner,
+        };
         self.down.forward_gated(&inner, context.gates.residual.as_ref(), None, &x)
     }
 
@@ -68,6 +76,7 @@ impl FeedForward {
             up: self.up.shallow_clone(),
             down: self.down.shallow_clone(),
             eps: self.eps,
+            routed: self.routed.as_ref().map(Routed::shallow_clone),
         }
     }
 }

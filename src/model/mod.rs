@@ -39,6 +39,7 @@ pub mod parameters;
 pub mod probe;
 pub mod rope;
 pub mod router;
+mod routing;
 
 pub use crate::hf::ModelConfig;
 pub use block::Block;

@@ -63,6 +63,22 @@ impl FeedForwardHalf {
         }
     }
 
+    /// The weights as a checkpoint has them.
+    pub(super) fn plain(&self) -> Option<&FeedForward> {
+        match self {
+            FeedForwardHalf::Plain(half) => Some(half),
+            FeedForwardHalf::Packed(_) => None,
+        }
+    }
+
+    /// The same, to be changed.
+    pub(super) fn plain_mut(&mut self) -> Option<&mut FeedForward> {
+        match self {
+            FeedForwardHalf::Plain(half) => Some(half),
+            FeedForwardHalf::Packed(_) => None,
+        }
+    }
+
     /// The same tensors again.
     pub(super) fn shallow_clone(&self) -> FeedForwardHalf {
         match self {

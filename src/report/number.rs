@@ -111,6 +111,11 @@ pub fn significant(value: f64, digits: usize) -> String {
     without_zeros(&format!("{value:.decimals$}")).to_string()
 }
 
+/// With so many decimals, so that numbers of one kind, such as losses, line up; `–` where there is no number.
+pub fn decimals(value: f64, decimals: usize) -> String {
+    if value.is_finite() { format!("{value:.decimals$}") } else { "–".to_string() }
+}
+
 fn without_zeros(text: &str) -> &str {
     if text.contains('.') { text.trim_end_matches('0').trim_end_matches('.') } else { text }
 }
@@ -183,6 +188,12 @@ mod tests {
         assert_eq!(Unit::Seconds.text(0.0123), "12.3 ms");
         assert_eq!(Unit::Seconds.text(-90.0), "-90 s");
         assert_eq!(Unit::Plain.optional(None), "–");
+    }
+
+    #[test]
+    fn losses_keep_their_zeros() {
+        assert_eq!([1.6, 6.0934, 7.64].map(|loss| decimals(loss, 3)), ["1.600", "6.093", "7.640"]);
+        assert_eq!(decimals(f64::NAN, 3), "–");
     }
 
     #[test]

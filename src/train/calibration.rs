@@ -16,7 +16,15 @@ pub fn calibration(setup: &Setup) -> Result<Calibration, Error> {
     let config = &setup.config;
     // Weights are scored without data.
     let unread = config.prune.method() == PruneMethod::Magnitude && config.hidden_basis() == HiddenBasis::Units;
-    let needed = if unread { 1 } else { config.prune.calibration_rows };
+    calibration_of(setup, if unread { 1 } else { config.prune.calibration_rows })
+}
+
+/// `needed` rows for a run of `setup`.
+///
+/// # Errors
+/// Data that cannot be read, or has no row to draw.
+pub fn calibration_of(setup: &Setup, needed: usize) -> Result<Calibration, Error> {
+    let config = &setup.config;
     let draws = LoaderConfig { batch_rows: needed, prefetch: 0, ..loader_config(config) };
     let batch = Loader::new(setup.dataset.clone(), draws, &setup.proportions)?.next_batch()?;
     let ids: Vec<i64> = batch.tokens.iter().map(|id| i64::from(*id)).collect();

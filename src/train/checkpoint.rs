@@ -5,6 +5,7 @@
 //!   model/                 fp32 masters (or frozen weights) as a Hugging Face folder (of the source shape while pruning)
 //!   optimizer.safetensors  moments of weights, masks and multipliers
 //!   masks.safetensors      log α and multipliers (prune)
+//!   lte.safetensors        grouping and routers (lte train)
 //!   state.json             counters, loader, mixer, update counts
 //!   manifest.json          sizes and hashes of the above, written last
 //! ```
@@ -15,11 +16,12 @@ use super::Error;
 use super::loader_config::loader_config;
 use super::memory::checkpoint_bytes;
 use super::setup::{Device, Setup};
-use super::start::load_weights;
+use super::start::{Start, load_weights};
 use super::trainer::{Counters, Trainer};
 use super::weights::stored_kind;
-use crate::files::{TensorFile, ensure_space};
+use crate::files::{DType, TensorFile, ensure_space};
 use crate::hf::{Checkpoint, ModelConfig, ShardWriter, TensorPlan};
+use crate::lte::{self, Experts};
 use crate::run_dir::layout::{STEP_MASKS, STEP_MODEL, STEP_OPTIMIZER, STEP_STATE};
 use crate::run_dir::{RunDir, StepDir};
 use serde::{Deserialize, Serialize};
@@ -59,6 +61,9 @@ impl Trainer {
         TensorFile::write(&folder.join(STEP_OPTIMIZER), &moments, &BTreeMap::new())?;
         if let Some(masks) = self.masks() {
             masks.save(folder.join(STEP_MASKS))?;
+        }
+        if let Some(routers) = &self.routers {
+            lte::file::write(&folder, &routers.snapshot(self.counters.step)?, DType::F32)?;
         }
         let state = State {
             format_version: FORMAT_VERSION,
@@ -106,7 +111,12 @@ impl Trainer {
         };
         let loader = Loader::resume(setup.dataset.clone(), loader_config(&setup.config), state.loader)?;
         let mixer = setup.resumed_mixer(state.mixer)?;
-        let mut trainer = Trainer::assemble(setup, weights, masks, loader, mixer, state.counters)?;
+        let experts = match &setup.config.lte {
+            Some(_) => Some(load_experts(folder, setup)?),
+            None => None,
+        };
+        let start = Start { weights, masks, experts };
+        let mut trainer = Trainer::assemble(setup, start, loader, mixer, state.counters)?;
         if let Some(teacher) = &trainer.teacher {
             teacher.require_same(state.teacher.as_deref())?;
         }
@@ -142,6 +152,12 @@ fn load_masks(path: &Path, spec: &MaskSpec, device: Device) -> Result<MaskSet, E
     }
     let problem = format!("masks for {:?}, the configuration asks for {:?}", masks.spec().target(), spec.target());
     Err(Error::Damaged { path: path.to_path_buf(), problem })
+}
+
+fn load_experts(folder: &Path, setup: &Setup) -> Result<Experts, Error> {
+    let problem = || "it is missing: the grouping and the routers of this run are lost".to_string();
+    let experts = lte::file::read(folder, &setup.model, setup.device)?;
+    experts.ok_or_else(|| Error::Damaged { path: folder.join(lte::file::FILE_NAME), problem: problem() })
 }
 
 /// The share of all rows so far that each domain had, for a model card.

@@ -22,6 +22,9 @@ pub enum Error {
     /// Fold, slice, check.
     #[error(transparent)]
     Prune(#[from] crate::prune::Error),
+    /// Grouping and routers.
+    #[error(transparent)]
+    Lte(#[from] crate::lte::Error),
     /// libtorch.
     #[error("libtorch: {0}")]
     Tch(#[from] tch::TchError),

@@ -9,7 +9,10 @@ use super::mix_notices::MixNotice;
 use super::teacher::Teacher;
 use super::trainer::Trainer;
 use crate::eval::{DomainLoss, RowLosses, mean_loss, row_losses};
+use crate::lte::evaluate::routed_row_losses;
+use crate::lte::meter::{Densities, Meter};
 use crate::model::ModelGates;
+use crate::model::router::RouterForward;
 use serde::{Deserialize, Serialize};
 use shearling_domains::Measured;
 use shearling_masks::{Gates, MaskReport, ModuleSpec, UnitKind};
@@ -29,6 +32,10 @@ pub enum EvalGates {
     Expected,
     /// Cut to the exact target.
     Target,
+    /// Only the experts run that their routers choose.
+    Experts,
+    /// Experts are multiplied by their scores.
+    Soft,
 }
 
 impl EvalGates {
@@ -38,6 +45,8 @@ impl EvalGates {
             EvalGates::Plain => "plain",
             EvalGates::Expected => "expected",
             EvalGates::Target => "target",
+            EvalGates::Experts => "experts",
+            EvalGates::Soft => "soft",
         }
     }
 }
@@ -75,17 +84,28 @@ pub struct EvalReport {
     pub row_sparsity: BTreeMap<String, Vec<f64>>,
     /// State of the masks.
     pub masks: Option<MaskReport>,
+    /// Which experts ran.
+    #[serde(skip)]
+    pub experts: Option<Densities>,
 }
+
+/// Is told of an evaluation that goes on: of which model, how many rows are done, of how many.
+pub type Progress<'a> = dyn FnMut(&str, usize, usize) + 'a;
 
 impl Trainer {
     /// Evaluates after the present step and, where the schedule says so, lets the mixer react.
-    pub fn evaluate(&mut self, intervals: &Intervals) -> Result<EvalReport, Error> {
-        let gates = if self.masks.is_some() { EvalGates::Expected } else { EvalGates::Plain };
-        let domains = summaries(&self.row_losses(gates)?);
+    pub fn evaluate(&mut self, intervals: &Intervals, progress: &mut Progress) -> Result<EvalReport, Error> {
+        let gates = match (&self.masks, &self.routers) {
+            (Some(_), _) => EvalGates::Expected,
+            (None, Some(_)) => EvalGates::Experts,
+            (None, None) => EvalGates::Plain,
+        };
+        let (rows, experts) = self.measured_rows(gates, progress)?;
+        let domains = summaries(&rows);
         let mixer_updated = intervals.updates_mixer(self.counters.step);
         if !mixer_updated {
             let excess = self.over_reference(&domains);
-            return self.report(gates, domains, excess, false);
+            return Ok(EvalReport { experts, ..self.report(gates, domains, excess, false)? });
         }
         let measured: Vec<Option<Measured>> = domains.iter().map(measured).collect();
         let before = self.mixer.proportions().to_vec();
@@ -93,16 +113,16 @@ impl Trainer {
         self.loader.set_proportions(&update.proportions)?;
         let mix_notices = self.mix_watch.look(&self.domains, &self.mixer, &before, &update);
         let excess = self.references.is_some().then_some(update.excess);
-        Ok(EvalReport { mix_notices, ..self.report(gates, domains, excess, true)? })
+        Ok(EvalReport { mix_notices, experts, ..self.report(gates, domains, excess, true)? })
     }
 
     /// Evaluates the model without masks: before the first step, the model that the run starts from; and its teacher.
-    pub fn evaluate_plain(&mut self) -> Result<EvalReport, Error> {
-        let rows = self.row_losses(EvalGates::Plain)?;
+    pub fn evaluate_plain(&mut self, progress: &mut Progress) -> Result<EvalReport, Error> {
+        let rows = self.row_losses(EvalGates::Plain, progress)?;
         let domains = summaries(&rows);
         let excess = self.over_reference(&domains);
         let micro_batch = self.config.train.micro_batch();
-        let held_out = |teacher: &Teacher| teacher.held_out_loss(&self.eval_rows, micro_batch);
+        let held_out = |teacher: &Teacher| teacher.held_out_loss(&self.eval_rows, micro_batch, progress);
         let teacher = self.teacher.as_ref().map(held_out).transpose()?.flatten();
         let report = self.report(EvalGates::Plain, domains, excess, false)?;
         Ok(EvalReport { row_losses: Some(by_domain(rows)), teacher, ..report })
@@ -114,8 +134,8 @@ impl Trainer {
     }
 
     /// Evaluates the masks cut to the exact target: the model that will be exported.
-    pub fn evaluate_target(&mut self) -> Result<EvalReport, Error> {
-        let rows = self.row_losses(EvalGates::Target)?;
+    pub fn evaluate_target(&mut self, progress: &mut Progress) -> Result<EvalReport, Error> {
+        let rows = self.row_losses(EvalGates::Target, progress)?;
         let report = self.report(EvalGates::Target, summaries(&rows), None, false)?;
         Ok(EvalReport { row_losses: Some(by_domain(rows)), ..report })
     }
@@ -132,15 +152,50 @@ impl Trainer {
         masks.spec().modules().iter().all(holds)
     }
 
-    fn row_losses(&self, gates: EvalGates) -> Result<Vec<RowLosses>, Error> {
-        let gates = match (&self.masks, gates) {
+    /// Evaluates the model with experts multiplied by their scores, as stage 1 may train it.
+    pub fn evaluate_soft(&mut self, progress: &mut Progress) -> Result<EvalReport, Error> {
+        let rows = self.row_losses(EvalGates::Soft, progress)?;
+        self.report(EvalGates::Soft, summaries(&rows), None, false)
+    }
+
+    /// Whether stage 1, up to the step that ends it, trains experts multiplied by their scores.
+    pub(super) fn multiplies_scores(&self) -> bool {
+        let before = self.counters.step.saturating_sub(1);
+        self.routers.as_ref().is_some_and(|routers| routers.multiplies_at(before))
+    }
+
+    fn row_losses(&mut self, gates: EvalGates, progress: &mut Progress) -> Result<Vec<RowLosses>, Error> {
+        Ok(self.measured_rows(gates, progress)?.0)
+    }
+
+    /// Losses of all rows, and which experts ran for them.
+    fn measured_rows(
+        &mut self,
+        how: EvalGates,
+        progress: &mut Progress,
+    ) -> Result<(Vec<RowLosses>, Option<Densities>), Error> {
+        let what = if how == EvalGates::Target { "cut to target" } else { "model" };
+        let forward = match how {
+            EvalGates::Experts => RouterForward::Hard,
+            EvalGates::Soft => RouterForward::Soft,
+            _ => RouterForward::Dense,
+        };
+        self.model.set_routers(forward, None);
+        let gates = match (&self.masks, how) {
             (Some(masks), EvalGates::Expected) => masks.set.expected_gates()?,
             (Some(masks), EvalGates::Target) => masks.set.target_gates()?,
             _ => Gates::none(),
         };
         let gates = ModelGates::new(&self.model_config, &gates)?;
         let micro_batch = self.config.train.micro_batch();
-        Ok(row_losses(&self.model, &self.context, &gates, &self.eval_rows, micro_batch, &mut |_, _, _| ())?)
+        let mut show = |_: &str, done: usize, of: usize| progress(what, done, of);
+        let Some(routers) = self.routers.as_ref().filter(|_| how == EvalGates::Experts) else {
+            let rows = row_losses(&self.model, &self.context, &gates, &self.eval_rows, micro_batch, &mut show)?;
+            return Ok((rows, None));
+        };
+        let mut meter = Meter::new(routers.experts(), self.device)?;
+        let rows = routed_row_losses(&self.model, &self.context, &self.eval_rows, micro_batch, &mut meter, &mut show)?;
+        Ok((rows, meter.densities()?))
     }
 
     fn report(
@@ -164,6 +219,7 @@ impl Trainer {
             mix_notices: Vec::new(),
             row_sparsity: self.row_sparsity()?,
             masks: self.masks().map(MaskReport::new).transpose()?,
+            experts: None,
         })
     }
 

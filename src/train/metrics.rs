@@ -7,13 +7,15 @@
 use super::Error;
 use super::evaluation::EvalReport;
 use super::optimizer::Group;
+use super::routers::RouterStep;
 use super::step::StepReport;
 use super::trainer::{MaskTraining, Trainer};
 use crate::files::{BoundedLine, BoundedLines, write_atomic};
+use crate::lte::meter::Densities;
 use crate::run_dir::layout::METRICS;
 use crate::run_dir::record::{
-    Constraint, DomainEval, DomainStep, Eval, GradientNorm, LONGEST_LINE_BYTES, LearningRate, MaskState, ModuleMasks,
-    Named, Record, Sparsity, Step, StepLoss, Unit, Units, What,
+    Constraint, DomainEval, DomainStep, Eval, ExpertState, GradientNorm, LONGEST_LINE_BYTES, LearningRate, MaskState,
+    ModuleMasks, Named, Record, Routers, Sparsity, Step, StepLoss, Unit, Units, What,
 };
 use serde_json::Value;
 use shearling_masks::{ExpectedSize, MaskReport, ModuleConstraint, UnitList, UnitValue};
@@ -139,12 +141,14 @@ pub fn step_record(trainer: &Trainer, report: &StepReport, timing: Timing) -> Re
             weights: rate(Some(&trainer.weights.group)),
             masks: rate(masks.map(|masks| &masks.log_alpha)),
             multipliers: rate(masks.map(|masks| &masks.multipliers)),
+            routers: router_rate(trainer, report, factor),
         },
         gradient_norm: GradientNorm {
             total: Some(report.norms.total),
             weights: Some(report.norms.weights),
             masks: report.norms.masks,
             multipliers: report.norms.multipliers,
+            routers: report.norms.routers,
         },
         clip_scale: Some(report.clip_scale),
         applied: Some(report.applied),
@@ -155,8 +159,33 @@ pub fn step_record(trainer: &Trainer, report: &StepReport, timing: Timing) -> Re
         peak_memory_bytes: timing.peak_memory_bytes,
         constraints: masks.map(|_| report.constraints.iter().map(constraint).collect()),
         sparsity: masks.map(|masks| sparsity(trainer, report, masks)),
+        routers: report.routers.map(routers),
     };
     Record::new(report.step, What::Step(Box::new(step)))
+}
+
+fn routers(step: RouterStep) -> Routers {
+    let stage = if step.trains { 1 } else { 2 };
+    let (density, near) = (Some(step.density), Some(step.near_threshold));
+    Routers { density, target: step.target, near_threshold: near, stage: Some(stage) }
+}
+
+fn router_rate(trainer: &Trainer, report: &StepReport, factor: f64) -> Option<f64> {
+    let (routers, step) = trainer.routers.as_ref().zip(report.routers)?;
+    Some(if step.trains { routers.group.learning_rate * factor } else { 0.0 })
+}
+
+fn experts(found: &Densities) -> ExpertState {
+    let known = |value: &f64| Some(*value);
+    ExpertState {
+        density: Some(found.mean),
+        layers: found.layers.iter().map(|(layer, density)| (layer.to_string(), known(density))).collect(),
+        domains: found.domains.iter().map(|(name, density)| (name.clone(), known(density))).collect(),
+        near_threshold: Some(found.near_threshold),
+        always_on: Some(found.always_on),
+        always_off: Some(found.always_off),
+        unions: found.unions.iter().map(|(rows, density)| (rows.to_string(), known(density))).collect(),
+    }
 }
 
 fn sparsity(trainer: &Trainer, report: &StepReport, masks: &MaskTraining) -> Sparsity {
@@ -230,6 +259,7 @@ pub fn eval_record(trainer: &Trainer, report: &EvalReport, snapshot: Option<&str
         mixer_updated: Some(report.mixer_updated),
         row_sparsity: report.row_sparsity.iter().map(|(module, found)| (module.clone(), rows(found))).collect(),
         masks: report.masks.as_ref().map(mask_state),
+        experts: report.experts.as_ref().map(experts),
         snapshot: snapshot.map(String::from),
     };
     Record::new(report.step, What::Eval(Box::new(eval)))

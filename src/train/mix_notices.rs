@@ -6,6 +6,8 @@ use crate::run_dir::record::{Items, Mixed, Record, What};
 use shearling_domains::{Bound, Mixer, MixerConfig, MixerUpdate};
 use std::collections::BTreeSet;
 
+/// Of more domains that a bound holds those are named which it holds back most.
+const NAMED: usize = 3;
 /// A domain with less than this is nearly gone.
 const NEARLY_GONE: f64 = 1e-3;
 /// A domain with more than this is nearly alone.
@@ -83,7 +85,19 @@ impl MixWatch {
                 Bound::Floor | Bound::Cap => format!("{name} {now}"),
             }
         };
-        let list = new.iter().map(of).collect::<Vec<_>>().join(", ");
+        let far = |index: &usize| {
+            let at = |values: &[f64]| values.get(*index).copied().unwrap_or(0.0);
+            (at(&update.wanted) - at(&update.proportions)).abs()
+        };
+        let mut named = new.clone();
+        if named.len() > NAMED {
+            named.sort_by(|a, b| far(b).total_cmp(&far(a)));
+        }
+        let more = named.len().saturating_sub(NAMED);
+        let mut list = named.iter().take(NAMED).map(of).collect::<Vec<_>>().join(", ");
+        if more > 0 {
+            list.push_str(&format!(", +{more} more"));
+        }
         let means = match bound {
             Bound::MaxChange => "moves the mix no further in one update",
             Bound::MaxDrift => "lets the mix go no further from where it began",
@@ -188,6 +202,22 @@ mod tests {
             "code is more than half of the mix: 87.0 % (began with 25.0 %); set mixer.cap, or mixer.kind = \"bounded\""
         );
         assert!(notices[2].text.contains("set mixer.floor"), "{}", notices[2].text);
+    }
+
+    #[test]
+    fn of_many_domains_that_are_held_the_furthest_are_named_and_all_are_remembered() {
+        let names: Vec<String> = (0..11).map(|at| format!("d{at}")).collect();
+        let config = MixerConfig { kind: MixerKind::Bounded, ..MixerConfig::default() };
+        let mut mixer = Mixer::new(config, &[1.0 / 11.0; 11], &[2.0; 11]).unwrap();
+        let losses: Vec<_> = (0..11).map(|at| Some(2.0 + 0.3 * f64::from(at))).collect();
+        let (mut watch, before) = (MixWatch::default(), mixer.proportions().to_vec());
+        let update = mixer.update(&losses);
+        let notices = watch.look(&names, &mixer, &before, &update);
+        let held = &notices[0];
+        assert!(held.domains.len() > NAMED && held.text.contains(": d10 "), "{}", held.text);
+        assert!(held.text.ends_with(&format!(", +{} more", held.domains.len() - NAMED)), "{}", held.text);
+        assert!(held.text.chars().count() < 260, "{}", held.text);
+        assert!(watch.look(&names, &mixer, &before, &update).is_empty(), "told once, also of those not named");
     }
 
     #[test]

@@ -4,6 +4,7 @@
 //! loss = Σ_rows Σ_tokens CE / (target tokens of the batch) + L_lag
 //! ```
 //!
+//! Routers (`[lte]`) may add the penalty of their scores, which the blocks take along themselves (`model::router`).
 //! With a teacher the loss of a token is `(1−λ)·CE + λ·T²·KL(teacher ‖ model)` in place of CE (`[distill]`).
 //! The cross entropy is divided by the target tokens of the whole batch, so the number of micro-batches does not
 //! change the gradient. The Lagrangian has no noise and is added once. A term of the tokens belongs beside the cross
@@ -44,6 +45,7 @@ impl Trainer {
             let taught = self.teacher.as_ref().map(|teacher| teacher.stream(&ids)).transpose()?;
             self.clock.mark(Phase::Teacher);
             let x = self.model.residual_stream(&ids, &self.context, &gates)?;
+            self.observe_routers(&ids)?;
             self.clock.mark(Phase::Forward);
             let found = self.token_losses(&x, &ids, scale, &gates, taught.as_ref())?;
             drop((x, taught));
@@ -52,6 +54,8 @@ impl Trainer {
             if found.objective.requires_grad() {
                 found.objective.f_backward()?;
             }
+            // What blocks that were recomputed have left again.
+            drop(self.model.take_router_logits());
             self.clock.mark(Phase::Backward);
             links.map_or(Ok(()), |links| links.backward())?;
             losses.push(found.rows()?);
@@ -60,6 +64,11 @@ impl Trainer {
         }
         let divergences = if divergences.is_empty() { None } else { Some(Tensor::f_cat(&divergences, 0)?) };
         Ok(RowSums { losses: Tensor::f_cat(&losses, 0)?, divergences })
+    }
+
+    fn observe_routers(&mut self, ids: &Tensor) -> Result<(), TchError> {
+        let (rows, tokens) = ids.size2()?;
+        self.routers.as_mut().map_or(Ok(()), |routers| routers.observe(&self.model, rows * tokens))
     }
 
     /// The losses of a micro-batch from the residual stream `x [B, T, D]`; with a teacher also from its normed stream.

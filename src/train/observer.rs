@@ -14,6 +14,8 @@ pub trait Observer {
     fn started(&mut self, _trainer: &Trainer, _resumed: bool) {}
     /// A step is done.
     fn stepped(&mut self, _trainer: &Trainer, _report: &StepReport, _timing: Timing) {}
+    /// An evaluation goes on: of which model (`model`, `teacher`, `cut to target`), how many rows are done, of how many.
+    fn evaluating(&mut self, _what: &str, _done: usize, _of: usize) {}
     /// An evaluation is done.
     fn evaluated(&mut self, _trainer: &Trainer, _report: &EvalReport) {}
     /// A checkpoint is written.

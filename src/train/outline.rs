@@ -15,6 +15,7 @@ use crate::hf::{ModelConfig, RawConfig};
 use crate::prune::shape;
 use shearling_domains::{Dataset, Mixer};
 use shearling_masks::MaskSpec;
+use std::path::PathBuf;
 use std::sync::Arc;
 
 /// Tokens per row that are assumed where no data says it: the default of `data prepare`, unless the model takes fewer.
@@ -67,6 +68,21 @@ pub struct Findings {
     pub warnings: Vec<String>,
     /// These could not be looked at, with the reason.
     pub not_checked: Vec<String>,
+    /// What the configuration names and is not there: a run here would be refused, one elsewhere may have it.
+    pub absent: Vec<Absent>,
+}
+
+/// Something that a configuration names and that is not there.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct Absent {
+    /// The key.
+    pub key: &'static str,
+    /// What it names.
+    pub path: PathBuf,
+    /// What cannot be looked at without it.
+    pub unknown: &'static str,
+    /// How it comes to be there.
+    pub remedy: &'static str,
 }
 
 impl Findings {
@@ -178,8 +194,8 @@ fn teacher(config: &RunConfig, model: &ModelConfig, findings: &mut Findings) -> 
     }
     let path = folder.join(RawConfig::FILE_NAME);
     if !path.exists() {
-        let what = "the teacher, its memory and its FLOPs: there is no";
-        findings.not_checked.push(format!("{what} {} (distill.teacher)", path.display()));
+        let (unknown, remedy) = ("the teacher, its memory and its FLOPs", "a Hugging Face folder is expected there");
+        findings.absent.push(Absent { key: "distill.teacher", path, unknown, remedy });
         return None;
     }
     findings.keep(RawConfig::read(&path).and_then(|config| config.model()))
@@ -188,8 +204,12 @@ fn teacher(config: &RunConfig, model: &ModelConfig, findings: &mut Findings) -> 
 fn open_data(config: &RunConfig, findings: &mut Findings) -> Option<Arc<Dataset>> {
     let path = &config.data.path;
     if !path.exists() {
-        let what = "vocabulary, rows and domains: there is no prepared data at";
-        findings.not_checked.push(format!("{what} {} (data.path)", path.display()));
+        findings.absent.push(Absent {
+            key: "data.path",
+            path: path.clone(),
+            unknown: "vocabulary, rows and domains",
+            remedy: "`shearling data prepare --out` writes such a folder",
+        });
         return None;
     }
     findings.keep(Dataset::open(path)).map(Arc::new)
@@ -231,8 +251,12 @@ fn mix(
     let Some(dataset) = dataset else {
         // Measured with the data, so it may not be here either.
         if let Some(file) = config.mixer.reference_file.as_ref().filter(|file| !file.exists()) {
-            let what = "reference losses: there is no file";
-            findings.not_checked.push(format!("{what} {} (mixer.reference_file)", file.display()));
+            findings.absent.push(Absent {
+                key: "mixer.reference_file",
+                path: file.clone(),
+                unknown: "reference losses",
+                remedy: "`shearling eval MODEL --data DIR --write-reference FILE` measures them",
+            });
         }
         let named = config.mixer.proportions.iter().flatten().map(|(name, share)| (name.clone(), *share));
         return (named.collect(), None);

@@ -9,7 +9,7 @@ use crate::run_dir::layout::step_folder;
 pub fn recovery_advice(folder: &RunDir, good: Option<u64>, config: &RunConfig, stage: Stage) -> String {
     let rate = config.train.learning_rate;
     let lower = format!("a lower train.learning_rate (now {})", short(rate));
-    let (root, command) = (folder.root().display(), stage.name());
+    let (root, command) = (folder.root().display(), stage.command());
     let resume = format!("shearling {command} --resume {root} --set train.learning_rate={}", short(rate / 10.0));
     let steps = folder.list_steps().unwrap_or_default();
     let Some(last) = steps.last() else {

@@ -212,7 +212,7 @@ fn evaluate_start(
     journal: &mut Journal,
     observer: &mut dyn Observer,
 ) -> Result<(), Error> {
-    let report = timed(|| trainer.evaluate_plain())?;
+    let report = timed(|| trainer.evaluate_plain(&mut |what, done, of| observer.evaluating(what, done, of)))?;
     require_finite(&report, setup)?;
     let record = metrics::eval_record(trainer, &report, None);
     journal.write(&record)?;
@@ -228,13 +228,18 @@ fn evaluate(
     journal: &mut Journal,
     observer: &mut dyn Observer,
 ) -> Result<(), Error> {
-    let report = timed(|| trainer.evaluate(intervals))?;
+    let report = timed(|| trainer.evaluate(intervals, &mut |what, done, of| observer.evaluating(what, done, of)))?;
     let snapshot = snapshot(trainer, folder.root())?;
     let record = metrics::eval_record(trainer, &report, snapshot.as_deref());
     journal.write(&record)?;
     observer.evaluated(trainer, &report);
     let alarm = trainer.watchdog.take(&record);
     tell_alarm(alarm, trainer, journal, observer)?;
+    if trainer.multiplies_scores() {
+        let soft = timed(|| trainer.evaluate_soft(&mut |what, done, of| observer.evaluating(what, done, of)))?;
+        journal.write(&metrics::eval_record(trainer, &soft, None))?;
+        observer.evaluated(trainer, &soft);
+    }
     for notice in &report.mix_notices {
         journal.write(&Record::new(report.step, What::Mixer(notice.fields())))?;
         observer.noted(&format!("step {}: {}", report.step, notice.text));
@@ -254,7 +259,7 @@ fn consider_for_best(
     observer: &mut dyn Observer,
 ) -> Result<(), Error> {
     if trainer.masks().is_some() {
-        let cut = timed(|| trainer.evaluate_target())?;
+        let cut = timed(|| trainer.evaluate_target(&mut |what, done, of| observer.evaluating(what, done, of)))?;
         journal.write(&metrics::eval_record(trainer, &cut, None))?;
         observer.evaluated(trainer, &cut);
         loss = cut.mean;

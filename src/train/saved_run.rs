@@ -16,12 +16,14 @@ pub fn refuse_existing(folder: &Path) -> Result<(), Error> {
     }
     let shown = folder.display();
     // A cut at once is done, or it has left nothing.
-    let resume = saved_config(folder).ok().filter(|config| !config.cuts_at_once()).map_or(String::new(), |config| {
-        format!(", or resume the run in it with: shearling {} --resume {shown}", Stage::of(&config).name())
-    });
-    Err(Error::Mismatch(format!(
-        "{shown} exists already; choose another with --set run.directory=DIR, remove it{resume}"
-    )))
+    let resume =
+        saved_config(folder).ok().filter(|config| !config.cuts_at_once()).map_or(" or remove it".into(), |config| {
+            format!(
+                ", remove it, or resume the run in it with: shearling {} --resume {shown}",
+                Stage::of(&config).command()
+            )
+        });
+    Err(Error::Mismatch(format!("{shown} exists already; choose another with --set run.directory=DIR{resume}")))
 }
 
 /// Whether nothing is at a place but perhaps an empty folder.

@@ -4,6 +4,7 @@
 use super::Error;
 use super::loader_config::loader_config;
 use super::references::{References, initial_proportions};
+use super::routers::check_experts;
 use super::teacher::check_teacher;
 use crate::config::{ComputeDtype, Mixer as MixerTable, RandomModel, RunConfig, Stage, validate};
 use crate::files::DType;
@@ -65,6 +66,9 @@ impl Setup {
         }
         check_data_fits(&dataset, &model)?;
         let teacher = open_teacher(&config, &model, &dataset)?;
+        if let (Some(lte), Some(source)) = (&config.lte, &source) {
+            check_experts(lte, source)?;
+        }
         let spec = match (&config.target, stage) {
             (Some(target), Stage::Prune) => Some(shape::mask_spec(&model, target)?),
             _ => None,

@@ -1,5 +1,5 @@
-//! What a run begins with: the weights of its source, in its own basis or the principal one, and masks that know nothing or
-//! start from scores. A resumed run takes both from its checkpoint.
+//! What a run begins with: the weights of its source, in its own basis or the principal one, masks that know nothing or
+//! start from scores. Under `[lte]` it is `start_routed`. A resumed run takes both from its checkpoint.
 
 use super::Error;
 use super::calibration::calibration;
@@ -7,6 +7,7 @@ use super::setup::{Device, Setup};
 use super::weights::stored_kind;
 use crate::config::{HiddenBasis, MaskInit, PruneMethod};
 use crate::hf::{Checkpoint, ModelConfig};
+use crate::lte::Experts;
 use crate::model::{Parameter, init, parameters::parameters};
 use crate::prune::principal::{Basis, basis, rotated_weight};
 use crate::prune::scores::{Calibration, Progress, Scoring, scores};
@@ -19,6 +20,8 @@ pub(super) struct Start {
     pub(super) weights: Vec<(String, Tensor)>,
     /// Masks of a prune run.
     pub(super) masks: Option<MaskSet>,
+    /// Grouping and routers of an `lte` run.
+    pub(super) experts: Option<Experts>,
 }
 
 /// Reads the source and measures what the configuration asks for.
@@ -32,7 +35,7 @@ pub(super) fn start(setup: &Setup, progress: &mut Progress) -> Result<Start, Err
         (Some(source), Some(basis)) => rotated_weights(source, basis, setup, kind)?,
     };
     let masks = setup.spec.as_ref().map(|spec| initial_masks(setup, spec, rows.as_ref(), basis.as_ref(), progress));
-    Ok(Start { weights, masks: masks.transpose()? })
+    Ok(Start { weights, masks: masks.transpose()?, experts: None })
 }
 
 /// Masks at step 0, in the source's own basis.

@@ -7,6 +7,7 @@ use super::Error;
 use super::objective::RowSums;
 use super::optimizer::Group;
 use super::phases::Phase;
+use super::routers::{ROUTERS, RouterStep};
 use super::trainer::Trainer;
 use crate::model::loss;
 use serde::Serialize;
@@ -41,6 +42,8 @@ pub struct StepReport {
     pub learning_rate_factor: f64,
     /// Whether the update was applied; false after a non-finite loss or gradient.
     pub applied: bool,
+    /// What the routers did; `lte train` only.
+    pub routers: Option<RouterStep>,
     /// Domains that ran out of rows and left the mix.
     pub exhausted: Vec<String>,
     /// Tokens in this batch.
@@ -67,6 +70,9 @@ pub struct Norms {
     pub masks: Option<f64>,
     /// Of the multipliers.
     pub multipliers: Option<f64>,
+    /// Of the routers, which are clipped by themselves.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub routers: Option<f64>,
 }
 
 impl Trainer {
@@ -76,17 +82,22 @@ impl Trainer {
         self.clock.start();
         let batch = self.loader.next_batch()?;
         self.clock.mark(Phase::Data);
+        if let Some(routers) = &mut self.routers {
+            routers.begin_step(index, &mut self.model)?;
+        }
         let rows = self.accumulate(&batch, index)?;
+        let counts = self.routers.as_ref().map(|routers| routers.counts()).transpose()?.flatten();
         let lagrangian = self.constrain(index)?;
         let device = self.device;
         // An empty group has no device; its norm has to come to that of the others.
         let squares = self.groups().map(|group| group.squared_norm()?.f_to_device(device));
         let squares = squares.collect::<Result<Vec<_>, TchError>>()?;
-        let verdict = GradientVerdict::new(&rows, &squares, lagrangian.as_ref(), self.config.train.clip_norm)?;
+        let routed = self.routers.is_some();
+        let verdict = GradientVerdict::new(&rows, &squares, lagrangian.as_ref(), routed, self.config.train.clip_norm)?;
         self.clock.mark(Phase::Clip);
         let learning_rate_factor = self.schedule.factor(index);
         self.update(&verdict, learning_rate_factor, lagrangian.as_ref())?;
-        let log = StepLog::read(&rows, &squares, &verdict, lagrangian.as_ref())?;
+        let log = StepLog::read(&rows, &squares, &verdict, lagrangian.as_ref(), counts.as_ref())?;
         self.groups().for_each(|group| group.finish(log.applied));
         self.counters.count(&batch, log.applied);
         if let Some(masks) = &mut self.masks {
@@ -110,6 +121,7 @@ impl Trainer {
             clip_scale: log.clip_scale,
             learning_rate_factor,
             applied: log.applied,
+            routers: self.routers.as_ref().and_then(|routers| routers.report(index, &log.router_counts)),
             exhausted: batch.exhausted,
             tokens: batch.tokens.len(),
         })
@@ -121,7 +133,17 @@ impl Trainer {
         learning_rate_factor: f64,
         constraint: Option<&Lagrangian>,
     ) -> Result<(), Error> {
-        self.groups().try_for_each(|group| group.update(&verdict.scale, &verdict.skip, learning_rate_factor))?;
+        let frozen = self.routers.as_ref().is_some_and(|routers| !routers.trains_at(self.counters.step));
+        for (at, group) in self.groups().enumerate() {
+            let scale = if at == 0 { &verdict.scale } else { &verdict.scale_of_others };
+            // Not even momentum moves a frozen router.
+            if !(frozen && group.name == ROUTERS) {
+                group.update(scale, &verdict.skip, learning_rate_factor)?;
+            }
+        }
+        if let Some(routers) = &mut self.routers {
+            routers.shift(self.counters.step, &verdict.skip)?;
+        }
         if let Some(masks) = &mut self.masks {
             masks.set.clamp()?;
             constraint.map_or(Ok(()), |constraint| masks.set.unwind(constraint))?;
@@ -129,17 +151,20 @@ impl Trainer {
         Ok(())
     }
 
-    /// Weights, then masks and multipliers if there are any.
+    /// Weights, then masks and multipliers or routers if there are any.
     pub(super) fn groups(&mut self) -> impl Iterator<Item = &mut Group> {
         let masks = self.masks.iter_mut().flat_map(|masks| [&mut masks.log_alpha, &mut masks.multipliers]);
-        std::iter::once(&mut self.weights.group).chain(masks)
+        let routers = self.routers.iter_mut().map(|routers| &mut routers.group);
+        std::iter::once(&mut self.weights.group).chain(masks).chain(routers)
     }
 }
 
 /// What is to be done with the gradients, decided on the device.
 struct GradientVerdict {
-    /// Factor that brings the global norm to at most the limit; a scalar.
+    /// Factor that brings the global norm to at most the limit, of the weights alone where there are routers; a scalar.
     scale: Tensor,
+    /// That of the other groups: the same, or the routers' own.
+    scale_of_others: Tensor,
     /// 1 where loss or gradients are not finite, else 0; a scalar.
     skip: Tensor,
 }
@@ -149,11 +174,20 @@ impl GradientVerdict {
         rows: &RowSums,
         squares: &[Tensor],
         lagrangian: Option<&Lagrangian>,
+        routed: bool,
         limit: f64,
     ) -> Result<GradientVerdict, TchError> {
         let _no_grad = tch::no_grad_guard();
-        let norm = Tensor::f_stack(squares, 0)?.f_sum(Kind::Double)?.f_sqrt()?;
-        let scale = norm.f_reciprocal()?.f_mul_scalar(limit)?.f_clamp_max(1.0)?.f_to_kind(Kind::Float)?;
+        let norm_of = |squares: &[Tensor]| Tensor::f_stack(squares, 0)?.f_sum(Kind::Double)?.f_sqrt();
+        let within = |norm: &Tensor| norm.f_reciprocal()?.f_mul_scalar(limit)?.f_clamp_max(1.0)?.f_to_kind(Kind::Float);
+        let norm = norm_of(squares)?;
+        // A spike of the routers' penalty must not take the weights' gradient with it.
+        let (scale, scale_of_others) = match squares {
+            [weights, others @ ..] if routed => {
+                (within(&norm_of(std::slice::from_ref(weights))?)?, within(&norm_of(others)?)?)
+            }
+            _ => (within(&norm)?, within(&norm)?),
+        };
         let mut probe = norm.f_add(&rows.losses.f_sum(Kind::Double)?)?;
         if let Some(divergences) = &rows.divergences {
             probe = probe.f_add(&divergences.f_sum(Kind::Double)?)?;
@@ -162,7 +196,7 @@ impl GradientVerdict {
             probe = probe.f_add(&lagrangian.loss)?;
         }
         let skip = probe.f_isfinite()?.f_logical_not()?.f_to_kind(Kind::Float)?;
-        Ok(GradientVerdict { scale, skip })
+        Ok(GradientVerdict { scale, scale_of_others, skip })
     }
 }
 
@@ -175,6 +209,7 @@ struct StepLog {
     applied: bool,
     constraints: Vec<ModuleConstraint>,
     expected: Option<ExpectedSize>,
+    router_counts: Vec<f64>,
 }
 
 impl StepLog {
@@ -184,6 +219,7 @@ impl StepLog {
         squares: &[Tensor],
         verdict: &GradientVerdict,
         lagrangian: Option<&Lagrangian>,
+        router_counts: Option<&Tensor>,
     ) -> Result<StepLog, Error> {
         let summary = lagrangian.map(Lagrangian::summary).transpose()?;
         let scalars = squares.iter().chain([&verdict.scale, &verdict.skip]);
@@ -192,13 +228,16 @@ impl StepLog {
         for scalar in scalars {
             parts.push(scalar.f_to_kind(Kind::Double)?.f_view([1])?);
         }
+        parts.extend(router_counts.map(|counts| counts.f_to_kind(Kind::Double)).transpose()?);
         parts.extend(summary.map(|summary| summary.f_to_kind(Kind::Double)).transpose()?);
         let values: Vec<f64> = Vec::try_from(Tensor::f_cat(&parts, 0)?.f_to_device(Device::Cpu)?)?;
         let count = rows.losses.size()[0] as usize;
         let (row_losses, rest) = values.split_at(count);
         let (row_divergences, rest) = rest.split_at(if rows.divergences.is_some() { count } else { 0 });
         let (squares, rest) = rest.split_at(squares.len());
-        let summary: Vec<f32> = rest[2..].iter().map(|value| *value as f32).collect();
+        let (verdict, rest) = rest.split_at(2);
+        let (router_counts, summary) = rest.split_at(router_counts.map_or(0, |counts| counts.size()[0] as usize));
+        let summary: Vec<f32> = summary.iter().map(|value| *value as f32).collect();
         let root = |index: usize| squares.get(index).copied().map(f64::sqrt);
         Ok(StepLog {
             row_losses: row_losses.to_vec(),
@@ -206,11 +245,13 @@ impl StepLog {
             norms: Norms {
                 total: squares.iter().sum::<f64>().sqrt(),
                 weights: root(0).unwrap_or(0.0),
-                masks: root(1),
+                masks: root(1).filter(|_| lagrangian.is_some()),
                 multipliers: root(2),
+                routers: root(1).filter(|_| lagrangian.is_none()),
             },
-            clip_scale: rest[0],
-            applied: rest[1] == 0.0,
+            clip_scale: verdict[0],
+            applied: verdict[1] == 0.0,
+            router_counts: router_counts.to_vec(),
             constraints: lagrangian.map_or(Ok(Vec::new()), |lagrangian| lagrangian.constraints_from(&summary))?,
             expected: lagrangian.map(|lagrangian| lagrangian.expected(&summary)).transpose()?,
         })
@@ -233,7 +274,7 @@ mod tests {
 
     fn verdict(loss: f32, square: f32) -> (f64, f64) {
         let rows = RowSums { losses: Tensor::from_slice(&[loss]), divergences: None };
-        let verdict = GradientVerdict::new(&rows, &[Tensor::from(square)], None, 1.0).unwrap();
+        let verdict = GradientVerdict::new(&rows, &[Tensor::from(square)], None, false, 1.0).unwrap();
         (verdict.scale.double_value(&[]), verdict.skip.double_value(&[]))
     }
 
@@ -252,7 +293,7 @@ mod tests {
         assert_eq!(verdict(1.0, f32::INFINITY).1, 1.0);
         let divergences = Some(Tensor::from_slice(&[f32::NAN]));
         let broken_teacher = RowSums { losses: Tensor::from_slice(&[1.0f32]), divergences };
-        let verdict = GradientVerdict::new(&broken_teacher, &[Tensor::from(1.0f32)], None, 1.0).unwrap();
+        let verdict = GradientVerdict::new(&broken_teacher, &[Tensor::from(1.0f32)], None, false, 1.0).unwrap();
         assert_eq!(verdict.skip.double_value(&[]), 1.0);
     }
 

@@ -85,9 +85,14 @@ impl Teacher {
     }
 
     /// What it loses itself on held-out rows, mean over the domains: how good a model the run learns from.
-    pub(super) fn held_out_loss(&self, rows: &[EvalRows], micro_batch: usize) -> Result<Option<f64>, TchError> {
-        let none = ModelGates::none();
-        let found = row_losses(&self.decoder, &self.context, &none, rows, micro_batch, &mut |_, _, _| ())?;
+    pub(super) fn held_out_loss(
+        &self,
+        rows: &[EvalRows],
+        micro_batch: usize,
+        progress: &mut dyn FnMut(&str, usize, usize),
+    ) -> Result<Option<f64>, TchError> {
+        let (none, mut show) = (ModelGates::none(), |_: &str, done: usize, of: usize| progress("teacher", done, of));
+        let found = row_losses(&self.decoder, &self.context, &none, rows, micro_batch, &mut show)?;
         Ok(mean_loss(&found.iter().map(RowLosses::summary).collect::<Vec<_>>()))
     }
 

@@ -5,9 +5,11 @@ use super::loader_config::loader_config;
 use super::mix_notices::MixWatch;
 use super::optimizer::{Direction, Group};
 use super::phases::{Phase, PhaseClock};
+use super::routers::RouterTraining;
 use super::schedule::Schedule;
 use super::setup::{Device, Setup, compute_dtype, kind};
 use super::start::{Start, masks_alone, start};
+use super::start_routed::start_routed;
 use super::teacher::Teacher;
 use super::watchdog::Watchdog;
 use super::weights::Weights;
@@ -37,6 +39,8 @@ pub struct Trainer {
     pub(super) teacher: Option<Teacher>,
     pub(super) weights: Weights,
     pub(super) masks: Option<MaskTraining>,
+    /// Routers of `lte train`.
+    pub(super) routers: Option<RouterTraining>,
     pub(super) loader: Loader,
     pub(super) mixer: Mixer,
     pub(super) domains: Vec<String>,
@@ -115,37 +119,42 @@ impl Trainer {
 
     /// The same; `progress` is told what is measured on the source before, layer by layer.
     pub fn starting(setup: &Setup, progress: &mut Progress) -> Result<Trainer, Error> {
-        let Start { weights, masks } = start(setup, progress)?;
-        Trainer::begin(setup, weights, masks)
+        let start = match (&setup.config.lte, &setup.source) {
+            (Some(lte), Some(source)) => start_routed(setup, lte, source, progress)?,
+            _ => start(setup, progress)?,
+        };
+        Trainer::begin(setup, start)
     }
 
     /// A run at step 0 from given fp32 weights on its device, by Hugging Face name.
     pub fn with_weights(setup: &Setup, weights: Vec<(String, Tensor)>) -> Result<Trainer, Error> {
-        Trainer::begin(setup, weights, masks_alone(setup)?)
+        Trainer::begin(setup, Start { weights, masks: masks_alone(setup)?, experts: None })
     }
 
-    fn begin(setup: &Setup, weights: Vec<(String, Tensor)>, masks: Option<MaskSet>) -> Result<Trainer, Error> {
+    fn begin(setup: &Setup, start: Start) -> Result<Trainer, Error> {
         let loader = Loader::new(setup.dataset.clone(), loader_config(&setup.config), &setup.proportions)?;
         let counters = Counters { domain_rows: vec![0; setup.proportions.len()], ..Counters::default() };
-        Trainer::assemble(setup, weights, masks, loader, setup.mixer()?, counters)
+        Trainer::assemble(setup, start, loader, setup.mixer()?, counters)
     }
 
     /// Puts the parts of a run together; used by [`Trainer::new`] and by resume.
     pub(super) fn assemble(
         setup: &Setup,
-        weights: Vec<(String, Tensor)>,
-        masks: Option<MaskSet>,
+        start: Start,
         loader: Loader,
         mixer: Mixer,
         counters: Counters,
     ) -> Result<Trainer, Error> {
+        let Start { weights, masks, experts } = start;
         let train = &setup.config.train;
         let weights = Weights::new(&setup.config, weights, setup.compute_kind())?;
         let decoder = weights.decoder(&setup.model)?.with_recomputation(train.activation_checkpointing);
         let tokens = setup.dataset.sequence_length() as i64;
+        let routers = experts.map(|experts| RouterTraining::new(experts, &setup.config, tokens as usize));
         let mut trainer = Trainer {
             context: ForwardContext::new(&setup.model, tokens, setup.device)?,
             masks: masks.map(|set| MaskTraining::new(set, &setup.config)).transpose()?,
+            routers: routers.transpose()?,
             eval_rows: EvalRows::load(&setup.dataset, setup.config.eval.rows_per_domain, setup.device)?,
             schedule: Schedule::of(train),
             clock: PhaseClock::off(setup.device),
@@ -165,6 +174,9 @@ impl Trainer {
             watchdog: Watchdog::new(setup.model.vocab_size, setup.spec.is_some()),
             counters,
         };
+        if let Some(routers) = &trainer.routers {
+            routers.install(&mut trainer.model);
+        }
         // A resumed run does not report again what ran out before.
         let out = |domain: &usize| trainer.rows_left(*domain) == 0;
         let exhausted = (0..trainer.domains.len()).filter(out).map(|domain| trainer.domains[domain].clone()).collect();

@@ -15,7 +15,7 @@ use std::collections::BTreeMap;
 pub fn written_dtype(config: &RunConfig, stage: Stage) -> Result<DType, Error> {
     let asked = match stage {
         Stage::Prune => config.prune.dtype,
-        Stage::Pretrain => config.checkpoint.export_dtype,
+        Stage::Pretrain | Stage::Lte => config.checkpoint.export_dtype,
     };
     // That of a run is resolved.
     let computed = compute_dtype(config.run.dtype, Device::Cpu);

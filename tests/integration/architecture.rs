@@ -29,14 +29,18 @@ const LAYERS: [(&str, u32); 17] = [
 ];
 
 /// Imports within a layer: who, whom, why. Each must be in use; all others are refused.
-const SIDEWAYS: [(&str, &str, &str); 11] = [
+const SIDEWAYS: [(&str, &str, &str); 15] = [
     ("commands", "cli", "a command is given its arguments and prints through the one printer"),
     ("train", "eval", "the mixer moves at evaluations inside the run"),
+    ("train", "lte", "a run with routers begins with grouped units and counts the experts that run"),
     ("train", "prune", "a run is refused before its start if the target cannot be reached, and names its shapes"),
     ("prune", "eval", "what rounding costs is judged with the statistics of evaluation"),
     ("export", "eval", "masked and pruned model are compared on the rows of evaluation"),
     ("export", "prune", "a step of a run is cut to its target"),
+    ("export", "lte", "grouping and routers go with the weights of their step"),
     ("export", "train", "a run's step, and its record, belong to the loop that writes them"),
+    ("lte", "eval", "which experts run is counted while held-out rows are evaluated"),
+    ("lte", "prune", "co-activation is measured by the same walk through the layers as one-shot scores"),
     ("report", "inspect", "pictures are drawn from the one reading of a run folder"),
     ("inspect", "eval", "what pruning cost is judged row by row, with the statistics of evaluation"),
     ("inspect", "train", "whether a constraint was met is judged with the tolerance of the run itself"),

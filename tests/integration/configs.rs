@@ -11,7 +11,7 @@ use shearling_masks::{MaskPreset, UnitKind};
 use std::collections::{BTreeMap, BTreeSet};
 
 /// All of `configs/`, with the stage each is for.
-const FILES: [(&str, Stage); 10] = [
+const FILES: [(&str, Stage); 11] = [
     ("tiny-source.toml", Stage::Pretrain),
     ("tiny-prune.toml", Stage::Prune),
     ("tiny-pretrain.toml", Stage::Pretrain),
@@ -22,6 +22,7 @@ const FILES: [(&str, Stage); 10] = [
     ("llama3.1-8b-to-4b.toml", Stage::Prune),
     ("smollm2-135m-to-51m.toml", Stage::Prune),
     ("smollm2-135m-to-51m-continue.toml", Stage::Pretrain),
+    ("smollm2-51m-lte.toml", Stage::Lte),
 ];
 
 /// Domain, share at the start of pruning, share at its end, reference loss of 2.7B and of 1.3B: the released scripts.

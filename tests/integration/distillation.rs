@@ -318,5 +318,8 @@ fn a_plan_counts_the_teacher() {
     let mut arguments = vec!["plan", "--json", "--config", &file];
     arguments.extend(gone.iter().map(String::as_str));
     let refused: Value = serde_json::from_slice(&shearling(&arguments).stdout).unwrap();
-    assert!(refused["not_checked"].to_string().contains("/nowhere/config.json"), "{refused}");
+    assert!(refused["problems"].to_string().contains("distill.teacher: there is no /nowhere/config.json"), "{refused}");
+    arguments.extend(["--card", "h200"]);
+    let elsewhere: Value = serde_json::from_slice(&shearling(&arguments).stdout).unwrap();
+    assert!(elsewhere["not_checked"].to_string().contains("/nowhere/config.json"), "{elsewhere}");
 }

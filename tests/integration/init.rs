@@ -41,7 +41,7 @@ impl Desk {
     /// Both files have no problem, as `plan` sees them.
     fn plans(&self) {
         for name in ["small.toml", "small-continue.toml"] {
-            let output = shearling(&["plan", "--config", &self.text(name), "--json"]);
+            let output = shearling(&["plan", "--config", &self.text(name), "--sequence-length", "4096", "--json"]);
             let answer: Value = serde_json::from_slice(&output.stdout).unwrap_or(Value::Null);
             let stderr = String::from_utf8_lossy(&output.stderr);
             assert_eq!(output.status.code(), Some(0), "{name}: {}\n{stderr}", answer["problems"]);
@@ -133,6 +133,17 @@ fn a_source_is_cut_at_once_and_continued_by_what_it_writes() {
     let file = desk.text("small.toml");
     let said = run(&["prune", "--config", &file, "--set", &at("run.directory", "cut")]);
     assert!(said.contains("cutting at once by activations") && said.contains("principal basis"), "{said}");
+    let told = said.lines().find(|line| line.starts_with("loss on ")).unwrap_or_else(|| panic!("no loss in {said}"));
+    assert!(
+        told.contains(" held-out rows: ") && told.contains(" before the cut, ") && told.ends_with(" after"),
+        "{told}"
+    );
+    for command in [&["export", "--out", &desk.text("out")][..], &["tensorboard"]] {
+        let output = shearling(&[command, &[&desk.text("cut")]].concat());
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{stderr}");
+        assert!(stderr.contains("was cut at once, without a step") && stderr.contains("cut/pruned"), "{stderr}");
+    }
     // The configuration is kept beside the model; a cut at once cannot be resumed.
     assert!(std::fs::read_to_string(desk.at("cut/resolved.toml")).unwrap().contains("calibration_rows = 128"));
     for command in [
@@ -143,7 +154,7 @@ fn a_source_is_cut_at_once_and_continued_by_what_it_writes() {
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(2), "{stderr}");
         assert!(stderr.contains("nothing to resume") || stderr.contains("exists already; choose another"), "{stderr}");
-        assert!(!stderr.contains("or resume the run"), "{stderr}");
+        assert!(!stderr.contains("or resume the run") && !stderr.contains("DIR, remove it"), "{stderr}");
     }
     let inspected = succeed(&["inspect", "run", &desk.text("cut")]);
     assert!(inspected.contains("one-shot cut"), "{inspected}");

@@ -1,10 +1,12 @@
 //! The inference layout: what is packed is what was there, decoding with it is the masked dense model token by token, and a
 //! folder that is broken or of another model says so.
 
-use super::support::{apart, data, edit_json, families, succeed, tensors, write_model, write_tiny_source};
+use super::support::{apart, data, edit_json, families, shearling, succeed, tensors, write_model, write_tiny_source};
 use serde_json::{Value, json};
 use shearling::files::{DType, TensorFile};
 use shearling::hf::{Checkpoint, Tokenizer};
+use shearling::lte::file;
+use shearling::lte::install::install;
 use shearling::lte::pack::{EXPERTS_FILE, Pack, is_packed, write};
 use shearling::lte::{Experts, Grouping, LayerExperts, Stage};
 use shearling::model::router::Router;
@@ -105,6 +107,11 @@ fn decoding_is_the_masked_dense_model_token_by_token() {
         let expected = whole(&pack.decoder(Kind::Double, Device::Cpu).unwrap(), &input_ids);
         let dense = whole(&plain(&folder, Kind::Double), &input_ids);
         assert!(relative(&expected, &dense) > 1e-2, "{name}: the routers skip nothing");
+        // And as training and evaluation see it: the routers put into the model that was packed.
+        let mut masked = plain(&folder, Kind::Double);
+        let checkpoint = Checkpoint::open(&folder).unwrap();
+        install(&experts(&checkpoint, &[Choice::ByToken, Choice::ByToken, Choice::Dense]), &mut masked, &[]);
+        assert!(relative(&whole(&masked, &input_ids), &expected) < 1e-6, "{name}: another mask than in training");
         let decoder = pack.decoder(Kind::Float, Device::Cpu).unwrap();
         let found = whole(&decoder, &input_ids);
         assert!(relative(&found, &expected) < 1e-5, "{name}: {:e}", relative(&found, &expected));
@@ -198,7 +205,14 @@ fn the_command_generates_the_tokens_of_full_masked_forwards() {
     let folder = root.path().join("model");
     write_tiny_source(&folder);
     std::fs::copy(data().join("tokenizer.json"), folder.join("tokenizer.json")).unwrap();
-    let out = packed(&folder, &[Choice::ByToken; 3]);
+    let (source, out) = (folder.display().to_string(), root.path().join("packed"));
+    // Before there are routers, and then with them.
+    let path = out.display().to_string();
+    let refused = shearling(&["lte", "pack", &source, "--out", &path]);
+    assert!(!refused.status.success() && String::from_utf8_lossy(&refused.stderr).contains("lte.safetensors"));
+    let checkpoint = Checkpoint::open(&folder).unwrap();
+    file::write(&folder, &experts(&checkpoint, &[Choice::ByToken; 3]), DType::F32).unwrap();
+    succeed(&["lte", "pack", &source, "--out", &path]);
     let prompt = "the count of é";
     let (pack, tokenizer) = (Pack::open(&out).unwrap(), Tokenizer::open(&out).unwrap());
     let mut expected = tokenizer.encode(prompt, true).unwrap();
@@ -208,13 +222,15 @@ fn the_command_generates_the_tokens_of_full_masked_forwards() {
         let logits = whole(&reference, &Tensor::from_slice(&expected).unsqueeze(0));
         expected.push(logits.select(1, -1).argmax(-1, false).int64_value(&[]));
     }
-    let path = out.display().to_string();
-    let answer = succeed(&["generate", &path, "--prompt", prompt, "--max-tokens", "16", "--device", "cpu", "--json"]);
-    let answer: Value = serde_json::from_str(&answer).unwrap();
-    let found: Vec<i64> = answer["token_ids"].as_array().unwrap().iter().map(|id| id.as_i64().unwrap()).collect();
-    assert_eq!(found, expected[start..]);
+    // Of the packed folder, and of the one with its routers beside the weights.
+    for model in [&path, &source] {
+        let answer =
+            succeed(&["generate", model, "--prompt", prompt, "--max-tokens", "16", "--device", "cpu", "--json"]);
+        let answer: Value = serde_json::from_str(&answer).unwrap();
+        let found: Vec<i64> = answer["token_ids"].as_array().unwrap().iter().map(|id| id.as_i64().unwrap()).collect();
+        assert_eq!(found, expected[start..], "{model}");
+    }
 
-    let source = folder.display().to_string();
     let arguments =
         ["--prompt-tokens", "8", "--new-tokens", "3", "--rounds", "1", "--dtype", "fp32", "--device", "cpu", "--json"];
     let measured = succeed(&[&["bench", "latency", &source, &path][..], &arguments].concat());

@@ -108,7 +108,7 @@ fn a_config_json_is_enough_to_plan_a_prune_run() {
 fn a_stage_whose_source_is_not_written_yet_takes_its_target() {
     let desk = Desk::published();
     let file = desk.at("llama2-7b-to-1.3b-continue.toml");
-    let (code, answer, stderr) = plan(&file, &[]);
+    let (code, answer, stderr) = plan(&file, &["--tflops", "300"]);
     assert_eq!(code, Some(0), "{stderr}");
     assert_eq!(answer["now"]["total_parameters"], 1_345_423_360i64);
     assert!(said(&answer, "not_checked").contains("llama2-7b-to-1.3b.toml"), "{answer}");
@@ -121,8 +121,64 @@ fn a_stage_whose_source_is_not_written_yet_takes_its_target() {
     assert_eq!(code, Some(2));
     assert!(stderr.contains("model.source") && stderr.contains("--source-as"), "{stderr}");
     let prune = desk.at("llama2-7b-to-1.3b.toml").display().to_string();
-    let (code, answer, stderr) = plan(&moved, &["--source-as", &prune]);
+    let (code, answer, stderr) = plan(&moved, &["--source-as", &prune, "--sequence-length", "4096"]);
     assert_eq!((code, &answer["now"]["total_parameters"]), (Some(0), &1_345_423_360i64.into()), "{stderr}");
+}
+
+#[test]
+fn what_is_named_and_not_there_is_a_problem_here_and_open_elsewhere() {
+    let desk = Desk::tiny();
+    let nowhere = desk.at("nowhere").display().to_string();
+    let arguments = desk.tiny_plan(&[("data.path", &nowhere)]);
+    let (code, answer, stderr) = planned(&arguments);
+    let problems = said(&answer, "problems");
+    assert_eq!(code, Some(1), "{stderr}");
+    for part in ["data.path", &nowhere, "shearling data prepare", "--sequence-length"] {
+        assert!(problems.contains(part), "{part} in {problems}");
+    }
+    assert!(!stderr.contains("next:"), "{stderr}");
+    for more in [["--sequence-length", "32"], ["--card", "h200"], ["--tflops", "1"]] {
+        let arguments = [&arguments[..], &more.map(String::from)].concat();
+        let (code, answer, stderr) = planned(&arguments);
+        assert_eq!((code, said(&answer, "problems")), (Some(0), String::new()), "{stderr}");
+        assert!(said(&answer, "not_checked").contains(&nowhere), "{answer}");
+    }
+
+    // A teacher that a configuration beside this one is to write is not a fault of this one.
+    let write = |name: &str, own: &str, more: &str| {
+        let text = format!(
+            "[run]\ndirectory = '{0}/{own}'\n[model]\nsource = '{0}/source'\n[data]\npath = '{1}'\n\
+             [train]\nsteps = 4\nbatch_rows = 2\nlearning_rate = 1e-3\n{more}",
+            desk.at("").display(),
+            data_path()
+        );
+        std::fs::write(desk.at(name), text).unwrap();
+    };
+    let taught = |teacher: &str| format!("[distill]\nteacher = '{}'\nweight = 0.5\n", desk.at(teacher).display());
+    write("first.toml", "first", "");
+    write("second.toml", "second", &taught("first/model"));
+    write("third.toml", "third", &taught("else/model"));
+    let (code, answer, stderr) = plan(&desk.at("second.toml"), &[]);
+    assert_eq!(code, Some(0), "{stderr} {answer}");
+    assert!(said(&answer, "not_checked").contains("first.toml is to write"), "{answer}");
+    let (code, answer, _) = plan(&desk.at("third.toml"), &[]);
+    assert!(code == Some(1) && said(&answer, "problems").contains("distill.teacher: there is no"), "{answer}");
+}
+
+#[test]
+fn a_learning_rate_far_from_the_usual_is_warned_of() {
+    let desk = Desk::tiny();
+    let warned = |rate: &str| {
+        let set = [("train.learning_rate", rate), ("prune.method", "learned")];
+        said(&planned(&desk.tiny_plan(&set)).1, "warnings")
+    };
+    for (rate, part) in [("1.0", "= 1 is above the usual"), ("1e4", "= 10000 is above"), ("1e-9", "= 1e-9 is below")] {
+        let warnings = warned(rate);
+        assert!(warnings.contains(&format!("train.learning_rate {part}")), "{rate}: {warnings}");
+    }
+    for rate in ["1e-3", "3e-3"] {
+        assert!(!warned(rate).contains("train.learning_rate"), "{rate}");
+    }
 }
 
 #[test]

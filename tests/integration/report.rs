@@ -112,8 +112,11 @@ fn planted_facts_are_read_back_from_the_page() {
     }
     let degradation = answer(&data, "degradation");
     assert!(degradation["answer"].as_str().unwrap().starts_with("Degraded: "), "{degradation}");
-    assert!(degradation["points"][0].as_str().unwrap().starts_with("code: 1 → 2 by pruning (+1.000"), "{degradation}");
-    assert!(degradation["points"][0].as_str().unwrap().contains("now 1.25 (75 % recovered)"), "{degradation}");
+    assert!(
+        degradation["points"][0].as_str().unwrap().starts_with("code: 1.000 → 2.000 by pruning (+1.000"),
+        "{degradation}"
+    );
+    assert!(degradation["points"][0].as_str().unwrap().contains("now 1.250 (75 % recovered)"), "{degradation}");
     assert!(answer(&data, "data")["points"].to_string().contains("books: 560 rows"), "{}", answer(&data, "data"));
     assert_eq!(answer(&data, "speed")["answer"], "Yes: recover/model decodes 2.50× as fast as models/source.");
     assert_eq!(answer(&data, "equivalence")["verdict"], "good");

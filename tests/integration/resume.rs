@@ -2,6 +2,7 @@
 
 use super::support::{copy_folder, data, tensors, write_tiny_source};
 use shearling::config::{RunConfig, Stage, parse};
+use shearling::lte;
 use shearling::run_dir::layout::{METRICS, mask_file};
 use shearling::train::{Observer, Outcome, Setup, metrics, run};
 use std::path::{Path, PathBuf};
@@ -17,6 +18,7 @@ fn config(folder: &Path, run: &str, stage: Stage, sets: &[&str]) -> RunConfig {
             "[target]\nhidden_size = 24\nintermediate_size = 32\nnum_hidden_layers = 2\nnum_attention_heads = 2\n[prune]\nmethod = 'learned'"
         }
         Stage::Pretrain => "",
+        Stage::Lte => "[lte]\nexpert_size = 4\ncalibration_rows = 6",
     };
     let domains = shearling_domains::Dataset::open(data()).unwrap().domain_names().to_vec();
     let references = domains.iter().map(|name| format!("{name} = 4.0")).collect::<Vec<_>>().join(", ");
@@ -79,6 +81,9 @@ fn stopping_anywhere_changes_nothing(stage: Stage, sets: &[&str]) {
         if stage == Stage::Prune {
             same_bits(&mask_file(&a), &mask_file(&b));
         }
+        if stage == Stage::Lte {
+            same_bits(&a.join(lte::file::FILE_NAME), &b.join(lte::file::FILE_NAME));
+        }
         assert_eq!(state(&a), state(&b), "{name}");
         assert_eq!(history(&whole.run), history(&parts.run), "{name}");
     }
@@ -100,6 +105,18 @@ fn history(run: &Path) -> Vec<serde_json::Value> {
 #[test]
 fn a_prune_run_resumes_bit_for_bit() {
     stopping_anywhere_changes_nothing(Stage::Prune, &[]);
+}
+
+#[test]
+fn an_lte_run_resumes_bit_for_bit_in_both_stages() {
+    stopping_anywhere_changes_nothing(Stage::Lte, &[]);
+    stopping_anywhere_changes_nothing(Stage::Lte, &["lte.mode=paper", "lte.router_steps=5"]);
+    // Routers frozen from the start; and the density falling all the time.
+    stopping_anywhere_changes_nothing(Stage::Lte, &["lte.router_steps=0", "run.dtype=bf16"]);
+    stopping_anywhere_changes_nothing(
+        Stage::Lte,
+        &["lte.router_steps=12", "lte.density_steps=12", "lte.grouping=random"],
+    );
 }
 
 #[test]

@@ -3,7 +3,7 @@
 use super::support::{fixture, load, tensors, trained_loss};
 use shearling::config::{LayerScore, PruneMethod, Target};
 use shearling::hf::Checkpoint;
-use shearling::prune::scores::{Calibration, Scoring, scores};
+use shearling::prune::scores::{Calibration, Scoring, held_out_loss, scores};
 use shearling::prune::shape;
 use shearling_masks::{Gates, KeepPlan, MaskSpec, UnitKind};
 use std::collections::BTreeMap;
@@ -66,6 +66,19 @@ fn activations_and_gradients_score_as_computed_with_transformers() {
                     assert!(apart < 2e-5, "{name} {prefix} {unit}: {apart}");
                 }
             }
+        }
+    }
+}
+
+#[test]
+fn the_loss_of_the_source_is_the_loss_of_its_whole_model() {
+    for name in ["llama3-gqa-tied", "llama2-mha"] {
+        let fixture = Fixture::open(name);
+        let expected = trained_loss(&load(fixture.source.dir()), &fixture.rows, &Gates::none());
+        for micro_batch in [1, 2, 8] {
+            let rows = fixture.calibration(micro_batch);
+            let found = held_out_loss(&fixture.source, &rows, Device::Cpu, &mut |_, _, _| ()).unwrap();
+            assert!((found - expected).abs() < 1e-5 * expected, "{name}: {found} {expected}");
         }
     }
 }

@@ -203,6 +203,27 @@ fn an_exhausted_domain_leaves_the_mix_and_is_reported_once() {
 }
 
 #[test]
+fn an_evaluation_tells_how_many_rows_are_done() {
+    #[derive(Default)]
+    struct Told(Vec<(usize, usize)>);
+    impl Observer for Told {
+        fn evaluating(&mut self, what: &str, done: usize, of: usize) {
+            assert_eq!(what, "model");
+            self.0.push((done, of));
+        }
+    }
+    let folder = tempfile::tempdir().unwrap();
+    let sets = ["train.steps=2", "train.batch_rows=1", "eval.rows_per_domain=3", "eval.every_steps=1000"];
+    let setup = setup(folder.path(), &sets, Stage::Pretrain);
+    let mut told = Told::default();
+    run(&setup, false, None, &mut told).unwrap();
+    let rows = 3 * setup.dataset.domain_names().len();
+    // Before the first step and after the last, a row at a time.
+    let once: Vec<(usize, usize)> = (0..rows).map(|done| (done, rows)).collect();
+    assert_eq!(told.0, [&once[..], &once[..]].concat());
+}
+
+#[test]
 fn data_that_breaks_in_the_middle_leaves_a_checkpoint_to_resume_from() {
     let folder = tempfile::tempdir().unwrap();
     let setup = setup(folder.path(), &["data.prefetch=0"], Stage::Pretrain);

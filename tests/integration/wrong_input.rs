@@ -2,7 +2,7 @@
 //! is written, not even a temporary sibling.
 
 use super::support::{
-    config, copy_folder, data, data_path, edit_json, families, fixture, listing, sets, shearling, tiny_runs,
+    config, copy_folder, data, data_path, edit_json, families, fixture, listing, sets, shearling, succeed, tiny_runs,
     write_model, write_tiny_source,
 };
 use serde_json::{Value, json};
@@ -126,7 +126,10 @@ fn a_config_that_cannot_be_read_as_meant_names_key_and_line() {
     let line = 1 + text.lines().position(|line| line.starts_with("learning_rate = 1e-3")).unwrap();
     let cases = [
         (text.replace("learning_rate = 1e-3", "learning_rat = 1e-3"), "did you mean `learning_rate`?"),
-        (text.replace("learning_rate = 1e-3", "learning_rate = 'fast'"), "expected f64"),
+        (
+            text.replace("learning_rate = 1e-3", "learning_rate = 'fast'"),
+            "`train.learning_rate` expects a number, found the text \"fast\"",
+        ),
         (text.replace("learning_rate = 1e-3", "learning_rate 1e-3"), "key with no value"),
     ];
     for (text, reason) in cases {
@@ -148,9 +151,9 @@ fn a_bad_override_is_quoted() {
         ("train.steps", &["no '='", "--set table.key=value"]),
         ("=3", &["the key", "--set table.key=value"]),
         ("train.steps.more=3", &["steps is a value"]),
-        ("train.stepz=3", &["unknown field `stepz`", "did you mean `steps`?"]),
-        ("train.steps=many", &["invalid type", "many"]),
-        ("mixer.kind=dynamik", &["unknown variant `dynamik`", "did you mean `dynamic`?"]),
+        ("train.stepz=3", &["no key `train.stepz`", "did you mean `steps`?"]),
+        ("train.steps=many", &["`train.steps` expects a whole number", "the text \"many\""]),
+        ("mixer.kind=dynamik", &["`mixer.kind` does not know \"dynamik\"", "did you mean \"dynamic\"?"]),
     ];
     for (set, reasons) in cases {
         let mut arguments = place.prune(&source, &[]);
@@ -320,6 +323,20 @@ fn nothing_that_exists_is_written_over() {
         let run = tiny_runs().join(run).display().to_string();
         place.refuses(&["export", &run, "--out", &out], &[&out, "already exists"]);
     }
+}
+
+#[test]
+fn a_grouped_model_is_neither_pruned_nor_pretrained() {
+    let place = Place::new();
+    let source = place.source(json!({}));
+    let grouped = place.at("grouped");
+    succeed(&["lte", "group", &source.display().to_string(), "--out", &grouped, "--expert-size", "16"]);
+    let said = [&grouped[..], "model.source", "lte.safetensors", "shearling lte train"];
+    place.refuses_prune(Path::new(&grouped), &[], &[&said[..], &["Prune and pretrain the model"]].concat());
+    let mut pretrain = place.prune(Path::new(&grouped), &[]);
+    pretrain[0] = "pretrain".to_string();
+    pretrain[2] = config("tiny-pretrain.toml").display().to_string();
+    place.refuses(&pretrain, &said);
 }
 
 #[test]

@@ -1,5 +1,5 @@
-//! Random numbers of gates, of initial weights and of drawn tokens: Philox4x32-10 (Salmon et al., "Parallel random numbers: as
-//! easy as 1, 2, 3", SC 2011), a pure function from (key, counter) to four random words.
+//! Random numbers of gates, of initial weights, of drawn tokens and of groups of units: Philox4x32-10 (Salmon et al.,
+//! "Parallel random numbers: as easy as 1, 2, 3", SC 2011), a pure function from (key, counter) to four random words.
 //!
 //! Nothing here has state: the noise of a forward follows from its [`NoiseKey`] and the mask's name alone, so a resumed run
 //! sees the same gates, and the masks compute the same numbers on another device. To keep that possible to the bit, a
@@ -41,6 +41,8 @@ pub enum Purpose {
     Weights,
     /// Tokens that are drawn from a model.
     Tokens,
+    /// How intermediate units are grouped into experts.
+    Grouping,
 }
 
 impl Purpose {
@@ -50,6 +52,7 @@ impl Purpose {
             Purpose::Gates => "mask-gates",
             Purpose::Weights => "weights",
             Purpose::Tokens => "tokens",
+            Purpose::Grouping => "grouping",
         }
     }
 }

@@ -77,6 +77,9 @@ pub struct LteEval {
     /// Held-out rows of each domain.
     #[arg(long, value_name = "N", default_value_t = 64)]
     pub rows: usize,
+    /// Layers whose routers are switched off: every expert runs there.
+    #[arg(long, value_name = "LAYER[,LAYER]", value_delimiter = ',')]
+    pub dense_layers: Vec<i64>,
     /// Exit with code 1 if the loss of any domain is more than this above the dense model's, in nats.
     #[arg(long, value_name = "NATS")]
     pub max_degradation: Option<f64>,

@@ -117,10 +117,16 @@ impl StepReport<'_> {
             table.row([phase.name().to_string(), format!("{:.1}", 1e3 * seconds), share]);
         }
         table.row(["step".to_string(), format!("{:.1}", 1e3 * total), String::new()]);
+        let counted = match (self.setup.spec.is_some(), taught) {
+            (true, true) => ", masks and teacher in them",
+            (true, false) => ", masks in them",
+            (false, true) => ", the teacher in them",
+            (false, false) => "",
+        };
         let memory = self.peak_above_base().map_or("unknown on this system".to_string(), bytes);
         format!(
-            "{} parameters, {} tokens per step, {:.3e} FLOPs per token, {}\n\n{table}\n{} tokens/s, {:.2} of {:.2} TFLOP/s \
-             ({:.1} % MFU)\npeak memory of the run {memory}, predicted {}\n",
+            "{} parameters, {} tokens per step, {:.3e} FLOPs per token, {}\n\n{table}\n{} tokens/s in steps{counted}, {:.2} of {:.2} \
+             TFLOP/s ({:.1} % MFU)\npeak memory of the run {memory}, predicted {}\n",
             grouped(ParameterCount::of(&self.setup.model).total()),
             grouped(self.measured.tokens as i64),
             self.measured.flops_per_token,

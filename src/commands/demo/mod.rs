@@ -3,12 +3,12 @@
 //! ```text
 //! text ─► data ─► source (from scratch) ─► prune ─► recovered
 //!                    │                                 ║ compared on the held-out rows of every domain
-//!                    ├─► one-shot cut (activations, principal basis) ─► continued on as many tokens
+//!                    ├─► one-shot cut (activations, principal basis) ─► continued on as many tokens ─► lte: half of its units
 //!                    └── target shape from scratch, on as many tokens
 //! ```
 //!
 //! Every stage is an ordinary run with a configuration that is written beside it, so each can be looked at, changed
-//! and repeated with `shearling prune` and `shearling pretrain`.
+//! and repeated with `shearling prune`, `pretrain` and `lte train`.
 
 mod recipe;
 mod report;
@@ -31,6 +31,9 @@ use crate::files::write_atomic;
 use crate::inspect::{RunHistory, RunSummary};
 use crate::native::runtime::device;
 use crate::prune::Equivalence;
+use crate::run_dir::layout::METRICS;
+use crate::run_dir::record::What;
+use crate::train::metrics::records;
 use crate::train::saved_run::is_free;
 use anyhow::Context;
 use recipe::Recipe;
@@ -79,6 +82,10 @@ struct Results {
     recovered: ModelResult,
     scratch: ModelResult,
     one_shot: ModelResult,
+    /// The one-shot cut, taught to run half of its units.
+    lte: ModelResult,
+    /// The share that it runs on held-out rows.
+    density: f64,
     equivalence: Equivalence,
     one_shot_equivalence: Equivalence,
     proportions: BTreeMap<String, f64>,
@@ -119,28 +126,32 @@ impl Stages {
     /// All stages; `None` when one was interrupted.
     fn run(&self) -> anyhow::Result<Option<Results>> {
         let recipe = &self.recipe;
-        self.printer.note(format!("1/5 a source model of {} layers, from scratch", recipe.source_layers()));
+        self.printer.note(format!("1/6 a source model of {} layers, from scratch", recipe.source_layers()));
         let Some(source) = self.stage("source", recipe.source(), Stage::Pretrain)? else { return Ok(None) };
         let source_losses = self.evaluate(&source.path)?;
         let references = references(&source_losses, recipe.eval_rows());
 
-        self.printer.note("2/5 prune it by learned masks");
+        self.printer.note("2/6 prune it by learned masks");
         let prune = recipe.prune(&source.path, &references);
         let Some(pruned) = self.stage("prune", prune, Stage::Prune)? else { return Ok(None) };
-        self.printer.note("3/5 continue the pruned model");
+        self.printer.note("3/6 continue the pruned model");
         let recover = recipe.recover(&pruned.path, &references);
         let Some(recovered) = self.stage("recover", recover, Stage::Pretrain)? else { return Ok(None) };
 
-        self.printer.note("4/5 baseline: the target shape from scratch, on as many tokens");
+        self.printer.note("4/6 baseline: the target shape from scratch, on as many tokens");
         let scratch = recipe.scratch(&references);
         let Some(scratch) = self.stage("scratch", scratch, Stage::Pretrain)? else { return Ok(None) };
 
         self.printer
-            .note("5/5 baseline: a one-shot cut by activations in the principal basis, continued on as many tokens");
+            .note("5/6 baseline: a one-shot cut by activations in the principal basis, continued on as many tokens");
         let cut = recipe.one_shot(&source.path);
         let Some(cut) = self.stage("one-shot", cut, Stage::Prune)? else { return Ok(None) };
         let continued = recipe.one_shot_recover(&cut.path, &references);
         let Some(one_shot) = self.stage("one-shot-recover", continued, Stage::Pretrain)? else { return Ok(None) };
+
+        self.printer.note("6/6 teach that model to run half of its intermediate units");
+        let lte = recipe.lte(&one_shot.path, &references);
+        let Some(lte) = self.stage("lte", lte, Stage::Lte)? else { return Ok(None) };
 
         Ok(Some(Results {
             domains: self.dataset.domain_names().to_vec(),
@@ -148,6 +159,8 @@ impl Stages {
             recovered: self.evaluate(&recovered.path)?,
             scratch: self.evaluate(&scratch.path)?,
             one_shot: self.evaluate(&one_shot.path)?,
+            lte: self.evaluate(&lte.path)?,
+            density: final_density(&recipe.folder.join("lte"))?,
             source: source_losses,
             equivalence: pruned.equivalence.context("the pruned model was not checked")?,
             one_shot_equivalence: cut.equivalence.context("the cut model was not checked")?,
@@ -200,6 +213,15 @@ fn references(source: &ModelResult, rows: usize) -> BTreeMap<String, f64> {
 fn final_proportions(run: &Path) -> anyhow::Result<BTreeMap<String, f64>> {
     let summary = RunSummary::of(&RunHistory::read(run)?);
     Ok(summary.domains.into_iter().map(|domain| (domain.domain, domain.last_proportion.unwrap_or(0.0))).collect())
+}
+
+/// The share of units that ran at the last evaluation of a run.
+fn final_density(run: &Path) -> anyhow::Result<f64> {
+    let mut evaluations = records(&run.join(METRICS))?.into_iter().filter_map(|record| match record.what {
+        What::Eval(eval) => eval.experts.and_then(|experts| experts.density),
+        _ => None,
+    });
+    evaluations.next_back().context("the lte run has no evaluation with experts")
 }
 
 /// JSON of an evaluated model.

@@ -1,7 +1,7 @@
-//! The demo's sizes, steps and learning rates: the configurations of its six runs.
+//! The demo's sizes, steps and learning rates: the configurations of its seven runs.
 
 use crate::config::{
-    Checkpoint, Data, Divergence, Eval, Masks, Mixer, Model, MomentKind, Prune, PruneMethod, RandomModel, Run,
+    Checkpoint, Data, Divergence, Eval, Lte, Masks, Mixer, Model, MomentKind, Prune, PruneMethod, RandomModel, Run,
     RunConfig, Target, Train,
 };
 use crate::files::DType;
@@ -19,6 +19,10 @@ const RECOVER_STEPS: f64 = 240.0;
 const LEARNING_RATE: f64 = 3e-3;
 const PRUNE_LEARNING_RATE: f64 = 1e-3;
 const RECOVER_LEARNING_RATE: f64 = 2e-3;
+const LTE_STEPS: f64 = 120.0;
+const LTE_LEARNING_RATE: f64 = 1e-3;
+/// Fourteen experts of 16 units: those of 32 would be too few to choose from.
+const LTE_EXPERT_SIZE: i64 = 16;
 const EVAL_ROWS: usize = 16;
 const FINAL_ROWS: usize = 64;
 
@@ -125,6 +129,18 @@ impl Recipe {
         self.run("one-shot-recover", from(cut), self.both(), RECOVER_LEARNING_RATE, dynamic(references))
     }
 
+    /// The one-shot cut taught to run half of its units.
+    pub fn lte(&self, model: &Path, references: &BTreeMap<String, f64>) -> RunConfig {
+        let mut config = self.run("lte", from(model), self.lte_steps(), LTE_LEARNING_RATE, dynamic(references));
+        config.lte = Some(Lte { expert_size: LTE_EXPERT_SIZE, ..Lte::default() });
+        config
+    }
+
+    /// Steps in which it is taught.
+    pub fn lte_steps(&self) -> u64 {
+        self.steps(LTE_STEPS)
+    }
+
     fn both(&self) -> u64 {
         let (prune, recover) = self.stage_steps();
         prune + recover
@@ -150,6 +166,7 @@ impl Recipe {
             data: Data { path: self.data.clone(), max_epochs: 1000.0, prefetch: 2 },
             mixer,
             distill: None,
+            lte: None,
             train: Train {
                 steps,
                 batch_rows: BATCH_ROWS,

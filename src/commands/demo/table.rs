@@ -30,8 +30,21 @@ pub(super) fn text(results: &Results, seconds: f64) -> String {
     text.push_str(&kept(results).unwrap_or_else(|error| format!("the kept units could not be read: {error}\n")));
     text.push_str(&format!("learned masks: {}\n", results.equivalence.arithmetic()));
     text.push_str(&format!("one-shot cut:  {}\n", results.one_shot_equivalence.arithmetic()));
+    text.push_str(&lte_line(results));
     text.push_str(&format!("{} in all, everything is in {}\n", duration(seconds), results.recipe.folder.display()));
     text
+}
+
+/// What running few units costs.
+fn lte_line(results: &Results) -> String {
+    let (dense, taught) = (mean_loss(&results.one_shot.losses()), mean_loss(&results.lte.losses()));
+    format!(
+        "LTE: the one-shot cut taught for {} steps runs {:.1} % of its intermediate units at a loss of {} (all of them before: {})\n",
+        results.recipe.lte_steps(),
+        100.0 * results.density,
+        optional(taught, 3),
+        optional(dense, 3)
+    )
 }
 
 /// The same as one JSON object.
@@ -41,6 +54,7 @@ pub(super) fn json(results: &Results, seconds: f64) -> Value {
         "models": Value::Object(models.collect()),
         "final_proportions": results.proportions,
         "equivalence": { "learned": results.equivalence, "one_shot": results.one_shot_equivalence },
+        "lte": { "model": losses_json(&results.lte), "density": results.density },
         "seconds": seconds,
         "folder": results.recipe.folder,
     })

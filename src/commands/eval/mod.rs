@@ -17,6 +17,7 @@ use crate::eval::EvalRows;
 use crate::eval::multiple_choice::{ScoredQuestion, Task};
 use crate::eval::report::{EvalReport, ModelResult};
 use crate::eval::text_bytes::EvaluatedBytes;
+use crate::model::Decoder;
 use crate::train::references::few_rows;
 use questions::Questions;
 use serde_json::{Map, Value, json};
@@ -44,6 +45,7 @@ pub fn run(arguments: &Eval) -> anyhow::Result<ExitStatus> {
     let mut results = Vec::new();
     for subject in subjects {
         printer.note(format!("evaluating {}", subject.name()));
+        subject.note().into_iter().for_each(|note| printer.note(note));
         let result = subject.evaluate(&questions)?;
         if let Some(problem) = losses_not_finite(&result, questions.compute) {
             printer.warn(problem);
@@ -79,6 +81,18 @@ pub fn evaluate_folder(
         domains,
         answers: Vec::new(),
     })
+}
+
+/// A model in memory.
+pub(super) struct LoadedModel {
+    /// Dense, as its weights are.
+    pub(super) decoder: Decoder,
+}
+
+/// Loads a folder that goes with `dataset`, in fp32, without its routers.
+pub(super) fn load_model(path: &Path, dataset: &Dataset, device: Device) -> anyhow::Result<LoadedModel> {
+    let subject = Subject::open(path, Some(dataset), false)?;
+    Ok(LoadedModel { decoder: subject.dense_decoder(tch::Kind::Float, device)? })
 }
 
 /// Refuses arguments that would only fail once the work is done.

@@ -7,6 +7,8 @@ use crate::eval::multiple_choice::Answering;
 use crate::eval::report::ModelResult;
 use crate::eval::{EvalRows, RowLosses, row_losses};
 use crate::hf::{Checkpoint, Tokenizer};
+use crate::lte::install::install;
+use crate::lte::{Experts, file};
 use crate::model::count::ParameterCount;
 use crate::model::{Decoder, ForwardContext, ModelGates};
 use crate::prune::convert::require_complete;
@@ -22,6 +24,8 @@ pub(super) struct Subject {
     checkpoint: Checkpoint,
     /// Only where there are questions.
     tokenizer: Option<Tokenizer>,
+    /// Of a folder that runs only some experts.
+    experts: Option<Experts>,
 }
 
 /// Opens all folders, or tells what is wrong with every one that cannot be evaluated.
@@ -61,7 +65,8 @@ impl Subject {
             // Reads all weights, which takes seconds where the evaluation takes minutes: a damaged second model must not
             // cost the evaluation of the first.
             checkpoint.require_finite()?;
-            Ok(Subject { name: path.display().to_string(), checkpoint, tokenizer })
+            let experts = file::read(path, checkpoint.model(), Device::Cpu)?;
+            Ok(Subject { name: path.display().to_string(), checkpoint, tokenizer, experts })
         };
         open().with_context(|| format!("cannot evaluate {}", path.display()))
     }
@@ -69,6 +74,13 @@ impl Subject {
     /// What may be wrong with it, but is not for certain.
     pub(super) fn warning(&self, dataset: Option<&Dataset>) -> Option<String> {
         other_tokenizer(dataset?, self.checkpoint.dir())
+    }
+
+    /// What a reader of its losses should know.
+    pub(super) fn note(&self) -> Option<String> {
+        let experts = self.experts.as_ref().filter(|experts| experts.routed_layers() > 0)?;
+        let layers = experts.routed_layers();
+        Some(format!("{} has routers in {layers} layers: only the experts run that they choose", self.name))
     }
 
     pub(super) fn name(&self) -> &str {
@@ -80,6 +92,15 @@ impl Subject {
     }
 
     pub(super) fn decoder(&self, compute: Kind, device: Device) -> anyhow::Result<Decoder> {
+        let mut decoder = self.dense_decoder(compute, device)?;
+        if let Some(experts) = &self.experts {
+            install(&experts.to_device(device)?, &mut decoder, &[]);
+        }
+        Ok(decoder)
+    }
+
+    /// Without its routers, if it has any.
+    pub(super) fn dense_decoder(&self, compute: Kind, device: Device) -> anyhow::Result<Decoder> {
         let weight = &mut |name: &str| self.checkpoint.finite_tensor(name, compute, device);
         let decoder = Decoder::build(self.checkpoint.model(), weight)?;
         self.checkpoint.release();
@@ -98,7 +119,7 @@ impl Subject {
         let context = ForwardContext::new(decoder.model(), dataset.sequence_length() as i64, device)?;
         let mut progress = Progress::default();
         let mut show = |domain: &str, done: usize, of: usize| {
-            progress.show(|| format!("{}: {domain}, row {} of {of}", self.name, done + 1));
+            progress.show(|| format!("{}: {done} of {of} rows ({domain})", self.name));
         };
         Ok(row_losses(decoder, &context, &ModelGates::none(), rows, micro_batch, &mut show)?)
     }

@@ -18,9 +18,13 @@ pub(super) fn text(report: &EvalReport) -> String {
     tables.join("\n")
 }
 
+/// A longer name of the first model would widen the columns that compare with it.
+const LONG_NAME: usize = 16;
+
 /// Header of the columns that compare with the first model; none for a single model.
 fn versus(names: &[String]) -> Vec<String> {
     match names {
+        [first, _, ..] if first.chars().count() > LONG_NAME => vec!["vs the first".to_string(), "±".to_string()],
         [first, _, ..] => vec![format!("vs {first}"), "±".to_string()],
         _ => Vec::new(),
     }
@@ -49,19 +53,20 @@ fn header(first: &[&str], versus: Vec<String>, last: &[&str]) -> Vec<String> {
 
 fn domains(report: &EvalReport, names: &[String]) -> Table {
     let columns = ["domain", "loss", "±", "perplexity", "bits/byte"];
-    let mut table = Table::new(header(&columns, versus(names), &["rows", "tokens", "bytes"]));
+    // Of several models the text of a domain is the same: it stands beside its name, so that the lines stay short.
+    let last: &[&str] = if names.len() == 1 { &["rows", "tokens", "bytes"] } else { &[] };
+    let mut table = Table::new(header(&columns, versus(names), last));
     let blocks = report.models.first().map_or(0, |model| model.domains.len());
     for block in 0..blocks {
         let of_models: Vec<&DomainReport> = report.models.iter().filter_map(|model| model.domains.get(block)).collect();
         let Some(first) = of_models.first() else { continue };
         let name = first.loss.domain.clone();
-        let size = [rows(first), grouped(first.loss.tokens as i64), count(first.bytes)];
         if names.len() == 1 {
+            let size = [rows(first), grouped(first.loss.tokens as i64), count(first.bytes)];
             table.row([vec![name], figures(first), size.to_vec()].concat());
             continue;
         }
-        let empty = vec![String::new(); 6];
-        table.row([vec![name], empty, size.to_vec()].concat());
+        table.row([format!("{name}, {} rows", rows(first))]);
         for (index, (domain, name)) in of_models.iter().zip(names).enumerate() {
             let against = difference(index, domain.difference, domain.difference_standard_error);
             table.row([vec![format!("  {name}")], figures(domain), against].concat());

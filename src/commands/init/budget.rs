@@ -32,6 +32,9 @@ const WANTED_STEPS: f64 = 600.0;
 const LEAST_ROWS: usize = 4;
 /// Parameters of the published source, whose learning rate is 1e-4 in both stages.
 const PUBLISHED_PARAMETERS: f64 = 6.74e9;
+/// Powers of the parameters that the learning rates fall with: 5e-4 and 1e-3 at 135 M.
+const PRUNE_RATE_POWER: f64 = 0.41;
+const CONTINUE_RATE_POWER: f64 = 0.59;
 /// Tokens per step of the smallest batch for which the learning rate of the continuation is known.
 const KNOWN_STEP_TOKENS: f64 = 16_384.0;
 /// What evaluations and checkpoints take of a budget beside the steps; the files are told what they really do.
@@ -117,7 +120,7 @@ impl Stages {
                 (first, (all - first * of_source) / of_target)
             }
         };
-        let size = PUBLISHED_PARAMETERS / ParameterCount::of(source).total() as f64;
+        let parameters = ParameterCount::of(source).total() as f64;
         let tokens = tokens as f64;
         let stage = |all_tokens: f64, step_tokens: f64, least: u64, learning_rate: f64, flops: f64| {
             let batch_rows = batch_rows(all_tokens / tokens, step_tokens / tokens);
@@ -126,8 +129,7 @@ impl Stages {
             let flops = steps as f64 * batch_rows as f64 * tokens * flops;
             Stage { steps, batch_rows, learning_rate, flops }
         };
-        // 5e-4 and 1e-3 at 135 M parameters.
-        let rates = [0.41, 0.59].map(|power| one_digit(1e-4 * size.max(1.0).powf(power)).min(2e-3));
+        let rates = [PRUNE_RATE_POWER, CONTINUE_RATE_POWER].map(|power| learning_rate(parameters, power));
         let prune = stage(prune_tokens, PRUNE_STEP_TOKENS, least_steps, rates[0], of_source);
         let mut next = stage(next_tokens, CONTINUE_STEP_TOKENS, LEAST_CONTINUE_STEPS, rates[1], of_target);
         let small = (next.batch_rows as f64 * tokens / KNOWN_STEP_TOKENS).min(1.0).sqrt();
@@ -137,6 +139,17 @@ impl Stages {
             || affordable(next_tokens, &next) < 0.9 * LEAST_CONTINUE_STEPS as f64;
         Stages { prune, next, exceeded }
     }
+}
+
+/// Peak learning rates that a continuation of a model with so many parameters usually has, from low to high: `init` chooses
+/// between them, less for small batches.
+pub(in crate::commands) fn usual_rates(parameters: f64) -> [f64; 2] {
+    let chosen = learning_rate(parameters, CONTINUE_RATE_POWER);
+    [chosen / 30.0, chosen * 5.0].map(one_digit)
+}
+
+fn learning_rate(parameters: f64, power: f64) -> f64 {
+    one_digit(1e-4 * (PUBLISHED_PARAMETERS / parameters).max(1.0).powf(power)).min(2e-3)
 }
 
 /// The largest power of two that leaves the wanted steps, between the fewest rows and the published batch.
@@ -163,6 +176,20 @@ fn one_digit(rate: f64) -> f64 {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn usual_rates_hold_what_is_known_to_work() {
+        // The published continuation, ours of a 135M, tiny models of the tests.
+        for (parameters, rates) in
+            [(1.3e9, [1e-4, 1e-4]), (6.74e9, [1e-4, 3e-4]), (135e6, [2e-4, 1e-3]), (26e3, [1e-3, 3e-3])]
+        {
+            let [low, high] = usual_rates(parameters);
+            assert!(rates.iter().all(|rate| low <= *rate && *rate <= high), "{parameters}: {low} to {high}");
+            assert!(high < 0.05 && low > 1e-6);
+        }
+        assert_eq!(usual_rates(6.74e9), [3e-6, 5e-4]);
+    }
+
     use crate::hf::RawConfig;
     use std::path::Path;
 

@@ -5,7 +5,9 @@ use super::CsvTarget;
 use super::run_csv::run_csv;
 use super::run_tables as tables;
 use crate::cli::arguments::InspectRun;
+use crate::cli::printer::for_stdout;
 use crate::cli::table::{Table, grouped, optional, ranges};
+use crate::cli::wrap::wrapped;
 use crate::cli::{Printer, Terminal};
 use crate::commands::ExitStatus;
 use crate::commands::run_cost::time_taken;
@@ -19,7 +21,7 @@ pub(super) fn run_folder(arguments: &InspectRun) -> anyhow::Result<ExitStatus> {
     let history = RunHistory::read(&arguments.path)?;
     let written = csv.map_or(Ok(false), |csv| csv.write(&run_csv(&history.steps), &printer));
     if !matches!(written, Ok(true)) {
-        printer.data(text(&history, Terminal::of_stdout()), || whole(&history));
+        printer.data(for_stdout(text(&history, Terminal::of_stdout())), || whole(&history));
     }
     written.map(|_| ExitStatus::Done)
 }
@@ -34,15 +36,38 @@ fn whole(history: &RunHistory) -> Value {
 }
 
 fn text(history: &RunHistory, terminal: Terminal) -> String {
-    let curve = terminal.width.saturating_sub(66).clamp(10, 40);
+    let width = terminal.width;
+    let masked = history.steps.sparsity_expected.iter().any(Option::is_some);
+    let sampled = match masked {
+        true => "a sample of the steps; sparsity is the share of prunable parameters that is removed",
+        false => "a sample of the steps",
+    };
+    let compared = history.stories.iter().any(|story| story.degradation.is_some() || story.recovered.is_some());
+    let stories = match compared {
+        true => {
+            "domains: validation losses; what pruning cost in standard errors (SE) and the part of it that came back; share \
+             of the mix; rows seen"
+        }
+        false => "domains: validation losses, share of the mix, rows seen",
+    };
     let sections: [(&str, Table); 9] = [
-        ("curves over the steps", tables::curves(history, curve)),
-        ("a sample of the steps", tables::sampled_steps(history)),
-        ("validation loss", tables::validation(history)),
-        ("domains: degradation by pruning (in standard errors), and recovery since", tables::stories(history)),
-        ("proportions of the mix", tables::proportions(history, curve)),
-        ("excess loss over the reference", tables::excess(history)),
-        ("constraint at the last step; the trend is of the violation", tables::constraints(history, curve)),
+        ("curves over the steps; losses in nats per token", tables::curves(history, width)),
+        (sampled, tables::sampled_steps(history)),
+        (
+            "validation loss by step, nats per token on held-out rows; ±: standard error",
+            tables::validation(history, width),
+        ),
+        (stories, tables::stories(history)),
+        ("share of each domain in the mix, by step", tables::proportions(history, width)),
+        (
+            "validation loss above the reference, nats per token; after \"yes\" the mix moved",
+            tables::excess(history, width),
+        ),
+        (
+            "constraint at the last step: sparsity by mask, the row furthest from its target, multipliers; the trend is of \
+             the violation",
+            tables::constraints(history, width),
+        ),
         ("undecided units by step, in the layers that the cut keeps", tables::polarisation(history)),
         ("when the masks settled", tables::settled(history)),
     ];
@@ -51,7 +76,7 @@ fn text(history: &RunHistory, terminal: Terminal) -> String {
         text.push_str(&format!("\n{}", notes(history)));
     }
     for (title, table) in sections.iter().filter(|(_, table)| !table.is_empty()) {
-        text.push_str(&format!("\n{title}\n{table}"));
+        text.push_str(&format!("\n{}\n{table}", wrapped(title, width)));
     }
     if !history.events.is_empty() {
         text.push_str(&format!("\nevents\n{}", tables::events(history)));
@@ -73,7 +98,7 @@ fn headline(history: &RunHistory) -> String {
         times => format!("resumed {times} times"),
     };
     format!(
-        "{}: {} run: step {} of {}, {} tokens at {} tokens/s on {}\n\
+        "{}: {} run: step {} of {}, {} tokens at {} tokens/s in steps, on {}\n\
          took {}\ntraining loss {} → {}; {} skipped; {resumed}; {}\n",
         history.name,
         history.stage.as_deref().unwrap_or("?"),
@@ -120,7 +145,7 @@ fn survivors(survivors: &Survivors) -> String {
 
 fn written(written: &WrittenModel) -> String {
     let count = |count: Option<u64>| count.map_or("?".to_string(), grouped);
-    let mut text = format!("\nexported model: {}", written.path);
+    let mut text = format!("\nexported model: {}/ in the run folder", written.path);
     if written.parameters_before != written.parameters_after {
         text.push_str(&format!(", {} → ", count(written.parameters_before)));
     } else {

@@ -8,11 +8,35 @@ use crate::inspect::{Column, Evaluation, HeldOutLoss, RunHistory};
 
 /// Places of a history that a table shows.
 const SAMPLES: usize = 10;
+/// Fewest, however narrow the terminal is.
+const LEAST_SAMPLES: usize = 3;
 /// Events that are listed.
 const LISTED_EVENTS: usize = 20;
 
+/// Columns of a trend.
+const TREND: std::ops::RangeInclusive<usize> = 5..=40;
+
+/// Of the trend beside a row of shares.
+const PROPORTION_TREND: usize = 10;
+
+/// A table with trends as wide as leaves it within `width`.
+fn with_trends(width: usize, build: impl Fn(usize) -> Table) -> Table {
+    let without = build(1).width().saturating_sub("trend".len());
+    build(width.saturating_sub(without).clamp(*TREND.start(), *TREND.end()))
+}
+
+/// A table of places of a history, of so many as leave it within `width`.
+fn with_places(width: usize, build: impl Fn(usize) -> Table) -> Table {
+    let fits = (LEAST_SAMPLES..=SAMPLES).rev().map(&build).find(|table| table.width() <= width);
+    fits.unwrap_or_else(|| build(LEAST_SAMPLES))
+}
+
 /// Quantities over all steps: where they began and ended, their range, and their trend.
 pub(super) fn curves(history: &RunHistory, width: usize) -> Table {
+    with_trends(width, |trend| curves_with(history, trend))
+}
+
+fn curves_with(history: &RunHistory, width: usize) -> Table {
     let steps = &history.steps;
     let mut table = Table::new(["quantity", "first", "last", "min", "max", "trend"]);
     let columns: [(&str, &Column); 15] = [
@@ -30,14 +54,20 @@ pub(super) fn curves(history: &RunHistory, width: usize) -> Table {
         ("clip scale", &steps.clip_scale),
         ("learning rate, weights", &steps.learning_rate_weights),
         ("learning rate, masks", &steps.learning_rate_masks),
-        ("tokens per second", &steps.tokens_per_second),
+        ("tokens/s in steps", &steps.tokens_per_second),
     ];
     let domains = steps.domains.iter().map(|domain| (format!("loss, {}", domain.domain), &domain.loss));
     let multipliers = steps.modules.iter().flat_map(|module| {
         let named = |name: &str| format!("{name}, {}", module.module);
         [(named("λ1"), &module.lambda_1), (named("λ2"), &module.lambda_2)]
     });
-    let columns = columns.into_iter().map(|(name, column)| (name.to_string(), column));
+    // A sum of one part is that part.
+    let sums = [
+        ("loss, total", steps.loss_total == steps.loss_cross_entropy),
+        ("… weights", steps.gradient_norm_weights == steps.gradient_norm_total),
+    ];
+    let told = |name: &str| !sums.contains(&(name, true));
+    let columns = columns.into_iter().filter(|(name, _)| told(name)).map(|(name, column)| (name.to_string(), column));
     let columns = columns.chain(domains).chain(multipliers);
     for (name, column) in columns.filter(|(_, column)| column.iter().any(Option::is_some)) {
         table.row(std::iter::once(name).chain(range(column)).chain([sparkline(column, width)]));
@@ -60,9 +90,9 @@ fn short(value: Option<f64>) -> String {
     }
 }
 
-/// About ten of `count` indices, with the first and the last.
-fn sampled(count: usize) -> Vec<usize> {
-    let places = SAMPLES.min(count);
+/// About `most` of `count` indices, with the first and the last.
+fn sampled(count: usize, most: usize) -> Vec<usize> {
+    let places = most.min(count);
     let mut indices: Vec<usize> =
         (0..places).map(|place| if places == 1 { 0 } else { place * (count - 1) / (places - 1) }).collect();
     indices.dedup();
@@ -80,10 +110,10 @@ pub(super) fn sampled_steps(history: &RunHistory) -> Table {
         "sparsity",
         "target",
         "gradient norm",
-        "rate",
+        "learning rate",
         "tokens/s",
     ]);
-    for index in sampled(steps.len()) {
+    for index in sampled(steps.len(), SAMPLES) {
         let at = |column: &Column| column.get(index).copied().flatten();
         let skipped = steps.applied.get(index) == Some(&false);
         table.row([
@@ -98,7 +128,7 @@ pub(super) fn sampled_steps(history: &RunHistory) -> Table {
             at(&steps.tokens_per_second).map_or("–".to_string(), |rate| grouped(rate.round() as i128)),
         ]);
     }
-    table
+    table.without_empty_columns()
 }
 
 /// A row per domain and a column per evaluation, so that many domains make a table longer and not wider.
@@ -113,9 +143,13 @@ fn by_domain(history: &RunHistory, evaluations: &[&Evaluation], last: &[&str]) -
 }
 
 /// Losses on held-out rows at about ten evaluations.
-pub(super) fn validation(history: &RunHistory) -> Table {
-    let evaluations = picked(history.evaluations.iter().collect());
-    let mut table = by_domain(history, &evaluations, &["± last"]);
+pub(super) fn validation(history: &RunHistory, width: usize) -> Table {
+    with_places(width, |most| validation_at(history, most))
+}
+
+fn validation_at(history: &RunHistory, most: usize) -> Table {
+    let evaluations = picked(history.evaluations.iter().collect(), most);
+    let mut table = by_domain(history, &evaluations, &["± of last"]);
     if evaluations.is_empty() {
         return table;
     }
@@ -129,9 +163,9 @@ pub(super) fn validation(history: &RunHistory) -> Table {
     table
 }
 
-/// About ten of the evaluations; of steps with two of them both are of interest only at the end.
-fn picked(evaluations: Vec<&Evaluation>) -> Vec<&Evaluation> {
-    sampled(evaluations.len()).into_iter().filter_map(|index| evaluations.get(index).copied()).collect()
+/// About `most` of the evaluations; of steps with two of them both are of interest only at the end.
+fn picked(evaluations: Vec<&Evaluation>, most: usize) -> Vec<&Evaluation> {
+    sampled(evaluations.len(), most).into_iter().filter_map(|index| evaluations.get(index).copied()).collect()
 }
 
 fn step(step: &u64) -> String {
@@ -147,8 +181,8 @@ pub(super) fn stories(history: &RunHistory) -> Table {
         "degraded by",
         "last",
         "recovered",
-        "share first",
-        "share last",
+        "first share",
+        "last share",
         "rows",
         "epochs",
     ]);
@@ -167,13 +201,25 @@ pub(super) fn stories(history: &RunHistory) -> Table {
             optional(story.epochs, 2),
         ]);
     }
-    table
+    table.without_empty_columns()
 }
 
-/// The mix over time.
+/// The mix over time; empty where it never moved, for the domains' table has the shares.
 pub(super) fn proportions(history: &RunHistory, width: usize) -> Table {
-    let steps = &history.steps;
-    let places = sampled(steps.len());
+    let moved = history.steps.domains.iter().any(|domain| {
+        let mut shares = domain.proportion.iter().flatten();
+        let first = shares.next();
+        shares.any(|share| Some(share) != first)
+    });
+    if !moved {
+        return Table::default();
+    }
+    with_places(width, |most| proportions_at(history, most))
+}
+
+fn proportions_at(history: &RunHistory, most: usize) -> Table {
+    let (steps, width) = (&history.steps, PROPORTION_TREND);
+    let places = sampled(steps.len(), most);
     let numbers = places.iter().filter_map(|index| steps.step.get(*index)).map(step);
     let names = std::iter::once("domain, at step".to_string());
     let mut table = Table::new(names.chain(numbers).chain(["trend".to_string()]));
@@ -186,15 +232,19 @@ pub(super) fn proportions(history: &RunHistory, width: usize) -> Table {
 }
 
 /// Loss over reference at about ten evaluations; empty without references.
-pub(super) fn excess(history: &RunHistory) -> Table {
+pub(super) fn excess(history: &RunHistory, width: usize) -> Table {
+    with_places(width, |most| excess_at(history, most))
+}
+
+fn excess_at(history: &RunHistory, most: usize) -> Table {
     let known = |evaluation: &&Evaluation| evaluation.domains.iter().any(|domain| domain.excess.is_some());
-    let evaluations = picked(history.evaluations.iter().filter(known).collect());
+    let evaluations = picked(history.evaluations.iter().filter(known).collect(), most);
     let mut table = by_domain(history, &evaluations, &[]);
     if evaluations.is_empty() {
         return table;
     }
     let moved = evaluations.iter().map(|evaluation| if evaluation.mixer_updated { "yes" } else { "no" }.to_string());
-    table.row(std::iter::once("mixer moved".to_string()).chain(moved));
+    table.row(std::iter::once("the mix moved".to_string()).chain(moved));
     for name in &history.domains {
         let excess = evaluations.iter().map(|e| optional(e.domain(name).and_then(|domain| domain.excess), 4));
         table.row(std::iter::once(name.clone()).chain(excess));
@@ -204,6 +254,10 @@ pub(super) fn excess(history: &RunHistory) -> Table {
 
 /// The constraint by mask.
 pub(super) fn constraints(history: &RunHistory, width: usize) -> Table {
+    with_trends(width, |trend| constraints_with(history, trend))
+}
+
+fn constraints_with(history: &RunHistory, width: usize) -> Table {
     let mut table = Table::new(["mask", "expected", "target", "violation", "worst row", "λ1", "λ2", "trend"]);
     let last = |column: &Column| optional(ends(column).1, 4);
     for module in &history.steps.modules {
@@ -228,7 +282,7 @@ pub(super) fn polarisation(history: &RunHistory) -> Table {
     let names = modules.iter().map(|module| module.to_string());
     let mut table =
         Table::new(std::iter::once("step".to_string()).chain(names).chain(["expected sparsity".to_string()]));
-    for snapshot in sampled(snapshots.len()).into_iter().filter_map(|index| snapshots.get(index)) {
+    for snapshot in sampled(snapshots.len(), SAMPLES).into_iter().filter_map(|index| snapshots.get(index)) {
         let counts =
             modules.iter().map(|module| snapshot.undecided.get(module).map_or("–".to_string(), |n| grouped(*n)));
         let sparsity = format!("{:.4}", snapshot.expected_sparsity);
@@ -266,4 +320,82 @@ pub(super) fn events(history: &RunHistory) -> String {
         text.push_str(&format!("{} more in --json\n", told.len() - LISTED_EVENTS));
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::inspect::{DomainSteps, ModuleSteps};
+
+    /// A long prune run over eleven domains with long names, whose mix moves.
+    fn long() -> RunHistory {
+        let count = 2000;
+        let column = |value: &dyn Fn(u64) -> f64| -> Column { (0..count).map(|at| Some(value(at))).collect() };
+        let names: Vec<String> = (0..11).map(|at| format!("stackexchange{at}")).collect();
+        let mut history = RunHistory { domains: names.clone(), ..RunHistory::default() };
+        let steps = &mut history.steps;
+        steps.step = (0..count).map(|at| 1_000_000 + at).collect();
+        steps.loss_cross_entropy = column(&|at| 12.0 - at as f64 / 1e3);
+        steps.loss_total = column(&|at| 14.0 - at as f64 / 1e3);
+        steps.expected_parameters = column(&|at| 134_515_008.0 - at as f64);
+        steps.domains = names
+            .iter()
+            .map(|name| DomainSteps {
+                domain: name.clone(),
+                proportion: column(&|at| 0.09 + 1e-5 * at as f64),
+                ..DomainSteps::default()
+            })
+            .collect();
+        let module = ModuleSteps {
+            module: "intermediate".into(),
+            expected_sparsity: column(&|at| at as f64 / 4e3),
+            violation: column(&|at| -0.1 + at as f64 / 4e4),
+            lambda_1: column(&|_| -131.0629),
+            ..ModuleSteps::default()
+        };
+        steps.modules = vec![module];
+        let empty = Evaluation::default();
+        let evaluation = |at: u64| {
+            let mut evaluation = empty.clone();
+            (evaluation.step, evaluation.mean_loss) = (1_000_000 + 100 * at, Some(12.5));
+            evaluation
+        };
+        history.evaluations = (0..20).map(evaluation).collect();
+        history
+    }
+
+    #[test]
+    fn tables_keep_within_the_terminal_and_use_it() {
+        let history = long();
+        for width in [80, 100, 140] {
+            for table in [
+                curves(&history, width),
+                validation(&history, width),
+                proportions(&history, width),
+                constraints(&history, width),
+            ] {
+                assert!(!table.is_empty() && table.width() <= width, "{} of {width}:\n{table}", table.width());
+            }
+            assert!(curves(&history, width).width() + 30 > width, "trends take what is left");
+        }
+        let wide = validation(&history, 1000).to_string();
+        let heading = wide.lines().next().unwrap();
+        assert!(heading.contains("1,000,000") && heading.contains("1,001,900"), "{heading}");
+        let narrow = validation(&history, 80).to_string();
+        assert!(narrow.lines().next().unwrap().contains("1,001,900"), "the last one is always there: {narrow}");
+    }
+
+    #[test]
+    fn a_mix_that_never_moved_and_columns_without_numbers_are_left_out() {
+        let mut history = long();
+        history.steps.domains.iter_mut().for_each(|domain| domain.proportion.fill(Some(0.1)));
+        assert!(proportions(&history, 100).is_empty());
+        let steps = sampled_steps(&history).to_string();
+        let heading = steps.lines().next().unwrap();
+        assert!(heading.contains("cross entropy") && !heading.contains("tokens/s") && !heading.contains("target"));
+        let same = history.steps.loss_total.clone();
+        assert!(curves(&history, 100).to_string().contains("loss, total"));
+        history.steps.loss_cross_entropy = same;
+        assert!(!curves(&history, 100).to_string().contains("loss, total"), "a sum of one part");
+    }
 }

@@ -7,10 +7,11 @@ use crate::commands::ExitStatus;
 use crate::commands::model_folder::model_folder;
 use crate::files::refuse_taken;
 use crate::hf::Checkpoint;
-use crate::lte::Experts;
+use crate::lte::file;
 use crate::lte::pack::{self, Packed};
 use crate::prune::convert::require_complete;
-use std::path::Path;
+use anyhow::Context;
+use tch::Device;
 
 /// Runs it.
 pub fn run(arguments: &LtePack) -> anyhow::Result<ExitStatus> {
@@ -19,7 +20,10 @@ pub fn run(arguments: &LtePack) -> anyhow::Result<ExitStatus> {
     let folder = model_folder(&arguments.model)?;
     let checkpoint = Checkpoint::open(&folder)?;
     require_complete(&checkpoint, checkpoint.model())?;
-    let experts = read_experts(&folder)?;
+    let experts = file::read(&folder, checkpoint.model(), Device::Cpu)?;
+    let experts = experts.with_context(|| {
+        format!("{} has no {}: give a folder that `lte train` wrote", folder.display(), file::FILE_NAME)
+    })?;
     let packed = pack::write(&checkpoint, &experts, &arguments.out, &mut |done, all| {
         printer.note(format!("packed layer {done} of {all}"));
     })?;
@@ -38,9 +42,4 @@ fn summary(packed: &Packed) -> String {
         packed.packed_layers,
         bytes(packed.expert_bytes as f64),
     )
-}
-
-/// Grouping and routers beside the weights.
-fn read_experts(folder: &Path) -> anyhow::Result<Experts> {
-    anyhow::bail!("{}: reading lte.safetensors is not built yet", folder.display())
 }

@@ -1,9 +1,10 @@
-//! `shearling lte train`
+//! `shearling lte train`: an ordinary run, with routers.
 
 use crate::cli::arguments::Run;
-use crate::commands::ExitStatus;
+use crate::commands::{self, ExitStatus};
+use crate::config::Stage;
 
-/// Runs it.
-pub fn run(_arguments: &Run) -> anyhow::Result<ExitStatus> {
-    anyhow::bail!("not built yet")
+/// Runs both stages.
+pub fn run(arguments: &Run) -> anyhow::Result<ExitStatus> {
+    commands::run::run(arguments, Stage::Lte)
 }

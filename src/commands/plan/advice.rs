@@ -2,9 +2,12 @@
 
 use super::mix::MixReach;
 use super::rows::DomainRows;
+use crate::cli::table::grouped;
+use crate::commands::init::budget::usual_rates;
 use crate::config::PruneMethod;
 use crate::files::DType;
 use crate::model::ModelConfig;
+use crate::model::count::ParameterCount;
 use crate::native::runtime::precision::has_bf16;
 use crate::train::Outline;
 use crate::train::settling::{ENOUGH_CROSSINGS, crossings};
@@ -23,6 +26,7 @@ pub(super) fn warnings(
     let mut warnings = Vec::new();
     warnings.extend(one_shot(outline));
     warnings.extend(settling(outline));
+    warnings.extend(learning_rate(outline));
     warnings.extend(computing(outline));
     warnings.extend(writing(outline));
     warnings.extend(odd_sizes(small));
@@ -68,6 +72,26 @@ fn settling(outline: &Outline) -> Vec<String> {
         ));
     }
     warnings
+}
+
+/// Whether the weights' learning rate is far from what models of this size are trained with: a slip of the keyboard, mostly.
+fn learning_rate(outline: &Outline) -> Option<String> {
+    let (config, rate) = (&outline.config, outline.config.train.learning_rate);
+    let parameters = ParameterCount::of(&outline.model).total();
+    let [low, high] = usual_rates(parameters as f64);
+    let trains = !config.cuts_at_once() && !config.masks.frozen_weights && rate > 0.0;
+    let (where_to, what) = match rate {
+        rate if rate > high => ("above", "the loss may blow up"),
+        rate if rate < low => ("below", "the model may learn hardly anything"),
+        _ => return None,
+    };
+    trains.then(|| {
+        format!(
+            "train.learning_rate = {} is {where_to} the usual {low:e} to {high:e} of a model with {} parameters: {what}",
+            if rate < 1e-3 { format!("{rate:e}") } else { rate.to_string() },
+            grouped(parameters)
+        )
+    })
 }
 
 /// What the dtype of forward and backward costs where the run would be.

@@ -4,6 +4,9 @@ use crate::train::Outline;
 use serde_json::{Value, json};
 use shearling_domains::MixerKind;
 
+/// So many domains are named.
+const SHOWN: usize = 4;
+
 /// What the mixer may do over a run.
 pub struct MixReach {
     kind: MixerKind,
@@ -38,10 +41,29 @@ impl MixReach {
             1 => "moves once".to_string(),
             updates => format!("moves {updates} times"),
         };
-        let span = |(name, low, high): &(String, f64, f64)| format!("{name} {:.1}–{:.1} %", 100.0 * low, 100.0 * high);
-        let spans = self.domains.iter().map(span).collect::<Vec<_>>().join(", ");
-        let within = if self.updates == 0 { String::new() } else { format!(", at most within {spans}") };
+        let within = if self.updates == 0 { String::new() } else { format!(", at most within {}", self.spans()) };
         Some(format!("mix ({}) {times}{within}\n", self.kind.name()))
+    }
+
+    /// What each domain can come to have: said once where that is alike; of many domains those that can move furthest.
+    fn spans(&self) -> String {
+        let span = |low: f64, high: f64| format!("{:.1}–{:.1} %", 100.0 * low, 100.0 * high);
+        let spans: Vec<String> = self.domains.iter().map(|(_, low, high)| span(*low, *high)).collect();
+        if let [first, others @ ..] = spans.as_slice()
+            && others.len() >= SHOWN
+            && others.iter().all(|other| other == first)
+        {
+            return format!("{first} for each of the {} domains", spans.len());
+        }
+        let named = |at: &usize| format!("{} {}", self.domains[*at].0, spans[*at]);
+        let mut order: Vec<usize> = (0..spans.len()).collect();
+        if order.len() <= SHOWN {
+            return order.iter().map(named).collect::<Vec<_>>().join(", ");
+        }
+        let width = |at: &usize| self.domains[*at].2 - self.domains[*at].1;
+        order.sort_by(|a, b| width(b).total_cmp(&width(a)));
+        let shown = order.iter().take(SHOWN).map(named).collect::<Vec<_>>().join(", ");
+        format!("{shown}, +{} more", order.len() - SHOWN)
     }
 
     /// For `--json`.
@@ -60,5 +82,33 @@ impl MixReach {
                 self.kind.name()
             )
         })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn reach(bounds: &[(f64, f64)]) -> String {
+        let named = |(at, (low, high)): (usize, &(f64, f64))| (format!("d{at}"), *low, *high);
+        let domains = bounds.iter().enumerate().map(named).collect();
+        MixReach { kind: MixerKind::Bounded, updates: 6, capped: false, domains }.line().unwrap()
+    }
+
+    #[test]
+    fn many_domains_are_told_in_one_line() {
+        let alike = reach(&[(0.053, 0.15); 11]);
+        assert_eq!(alike, "mix (bounded) moves 6 times, at most within 5.3–15.0 % for each of the 11 domains\n");
+        let mut bounds = [(0.05, 0.1); 11];
+        (bounds[7], bounds[2]) = ((0.1, 0.5), (0.0, 0.2));
+        let unlike = reach(&bounds);
+        assert!(
+            unlike.contains("within d7 10.0–50.0 %, d2 0.0–20.0 %, ") && unlike.ends_with(", +7 more\n"),
+            "{unlike}"
+        );
+        assert_eq!(
+            reach(&[(0.2, 0.5), (0.5, 0.8)]),
+            "mix (bounded) moves 6 times, at most within d0 20.0–50.0 %, d1 50.0–80.0 %\n"
+        );
     }
 }

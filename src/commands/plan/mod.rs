@@ -14,6 +14,7 @@ use super::ExitStatus;
 use super::run::load;
 use crate::cli::Printer;
 use crate::cli::arguments::Plan;
+use crate::cli::printer::for_stdout;
 use crate::cli::shell::shell_word;
 use crate::commands::speed::named_card;
 use crate::config::{RunConfig, Stage};
@@ -22,7 +23,7 @@ use crate::native::runtime::cards::Card;
 use crate::native::runtime::device::{self, DeviceError};
 use crate::prune::convert::require_complete;
 use crate::train::setup::{Device, other_tokenizer};
-use crate::train::{Findings, Outline, Setup};
+use crate::train::{Absent, Findings, Outline, Setup};
 use anyhow::Context;
 use report::PlanReport;
 use std::path::Path;
@@ -31,6 +32,9 @@ use std::path::Path;
 pub fn run(arguments: &Plan) -> anyhow::Result<ExitStatus> {
     if arguments.need.is_given() {
         return by_need::run(arguments);
+    }
+    if let Some(file) = arguments.model.as_ref().filter(|file| file.extension().is_some_and(|end| end == "toml")) {
+        anyhow::bail!("a run is planned from a configuration: did you mean --config {}?", file.display());
     }
     if let Some(model) = &arguments.model {
         anyhow::bail!(
@@ -56,22 +60,47 @@ pub fn run(arguments: &Plan) -> anyhow::Result<ExitStatus> {
         let note = format!("its shape is what {} will write", file.display());
         outline.findings.not_checked.push(format!("the source, which is not there yet: {note}"));
     }
+    let whole = outline.findings.absent.is_empty();
+    absent(&mut outline.findings, file, for_elsewhere(arguments));
     if source.derived_from.is_empty() {
-        look_at_weights(&mut outline);
+        look_at_weights(&mut outline, whole);
     }
     let report = PlanReport::new(&outline, arguments, card);
-    printer.data(report.text(&outline), || report.json(&outline));
+    printer.data(for_stdout(report.text(&outline)), || report.json(&outline));
     for warning in &report.warnings {
         printer.warn(warning);
     }
     if let (Some(file), true) = (&arguments.config.config, outline.findings.problems.is_empty()) {
         printer.note(format!(
             "next: shearling {} --config {}",
-            outline.stage.name(),
+            outline.stage.command(),
             shell_word(&file.display().to_string())
         ));
     }
     Ok(if outline.findings.problems.is_empty() { ExitStatus::Done } else { ExitStatus::CheckFailed })
+}
+
+/// Whether the plan is for another machine, or for data that is yet to come: the options that say so.
+fn for_elsewhere(arguments: &Plan) -> bool {
+    let rate = arguments.tokens_per_second.is_some() || arguments.tflops.is_some();
+    rate || arguments.card.is_some() || arguments.sequence_length.is_some()
+}
+
+/// What the configuration names and is not there: a problem here, unless a configuration beside it is to write it.
+fn absent(findings: &mut Findings, file: &Path, elsewhere: bool) {
+    for Absent { key, path, unknown, remedy } in std::mem::take(&mut findings.absent) {
+        let shown = path.display();
+        match source::written_later(file, &path) {
+            Some(writer) => {
+                findings.not_checked.push(format!("{unknown}: {} is to write {shown} ({key})", writer.display()));
+            }
+            None if elsewhere => findings.not_checked.push(format!("{unknown}: there is no {shown} ({key})")),
+            None => findings.problems.push(format!(
+                "{key}: there is no {shown}; {remedy}. For a plan without it give {}",
+                if key == "data.path" { "--sequence-length" } else { "--card or --tflops" }
+            )),
+        }
+    }
 }
 
 /// The outline of a configuration, of the stage that it is for.
@@ -97,8 +126,9 @@ fn planned_device(config: &RunConfig, card: Option<&Card>) -> anyhow::Result<Dev
     }
 }
 
-/// Looks at the weights if there are any, and, where nothing else is wrong, asks for all that a run asks for.
-fn look_at_weights(outline: &mut Outline) {
+/// Looks at the weights if there are any, and, where nothing else is wrong and nothing absent, asks for all that a run asks
+/// for.
+fn look_at_weights(outline: &mut Outline, whole: bool) {
     let Some(folder) = outline.config.model.source.clone() else { return };
     if !has_weights(&folder) {
         outline.findings.not_checked.push(format!("weights: there are none in {}", folder.display()));
@@ -111,7 +141,7 @@ fn look_at_weights(outline: &mut Outline) {
         outline.findings.problem(&error);
     }
     let Findings { problems, .. } = &outline.findings;
-    if outline.dataset.is_none() || !problems.is_empty() {
+    if !whole || !problems.is_empty() {
         return other_tokens(outline, &folder);
     }
     match Setup::new(outline.config.clone(), outline.stage, outline.device) {

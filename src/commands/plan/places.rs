@@ -57,7 +57,7 @@ impl Places {
         Places { memory, on_gpu: on(Device::Cuda(0)), own }
     }
 
-    /// `fits in …` for the device of the plan and for every card.
+    /// `fits in …` for the device of the plan; for every card where that is a GPU, else only what a GPU would need.
     pub(super) fn text(&self, device: Device) -> String {
         let mut text = String::new();
         if let Some(own) = &self.own {
@@ -68,7 +68,13 @@ impl Places {
             };
             text.push_str(&format!("{verdict} {}\n", own.name));
         }
-        let needed = gib(self.on_gpu.total_bytes());
+        if !device.is_cuda() {
+            let needed = gib(self.on_gpu.total_bytes());
+            return match text.trim_end() {
+                "" => String::new(),
+                line => format!("{line}; on a GPU it would take {needed:.1} GiB\n"),
+            };
+        }
         let named = |fit: Fit| {
             let cards = CARDS.iter().filter(|card| self.fit(card) == fit);
             let names: Vec<String> =
@@ -79,13 +85,7 @@ impl Places {
                 names => names.join(", "),
             }
         };
-        // Where the run is planned for a GPU its peak is told already.
-        let lead = if device.is_cuda() {
-            "cards:".to_string()
-        } else {
-            format!("on a GPU its peak would be {needed:.1} GiB:")
-        };
-        text.push_str(&format!("{lead} fits in {}", named(Fit::Yes)));
+        text.push_str(&format!("cards: fits in {}", named(Fit::Yes)));
         if CARDS.iter().any(|card| self.fit(card) == Fit::Tight) {
             text.push_str(&format!("; only just in {}", named(Fit::Tight)));
         }

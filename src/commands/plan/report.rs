@@ -39,11 +39,7 @@ pub(super) struct PlanReport {
 /// The time at the rate that this machine multiplies at, where the run would be here.
 fn measured_seconds(outline: &Outline, flops: f64, busy: &mut Option<String>) -> Option<(f64, String)> {
     let place = Place::here().ok().filter(|place| place.device == outline.device)?;
-    let hint = if outline.config.cuts_at_once() {
-        ""
-    } else {
-        " (`shearling bench step --config FILE` times the step itself)"
-    };
+    let hint = if outline.config.cuts_at_once() { "" } else { "; `shearling bench step --config FILE` times steps" };
     let said = format!("{}, measured here{hint}", place.rate_said);
     busy.clone_from(&place.busy);
     Some((flops / place.flops?, said))
@@ -132,7 +128,11 @@ impl PlanReport {
             None => String::new(),
         });
         text.push_str(&match &self.seconds {
-            Some((seconds, said)) => format!("time: about {}, {said}\n", self.cost.time_said(*seconds)),
+            Some((seconds, said)) => {
+                let rate = self.cost.tokens_per_second(*seconds);
+                let rate = rate.map_or(String::new(), |rate| format!(" ({} tokens/s in steps)", grouped(rate as i64)));
+                format!("time: about {}{rate}, {said}\n", self.cost.time_said(*seconds))
+            }
             None => "time: not known here; give --tokens-per-second, --tflops or --card\n".to_string(),
         });
         text.push_str(&match &self.cost.one_shot {
@@ -171,7 +171,7 @@ impl PlanReport {
             train.batch_rows,
             if micro == 1 { "" } else { "es" },
             train.micro_batch(),
-            outline.row_tokens,
+            grouped(outline.row_tokens),
             grouped(self.cost.tokens as i64)
         );
         text.push_str(&match self.cost.eval_flops {

@@ -95,6 +95,11 @@ fn configuration_beside(file: &Path, folder: &Path) -> Option<PathBuf> {
     configurations_beside(file).into_iter().find(writes).map(|path| plain(&path))
 }
 
+/// The configuration beside `file` whose run writes `path`, a model's folder or a file in it.
+pub(super) fn written_later(file: &Path, path: &Path) -> Option<PathBuf> {
+    path.ancestors().take(2).find_map(|folder| configuration_beside(file, folder))
+}
+
 fn missing(folder: &Path) -> String {
     let shown = folder.display();
     if folder.exists() {

@@ -73,7 +73,7 @@ impl View<'_> {
         parts.extend(live.loss.map(|loss| format!("loss {loss:.4}")));
         parts.extend(self.sparsity().map(|sparsity| format!("sparsity {sparsity}")));
         parts.extend(live.evaluation.as_ref().map(|found| format!("validation {}", evaluated(found))));
-        parts.extend(live.tokens_per_second.map(|rate| format!("{} tokens/s", grouped(rate as i64))));
+        parts.extend(live.tokens_per_second.map(|rate| format!("{} tokens/s in steps", grouped(rate as i64))));
         parts.extend(self.left());
         printable(&parts.join("  "))
     }
@@ -136,7 +136,7 @@ impl View<'_> {
     fn speed(&self) -> Option<String> {
         let live = self.live;
         let mut parts = Vec::new();
-        parts.extend(live.tokens_per_second.map(|rate| format!("{} tokens/s", grouped(rate as i64))));
+        parts.extend(live.tokens_per_second.map(|rate| format!("{} tokens/s in steps", grouped(rate as i64))));
         parts.extend(live.seconds_per_step.map(|seconds| format!("{seconds:.2} s per step")));
         parts.extend(live.peak_memory_bytes.map(|peak| format!("peak memory {}", bytes(peak as f64))));
         parts.extend(live.learning_rate.map(|rate| format!("learning rate {rate:.2e}")));

@@ -41,7 +41,7 @@ pub struct Contention {
 
 impl std::fmt::Display for Contention {
     fn fmt(&self, f: &mut std::fmt::Formatter) -> std::fmt::Result {
-        write!(f, "other processes took {:.1} of its {} CPUs", self.others, self.cpus)
+        write!(f, "others took {:.1} of {} CPUs", self.others, self.cpus)
     }
 }
 

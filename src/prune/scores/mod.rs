@@ -7,16 +7,20 @@
 //! activations   size of what the unit computes on calibration rows (Minitron)        forward, one layer in memory
 //! taylor        squared gradient of the loss in the unit's gate (Molchanov et al.)    forward and backward
 //! layer_loss    loss of the model without the layer, layers taken out one by one      forwards; for layers alone
+//! held_out      no score: the loss of the source, which the cut's is told beside      forward, one layer in memory
 //! ```
 //!
 //! Scores of different kinds of unit, and of different rows, are never compared with each other: only their order within
 //! a row counts.
 
 mod activations;
+mod held_out;
 mod layer_loss;
 pub mod magnitude;
 mod taylor;
-pub(in crate::prune) mod walk;
+pub mod walk;
+
+pub use held_out::held_out_loss;
 
 use super::Error;
 use crate::config::{LayerScore, Prune, PruneMethod};

@@ -1,5 +1,5 @@
 //! Runs the calibration rows through the source, one layer of weights in memory at a time, and shows what happens inside:
-//! what scores by activations and the principal basis are measured with.
+//! what scores by activations, the principal basis and grouping by co-activation are measured with.
 
 use super::super::Error;
 use super::{Calibration, Progress, micro_batches, weights};
@@ -9,7 +9,7 @@ use crate::model::{Block, Embedding, ForwardContext, ModelGates};
 use tch::{Device, TchError, Tensor};
 
 /// Is shown every part of the rows in every layer.
-pub(in crate::prune) trait Visitor {
+pub trait Visitor {
     /// Activations inside a layer, of some rows.
     fn inside(&mut self, layer: i64, site: Site, seen: &Tensor) -> Result<(), TchError>;
 
@@ -20,7 +20,7 @@ pub(in crate::prune) trait Visitor {
 }
 
 /// Walks through all layers; the residual streams after the last one, a micro-batch each. `what` is told as progress.
-pub(in crate::prune) fn walk(
+pub fn walk(
     source: &Checkpoint,
     calibration: &Calibration,
     device: Device,

@@ -3,7 +3,7 @@
 use super::{Answer, Verdict, from_eval};
 use crate::inspect::{DomainStory, HeldOutLoss, Later, RunHistory};
 use crate::report::lineage::{RunView, stories};
-use crate::report::number::{Unit, listed, significant};
+use crate::report::number::{Unit, decimals, listed, significant};
 use crate::report::side_files::EvalFile;
 use crate::words::{counted, plural};
 
@@ -13,6 +13,8 @@ const DEGRADED_ERRORS: f64 = 2.0;
 const EVEN: f64 = 0.005;
 /// A proportion that was higher than at both ends by more than this is told.
 const PEAK: f64 = 0.02;
+/// So many domains are named one by one, even where they are all.
+const NAMED: usize = 3;
 /// A domain counts as recovered when so much of the damage is recovered.
 const RECOVERED: f64 = 0.95;
 
@@ -59,10 +61,16 @@ fn verdict(measured: &[&DomainStory]) -> (Verdict, String) {
     }
     let names = |of: &dyn Fn(&DomainStory) -> bool| {
         let names: Vec<&str> = degraded.iter().filter(|story| of(story)).map(|story| story.domain.as_str()).collect();
-        (!names.is_empty()).then(|| listed(&names))
+        (!names.is_empty()).then_some(names)
+    };
+    // Names of so many that they are all are said in two words.
+    let many = |found: &[&str], whole: usize, all: String| match found.len() == whole && whole > NAMED {
+        true => all,
+        false => listed(found),
     };
     let is_back = |story: &DomainStory| story.recovered.is_some_and(|part| part >= RECOVERED);
-    let all = names(&|_| true).unwrap_or_default();
+    let all: Vec<&str> = degraded.iter().map(|story| story.domain.as_str()).collect();
+    let all = many(&all, measured.len(), format!("all {}", counted(measured.len() as u64, "domain")));
     if degraded.iter().all(|story| story.later == Later::Nothing) {
         return (Verdict::Fact, format!("Degraded: {all}. No later evaluation says whether they recovered."));
     }
@@ -71,12 +79,13 @@ fn verdict(measured: &[&DomainStory]) -> (Verdict, String) {
     }
     let parts = [
         ("Recovered", names(&is_back)),
-        ("not yet", names(&|story| story.later == Later::SameRows && !is_back(story))),
+        ("not recovered yet", names(&|story| story.later == Later::SameRows && !is_back(story))),
         ("evaluated on other rows since, so not comparable", names(&|story| story.later == Later::OtherRows)),
         ("not evaluated since", names(&|story| matches!(story.later, Later::NotContinued | Later::Nothing))),
     ];
-    let parts: Vec<String> =
-        parts.into_iter().filter_map(|(what, names)| Some(format!("{what}: {}", names?))).collect();
+    let parts =
+        parts.into_iter().filter_map(|(what, names)| Some((what, many(&names?, degraded.len(), "all of them".into()))));
+    let parts: Vec<String> = parts.map(|(what, names)| format!("{what}: {names}")).collect();
     let said = parts.join("; ");
     // A sentence begins with a capital.
     let said = said.chars().take(1).flat_map(char::to_uppercase).chain(said.chars().skip(1)).collect::<String>();
@@ -93,14 +102,14 @@ fn is_degraded(story: &DomainStory) -> bool {
 }
 
 fn loss(held: Option<HeldOutLoss>) -> String {
-    held.map_or("–".to_string(), |held| Unit::Plain.text(held.loss))
+    held.map_or("–".to_string(), |held| decimals(held.loss, 3))
 }
 
 /// A domain in a sentence; `last` is the run that evaluated last.
 fn story_point(story: &DomainStory, last: &str) -> String {
     let name = &story.domain;
     let Some(damage) = story.damage() else { return unmeasured_point(story, last) };
-    let rows = if story.paired { "" } else { ", unpaired" };
+    let rows = if story.paired { "" } else { " of the two means" };
     // Cut, not rounded: 1.96 is below two.
     let tenths = |errors: f64| (errors * 10.0).trunc() / 10.0;
     let errors =
@@ -229,6 +238,21 @@ mod tests {
         run.steps.step = vec![10, 20, 30];
         run.steps.domains = vec![domain];
         run
+    }
+
+    #[test]
+    fn all_of_many_domains_are_said_in_two_words() {
+        let story = |name: &str, cut: f64, last: f64| {
+            DomainStory::of_one_evaluation(name, (1.0, Some(0.01)), (cut, Some(0.01)), Some((last, Some(0.01))))
+        };
+        let said = |stories: &[DomainStory]| verdict(&stories.iter().collect::<Vec<_>>()).1;
+        let mut stories = ["a", "b", "c", "d", "e"].map(|name| story(name, 2.0, 1.5));
+        assert_eq!(said(&stories), "Degraded: all 5 domains. Not recovered yet: all of them.");
+        stories[1] = story("b", 2.0, 1.0);
+        assert_eq!(said(&stories), "Degraded: all 5 domains. Recovered: b; not recovered yet: a, c, d and e.");
+        stories[2] = story("c", 1.0, 1.0);
+        assert_eq!(said(&stories), "Degraded: a, b, d and e. Recovered: b; not recovered yet: a, d and e.");
+        assert_eq!(said(&stories[..1]), "Degraded: a. Not recovered yet: a.");
     }
 
     #[test]

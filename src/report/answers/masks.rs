@@ -252,6 +252,9 @@ pub(super) fn equivalence(history: &RunHistory) -> Answer {
     Answer::new("equivalence", QUESTION, verdict, answer).with(points)
 }
 
+/// A smaller change of the loss is none.
+const LEAST_CHANGE: f64 = 1e-4;
+
 /// What the dtype of the files costs, in loss and next-token distribution.
 fn rounding_point(check: &WrittenEquivalence) -> Option<String> {
     let (loss, kl) = (check.loss_change?, check.mean_kl?);
@@ -260,7 +263,7 @@ fn rounding_point(check: &WrittenEquivalence) -> Option<String> {
         .map_or(String::new(), |kl| format!(" (the same rounding of the masked model: {})", Unit::Plain.text(kl)));
     Some(format!(
         "storing the weights: changes the loss by {}, KL divergence of the next token {}{source}.",
-        Unit::Plain.text(loss),
+        if loss.abs() < LEAST_CHANGE { format!("less than {LEAST_CHANGE}") } else { format!("{loss:+.4}") },
         Unit::Plain.text(kl)
     ))
 }

@@ -18,6 +18,18 @@ pub struct DataTable {
     pub rows: Vec<Vec<String>>,
 }
 
+impl DataTable {
+    /// The same without columns that tell nothing: whose cells are all empty, or `–`. The first stays.
+    pub fn without_empty_columns(self) -> DataTable {
+        let told =
+            |row: &Vec<String>, column: usize| row.get(column).is_some_and(|cell| !matches!(cell.as_str(), "" | "–"));
+        let kept = |column: &usize| *column == 0 || self.rows.iter().any(|row| told(row, *column));
+        let columns: Vec<usize> = (0..self.header.len()).filter(kept).collect();
+        let cells = |row: &Vec<String>| columns.iter().filter_map(|column| row.get(*column).cloned()).collect();
+        DataTable { header: cells(&self.header), rows: self.rows.iter().map(cells).collect() }
+    }
+}
+
 /// What every figure has.
 #[derive(Clone, Debug)]
 pub struct Caption {

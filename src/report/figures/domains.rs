@@ -4,7 +4,7 @@ use super::{NamedTable, Over, Section, add, domain_names, eval_series, run_dash,
 use crate::inspect::{DomainStory, HeldOutLoss, Later};
 use crate::report::chart::{Axis, Caption, DataTable, Figure, LineSpec, RowChart, RowEntry, RowMark, Series, reach};
 use crate::report::lineage::{RunView, line_name, lines, stories};
-use crate::report::number::Unit;
+use crate::report::number::{Unit, decimals, significant};
 
 pub(super) fn section(runs: &[RunView]) -> Section {
     let mut figures = Vec::new();
@@ -95,7 +95,7 @@ fn shares(stories: &[DomainStory], suffix: &str, name: &str) -> Option<Figure> {
 }
 
 fn table(stories: &[DomainStory], name: &str) -> Option<NamedTable> {
-    let loss = |held: Option<HeldOutLoss>| held.map_or("–".to_string(), |held| Unit::Plain.text(held.loss));
+    let loss = |held: Option<HeldOutLoss>| held.map_or("–".to_string(), |held| decimals(held.loss, 3));
     let share = |value: Option<f64>| Unit::Percent.optional(value);
     let row = |story: &DomainStory| {
         vec![
@@ -103,15 +103,16 @@ fn table(stories: &[DomainStory], name: &str) -> Option<NamedTable> {
             loss(story.source),
             loss(story.cut),
             loss(story.last),
-            story.degradation.map_or("–".into(), |degradation| format!("{degradation:+.1} s.e.")),
+            story.degradation.map_or("–".into(), |degradation| format!("{degradation:+.1} SE")),
             recovered(story),
             format!("{} → {}", share(story.first_proportion), share(story.last_proportion)),
             Unit::Count.optional(story.rows),
-            Unit::Plain.optional(story.epochs),
+            story.epochs.map_or("–".into(), |epochs| significant(epochs, 2)),
         ]
     };
     let header = ["domain", "source", "just cut", "now", "degraded by", "recovered", "proportion", "rows", "epochs"];
     let table = DataTable { header: header.map(String::from).to_vec(), rows: stories.iter().map(row).collect() };
+    let table = table.without_empty_columns();
     (!stories.is_empty()).then(|| NamedTable { title: format!("By domain{name}"), table, folded: false })
 }
 

@@ -203,7 +203,7 @@ pub(super) fn latency(latency: &LatencyFile) -> Section {
         latency.device.as_deref().map(words::device),
         latency.threads.map(|threads| words::counted(threads, "thread")),
         latency.dtype.clone(),
-        latency.memory_bandwidth_bytes_per_second.map(|rate| format!("{}/s memory bandwidth", Unit::Bytes.text(rate))),
+        latency.memory_bandwidth_bytes_per_second.map(|rate| format!("{:.1} GB/s memory bandwidth", rate / 1e9)),
     ];
     let machine = machine.into_iter().flatten().collect::<Vec<_>>().join(", ");
     Section {

@@ -42,7 +42,7 @@ pub(super) fn section(runs: &[RunView]) -> Section {
         .include(&[0.0, 1.0]);
     one_column(&mut figures, runs, spec, |s| &s.clip_scale);
 
-    let about = "Of each step, without evaluations and checkpoints.";
+    let about = "Of each step, all of it (masks and a teacher too), without evaluations and checkpoints.";
     let spec = LineSpec::new(Caption::new("throughput", "Throughput", about), "step", "tokens per second", Unit::Count)
         .include(&[0.0]);
     one_column(&mut figures, runs, spec, |s| &s.tokens_per_second);

@@ -12,7 +12,7 @@ record! {
         /// How long it took; runs of earlier versions do not say.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub seconds: Option<f64>,
-        /// `plain`, `expected` or `target`.
+        /// `plain`, `expected` or `target`; of `lte train` `experts` or `soft`.
         pub gates: Option<String>,
         /// Mean over the domains.
         pub mean_loss: Option<f64>,
@@ -27,8 +27,29 @@ record! {
         pub row_sparsity: Named<Vec<Option<f64>>>,
         /// State of the masks; `prune` only.
         pub masks: Option<MaskState>,
+        /// Which experts ran; `lte train` only.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub experts: Option<ExpertState>,
         /// Mask file written with it, relative to the run folder.
         pub snapshot: Option<String>,
+    }
+
+    /// Which experts ran in an evaluation: shares of intermediate units, means over tokens and layers.
+    pub struct ExpertState {
+        /// Share that ran.
+        pub density: Option<f64>,
+        /// By layer with a router, in order.
+        pub layers: Named<Option<f64>>,
+        /// By domain.
+        pub domains: Named<Option<f64>>,
+        /// Share of scores within 0.1 of the threshold.
+        pub near_threshold: Option<f64>,
+        /// Share of experts that ran for more than 99 % of the tokens.
+        pub always_on: Option<f64>,
+        /// Share of experts that ran for less than 1 %.
+        pub always_off: Option<f64>,
+        /// Share that 2, 4, 8 rows needed together, by the number of rows.
+        pub unions: Named<Option<f64>>,
     }
 
     /// A domain in an evaluation.

@@ -14,11 +14,11 @@ mod lenient;
 mod masks;
 mod step;
 
-pub use eval::{DomainEval, Eval};
+pub use eval::{DomainEval, Eval, ExpertState};
 pub use events::{Comparison, Divergence, Effect, Exhausted, Mixed, Reason, Rounding, Saved, Skipped, Start, Written};
 pub use lenient::{Items, Named};
 pub use masks::{MaskState, ModuleMasks, Unit, Units};
-pub use step::{Constraint, DomainStep, GradientNorm, LearningRate, Sparsity, Step, StepLoss};
+pub use step::{Constraint, DomainStep, GradientNorm, LearningRate, Routers, Sparsity, Step, StepLoss};
 
 use serde_json::{Map, Value, json};
 use std::time::{SystemTime, UNIX_EPOCH};

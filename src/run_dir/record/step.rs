@@ -36,6 +36,22 @@ record! {
         /// Overall; `prune` only.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub sparsity: Option<Sparsity>,
+        /// `lte train` only.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub routers: Option<Routers>,
+    }
+
+    /// What routers did in a step, means over tokens and layers.
+    pub struct Routers {
+        /// Share of intermediate units that ran.
+        pub density: Option<f64>,
+        /// The share asked for at this step; not under the paper's penalties.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub target: Option<f64>,
+        /// Share of scores within 0.1 of the threshold.
+        pub near_threshold: Option<f64>,
+        /// 1 while routers train, 2 when they are frozen.
+        pub stage: Option<u64>,
     }
 
     /// Losses of a step, nats.
@@ -79,6 +95,9 @@ record! {
         /// Of the multipliers; `prune` only.
         #[serde(skip_serializing_if = "Option::is_none")]
         pub multipliers: Option<f64>,
+        /// Of the routers; `lte train` only, 0 when they are frozen.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub routers: Option<f64>,
     }
 
     /// Norms of gradients by group.
@@ -91,6 +110,9 @@ record! {
         pub masks: Option<f64>,
         /// Of the multipliers.
         pub multipliers: Option<f64>,
+        /// Of the routers; `lte train` only.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub routers: Option<f64>,
     }
 
     /// The constraint of a mask module.

@@ -90,7 +90,7 @@ fn fields(prefix: &str) -> BTreeSet<String> {
     const MINIMAL: &str = "[run]\ndirectory = 'a'\n[model]\nsource = 'm'\n[data]\npath = 'd'\n\
                            [train]\nsteps = 1\nbatch_rows = 1\nlearning_rate = 1.0\n";
     let error = parse(MINIMAL, "advice", &[format!("{prefix}no_such_key=1")]).unwrap_err().to_string();
-    let names = error.split("no_such_key`, expected").nth(1).unwrap_or_else(|| panic!("{prefix}: {error}"));
+    let names = error.split("no_such_key`; ").nth(1).unwrap_or_else(|| panic!("{prefix}: {error}"));
     let line = names.lines().next().unwrap();
     line.split('`').skip(1).step_by(2).map(String::from).collect()
 }

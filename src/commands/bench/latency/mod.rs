@@ -58,8 +58,7 @@ pub(in crate::commands) fn measure(arguments: &BenchLatency, printer: &Printer) 
     let measured = rounds::run(&mut contestants, &bandwidth, lengths, arguments.rounds.get(), printer)?;
     let busy = watch.contention(threads::count()).filter(|_| !device.is_cuda());
     if let Some(busy) = &busy {
-        printer
-            .warn(format!("this machine was busy: {busy}; do not trust these speeds, measure again when it is quiet"));
+        printer.warn(format!("busy machine: {busy}, so these speeds may be too low"));
     }
     Ok(LatencyReport::new(contestants, measured, lengths, kind, device, busy))
 }

@@ -80,30 +80,31 @@ impl LatencyReport {
     }
 
     pub(super) fn text(&self) -> String {
-        let head =
-            ["model", "parameters", "weights", "prefill tok/s", "decode tok/s", "spread", "ms/token", "roofline"];
-        let mut table =
-            Table::new(head.into_iter().chain(["of roofline", "memory", "× prefill", "× decode"]).map(String::from));
+        let mut speeds = Table::new(["model", "prefill tok/s", "×", "decode tok/s", "×", "spread", "ms/token"]);
+        let mut sizes = Table::new(["model", "parameters", "weights", "peak memory", "roofline tok/s", "reached"]);
         for row in &self.rows {
             let rate = 1.0 / row.step.median;
             let roofline = self.roofline(row);
-            table.row([
+            speeds.row([
+                row.name.clone(),
+                grouped((self.lengths.prompt as f64 / row.prefill.median) as i64),
+                format!("{:.2}", row.prefill_ratio.median),
+                format!("{rate:.1}"),
+                format!("{:.2}", row.step_ratio.median),
+                format!("{:.1}–{:.1}", 1.0 / row.step.high, 1.0 / row.step.low),
+                format!("{:.2}", 1e3 * row.step.median),
+            ]);
+            sizes.row([
                 row.name.clone(),
                 grouped(row.parameters),
                 bytes(row.weight_bytes as f64),
-                grouped((self.lengths.prompt as f64 / row.prefill.median) as i64),
-                format!("{rate:.1}"),
-                format!("{:.1}–{:.1}", 1.0 / row.step.high, 1.0 / row.step.low),
-                format!("{:.2}", 1e3 * row.step.median),
+                row.peak_memory_bytes.map_or("–".to_string(), |peak| bytes(peak as f64)),
                 format!("{roofline:.1}"),
                 format!("{:.0} %", 100.0 * rate / roofline),
-                row.peak_memory_bytes.map_or("–".to_string(), |peak| bytes(peak as f64)),
-                format!("{:.2}", row.prefill_ratio.median),
-                format!("{:.2}", row.step_ratio.median),
             ]);
         }
         format!(
-            "{table}\nprefill of {} tokens, decoding of {}, batch size 1; {}, {}; memory bandwidth {:.1} GB/s ({:.1}–{:.1})\n",
+            "{speeds}\n{sizes}\n×: times as fast as the first model\nprefill of {} tokens, decoding of {}, batch size 1; {}, {}; memory bandwidth {:.1} GB/s ({:.1}–{:.1})\n",
             grouped(self.lengths.prompt),
             grouped(self.lengths.new),
             place(self.kind, self.device),

@@ -42,7 +42,7 @@ fn measured() -> Option<Rate> {
     let bytes_per_second = readings.into_iter().fold(0.0, f64::max);
     let place = if device.is_cuda() { "the GPU" } else { "the CPU" };
     let busy = watch.contention(threads::count()).filter(|_| !device.is_cuda());
-    let busy = busy.map_or(String::new(), |busy| format!(" while {busy}, so not to be trusted"));
+    let busy = busy.map_or(String::new(), |busy| format!(" while {busy}"));
     (bytes_per_second > 0.0)
         .then(|| Rate { bytes_per_second, said: format!("of {place} of this machine, measured{busy}") })
 }

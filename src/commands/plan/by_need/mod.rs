@@ -15,6 +15,7 @@ mod training;
 
 use crate::cli::Printer;
 use crate::cli::arguments::Plan;
+use crate::cli::printer::for_stdout;
 use crate::commands::ExitStatus;
 use crate::commands::shapes::{Need, Proposal, Serving, propose};
 use crate::commands::speed::named_card;
@@ -69,7 +70,7 @@ pub(super) fn run(arguments: &Plan) -> anyhow::Result<ExitStatus> {
         trials,
         tried_tokens: arguments.serving.rank_tokens,
     };
-    printer.data(proposed.text(), || proposed.json());
+    printer.data(for_stdout(proposed.text()), || proposed.json());
     Ok(ExitStatus::Done)
 }
 

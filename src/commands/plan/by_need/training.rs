@@ -1,6 +1,7 @@
 //! What pruning the source and continuing a shape take in GPU memory: as the configuration says, or with the least that is
 //! usual where there is none.
 
+use crate::cli::table::grouped;
 use crate::config::{self, RunConfig};
 use crate::hf::ModelConfig;
 use crate::native::runtime::cards::{CARDS, Card};
@@ -66,7 +67,7 @@ impl Training {
         let rows = self.config.train.micro_batch();
         let rows = if rows == 1 { "one row".to_string() } else { format!("{rows} rows") };
         let how = if self.assumed { "bf16, blocks computed again" } else { "as the configuration says" };
-        format!("on a GPU, {how}, {rows} of {} tokens per forward", self.row_tokens)
+        format!("on a GPU, {how}, {rows} of {} tokens per forward", grouped(self.row_tokens))
     }
 }
 

@@ -1,0 +1,34 @@
+//! Losses of a model with routers on held-out rows, and which experts ran for them.
+
+use super::meter::Meter;
+use crate::eval::{EvalRows, RowLosses, row_losses};
+use crate::model::{Decoder, ForwardContext, ModelGates};
+use tch::TchError;
+
+/// As [`row_losses`], of a model whose routers decide; `meter` counts what they did.
+///
+/// # Errors
+/// libtorch's.
+pub fn routed_row_losses(
+    model: &Decoder,
+    context: &ForwardContext,
+    domains: &[EvalRows],
+    micro_batch: usize,
+    meter: &mut Meter,
+    progress: &mut dyn FnMut(&str, usize, usize),
+) -> Result<Vec<RowLosses>, TchError> {
+    let mut failed = None;
+    // Whose rows the forward before was about.
+    let mut last: Option<String> = None;
+    let mut count = |next: Option<&str>| {
+        let counted = last.as_deref().map_or(Ok(()), |domain| meter.add(domain, &model.take_router_logits()));
+        failed = failed.take().or(counted.err());
+        last = next.map(String::from);
+    };
+    let found = row_losses(model, context, &ModelGates::none(), domains, micro_batch, &mut |domain, done, of| {
+        count(Some(domain));
+        progress(domain, done, of);
+    })?;
+    count(None);
+    failed.map_or(Ok(found), Err)
+}
