@@ -20,6 +20,10 @@ use tch::Tensor;
 
 /// Elements converted and copied at a time.
 const PIECE: i64 = 1 << 22;
+/// What the data begins at a multiple of, in bytes: of the widest numbers.
+const HEADER_ALIGNMENT: usize = 8;
+/// Of a cache line.
+const LINE_ALIGNMENT: usize = 64;
 
 /// One tensor of the file to come.
 #[derive(Debug, Clone)]
@@ -51,14 +55,40 @@ pub(crate) struct SafetensorsStream {
 impl SafetensorsStream {
     /// Writes the header into an empty file; `path` is for messages.
     pub(crate) fn begin(
-        mut file: File,
+        file: File,
         path: &Path,
         slots: Vec<Slot>,
         metadata: &BTreeMap<String, String>,
     ) -> Result<Self> {
-        let offsets = lay_out(&slots, path)?;
+        let mut order: Vec<usize> = (0..slots.len()).collect();
+        order.sort_by_key(|slot| std::cmp::Reverse(slots[*slot].dtype.bitsize()));
+        Self::begin_with(file, path, slots, &order, HEADER_ALIGNMENT, metadata)
+    }
+
+    /// The same with the tensors in the order of `slots` and the first of them at a multiple of 64 bytes, for a file that is
+    /// mapped and computed with in place. A tensor after ones of such multiples is at one too.
+    pub(crate) fn begin_in_order(
+        file: File,
+        path: &Path,
+        slots: Vec<Slot>,
+        metadata: &BTreeMap<String, String>,
+    ) -> Result<Self> {
+        let order: Vec<usize> = (0..slots.len()).collect();
+        Self::begin_with(file, path, slots, &order, LINE_ALIGNMENT, metadata)
+    }
+
+    fn begin_with(
+        mut file: File,
+        path: &Path,
+        slots: Vec<Slot>,
+        order: &[usize],
+        alignment: usize,
+        metadata: &BTreeMap<String, String>,
+    ) -> Result<Self> {
+        let offsets = lay_out(&slots, order, path)?;
         let mut header = header_json(&slots, &offsets, metadata).into_bytes();
-        header.resize(header.len().next_multiple_of(8), b' ');
+        // The length before it has 8 bytes.
+        header.resize((8 + header.len()).next_multiple_of(alignment) - 8, b' ');
         let write = |file: &mut File| {
             file.write_all(&(header.len() as u64).to_le_bytes())?;
             file.write_all(&header)
@@ -172,13 +202,11 @@ impl TensorRegion<'_> {
     }
 }
 
-/// Start and end of each slot in the data part.
-fn lay_out(slots: &[Slot], path: &Path) -> Result<Vec<(u64, u64)>> {
-    let mut order: Vec<usize> = (0..slots.len()).collect();
-    order.sort_by_key(|slot| std::cmp::Reverse(slots[*slot].dtype.bitsize()));
+/// Start and end of each slot in the data part, one after the other in `order`.
+fn lay_out(slots: &[Slot], order: &[usize], path: &Path) -> Result<Vec<(u64, u64)>> {
     let mut offsets = vec![(0, 0); slots.len()];
     let mut end = 0u64;
-    for index in order {
+    for &index in order {
         let start = end;
         let after = slots[index].bytes().and_then(|bytes| start.checked_add(bytes));
         let impossible = || format!("impossible shape {:?}", slots[index].shape);

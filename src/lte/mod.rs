@@ -16,6 +16,7 @@ pub mod folder;
 pub mod grouping;
 pub mod install;
 pub mod meter;
+pub mod pack;
 pub mod permute;
 pub mod warm_start;
 

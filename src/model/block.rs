@@ -7,15 +7,18 @@ use super::attention::Attention;
 use super::context::LayerContext;
 use super::feed_forward::FeedForward;
 use super::layer_weights::LayerWeights;
+use super::packed_feed_forward::{FeedForwardHalf, PackedFeedForward};
+use super::parameters::Role;
 use super::probe::Probe;
 use crate::native::ops::recompute::recompute;
+use crate::native::ops::sparse_feed_forward::PackedExperts;
 use tch::{TchError, Tensor};
 
 /// Attention and feed-forward of a layer.
 #[derive(Debug)]
 pub struct Block {
     pub(super) attention: Attention,
-    pub(super) feed_forward: FeedForward,
+    pub(super) feed_forward: FeedForwardHalf,
 }
 
 /// What a layer keeps for its backward.
@@ -34,8 +37,26 @@ impl Block {
         layer: i64,
         weight: &mut dyn FnMut(&str) -> Result<Tensor, E>,
     ) -> Result<Block, E> {
+        Block::build_packed(model, layer, None, weight)
+    }
+
+    /// As [`Block::build`], with `packed` in place of the feed-forward's matrices, where it is given.
+    pub(super) fn build_packed<E>(
+        model: &ModelConfig,
+        layer: i64,
+        packed: Option<PackedExperts>,
+        weight: &mut dyn FnMut(&str) -> Result<Tensor, E>,
+    ) -> Result<Block, E> {
         let mut weights = LayerWeights::new(model, layer, weight);
-        Ok(Block { attention: Attention::build(&mut weights)?, feed_forward: FeedForward::build(&mut weights)? })
+        let attention = Attention::build(&mut weights)?;
+        let feed_forward = match packed {
+            None => FeedForwardHalf::Plain(FeedForward::build(&mut weights)?),
+            Some(experts) => {
+                let norm = weights.get(Role::FeedForwardNorm)?;
+                FeedForwardHalf::Packed(PackedFeedForward { norm, experts, eps: model.rms_norm_eps })
+            }
+        };
+        Ok(Block { attention, feed_forward })
     }
 
     /// The residual stream `x [B, T, D]` after this layer.

@@ -15,6 +15,7 @@ use super::loss::{self, BatchLosses, Blend, TeacherHead};
 use super::norm::rms_norm;
 use super::parameters::Role;
 use crate::native::ops::embedding::embedding;
+use crate::native::ops::sparse_feed_forward::PackedExperts;
 use tch::{TchError, Tensor};
 
 /// The way in: token embedding.
@@ -116,8 +117,19 @@ pub struct Decoder {
 impl Decoder {
     /// Takes all weights from `weight` by Hugging Face name.
     pub fn build<E>(model: &ModelConfig, weight: &mut dyn FnMut(&str) -> Result<Tensor, E>) -> Result<Decoder, E> {
+        Decoder::build_packed(model, &mut |_| Ok(None), weight)
+    }
+
+    /// As [`Decoder::build`], with the packed feed-forward that `packed` gives for a layer in place of its matrices. Such a
+    /// model decodes and has no gradients.
+    pub fn build_packed<E>(
+        model: &ModelConfig,
+        packed: &mut dyn FnMut(i64) -> Result<Option<PackedExperts>, E>,
+        weight: &mut dyn FnMut(&str) -> Result<Tensor, E>,
+    ) -> Result<Decoder, E> {
         let embedding = Embedding::build(model, weight)?;
-        let blocks = (0..model.num_hidden_layers).map(|layer| Block::build(model, layer, weight));
+        let blocks =
+            (0..model.num_hidden_layers).map(|layer| Block::build_packed(model, layer, packed(layer)?, weight));
         let blocks = blocks.collect::<Result<_, E>>()?;
         let head = Head::build(model, Some(&embedding), weight)?;
         Ok(Decoder { model: model.clone(), embedding, blocks, head, recompute_every: 0 })

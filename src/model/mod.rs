@@ -13,6 +13,7 @@
 //! decode       new tokens after those in a cache: prefill and step, no masks, no gradients
 //! cache        keys and values of the tokens so far
 //! gates        the masks' gates in the form in which the layers use them
+//! packed_feed_forward  a feed-forward that decodes with the experts a router chooses, and the choice between the two
 //! router       which experts of a feed-forward run for a token
 //! probe        activations inside a layer, shown while it runs
 //! loss         next-token cross entropy per token and per row, a few rows of logits at a time
@@ -33,6 +34,7 @@ mod layer_weights;
 pub mod linear;
 pub mod loss;
 pub mod norm;
+pub mod packed_feed_forward;
 pub mod parameters;
 pub mod probe;
 pub mod rope;
@@ -45,4 +47,5 @@ pub use cache::{DecodeError, KvCache};
 pub use context::ForwardContext;
 pub use decoder::{Decoder, Embedding, Head};
 pub use gates::ModelGates;
+pub use packed_feed_forward::PackedFeedForward;
 pub use parameters::{Parameter, Role};

@@ -6,16 +6,18 @@ use super::{Decoder, ForwardContext, ModelGates};
 use tch::{TchError, Tensor};
 
 impl Decoder {
-    /// Gives layer `layer` a router, or makes it dense again.
+    /// Gives layer `layer` a router, or makes it dense again. A packed layer keeps the one that it has.
     pub fn route(&mut self, layer: usize, routed: Option<Routed>) {
         if let Some(block) = self.blocks.get_mut(layer) {
-            block.feed_forward.routed = routed;
+            if let Some(half) = block.feed_forward.plain_mut() {
+                half.routed = routed;
+            }
         }
     }
 
     /// Sets how all routers act from here on, and what their scores cost.
     pub fn set_routers(&mut self, forward: RouterForward, penalty: Option<Penalty>) {
-        for routed in self.blocks.iter_mut().filter_map(|block| block.feed_forward.routed.as_mut()) {
+        for routed in self.blocks.iter_mut().filter_map(|block| block.feed_forward.plain_mut()?.routed.as_mut()) {
             (routed.forward, routed.penalty) = (forward, penalty);
         }
     }
@@ -23,21 +25,24 @@ impl Decoder {
     /// The logits that the last forward left `[B, T, N]`, with their layers; they are gone then.
     pub fn take_router_logits(&self) -> Vec<(usize, Tensor)> {
         let layers = self.blocks.iter().enumerate();
-        layers.filter_map(|(layer, block)| Some((layer, block.feed_forward.routed.as_ref()?.trace.take()?))).collect()
+        layers
+            .filter_map(|(layer, block)| Some((layer, block.feed_forward.plain()?.routed.as_ref()?.trace.take()?)))
+            .collect()
     }
 
     /// Whether any layer has a router.
     pub fn is_routed(&self) -> bool {
-        self.blocks.iter().any(|block| block.feed_forward.routed.is_some())
+        self.blocks.iter().any(|block| block.feed_forward.plain().is_some_and(|half| half.routed.is_some()))
     }
 
     /// Weight `[D, F]` of the down projection of layer `layer`.
     ///
     /// # Errors
-    /// The model has no such layer.
+    /// The model has no such layer, or it is packed.
     pub fn down_projection(&self, layer: usize) -> Result<&Tensor, TchError> {
         let block = self.blocks.get(layer).ok_or_else(|| TchError::Shape(format!("there is no layer {layer}")))?;
-        Ok(&block.feed_forward.down.weight)
+        let half = block.feed_forward.plain();
+        Ok(&half.ok_or_else(|| TchError::Shape(format!("layer {layer} is packed")))?.down.weight)
     }
 
     /// Runs `input_ids [B, T]` through all layers, showing `probe` what happens inside each.

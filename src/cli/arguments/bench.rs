@@ -22,6 +22,13 @@ pub enum Bench {
     /// activations), without what loading takes for a moment.
     #[command(after_long_help = examples::BENCH_LATENCY)]
     Latency(BenchLatency),
+    /// Decoding with experts that are skipped (LTE): the feed-forward of a shape at several densities beside the dense one,
+    /// or whole models (--whole).
+    ///
+    /// Weights, routers and inputs are random; which experts run is drawn anew by every layer and step. The weights are far
+    /// larger than the caches, in huge pages on both sides. Dense and sparse take turns, and each is held against the
+    /// time that reading its bytes takes. One thread is timed by its own CPU time, several by the clock.
+    Experts(BenchExperts),
     /// Check the fast kernels of a device against plain operators in fp64 on the CPU; exit code 1 on a difference.
     ///
     /// Also compares three pruning steps, and decoding with a cache, with the same on the CPU.
@@ -116,6 +123,37 @@ pub struct BenchLatency {
     /// One JSON object instead of a table.
     #[arg(long)]
     pub json: bool,
+}
+
+/// `bench experts`
+#[derive(Debug, Args)]
+pub struct BenchExperts {
+    /// Shape: tiny, small, base, 1.3b, 2.7b or 7b.
+    #[arg(long, value_name = "NAME", default_value = "7b")]
+    pub shape: String,
+    /// Shares of the experts that run.
+    #[arg(long, value_name = "SHARES", value_delimiter = ',', default_value = "1,0.5,0.3,0.2,0.1", value_parser = share)]
+    pub density: Vec<f64>,
+    /// Decode with whole models of the shape, first the dense one, then, in its place, the sparse one.
+    #[arg(long)]
+    pub whole: bool,
+    /// Rounds over the layers, or with --whole tokens at each density.
+    #[arg(long, value_name = "N", default_value = "8")]
+    pub rounds: NonZeroUsize,
+    /// dtype of weights and computation.
+    #[arg(long, default_value = "bf16")]
+    pub dtype: DtypeArgument,
+    /// How many threads.
+    #[command(flatten)]
+    pub threads: ThreadsArgument,
+    /// One JSON object instead of a table.
+    #[arg(long)]
+    pub json: bool,
+}
+
+fn share(text: &str) -> Result<f64, String> {
+    let share = text.parse::<f64>().ok().filter(|share| (0.0..=1.0).contains(share));
+    share.ok_or_else(|| "expected a number from 0 to 1".to_string())
 }
 
 /// On or off.

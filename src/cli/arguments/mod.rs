@@ -12,7 +12,7 @@ mod quantities;
 mod report;
 mod watch;
 
-pub use bench::{Bench, BenchCheck, BenchLatency, BenchStep, Switch};
+pub use bench::{Bench, BenchCheck, BenchExperts, BenchLatency, BenchStep, Switch};
 pub use eval::{Eval, TaskArgument};
 pub use generate::Generate;
 pub use init::{Init, Masks};
@@ -162,6 +162,7 @@ impl Command {
             Command::Generate(arguments) => &arguments.threads,
             Command::Bench(Bench::Step(arguments)) => &arguments.threads,
             Command::Bench(Bench::Latency(arguments)) => &arguments.threads,
+            Command::Bench(Bench::Experts(arguments)) => &arguments.threads,
             Command::Bench(Bench::Check(arguments)) => &arguments.threads,
             Command::Demo(arguments) => &arguments.threads,
             // The others compute nothing; `data prepare --threads` is about other threads than libtorch's.

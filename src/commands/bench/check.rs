@@ -9,6 +9,7 @@ use crate::cli::table::Table;
 use crate::commands::ExitStatus;
 use crate::commands::place::dtype_name;
 use crate::model::{Decoder, ForwardContext, KvCache, ModelGates};
+use crate::native::ops::sparse_feed_forward::{PackedExperts, sparse_feed_forward, sparse_feed_forward_reference};
 use crate::native::ops::{
     attention, autograd, cross_entropy, distillation, embedding, projection, recompute, rms_norm, rope, swiglu,
 };
@@ -33,6 +34,8 @@ pub(super) fn run(arguments: &BenchCheck) -> anyhow::Result<ExitStatus> {
             let error = case.compare(kind, device)?;
             results.push(Compared { name: format!("{} {}", case.name, dtype_name(kind)), error, tolerance });
         }
+        let name = format!("sparse_feed_forward {}", dtype_name(kind));
+        results.push(Compared { name, error: experts_error(kind, device)?, tolerance });
     }
     results.push(Compared { name: "gate noise".to_string(), error: noise_error(device)?, tolerance: 0.0 });
     results.push(Compared { name: "three steps of pruning fp32".into(), error: steps_error(device)?, tolerance: 1e-3 });
@@ -198,6 +201,34 @@ fn cases() -> Result<Vec<Case>, TchError> {
             Ok(vec![attention::causal_attention(&x[0], &x[1], &x[2], None)?])
         })?,
     ])
+}
+
+/// Largest relative difference of packed experts, which have no gradient, between plain operators in fp64 on the CPU and
+/// `kind` on `device`: of one token and of several.
+fn experts_error(kind: Kind, device: Device) -> Result<f64, TchError> {
+    tch::manual_seed(2);
+    let random = |shape: &[i64]| Tensor::f_randn(shape, (Kind::Float, Device::Cpu))?.f_to_kind(kind);
+    let (experts, router, bias) = (random(&[9, 96, 67])?, random(&[9, 67])?, random(&[9])?);
+    let weights = |kind: Kind, vectors: Kind, device: Device| {
+        Ok::<_, TchError>(PackedExperts {
+            experts: experts.f_to_device(device)?.f_to_kind(kind)?,
+            router: Some(router.f_to_device(device)?.f_to_kind(kind)?),
+            router_bias: Some(bias.f_to_device(device)?.f_to_kind(vectors)?),
+            gate_bias: None,
+            up_bias: None,
+            down_bias: None,
+        })
+    };
+    let (exact, fast) = (weights(Kind::Double, Kind::Double, Device::Cpu)?, weights(kind, Kind::Float, device)?);
+    let mut worst: f64 = 0.0;
+    for tokens in [1, 37] {
+        let (x, residual) = (random(&[1, tokens, 67])?, random(&[1, tokens, 67])?);
+        let [wide, stream] = [&x, &residual].map(|tensor| tensor.f_to_kind(Kind::Double));
+        let expected = sparse_feed_forward_reference(&wide?, &stream?, &exact)?;
+        let found = sparse_feed_forward(&x.f_to_device(device)?, &residual.f_to_device(device)?, &fast)?;
+        worst = larger(worst, relative(&expected, &found.f_to_device(Device::Cpu)?)?);
+    }
+    Ok(worst)
 }
 
 /// Largest difference of the uniform noise of a key: the same bits on every device.

@@ -2,6 +2,7 @@
 //! ones do.
 
 mod check;
+mod experts;
 pub(super) mod latency;
 mod peak;
 mod shapes;
@@ -16,6 +17,7 @@ pub fn run(arguments: &Bench) -> anyhow::Result<ExitStatus> {
     match arguments {
         Bench::Step(arguments) => step::run(arguments),
         Bench::Latency(arguments) => latency::run(arguments),
+        Bench::Experts(arguments) => experts::run(arguments),
         Bench::Check(arguments) => check::run(arguments),
     }
 }

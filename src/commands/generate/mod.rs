@@ -4,17 +4,17 @@ mod prompts;
 mod settings;
 
 use super::ExitStatus;
+use super::decoder_folder::DecoderFolder;
 use super::model_folder::model_folder;
 use super::place::{dtype_name, place};
 use crate::cli::Printer;
 use crate::cli::arguments::Generate;
 use crate::cli::table::grouped;
 use crate::generate::{Generated, Request, StopReason, generate};
-use crate::hf::{Checkpoint, GenerationConfig, Tokenizer};
+use crate::hf::{GenerationConfig, Tokenizer};
 use crate::model::Decoder;
 use crate::model::count::ParameterCount;
 use crate::native::runtime::device;
-use crate::prune::convert::require_complete;
 use crate::train::setup::kind;
 use anyhow::Context;
 use prompts::Prompts;
@@ -52,21 +52,20 @@ impl<'a> Speaker<'a> {
     fn open(arguments: &'a Generate, printer: &Printer) -> anyhow::Result<Speaker<'a>> {
         let folder = model_folder(&arguments.model)?;
         let device = device::parse(&arguments.device)?;
-        let checkpoint = Checkpoint::open(&folder)?;
-        let model = checkpoint.model();
-        require_complete(&checkpoint, model)?;
+        let opened = DecoderFolder::open(&folder)?;
+        let model = opened.model();
         let tokenizer = Tokenizer::open(&folder)?;
         let settings = Settings::new(arguments, GenerationConfig::read(&folder)?.as_ref());
         settings.sampling.validate()?;
-        let kind = compute_kind(arguments.dtype.map(|dtype| kind(dtype.into())), model.dtype, device);
+        let kind = compute_kind(arguments.dtype.map(|dtype| kind(dtype.into())), opened.dtype(), device);
         let parameters = grouped(ParameterCount::of(model).total());
         printer.note(format!("{}: {parameters} parameters, {}", folder.display(), place(kind, device)));
-        settings.notes.iter().for_each(|note| printer.note(note));
+        opened.note().iter().chain(&settings.notes).for_each(|note| printer.note(note));
         printer.note(settings.describe(arguments.seed));
         if tokenizer.eos_ids().is_empty() {
             printer.warn("no file of the folder names an EOS token: the text stops at --max-tokens only");
         }
-        let decoder = Decoder::build(model, &mut |name| checkpoint.finite_tensor(name, kind, device))?;
+        let decoder = opened.decoder(kind, device)?;
         let end_ids = tokenizer.eos_ids().to_vec();
         Ok(Speaker { arguments, folder, tokenizer, decoder, end_ids, settings, kind, device })
     }

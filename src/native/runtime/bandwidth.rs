@@ -3,6 +3,7 @@
 //! A buffer far larger than the caches is read from one end to the other by the threads that all other operators use,
 //! and summed up as integers: the sum costs nothing beside the reading.
 
+use super::memory::prefer_huge_pages;
 use crate::native::shim::{self, CError, CTensor};
 use std::ffi::c_int;
 use std::time::Instant;
@@ -26,6 +27,19 @@ impl Bandwidth {
     /// Makes the buffer: 1 GiB in the memory of a CPU, 4 GiB on a GPU.
     pub fn new(device: Device) -> Result<Bandwidth, TchError> {
         Bandwidth::with_bytes(device, if device.is_cuda() { GPU_BYTES } else { CPU_BYTES })
+    }
+
+    /// The same on a CPU in huge pages, where the system has them: what weights in such pages are held against.
+    pub fn in_huge_pages() -> Result<Bandwidth, TchError> {
+        let mut buffer = Tensor::f_empty([CPU_BYTES / 4], (Kind::Float, Device::Cpu))?;
+        prefer_huge_pages(&buffer);
+        let _ = buffer.f_fill_(1.0)?;
+        Ok(Bandwidth { buffer })
+    }
+
+    /// Bytes of the buffer.
+    pub fn bytes(&self) -> usize {
+        self.buffer.numel() * self.buffer.kind().elt_size_in_bytes()
     }
 
     fn with_bytes(device: Device, bytes: i64) -> Result<Bandwidth, TchError> {

@@ -6,6 +6,7 @@ pub mod cards;
 pub mod contention;
 pub mod cuda;
 pub mod device;
+pub mod mapped_tensor;
 pub mod memory;
 pub mod precision;
 pub mod threads;

@@ -3,15 +3,15 @@
 use super::timed_decode::{Lengths, timed_decode};
 use crate::cli::arguments::BenchLatency;
 use crate::commands::bench::shapes::{NamedShape, SHAPES, VOCAB_SIZE};
+use crate::commands::decoder_folder::DecoderFolder;
 use crate::commands::model_folder::model_folder;
 use crate::config::RandomModel;
 use crate::files::DType;
-use crate::hf::{Checkpoint, ModelConfig, NewLlama, RawConfig};
+use crate::hf::{ModelConfig, NewLlama, RawConfig};
 use crate::model::count::{ParameterCount, cache_bytes, decoding_weight_bytes};
 use crate::model::parameters::parameters;
 use crate::model::{Decoder, KvCache};
 use crate::native::runtime::{allocator, memory};
-use crate::prune::convert::require_complete;
 use anyhow::Context;
 use std::path::{Path, PathBuf};
 use tch::{Device, Kind, TchError, Tensor};
@@ -24,6 +24,8 @@ pub(super) struct Candidate {
     pub(super) name: String,
     model: ModelConfig,
     folder: Option<PathBuf>,
+    /// Numbers that a token is expected not to read.
+    skipped_numbers: f64,
 }
 
 impl Candidate {
@@ -35,10 +37,9 @@ impl Candidate {
 
     fn folder(path: &Path) -> anyhow::Result<Candidate> {
         let path = model_folder(path)?;
-        let checkpoint = Checkpoint::open(&path)?;
-        require_complete(&checkpoint, checkpoint.model())?;
-        let model = checkpoint.model().clone();
-        Ok(Candidate { name: path.display().to_string(), model, folder: Some(path) })
+        let opened = DecoderFolder::open(&path)?;
+        let (model, skipped_numbers) = (opened.model().clone(), opened.skipped_numbers());
+        Ok(Candidate { name: path.display().to_string(), model, folder: Some(path), skipped_numbers })
     }
 
     fn shape(name: &str) -> anyhow::Result<Candidate> {
@@ -48,7 +49,7 @@ impl Candidate {
             format!("--shape {name:?} is not known; there are {names}, and each with :target after it")
         })?;
         let random = if target { shape.pruned_model() } else { shape.model() };
-        Ok(Candidate { name: name.to_string(), model: llama(&random)?, folder: None })
+        Ok(Candidate { name: name.to_string(), model: llama(&random)?, folder: None, skipped_numbers: 0.0 })
     }
 
     /// The longest text it takes, in tokens.
@@ -59,13 +60,12 @@ impl Candidate {
     fn decoder(&self, kind: Kind, device: Device) -> anyhow::Result<Decoder> {
         let Some(folder) = &self.folder else { return Ok(random_decoder(&self.model, kind, device)?) };
         // Opened anew and dropped: pages of the mapped file must not count as memory of the model.
-        let checkpoint = Checkpoint::open(folder)?;
-        Ok(Decoder::build(&self.model, &mut |name| checkpoint.finite_tensor(name, kind, device))?)
+        DecoderFolder::open(folder)?.decoder(kind, device)
     }
 }
 
 /// A Llama with the vocabulary of Llama 2 and room for long texts.
-fn llama(random: &RandomModel) -> anyhow::Result<ModelConfig> {
+pub(in crate::commands::bench) fn llama(random: &RandomModel) -> anyhow::Result<ModelConfig> {
     let heads = random.num_attention_heads;
     let config = RawConfig::new_llama(&NewLlama {
         vocab_size: random.vocab_size.unwrap_or(VOCAB_SIZE),
@@ -115,6 +115,8 @@ pub(super) struct Contestant {
     pub(super) device: Device,
     /// Bytes of one number.
     element_bytes: i64,
+    /// Numbers that a token is expected not to read: experts that do not run.
+    skipped_numbers: f64,
     /// Of the model alone while it decodes.
     pub(super) peak_memory_bytes: Option<u64>,
 }
@@ -133,8 +135,15 @@ impl Contestant {
         let restarted = restarted_peak(device);
         let cache = KvCache::new(decoder.model(), 1, lengths.prompt + lengths.new, kind, device)?;
         let element_bytes = kind.elt_size_in_bytes() as i64;
-        let mut contestant =
-            Contestant { name: candidate.name, decoder, cache, device, element_bytes, peak_memory_bytes: None };
+        let mut contestant = Contestant {
+            name: candidate.name,
+            decoder,
+            cache,
+            device,
+            element_bytes,
+            skipped_numbers: candidate.skipped_numbers,
+            peak_memory_bytes: None,
+        };
         timed_decode(&contestant.decoder, &mut contestant.cache, lengths, device)?;
         let peak = restarted.and_then(|_| memory::peak_bytes(device));
         contestant.peak_memory_bytes = base.zip(peak).map(|(base, peak)| peak.saturating_sub(base));
@@ -155,10 +164,11 @@ impl Contestant {
     }
 
     /// Bytes that a step at position `context` cannot but read: every weight except the rows of an embedding that is
-    /// not also the head, and the keys and values that the token may look at.
+    /// not also the head and those of experts that do not run, and the keys and values that the token may look at.
     pub(super) fn bytes_per_token(&self, context: f64) -> f64 {
         let model = self.decoder.model();
-        decoding_weight_bytes(model, self.element_bytes) + cache_bytes(model, context, self.element_bytes)
+        let skipped = self.skipped_numbers * self.element_bytes as f64;
+        decoding_weight_bytes(model, self.element_bytes) - skipped + cache_bytes(model, context, self.element_bytes)
     }
 }
 

@@ -7,7 +7,7 @@
 //! report       medians, spread, ratios to the first model; table and JSON
 //! ```
 
-mod contestant;
+pub(super) mod contestant;
 mod report;
 mod rounds;
 mod timed_decode;

@@ -1,0 +1,133 @@
+//! The feed-forward block alone: norm, projections, residual. Dense and sparse sides take turns at every layer, each with
+//! weights of its own, so that whatever the machine does meanwhile meets both.
+
+use super::clock::timed;
+use super::report::{Measured, Row};
+use super::weights::{Source, bias_for, experts_of};
+use crate::cli::Printer;
+use crate::lte::experts::EXPERT_SIZE;
+use crate::model::ModelConfig;
+use crate::native::ops::projection::{project, project_gated};
+use crate::native::ops::rms_norm::rms_norm;
+use crate::native::ops::sparse_feed_forward::{PackedExperts, running_experts, sparse_feed_forward};
+use crate::native::ops::swiglu::swiglu;
+use crate::native::runtime::bandwidth::Bandwidth;
+use tch::{Device, Kind, TchError, Tensor};
+
+/// Bytes of one side's weights: many times the largest cache of most machines.
+const SIDE_BYTES: i64 = 3 << 29;
+
+/// A layer in both forms.
+struct Layer {
+    norm: Tensor,
+    gate: Tensor,
+    up: Tensor,
+    down: Tensor,
+    packed: PackedExperts,
+}
+
+impl Layer {
+    fn new(source: &Source, model: &ModelConfig) -> Result<Layer, TchError> {
+        let (dim, units) = (model.hidden_size, model.intermediate_size);
+        let bias = Tensor::f_zeros([experts_of(model)], (Kind::Float, Device::Cpu))?;
+        Ok(Layer {
+            norm: source.ones(&[dim])?,
+            gate: source.weight(&[units, dim])?,
+            up: source.weight(&[units, dim])?,
+            down: source.weight(&[dim, units])?,
+            packed: source.packed(model, &bias)?,
+        })
+    }
+
+    /// As `model::feed_forward` does it.
+    fn dense(&self, x: &Tensor, eps: f64) -> Result<Tensor, TchError> {
+        let (normed, x) = rms_norm(x, &self.norm, None, eps)?;
+        let products = project(&normed, &[(&self.gate, None), (&self.up, None)])?;
+        let inner = swiglu(&products[0], &products[1], None)?;
+        project_gated(&inner, &self.down, None, None, None, &x)
+    }
+
+    /// As `model::packed_feed_forward` does it.
+    fn sparse(&self, x: &Tensor, eps: f64) -> Result<Tensor, TchError> {
+        let (normed, x) = rms_norm(x, &self.norm, None, eps)?;
+        sparse_feed_forward(&normed, &x, &self.packed)
+    }
+
+    /// Lets a share of the experts run; gives how many do for `x`.
+    fn choose(&mut self, density: f64, x: &Tensor, eps: f64) -> Result<f64, TchError> {
+        if let Some(bias) = &mut self.packed.router_bias {
+            let _ = bias.f_fill_(bias_for(density)?)?;
+        }
+        let (normed, _) = rms_norm(x, &self.norm, None, eps)?;
+        running_experts(&normed, &self.packed)?.f_sum(Kind::Double)?.f_double_value(&[])
+    }
+}
+
+/// Rounds over all layers at all densities.
+pub(super) fn measure(
+    model: &ModelConfig,
+    densities: &[f64],
+    rounds: usize,
+    kind: Kind,
+    printer: &Printer,
+) -> anyhow::Result<Measured> {
+    let element = kind.elt_size_in_bytes() as i64;
+    let layer_bytes = 3 * model.intermediate_size * model.hidden_size * element;
+    let count = (SIDE_BYTES / layer_bytes + 1).max(2);
+    printer.note(format!("{count} layers of {} experts, dense and packed", experts_of(model)));
+    let source = Source::new(model.initializer_range, kind)?;
+    let layers = (0..count).map(|_| Layer::new(&source, model));
+    let mut layers = layers.collect::<Result<Vec<_>, TchError>>()?;
+    let bandwidth = Bandwidth::in_huge_pages()?;
+    let row = |density| Row { density, bytes: 0.0, seconds: Vec::new(), dense_seconds: Vec::new() };
+    let mut rows: Vec<Row> = [None].into_iter().chain(densities.iter().copied().map(Some)).map(row).collect();
+    let mut rates = Vec::new();
+    // The first round is a warm-up.
+    for round in 0..=rounds {
+        let (seconds, _) = timed(|| Ok(bandwidth.measure()?))?;
+        rates.push(bandwidth.bytes() as f64 / seconds);
+        for layer in &mut layers {
+            let steps = round_of_layer(layer, model, &rows, kind)?;
+            if round > 0 {
+                for (row, step) in rows.iter_mut().zip(&steps) {
+                    row.seconds.push(step.seconds);
+                    row.dense_seconds.push(step.dense_seconds);
+                    row.bytes += step.bytes;
+                }
+            }
+        }
+    }
+    for row in &mut rows {
+        row.bytes /= row.seconds.len().max(1) as f64;
+    }
+    rates.remove(0);
+    Ok(Measured { rows, bandwidth: rates })
+}
+
+/// A step of a row, with the dense step that was timed beside it.
+struct Step {
+    seconds: f64,
+    dense_seconds: f64,
+    bytes: f64,
+}
+
+fn round_of_layer(layer: &mut Layer, model: &ModelConfig, rows: &[Row], kind: Kind) -> anyhow::Result<Vec<Step>> {
+    let (dim, eps, element) = (model.hidden_size, model.rms_norm_eps, kind.elt_size_in_bytes() as i64);
+    let x = || Tensor::f_randn([1, 1, dim], (Kind::Float, Device::Cpu))?.f_to_kind(kind);
+    let (input, mut steps) = (x()?, Vec::new());
+    let (dense_seconds, _) = timed(|| Ok(tch::no_grad(|| layer.dense(&input, eps))?))?;
+    for row in rows {
+        let Some(density) = row.density else {
+            let bytes = (3 * model.intermediate_size * dim * element) as f64;
+            steps.push(Step { seconds: dense_seconds, dense_seconds, bytes });
+            continue;
+        };
+        // Another input each time: other experts.
+        let input = x()?;
+        let running = layer.choose(density, &input, eps)?;
+        let (seconds, _) = timed(|| Ok(tch::no_grad(|| layer.sparse(&input, eps))?))?;
+        let numbers = running * (3 * EXPERT_SIZE * dim) as f64 + (experts_of(model) * dim) as f64;
+        steps.push(Step { seconds, dense_seconds, bytes: numbers * element as f64 });
+    }
+    Ok(steps)
+}
