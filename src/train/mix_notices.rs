@@ -207,15 +207,19 @@ mod tests {
     #[test]
     fn of_many_domains_that_are_held_the_furthest_are_named_and_all_are_remembered() {
         let names: Vec<String> = (0..11).map(|at| format!("d{at}")).collect();
+        let before = [1.0 / 11.0; 11];
         let config = MixerConfig { kind: MixerKind::Bounded, ..MixerConfig::default() };
-        let mut mixer = Mixer::new(config, &[1.0 / 11.0; 11], &[2.0; 11]).unwrap();
-        let losses: Vec<_> = (0..11).map(|at| Some(2.0 + 0.3 * f64::from(at))).collect();
-        let (mut watch, before) = (MixWatch::default(), mixer.proportions().to_vec());
-        let update = mixer.update(&losses);
+        let mixer = Mixer::new(config, &before, &[2.0; 11]).unwrap();
+        // All are held; d6 is asked for most, d2 for nearly nothing.
+        let mut wanted = vec![0.08; 11];
+        (wanted[6], wanted[2]) = (0.27, 0.01);
+        let held = vec![Some(Bound::MaxChange); 11];
+        let update = MixerUpdate { proportions: before.to_vec(), excess: vec![None; 11], wanted, held };
+        let mut watch = MixWatch::default();
         let notices = watch.look(&names, &mixer, &before, &update);
         let held = &notices[0];
-        assert!(held.domains.len() > NAMED && held.text.contains(": d10 "), "{}", held.text);
-        assert!(held.text.ends_with(&format!(", +{} more", held.domains.len() - NAMED)), "{}", held.text);
+        assert!(held.domains.len() == 11 && held.text.contains(": d6 ") && held.text.contains(", d2 "), "{}", held.text);
+        assert!(held.text.ends_with(", +8 more"), "{}", held.text);
         assert!(held.text.chars().count() < 260, "{}", held.text);
         assert!(watch.look(&names, &mixer, &before, &update).is_empty(), "told once, also of those not named");
     }
