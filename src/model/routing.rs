@@ -8,10 +8,9 @@ use tch::{TchError, Tensor};
 impl Decoder {
     /// Gives layer `layer` a router, or makes it dense again. A packed layer keeps the one that it has.
     pub fn route(&mut self, layer: usize, routed: Option<Routed>) {
-        if let Some(block) = self.blocks.get_mut(layer) {
-            if let Some(half) = block.feed_forward.plain_mut() {
-                half.routed = routed;
-            }
+        let half = self.blocks.get_mut(layer).and_then(|block| block.feed_forward.plain_mut());
+        if let Some(half) = half {
+            half.routed = routed;
         }
     }
 

@@ -195,9 +195,12 @@ mod tests {
 
     /// One token, a few, so many that experts gather them, and more than a chunk; odd widths, odd sizes of experts, a
     /// router that no four divides.
+    /// A name, and which experts run.
+    type Selection = (&'static str, fn(i64) -> bool);
+
     #[test]
     fn any_selection_of_any_shape_matches_the_masked_dense_reference() {
-        let selections: [(&str, fn(i64) -> bool); 5] = [
+        let selections: [Selection; 5] = [
             ("none", |_| false),
             ("the first", |e| e == 0),
             ("the last of five", |e| e == 4),
