@@ -4,6 +4,8 @@ use super::PackError;
 use crate::files::Result;
 use crate::files::mapped::MappedFile;
 use crate::hf::Checkpoint;
+use crate::model::Role;
+use crate::model::parameters::Parameter;
 use serde::{Deserialize, Serialize};
 use sha2::{Digest, Sha256};
 
@@ -15,6 +17,14 @@ pub(super) const KEY: &str = "shearling_lte_pack";
 pub(super) const VERSION: u64 = 1;
 /// Bytes of each ordinary tensor that the fingerprint looks at.
 const FINGERPRINT_BYTES: usize = 64 << 10;
+
+/// What is packed of a layer.
+pub(super) const MATRICES: [Role; 3] = [Role::GateWeight, Role::UpWeight, Role::DownWeight];
+
+/// Whether a parameter is among the matrices that are packed in the layers of `packed`.
+pub(super) fn is_packed_matrix(parameter: &Parameter, packed: impl Fn(usize) -> bool) -> bool {
+    MATRICES.contains(&parameter.role) && parameter.layer.is_some_and(|layer| packed(layer as usize))
+}
 
 /// The header's content.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]

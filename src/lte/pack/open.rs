@@ -4,13 +4,12 @@
 //! there at once, shared between processes, and not twice in memory.
 
 use super::PackError;
-use super::header::{EXPERTS_FILE, Header, Names, fingerprint};
-use super::write::MATRICES;
+use super::header::{EXPERTS_FILE, Header, Names, fingerprint, is_packed_matrix};
 use crate::files::mapped::MappedFile;
 use crate::files::stored::StoredTensor;
 use crate::files::{DType, Error};
 use crate::hf::Checkpoint;
-use crate::model::parameters::{Parameter, parameters};
+use crate::model::parameters::parameters;
 use crate::model::{Decoder, ModelConfig, Role};
 use crate::native::ops::sparse_feed_forward::PackedExperts;
 use crate::native::runtime::mapped_tensor::mapped_tensor;
@@ -21,11 +20,6 @@ use tch::{Device, Kind, Tensor};
 /// Whether `folder` is a packed one: whether it has a file of experts.
 pub fn is_packed(folder: &Path) -> bool {
     folder.join(EXPERTS_FILE).is_file()
-}
-
-/// Whether a parameter is among the matrices that are packed in the layers of `packed`.
-pub(super) fn is_packed_matrix(parameter: &Parameter, packed: impl Fn(usize) -> bool) -> bool {
-    MATRICES.contains(&parameter.role) && parameter.layer.is_some_and(|layer| packed(layer as usize))
 }
 
 /// An open packed folder.

@@ -1,14 +1,14 @@
 //! Writes a packed folder, a layer at a time.
 
-use super::header::{EXPERTS_FILE, Header, KEY, Names, VERSION, fingerprint};
-use super::{PackError, open};
+use super::PackError;
+use super::header::{EXPERTS_FILE, Header, KEY, MATRICES, Names, VERSION, fingerprint, is_packed_matrix};
 use crate::files::stream::{SafetensorsStream, Slot};
 use crate::files::{DType, Error, Staging, ensure_space};
 use crate::hf::{Checkpoint, ShardWriter, TensorPlan, carry_companions};
 use crate::lte::Experts;
+use crate::model::ModelConfig;
 use crate::model::parameters::parameters;
 use crate::model::router::Router;
-use crate::model::{ModelConfig, Role};
 use std::collections::BTreeMap;
 use std::fs::File;
 use std::path::{Path, PathBuf};
@@ -70,9 +70,7 @@ pub fn write(
 /// All weights but the matrices that are packed, in the format that each is stored in.
 fn write_ordinary(checkpoint: &Checkpoint, experts: &Experts, folder: &Path) -> Result<(), PackError> {
     let kept = parameters(checkpoint.model()).into_iter().filter(|parameter| {
-        !open::is_packed_matrix(parameter, |layer| {
-            experts.layers.get(layer).is_some_and(|layer| layer.router.is_some())
-        })
+        !is_packed_matrix(parameter, |layer| experts.layers.get(layer).is_some_and(|layer| layer.router.is_some()))
     });
     let plan = kept.map(|parameter| {
         let dtype = checkpoint.dtype(&parameter.name)?;
@@ -187,9 +185,6 @@ impl<'a> Layers<'a> {
         Ok(matrix)
     }
 }
-
-/// What is packed of a layer.
-pub(super) const MATRICES: [Role; 3] = [Role::GateWeight, Role::UpWeight, Role::DownWeight];
 
 fn check_router(layer: usize, router: &Router, count: i64, model: &ModelConfig) -> Result<(), PackError> {
     let fits = |what, expected: Vec<i64>, found: Vec<i64>| match expected == found {
