@@ -28,7 +28,9 @@ use crate::eval::statistics::estimate;
 use crate::eval::{EvalRows, RowLosses};
 use crate::export::Written;
 use crate::files::write_atomic;
+use crate::hf::Checkpoint;
 use crate::inspect::{RunHistory, RunSummary};
+use crate::lte::{file, pack};
 use crate::native::runtime::device;
 use crate::prune::Equivalence;
 use crate::run_dir::layout::METRICS;
@@ -86,6 +88,8 @@ struct Results {
     lte: ModelResult,
     /// The share that it runs on held-out rows.
     density: f64,
+    /// Tokens per second decoded by the dense model and by it.
+    speeds: [f64; 2],
     equivalence: Equivalence,
     one_shot_equivalence: Equivalence,
     proportions: BTreeMap<String, f64>,
@@ -153,6 +157,9 @@ impl Stages {
         let lte = recipe.lte(&one_shot.path, &references);
         let Some(lte) = self.stage("lte", lte, Stage::Lte)? else { return Ok(None) };
 
+        let packed = self.packed(&lte.path)?;
+        let speeds = report::lte_speeds(&one_shot.path, &packed, recipe.device(), &self.printer)?;
+
         Ok(Some(Results {
             domains: self.dataset.domain_names().to_vec(),
             pruned: self.evaluate(&pruned.path)?,
@@ -161,6 +168,7 @@ impl Stages {
             one_shot: self.evaluate(&one_shot.path)?,
             lte: self.evaluate(&lte.path)?,
             density: final_density(&recipe.folder.join("lte"))?,
+            speeds,
             source: source_losses,
             equivalence: pruned.equivalence.context("the pruned model was not checked")?,
             one_shot_equivalence: cut.equivalence.context("the cut model was not checked")?,
@@ -168,6 +176,14 @@ impl Stages {
             run: recipe.folder.join("prune"),
             recipe: recipe.clone(),
         }))
+    }
+
+    /// The layout for decoding of an LTE folder.
+    fn packed(&self, model: &Path) -> anyhow::Result<PathBuf> {
+        let checkpoint = Checkpoint::open(model)?;
+        let experts = file::read(model, checkpoint.model(), tch::Device::Cpu)?.context("the model was not taught")?;
+        let out = self.recipe.folder.join("lte").join("packed");
+        Ok(pack::write(&checkpoint, &experts, &out, &mut |_, _| ())?.folder)
     }
 
     /// Writes the configuration beside the run, then runs it.

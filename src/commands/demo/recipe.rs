@@ -52,6 +52,11 @@ impl Recipe {
         Recipe { data: folder.join("data"), folder, seed, device, scale }
     }
 
+    /// Where its runs compute.
+    pub fn device(&self) -> &str {
+        &self.device
+    }
+
     /// Tokens per row.
     pub fn sequence_length(&self) -> usize {
         SEQUENCE_LENGTH

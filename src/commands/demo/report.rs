@@ -10,7 +10,7 @@ use crate::files::write_atomic;
 use crate::report::{Report, side_files};
 use shearling_domains::Dataset;
 use std::num::NonZeroUsize;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 
 const LATENCY_ROUNDS: NonZeroUsize = NonZeroUsize::new(3).unwrap();
 
@@ -19,7 +19,8 @@ pub(super) fn write(results: &Results, dataset: &Dataset, device: &str, printer:
     let folder = &results.recipe.folder;
     let (eval, speed, page) = (folder.join("eval.json"), folder.join("latency.json"), folder.join("report.html"));
     write_atomic(&eval, format!("{:#}\n", serde_json::to_value(losses(results, dataset)?)?).as_bytes())?;
-    let measured = latency::measure(&latency_arguments(results, device), printer)?;
+    let models = [results.source.model.as_str(), results.recovered.model.as_str()];
+    let measured = latency::measure(&latency_arguments(&models, device), printer)?;
     write_atomic(&speed, format!("{:#}\n", measured.json()).as_bytes())?;
     // The source is left out: its first loss would flatten every curve of the two.
     let runs = ["prune", "recover"].map(|stage| folder.join(stage));
@@ -36,9 +37,16 @@ fn losses(results: &Results, dataset: &Dataset) -> anyhow::Result<Losses> {
     Ok(Losses::new(Some((results.recipe.data.display().to_string(), bytes)), &[], &models))
 }
 
-fn latency_arguments(results: &Results, device: &str) -> BenchLatency {
+/// Tokens per second that the one-shot cut decodes, and that it decodes with the experts of `packed`.
+pub(super) fn lte_speeds(one_shot: &Path, packed: &Path, device: &str, printer: &Printer) -> anyhow::Result<[f64; 2]> {
+    let models = [one_shot, packed].map(|folder| folder.display().to_string());
+    let measured = latency::measure(&latency_arguments(&models.each_ref().map(String::as_str), device), printer)?;
+    Ok([0, 1].map(|model| measured.decoded_per_second(model).unwrap_or(f64::NAN)))
+}
+
+fn latency_arguments(models: &[&str], device: &str) -> BenchLatency {
     BenchLatency {
-        models: vec![results.source.model.clone().into(), results.recovered.model.clone().into()],
+        models: models.iter().map(PathBuf::from).collect(),
         shape: Vec::new(),
         prompt_tokens: None,
         new_tokens: None,

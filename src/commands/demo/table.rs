@@ -39,11 +39,14 @@ pub(super) fn text(results: &Results, seconds: f64) -> String {
 fn lte_line(results: &Results) -> String {
     let (dense, taught) = (mean_loss(&results.one_shot.losses()), mean_loss(&results.lte.losses()));
     format!(
-        "LTE: the one-shot cut taught for {} steps runs {:.1} % of its intermediate units at a loss of {} (all of them before: {})\n",
+        "LTE: the one-shot cut taught for {} steps runs {:.1} % of its intermediate units: loss {} (dense {}), \
+         {} tokens/s decoded (dense {})\n",
         results.recipe.lte_steps(),
         100.0 * results.density,
         optional(taught, 3),
-        optional(dense, 3)
+        optional(dense, 3),
+        grouped(results.speeds[1].round() as i64),
+        grouped(results.speeds[0].round() as i64)
     )
 }
 
@@ -54,7 +57,8 @@ pub(super) fn json(results: &Results, seconds: f64) -> Value {
         "models": Value::Object(models.collect()),
         "final_proportions": results.proportions,
         "equivalence": { "learned": results.equivalence, "one_shot": results.one_shot_equivalence },
-        "lte": { "model": losses_json(&results.lte), "density": results.density },
+        "lte": { "model": losses_json(&results.lte), "density": results.density,
+            "tokens_per_second": { "dense": results.speeds[0], "lte": results.speeds[1] } },
         "seconds": seconds,
         "folder": results.recipe.folder,
     })

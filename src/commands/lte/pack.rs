@@ -2,14 +2,17 @@
 
 use crate::cli::Printer;
 use crate::cli::arguments::LtePack;
+use crate::cli::progress::Progress;
 use crate::cli::table::bytes;
 use crate::commands::ExitStatus;
+use crate::commands::finish::finish_at;
 use crate::commands::model_folder::model_folder;
 use crate::files::refuse_taken;
 use crate::hf::Checkpoint;
 use crate::lte::file;
 use crate::lte::pack::{self, Packed};
 use crate::prune::convert::require_complete;
+use crate::words::counted;
 use anyhow::Context;
 use tch::Device;
 
@@ -24,11 +27,12 @@ pub fn run(arguments: &LtePack) -> anyhow::Result<ExitStatus> {
     let experts = experts.with_context(|| {
         format!("{} has no {}: give a folder that `lte train` wrote", folder.display(), file::FILE_NAME)
     })?;
-    let packed = pack::write(&checkpoint, &experts, &arguments.out, &mut |done, all| {
-        printer.note(format!("packed layer {done} of {all}"));
-    })?;
+    let mut progress = Progress::default();
+    let mut show = |done: usize, all: usize| progress.show(|| format!("packed layer {done} of {all}"));
+    let packed = pack::write(&checkpoint, &experts, &arguments.out, &mut show)?;
+    progress.finish();
     printer.note(summary(&packed));
-    Ok(ExitStatus::Done)
+    finish_at(&packed.folder, &printer)
 }
 
 fn summary(packed: &Packed) -> String {
@@ -37,9 +41,9 @@ fn summary(packed: &Packed) -> String {
         count => format!(", {count} without a router as they were"),
     };
     format!(
-        "wrote {}: {} layers of experts, {}{dense}; next: shearling generate {0}",
-        packed.folder.display(),
-        packed.packed_layers,
+        "{} of experts, {}{dense}; next: shearling generate {}",
+        counted(packed.packed_layers as i128, "layer"),
         bytes(packed.expert_bytes as f64),
+        packed.folder.display(),
     )
 }

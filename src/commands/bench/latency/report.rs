@@ -79,6 +79,11 @@ impl LatencyReport {
         LatencyReport { rows, bandwidth: Spread::of(measured.bandwidth), lengths, kind, device, busy }
     }
 
+    /// Decoded tokens per second of model number `index`, median over the rounds.
+    pub(in crate::commands) fn decoded_per_second(&self, index: usize) -> Option<f64> {
+        self.rows.get(index).map(|row| 1.0 / row.step.median)
+    }
+
     pub(super) fn text(&self) -> String {
         let mut speeds = Table::new(["model", "prefill tok/s", "×", "decode tok/s", "×", "spread", "ms/token"]);
         let mut sizes = Table::new(["model", "parameters", "weights", "peak memory", "roofline tok/s", "reached"]);
