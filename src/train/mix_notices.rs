@@ -218,7 +218,11 @@ mod tests {
         let mut watch = MixWatch::default();
         let notices = watch.look(&names, &mixer, &before, &update);
         let held = &notices[0];
-        assert!(held.domains.len() == 11 && held.text.contains(": d6 ") && held.text.contains(", d2 "), "{}", held.text);
+        assert!(
+            held.domains.len() == 11 && held.text.contains(": d6 ") && held.text.contains(", d2 "),
+            "{}",
+            held.text
+        );
         assert!(held.text.ends_with(", +8 more"), "{}", held.text);
         assert!(held.text.chars().count() < 260, "{}", held.text);
         assert!(watch.look(&names, &mixer, &before, &update).is_empty(), "told once, also of those not named");

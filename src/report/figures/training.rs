@@ -43,13 +43,8 @@ pub(super) fn section(runs: &[RunView]) -> Section {
     one_column(&mut figures, runs, spec, |s| &s.clip_scale);
 
     let about = "Of each step, all of it (masks and a teacher too), without evaluations and checkpoints.";
-    let spec = LineSpec::new(
-        Caption::new("throughput", "Throughput", about),
-        "step",
-        "tokens per second",
-        Unit::Count,
-    )
-    .include(&[0.0]);
+    let spec = LineSpec::new(Caption::new("throughput", "Throughput", about), "step", "tokens per second", Unit::Count)
+        .include(&[0.0]);
     one_column(&mut figures, runs, spec, |s| &s.tokens_per_second);
 
     let about = "Of the run's device, since its steps began.";
