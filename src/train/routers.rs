@@ -200,7 +200,7 @@ impl RouterTraining {
         let _no_grad = tch::no_grad_guard();
         let stage = if self.trains_at(finished) { Stage::Routers } else { Stage::Adapted };
         let layers = self.experts.layers.iter().map(|layer| {
-            let router = layer.router.as_ref().map(|router| detached(router)).transpose()?;
+            let router = layer.router.as_ref().map(detached).transpose()?;
             Ok(LayerExperts { permutation: layer.permutation.clone(), inertia: layer.inertia, router, density: None })
         });
         Ok(Experts {

@@ -1,9 +1,9 @@
 //! `shearling inspect run`: a run in about a screen and a half: notes first, then curves, domains, the constraint, the
 //! masks, what survives. The tables are in `run_tables`.
 
-use super::CsvTarget;
 use super::run_csv::run_csv;
 use super::run_tables as tables;
+use super::{CsvTarget, expert_tables as experts};
 use crate::cli::arguments::InspectRun;
 use crate::cli::table::{Table, grouped, optional, ranges};
 use crate::cli::{Printer, Terminal};
@@ -35,11 +35,20 @@ fn whole(history: &RunHistory) -> Value {
 
 fn text(history: &RunHistory, terminal: Terminal) -> String {
     let curve = terminal.width.saturating_sub(66).clamp(10, 40);
-    let sections: [(&str, Table); 9] = [
+    let routed = history.experts.is_some();
+    let (sampled, stories) = match routed {
+        true => (experts::sampled_steps(history), Table::default()),
+        false => (tables::sampled_steps(history), tables::stories(history)),
+    };
+    let sections: [(&str, Table); 13] = [
         ("curves over the steps", tables::curves(history, curve)),
-        ("a sample of the steps", tables::sampled_steps(history)),
+        ("a sample of the steps", sampled),
+        ("losses of an lte run", experts::losses(history)),
+        ("units that run, on held-out rows; of 2, 4, 8 rows together", experts::evaluations(history)),
+        ("units that run by layer, at the last evaluation", experts::layers(history)),
         ("validation loss", tables::validation(history)),
-        ("domains: degradation by pruning (in standard errors), and recovery since", tables::stories(history)),
+        ("domains: degradation by pruning (in standard errors), and recovery since", stories),
+        ("domains: what running few units costs", experts::domains(history)),
         ("proportions of the mix", tables::proportions(history, curve)),
         ("excess loss over the reference", tables::excess(history)),
         ("constraint at the last step; the trend is of the violation", tables::constraints(history, curve)),
@@ -47,6 +56,7 @@ fn text(history: &RunHistory, terminal: Terminal) -> String {
         ("when the masks settled", tables::settled(history)),
     ];
     let mut text = headline(history);
+    text.extend(history.experts.as_ref().and_then(|experts| Some(format!("{}\n", experts.sentence()?))));
     if !history.notes.is_empty() {
         text.push_str(&format!("\n{}", notes(history)));
     }

@@ -15,7 +15,7 @@ const LISTED_EVENTS: usize = 20;
 pub(super) fn curves(history: &RunHistory, width: usize) -> Table {
     let steps = &history.steps;
     let mut table = Table::new(["quantity", "first", "last", "min", "max", "trend"]);
-    let columns: [(&str, &Column); 15] = [
+    let columns: [(&str, &Column); 20] = [
         ("loss, total", &steps.loss_total),
         ("loss, cross entropy", &steps.loss_cross_entropy),
         ("loss, distillation", &steps.loss_distillation),
@@ -23,13 +23,18 @@ pub(super) fn curves(history: &RunHistory, width: usize) -> Table {
         ("sparsity expected", &steps.sparsity_expected),
         ("sparsity target", &steps.sparsity_target),
         ("expected parameters", &steps.expected_parameters),
+        ("density", &steps.router_density),
+        ("density asked", &steps.router_density_target),
+        ("scores near threshold", &steps.router_near_threshold),
         ("gradient norm", &steps.gradient_norm_total),
         ("… weights", &steps.gradient_norm_weights),
         ("… masks", &steps.gradient_norm_masks),
         ("… multipliers", &steps.gradient_norm_multipliers),
+        ("… routers", &steps.gradient_norm_routers),
         ("clip scale", &steps.clip_scale),
         ("learning rate, weights", &steps.learning_rate_weights),
         ("learning rate, masks", &steps.learning_rate_masks),
+        ("learning rate, routers", &steps.learning_rate_routers),
         ("tokens per second", &steps.tokens_per_second),
     ];
     let domains = steps.domains.iter().map(|domain| (format!("loss, {}", domain.domain), &domain.loss));
@@ -52,7 +57,7 @@ fn range(column: &Column) -> [String; 4] {
 }
 
 /// A number of any size in few characters.
-fn short(value: Option<f64>) -> String {
+pub(super) fn short(value: Option<f64>) -> String {
     match value {
         Some(value) if value != 0.0 && value.abs() < 1e-3 => format!("{value:.1e}"),
         Some(value) if value.abs() >= 1e4 => grouped(value.round() as i128),
@@ -61,7 +66,7 @@ fn short(value: Option<f64>) -> String {
 }
 
 /// About ten of `count` indices, with the first and the last.
-fn sampled(count: usize) -> Vec<usize> {
+pub(super) fn sampled(count: usize) -> Vec<usize> {
     let places = SAMPLES.min(count);
     let mut indices: Vec<usize> =
         (0..places).map(|place| if places == 1 { 0 } else { place * (count - 1) / (places - 1) }).collect();
@@ -134,7 +139,7 @@ fn picked(evaluations: Vec<&Evaluation>) -> Vec<&Evaluation> {
     sampled(evaluations.len()).into_iter().filter_map(|index| evaluations.get(index).copied()).collect()
 }
 
-fn step(step: &u64) -> String {
+pub(super) fn step(step: &u64) -> String {
     grouped(i128::from(*step))
 }
 
