@@ -21,6 +21,7 @@ mod integration {
     pub mod interrupts;
     pub mod loss_curves;
     pub mod lte_group;
+    pub mod lte_seen;
     pub mod model_folders;
     pub mod parity;
     pub mod plan;

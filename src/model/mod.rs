@@ -36,6 +36,7 @@ pub mod norm;
 pub mod parameters;
 pub mod probe;
 pub mod rope;
+pub mod routed_count;
 pub mod router;
 mod routing;
 
