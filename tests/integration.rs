@@ -22,6 +22,7 @@ mod integration {
     pub mod loss_curves;
     pub mod lte_group;
     pub mod lte_pack;
+    pub mod lte_seen;
     pub mod lte_train;
     pub mod model_folders;
     pub mod parity;

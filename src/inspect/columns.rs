@@ -33,6 +33,9 @@ pub struct Steps {
     pub learning_rate_masks: Column,
     /// Of the multipliers.
     pub learning_rate_multipliers: Column,
+    /// Of the routers, 0 when they are frozen; none without them.
+    #[serde(skip_serializing_if = "is_blank")]
+    pub learning_rate_routers: Column,
     /// L2 norm of all gradients before clipping.
     pub gradient_norm_total: Column,
     /// Of the weights' gradients.
@@ -41,6 +44,9 @@ pub struct Steps {
     pub gradient_norm_masks: Column,
     /// Of the multipliers'.
     pub gradient_norm_multipliers: Column,
+    /// Of the routers'; none without them.
+    #[serde(skip_serializing_if = "is_blank")]
+    pub gradient_norm_routers: Column,
     /// Factor on all gradients; 1 when not clipped.
     pub clip_scale: Column,
     /// Seconds of the step.
@@ -57,6 +63,18 @@ pub struct Steps {
     pub sparsity_target: Column,
     /// Expected count of all parameters.
     pub expected_parameters: Column,
+    /// Share of intermediate units that ran; none without routers, as the next three.
+    #[serde(skip_serializing_if = "is_blank")]
+    pub router_density: Column,
+    /// The share asked for at this step.
+    #[serde(skip_serializing_if = "is_blank")]
+    pub router_density_target: Column,
+    /// Share of scores within 0.1 of the threshold.
+    #[serde(skip_serializing_if = "is_blank")]
+    pub router_near_threshold: Column,
+    /// 1 while routers train, 2 when they are frozen.
+    #[serde(skip_serializing_if = "is_blank")]
+    pub router_stage: Column,
     /// Per domain.
     pub domains: Vec<DomainSteps>,
     /// Per mask module; empty in `pretrain`.
@@ -107,7 +125,7 @@ pub struct ModuleSteps {
 /// modules has 10 million.
 const MOST_CELLS: usize = 32 << 20;
 /// Columns that every run has, of a domain, and of a module.
-const RUN_COLUMNS: usize = 22;
+const RUN_COLUMNS: usize = 28;
 const DOMAIN_COLUMNS: usize = 6;
 const MODULE_COLUMNS: usize = 7;
 
@@ -145,10 +163,12 @@ impl Steps {
             (&mut self.learning_rate_weights, |r| r.learning_rate.weights),
             (&mut self.learning_rate_masks, |r| r.learning_rate.masks),
             (&mut self.learning_rate_multipliers, |r| r.learning_rate.multipliers),
+            (&mut self.learning_rate_routers, |r| r.learning_rate.routers),
             (&mut self.gradient_norm_total, |r| r.gradient_norm.total),
             (&mut self.gradient_norm_weights, |r| r.gradient_norm.weights),
             (&mut self.gradient_norm_masks, |r| r.gradient_norm.masks),
             (&mut self.gradient_norm_multipliers, |r| r.gradient_norm.multipliers),
+            (&mut self.gradient_norm_routers, |r| r.gradient_norm.routers),
             (&mut self.clip_scale, |r| r.clip_scale),
             (&mut self.seconds, |r| r.seconds),
             (&mut self.tokens_per_second, |r| r.tokens_per_second),
@@ -157,6 +177,10 @@ impl Steps {
             (&mut self.sparsity_expected, |r| r.sparsity.as_ref()?.expected),
             (&mut self.sparsity_target, |r| r.sparsity.as_ref()?.target),
             (&mut self.expected_parameters, |r| r.sparsity.as_ref()?.expected_parameters),
+            (&mut self.router_density, |r| r.routers.as_ref()?.density),
+            (&mut self.router_density_target, |r| r.routers.as_ref()?.target),
+            (&mut self.router_near_threshold, |r| r.routers.as_ref()?.near_threshold),
+            (&mut self.router_stage, |r| whole(r.routers.as_ref()?.stage)),
         ]
     }
 
@@ -302,15 +326,15 @@ mod tests {
 
     #[test]
     fn columns_that_one_line_made_are_counted_for_all_others() {
-        // 2576 steps × (22 + 1000·6 + 1000·7) cells are just below the bound.
+        // 2575 steps × (28 + 1000·6 + 1000·7) cells are just below the bound.
         let full = |steps: u64| Steps {
             step: (1..=steps).collect(),
             domains: vec![DomainSteps::default(); 1000],
             modules: vec![ModuleSteps::default(); 1000],
             ..Steps::default()
         };
-        assert!(full(2575).has_room() && !full(2576).has_room());
-        let mut few = Steps { step: vec![0; 1_500_000], ..Steps::default() };
+        assert!(full(2574).has_room() && !full(2575).has_room());
+        let mut few = Steps { step: vec![0; 1_100_000], ..Steps::default() };
         assert!(few.has_room());
         few.add_domain("six more columns are too many", 0);
         assert!(few.domains.is_empty());

@@ -1,6 +1,7 @@
 //! The evaluations of a run: losses by domain on held-out rows, and how far the masks had decided. Read from the
 //! `eval` records of `metrics.jsonl`.
 
+use super::evaluated_experts::EvaluatedExperts;
 use super::lines::{MOST_GROUPS, shown};
 use crate::run_dir::record::{self, Eval, MaskState, ModuleMasks};
 use serde::Serialize;
@@ -17,7 +18,8 @@ pub struct Evaluation {
     /// How long it took, where the run says so.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub seconds: Option<f64>,
-    /// `plain` (no masks), `expected` (as many units open as expected), `target` (cut to the exact target).
+    /// `plain` (no masks), `expected` (as many units open as expected), `target` (cut to the exact target),
+    /// `experts` (the chosen experts run), `soft` (experts multiplied by their scores).
     pub gates: String,
     /// Mean over the domains, nats per target token.
     pub mean_loss: Option<f64>,
@@ -32,6 +34,9 @@ pub struct Evaluation {
     pub modules: Vec<ModulePolarisation>,
     /// Expected sparsity of every row, by module.
     pub row_sparsity: BTreeMap<String, Vec<Option<f64>>>,
+    /// Which experts ran; of `lte train` only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub experts: Option<EvaluatedExperts>,
     /// Mask file written with it, relative to the run folder.
     pub snapshot: Option<String>,
     /// Places in `domains`, sorted by name.
@@ -52,7 +57,7 @@ pub struct DomainEval {
     pub rows: Option<u64>,
     /// Their target tokens.
     pub tokens: Option<u64>,
-    /// Of every row; only of the model before the first step and of the cut.
+    /// Of every row; only of the model before the first step, of the cut, and of experts after the last step.
     #[serde(skip)]
     pub row_losses: Vec<f64>,
     /// Reference loss.
@@ -99,6 +104,7 @@ impl Evaluation {
             domains,
             modules: modules.filter_map(|module| ModulePolarisation::of(module, &removed)).collect(),
             row_sparsity: rows.map(|(module, rows)| (shown(module), rows.clone())).collect(),
+            experts: record.experts.as_ref().map(EvaluatedExperts::of),
             snapshot: record.snapshot.as_deref().map(shown),
         }
     }
@@ -106,6 +112,21 @@ impl Evaluation {
     /// Whether the masks were cut to their target.
     pub fn is_cut(&self) -> bool {
         self.gates == "target"
+    }
+
+    /// Whether experts were multiplied by their scores.
+    pub fn is_soft(&self) -> bool {
+        self.gates == "soft"
+    }
+
+    /// Whether it is of the model in training as it is run: not cut to its target, no expert multiplied by its score.
+    pub fn is_as_run(&self) -> bool {
+        !self.is_cut() && !self.is_soft()
+    }
+
+    /// Whether no router left units out or weakened them.
+    pub fn runs_all_units(&self) -> bool {
+        !self.is_soft() && self.gates != "experts"
     }
 
     /// A domain of this evaluation.
@@ -119,7 +140,8 @@ impl Evaluation {
     pub(super) fn cells(&self) -> usize {
         let rows: usize = self.row_sparsity.values().map(|rows| rows.len() + 8).sum();
         let losses: usize = self.domains.iter().map(|domain| domain.row_losses.len()).sum();
-        8 * (1 + self.domains.len()) + 16 * self.modules.len() + rows + losses
+        let experts = self.experts.as_ref().map_or(0, EvaluatedExperts::cells);
+        8 * (1 + self.domains.len()) + 16 * self.modules.len() + rows + losses + experts
     }
 }
 

@@ -5,6 +5,7 @@ use super::columns::Steps;
 use super::domain_story::DomainStory;
 use super::evaluations::Evaluation;
 use super::events::Event;
+use super::expert_history::ExpertHistory;
 use super::note::Note;
 use super::settling::Settled;
 use super::snapshots::MaskSnapshot;
@@ -20,7 +21,7 @@ pub struct RunHistory {
     pub name: String,
     /// The folder, as it was given.
     pub path: String,
-    /// `prune` or `pretrain`; none when nothing tells.
+    /// `prune`, `pretrain` or `lte`; none when nothing tells.
     pub stage: Option<String>,
     /// Whether it is a one-shot cut: a model and no steps.
     pub one_shot: bool,
@@ -65,6 +66,9 @@ pub struct RunHistory {
     pub settled: Vec<Settled>,
     /// What stays, by the newest masks.
     pub survivors: Option<Survivors>,
+    /// What became of its experts; of `lte train` only.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub experts: Option<ExpertHistory>,
     /// What happened to each domain.
     pub stories: Vec<DomainStory>,
     /// The model that the run wrote.
@@ -81,6 +85,11 @@ impl RunHistory {
     /// Whether it is a run of `prune`.
     pub fn is_prune(&self) -> bool {
         self.stage.as_deref() == Some("prune")
+    }
+
+    /// Whether it is a run of `lte train`.
+    pub fn is_lte(&self) -> bool {
+        self.stage.as_deref() == Some("lte")
     }
 
     /// Whether all its steps are done.

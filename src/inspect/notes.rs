@@ -4,6 +4,7 @@
 use super::columns::{Column, ends};
 use super::evaluations::ModulePolarisation;
 use super::events::Event;
+use super::experts::{DENSITY_TOLERANCE, STATIC_SHARE};
 use super::history::RunHistory;
 use super::note::Note;
 use super::recorded::Recorded;
@@ -61,6 +62,8 @@ pub(super) fn of_history(history: &RunHistory) -> Vec<Note> {
         notes.extend(polarisation(history));
         notes.extend(settling(history));
     }
+    notes.extend(density(history));
+    notes.extend(fixed_experts(history));
     notes.extend(published(history));
     notes.extend(resumes(history));
     if history.evaluations.is_empty() {
@@ -229,6 +232,31 @@ fn settling(history: &RunHistory) -> Option<Note> {
             if finished { "; more train.steps let it settle" } else { "" }
         ))
     })
+}
+
+/// Whether the share of units that was asked for runs.
+fn density(history: &RunHistory) -> Option<Note> {
+    let experts = history.experts.as_ref().filter(|_| history.is_finished())?;
+    let (density, target) = (experts.density?, experts.target?);
+    ((density - target).abs() > DENSITY_TOLERANCE).then(|| {
+        Note::warning(format!(
+            "{:.1} % of the units run on held-out rows, {:.1} % were asked for: if the text of the two differs, this is its \
+             density; else more train.steps let it settle",
+            100.0 * density,
+            100.0 * target
+        ))
+    })
+}
+
+/// Whether most experts run for all tokens or for none.
+fn fixed_experts(history: &RunHistory) -> Option<Note> {
+    let last = history.evaluations.iter().rev().find_map(|evaluation| evaluation.experts.as_ref())?;
+    let share = last.static_share().filter(|share| *share > STATIC_SHARE)?;
+    Some(Note::warning(format!(
+        "{:.0} % of the experts run for all tokens or for none: such a model is cheaper pruned (shearling prune), where what \
+         never runs is gone",
+        100.0 * share
+    )))
 }
 
 fn published(history: &RunHistory) -> Option<Note> {

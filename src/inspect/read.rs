@@ -7,6 +7,7 @@
 //! ```
 
 use super::Error;
+use super::experts;
 use super::history::RunHistory;
 use super::lines::shown;
 use super::mask_timeline::MaskTimeline;
@@ -66,6 +67,7 @@ impl RunHistory {
         };
         history.take_records(recorded);
         history.take_masks(timeline);
+        history.experts = experts::of_run(&history);
         history.stories = story::of_run(&history);
         notes.extend(notes::of_history(&history));
         // Stable: within a severity the order in which things were found.

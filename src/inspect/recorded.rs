@@ -9,7 +9,7 @@ use crate::run_dir::record::{Eval, Record, Start, Step, What, Written};
 use std::collections::{BTreeMap, BTreeSet};
 use std::path::Path;
 
-/// Most steps that are kept in memory: some three hundred bytes each. `Steps` bounds what domains and modules add.
+/// Most steps that are kept in memory: some five hundred bytes each. `Steps` bounds what domains and modules add.
 const MOST_STEPS: usize = 1_000_000;
 const MOST_EVALUATIONS: usize = 100_000;
 /// Most numbers that evaluations hold, all together.

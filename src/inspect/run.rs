@@ -8,7 +8,7 @@ use serde::Serialize;
 /// What happened in a run.
 #[derive(Clone, Debug, Serialize)]
 pub struct RunSummary {
-    /// `prune` or `pretrain`.
+    /// `prune`, `pretrain` or `lte`.
     pub stage: Option<String>,
     /// Finished steps.
     pub step: u64,
@@ -47,7 +47,8 @@ pub struct DomainSummary {
     /// Validation loss at the first evaluation of the kind that `last_loss` is of. What the source had before the first
     /// step of pruning is in [`super::DomainStory::source`].
     pub first_loss: Option<f64>,
-    /// Validation loss at the last evaluation of the model in training: while pruning, with as many units open as expected.
+    /// Validation loss at the last evaluation of the model in training: while pruning, with as many units open as expected;
+    /// of `lte train`, with the chosen experts.
     pub last_loss: Option<f64>,
     /// Validation loss of the masks cut to their target, at the last such evaluation.
     pub cut_loss: Option<f64>,
@@ -112,7 +113,7 @@ impl DomainSummary {
         let in_eval = |evaluation: Option<&Evaluation>| -> DomainEval {
             evaluation.and_then(|evaluation| evaluation.domain(domain)).cloned().unwrap_or_default()
         };
-        let last = evaluations.iter().rfind(|evaluation| !evaluation.is_cut());
+        let last = evaluations.iter().rfind(|evaluation| evaluation.is_as_run());
         // The source is evaluated before the first step of pruning, without masks: no beginning of the masked losses.
         let first = last.and_then(|last| evaluations.iter().find(|evaluation| evaluation.gates == last.gates));
         let cut = evaluations.iter().rfind(|evaluation| evaluation.is_cut());

@@ -35,7 +35,9 @@ pub fn joined(histories: &[&RunHistory], others: &[&RunHistory]) -> Vec<DomainSt
             None => stories.push(story.clone()),
         }
     }
-    let last = histories.last().filter(|last| histories.len() > 1 && !last.evaluations.is_empty());
+    // A run that teaches to activate fewer neurons repairs nothing that was cut: what it costs is told by its experts.
+    let trained: Vec<&&RunHistory> = histories.iter().filter(|history| !history.is_lte()).collect();
+    let last = trained.last().filter(|last| trained.len() > 1 && !last.evaluations.is_empty());
     for story in &mut stories {
         story.take_source(histories, others);
         story.measure();
@@ -155,12 +157,13 @@ fn of_domain(history: &RunHistory, name: &str, tokens_per_row: Option<f64>) -> D
     let rows_of = |evaluation: Option<&Evaluation>| {
         evaluation.and_then(|evaluation| evaluation.domain(name)).map_or(vec![], |domain| domain.row_losses.clone())
     };
+    let whole = |evaluation: &&Evaluation| evaluation.runs_all_units();
     let mut story = DomainStory {
         domain: name.to_string(),
         source: if prunes { start.or(reference) } else { reference },
         cut: if prunes { cut } else { start.filter(|_| history.continues_pruned) },
         // Of a prune run only the cut model is published, so its last loss counts once there is one.
-        last: cut.filter(|_| prunes).or_else(|| history.evaluations.iter().rev().find_map(evaluated)),
+        last: cut.filter(|_| prunes).or_else(|| history.evaluations.iter().rev().filter(whole).find_map(evaluated)),
         first_proportion,
         last_proportion,
         rows,

@@ -38,6 +38,7 @@ pub mod packed_feed_forward;
 pub mod parameters;
 pub mod probe;
 pub mod rope;
+pub mod routed_count;
 pub mod router;
 mod routing;
 

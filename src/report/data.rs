@@ -26,14 +26,18 @@ pub fn data(report: &Report) -> Value {
 
 /// What a run came to, without its columns: those are in the figures.
 fn facts(label: &str, run: &RunHistory) -> Value {
-    json!({
+    let mut facts = json!({
         "name": label, "path": run.path, "stage": run.stage, "version": run.version, "device": run.device,
         "planned_steps": run.planned_steps, "finished_steps": run.finished_steps, "tokens": run.tokens,
         "seconds": run.seconds, "domains": run.domains, "source_shape": run.source_shape,
         "target_shape": run.target_shape, "written": run.written, "survivors": run.survivors,
         "settled": run.settled, "stories": run.stories, "skipped_steps": run.skipped_steps(),
         "notes": run.notes,
-    })
+    });
+    if let (Value::Object(facts), Some(experts)) = (&mut facts, &run.experts) {
+        facts.insert("experts".to_string(), json!(experts));
+    }
+    facts
 }
 
 /// JSON fit for a `<script>` element: `</script>` and `<!--` cannot occur.

@@ -63,7 +63,7 @@ pub struct EvalReport {
     pub seconds: Option<f64>,
     /// Loss by domain.
     pub domains: Vec<DomainLoss>,
-    /// Loss of every row by domain, nats per target token, of the model before the first step and of the cut: two models
+    /// Loss of every row by domain, nats per target token, of the model before the first step, of the cut, and of experts after the last step: two models
     /// are told apart row by row.
     pub row_losses: Option<Vec<Vec<f64>>>,
     /// Mean over the domains.
@@ -102,10 +102,13 @@ impl Trainer {
         };
         let (rows, experts) = self.measured_rows(gates, progress)?;
         let domains = summaries(&rows);
+        // What few experts cost is judged row by row against the model before the first step.
+        let ends = self.counters.step >= self.config.train.steps;
+        let row_losses = (gates == EvalGates::Experts && ends).then(|| by_domain(rows));
         let mixer_updated = intervals.updates_mixer(self.counters.step);
         if !mixer_updated {
             let excess = self.over_reference(&domains);
-            return Ok(EvalReport { experts, ..self.report(gates, domains, excess, false)? });
+            return Ok(EvalReport { experts, row_losses, ..self.report(gates, domains, excess, false)? });
         }
         let measured: Vec<Option<Measured>> = domains.iter().map(measured).collect();
         let before = self.mixer.proportions().to_vec();
@@ -113,7 +116,7 @@ impl Trainer {
         self.loader.set_proportions(&update.proportions)?;
         let mix_notices = self.mix_watch.look(&self.domains, &self.mixer, &before, &update);
         let excess = self.references.is_some().then_some(update.excess);
-        Ok(EvalReport { mix_notices, experts, ..self.report(gates, domains, excess, true)? })
+        Ok(EvalReport { mix_notices, experts, row_losses, ..self.report(gates, domains, excess, true)? })
     }
 
     /// Evaluates the model without masks: before the first step, the model that the run starts from; and its teacher.

@@ -13,6 +13,7 @@ use crate::files::DType;
 use crate::model::ModelConfig;
 use crate::model::count::ParameterCount;
 use crate::model::loss::chunk_tokens;
+use crate::model::routed_count::RoutedCount;
 use crate::train::setup::{Device, compute_dtype};
 use serde::Serialize;
 
@@ -31,6 +32,8 @@ pub struct MemoryEstimate {
     pub transient_bytes: f64,
     /// What composed operators keep besides, on a GPU: measured, not counted.
     pub composed_bytes: f64,
+    /// What layers with a router keep besides, and the routers with gradients and moments; 0 without.
+    pub router_bytes: f64,
     /// A teacher's weights, and its residual stream until the loss; 0 without one.
     pub teacher_bytes: f64,
     /// What the libraries take for themselves; on a GPU that is outside of what libtorch's allocator counts.
@@ -61,6 +64,7 @@ impl MemoryEstimate {
         let micro_batch = train.micro_batch() as i64 * tokens;
         let dtype = compute_dtype(config.run.dtype, device);
         let block = BlockBytes::new(model, dtype, micro_batch as f64);
+        let routers = RouterBytes::new(model, config, dtype, micro_batch as f64);
         let layers = model.num_hidden_layers as usize;
         let recomputed =
             if train.activation_checkpointing == 0 { 0 } else { layers.div_ceil(train.activation_checkpointing) };
@@ -70,8 +74,9 @@ impl MemoryEstimate {
         let teacher = TeacherBytes::new(teacher, config, micro_batch, device);
         let loss_bytes = loss_bytes(model, config, dtype, teacher.logit, micro_batch);
         // The teacher's forward is over before the model's begins.
-        let transient_bytes =
-            loss_bytes.max(again + block.backward + folded).max(teacher.forward - teacher.stream - activation_bytes);
+        let transient_bytes = loss_bytes
+            .max(again + block.backward + routers.backward + folded)
+            .max(teacher.forward - teacher.stream - activation_bytes);
         let factor = if config.target.is_some() { COMPOSED_MASKED } else { COMPOSED_PLAIN };
         let composed = if device.is_cuda() { factor - 1.0 } else { 0.0 };
         MemoryEstimate {
@@ -81,6 +86,7 @@ impl MemoryEstimate {
             activation_bytes,
             transient_bytes,
             composed_bytes: composed * (activation_bytes + transient_bytes),
+            router_bytes: routers.states + routers.kept(layers, recomputed),
             teacher_bytes: teacher.weights + teacher.stream,
             workspace_bytes: workspace_bytes(device),
         }
@@ -95,6 +101,7 @@ impl MemoryEstimate {
             activation_bytes: 0.0,
             transient_bytes: bytes,
             composed_bytes: 0.0,
+            router_bytes: 0.0,
             teacher_bytes: 0.0,
             workspace_bytes: workspace_bytes(device),
         }
@@ -102,7 +109,8 @@ impl MemoryEstimate {
 
     /// All of it.
     pub fn total_bytes(&self) -> f64 {
-        let states = self.weight_bytes + self.gradient_bytes + self.optimizer_bytes + self.teacher_bytes;
+        let states =
+            self.weight_bytes + self.gradient_bytes + self.optimizer_bytes + self.teacher_bytes + self.router_bytes;
         states + self.activation_bytes + self.transient_bytes + self.composed_bytes + self.workspace_bytes
     }
 }
@@ -158,6 +166,42 @@ impl BlockBytes {
             backward: tokens * element * backward,
             largest_weight: element * d * f.max(q),
         }
+    }
+}
+
+/// Bytes of routers for one micro-batch; all 0 without.
+#[derive(Default)]
+struct RouterBytes {
+    /// fp32 weights, gradients and two moments, of all routers.
+    states: f64,
+    /// What a layer with a router keeps for its backward.
+    layer: f64,
+    /// Share of the layers that have one.
+    share: f64,
+    /// What the backward of such a layer needs besides.
+    backward: f64,
+}
+
+impl RouterBytes {
+    fn new(model: &ModelConfig, config: &RunConfig, dtype: DType, tokens: f64) -> RouterBytes {
+        let Some(lte) = &config.lte else { return RouterBytes::default() };
+        let layers = (0..model.num_hidden_layers).filter(|layer| lte.routes(*layer)).count();
+        let count = RoutedCount::new(model, layers as i64, lte.expert_size);
+        let element = element_bytes(dtype);
+        let (f, experts) = (model.intermediate_size as f64, count.experts as f64);
+        // In fp32 the normed input is not copied, and gates are multiplied as they are.
+        let copies = if dtype == DType::F32 { 0.0 } else { 4.0 * model.hidden_size as f64 + element * experts };
+        // The product of inner units and gates; logits, scores and gates in fp32.
+        let layer = tokens * (element * f + 4.0 * 3.0 * experts + copies);
+        let share = layers as f64 / model.num_hidden_layers.max(1) as f64;
+        // The gradient of the gates before it is summed over the units of an expert.
+        RouterBytes { states: 16.0 * count.parameters as f64, layer, share, backward: tokens * element * f }
+    }
+
+    /// Kept by all layers but those that are computed again, of which one is at work.
+    fn kept(&self, layers: usize, recomputed: usize) -> f64 {
+        let again = if recomputed > 0 { 1.0 } else { 0.0 };
+        self.layer * (self.share * (layers - recomputed) as f64 + again)
     }
 }
 
@@ -221,6 +265,7 @@ impl std::fmt::Display for MemoryEstimate {
             ("activations", self.activation_bytes),
             ("transient", self.transient_bytes),
             ("composed operators", self.composed_bytes),
+            ("routers", self.router_bytes),
             ("teacher", self.teacher_bytes),
             ("workspace", self.workspace_bytes),
         ];
@@ -325,6 +370,30 @@ mod tests {
         // Half as many rows at a time, each with the logits of both: the same bytes, to a row.
         assert!((with.transient_bytes / without.transient_bytes - 1.0).abs() < 1e-3);
         assert!(with.to_string().contains(" + teacher 12.58"), "{with}");
+    }
+
+    /// A run of `lte train` on a CPU: hidden 128, intermediate 352, 6 layers, 8 heads, vocabulary 4,096, 8 rows of 256 tokens at a
+    /// time, experts of 16 units, routers in every layer: 279,945,216 bytes at the peak.
+    #[test]
+    fn a_run_with_routers_takes_what_was_measured() {
+        let mut model = llama2_7b();
+        (model.head_dim, model.vocab_size, model.tie_word_embeddings) = (16, 4096, false);
+        [model.hidden_size, model.intermediate_size, model.num_hidden_layers] = [128, 352, 6];
+        [model.num_attention_heads, model.num_key_value_heads] = [8, 8];
+        model.sliding_window.truncate(6);
+        let of = |routers: &str| {
+            let text = format!(
+                "[run]\ndirectory = 'a'\ndtype = 'fp32'\n[model]\nsource = 'm'\n[data]\npath = 'd'\n[train]\nsteps = 60\n\
+                 batch_rows = 16\nmicro_batch_rows = 8\nlearning_rate = 0.1\n{routers}"
+            );
+            MemoryEstimate::new(&model, None, &crate::config::parse(&text, "test", &[]).unwrap(), 256, Device::Cpu)
+        };
+        let (dense, routed) = (of(""), of("[lte]\nexpert_size = 16\n"));
+        assert!((routed.total_bytes() / 279_945_216.0 - 1.0).abs() < 0.03, "{routed}");
+        assert_eq!(dense.router_bytes, 0.0);
+        let half = of("[lte]\nexpert_size = 16\nlayers = [0, 2, 4]\n");
+        assert_eq!(2.0 * half.router_bytes, routed.router_bytes);
+        assert!(routed.to_string().contains(" + routers 0.02"), "{routed}");
     }
 
     #[test]

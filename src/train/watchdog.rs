@@ -121,7 +121,7 @@ impl Watchdog {
     /// Takes the next record of the run; what is wrong with it, if anything.
     pub fn take(&mut self, record: &Record) -> Option<Alarm> {
         match &record.what {
-            What::Eval(eval) if eval.is_cut() => None,
+            What::Eval(eval) if !eval.is_as_run() => None,
             What::Eval(eval) if record.step == Some(0) => {
                 self.start = Start::of(eval);
                 None

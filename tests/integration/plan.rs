@@ -332,3 +332,32 @@ fn a_run_keeps_what_auto_was_when_it_started() {
     assert!(resolved.contains(&format!("dtype = \"{here}\"")), "{resolved}");
     assert!(!resolved.contains("dtype = \"auto\""), "{resolved}");
 }
+
+#[test]
+fn a_run_with_routers_says_what_they_cost_and_save() {
+    let desk = Desk::published();
+    let text = format!(
+        "[run]\ndirectory = '{0}/run'\n[model]\nsource = '{0}/models/Llama-2-7b-hf'\n[data]\npath = '{0}/data'\n[train]\nsteps = 100\n\
+         batch_rows = 16\nmicro_batch_rows = 1\nlearning_rate = 1.5e-5\n[lte]\ndensity = 0.5\nrouter_steps = 10\ndensity_steps = 20\n",
+        desk.at("").display()
+    );
+    std::fs::write(desk.at("lte.toml"), text).unwrap();
+    let file = desk.at("lte.toml").display().to_string();
+    let told = succeed(&["plan", "--config", &file, "--card", "h200"]);
+    for said in [
+        "routers: 32 × 344 experts of 32 units, 45,088,768 parameters (0.67 % of the model)",
+        "stage 1: 10 steps with routers in training, stage 2: 90",
+        "8.1152 GiFLOP in the layers' projections, 12.0625 dense (1.49×)",
+        "reads 8.9764 GB of weights, 13.2147 GB dense (1.47×)",
+        " + routers ",
+    ] {
+        assert!(told.contains(said), "{said} is not in\n{told}");
+    }
+    let output = shearling(&["plan", "--config", &file, "--card", "h200", "--json"]);
+    let answer: Value = serde_json::from_slice(&output.stdout).unwrap();
+    assert_eq!((&answer["stage"], &answer["experts"]["router_parameters"]), (&"lte".into(), &45_088_768.into()));
+    let warnings = answer["warnings"].to_string();
+    for key in ["lte.router_steps = 10 of 100", "lte.density_steps = 20 is above"] {
+        assert!(warnings.contains(key), "{key}: {warnings}");
+    }
+}

@@ -1,9 +1,9 @@
 //! `shearling inspect run`: a run in about a screen and a half: notes first, then curves, domains, the constraint, the
 //! masks, what survives. The tables are in `run_tables`.
 
-use super::CsvTarget;
 use super::run_csv::run_csv;
 use super::run_tables as tables;
+use super::{CsvTarget, expert_tables as experts};
 use crate::cli::arguments::InspectRun;
 use crate::cli::printer::for_stdout;
 use crate::cli::table::{Table, grouped, optional, ranges};
@@ -38,26 +38,34 @@ fn whole(history: &RunHistory) -> Value {
 fn text(history: &RunHistory, terminal: Terminal) -> String {
     let width = terminal.width;
     let masked = history.steps.sparsity_expected.iter().any(Option::is_some);
-    let sampled = match masked {
+    let sampled_title = match masked {
         true => "a sample of the steps; sparsity is the share of prunable parameters that is removed",
         false => "a sample of the steps",
     };
     let compared = history.stories.iter().any(|story| story.degradation.is_some() || story.recovered.is_some());
-    let stories = match compared {
+    let stories_title = match compared {
         true => {
             "domains: validation losses; what pruning cost in standard errors (SE) and the part of it that came back; share \
              of the mix; rows seen"
         }
         false => "domains: validation losses, share of the mix, rows seen",
     };
-    let sections: [(&str, Table); 9] = [
+    let (sampled, stories) = match history.experts.is_some() {
+        true => (experts::sampled_steps(history), Table::default()),
+        false => (tables::sampled_steps(history), tables::stories(history)),
+    };
+    let sections: [(&str, Table); 13] = [
         ("curves over the steps; losses in nats per token", tables::curves(history, width)),
-        (sampled, tables::sampled_steps(history)),
+        (sampled_title, sampled),
+        ("losses of an lte run", experts::losses(history)),
+        ("units that run, on held-out rows; of 2, 4, 8 rows together", experts::evaluations(history)),
+        ("units that run by layer, at the last evaluation", experts::layers(history)),
         (
             "validation loss by step, nats per token on held-out rows; ±: standard error",
             tables::validation(history, width),
         ),
-        (stories, tables::stories(history)),
+        (stories_title, stories),
+        ("domains: what running few units costs", experts::domains(history)),
         ("share of each domain in the mix, by step", tables::proportions(history, width)),
         (
             "validation loss above the reference, nats per token; after \"yes\" the mix moved",
@@ -72,6 +80,7 @@ fn text(history: &RunHistory, terminal: Terminal) -> String {
         ("when the masks settled", tables::settled(history)),
     ];
     let mut text = headline(history);
+    text.extend(history.experts.as_ref().and_then(|experts| Some(format!("{}\n", experts.sentence()?))));
     if !history.notes.is_empty() {
         text.push_str(&format!("\n{}", notes(history)));
     }

@@ -7,7 +7,7 @@ use crate::inspect::columns::ends;
 use crate::inspect::{Column, Evaluation, HeldOutLoss, RunHistory};
 
 /// Places of a history that a table shows.
-const SAMPLES: usize = 10;
+pub(super) const SAMPLES: usize = 10;
 /// Fewest, however narrow the terminal is.
 const LEAST_SAMPLES: usize = 3;
 /// Events that are listed.
@@ -39,7 +39,7 @@ pub(super) fn curves(history: &RunHistory, width: usize) -> Table {
 fn curves_with(history: &RunHistory, width: usize) -> Table {
     let steps = &history.steps;
     let mut table = Table::new(["quantity", "first", "last", "min", "max", "trend"]);
-    let columns: [(&str, &Column); 15] = [
+    let columns: [(&str, &Column); 20] = [
         ("loss, total", &steps.loss_total),
         ("loss, cross entropy", &steps.loss_cross_entropy),
         ("loss, distillation", &steps.loss_distillation),
@@ -47,13 +47,18 @@ fn curves_with(history: &RunHistory, width: usize) -> Table {
         ("sparsity expected", &steps.sparsity_expected),
         ("sparsity target", &steps.sparsity_target),
         ("expected parameters", &steps.expected_parameters),
+        ("density", &steps.router_density),
+        ("density asked", &steps.router_density_target),
+        ("scores near threshold", &steps.router_near_threshold),
         ("gradient norm", &steps.gradient_norm_total),
         ("… weights", &steps.gradient_norm_weights),
         ("… masks", &steps.gradient_norm_masks),
         ("… multipliers", &steps.gradient_norm_multipliers),
+        ("… routers", &steps.gradient_norm_routers),
         ("clip scale", &steps.clip_scale),
         ("learning rate, weights", &steps.learning_rate_weights),
         ("learning rate, masks", &steps.learning_rate_masks),
+        ("learning rate, routers", &steps.learning_rate_routers),
         ("tokens/s in steps", &steps.tokens_per_second),
     ];
     let domains = steps.domains.iter().map(|domain| (format!("loss, {}", domain.domain), &domain.loss));
@@ -82,7 +87,7 @@ fn range(column: &Column) -> [String; 4] {
 }
 
 /// A number of any size in few characters.
-fn short(value: Option<f64>) -> String {
+pub(super) fn short(value: Option<f64>) -> String {
     match value {
         Some(value) if value != 0.0 && value.abs() < 1e-3 => format!("{value:.1e}"),
         Some(value) if value.abs() >= 1e4 => grouped(value.round() as i128),
@@ -91,7 +96,7 @@ fn short(value: Option<f64>) -> String {
 }
 
 /// About `most` of `count` indices, with the first and the last.
-fn sampled(count: usize, most: usize) -> Vec<usize> {
+pub(super) fn sampled(count: usize, most: usize) -> Vec<usize> {
     let places = most.min(count);
     let mut indices: Vec<usize> =
         (0..places).map(|place| if places == 1 { 0 } else { place * (count - 1) / (places - 1) }).collect();
@@ -168,7 +173,7 @@ fn picked(evaluations: Vec<&Evaluation>, most: usize) -> Vec<&Evaluation> {
     sampled(evaluations.len(), most).into_iter().filter_map(|index| evaluations.get(index).copied()).collect()
 }
 
-fn step(step: &u64) -> String {
+pub(super) fn step(step: &u64) -> String {
     grouped(i128::from(*step))
 }
 

@@ -1,5 +1,6 @@
 //! What may be a mistake in a run that would start: one short line each.
 
+use super::experts;
 use super::mix::MixReach;
 use super::rows::DomainRows;
 use crate::cli::table::grouped;
@@ -27,6 +28,7 @@ pub(super) fn warnings(
     warnings.extend(one_shot(outline));
     warnings.extend(settling(outline));
     warnings.extend(learning_rate(outline));
+    warnings.extend(experts::warnings(outline));
     warnings.extend(computing(outline));
     warnings.extend(writing(outline));
     warnings.extend(odd_sizes(small));

@@ -4,6 +4,7 @@
 
 mod advice;
 mod by_need;
+mod experts;
 mod mix;
 mod places;
 mod report;

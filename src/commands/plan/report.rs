@@ -1,6 +1,7 @@
 //! The answer of `plan`, as text and as JSON.
 
 use super::advice::{self, written_dtype};
+use super::experts::ExpertPlan;
 use super::mix::MixReach;
 use super::places::Places;
 use super::rows::{self, DomainRows};
@@ -27,6 +28,7 @@ pub(super) struct PlanReport {
     small: Option<ModelConfig>,
     domains: Vec<DomainRows>,
     mix: Option<MixReach>,
+    experts: Option<ExpertPlan>,
     places: Places,
     checkpoint_bytes: f64,
     written_bytes: f64,
@@ -72,14 +74,26 @@ impl PlanReport {
         let places = Places::new(outline, &cost, card);
         let checkpoint_bytes = if cost.one_shot.is_some() { 0.0 } else { checkpoint_bytes(&outline.model, config) };
         let written = ParameterCount::of(small.as_ref().unwrap_or(&outline.model)).total() as f64;
-        let written_bytes = written * written_dtype(outline).1.bytes() as f64;
+        let element_bytes = written_dtype(outline).1.bytes() as i64;
+        let written_bytes = written * element_bytes as f64;
+        let experts = ExpertPlan::of(outline, element_bytes);
         let mut warnings = outline.findings.warnings.clone();
         let mix = MixReach::of(outline);
         warnings.extend(advice::warnings(outline, small.as_ref(), &domains, mix.as_ref()));
         warnings.extend(mix.as_ref().and_then(MixReach::warning));
         warnings.extend(places.warning());
-        let mut report =
-            PlanReport { small, domains, mix, places, checkpoint_bytes, written_bytes, cost, seconds, warnings };
+        let mut report = PlanReport {
+            small,
+            domains,
+            mix,
+            experts,
+            places,
+            checkpoint_bytes,
+            written_bytes,
+            cost,
+            seconds,
+            warnings,
+        };
         report.warnings.extend(busy);
         report.warnings.extend(report.full_disk(outline));
         report.warnings.extend(report.long_evaluations());
@@ -127,6 +141,7 @@ impl PlanReport {
             None if self.cost.tokens > 0.0 => self.training(outline),
             None => String::new(),
         });
+        text.push_str(&self.experts.as_ref().map(ExpertPlan::text).unwrap_or_default());
         text.push_str(&match &self.seconds {
             Some((seconds, said)) => {
                 let rate = self.cost.tokens_per_second(*seconds);
@@ -242,6 +257,7 @@ impl PlanReport {
             "teacher": outline.teacher.as_ref().map(model),
             "masks": outline.spec.as_ref().map(|spec| spec.modules()),
             "domains": self.domains.iter().map(DomainRows::json).collect::<Vec<_>>(),
+            "experts": self.experts.as_ref().map(ExpertPlan::json),
             "mixer": self.mix.as_ref().map(MixReach::json),
             "steps": outline.config.train.steps,
             "row_tokens": outline.row_tokens,

@@ -56,6 +56,7 @@ impl View<'_> {
     pub(super) fn lines(&self, width: usize) -> Vec<String> {
         let mut lines = vec![format!("{} · {} · {}", self.stage(), self.run.display(), self.state()), self.progress()];
         lines.extend(self.loss());
+        lines.extend(self.routers());
         lines.extend(self.speed());
         lines.extend(self.events());
         for table in [self.modules(), self.domains()].into_iter().flatten() {
@@ -72,6 +73,7 @@ impl View<'_> {
         parts.push(self.who());
         parts.extend(live.loss.map(|loss| format!("loss {loss:.4}")));
         parts.extend(self.sparsity().map(|sparsity| format!("sparsity {sparsity}")));
+        parts.extend(self.density().map(|density| format!("density {density}")));
         parts.extend(live.evaluation.as_ref().map(|found| format!("validation {}", evaluated(found))));
         parts.extend(live.tokens_per_second.map(|rate| format!("{} tokens/s in steps", grouped(rate as i64))));
         parts.extend(self.left());
@@ -171,6 +173,23 @@ impl View<'_> {
         Some(format!("{expected:.3}/{}", optional(target, 3)))
     }
 
+    /// Share of units that ran in the last step and its target.
+    fn density(&self) -> Option<String> {
+        let (density, target) = (self.live.density?, self.live.target_density);
+        Some(target.map_or(format!("{density:.3}"), |target| format!("{density:.3}/{target:.3}")))
+    }
+
+    fn routers(&self) -> Option<String> {
+        let live = self.live;
+        let asked = live.target_density.map_or(String::new(), |target| format!(" of {:.1} % asked", 100.0 * target));
+        let stage = match live.router_stage {
+            Some(1) => "  stage 1: routers train",
+            Some(2) => "  stage 2: routers are frozen",
+            _ => "",
+        };
+        Some(format!("density {:.1} %{asked}{stage}", 100.0 * live.density?))
+    }
+
     fn modules(&self) -> Option<Table> {
         let mut table = Table::new(["module", "sparsity", "target", "violation", "λ1", "λ2"]);
         for module in &self.live.modules {
@@ -206,7 +225,8 @@ impl View<'_> {
 }
 
 fn evaluated(found: &LiveEvaluation) -> String {
-    format!("{} at step {}", optional(found.mean_loss, 4), thousands(found.step))
+    let density = found.density.map_or(String::new(), |density| format!(" (density {:.1} %)", 100.0 * density));
+    format!("{} at step {}{density}", optional(found.mean_loss, 4), thousands(found.step))
 }
 
 fn bar(done: f64) -> String {
@@ -288,6 +308,22 @@ mod tests {
         live.apply(Event::Record(json!({ "type": "save", "step": 4 })));
         let text = view(&live, Activity::Nobody).lines(80).join("\n");
         assert!(text.contains("finished") && text.contains("saved at step 4") && !text.contains("left"), "{text}");
+    }
+
+    #[test]
+    fn an_lte_run_says_how_many_units_run() {
+        let step = |routers: Value| json!({ "type": "step", "step": 1, "routers": routers });
+        let routers = json!({ "density": 0.7512, "target": 0.75, "near_threshold": 0.1, "stage": 1 });
+        let eval =
+            json!({ "type": "eval", "step": 1, "gates": "experts", "mean_loss": 2.0, "experts": { "density": 0.5 } });
+        let robust = live(&[step(routers), eval]);
+        let text = view(&robust, Activity::Nobody).lines(120).join("\n");
+        assert!(text.contains("density 75.1 % of 75.0 % asked  stage 1: routers train"), "{text}");
+        assert!(text.contains("validation 2.0000 at step 1 (density 50.0 %)"), "{text}");
+        assert!(view(&robust, Activity::Nobody).line().contains("  density 0.751/0.750  "));
+        let paper = live(&[step(json!({ "density": 0.5, "stage": 2 }))]);
+        let text = view(&paper, Activity::Nobody).lines(120).join("\n");
+        assert!(text.contains("density 50.0 %  stage 2: routers are frozen"), "{text}");
     }
 
     #[test]

@@ -14,7 +14,7 @@ const RECENT_STEPS: usize = 20;
 /// Where a run stands.
 #[derive(Clone, Debug, Default, PartialEq, Serialize)]
 pub struct LiveRun {
-    /// `prune` or `pretrain`.
+    /// `prune`, `pretrain` or `lte`.
     pub stage: Option<String>,
     /// Finished steps.
     pub step: u64,
@@ -41,6 +41,15 @@ pub struct LiveRun {
     pub expected_sparsity: Option<f64>,
     /// Overall target of the step.
     pub target_sparsity: Option<f64>,
+    /// Share of intermediate units that ran in the last step; none without routers, as the next two.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub density: Option<f64>,
+    /// The share asked for at that step.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub target_density: Option<f64>,
+    /// 1 while routers train, 2 when they are frozen.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub router_stage: Option<u64>,
     /// Mean over the last steps.
     pub tokens_per_second: Option<f64>,
     /// Mean over the last steps.
@@ -98,6 +107,9 @@ pub struct LiveEvaluation {
     pub step: u64,
     /// Mean over the domains.
     pub mean_loss: Option<f64>,
+    /// Share of intermediate units that ran; none without routers.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub density: Option<f64>,
 }
 
 impl LiveRun {
@@ -170,6 +182,10 @@ impl LiveRun {
         self.skipped = record.skipped.unwrap_or(self.skipped);
         self.expected_sparsity = record.sparsity.as_ref().and_then(|sparsity| sparsity.expected);
         self.target_sparsity = record.sparsity.as_ref().and_then(|sparsity| sparsity.target);
+        let routers = record.routers.as_ref();
+        self.density = routers.and_then(|routers| routers.density);
+        self.target_density = routers.and_then(|routers| routers.target);
+        self.router_stage = routers.and_then(|routers| routers.stage);
         for (name, fields) in record.domains.iter().take(MOST_GROUPS) {
             let Some(domain) = self.domain(name) else { continue };
             domain.loss = fields.loss.or(domain.loss);
@@ -198,7 +214,12 @@ impl LiveRun {
         if step > 0 {
             self.evaluation_seconds += record.seconds.unwrap_or(0.0);
         }
-        let found = LiveEvaluation { step, mean_loss: record.mean_loss };
+        // The same model, run another way.
+        if record.is_soft() {
+            return;
+        }
+        let density = record.experts.as_ref().and_then(|experts| experts.density);
+        let found = LiveEvaluation { step, mean_loss: record.mean_loss, density };
         if record.is_cut() {
             self.cut = Some(found);
             return;
@@ -286,14 +307,32 @@ mod tests {
         ] {
             live.apply(Event::Record(record));
         }
-        assert_eq!(live.evaluation, Some(LiveEvaluation { step: 2, mean_loss: Some(1.25) }));
-        assert_eq!(live.cut, Some(LiveEvaluation { step: 2, mean_loss: Some(9.0) }));
+        assert_eq!(live.evaluation, Some(LiveEvaluation { step: 2, mean_loss: Some(1.25), density: None }));
+        assert_eq!(live.cut, Some(LiveEvaluation { step: 2, mean_loss: Some(9.0), density: None }));
         assert_eq!((live.domains[1].validation_loss, live.domains[1].proportion), (Some(1.0), Some(0.625)));
         assert!(live.domains[0].exhausted && !live.domains[1].exhausted);
         assert_eq!((live.last_skip, live.last_save), (Some(2), Some(2)));
         assert!(!live.is_finished(), "two of four steps");
         live.apply(Event::Restarted);
         assert_eq!(live, LiveRun::default());
+    }
+
+    #[test]
+    fn routers_are_told_as_of_the_last_step_and_soft_scores_are_no_validation() {
+        let routed = |step: u64, stage: u64| {
+            json!({ "type": "step", "step": step,
+                    "routers": { "density": 0.75, "target": 0.5, "near_threshold": 0.1, "stage": stage } })
+        };
+        let eval = |gates: &str, loss: f64, experts: Value| {
+            json!({ "type": "eval", "step": 2, "gates": gates, "mean_loss": loss, "experts": experts, "seconds": 2.0,
+                    "domains": { "wiki": { "loss": loss } } })
+        };
+        let hard = eval("experts", 1.5, json!({ "density": 0.625 }));
+        let live = run([routed(1, 1), routed(2, 2), hard, eval("soft", 9.0, json!(null))]);
+        assert_eq!((live.density, live.target_density, live.router_stage), (Some(0.75), Some(0.5), Some(2)));
+        let expected = LiveEvaluation { step: 2, mean_loss: Some(1.5), density: Some(0.625) };
+        assert_eq!((live.evaluation, live.domains[0].validation_loss), (Some(expected), Some(1.5)));
+        assert_eq!(live.evaluation_seconds, 4.0, "both took time");
     }
 
     #[test]

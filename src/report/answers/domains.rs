@@ -20,7 +20,7 @@ const RECOVERED: f64 = 0.95;
 
 pub(super) fn degraded(line: &[&RunView], all: &[RunView], eval: Option<&EvalFile>) -> Answer {
     const QUESTION: &str = "Which domains did pruning degrade, and which recovered?";
-    let last = line.last().map_or(String::new(), |run| run.label.clone());
+    let last = line.iter().rfind(|run| !run.history.is_lte()).map_or(String::new(), |run| run.label.clone());
     let recorded = stories(line, all);
     let stories = match recorded.iter().any(|story| story.damage().is_some()) {
         true => recorded,

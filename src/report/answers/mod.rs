@@ -1,8 +1,10 @@
 //! The questions one has after a run, answered in plain sentences from its numbers: which layers and heads were kept, did
 //! the constraint hold, when did the masks settle, which domains did pruning degrade and which recovered, where did the
-//! data go, does the exported model match the masked one, is it faster. What cannot be answered says what is missing.
+//! data go, does the exported model match the masked one, is it faster; of a model taught to activate fewer neurons, how
+//! many units run and what that cost. What cannot be answered says what is missing.
 
 mod domains;
+mod experts;
 mod from_eval;
 mod masks;
 mod speed;
@@ -51,7 +53,7 @@ impl Answer {
     }
 }
 
-/// The answers for a pruning run and what continued it, one of the lines of `all`.
+/// The answers for a pruning run and what continued it, or for a run that pruned nothing, one of the lines of `all`.
 pub fn answers(
     line: &[&RunView],
     all: &[RunView],
@@ -68,6 +70,8 @@ pub fn answers(
             masks::settled(history),
             masks::equivalence(history),
         ]),
+        // Whoever teaches a model to run fewer units asks for no survivors.
+        None if line.iter().any(|run| run.history.experts.is_some()) => (),
         None => answers.push(Answer::new(
             "survivors",
             masks::WHICH_KEPT,
@@ -75,6 +79,11 @@ pub fn answers(
             "None of the given runs pruned, so nothing was removed here.",
         )),
     }
-    answers.extend([domains::degraded(line, all, eval), domains::data(line), speed::speed(line, all, latency)]);
+    let routed = line.iter().rev().find(|run| run.history.experts.is_some());
+    answers.extend(routed.iter().flat_map(|run| experts::answers(run.history)));
+    if prune.is_some() || routed.is_none() {
+        answers.push(domains::degraded(line, all, eval));
+    }
+    answers.extend([domains::data(line), speed::speed(line, all, latency)]);
     answers
 }

@@ -144,7 +144,7 @@ fn excess(runs: &[RunView]) -> Vec<Series> {
     let of_run = |run: &RunView| {
         let line = |(colour, name): (usize, &String)| {
             eval_series(run, name, (colour, run_dash(run)), Over::Steps, |e| {
-                e.domain(name).and_then(|domain| domain.excess)
+                e.domain(name).filter(|_| !e.is_soft()).and_then(|domain| domain.excess)
             })
         };
         names.iter().enumerate().map(line).collect::<Vec<_>>()

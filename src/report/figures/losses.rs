@@ -31,7 +31,9 @@ pub(super) fn section(runs: &[RunView]) -> Section {
     let differ = rows_differ(runs);
     let about = format!(
         "Mean over the domains on held-out rows. While pruning, the solid line has as many units open as the masks expect; \
-         the dotted one is the model cut to its target, which is the one that gets exported. Level and dotted: a teacher.{differ}"
+         the dotted one is the model cut to its target, which is the one that gets exported. Of a run that teaches to activate \
+         fewer neurons, the first point is the dense model, all others run the chosen experts; dotted: experts multiplied by \
+         their scores. Level and dotted: a teacher.{differ}"
     );
     let caption = Caption::new("loss-heldout", "Held-out loss", about);
     let spec = LineSpec::new(caption, "step", "nats per token", Unit::Plain).past_the_start();
@@ -98,10 +100,12 @@ fn distillation(runs: &[RunView]) -> Vec<Series> {
 
 fn held_out(runs: &[RunView], over: Over) -> Vec<Series> {
     let lines = |run: &RunView| {
-        let open = eval_series(run, &run.label, run_style(run), over, |e| e.mean_loss.filter(|_| !e.is_cut()));
+        let open = eval_series(run, &run.label, run_style(run), over, |e| e.mean_loss.filter(|_| e.is_as_run()));
         let name = format!("{}, cut to target", run.label);
         let cut = eval_series(run, &name, (run.index, REFERENCE_DASH), over, |e| e.mean_loss.filter(|_| e.is_cut()));
-        [open, cut, teacher(run, over)]
+        let name = format!("{}, experts times scores", run.label);
+        let soft = eval_series(run, &name, (run.index, REFERENCE_DASH), over, |e| e.mean_loss.filter(|_| e.is_soft()));
+        [open, cut, soft, teacher(run, over)]
     };
     runs.iter().flat_map(lines).collect()
 }
@@ -117,7 +121,7 @@ fn by_domain(runs: &[RunView], over: Over) -> Vec<Series> {
     let of_run = |run: &RunView| {
         let line = |(colour, name): (usize, &String)| {
             eval_series(run, name, (colour, run_dash(run)), over, |e| {
-                e.domain(name).filter(|_| !e.is_cut()).and_then(|domain| domain.loss)
+                e.domain(name).filter(|_| e.is_as_run()).and_then(|domain| domain.loss)
             })
         };
         names.iter().enumerate().map(line).collect::<Vec<_>>()

@@ -7,7 +7,7 @@ use crate::report::lineage::RunView;
 use crate::report::number::Unit;
 
 /// Columns of one chart: name and column.
-type Columns = fn(&Steps) -> [(&'static str, &Column); 3];
+type Columns = fn(&Steps) -> [(&'static str, &Column); 4];
 /// Events that a table names, of each run.
 const LISTED_EVENTS: usize = 200;
 
@@ -21,6 +21,7 @@ pub(super) fn section(runs: &[RunView]) -> Section {
             ("weights", &s.learning_rate_weights),
             ("masks", &s.learning_rate_masks),
             ("multipliers", &s.learning_rate_multipliers),
+            ("routers", &s.learning_rate_routers),
         ]
     };
     add(&mut figures, spec, grouped(runs, rates), vec![]);
@@ -33,6 +34,7 @@ pub(super) fn section(runs: &[RunView]) -> Section {
             ("weights", &s.gradient_norm_weights),
             ("masks", &s.gradient_norm_masks),
             ("multipliers", &s.gradient_norm_multipliers),
+            ("routers", &s.gradient_norm_routers),
         ]
     };
     add(&mut figures, spec, grouped(runs, norms), marks(runs.iter(), runs.len() > 1));
@@ -64,7 +66,12 @@ pub(super) fn section(runs: &[RunView]) -> Section {
 fn grouped(runs: &[RunView], columns: Columns) -> Vec<Series> {
     let of_run = |run: &RunView| {
         let line = |(colour, (name, column)): (usize, (&str, &Column))| {
-            step_series(run, name, (colour, run_dash(run)), column, Over::Steps)
+            // Frozen routers have neither rate nor gradient, and a logarithmic axis no zero.
+            let column: Column = match name {
+                "routers" => column.iter().map(|value| value.filter(|value| *value > 0.0)).collect(),
+                _ => column.clone(),
+            };
+            step_series(run, name, (colour, run_dash(run)), &column, Over::Steps)
         };
         columns(&run.history.steps).into_iter().enumerate().map(line).collect::<Vec<_>>()
     };

@@ -80,4 +80,14 @@ impl Eval {
     pub fn is_cut(&self) -> bool {
         self.gates.as_deref() == Some("target")
     }
+
+    /// Whether experts were multiplied by their scores: another way of running the model in training.
+    pub fn is_soft(&self) -> bool {
+        self.gates.as_deref() == Some("soft")
+    }
+
+    /// Whether it is of the model in training as it is run.
+    pub fn is_as_run(&self) -> bool {
+        !self.is_cut() && !self.is_soft()
+    }
 }

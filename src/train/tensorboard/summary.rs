@@ -4,7 +4,9 @@
 //! A number that is absent or null (not finite, or there is none) gives no point.
 
 use super::proto::{Datum, Dimension, Histogram, Metadata, Plugin, STRING, Shape, StringTensor, Tagged};
-use crate::run_dir::record::{Constraint, DomainEval, DomainStep, Eval, MaskState, ModuleMasks, Record, Step, What};
+use crate::run_dir::record::{
+    Constraint, DomainEval, DomainStep, Eval, ExpertState, MaskState, ModuleMasks, Record, Step, What,
+};
 
 /// Where a number stands in a record.
 type Number<R> = fn(&R) -> Option<f64>;
@@ -14,7 +16,7 @@ fn whole(number: Option<u64>) -> Option<f64> {
 }
 
 /// Numbers of a step.
-const STEP: [(&str, Number<Step>); 23] = [
+const STEP: [(&str, Number<Step>); 29] = [
     ("loss/total", |r| r.loss.total),
     ("loss/cross_entropy", |r| r.loss.cross_entropy),
     ("loss/perplexity", |r| r.loss.perplexity),
@@ -34,10 +36,16 @@ const STEP: [(&str, Number<Step>); 23] = [
     ("learning_rate/weights", |r| r.learning_rate.weights),
     ("learning_rate/masks", |r| r.learning_rate.masks),
     ("learning_rate/multipliers", |r| r.learning_rate.multipliers),
+    ("learning_rate/routers", |r| r.learning_rate.routers),
     ("gradient_norm/total", |r| r.gradient_norm.total),
     ("gradient_norm/weights", |r| r.gradient_norm.weights),
     ("gradient_norm/masks", |r| r.gradient_norm.masks),
     ("gradient_norm/multipliers", |r| r.gradient_norm.multipliers),
+    ("gradient_norm/routers", |r| r.gradient_norm.routers),
+    ("routers/density", |r| r.routers.as_ref()?.density),
+    ("routers/density_target", |r| r.routers.as_ref()?.target),
+    ("routers/near_threshold", |r| r.routers.as_ref()?.near_threshold),
+    ("routers/stage", |r| whole(r.routers.as_ref()?.stage)),
 ];
 
 /// Numbers of a domain in a step.
@@ -61,7 +69,15 @@ const CONSTRAINT: [(&str, Number<Constraint>); 7] = [
     ("multipliers/lambda_2", |r| r.lambda_2),
 ];
 
-/// Numbers of a domain in an evaluation, below `eval` or `eval_cut`.
+/// Numbers of the experts in an evaluation.
+const EXPERTS: [(&str, Number<ExpertState>); 4] = [
+    ("experts/density_mean", |r| r.density),
+    ("experts/near_threshold", |r| r.near_threshold),
+    ("experts/always_on", |r| r.always_on),
+    ("experts/always_off", |r| r.always_off),
+];
+
+/// Numbers of a domain in an evaluation, below `eval`, `eval_cut` or `eval_soft`.
 const EVAL_DOMAIN: [(&str, Number<DomainEval>); 5] = [
     ("loss", |r| r.loss),
     ("standard_error", |r| r.standard_error),
@@ -110,7 +126,12 @@ fn evaluation(record: &Eval) -> Vec<Tagged> {
     let mut found = Vec::new();
     // The cut is another model than the one in training: its losses are another curve.
     let cut = record.is_cut();
-    let group = if cut { "eval_cut" } else { "eval" };
+    let group = match (cut, record.is_soft()) {
+        (true, _) => "eval_cut",
+        // The same model with experts times scores: not how it is run.
+        (false, true) => "eval_soft",
+        (false, false) => "eval",
+    };
     found.extend(scalar(format!("{group}/mean_loss"), record.mean_loss));
     for (name, domain) in record.domains.iter() {
         pick(domain, &EVAL_DOMAIN, |tag| format!("{group}/{tag}/{name}"), &mut found);
@@ -119,6 +140,17 @@ fn evaluation(record: &Eval) -> Vec<Tagged> {
     if !cut {
         masks(record, &mut found);
     }
+    found.extend(record.experts.iter().flat_map(experts));
+    found
+}
+
+fn experts(record: &ExpertState) -> Vec<Tagged> {
+    let mut found = Vec::new();
+    pick(record, &EXPERTS, |tag| tag.to_string(), &mut found);
+    found.extend(record.domains.iter().filter_map(|(name, share)| scalar(format!("experts/density/{name}"), *share)));
+    let layers = record.layers.iter().map(|(layer, share)| (format!("experts/layer/{layer:0>3}"), *share));
+    let unions = record.unions.iter().map(|(rows, share)| (format!("experts/union/{rows}"), *share));
+    found.extend(layers.chain(unions).filter_map(|(tag, share)| scalar(tag, share)));
     found
 }
 
@@ -238,6 +270,35 @@ mod tests {
         assert_eq!(scalars(&record("expected")), expected.map(|(tag, number)| (tag.to_string(), number)));
         let cut = [("eval_cut/mean_loss".to_string(), 1.5), ("eval_cut/loss/wiki".to_string(), 1.25)];
         assert_eq!(scalars(&record("target")), cut);
+    }
+
+    #[test]
+    fn routers_and_experts_have_curves() {
+        let step = json!({ "type": "step", "step": 3, "learning_rate": { "routers": 0.5 }, "gradient_norm": { "routers": 2.0 },
+                           "routers": { "density": 0.75, "target": null, "near_threshold": 0.125, "stage": 1 } });
+        let expected = [
+            ("learning_rate/routers", 0.5),
+            ("gradient_norm/routers", 2.0),
+            ("routers/density", 0.75),
+            ("routers/near_threshold", 0.125),
+            ("routers/stage", 1.0),
+        ];
+        assert_eq!(scalars(&step), expected.map(|(tag, number)| (tag.to_string(), number)));
+        let experts = json!({ "density": 0.5, "always_on": 0.25, "layers": { "7": 0.75, "11": null },
+                              "domains": { "wiki": 0.375 }, "unions": { "2": 0.625 } });
+        let eval = |gates: &str, experts: &Value| {
+            scalars(&json!({ "type": "eval", "step": 3, "gates": gates, "mean_loss": 1.5, "experts": experts }))
+        };
+        let expected = [
+            ("eval/mean_loss", 1.5),
+            ("experts/density_mean", 0.5),
+            ("experts/always_on", 0.25),
+            ("experts/density/wiki", 0.375),
+            ("experts/layer/007", 0.75),
+            ("experts/union/2", 0.625),
+        ];
+        assert_eq!(eval("experts", &experts), expected.map(|(tag, number)| (tag.to_string(), number)));
+        assert_eq!(eval("soft", &json!(null)), [("eval_soft/mean_loss".to_string(), 1.5)]);
     }
 
     #[test]
