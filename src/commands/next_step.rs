@@ -12,6 +12,7 @@ pub(super) fn next_step(config: &RunConfig, stage: Stage, file: Option<&Path>, m
     match file.filter(|_| stage == Stage::Prune).and_then(|file| continuation(file, model)) {
         Some(file) => format!("next: shearling pretrain --config {}", word(&file)),
         None if stage == Stage::Prune => format!("next: {}", eval(config, file, model)),
+        None if stage == Stage::Lte => format!("next: {}", lte(config, model)),
         None => {
             format!("next: {} --out eval.json\n      {} --eval eval.json", eval(config, file, model), report(config))
         }
@@ -41,6 +42,17 @@ fn eval(config: &RunConfig, file: Option<&Path>, model: &Path) -> String {
     };
     let rows = config.eval.rows_per_domain;
     format!("shearling eval {} --data {} --rows {rows}{dtype}", models.join(" "), word(&config.data.path))
+}
+
+/// What running few units costs, and the layout for decoding.
+fn lte(config: &RunConfig, model: &Path) -> String {
+    let dense = config.model.source.as_deref().map_or(String::new(), |source| format!(" --dense {}", word(source)));
+    let (shown, rows, data) = (word(model), config.eval.rows_per_domain, word(&config.data.path));
+    let packed = word(&config.run.directory.join("packed"));
+    format!(
+        "shearling lte eval {shown} --data {data} --rows {rows}{dense}\n      shearling lte pack {shown} --out {packed}\n      shearling report {} -o report.html",
+        word(&config.run.directory)
+    )
 }
 
 /// What a configuration beside `file` cuts to `pruned`.

@@ -40,6 +40,12 @@ pub(super) fn resume(folder: &Path, sets: &[String], stage: Stage, printer: &Pri
         // Masks that have reached their targets keep them.
         config.masks.warmup_steps.get_or_insert(saved.masks.target_warmup(saved.train.steps));
     }
+    if let (Some(before), Some(lte)) = (&saved.lte, &mut config.lte) {
+        // Stages that were shares of the steps stay where they were.
+        let kept = before.resolved(&saved.train);
+        lte.router_steps = lte.router_steps.or(kept.router_steps);
+        lte.density_steps = lte.density_steps.or(kept.density_steps);
+    }
     check_same_run(&saved, &config)?;
     let done = RunDir::open(folder)?.list_steps()?.last().copied().unwrap_or(0);
     let written = folder.join(crate::export::folder_name(stage));

@@ -101,6 +101,9 @@ impl Trainer {
             (None, None) => EvalGates::Plain,
         };
         let (rows, experts) = self.measured_rows(gates, progress)?;
+        if let (Some(routers), Some(found)) = (&mut self.routers, &experts) {
+            routers.note_densities(found);
+        }
         let domains = summaries(&rows);
         // What few experts cost is judged row by row against the model before the first step.
         let ends = self.counters.step >= self.config.train.steps;

@@ -19,7 +19,7 @@ use super::optimizer::{Direction, Group};
 use crate::config::{Lte, RunConfig, ScoreForward};
 use crate::hf::Checkpoint;
 use crate::lte::experts::{LayerExperts, Stage};
-use crate::lte::meter::NEAR;
+use crate::lte::meter::{Densities, NEAR};
 use crate::lte::{self, Experts};
 use crate::model::Decoder;
 use crate::model::router::{Penalty, Routed, Router, RouterForward};
@@ -83,6 +83,14 @@ impl RouterTraining {
     /// Grouping and routers.
     pub(super) fn experts(&self) -> &Experts {
         &self.experts
+    }
+
+    /// Keeps what an evaluation measured, for the folder that the run writes.
+    pub(super) fn note_densities(&mut self, found: &Densities) {
+        self.experts.density = Some(found.mean);
+        for (layer, kept) in self.experts.layers.iter_mut().enumerate() {
+            kept.density = found.layers.get(&layer).copied();
+        }
     }
 
     /// Puts the routers into the model.
@@ -201,7 +209,8 @@ impl RouterTraining {
         let stage = if self.trains_at(finished) { Stage::Routers } else { Stage::Adapted };
         let layers = self.experts.layers.iter().map(|layer| {
             let router = layer.router.as_ref().map(detached).transpose()?;
-            Ok(LayerExperts { permutation: layer.permutation.clone(), inertia: layer.inertia, router, density: None })
+            let (inertia, density) = (layer.inertia, layer.density);
+            Ok(LayerExperts { permutation: layer.permutation.clone(), inertia, router, density })
         });
         Ok(Experts {
             expert_size: self.experts.expert_size,
@@ -209,7 +218,7 @@ impl RouterTraining {
             grouping: self.experts.grouping,
             seed: self.experts.seed,
             stage,
-            density: None,
+            density: self.experts.density,
             layers: layers.collect::<Result<_, TchError>>()?,
         })
     }

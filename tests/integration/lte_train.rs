@@ -171,6 +171,8 @@ fn the_written_folder_runs_as_the_run_evaluated_it() {
         assert!((loss - recorded).abs() < 1e-4, "{}: {loss} {recorded}", domain.domain);
     }
     let density = meter.densities().unwrap().unwrap().mean;
+    assert!((experts.density.unwrap() - density).abs() < 1e-3, "the folder says what ran");
+    assert!(experts.layers.iter().all(|layer| layer.density.is_some()));
     assert!((density - last["experts"]["density"].as_f64().unwrap()).abs() < 1e-3);
 
     // The command says the same, and keeps a bound or says that it is passed.
