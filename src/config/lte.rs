@@ -40,7 +40,7 @@ pub struct Lte {
     pub warm_start: Option<bool>,
     /// Training rows that this is measured on.
     pub calibration_rows: usize,
-    /// Peak learning rate of the routers; 10 times `train.learning_rate` under `robust`, that rate itself under `paper`.
+    /// Peak learning rate of the routers; that of the weights when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub router_learning_rate: Option<f64>,
 }
@@ -146,7 +146,7 @@ impl Lte {
 
     /// Peak learning rate of the routers beside one of the weights.
     pub fn router_learning_rate(&self, weights: f64) -> f64 {
-        self.router_learning_rate.unwrap_or(if self.is_robust() { 10.0 * weights } else { weights })
+        self.router_learning_rate.unwrap_or(weights)
     }
 
     /// Whether layer `layer` gets a router.
