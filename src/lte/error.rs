@@ -17,8 +17,8 @@ pub enum Error {
     Tch(#[from] tch::TchError),
     /// A source whose units are grouped already.
     #[error(
-        "`{}` is grouped already (it has lte.safetensors): take the model that it was made from, or go on with it \
-         (shearling lte train)", folder.display()
+        "`{}` is grouped already (it has lte.safetensors): use the model that it was made from, or continue \
+         training it with shearling lte train", folder.display()
     )]
     AlreadyGrouped {
         /// The folder.

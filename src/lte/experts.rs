@@ -53,13 +53,6 @@ pub enum Stage {
     Adapted,
 }
 
-impl LayerExperts {
-    fn without_router(&self) -> LayerExperts {
-        let LayerExperts { permutation, inertia, density, .. } = self;
-        LayerExperts { permutation: permutation.clone(), inertia: *inertia, router: None, density: *density }
-    }
-}
-
 impl Experts {
     /// N: experts of a layer.
     pub fn experts(&self) -> i64 {
@@ -71,16 +64,22 @@ impl Experts {
     /// # Errors
     /// libtorch's.
     pub fn to_device(&self, device: Device) -> Result<Experts, TchError> {
-        let layers = self.layers.iter().map(|layer| {
-            let router = layer.router.as_ref().map(|router| router.to_device(device)).transpose()?;
-            Ok(LayerExperts { router, ..layer.without_router() })
-        });
-        Ok(Experts { layers: layers.collect::<Result<_, TchError>>()?, ..self.without_layers() })
+        self.with_routers(|router| router.to_device(device))
     }
 
-    fn without_layers(&self) -> Experts {
+    /// The same with what `change` makes of each router.
+    ///
+    /// # Errors
+    /// Those of `change`.
+    pub fn with_routers(&self, change: impl Fn(&Router) -> Result<Router, TchError>) -> Result<Experts, TchError> {
+        let layers = self.layers.iter().map(|layer| {
+            let router = layer.router.as_ref().map(&change).transpose()?;
+            let LayerExperts { permutation, inertia, density, .. } = layer;
+            Ok(LayerExperts { permutation: permutation.clone(), inertia: *inertia, router, density: *density })
+        });
+        let layers = layers.collect::<Result<_, TchError>>()?;
         let Experts { expert_size, living_units, grouping, seed, stage, density, .. } = *self;
-        Experts { expert_size, living_units, grouping, seed, stage, density, layers: Vec::new() }
+        Ok(Experts { expert_size, living_units, grouping, seed, stage, density, layers })
     }
 
     /// Layers that have a router.

@@ -8,7 +8,8 @@
 //! ```
 //!
 //! Scaled so that the logits of a layer have a spread at which scores are neither flat nor saturated, and shifted so that the
-//! share of them that is above 0 is the one that training begins with. The labels are those of Deja Vu's and D2DMoE's predictors; those descend, this solves.
+//! share of them that is above 0 is the one that training begins with. The labels are those of Deja Vu's and D2DMoE's
+//! predictors; those descend, this solves.
 
 use super::experts::Experts;
 use crate::model::probe::Site;

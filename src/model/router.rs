@@ -40,6 +40,16 @@ impl Router {
         Router { weight: self.weight.shallow_clone(), bias: self.bias.as_ref().map(Tensor::shallow_clone) }
     }
 
+    /// The same, with a bias of zeros where it has none.
+    ///
+    /// # Errors
+    /// libtorch's.
+    pub fn with_bias(&self, device: Device) -> Result<Router, TchError> {
+        let Router { weight, bias } = self.shallow_clone();
+        let zeros = || Tensor::f_zeros([self.experts()], (Kind::Float, device));
+        Ok(Router { weight, bias: Some(bias.map_or_else(zeros, Ok)?) })
+    }
+
     /// The same on `device`.
     ///
     /// # Errors

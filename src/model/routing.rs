@@ -29,11 +29,6 @@ impl Decoder {
             .collect()
     }
 
-    /// Whether any layer has a router.
-    pub fn is_routed(&self) -> bool {
-        self.blocks.iter().any(|block| block.feed_forward.plain().is_some_and(|half| half.routed.is_some()))
-    }
-
     /// Weight `[D, F]` of the down projection of layer `layer`.
     ///
     /// # Errors

@@ -18,7 +18,7 @@ use super::Error;
 use super::optimizer::{Direction, Group};
 use crate::config::{Lte, RunConfig, ScoreForward};
 use crate::hf::Checkpoint;
-use crate::lte::experts::{LayerExperts, Stage};
+use crate::lte::experts::Stage;
 use crate::lte::meter::{Densities, NEAR};
 use crate::lte::{self, Experts};
 use crate::model::Decoder;
@@ -48,7 +48,7 @@ pub(super) struct RouterTraining {
     batch_tokens: f64,
     /// Share of living units of each expert `[N]`, of sum 1.
     living: Tensor,
-    /// Sums over the micro-batches of a step: [`Seen`] times tokens.
+    /// Sums of [`RouterTraining::counted`] over the micro-batches of a step, times tokens.
     seen: Option<Tensor>,
     tokens: f64,
 }
@@ -203,24 +203,13 @@ impl RouterTraining {
         Some(RouterStep { density, target, near_threshold, trains: self.trains_at(step) })
     }
 
-    /// Grouping and routers as they are after `finished` steps, on the CPU or where they train.
+    /// Grouping and routers as they are after `finished` steps, on the CPU or where they train. Until a step of stage 2 was
+    /// taken they are as they trained, not yet rounded.
     pub(super) fn snapshot(&self, finished: u64) -> Result<Experts, TchError> {
         let _no_grad = tch::no_grad_guard();
-        let stage = if self.trains_at(finished) { Stage::Routers } else { Stage::Adapted };
-        let layers = self.experts.layers.iter().map(|layer| {
-            let router = layer.router.as_ref().map(detached).transpose()?;
-            let (inertia, density) = (layer.inertia, layer.density);
-            Ok(LayerExperts { permutation: layer.permutation.clone(), inertia, router, density })
-        });
-        Ok(Experts {
-            expert_size: self.experts.expert_size,
-            living_units: self.experts.living_units,
-            grouping: self.experts.grouping,
-            seed: self.experts.seed,
-            stage,
-            density: self.experts.density,
-            layers: layers.collect::<Result<_, TchError>>()?,
-        })
+        let adapted = finished.checked_sub(1).is_some_and(|last| !self.trains_at(last));
+        let stage = if adapted { Stage::Adapted } else { Stage::Routers };
+        Ok(Experts { stage, ..self.experts.with_routers(detached)? })
     }
 }
 
@@ -257,6 +246,9 @@ pub(super) fn check_experts(lte: &Lte, source: &Checkpoint) -> Result<(), Error>
             source.dir().display(),
             found.expert_size,
             found.expert_size
+        ))),
+        None if size > units => Err(Error::Mismatch(format!(
+            "lte.expert_size = {size} is more than the {units} intermediate units of a layer; the paper has 32"
         ))),
         None if units % size != 0 => Err(Error::Mismatch(format!(
             "intermediate_size = {units} is not a multiple of lte.expert_size = {size}: pad it with shearling lte group {} \

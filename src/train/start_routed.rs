@@ -8,18 +8,18 @@ use super::Error;
 use super::calibration::calibration_of;
 use super::setup::Setup;
 use super::start::{Start, load_weights};
+use super::weights::decoder_over;
 use crate::config::{Lte, LteMode};
 use crate::hf::Checkpoint;
 use crate::lte::grouping::{GroupingOptions, group};
 use crate::lte::permute::permuted_weight;
 use crate::lte::warm_start::{Shares, warm_start};
 use crate::lte::{self, Experts};
+use crate::model::Parameter;
 use crate::model::parameters::parameters;
 use crate::model::router::Router;
-use crate::model::{Decoder, Parameter};
 use crate::prune::scores::Progress;
 use shearling_noise::weight_normals;
-use std::collections::HashMap;
 use tch::{Kind, Tensor};
 
 /// Standard deviation of a drawn router's weights, as of a transformer's other linear maps.
@@ -33,6 +33,7 @@ pub(super) fn start_routed(
     progress: &mut Progress,
 ) -> Result<Start, Error> {
     let rows = calibration_of(setup, lte.calibration_rows)?;
+    let device = setup.device;
     let (mut experts, weights) = match lte::file::read(source.dir(), &setup.model, setup.device)? {
         Some(found) => (found, load_weights(source, &setup.model, Kind::Float, setup.device)?),
         None => {
@@ -54,8 +55,16 @@ pub(super) fn start_routed(
     }
     let known: Vec<bool> = experts.layers.iter().map(|layer| layer.router.is_some()).collect();
     let wanted = |layer: i64| lte.routes(layer) && !known.get(layer as usize).copied().unwrap_or(false);
+    if lte.mode == LteMode::Robust {
+        // The paper's routers have none, and it is biases that hold the density.
+        experts = experts.with_routers(|router| router.with_bias(device))?;
+    }
+    if !known.contains(&false) {
+        return Ok(Start { weights, masks: None, experts: Some(experts) });
+    }
     if lte.warm_start() {
-        let model = decoder(setup, &weights)?;
+        let named = weights.iter().map(|(name, weight)| (name.as_str(), weight.shallow_clone()));
+        let model = decoder_over(&setup.model, named)?;
         let start = lte.density_at(1, setup.config.train.steps).unwrap_or(lte.density);
         let shares = Shares { label: lte.density, start };
         warm_start(&mut experts, &model, &rows, shares, &wanted, progress)?;
@@ -78,13 +87,4 @@ fn draw(experts: &mut Experts, setup: &Setup, lte: &Lte, wanted: &dyn Fn(i64) ->
         found.router = Some(Router { weight: weight.f_to_device(setup.device)?, bias });
     }
     Ok(())
-}
-
-/// The dense model over fp32 `weights`.
-fn decoder(setup: &Setup, weights: &[(String, Tensor)]) -> Result<Decoder, Error> {
-    let all: HashMap<&str, &Tensor> = weights.iter().map(|(name, weight)| (name.as_str(), weight)).collect();
-    Decoder::build(&setup.model, &mut |name| {
-        let weight = all.get(name).map(|weight| weight.shallow_clone());
-        weight.ok_or_else(|| Error::Mismatch(format!("the model asks for a weight {name} that was not loaded")))
-    })
 }

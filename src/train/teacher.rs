@@ -9,14 +9,15 @@
 //! holds, a checkpoint names the teacher by the hash of what is in its folder.
 
 use super::Error;
+use super::weights::decoder_over;
 use crate::eval::{EvalRows, RowLosses, mean_loss, row_losses};
 use crate::files::{sha256_of_file, sha256_of_text};
 use crate::hf::{Checkpoint, ModelConfig};
+use crate::lte::{self, install::install};
 use crate::model::count::forward_flops_per_token;
 use crate::model::loss::{Blend, TeacherHead};
 use crate::model::parameters::parameters;
 use crate::model::{Decoder, ForwardContext, ModelGates};
-use std::collections::HashMap;
 use tch::{Device, Kind, TchError, Tensor};
 
 /// A teacher on the device of a run.
@@ -46,13 +47,15 @@ impl Teacher {
         let _no_grad = tch::no_grad_guard();
         let fingerprint = fingerprint(source)?;
         let load = |name: String| source.finite_tensor(&name, kind, device).map(|weight| (name, weight));
-        let weights: HashMap<String, Tensor> =
+        let weights: Vec<(String, Tensor)> =
             parameters(source.model()).into_iter().map(|p| load(p.name)).collect::<Result<_, _>>()?;
         source.release();
-        let decoder = Decoder::build(source.model(), &mut |name| {
-            let weight = weights.get(name).map(Tensor::shallow_clone);
-            weight.ok_or_else(|| Error::Mismatch(format!("the teacher asks for a weight {name} that was not loaded")))
-        })?;
+        let named = weights.iter().map(|(name, weight)| (name.as_str(), weight.shallow_clone()));
+        let mut decoder = decoder_over(source.model(), named)?;
+        // Of a folder with routers the model is what they let run.
+        if let Some(experts) = lte::file::read(source.dir(), source.model(), device)? {
+            install(&experts, &mut decoder, &[]);
+        }
         let context = ForwardContext::new(source.model(), tokens, device)?;
         Ok(Teacher { decoder, context, row_tokens: tokens, blend, fingerprint })
     }

@@ -58,10 +58,18 @@ impl Weights {
     pub(super) fn decoder(&self, model: &ModelConfig) -> Result<Decoder, Error> {
         let leaves = self.group.slots().iter().map(|slot| (slot.name.as_str(), slot.leaf()));
         let frozen = self.frozen.iter().map(|(name, tensor)| (name.as_str(), tensor.shallow_clone()));
-        let all: HashMap<&str, Tensor> = leaves.chain(frozen).collect();
-        Decoder::build(model, &mut |name| {
-            let weight = all.get(name).map(Tensor::shallow_clone);
-            weight.ok_or_else(|| Error::Mismatch(format!("the model asks for a weight {name} that was not loaded")))
-        })
+        decoder_over(model, leaves.chain(frozen))
     }
+}
+
+/// The network over tensors by Hugging Face name.
+pub(super) fn decoder_over<'a>(
+    model: &ModelConfig,
+    tensors: impl Iterator<Item = (&'a str, Tensor)>,
+) -> Result<Decoder, Error> {
+    let all: HashMap<&str, Tensor> = tensors.collect();
+    Decoder::build(model, &mut |name| {
+        let weight = all.get(name).map(Tensor::shallow_clone);
+        weight.ok_or_else(|| Error::Mismatch(format!("the model asks for a weight {name} that was not loaded")))
+    })
 }

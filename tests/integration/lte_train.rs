@@ -223,3 +223,46 @@ fn routers_only_where_they_are_wanted_and_sizes_that_do_not_fit_are_refused() {
     assert!(refused(&["lte.density=0"]).contains("lte.density = 0"));
     assert!(refused(&["lte.epsilon=0", "lte.mode=paper"]).contains("lte.epsilon"));
 }
+
+#[test]
+fn a_run_without_a_second_stage_says_so_and_keeps_its_routers_as_they_trained() {
+    let folder = source();
+    let outcome = go(folder.path(), "run", &["train.steps=4", "lte.router_steps=4"]);
+    let setup = Setup::new(config(folder.path(), "run", &["train.steps=4"]), Stage::Lte, Device::Cpu).unwrap();
+    let kept = file::read(&step_folder(&outcome, 4), &setup.model, Device::Cpu).unwrap().unwrap();
+    assert_eq!(kept.stage, Taught::Routers);
+    let router = kept.layers[0].router.as_ref().unwrap();
+    let rounded = router.weight.to_kind(tch::Kind::BFloat16).to_kind(tch::Kind::Float);
+    assert!(!router.weight.equal(&rounded), "the weights trained in fp32 and no stage 2 rounded them");
+}
+
+/// The paper's routers have no bias, which the robust mode moves: a model that was taught by the one is held by the other.
+#[test]
+fn a_taught_model_is_taught_on_in_the_other_mode() {
+    let folder = source();
+    let paper = folder.path().join("paper.toml");
+    let sets = ["train.steps=4", "lte.mode=paper"];
+    std::fs::write(&paper, toml(&config(folder.path(), "paper", &sets))).unwrap();
+    succeed(&["lte", "train", "--config", &paper.display().to_string()]);
+    let taught = folder.path().join("paper/model").display().to_string();
+    let outcome = go(folder.path(), "robust", &[&format!("model.source={taught}"), "lte.density=0.3"]);
+    let found = evaluation(&outcome, "experts", 40)["experts"]["density"].as_f64().unwrap();
+    assert!((found - 0.3).abs() < 0.05, "{found}");
+}
+
+#[test]
+fn a_teacher_with_routers_teaches_as_it_runs() {
+    let folder = source();
+    let lte = folder.path().join("lte.toml");
+    std::fs::write(&lte, toml(&config(folder.path(), "lte", &["lte.density=0.25"]))).unwrap();
+    succeed(&["lte", "train", "--config", &lte.display().to_string()]);
+    let taught = folder.path().join("lte/model").display().to_string();
+    let sets = [&format!("distill.teacher={taught}"), "distill.weight=0.5", "distill.dtype=fp32", "train.steps=2"];
+    let outcome = go(folder.path(), "run", &sets);
+    let data = data().display().to_string();
+    let own: Value =
+        serde_json::from_str(&succeed(&["eval", &taught, "--data", &data, "--rows", "4", "--json"])).unwrap();
+    let loss = own["models"][0]["mean_loss"].as_f64().unwrap();
+    let told = evaluation(&outcome, "plain", 0)["teacher_loss"].as_f64().unwrap();
+    assert!((told - loss).abs() < 1e-4, "{told} {loss}");
+}

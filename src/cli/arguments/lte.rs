@@ -1,6 +1,6 @@
 //! Arguments of `lte`.
 
-use super::{Run, ThreadsArgument};
+use super::{DtypeArgument, Run, ThreadsArgument};
 use clap::{Args, Subcommand, ValueEnum};
 use std::num::NonZeroU64;
 use std::path::PathBuf;
@@ -74,6 +74,9 @@ pub struct LteEval {
     /// Dense model to compare with [default: the LTE folder with every expert running].
     #[arg(long, value_name = "DIR")]
     pub dense: Option<PathBuf>,
+    /// dtype of the computation; scores are fp32 in each.
+    #[arg(long, default_value = "fp32")]
+    pub dtype: DtypeArgument,
     /// Held-out rows of each domain.
     #[arg(long, value_name = "N", default_value_t = 64)]
     pub rows: usize,

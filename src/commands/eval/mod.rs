@@ -89,10 +89,15 @@ pub(super) struct LoadedModel {
     pub(super) decoder: Decoder,
 }
 
-/// Loads a folder that goes with `dataset`, in fp32, without its routers.
-pub(super) fn load_model(path: &Path, dataset: &Dataset, device: Device) -> anyhow::Result<LoadedModel> {
+/// Loads a folder that goes with `dataset`, without its routers.
+pub(super) fn load_model(
+    path: &Path,
+    dataset: &Dataset,
+    compute: tch::Kind,
+    device: Device,
+) -> anyhow::Result<LoadedModel> {
     let subject = Subject::open(path, Some(dataset), false)?;
-    Ok(LoadedModel { decoder: subject.dense_decoder(tch::Kind::Float, device)? })
+    Ok(LoadedModel { decoder: subject.dense_decoder(compute, device)? })
 }
 
 /// Refuses arguments that would only fail once the work is done.

@@ -17,6 +17,7 @@ use crate::lte::meter::{Densities, Meter};
 use crate::model::router::RouterForward;
 use crate::model::{ForwardContext, ModelGates};
 use crate::native::runtime::device;
+use crate::train::setup::kind;
 use crate::words::counted;
 use anyhow::Context;
 use serde_json::{Value, json};
@@ -36,7 +37,7 @@ pub fn run(arguments: &LteEval) -> anyhow::Result<ExitStatus> {
     let device = device::parse(&arguments.device)?;
     let dataset = Dataset::open(&arguments.data)?;
     let rows = EvalRows::load(&dataset, arguments.rows, device)?;
-    let mut lte = load_model(&arguments.model, &dataset, device)?;
+    let mut lte = load_model(&arguments.model, &dataset, kind(arguments.dtype.into()), device)?;
     let experts = routed_experts(&arguments.model, &lte, device)?;
     check_layers(&arguments.dense_layers, &experts)?;
     install(&experts, &mut lte.decoder, &arguments.dense_layers);
@@ -95,7 +96,7 @@ fn dense_losses(
     };
     printer.note(format!("evaluating {}", folder.display()));
     drop(lte);
-    let dense = load_model(folder, dataset, device)?;
+    let dense = load_model(folder, dataset, kind(arguments.dtype.into()), device)?;
     let context = ForwardContext::new(dense.decoder.model(), dataset.sequence_length() as i64, device)?;
     Ok(row_losses(&dense.decoder, &context, &none, rows, MICRO_BATCH, &mut shown(arguments))?)
 }

@@ -170,7 +170,7 @@ impl PlanReport {
         let (_, dtype) = written_dtype(outline);
         text.push_str(&format!("written model: {}, {}\n", dtype.name(), bytes(self.written_bytes)));
         text.push_str(&list("not checked", &outline.findings.not_checked));
-        let stage = outline.stage.name();
+        let stage = outline.stage.command();
         text.push_str(&list(&format!("{stage} would refuse this run"), &outline.findings.problems));
         text
     }
