@@ -40,6 +40,7 @@ mod integration {
     pub mod tensorboard;
     pub mod threads;
     pub mod training;
+    pub mod via;
     pub mod watch;
     pub mod wrong_input;
 }

@@ -4,6 +4,7 @@
 //! Metadata key `shearling_masks`: format version, source and target shape, constants, warm-up. A file is written whole or
 //! not at all; a file that is read is taken as hostile until everything in it agrees with its own description.
 
+use crate::deterministic::Deterministic;
 use crate::error::{Error, Result};
 use crate::gates::cpu_values;
 use crate::gating::Gating;
@@ -23,8 +24,10 @@ use tch::Device;
 
 /// Hard-concrete masks as in the original. Programs that know no other refuse what came later by its version.
 const HARD_CONCRETE_VERSION: u64 = 1;
+/// Hard-concrete masks with options, and top-k ones.
+const TOP_K_VERSION: u64 = 2;
 /// Masks of any parametrisation.
-const FORMAT_VERSION: u64 = 2;
+const FORMAT_VERSION: u64 = 3;
 const METADATA_KEY: &str = "shearling_masks";
 /// Far beyond any decoder of today (126 layers of width 53,248 make 27 MB); anything larger is some other file.
 const LARGEST_FILE_BYTES: u64 = 256 << 20;
@@ -42,7 +45,10 @@ struct Description {
     /// Of top-k gates.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     top_k: Option<TopK>,
-    /// Finished steps of the schedule of top-k gates.
+    /// Of deterministic gates.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    deterministic: Option<Deterministic>,
+    /// Finished steps of the schedule of gates that have one.
     #[serde(default, skip_serializing_if = "is_zero")]
     finished: u64,
     warmup_steps: u64,
@@ -98,22 +104,32 @@ impl MaskSet {
     }
 
     fn metadata(&self, path: &Path) -> Result<HashMap<String, String>> {
-        let (version, constants, top_k) = match self.gating.clone() {
-            Gating::HardConcrete(constants) => {
-                let published = constants.options.are_published();
-                (if published { HARD_CONCRETE_VERSION } else { FORMAT_VERSION }, Some(constants), None)
-            }
-            Gating::TopK(schedule) => (FORMAT_VERSION, None, Some(schedule)),
-        };
-        let description = Description {
-            version,
+        let mut description = Description {
+            version: HARD_CONCRETE_VERSION,
             source: self.spec.source().clone(),
             target: self.spec.target().clone(),
-            constants,
-            finished: if top_k.is_some() { self.finished } else { 0 },
-            top_k,
+            constants: None,
+            top_k: None,
+            deterministic: None,
+            finished: if self.gating.has_schedule() { self.finished } else { 0 },
             warmup_steps: self.warmup_steps,
         };
+        match self.gating.clone() {
+            Gating::HardConcrete(constants) => {
+                if !constants.options.are_published() {
+                    description.version = TOP_K_VERSION;
+                }
+                description.constants = Some(constants);
+            }
+            Gating::TopK(schedule) => {
+                description.version = TOP_K_VERSION;
+                description.top_k = Some(schedule);
+            }
+            Gating::Deterministic(constants) => {
+                description.version = FORMAT_VERSION;
+                description.deterministic = Some(constants);
+            }
+        }
         let text = serde_json::to_string(&description).map_err(|error| bad_metadata(path, error.to_string()))?;
         Ok(HashMap::from([(METADATA_KEY.to_owned(), text)]))
     }
@@ -135,10 +151,14 @@ impl Description {
 impl Description {
     /// The one parametrisation that is described.
     fn gating(&self, path: &Path) -> Result<Gating> {
-        match (&self.constants, &self.top_k) {
-            (Some(constants), None) => Ok(constants.clone().into()),
-            (None, Some(schedule)) => Ok(schedule.clone().into()),
-            _ => Err(bad_metadata(path, "needs exactly one of `constants` and `top_k`".to_owned())),
+        match (&self.constants, &self.top_k, &self.deterministic) {
+            (Some(constants), None, None) => Ok(constants.clone().into()),
+            (None, Some(schedule), None) => Ok(schedule.clone().into()),
+            (None, None, Some(constants)) => Ok(constants.clone().into()),
+            _ => {
+                let problem = "needs exactly one of `constants`, `top_k` and `deterministic`";
+                Err(bad_metadata(path, problem.to_owned()))
+            }
         }
     }
 }

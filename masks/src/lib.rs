@@ -16,6 +16,7 @@
 //! Letters in shapes: L layers, D hidden, H query heads, K key/value heads, G = H/K queries per group, F intermediate.
 
 mod constraint_rows;
+mod deterministic;
 mod device_noise;
 mod error;
 mod expected_size;
@@ -34,6 +35,7 @@ mod shape;
 mod spec;
 mod top_k;
 
+pub use deterministic::Deterministic;
 pub use error::{Error, Result};
 pub use expected_size::ExpectedSize;
 pub use gates::{Gates, HiddenMean};

@@ -13,7 +13,6 @@ use crate::error::Result;
 use crate::expected_size::ExpectedSize;
 use crate::gates::{Gates, HiddenMean, finite_values, to_tensor};
 use crate::gating::Gating;
-use crate::hard_concrete::HardConcrete;
 use crate::lagrangian::{Lagrangian, warmed_up};
 use crate::prior;
 use crate::selection::top_k_per_row;
@@ -67,7 +66,7 @@ impl Mask {
 
 impl MaskSet {
     /// Fresh masks that know nothing: log-odds from Normal(init_mean, init_std) by the run's seed, clamped at once, for
-    /// hard-concrete gates, from Normal(0, 1) for top-k ones; multipliers at 0.
+    /// hard-concrete gates, from Normal(0, 1) for top-k ones; deterministic gates around 1; multipliers at 0.
     ///
     /// `warmup_steps` is how long the targets of a Lagrangian take to rise from 0; 0 for no warm-up.
     ///
@@ -84,7 +83,7 @@ impl MaskSet {
         let key = NoiseKey { seed, step: 0, micro_batch: 0 };
         let initial = |spec: &ModuleSpec| -> Result<Vec<f32>> {
             let normals = Stream::new(&key, Purpose::Init, spec.module.name()).normals(spec.units() as usize);
-            Ok(normals.iter().map(|normal| initial_log_alpha(&gating, *normal)).collect())
+            Ok(normals.iter().map(|normal| gating.initial(*normal)).collect())
         };
         MaskSet::starting_from(spec, gating.clone(), warmup_steps, device, initial)
     }
@@ -176,13 +175,13 @@ impl MaskSet {
     fn top_k(&self, finished: u64) -> Option<TopKStep> {
         match &self.gating {
             Gating::TopK(schedule) => Some(schedule.at(finished)),
-            Gating::HardConcrete(_) => None,
+            Gating::HardConcrete(_) | Gating::Deterministic(_) => None,
         }
     }
 
     /// Whether a Lagrangian holds the masks to their targets; top-k gates meet them by construction.
     pub fn is_constrained(&self) -> bool {
-        matches!(self.gating, Gating::HardConcrete(_))
+        self.gating.is_constrained()
     }
 
     /// Steps over which the targets rise.
@@ -215,7 +214,7 @@ impl MaskSet {
     }
 
     /// The noise of a forward, uniform in [ε, 1−ε], one fp32 tensor per mask in the place of its gate: made on the masks'
-    /// device, with the same bits on every device. Top-k gates have none.
+    /// device, with the same bits on every device. Only hard-concrete gates have any.
     ///
     /// # Errors
     /// libtorch's.
@@ -238,7 +237,7 @@ impl MaskSet {
     fn noise_at(&self, key: &NoiseKey) -> Result<Gates> {
         let share = match &self.gating {
             Gating::HardConcrete(constants) => constants.options.noise_at(key.step),
-            Gating::TopK(_) => 1.0,
+            Gating::Deterministic(_) | Gating::TopK(_) => 1.0,
         };
         if share == 1.0 {
             return self.uniforms(key);
@@ -255,13 +254,13 @@ impl MaskSet {
         Ok(noise)
     }
 
-    /// The gates for given uniform noise in (0, 1), one tensor per mask in the place of its gate. Top-k gates are those of
-    /// the finished steps, whatever the noise.
+    /// The gates for given uniform noise in (0, 1), one tensor per mask in the place of its gate. Gates without noise are
+    /// those of the finished steps.
     ///
     /// # Errors
     /// Noise that is missing or of another shape.
     pub fn gates_for_uniform(&self, uniform: &Gates) -> Result<Gates> {
-        let Gating::HardConcrete(constants) = &self.gating else { return self.scheduled_gates() };
+        let Gating::HardConcrete(constants) = &self.gating else { return self.noiseless_gates() };
         let mut gates = Gates::none();
         for mask in &self.masks {
             let noise = uniform.require(&mask.spec)?;
@@ -270,9 +269,19 @@ impl MaskSet {
         Ok(gates)
     }
 
-    /// Top-k gates of the finished steps.
-    fn scheduled_gates(&self) -> Result<Gates> {
-        self.top_k(self.finished).map_or(Ok(Gates::none()), |step| self.top_k_gates(step))
+    /// Gates that are functions of the trained numbers and the finished steps.
+    fn noiseless_gates(&self) -> Result<Gates> {
+        match &self.gating {
+            Gating::TopK(schedule) => self.top_k_gates(schedule.at(self.finished)),
+            Gating::Deterministic(constants) => {
+                let mut gates = Gates::none();
+                for mask in &self.masks {
+                    gates.set(mask.spec.module, Some(constants.gates(&mask.log_alpha)?));
+                }
+                Ok(gates)
+            }
+            Gating::HardConcrete(_) => Ok(Gates::none()),
+        }
     }
 
     fn top_k_gates(&self, step: TopKStep) -> Result<Gates> {
@@ -283,7 +292,7 @@ impl MaskSet {
         Ok(gates)
     }
 
-    /// Gates of an evaluation that follows the present expectation. Hard-concrete: `round(size − Σ score)` units per row
+    /// Gates of an evaluation that follows the present expectation. Under a Lagrangian `round(size − Σ score)` units per row
     /// are closed, the others keep their soft value; at least one hidden dimension stays, for a norm over none is
     /// undefined. Top-k: those of the finished steps.
     ///
@@ -291,8 +300,8 @@ impl MaskSet {
     /// Log-odds that are not finite.
     pub fn expected_gates(&self) -> Result<Gates> {
         match &self.gating {
-            Gating::HardConcrete(_) => self.deterministic(|mask| self.expected_survivors(mask)),
-            Gating::TopK(_) => self.scheduled_gates()?.detach(),
+            Gating::HardConcrete(_) | Gating::Deterministic(_) => self.cut(|mask| self.expected_survivors(mask)),
+            Gating::TopK(_) => self.noiseless_gates()?.detach(),
         }
     }
 
@@ -304,10 +313,11 @@ impl MaskSet {
     /// # Errors
     /// Log-odds that are not finite.
     pub fn target_gates(&self) -> Result<Gates> {
-        self.deterministic(|mask| Ok(vec![mask.spec.target; mask.spec.rows as usize]))
+        self.cut(|mask| Ok(vec![mask.spec.target; mask.spec.rows as usize]))
     }
 
-    fn deterministic(&self, survivors: impl Fn(&Mask) -> Result<Vec<i64>>) -> Result<Gates> {
+    /// The best units of every row at their soft value, as many as `survivors` says, the others at 0.
+    fn cut(&self, survivors: impl Fn(&Mask) -> Result<Vec<i64>>) -> Result<Gates> {
         let mut gates = Gates { norm_gain: self.norm_gain(), ..Gates::none() };
         for mask in &self.masks {
             let kept = top_k_per_row(&mask.spec, &finite_values(&mask.spec, &mask.log_alpha)?, &survivors(mask)?);
@@ -315,10 +325,8 @@ impl MaskSet {
             let factors = to_tensor(&mask.spec, &factors, self.device)?;
             let gate = match &self.gating {
                 Gating::TopK(_) => factors,
-                Gating::HardConcrete(constants) => {
-                    let soft =
-                        constants.soft(&mask.log_alpha.f_detach()?)?.f_clamp_min(f64::from(f32::MIN_POSITIVE))?;
-                    soft.f_mul(&factors)?
+                Gating::HardConcrete(_) | Gating::Deterministic(_) => {
+                    self.soft(mask)?.f_clamp_min(f64::from(f32::MIN_POSITIVE))?.f_mul(&factors)?
                 }
             };
             gates.set(mask.spec.module, Some(gate));
@@ -332,19 +340,30 @@ impl MaskSet {
         (!self.is_constrained()).then(|| hidden.norm_gain())
     }
 
-    /// The value of every unit outside training, without graph: σ(slope·a), or the top-k gate of the finished steps.
+    /// The value of every unit outside training, without graph: σ(slope·a), the gate itself where it is deterministic, or the
+    /// top-k gate of the finished steps.
     pub(crate) fn soft(&self, mask: &Mask) -> Result<Tensor> {
         let log_alpha = mask.log_alpha.f_detach()?;
         match &self.gating {
             Gating::HardConcrete(constants) => constants.soft(&log_alpha),
+            Gating::Deterministic(constants) => constants.gates(&log_alpha),
             Gating::TopK(schedule) => schedule.at(self.finished).gates(&mask.spec, &log_alpha),
         }
     }
 
-    /// The share of itself that every unit is expected to be open, with graph: P(z ≠ 0), or the top-k gate.
+    /// How open every unit is, in [0, 1], for reports: its value outside training, or where that has no upper limit its score.
+    pub(crate) fn openness(&self, mask: &Mask) -> Result<Tensor> {
+        match &self.gating {
+            Gating::Deterministic(_) => self.score(mask),
+            Gating::HardConcrete(_) | Gating::TopK(_) => self.soft(mask),
+        }
+    }
+
+    /// The share of itself that every unit is expected to be open, with graph: P(z ≠ 0), s(m), or the top-k gate.
     fn score_of(&self, mask: &Mask) -> Result<Tensor> {
         match &self.gating {
             Gating::HardConcrete(constants) => constants.score(&mask.log_alpha),
+            Gating::Deterministic(constants) => constants.score(&mask.log_alpha, self.finished),
             Gating::TopK(schedule) => schedule.at(self.finished).gates(&mask.spec, &mask.log_alpha),
         }
     }
@@ -458,6 +477,7 @@ impl MaskSet {
         let flat = Tensor::f_cat(&self.masks.iter().map(flat).collect::<Result<Vec<_>>>()?, 0)?;
         match &self.gating {
             Gating::HardConcrete(constants) => constants.score(&flat),
+            Gating::Deterministic(constants) => constants.score(&flat, step + 1),
             Gating::TopK(_) => Ok(flat),
         }
     }
@@ -485,7 +505,7 @@ impl MaskSet {
     /// # Errors
     /// libtorch's.
     pub fn unwind(&mut self, constraint: &Lagrangian) -> Result<()> {
-        if !matches!(&self.gating, Gating::HardConcrete(constants) if constants.options.anti_windup) {
+        if !self.gating.unwinds() {
             return Ok(());
         }
         let Some(violations) = constraint.violations(&self.rows)? else { return Ok(()) };
@@ -505,9 +525,7 @@ impl MaskSet {
     /// # Errors
     /// libtorch's.
     pub fn clamp(&mut self) -> Result<()> {
-        let Gating::HardConcrete(HardConcrete { clamp_low: low, clamp_high: high, .. }) = self.gating else {
-            return Ok(());
-        };
+        let Some((low, high)) = self.gating.range() else { return Ok(()) };
         tch::no_grad(|| {
             for mask in &mut self.masks {
                 let _ = mask.log_alpha.f_clamp_(low, high)?;
@@ -517,20 +535,10 @@ impl MaskSet {
     }
 }
 
-/// An initial value, rounded to fp32 after the clamp like any later one.
-fn initial_log_alpha(gating: &Gating, normal: f64) -> f32 {
-    match gating {
-        Gating::TopK(_) => normal as f32,
-        Gating::HardConcrete(constants) => {
-            let value = constants.init_mean + constants.init_std * normal;
-            value.clamp(constants.clamp_low, constants.clamp_high) as f32
-        }
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::hard_concrete::HardConcrete;
     use crate::shape::Shape;
 
     #[test]

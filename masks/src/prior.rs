@@ -4,6 +4,7 @@
 //! z_i = (ln s_i − mean_row ln s) / std_row ln s, in [−3, 3]
 //! top-k          a_i = strength · z_i                      only differences within a row count
 //! hard concrete  a_i = clamp_high − strength · (3 − z_i)   the best begin open, all begin more open than closed
+//! deterministic  m_i = 1 + strength · z_i/100              near 1, so that the gated model begins as the source
 //! ```
 //!
 //! Logarithms, because scores span orders of magnitude and their scale means nothing.
@@ -24,6 +25,7 @@ pub(crate) fn initial_log_alpha(spec: &ModuleSpec, gating: &Gating, scores: &Gat
     let values = finite_values(spec, scores.require(spec)?)?;
     let value = |z: f64| match gating {
         Gating::TopK(_) => strength * z,
+        Gating::Deterministic(constants) => f64::from(constants.initial(strength * z)),
         Gating::HardConcrete(constants) => {
             (constants.clamp_high - strength * (FURTHEST - z)).clamp(constants.clamp_low, constants.clamp_high)
         }

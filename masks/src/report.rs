@@ -28,7 +28,7 @@ pub struct MaskReport {
     pub removed_layers: Vec<UnitValue>,
 }
 
-/// A unit by name, with its soft value σ(slope·a).
+/// A unit by name, with its soft value: σ(slope·a), or of deterministic gates the share of itself that it counts as open.
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 pub struct UnitValue {
     /// `layer 3 kv_head 1`, `layer 3`, `hidden 17`.
@@ -139,7 +139,7 @@ impl<'a> Cut<'a> {
         Ok(Cut {
             mask,
             kept: top_k_per_row(&mask.spec, &finite_values(&mask.spec, &mask.log_alpha)?, &counts),
-            soft: finite_values(&mask.spec, &masks.soft(mask)?)?,
+            soft: finite_values(&mask.spec, &masks.openness(mask)?)?,
             layers,
         })
     }

@@ -9,6 +9,7 @@ mod demo;
 pub mod doctor;
 mod domain_line;
 pub mod eval;
+mod execute;
 pub mod export;
 mod finish;
 pub mod generate;
@@ -31,7 +32,9 @@ mod run_cost;
 mod shapes;
 mod speed;
 pub mod tensorboard;
+mod via;
 pub mod watch;
+mod written_shape;
 
 use crate::cli::arguments::Command;
 use crate::native::runtime::cuda::CudaLibrary;

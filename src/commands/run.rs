@@ -2,24 +2,19 @@
 
 use super::ExitStatus;
 use super::beside::{configurations_beside, plain};
-use super::export::{prune_one_shot, write_model};
+use super::execute::execute;
 use super::finish::{finish, finish_at};
 use super::next_step::next_step;
-use super::observer::TerminalObserver;
 use super::refusal::Origin;
-use super::resumed::{Resumed, resume, working_directory};
-use super::run_cost::time_taken;
+use super::resumed::{Resumed, resume};
+use super::via;
 use crate::cli::Printer;
 use crate::cli::arguments::{ConfigArguments, Run};
-use crate::cli::table::bytes;
-use crate::config::{self, RunConfig, Stage, validate};
-use crate::export::{Written, folder_name};
-use crate::inspect::TimeTaken;
+use crate::config::{self, RunConfig, Stage};
+use crate::export::folder_name;
 use crate::lte::file::{FILE_NAME, is_lte};
-use crate::native::runtime::{device, threads};
 use crate::run_dir::layout::PRUNED;
-use crate::train::saved_run::{refuse_existing, write_config};
-use crate::train::{Setup, run as train_run};
+use crate::train::saved_run::refuse_existing;
 use anyhow::Context;
 use std::num::NonZeroU64;
 use std::path::Path;
@@ -54,67 +49,20 @@ pub fn run(arguments: &Run, stage: Stage) -> anyhow::Result<ExitStatus> {
     let origin = if one_shot { Origin::OneShot } else { Origin::Run(config.run.directory.clone()) };
     let stop_at = arguments.stop_at.map(NonZeroU64::get);
     let as_given = config.clone();
+    if stage == Stage::Prune && !config.prune.via.is_empty() {
+        refuse_existing(&config.run.directory)?;
+        match via::run_up_to_last(&config, arguments.config.config.as_deref(), &printer) {
+            Ok(Some(last)) => config = last,
+            Ok(None) => return Ok(ExitStatus::Done),
+            Err(error) => return finish(Err(error), &origin, &printer),
+        }
+    }
     let written = execute(config, stage, resumes, stop_at, &printer);
     if let Ok(Some(_)) = &written {
         let model = as_given.run.directory.join(folder_name(stage));
         printer.note(next_step(&as_given, stage, arguments.config.config.as_deref(), &model));
     }
     finish(written, &origin, &printer)
-}
-
-/// Runs a stage to its end and writes its model; `None` when it stopped before its last step.
-pub fn execute(
-    mut config: RunConfig,
-    stage: Stage,
-    resume: bool,
-    stop_at: Option<u64>,
-    printer: &Printer,
-) -> anyhow::Result<Option<Written>> {
-    use_threads(&config);
-    let device = device::parse(&config.run.device)?;
-    if !resume {
-        // A configuration of the other stage first: its folder is that stage's.
-        validate(&config, stage)?;
-        refuse_existing(&config.run.directory)?;
-    }
-    // The run may be resumed from another folder.
-    config.root_paths(&working_directory()?);
-    let setup = Setup::new(config, stage, device)?;
-    for warning in setup.warnings() {
-        printer.warn(warning);
-    }
-    if stage == Stage::Prune && setup.config.cuts_at_once() {
-        printer.note(at_once(&setup.config));
-        let run = &setup.config.run.directory;
-        let written = prune_one_shot(&setup, run.join(folder_name(stage)), printer)?;
-        write_config(run, &setup.config)?;
-        return Ok(Some(written));
-    }
-    let label = stage.name();
-    let mut terminal = TerminalObserver::new(*printer, label, &setup.config);
-    let outcome = train_run(&setup, resume, stop_at, &mut terminal)?;
-    let result = terminal.result();
-    drop(terminal);
-    if let Some(peak) = outcome.peak_memory_bytes {
-        let predicted = outcome.predicted_memory.total_bytes();
-        printer.note(format!("peak memory of the run {}, predicted {}", bytes(peak as f64), bytes(predicted)));
-    }
-    if let Some(taken) = TimeTaken::read(&outcome.run) {
-        printer.note(format!("the run took {}", time_taken(taken)));
-    }
-    if let Some(result) = result {
-        printer.note(result);
-    }
-    if !outcome.finished {
-        let folder = outcome.run.display();
-        printer.note(format!(
-            "stopped after step {}; resume with: shearling {} --resume {folder}",
-            outcome.step,
-            stage.command()
-        ));
-        return Ok(None);
-    }
-    write_model(&setup, &outcome, outcome.run.join(folder_name(stage)), printer).map(Some)
 }
 
 /// Refuses a source that another configuration is still to write, with the command that does.
@@ -151,15 +99,6 @@ fn refuse_grouped(config: &RunConfig, stage: Stage) -> anyhow::Result<()> {
     )
 }
 
-/// What is about to happen to who may have expected a training run.
-fn at_once(config: &RunConfig) -> String {
-    let unused = match config.train.steps {
-        0 | 1 => String::new(),
-        steps => format!("; train.steps = {steps} is for prune.method = \"learned\""),
-    };
-    format!("cutting at once by {}, without training{unused}", config.prune.method().name())
-}
-
 fn tell_finished(folder: &Path, stage: Stage, printer: &Printer) {
     let (shown, command) = (folder.display(), stage.command());
     printer.note(format!(
@@ -167,13 +106,6 @@ fn tell_finished(folder: &Path, stage: Stage, printer: &Printer) {
          {shown} --set train.steps=MORE; to write the model in another dtype: shearling export {shown} --out DIR --dtype \
          DTYPE"
     ));
-}
-
-/// Computes with as many threads as the configuration says, if it says.
-pub(super) fn use_threads(config: &RunConfig) {
-    if let Some(threads) = config.run.threads {
-        threads::set(threads.get());
-    }
 }
 
 /// Loads `--config` with its overrides.

@@ -65,9 +65,14 @@ fn culprit<'a, 'b>(base: &Table, overrides: &'b [Override<'a>]) -> Option<&'b Ov
     })
 }
 
-/// The configuration as TOML, every default written out.
+/// The configuration as TOML, every default written out; so is the method of a cut, since a file without one is of the
+/// versions that knew no other than masks ([`load_saved`]).
 pub fn resolved_toml(config: &RunConfig) -> Result<String, Error> {
-    toml::to_string_pretty(config)
+    let mut config = config.clone();
+    if config.target.is_some() {
+        config.prune.method = Some(config.prune.method());
+    }
+    toml::to_string_pretty(&config)
         .map_err(|error| Error::Parse { origin: "resolved configuration".to_string(), message: error.to_string() })
 }
 
@@ -114,6 +119,8 @@ mod tests {
         let old = "[run]\ndirectory = 'a'\n[model]\nsource = 'm'\n[target]\n[data]\npath = 'd'\n";
         assert_eq!(saved(old), PruneMethod::Learned);
         assert_eq!(saved(&format!("{old}[prune]\nmethod = 'taylor'\n")), PruneMethod::Taylor);
+        let written_now = resolved_toml(&parse(old, "test", &[]).unwrap()).unwrap();
+        assert_eq!(saved(&written_now), PruneMethod::Activations);
     }
 
     #[test]

@@ -21,6 +21,7 @@ mod refusal;
 mod resume_keys;
 mod tree;
 mod validate;
+mod via;
 
 pub use error::Error;
 pub use known_keys::known_keys;
@@ -30,3 +31,4 @@ pub use pruning::*;
 pub use resume_keys::{refused_changes, resumable};
 pub use tree::*;
 pub use validate::{Stage, validate};
+pub use via::Via;

@@ -1,21 +1,24 @@
 //! The tables that only `prune` reads: `[masks]` (how masks are learned) and `[prune]` (how units are chosen, and the cut). The
 //! doc line of a field is its reference.
 
+use super::via::Via;
 use crate::files::DType;
 use serde::{Deserialize, Serialize};
-use shearling_masks::{GateNoise, Gating, HardConcrete, MaskPreset, OpenCount, Options, TopK};
+use shearling_masks::{Deterministic, GateNoise, Gating, HardConcrete, MaskPreset, OpenCount, Options, TopK};
 
 /// `[masks]`
 #[derive(Clone, Debug, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields, default)]
 pub struct Masks {
-    /// How log α become gates: `llm-shearing` (the original's constants) or `top-k` (an exact number of open units).
+    /// How log α become gates: `llm-shearing` (the original's constants), `top-k` (an exact number of open units) or
+    /// `deterministic` (gates trained themselves, above 1 if that helps).
     pub preset: MaskPreset,
     /// Peak learning rate of the masks' log α; 1 under `llm-shearing`, with `anti_windup` 120 over `train.steps` if that is
-    /// less; 4 over `train.steps` under `top-k`.
+    /// less; 4 over `train.steps` under `top-k`, 8 over `train.steps` under `deterministic`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub learning_rate: Option<f64>,
-    /// Peak learning rate of the multipliers (ascent); as that of log α under `llm-shearing`.
+    /// Peak learning rate of the multipliers (ascent); as that of log α under `llm-shearing`, 20 over `train.steps` under
+    /// `deterministic`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub multiplier_learning_rate: Option<f64>,
     /// Steps over which the targets grow from 0; the recipe uses 20 % of the run.
@@ -35,6 +38,9 @@ pub struct Masks {
     /// Halves a multiplier that still pushes when its target is passed, at every step.
     #[serde(skip_serializing_if = "is_default")]
     pub anti_windup: bool,
+    /// Largest gate under `deterministic`, at least 1; unlimited when absent.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub largest_gate: Option<f64>,
     /// Trains masks alone: the weights stay the source's, without gradients, moments or an fp32 copy of their own.
     #[serde(skip_serializing_if = "is_default")]
     pub frozen_weights: bool,
@@ -66,24 +72,30 @@ impl Default for Masks {
             noise: GateNoise::default(),
             count: OpenCount::default(),
             anti_windup: false,
+            largest_gate: None,
             frozen_weights: false,
         }
     }
 }
 
 impl Masks {
-    /// Peak learning rate of log α in a run of `steps`: under top-k as much way for Adam in a short stage as in a long one.
+    /// Peak learning rate of log α in a run of `steps`: but for the published masks as much way for Adam in a short stage as in
+    /// a long one.
     pub fn peak_learning_rate(&self, steps: u64) -> f64 {
         let default = match self.preset {
             MaskPreset::LlmShearing => self.drawn_learning_rate(steps),
             MaskPreset::TopK => 4.0 / steps.max(1) as f64,
+            MaskPreset::Deterministic => 8.0 / steps.max(1) as f64,
         };
         self.learning_rate.unwrap_or(default)
     }
 
     /// Peak learning rate of the multipliers in a run of `steps`.
     pub fn peak_multiplier_rate(&self, steps: u64) -> f64 {
-        self.multiplier_learning_rate.unwrap_or_else(|| self.drawn_learning_rate(steps))
+        self.multiplier_learning_rate.unwrap_or_else(|| match self.preset {
+            MaskPreset::LlmShearing | MaskPreset::TopK => self.drawn_learning_rate(steps),
+            MaskPreset::Deterministic => 20.0 / steps.max(1) as f64,
+        })
     }
 
     /// The published rate; where multipliers unwind one that leaves every run as far to go, which chooses better.
@@ -103,13 +115,16 @@ impl Masks {
         match self.preset {
             MaskPreset::LlmShearing => HardConcrete { options, ..HardConcrete::llm_shearing() }.into(),
             MaskPreset::TopK => TopK::over(steps).into(),
+            MaskPreset::Deterministic => {
+                Deterministic { largest: self.largest_gate, ..Deterministic::over(steps) }.into()
+            }
         }
     }
 
     /// Where log α start.
     pub fn start(&self) -> MaskInit {
         self.init.unwrap_or(match self.preset {
-            MaskPreset::LlmShearing => MaskInit::Open,
+            MaskPreset::LlmShearing | MaskPreset::Deterministic => MaskInit::Open,
             MaskPreset::TopK => MaskInit::Scores,
         })
     }
@@ -117,7 +132,7 @@ impl Masks {
     /// Steps over which the targets grow, for a run of `steps`; those of top-k masks follow a schedule of their own.
     pub fn target_warmup(&self, steps: u64) -> u64 {
         match self.preset {
-            MaskPreset::LlmShearing => self.warmup_steps.unwrap_or(steps / 5),
+            MaskPreset::LlmShearing | MaskPreset::Deterministic => self.warmup_steps.unwrap_or(steps / 5),
             MaskPreset::TopK => (steps as f64 * TopK::over(steps).count_until) as u64,
         }
     }
@@ -147,6 +162,9 @@ pub struct Prune {
     pub check_rows: usize,
     /// Publishes the pruned model even if that comparison refuses it, marked in its card.
     pub unproven: bool,
+    /// Shapes on the way to `[target]`, each trained before it is cut on; none when absent.
+    #[serde(skip_serializing_if = "Vec::is_empty")]
+    pub via: Vec<Via>,
 }
 
 impl Default for Prune {
@@ -160,6 +178,7 @@ impl Default for Prune {
             dtype: None,
             check_rows: 2,
             unproven: false,
+            via: Vec::new(),
         }
     }
 }

@@ -252,15 +252,26 @@ fn check_rest(config: &RunConfig, problems: &mut Problems) {
     problems.unless(config.checkpoint.every_steps > 0, || "checkpoint.every_steps must be at least 1".to_string());
     problems.unless(config.prune.check_rows > 0, || "prune.check_rows must be at least 1".to_string());
     problems.unless(config.prune.calibration_rows > 0, || "prune.calibration_rows must be at least 1".to_string());
+    problems.unless(config.prune.via.is_empty() || config.target.is_some(), || {
+        "[[prune.via]] are shapes on the way to [target], which is missing".to_string()
+    });
     problems.unless(positive(config.data.max_epochs), || {
         format!("data.max_epochs = {} must be a positive number", config.data.max_epochs)
     });
     let drawn = config.masks.preset == MaskPreset::LlmShearing || config.masks.options(0).are_published();
     problems.unless(drawn, || {
-        "masks.noise, masks.count and masks.anti_windup are for gates that are drawn under a Lagrangian; top-k gates have \
-         neither: leave them out, or set masks.preset = \"llm-shearing\""
+        "masks.noise, masks.count and masks.anti_windup are for gates that are drawn under a Lagrangian: leave them out, or set \
+         masks.preset = \"llm-shearing\""
             .to_string()
     });
+    if let Some(largest) = config.masks.largest_gate {
+        problems.unless(config.masks.preset == MaskPreset::Deterministic, || {
+            "masks.largest_gate is for gates that may exceed 1: leave it out, or set masks.preset = \"deterministic\"".to_string()
+        });
+        problems.unless(largest.is_finite() && largest >= 1.0, || {
+            format!("masks.largest_gate = {largest} must be at least 1, where gates begin")
+        });
+    }
     for (key, value) in [
         ("learning_rate", config.masks.peak_learning_rate(config.train.steps)),
         ("init_strength", config.masks.init_strength),

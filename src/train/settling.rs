@@ -16,6 +16,9 @@ use shearling_masks::Gating;
 /// Fewer crossings than this leave many units undecided. Measured: 80 steps at rate 1 (3.4 crossings) left 55 % of the
 /// kept intermediate units half-alive, 300 (13) left 9 %; the published recipe has 138.
 pub const ENOUGH_CROSSINGS: f64 = 12.0;
+/// Crossings of a drawn gate that one of a gate without noise is worth: three suffice on the toy of
+/// `masks/tests/integration/deterministic.rs`.
+const UNDISTURBED: f64 = 4.0;
 
 /// How often a log-odds value can cross its range after the target's warm-up.
 pub fn crossings(config: &RunConfig) -> f64 {
@@ -27,6 +30,8 @@ pub fn crossings(config: &RunConfig) -> f64 {
         Gating::HardConcrete(constants) => {
             config.masks.peak_learning_rate(steps) * factors / (constants.clamp_high - constants.clamp_low)
         }
+        // From open to closed; nothing draws such a gate back and forth.
+        Gating::Deterministic(_) => config.masks.peak_learning_rate(steps) * factors * UNDISTURBED,
         // Decided by the schedule, whatever the rates.
         Gating::TopK(_) => f64::INFINITY,
     }
@@ -56,5 +61,9 @@ mod tests {
     fn a_small_rate_and_a_long_warm_up_take_it_away() {
         assert!((of(3200, "learning_rate = 0.1") * 10.0 - of(3200, "")).abs() < 1e-9);
         assert_eq!(of(100, "warmup_steps = 100"), 0.0);
+        for steps in [60, 300, 3000] {
+            assert!(of(steps, "preset = 'deterministic'") > ENOUGH_CROSSINGS, "the default rate follows the steps");
+        }
+        assert!(of(300, "preset = 'deterministic'\nlearning_rate = 0.001") < ENOUGH_CROSSINGS);
     }
 }

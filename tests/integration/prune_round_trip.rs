@@ -8,7 +8,7 @@ use shearling::hf::Checkpoint;
 use shearling::prune::principal;
 use shearling::prune::scores::{Calibration, magnitude};
 use shearling::prune::{CheckRows, Conversion, Equivalence, Error, Fault, convert, shape};
-use shearling_masks::{Gates, HardConcrete, KeepPlan, MaskSet, MaskSpec, UnitKind};
+use shearling_masks::{Deterministic, Gates, Gating, HardConcrete, KeepPlan, MaskSet, MaskSpec, UnitKind};
 use shearling_noise::weight_normals;
 use std::path::Path;
 use tch::{Device, Kind, Tensor};
@@ -36,11 +36,16 @@ fn targets(grouped: bool) -> Vec<Target> {
 
 /// Masks far from converged: soft values all over (0, 1), then cut to the target.
 fn soft_masks(spec: &MaskSpec, seed: u64) -> MaskSet {
-    let masks = MaskSet::new(spec.clone(), HardConcrete::default(), 10, seed, Device::Cpu).unwrap();
+    drawn_masks(spec, HardConcrete::default(), seed, 0.0, 2.0)
+}
+
+/// Masks of a parametrisation whose numbers are drawn from Normal(mean, deviation).
+fn drawn_masks(spec: &MaskSpec, gating: impl Into<Gating>, seed: u64, mean: f64, deviation: f64) -> MaskSet {
+    let masks = MaskSet::new(spec.clone(), gating, 10, seed, Device::Cpu).unwrap();
     tch::no_grad(|| {
-        for (name, mut log_alpha) in masks.log_alpha_parameters() {
-            let noise = Tensor::from_slice(&weight_normals(seed, &name, log_alpha.numel()));
-            log_alpha.copy_(&(noise.view(&log_alpha.size()[..]) * 2.0));
+        for (name, mut leaf) in masks.log_alpha_parameters() {
+            let noise = Tensor::from_slice(&weight_normals(seed, &name, leaf.numel()));
+            leaf.copy_(&(noise.view(&leaf.size()[..]) * deviation + mean));
         }
     });
     masks
@@ -103,6 +108,27 @@ fn every_combination_in_every_family_is_exact() {
         }
     }
     assert_eq!(checked, 15 + 4 * 31);
+}
+
+#[test]
+fn gates_above_one_are_folded_like_any_other() {
+    for (family, config) in families() {
+        let folder = tempfile::tempdir().unwrap();
+        let source = folder.path().join("source");
+        write_model(&source, &config, 3);
+        let grouped = config["num_attention_heads"] != config["num_key_value_heads"];
+        let everything = targets(grouped).pop().unwrap();
+        let spec = shape::mask_spec(&load(&source).model, &everything).unwrap();
+        let masks = drawn_masks(&spec, Deterministic::over(10), 4, 1.0, 0.4);
+        let gates = masks.target_gates().unwrap().detach().unwrap();
+        for module in spec.modules() {
+            let largest = gates.get(module.module).unwrap().max().double_value(&[]);
+            assert!(largest > 1.1, "{family} {}: {largest}", module.module);
+        }
+        let plan = KeepPlan::from_gates(&spec, &gates).unwrap();
+        let equivalence = cut(&source, &spec, &gates, &plan, DType::F32, &folder.path().join("pruned")).unwrap();
+        assert!(equivalence.folded < 1e-12, "{family}: {equivalence}");
+    }
 }
 
 #[test]

@@ -126,6 +126,13 @@ fn a_prune_run_with_other_noise_count_and_multipliers_resumes_bit_for_bit() {
 }
 
 #[test]
+fn a_prune_run_with_deterministic_masks_resumes_bit_for_bit() {
+    stopping_anywhere_changes_nothing(Stage::Prune, &["masks.preset=deterministic", "masks.largest_gate=1.5"]);
+    let frozen = ["masks.frozen_weights=true", "distill.weight=0.5", "masks.init=scores"];
+    stopping_anywhere_changes_nothing(Stage::Prune, &[&["masks.preset=deterministic"], &frozen[..]].concat());
+}
+
+#[test]
 fn a_prune_run_with_frozen_weights_resumes_bit_for_bit() {
     let frozen = ["masks.frozen_weights=true", "distill.weight=0.5"];
     stopping_anywhere_changes_nothing(Stage::Prune, &frozen);

@@ -5,12 +5,14 @@
 
 mod constraint;
 mod convergence;
+mod deterministic;
 mod golden;
 mod mask_file;
 mod plans;
 mod report;
 mod sampling;
 mod top_k;
+mod toy;
 
 use shearling_masks::{HardConcrete, MaskSet, MaskSpec, Shape, UnitKind};
 use tch::{Device, Tensor};

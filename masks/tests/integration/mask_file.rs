@@ -184,7 +184,7 @@ fn oversized_files_are_refused_without_reading_them() {
 fn descriptions_that_cannot_be_are_refused_by_key() {
     type Change = fn(&mut Value);
     let cases: [(Change, &str); 8] = [
-        (|d| d["version"] = json!(3), "format version 3, this program reads version 2"),
+        (|d| d["version"] = json!(4), "format version 4, this program reads version 3"),
         (|d| d["version"] = json!("one"), "`shearling_masks` is malformed"),
         (|d| d["warmup_steps"] = json!(-1), "`shearling_masks` is malformed"),
         (|d| d["extra"] = json!(1), "unknown field `extra`"),

@@ -10,6 +10,8 @@ use std::path::PathBuf;
 pub enum Masks {
     /// Exactly as many open units as the schedule says, none half-alive; for short runs too.
     TopK,
+    /// Gates that are trained themselves, without noise, and above 1 if that helps.
+    Deterministic,
     /// The published recipe of Sheared-LLaMA: hard-concrete gates under a Lagrangian, at least 300 steps.
     LlmShearing,
 }

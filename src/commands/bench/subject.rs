@@ -2,7 +2,8 @@
 
 use super::shapes::{NamedShape, SHAPES};
 use crate::cli::arguments::{BenchStep, Switch};
-use crate::commands::run::{load, use_threads};
+use crate::commands::execute::use_threads;
+use crate::commands::run::load;
 use crate::config::{MomentKind, PruneMethod, RunConfig, Stage, parse};
 use crate::files::DType;
 use crate::model::Parameter;

@@ -175,13 +175,14 @@ fn preset(masks: Masks) -> MaskPreset {
     match masks {
         Masks::TopK => MaskPreset::TopK,
         Masks::LlmShearing => MaskPreset::LlmShearing,
+        Masks::Deterministic => MaskPreset::Deterministic,
     }
 }
 
 /// Steps of masks that a stage has at least.
 pub(super) fn least_steps(preset: MaskPreset) -> u64 {
     match preset {
-        MaskPreset::TopK => LEAST_TOP_K_STEPS,
+        MaskPreset::TopK | MaskPreset::Deterministic => LEAST_TOP_K_STEPS,
         MaskPreset::LlmShearing => LEAST_PRUNE_STEPS,
     }
 }
@@ -264,7 +265,7 @@ fn too_small(recipe: &Recipe, shorter: Option<i64>) -> String {
              --hours or --tokens, or shorter rows with --sequence-length"
         );
     };
-    if preset == MaskPreset::TopK {
+    if preset != MaskPreset::LlmShearing {
         return format!(
             "the budget is less than the fewest steps that the files have{takes}; give more with --hours or --tokens"
         );

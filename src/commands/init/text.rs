@@ -70,6 +70,9 @@ fn learned(text: &mut String, recipe: &Recipe, preset: MaskPreset) {
         MaskPreset::TopK => {
             text.push_str(&line("preset", "\"top-k\"", "as many open units as the schedule says, exactly"))
         }
+        MaskPreset::Deterministic => {
+            text.push_str(&line("preset", "\"deterministic\"", "gates trained themselves, above 1 if that helps"))
+        }
         MaskPreset::LlmShearing => {
             let rate_said = "as published: a gate must be able to cross its range many times within the run";
             let _ = write!(
@@ -264,7 +267,7 @@ fn train(text: &mut String, recipe: &Recipe, part: &Part, warmup: u64, warmup_sa
     let (stage, settings) = (&part.stage, &part.settings);
     let said = match recipe.masks.filter(|_| part.prunes()) {
         Some(MaskPreset::LlmShearing) => "a third of the budget; below 300 most masks stay undecided",
-        Some(MaskPreset::TopK) => "a third of the budget; decided after any number",
+        Some(MaskPreset::TopK | MaskPreset::Deterministic) => "a third of the budget; decided after any number",
         None => "from the budget; more is better",
     };
     let batch = format!(

@@ -59,7 +59,7 @@ fn settling(outline: &Outline) -> Vec<String> {
     }
     let (config, mut warnings) = (&outline.config, Vec::new());
     let (steps, warmup) = (config.train.steps, config.masks.target_warmup(config.train.steps));
-    if config.masks.preset == MaskPreset::LlmShearing && warmup * 2 > steps && warmup <= steps {
+    if config.masks.preset != MaskPreset::TopK && warmup * 2 > steps && warmup <= steps {
         warnings.push(format!(
             "masks.warmup_steps = {warmup} takes more than half of train.steps = {steps}: little time is left to settle"
         ));

@@ -13,6 +13,8 @@ mod source;
 
 use super::ExitStatus;
 use super::run::load;
+use super::via::{described, stages};
+use super::written_shape::written_by;
 use crate::cli::Printer;
 use crate::cli::arguments::Plan;
 use crate::cli::printer::for_stdout;
@@ -55,30 +57,61 @@ pub fn run(arguments: &Plan) -> anyhow::Result<ExitStatus> {
     let card = arguments.card.as_deref().map(named_card).transpose()?;
     let device = planned_device(&config, card)?;
     let source = source::find(&config, file, arguments.source_as.as_deref())?;
-    let mut outline =
-        outline(config, device, source.config, arguments.sequence_length.map(|tokens| tokens.get() as i64))?;
-    for file in &source.derived_from {
-        let note = format!("its shape is what {} will write", file.display());
-        outline.findings.not_checked.push(format!("the source, which is not there yet: {note}"));
+    let command = Stage::of(&config).command();
+    let planned = planned_stages(&config, source, device, arguments)?;
+    let reports: Vec<(&Outline, PlanReport)> =
+        planned.iter().map(|outline| (outline, PlanReport::new(outline, arguments, card))).collect();
+    let text =
+        reports.iter().map(|(outline, report)| heading(outline, reports.len()) + &for_stdout(report.text(outline)));
+    printer.data(text.collect::<Vec<_>>().join("\n"), || match &reports[..] {
+        [(outline, report)] => report.json(outline),
+        several => serde_json::json!({ "runs": several.iter().map(|(outline, report)| report.json(outline)).collect::<Vec<_>>() }),
+    });
+    let mut warned: Vec<&String> = reports.iter().flat_map(|(_, report)| &report.warnings).collect();
+    warned.dedup();
+    warned.into_iter().for_each(|warning| printer.warn(warning));
+    let fine = planned.iter().all(|outline| outline.findings.problems.is_empty());
+    if let (Some(file), true) = (&arguments.config.config, fine) {
+        printer.note(format!("next: shearling {command} --config {}", shell_word(&file.display().to_string())));
     }
-    let whole = outline.findings.absent.is_empty();
-    absent(&mut outline.findings, file, for_elsewhere(arguments));
-    if source.derived_from.is_empty() {
-        look_at_weights(&mut outline, whole);
+    Ok(if fine { ExitStatus::Done } else { ExitStatus::CheckFailed })
+}
+
+/// The outline of every run that a configuration stands for: one, or with `[[prune.via]]` several, as far as the first
+/// that would be refused.
+fn planned_stages(
+    config: &RunConfig,
+    source: source::Source,
+    device: Device,
+    arguments: &Plan,
+) -> anyhow::Result<Vec<Outline>> {
+    let file = arguments.config.config.as_deref().unwrap_or(Path::new("."));
+    let row_tokens = arguments.sequence_length.map(|tokens| tokens.get() as i64);
+    let (mut planned, mut hf_config): (Vec<Outline>, _) = (Vec::new(), source.config);
+    for (number, stage) in stages(config).into_iter().enumerate() {
+        let mut outline = outline(stage.clone(), device, hf_config.take(), row_tokens)?;
+        for file in &source.derived_from {
+            let note = format!("its shape is what {} will write", file.display());
+            outline.findings.not_checked.push(format!("the source, which is not there yet: {note}"));
+        }
+        let whole = outline.findings.absent.is_empty();
+        absent(&mut outline.findings, file, for_elsewhere(arguments));
+        if source.derived_from.is_empty() && number == 0 {
+            look_at_weights(&mut outline, whole);
+        }
+        let fine = outline.findings.problems.is_empty();
+        hf_config = if fine { Some(written_by(&stage, &outline.hf_config)?) } else { None };
+        planned.push(outline);
+        if !fine {
+            break;
+        }
     }
-    let report = PlanReport::new(&outline, arguments, card);
-    printer.data(for_stdout(report.text(&outline)), || report.json(&outline));
-    for warning in &report.warnings {
-        printer.warn(warning);
-    }
-    if let (Some(file), true) = (&arguments.config.config, outline.findings.problems.is_empty()) {
-        printer.note(format!(
-            "next: shearling {} --config {}",
-            outline.stage.command(),
-            shell_word(&file.display().to_string())
-        ));
-    }
-    Ok(if outline.findings.problems.is_empty() { ExitStatus::Done } else { ExitStatus::CheckFailed })
+    Ok(planned)
+}
+
+/// What a run does, where a configuration stands for several.
+fn heading(outline: &Outline, of: usize) -> String {
+    if of == 1 { String::new() } else { format!("{}\n", described(&outline.config)) }
 }
 
 /// Whether the plan is for another machine, or for data that is yet to come: the options that say so.

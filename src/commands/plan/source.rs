@@ -5,11 +5,10 @@
 //! configuration beside this one whose run writes exactly that folder.
 
 use crate::commands::beside::{configurations_beside, plain};
+use crate::commands::written_shape::written_by;
 use crate::config::{self, RunConfig, Stage};
 use crate::export::folder_name;
-use crate::files::DType;
 use crate::hf::{RawConfig, not_a_model};
-use crate::prune::shape;
 use crate::run_dir::layout::RESOLVED_CONFIG;
 use anyhow::{Context, bail};
 use std::path::{Path, PathBuf};
@@ -64,15 +63,6 @@ fn resolve(
         )
     };
     written_by(&before, &source).map(Some).with_context(|| format!("in {}", writer.display()))
-}
-
-/// The `config.json` that a run of `config` on `source` will write.
-fn written_by(config: &RunConfig, source: &RawConfig) -> anyhow::Result<RawConfig> {
-    let Some(target) = &config.target else { return Ok(source.clone()) };
-    let model = source.model()?;
-    let spec = shape::mask_spec(&model, target)?;
-    let dtype = config.prune.dtype.or(model.dtype).unwrap_or(DType::F32);
-    Ok(shape::planned_config(source, &spec, dtype)?)
 }
 
 /// The folder in which a run of `config` leaves its model.

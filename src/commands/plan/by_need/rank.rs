@@ -8,9 +8,9 @@
 use super::target::target_table;
 use crate::cli::Printer;
 use crate::cli::table::{Table, duration, grouped};
+use crate::commands::execute::execute;
 use crate::commands::init::budget::{Budget, Stages};
 use crate::commands::prepared_data::open_prepared;
-use crate::commands::run::execute;
 use crate::commands::shapes::Proposal;
 use crate::config::{Prune, RunConfig, Stage, parse};
 use crate::files::Staging;

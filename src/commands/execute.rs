@@ -1,0 +1,85 @@
+//! One run from its configuration to its model folder, for every command that does runs.
+
+use super::export::{prune_one_shot, write_model};
+use super::observer::TerminalObserver;
+use super::resumed::working_directory;
+use super::run_cost::time_taken;
+use crate::cli::Printer;
+use crate::cli::table::bytes;
+use crate::config::{RunConfig, Stage, validate};
+use crate::export::{Written, folder_name};
+use crate::inspect::TimeTaken;
+use crate::native::runtime::{device, threads};
+use crate::train::saved_run::{refuse_existing, write_config};
+use crate::train::{Setup, run as train_run};
+
+/// Runs a stage to its end and writes its model; `None` when it stopped before its last step.
+pub fn execute(
+    mut config: RunConfig,
+    stage: Stage,
+    resume: bool,
+    stop_at: Option<u64>,
+    printer: &Printer,
+) -> anyhow::Result<Option<Written>> {
+    use_threads(&config);
+    let device = device::parse(&config.run.device)?;
+    if !resume {
+        // A configuration of the other stage first: its folder is that stage's.
+        validate(&config, stage)?;
+        refuse_existing(&config.run.directory)?;
+    }
+    // The run may be resumed from another folder.
+    config.root_paths(&working_directory()?);
+    let setup = Setup::new(config, stage, device)?;
+    for warning in setup.warnings() {
+        printer.warn(warning);
+    }
+    if stage == Stage::Prune && setup.config.cuts_at_once() {
+        printer.note(at_once(&setup.config));
+        let run = &setup.config.run.directory;
+        let written = prune_one_shot(&setup, run.join(folder_name(stage)), printer)?;
+        write_config(run, &setup.config)?;
+        return Ok(Some(written));
+    }
+    let label = stage.name();
+    let mut terminal = TerminalObserver::new(*printer, label, &setup.config);
+    let outcome = train_run(&setup, resume, stop_at, &mut terminal)?;
+    let result = terminal.result();
+    drop(terminal);
+    if let Some(peak) = outcome.peak_memory_bytes {
+        let predicted = outcome.predicted_memory.total_bytes();
+        printer.note(format!("peak memory of the run {}, predicted {}", bytes(peak as f64), bytes(predicted)));
+    }
+    if let Some(taken) = TimeTaken::read(&outcome.run) {
+        printer.note(format!("the run took {}", time_taken(taken)));
+    }
+    if let Some(result) = result {
+        printer.note(result);
+    }
+    if !outcome.finished {
+        let folder = outcome.run.display();
+        printer.note(format!(
+            "stopped after step {}; resume with: shearling {} --resume {folder}",
+            outcome.step,
+            stage.command()
+        ));
+        return Ok(None);
+    }
+    write_model(&setup, &outcome, outcome.run.join(folder_name(stage)), printer).map(Some)
+}
+
+/// What is about to happen to who may have expected a training run.
+fn at_once(config: &RunConfig) -> String {
+    let unused = match config.train.steps {
+        0 | 1 => String::new(),
+        steps => format!("; train.steps = {steps} is for prune.method = \"learned\""),
+    };
+    format!("cutting at once by {}, without training{unused}", config.prune.method().name())
+}
+
+/// Computes with as many threads as the configuration says, if it says.
+pub(super) fn use_threads(config: &RunConfig) {
+    if let Some(threads) = config.run.threads {
+        threads::set(threads.get());
+    }
+}
