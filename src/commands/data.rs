@@ -5,6 +5,7 @@ use super::prepared_data::open_prepared;
 use crate::cli::Printer;
 use crate::cli::arguments::{Data, DataInspect, Prepare};
 use crate::cli::progress::Progress as Line;
+use crate::cli::shell::shell_word;
 use crate::cli::table::{Table, bytes, grouped};
 use anyhow::Context;
 use serde_json::json;
@@ -41,6 +42,10 @@ fn prepare(arguments: &Prepare) -> anyhow::Result<ExitStatus> {
     config.threads = arguments.threads.unwrap_or(0);
     prepare_dataset(&config, &PrepareProgress::default())?;
     printer.data(summary(&Dataset::open(&arguments.out)?), || json!({}));
+    let out = shell_word(&arguments.out.display().to_string());
+    printer.note(format!(
+        "written to {out}; next: shearling eval MODEL --data {out}, or shearling init MODEL --data {out}"
+    ));
     Ok(ExitStatus::Done)
 }
 

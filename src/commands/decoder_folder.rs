@@ -76,7 +76,20 @@ impl DecoderFolder {
 
     /// What is worth saying about it.
     pub(super) fn note(&self) -> Option<String> {
-        let DecoderFolder::Packed(pack) = self else { return None };
+        let pack = match self {
+            DecoderFolder::Packed(pack) => pack,
+            DecoderFolder::Plain(_, experts) => {
+                let experts = experts.as_ref().filter(|experts| experts.routed_layers() > 0)?;
+                let ran = experts.density.map_or(String::new(), |density| {
+                    format!("; {:.0} % of the units ran at the end of training", 100.0 * density)
+                });
+                let (routed, layers) = (experts.routed_layers(), experts.layers.len());
+                return Some(format!(
+                    "routers choose the experts of each token in {routed} of {layers} layers{ran}; computed in full and masked \
+                     (shearling lte pack writes the layout that is faster)"
+                ));
+            }
+        };
         Some(match pack.density() {
             Some(density) => {
                 format!("packed experts: {:.0} % of the units ran at the end of training", 100.0 * density)

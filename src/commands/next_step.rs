@@ -5,11 +5,14 @@ use crate::cli::shell::shell_word;
 use crate::config::{self, ComputeDtype, RunConfig, Stage};
 use crate::files::DType;
 use crate::run_dir::layout::{METRICS, PRUNED};
+use crate::train::saved_run::saved_config;
 use std::path::{Path, PathBuf};
 
 /// The lines about a finished stage of `config`, read from `file` unless it was resumed, that wrote `model`.
 pub(super) fn next_step(config: &RunConfig, stage: Stage, file: Option<&Path>, model: &Path) -> String {
-    match file.filter(|_| stage == Stage::Prune).and_then(|file| continuation(file, model)) {
+    // A resumed run has no file; configurations mostly lie where it is resumed.
+    let place = file.unwrap_or(Path::new("run.toml"));
+    match Some(place).filter(|_| stage == Stage::Prune).and_then(|place| continuation(place, model)) {
         Some(file) => format!("next: shearling pretrain --config {}", word(&file)),
         None if stage == Stage::Prune => format!("next: {}", eval(config, file, model)),
         None if stage == Stage::Lte => format!("next: {}", lte(config, model)),
@@ -34,7 +37,7 @@ fn continuation(file: &Path, pruned: &Path) -> Option<PathBuf> {
 /// beside the configuration that says so; on the rows of the run's own evaluations, as it computes.
 fn eval(config: &RunConfig, file: Option<&Path>, model: &Path) -> String {
     let began = config.model.source.as_deref();
-    let pruned = began.zip(file).and_then(|(began, file)| source_of(began, file));
+    let pruned = began.and_then(|began| source_of(began, file));
     let models = pruned.as_deref().into_iter().chain(began).chain([model]).map(word).collect::<Vec<_>>();
     let dtype = match config.run.dtype {
         ComputeDtype::Fixed(DType::BF16) => " --dtype bf16",
@@ -55,9 +58,13 @@ fn lte(config: &RunConfig, model: &Path) -> String {
     )
 }
 
-/// What a configuration beside `file` cuts to `pruned`.
-fn source_of(pruned: &Path, file: &Path) -> Option<PathBuf> {
-    let configurations = configurations_beside(file).into_iter().filter_map(|path| config::load(&path, &[]).ok());
+/// What the run that wrote `pruned` cut, or will cut by a configuration beside `file`.
+fn source_of(pruned: &Path, file: Option<&Path>) -> Option<PathBuf> {
+    let run = pruned.parent().filter(|_| pruned.file_name().is_some_and(|name| name == PRUNED));
+    if let Some(saved) = run.and_then(|run| saved_config(run).ok()) {
+        return saved.model.source;
+    }
+    let configurations = configurations_beside(file?).into_iter().filter_map(|path| config::load(&path, &[]).ok());
     let mut prunes = configurations.filter(|config| plain(&config.run.directory.join(PRUNED)) == plain(pruned));
     prunes.find_map(|config| config.model.source)
 }
@@ -70,8 +77,11 @@ fn report(config: &RunConfig) -> String {
     format!("shearling report {} -o report.html", runs.join(" "))
 }
 
+/// A path for the shell; without the working directory, as a user would write it.
 fn word(path: &Path) -> String {
-    shell_word(&path.display().to_string())
+    let here = std::env::current_dir().ok();
+    let below = here.and_then(|here| Some(path.strip_prefix(here).ok()?.to_path_buf()));
+    shell_word(&below.as_deref().filter(|path| !path.as_os_str().is_empty()).unwrap_or(path).display().to_string())
 }
 
 #[cfg(test)]

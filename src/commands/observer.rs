@@ -7,6 +7,7 @@ use crate::cli::progress::Progress;
 use crate::cli::table::{duration, optional};
 use crate::commands::domain_line::{DomainLine, SHOWN, is_shortened, step_losses};
 use crate::config::RunConfig;
+use crate::inspect::Evaluated;
 use crate::train::decide::Intervals;
 use crate::train::evaluation::{EvalGates, EvalReport};
 use crate::train::metrics::Timing;
@@ -72,6 +73,10 @@ impl Observer for TerminalObserver {
 
     fn started(&mut self, trainer: &Trainer, resumed: bool) {
         let step = trainer.counters.step;
+        if let Some(before) = Evaluated::read(&self.run).filter(|_| resumed) {
+            self.losses = Some([before.first_loss, before.first_loss]);
+            self.evaluation_seconds = before.seconds.unwrap_or(0.0);
+        }
         let action = if resumed { format!("resumes after step {step}") } else { "starts".to_string() };
         self.line(format!("{action}, {} in all", counted(self.steps, "step")));
         let domains = trainer.domain_names().len();

@@ -48,6 +48,9 @@ pub fn run(arguments: &Run, stage: Stage) -> anyhow::Result<ExitStatus> {
     let one_shot = config.cuts_at_once();
     let origin = if one_shot { Origin::OneShot } else { Origin::Run(config.run.directory.clone()) };
     let stop_at = arguments.stop_at.map(NonZeroU64::get);
+    if one_shot && stop_at.is_some() {
+        printer.warn("--stop-at has no effect where a source is cut at once: no step is taken");
+    }
     let as_given = config.clone();
     if stage == Stage::Prune && !config.prune.via.is_empty() {
         refuse_existing(&config.run.directory)?;

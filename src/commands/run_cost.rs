@@ -29,6 +29,9 @@ pub(super) struct RunCost {
     pub(super) eval_flops: Option<f64>,
     /// Of a source that is cut at once: all that there is, for nothing is trained or evaluated.
     pub(super) one_shot: Option<OneShotCost>,
+    /// Of a run that learns masks, FLOPs before its first step and after its last: basis and scores to start from, and the
+    /// comparison of the cut.
+    pub(super) cut_flops: f64,
 }
 
 impl RunCost {
@@ -42,6 +45,7 @@ impl RunCost {
                 evaluations: 0,
                 eval_flops: None,
                 one_shot: Some(cost),
+                cut_flops: 0.0,
             };
         }
         let train = &outline.config.train;
@@ -61,12 +65,14 @@ impl RunCost {
             evaluations,
             eval_flops,
             one_shot: None,
+            cut_flops: cut_cost(outline).map_or(0.0, |cost| cost.around_masks(outline.config.masks.start())),
         }
     }
 
     /// All FLOPs that are known.
     pub(super) fn flops(&self) -> f64 {
-        self.train_flops + self.eval_flops.unwrap_or(0.0) + self.one_shot.map_or(0.0, |cost| cost.flops())
+        let one_shot = self.one_shot.map_or(0.0, |cost| cost.flops());
+        self.train_flops + self.eval_flops.unwrap_or(0.0) + one_shot + self.cut_flops
     }
 
     /// Tokens per second of the steps alone, where all of it takes so many seconds; `None` without steps.
@@ -81,8 +87,9 @@ impl RunCost {
             return duration(seconds);
         }
         let evaluations = counted(self.evaluations, "evaluation");
+        let cut = if self.cut_flops > 0.0 { " and the cut" } else { "" };
         match self.eval_flops {
-            Some(_) => format!("{} with {evaluations}", duration(seconds)),
+            Some(_) => format!("{} with {evaluations}{cut}", duration(seconds)),
             None => format!("{} and {evaluations}, whose rows are not known yet", duration(seconds)),
         }
     }
@@ -90,8 +97,13 @@ impl RunCost {
 
 /// What cutting at once costs, where the configuration does and the target can be reached.
 fn one_shot(outline: &Outline) -> Option<OneShotCost> {
+    cut_cost(outline).filter(|_| outline.config.cuts_at_once())
+}
+
+/// What the cut of a prune run costs whose target can be reached.
+fn cut_cost(outline: &Outline) -> Option<OneShotCost> {
     let (config, spec) = (&outline.config, outline.spec.as_ref()?);
-    let small = outline.target().filter(|_| config.cuts_at_once())?;
+    let small = outline.target()?;
     let check_rows = match &outline.dataset {
         Some(dataset) => rows_read(dataset, config.prune.check_rows),
         None if outline.domains.is_empty() => (ASSUMED_DOMAINS * config.prune.check_rows) as u64,
@@ -136,12 +148,15 @@ mod tests {
             evaluations: 3,
             eval_flops,
             one_shot: None,
+            cut_flops: 0.0,
         };
         assert_eq!((cost(Some(10.0)).flops(), cost(None).flops()), (100.0, 90.0));
         // 90 of 100 FLOPs are steps: 9 of 10 seconds.
         assert_eq!(cost(Some(10.0)).tokens_per_second(10.0), Some(8.0 / 9.0));
         assert_eq!(RunCost { tokens: 0.0, ..cost(None) }.tokens_per_second(10.0), None);
         assert_eq!(cost(Some(10.0)).time_said(65.0), "1 min 5 s with 3 evaluations");
+        let cut = RunCost { cut_flops: 20.0, ..cost(Some(10.0)) };
+        assert_eq!((cut.flops(), cut.time_said(65.0)), (120.0, "1 min 5 s with 3 evaluations and the cut".to_string()));
         assert_eq!(cost(None).time_said(65.0), "1 min 5 s and 3 evaluations, whose rows are not known yet");
         let taken = |evaluations| time_taken(TimeTaken { steps: 65.0, evaluations });
         assert_eq!(taken(Some(5.0)), "1 min 10 s: 1 min 5 s in steps, 5 s in evaluations");

@@ -63,7 +63,7 @@ fn inner_keys(found: &str, table: &Table) -> Option<String> {
 }
 
 /// The table whose unknown key is `found`: the parser says only which keys it has.
-fn place_of(found: &str, siblings: &[&str], table: &Table) -> String {
+pub(super) fn place_of(found: &str, siblings: &[&str], table: &Table) -> String {
     fn search(prefix: &str, table: &Table, found: &str, siblings: &[&str]) -> Option<String> {
         if table.contains_key(found) && known_in(prefix) == siblings {
             return Some(prefix.to_string());

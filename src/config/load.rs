@@ -2,6 +2,7 @@
 //! one that was meant.
 
 use super::advice::{advice, advice_in, not_toml};
+use super::further::further;
 use super::overrides::Override;
 use super::refusal::place_in;
 use super::{Error, RunConfig};
@@ -10,6 +11,10 @@ use toml::Table;
 
 /// Reads `path` and applies the overrides in order. Relative paths stay relative to the working directory.
 pub fn load(path: &Path, overrides: &[String]) -> Result<RunConfig, Error> {
+    if path.is_dir() {
+        let message = "this is a folder: give the TOML file of a configuration, as those in configs/".to_string();
+        return Err(Error::Parse { origin: path.display().to_string(), message });
+    }
     let text = std::fs::read_to_string(path).map_err(|source| Error::Read { path: path.to_path_buf(), source })?;
     parse(&text, &path.display().to_string(), overrides)
 }
@@ -42,7 +47,9 @@ pub fn parse(text: &str, origin: &str, overrides: &[String]) -> Result<RunConfig
         // The file's own error points at a line.
         (None, Err(of_text)) => {
             let own = base.clone().try_into::<RunConfig>().err().unwrap_or(error);
-            refused(origin, advice_in(text, &of_text, &own, &base))
+            let first = advice_in(text, &of_text, &own, &base);
+            let others = further(&base, &own);
+            refused(origin, [vec![first], others].concat().join("\n"))
         }
         (None, Ok(_)) => refused("the --set overrides", of_table(&error, &table)),
     })

@@ -10,6 +10,7 @@
 mod advice;
 mod common_names;
 mod error;
+mod further;
 mod known_keys;
 mod load;
 mod lte;

@@ -451,7 +451,7 @@ impl RunConfig {
 
     /// The basis in which hidden dimensions are dropped.
     pub fn hidden_basis(&self) -> HiddenBasis {
-        let published = self.prune.method() == PruneMethod::Learned && self.masks.preset == MaskPreset::LlmShearing;
+        let published = self.prune.method() == PruneMethod::Learned && self.masks.preset != MaskPreset::TopK;
         let default = match self.prune.method() {
             PruneMethod::Magnitude => HiddenBasis::Units,
             _ if published => HiddenBasis::Units,

@@ -1,7 +1,7 @@
 //! What a cut at once costs before it is made: FLOPs of the scores, of the basis and of the comparison, and the memory of
 //! the largest of them. What `plan` prints where no step is taken.
 
-use crate::config::{HiddenBasis, LayerScore, PruneMethod, RunConfig};
+use crate::config::{HiddenBasis, LayerScore, MaskInit, PruneMethod, RunConfig};
 use crate::model::ModelConfig;
 use crate::model::count::{ParameterCount, forward_flops_per_token, training_flops_per_token};
 use crate::prune::equivalence::LOGITS_AT_ONCE;
@@ -58,6 +58,13 @@ impl OneShotCost {
             memory_bytes: memory_bytes(config, model, small, tokens, check_tokens, element_bytes, rotated),
             scratch_bytes: if rotated { 4.0 * parameters.total() as f64 } else { 0.0 },
         }
+    }
+
+    /// What of it a run that learns masks takes too, around its steps, in products of the dtype that is computed in: the basis,
+    /// the scores if masks start from them, the comparison.
+    pub fn around_masks(&self, start: MaskInit) -> f64 {
+        let scores = if start == MaskInit::Scores { self.scoring_flops } else { 0.0 };
+        scores + self.basis_flops + FP64_COST * self.check_flops
     }
 
     /// All products, in those of the dtype that is computed in.

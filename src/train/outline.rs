@@ -13,6 +13,7 @@ use super::teacher::check_teacher;
 use crate::config::{self, RunConfig, Stage, validate};
 use crate::hf::{ModelConfig, RawConfig};
 use crate::prune::shape;
+use shearling_domains::manifest::MANIFEST_FILE;
 use shearling_domains::{Dataset, Mixer};
 use shearling_masks::MaskSpec;
 use std::path::PathBuf;
@@ -210,6 +211,14 @@ fn open_data(config: &RunConfig, findings: &mut Findings) -> Option<Arc<Dataset>
             unknown: "vocabulary, rows and domains",
             remedy: "`shearling data prepare --out` writes such a folder",
         });
+        return None;
+    }
+    if path.is_dir() && !path.join(MANIFEST_FILE).exists() {
+        let shown = path.display();
+        findings.problems.push(format!(
+            "data.path: {shown} is not prepared data (it has no {MANIFEST_FILE}): expected a folder written by `shearling data \
+             prepare --from {shown} --out DIR`"
+        ));
         return None;
     }
     findings.keep(Dataset::open(path)).map(Arc::new)

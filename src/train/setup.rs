@@ -103,7 +103,8 @@ impl Setup {
 
     /// What may be a mistake, but is not one for certain.
     pub fn warnings(&self) -> Vec<String> {
-        let mut warnings: Vec<String> = self.references.warning.iter().chain(&self.references.noise).cloned().collect();
+        // That references are noisy is said where something can be done about it: when they are measured and planned with.
+        let mut warnings: Vec<String> = self.references.warning.iter().cloned().collect();
         // Too few rows are to be measured anew, and evaluated alike: one advice.
         warnings.extend(self.references_of_other_rows().filter(|_| self.references.noise.is_none()));
         warnings.extend(self.teacher.as_ref().and_then(|teacher| other_tokenizer(&self.dataset, teacher.dir())));

@@ -267,7 +267,7 @@ fn what_cannot_be_is_refused_with_a_way_out() {
     let folder = desk.config_alone("llama2-7b.json");
     let cases: [(&[&str], &[&str]); 8] = [
         (&[], &["nothing to prune", "--target-params"]),
-        (&["--target-params", "9B"], &["9000000000", "6738415616"]),
+        (&["--target-params", "9B"], &["9000000000", "6,738,415,616"]),
         (&["--target-params", "many"], &["350M"]),
         (&["--target-params", "10k"], &["the nearest has"]),
         (&["--hidden-size", "8192"], &["hidden_size = 8192", "4096"]),

@@ -59,8 +59,14 @@ impl Settings {
                 notes.push(format!("generation_config.json also sets {}: not applied", config.ignored.join(", ")));
             }
         }
-        if self.sampling.temperature == 0.0 && (arguments.top_p.is_some() || arguments.top_k.is_some()) {
-            notes.push("--top-p and --top-k have no effect in greedy decoding; set --temperature above 0".to_string());
+        let given = [("--top-p", arguments.top_p.is_some()), ("--top-k", arguments.top_k.is_some())];
+        let given: Vec<&str> = given.into_iter().filter(|(_, given)| *given).map(|(name, _)| name).collect();
+        if self.sampling.temperature == 0.0 && !given.is_empty() {
+            let have = if given.len() == 1 { "has" } else { "have" };
+            notes.push(format!(
+                "{} {have} no effect in greedy decoding; set --temperature above 0",
+                given.join(" and ")
+            ));
         }
         notes
     }

@@ -35,8 +35,10 @@ impl Recipe {
             let estimate = MemoryEstimate::new(model, None, &chosen, self.row_tokens, place.device);
             let taken = bytes(estimate.total_bytes());
             part.memory_said = format!("rows per forward: peak memory {taken}, predicted");
-            part.disk_said =
-                format!("{} each, up to {STEPS_AT_ONCE} at a time", bytes(checkpoint_bytes(model, &chosen)));
+            part.disk_said = format!(
+                "{} each; last and best are kept, {STEPS_AT_ONCE} at most",
+                bytes(checkpoint_bytes(model, &chosen))
+            );
             if let Some(memory) = place.memory_bytes.filter(|_| found.is_none()) {
                 let fit = Fit::of(&estimate, memory, place.device);
                 self.warnings.push(format!(

@@ -25,10 +25,10 @@ pub fn run(arguments: &Init) -> anyhow::Result<ExitStatus> {
     let printer = Printer::new(arguments.json);
     let recipe = Recipe::new(arguments)?;
     let files = [&recipe.file, &recipe.next_file];
+    let outputs = [OutputFile::check("--out", files[0])?, OutputFile::check("--out", files[1])?];
     if !arguments.force {
         refuse_present(files)?;
     }
-    let outputs = [OutputFile::check("--out", files[0])?, OutputFile::check("--out", files[1])?];
     check(&recipe)?;
     let texts = [text::prune(&recipe), text::next(&recipe)];
     for ((output, text), what) in

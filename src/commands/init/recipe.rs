@@ -261,7 +261,7 @@ fn too_small(recipe: &Recipe, shorter: Option<i64>) -> String {
         seconds.map_or(String::new(), |seconds| format!(" and take about {}", crate::cli::table::duration(seconds)));
     let Some(preset) = recipe.masks else {
         return format!(
-            "the budget is less than {LEAST_CONTINUE_STEPS} steps of the continuation: the files have as many{takes}; give more with \
+            "the budget is less than {LEAST_CONTINUE_STEPS} steps of the continuation, which the files have nevertheless{takes}; give more with \
              --hours or --tokens, or shorter rows with --sequence-length"
         );
     };

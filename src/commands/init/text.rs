@@ -48,7 +48,7 @@ pub(super) fn prune(recipe: &Recipe) -> String {
 
 /// The source is cut at once.
 fn at_once(text: &mut String, part: &Part) {
-    proportions(text, part, "the calibration rows are drawn by them");
+    proportions(text, part, "calibration rows are drawn from the domains in these proportions");
     let rows = part.stage.batch_rows.to_string();
     let _ = write!(
         text,
@@ -174,7 +174,7 @@ fn taken(recipe: &Recipe, part: &Part) -> String {
 fn run(text: &mut String, recipe: &Recipe, part: &Part) {
     let dtype = format!("bf16 where the hardware has it, else fp32; {}", recipe.dtype_said);
     let (said, seed, order) = match part.prunes() {
-        true => ("the pruned model appears in its folder pruned/", 17, ""),
+        true => ("the pruned model appears in its folder pruned/", 17, "of data order and noise; any number"),
         false => ("", 18, "another one than in pruning: the same rows would come in the same order"),
     };
     let _ = write!(
@@ -294,7 +294,7 @@ fn train(text: &mut String, recipe: &Recipe, part: &Part, warmup: u64, warmup_sa
     let rate = format!("{:e}", stage.learning_rate);
     let rate_said = match part.prunes() {
         true => "1e-4 for a 7B as published, more for smaller models",
-        false => "1e-4 for a 7B as published, more for smaller models, less for small batches",
+        false => "1e-4 for a 7B as published, more for smaller models; × √(tokens per step / 16,384) below 16,384",
     };
     let _ = write!(
         text,

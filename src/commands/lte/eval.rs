@@ -7,6 +7,7 @@ use crate::cli::progress::Progress;
 use crate::cli::table::{Table, optional, ranges};
 use crate::commands::ExitStatus;
 use crate::commands::eval::{LoadedModel, load_model};
+use crate::commands::model_folder::model_folder;
 use crate::eval::statistics::{Estimate, mean_of, paired_difference};
 use crate::eval::{EvalRows, RowLosses, row_losses};
 use crate::lte::Experts;
@@ -38,7 +39,7 @@ pub fn run(arguments: &LteEval) -> anyhow::Result<ExitStatus> {
     let dataset = Dataset::open(&arguments.data)?;
     let rows = EvalRows::load(&dataset, arguments.rows, device)?;
     let mut lte = load_model(&arguments.model, &dataset, kind(arguments.dtype.into()), device)?;
-    let experts = routed_experts(&arguments.model, &lte, device)?;
+    let experts = routed_experts(&model_folder(&arguments.model)?, &lte, device)?;
     check_layers(&arguments.dense_layers, &experts)?;
     install(&experts, &mut lte.decoder, &arguments.dense_layers);
     printer.note(format!("evaluating {}", arguments.model.display()));
@@ -166,21 +167,21 @@ impl Report {
 
     fn lines(&self, arguments: &LteEval) -> Vec<String> {
         let found = &self.densities;
-        let unions = found.unions.iter().map(|(rows, union)| format!("{rows}: {}", percent(*union)));
+        let unions = found.unions.iter().map(|(rows, union)| format!("{rows} rows {}", percent(*union)));
         let ends = found
             .layers
             .iter()
             .min_by(|a, b| a.1.total_cmp(b.1))
             .zip(found.layers.iter().max_by(|a, b| a.1.total_cmp(b.1)));
-        let mut lines = vec![
-            format!(
-                "experts that run for > 99 % of the tokens: {}; for < 1 %: {}; scores within 0.1 of the threshold: {}",
-                percent(found.always_on),
-                percent(found.always_off),
-                percent(found.near_threshold)
-            ),
-            format!("units that rows need together, by rows: {}", unions.collect::<Vec<_>>().join(", ")),
-        ];
+        let mut lines = vec![format!(
+            "experts that run for > 99 % of the tokens: {}; for < 1 %: {}; scores within 0.1 of the threshold: {}",
+            percent(found.always_on),
+            percent(found.always_off),
+            percent(found.near_threshold)
+        )];
+        if !found.unions.is_empty() {
+            lines.push(format!("units that several rows need together: {}", unions.collect::<Vec<_>>().join(", ")));
+        }
         if let Some((least, most)) = ends {
             lines.push(format!(
                 "by layer: least {} (layer {}), most {} (layer {})",

@@ -3,6 +3,7 @@
 use crate::cli::Printer;
 use crate::cli::arguments::{GroupingArgument, LteGroup};
 use crate::cli::progress::Progress;
+use crate::cli::shell::shell_word;
 use crate::cli::table::Table;
 use crate::commands::ExitStatus;
 use crate::commands::finish::finish_at;
@@ -60,7 +61,13 @@ pub fn run(arguments: &LteGroup) -> anyhow::Result<ExitStatus> {
     let written = write_grouped(&source, &grouped.experts, &arguments.out, SHARD_BYTES, &mut show)?;
     progress.finish();
     printer.note(table(&grouped));
+    printer.note(
+        "inertia: squared distance of units to the centre of their expert; of random experts beside it, less is better",
+    );
     printer.note(summary(&grouped));
+    let out = shell_word(&written.display().to_string());
+    printer
+        .note(format!("next: shearling lte train with model.source = {out} and an [lte] table (docs/guides/lte.md)"));
     finish_at(&written, &printer)
 }
 

@@ -125,7 +125,7 @@ fn writing(outline: &Outline) -> Option<String> {
             Some(format!("{key} = \"fp16\" ends at 65,504: larger weights become infinite; take \"bf16\" or \"fp32\""))
         }
         DType::BF16 if outline.spec.is_some() => Some(format!(
-            "the pruned model is written in bf16: its weights are rounded to 8 bits before they train on; {key} = \"fp32\" \
+            "the pruned model is written in bf16: its weights are rounded to bf16 (8 significant bits) before they train on; {key} = \"fp32\" \
              keeps them whole (and checkpoint.export_dtype = \"bf16\" rounds once, at the end)"
         )),
         _ => None,

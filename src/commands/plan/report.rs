@@ -132,6 +132,11 @@ impl PlanReport {
 
     pub(super) fn text(&self, outline: &Outline) -> String {
         let mut text = format!("{}\n", self.shapes(outline));
+        if outline.config.cuts_at_once() && self.cost.one_shot.is_none() {
+            // Without a target that can be reached there is no cut to tell of.
+            text.push_str(&list("prune would refuse this run", &outline.findings.problems));
+            return text;
+        }
         if !self.domains.is_empty() {
             text.push_str(&format!("{}\n", rows::table(&self.domains)));
         }
@@ -165,7 +170,10 @@ impl PlanReport {
                 )
             }
             Some(_) => String::new(),
-            None => format!("disk: {} per checkpoint, up to {STEPS_AT_ONCE} at a time\n", bytes(self.checkpoint_bytes)),
+            None => format!(
+                "disk: {} per checkpoint; the last and the best are kept, {STEPS_AT_ONCE} lie there while one is written\n",
+                bytes(self.checkpoint_bytes)
+            ),
         });
         let (_, dtype) = written_dtype(outline);
         text.push_str(&format!("written model: {}, {}\n", dtype.name(), bytes(self.written_bytes)));

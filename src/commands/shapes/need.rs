@@ -1,6 +1,6 @@
 //! What a small model is wanted for, as a number that its shape has: parameters, bytes to serve it, seconds per token.
 
-use crate::cli::table::bytes;
+use crate::cli::table::{bytes, grouped};
 use crate::hf::ModelConfig;
 use crate::model::count::{ParameterCount, cache_bytes, decoding_weight_bytes};
 
@@ -101,8 +101,7 @@ impl Need {
     /// Such a number in words.
     pub(super) fn amount_said(&self, amount: f64) -> String {
         match self {
-            // As the option takes it.
-            Need::Parameters(_) => format!("{} parameters", amount as i64),
+            Need::Parameters(_) => format!("{} parameters", grouped(amount as i64)),
             Need::Memory { .. } => bytes(amount),
             Need::Latency { .. } => milliseconds(amount),
         }

@@ -10,11 +10,11 @@
 //!   comparison it has the higher throughput. So it is listed.
 
 use super::error::ShapeError;
-use super::need::Need;
+use super::need::{Need, parameters};
 use super::search::{Found, MOST_MISS, Room, Search, spread};
 use super::wish::{Wish, find};
 use crate::hf::ModelConfig;
-use crate::prune::shape::source_shape;
+use crate::prune::shape::{resized, source_shape};
 use crate::words::counted;
 use shearling_masks::Shape;
 use std::cmp::Ordering;
@@ -41,8 +41,10 @@ const OTHER_HIDDEN: f64 = 1.15;
 const FEWER_KV: f64 = 0.75;
 /// Largest change of proportions: with 0.3 one width in half is taken, and one in a third is not.
 const MOST_SPREAD: f64 = 0.3;
+/// Share of the largest proposal's parameters that the first one has at least, where there is a limit.
+const NEARLY_THE_LARGEST: f64 = 0.8;
 
-/// Shapes for `need`, the first the one of `init`.
+/// Shapes for `need`, the first the one of `init` unless a limit leaves room for a much larger one.
 ///
 /// # Errors
 /// None is in reach; the message says what is.
@@ -59,7 +61,22 @@ pub(in crate::commands) fn propose(model: &ModelConfig, need: Need) -> Result<Ve
             proposals.push(other);
         }
     }
+    if need.is_limit() {
+        largest_first(model, &mut proposals);
+    }
     Ok(proposals)
+}
+
+/// Within a limit the best shape is one of the largest: where the first is far from that, since its cache takes what weights
+/// could, the cheapest of those that are near it comes first.
+fn largest_first(model: &ModelConfig, proposals: &mut [Proposal]) {
+    let size = |proposal: &Proposal| parameters(&resized(model, &proposal.shape)) as f64;
+    let most = proposals.iter().map(size).fold(0.0, f64::max);
+    let large = proposals.iter().position(|proposal| size(proposal) >= NEARLY_THE_LARGEST * most);
+    if let Some(at) = large.filter(|at| *at > 0) {
+        proposals[at].why = format!("the most parameters within the limit; {}", proposals[at].why);
+        proposals[..=at].rotate_right(1);
+    }
 }
 
 /// What is varied, and from what.
@@ -120,7 +137,7 @@ impl Varied<'_> {
             (!parts.is_empty()).then(|| format!(", {adjective} {}", parts.join(" and ")))
         };
         let changes = [listed("thinner", -1), listed("broader", 1)].map(Option::unwrap_or_default).concat();
-        Some(self.proposal(found, format!("{stream} stream{changes}")))
+        Some(self.proposal(found, format!("{stream} hidden size{changes}")))
     }
 
     /// Fewer key/value heads, so that long texts take less memory.
@@ -215,7 +232,7 @@ mod tests {
                     assert!(shape.group_size() <= source.group_size(), "{context}");
                     let amount = need.amount(&resized(&model, shape));
                     // A whole key/value head may be a quarter of a limit that is mostly cache.
-                    let most = if *shape != proposals[0].shape {
+                    let most = if !why.contains("widths in proportion") {
                         MOST_MISS
                     } else if heavy {
                         0.3
@@ -225,8 +242,13 @@ mod tests {
                     assert!((amount / need.goal() - 1.0).abs() <= most, "{context}: {amount}");
                     assert!(!need.is_limit() || amount <= need.goal(), "{context}: {amount}");
                 }
-                let first = &proposals[0].shape;
-                for Proposal { shape, why, .. } in &proposals[1..] {
+                let base = |proposal: &&Proposal| proposal.why.contains("widths in proportion");
+                let first = &proposals.iter().find(base).unwrap().shape;
+                let most =
+                    proposals.iter().map(|found| parameters(&resized(&model, &found.shape))).max().unwrap() as f64;
+                let leads = parameters(&resized(&model, &proposals[0].shape)) as f64;
+                assert!(!need.is_limit() || leads >= NEARLY_THE_LARGEST * most, "{name} {need:?}: {leads} of {most}");
+                for Proposal { shape, why, .. } in proposals.iter().filter(|found| found.shape != *first) {
                     let says =
                         |word: &str, is: bool| assert!(!why.contains(word) || is, "{name} {need:?} {why}: {shape:?}");
                     says("deeper", shape.num_hidden_layers > first.num_hidden_layers);

@@ -27,6 +27,9 @@ pub(in crate::commands) struct Wish {
 /// Share of the prunable parameters below which layers go too, and the share of layers that stay then.
 const WIDTH_ONLY: f64 = 1.0 / 3.0;
 const KEPT_LAYERS: f64 = 0.75;
+/// How far apart the shares of heads and of hidden dimensions that stay may be, as a logarithm: a factor of 1.65. Heads that
+/// are further off are not taken unless they are asked for.
+const MOST_OUT_OF_PROPORTION: f64 = 0.5;
 
 /// The shape that comes nearest to `wish`.
 ///
@@ -43,11 +46,7 @@ pub(in crate::commands) fn find(model: &ModelConfig, wish: &Wish) -> Result<Shap
 fn given(model: &ModelConfig, wish: &Wish) -> Result<Shape, ShapeError> {
     let source = source_shape(model);
     let hidden_size = wish.hidden_size.unwrap_or(source.hidden_size);
-    let ratio = hidden_size as f64 / source.hidden_size as f64;
-    let heads = wanted_heads(&source, wish).into_iter().filter(|(heads, _)| loads(model, hidden_size, *heads));
-    let apart = |heads: i64| (heads as f64 / source.num_attention_heads as f64 / ratio).ln().abs();
-    let found = heads.min_by(|a, b| apart(a.0).total_cmp(&apart(b.0)).then(b.1.cmp(&a.1)));
-    let (num_attention_heads, num_key_value_heads) = found.ok_or(ShapeError::NoHeads { hidden_size })?;
+    let (num_attention_heads, num_key_value_heads) = heads_for(model, wish, hidden_size)?;
     Ok(Shape {
         hidden_size,
         intermediate_size: wish.intermediate_size.unwrap_or(source.intermediate_size),
@@ -58,8 +57,65 @@ fn given(model: &ModelConfig, wish: &Wish) -> Result<Shape, ShapeError> {
     })
 }
 
+/// The heads that go with a hidden size and are nearest to its proportion, of those that are wanted.
+fn heads_for(model: &ModelConfig, wish: &Wish, hidden_size: i64) -> Result<(i64, i64), ShapeError> {
+    let source = source_shape(model);
+    let found = nearest_heads(model, &wanted_heads(&source, wish), hidden_size)
+        .ok_or_else(|| no_heads(model, wish, hidden_size))?;
+    let given = wish.heads.is_some() || wish.kv_heads.is_some() || wish.hidden_size.is_none();
+    if given || out_of_proportion(&source, hidden_size, found.0) <= MOST_OUT_OF_PROPORTION {
+        return Ok(found);
+    }
+    let good = |size: &i64| {
+        let (heads, _) = nearest_heads(model, &heads(&source, false), *size)?;
+        (out_of_proportion(&source, *size, heads) <= MOST_OUT_OF_PROPORTION).then_some((*size, heads))
+    };
+    let sizes = hidden_sizes(&source);
+    let below = sizes.iter().rev().filter(|size| **size < hidden_size).find_map(good);
+    let above = sizes.iter().filter(|size| **size > hidden_size).find_map(good);
+    Err(ShapeError::FewHeads {
+        hidden_size,
+        source_hidden: source.hidden_size,
+        found: found.0,
+        kv_heads: found.1,
+        source_heads: source.num_attention_heads,
+        nearest: below.into_iter().chain(above).collect(),
+    })
+}
+
+/// Of several numbers of heads the loadable one that is nearest to the hidden size's proportion.
+fn nearest_heads(model: &ModelConfig, pairs: &[(i64, i64)], hidden_size: i64) -> Option<(i64, i64)> {
+    let source = source_shape(model);
+    let apart = |heads: i64| out_of_proportion(&source, hidden_size, heads);
+    let loadable = pairs.iter().copied().filter(|(heads, _)| loads(model, hidden_size, *heads));
+    loadable.min_by(|a, b| apart(a.0).total_cmp(&apart(b.0)).then(b.1.cmp(&a.1)))
+}
+
+/// |ln| of the share of heads that stay over the share of the hidden size that does.
+fn out_of_proportion(source: &Shape, hidden_size: i64, heads: i64) -> f64 {
+    let ratio = hidden_size as f64 / source.hidden_size as f64;
+    (heads as f64 / source.num_attention_heads as f64 / ratio).ln().abs()
+}
+
+fn no_heads(model: &ModelConfig, wish: &Wish, hidden_size: i64) -> ShapeError {
+    let asked = match (wish.heads, wish.kv_heads) {
+        (None, None) => "any number of heads".to_string(),
+        (heads, kv_heads) => {
+            let option = |name: &str, value: Option<i64>| value.map(|value| format!("--{name} {value}"));
+            let given = [option("heads", heads), option("kv-heads", kv_heads)];
+            given.into_iter().flatten().collect::<Vec<_>>().join(" ")
+        }
+    };
+    let mut possible = heads(&source_shape(model), true);
+    possible.retain(|(heads, _)| loads(model, hidden_size, *heads));
+    ShapeError::NoHeads { hidden_size, asked, possible }
+}
+
 fn near(search: &Search, wish: &Wish) -> Result<Shape, ShapeError> {
     let (need, source) = (search.need, source_shape(search.model));
+    if let Some(hidden_size) = wish.hidden_size {
+        heads_for(search.model, wish, hidden_size)?;
+    }
     let before = search.amount(&source);
     let room = Room {
         layers: wish.layers.unwrap_or_else(|| kept_layers(search)),
@@ -67,8 +123,8 @@ fn near(search: &Search, wish: &Wish) -> Result<Shape, ShapeError> {
         heads: wanted_heads(&source, wish),
         intermediate_size: wish.intermediate_size,
     };
-    let no_heads = || ShapeError::NoHeads { hidden_size: wish.hidden_size.unwrap_or(source.hidden_size) };
-    let (least, smallest) = search.least(&room).ok_or_else(no_heads)?;
+    let refused = || no_heads(search.model, wish, wish.hidden_size.unwrap_or(source.hidden_size));
+    let (least, smallest) = search.least(&room).ok_or_else(refused)?;
     if need.goal() >= before {
         return Err(ShapeError::NotSmaller {
             asked: need.said(),
@@ -182,11 +238,35 @@ mod tests {
     fn what_cannot_be_reached_is_refused_with_the_nearest() {
         let model = smollm2();
         let message = near(&model, 200_000_000).unwrap_err().to_string();
-        assert!(message.contains("is not below the 134515008 parameters"), "{message}");
+        assert!(message.contains("is not below the 134,515,008 parameters"), "{message}");
         let message = near(&model, 1_000).unwrap_err().to_string();
         assert!(message.contains("the nearest has"), "{message}");
         let odd = Wish { hidden_size: Some(7), ..Wish::default() };
-        assert_eq!(find(&model, &odd).unwrap().num_attention_heads, 1, "one head divides anything");
+        assert!(matches!(find(&model, &odd), Err(ShapeError::FewHeads { found: 1, .. })), "one head divides anything");
+        let asked = Wish { heads: Some(1), ..odd };
+        assert_eq!(find(&model, &asked).unwrap().num_attention_heads, 1);
+    }
+
+    #[test]
+    fn heads_are_not_given_up_in_silence_for_a_hidden_size_that_few_divide() {
+        let model = smollm2();
+        for need in [None, Some(Need::Parameters(65_000_000))] {
+            let wish = Wish { need, hidden_size: Some(448), ..Wish::default() };
+            let message = find(&model, &wish).unwrap_err().to_string();
+            for part in
+                ["448 of 576 goes only with 2 of 9 heads", "384 (6 heads), 576 (9 heads)", "--heads 2 --kv-heads"]
+            {
+                assert!(message.contains(part), "{part} in {message}");
+            }
+        }
+        let taken = Wish { hidden_size: Some(448), heads: Some(2), ..Wish::default() };
+        assert_eq!(find(&model, &taken).unwrap().num_attention_heads, 2);
+        for asked in [5, 6] {
+            let wish = Wish { hidden_size: Some(400), heads: Some(asked), ..Wish::default() };
+            let message = find(&model, &wish).unwrap_err().to_string();
+            let said = message.contains(&format!("does not go with --heads {asked}"));
+            assert!(said && message.contains("1 / 1, 2 / 1, 2 / 2, 4 / 2"), "{message}");
+        }
     }
 
     /// What a limit leads to is what its parameters lead to, but for the cache.

@@ -37,6 +37,8 @@ pub const ARITHMETIC_BOUND: f64 = 1e-9;
 
 /// How many positions are named.
 const NAMED_POSITIONS: usize = 3;
+/// Nats of the loss, and of the divergence of the next token, that are nothing: rounding of fp32 sums.
+const NOTHING: f64 = 1e-6;
 
 /// A position and how far the logits are apart there.
 #[derive(Clone, Debug, Serialize)]
@@ -128,6 +130,10 @@ impl Equivalence {
     /// What the dtype costs, for tables and model cards.
     pub fn cost(&self) -> String {
         let Rounding { dtype, written, source, .. } = &self.rounding;
+        if written.mean_kl.abs() < NOTHING && written.loss_change.abs() < NOTHING {
+            let (loss, dtype) = (self.rounding.masked_loss, dtype.name());
+            return format!("loss {loss:.4} on these rows; storing the weights in {dtype} does not change it");
+        }
         let error = written.loss_change_error.map_or(String::new(), |error| format!(" ± {error:.4}"));
         format!(
             "loss {:.4} on these rows; stored in {} it changes by {}{error}, KL divergence of the next token {:.1e} (worst {:.1e} at {}); the masked model \

@@ -109,7 +109,7 @@ impl LatencyReport {
             ]);
         }
         format!(
-            "{speeds}\n{sizes}\n×: times as fast as the first model\nprefill of {} tokens, decoding of {}, batch size 1; {}, {}; memory bandwidth {:.1} GB/s ({:.1}–{:.1})\n",
+            "{speeds}\n{sizes}\n×: times as fast as the first model, median of the rounds' ratios\nprefill of {} tokens, decoding of {}, batch size 1; {}, {}; memory bandwidth {:.1} GB/s ({:.1}–{:.1})\n",
             grouped(self.lengths.prompt),
             grouped(self.lengths.new),
             place(self.kind, self.device),

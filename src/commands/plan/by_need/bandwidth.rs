@@ -15,16 +15,19 @@ const LEAST_FREE: u64 = 2 << 30;
 pub(super) struct Rate {
     pub(super) bytes_per_second: f64,
     pub(super) said: String,
+    /// That the machine was busy while it was measured, if it was.
+    pub(super) busy: Option<String>,
 }
 
 impl Rate {
     /// As given, or the card's, or as measured here; `None` where that fails.
     pub(super) fn of(given: Option<f64>, card: Option<&Card>) -> Option<Rate> {
         match (given, card) {
-            (Some(bytes_per_second), _) => Some(Rate { bytes_per_second, said: "as given".to_string() }),
+            (Some(bytes_per_second), _) => Some(Rate { bytes_per_second, said: "as given".to_string(), busy: None }),
             (None, Some(card)) => Some(Rate {
                 bytes_per_second: card.bandwidth(),
                 said: format!("of one {}, by its data sheet", card.name),
+                busy: None,
             }),
             (None, None) => measured(),
         }
@@ -42,7 +45,13 @@ fn measured() -> Option<Rate> {
     let bytes_per_second = readings.into_iter().fold(0.0, f64::max);
     let place = if device.is_cuda() { "the GPU" } else { "the CPU" };
     let busy = watch.contention(threads::count()).filter(|_| !device.is_cuda());
-    let busy = busy.map_or(String::new(), |busy| format!(" while {busy}"));
-    (bytes_per_second > 0.0)
-        .then(|| Rate { bytes_per_second, said: format!("of {place} of this machine, measured{busy}") })
+    let busy = busy.map(|busy| {
+        format!(
+            "busy machine: {busy} while the memory was measured, so that it may be faster than {:.1} GB/s; give its rate with \
+             --bandwidth",
+            bytes_per_second / 1e9
+        )
+    });
+    let said = format!("of {place} of this machine, measured");
+    (bytes_per_second > 0.0).then_some(Rate { bytes_per_second, said, busy })
 }

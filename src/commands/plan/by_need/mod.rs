@@ -51,6 +51,7 @@ pub(super) fn run(arguments: &Plan) -> anyhow::Result<ExitStatus> {
     let picked = picked(arguments, proposals.len(), &trials)?;
     let row_tokens = tokens("--sequence-length", arguments.sequence_length, &model)?;
     let training = Training::new(config, &model, row_tokens)?;
+    let busy = rate.as_ref().and_then(|rate| rate.busy.clone());
     let costs_of = |model: &ModelConfig| Costs::of(model, serving, rate.as_ref(), &training);
     let costs = proposals.iter().map(|proposal| costs_of(&resized(&model, &proposal.shape))).collect();
     let proposed = ProposedShapes {
@@ -71,6 +72,7 @@ pub(super) fn run(arguments: &Plan) -> anyhow::Result<ExitStatus> {
         tried_tokens: arguments.serving.rank_tokens,
     };
     printer.data(for_stdout(proposed.text()), || proposed.json());
+    busy.into_iter().for_each(|busy| printer.warn(busy));
     Ok(ExitStatus::Done)
 }
 

@@ -129,7 +129,7 @@ impl ProposedShapes {
         let mut text =
             format!("to serve: weights and cache in {dtype}, {rows} of {} tokens; nothing else\n", grouped(context));
         text.push_str(&match &self.rate {
-            Some(Rate { bytes_per_second, said }) => format!(
+            Some(Rate { bytes_per_second, said, .. }) => format!(
                 "ms/token, tokens/s (of a row): an estimate, what a step of {rows} cannot but read (weights once, full caches) at {:.0} \
                  GB/s {said}; shearling bench latency measures\n",
                 bytes_per_second / 1e9
