@@ -22,6 +22,11 @@ impl Default for Progress {
 impl Progress {
     /// Shows `line` unless one was shown a moment ago.
     pub fn show(&mut self, line: impl FnOnce() -> String) {
+        self.show_within(|_| line());
+    }
+
+    /// The same of a line that is made for so many characters: what it has more of is cut.
+    pub fn show_within(&mut self, line: impl FnOnce(usize) -> String) {
         let pause = if self.terminal { Duration::from_millis(100) } else { Duration::from_secs(10) };
         if self.last.is_some_and(|last| last.elapsed() < pause) {
             return;
@@ -31,10 +36,10 @@ impl Progress {
         if self.terminal {
             self.drawn = true;
             let width = size_of(&stderr).map_or(usize::MAX, |(columns, _)| columns);
-            let _ = write!(stderr, "\r\u{1b}[K{}", cut(&line(), width));
+            let _ = write!(stderr, "\r\u{1b}[K{}", cut(&line(width.saturating_sub(1)), width));
             let _ = stderr.flush();
         } else {
-            let _ = writeln!(stderr, "{}", line());
+            let _ = writeln!(stderr, "{}", line(usize::MAX));
         }
     }
 

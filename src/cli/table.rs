@@ -39,6 +39,16 @@ impl Table {
         Table { rows: self.rows.iter().map(cells).collect() }
     }
 
+    /// The same without so many of its last columns that it is no wider than `width`; its first two stay.
+    pub fn within(self, width: usize) -> Table {
+        let (widths, mut columns) = (self.widths(), self.widths().len());
+        let wide = |columns: usize| widths.iter().take(columns).sum::<usize>() + 2 * columns.saturating_sub(1);
+        while columns > 2 && wide(columns) > width {
+            columns -= 1;
+        }
+        Table { rows: self.rows.into_iter().map(|row| row.into_iter().take(columns).collect()).collect() }
+    }
+
     fn widths(&self) -> Vec<usize> {
         let columns = self.rows.iter().map(Vec::len).max().unwrap_or(0);
         let width = |column: usize| self.rows.iter().filter_map(|row| row.get(column)).map(|c| c.chars().count()).max();
@@ -137,6 +147,9 @@ mod tests {
         assert_eq!(table.to_string(), "domain  loss    ±\n──────  ────  ───\na       1.25\nb          –  0.1\n");
         assert_eq!(table.width(), 6 + 4 + 3 + 4);
         assert!(Table::new(["a", "b"]).without_empty_columns().is_empty());
+        assert_eq!(table.clone().within(17).to_string(), table.to_string());
+        assert_eq!(table.clone().within(16).width(), 12);
+        assert_eq!(table.within(3).width(), 12, "two columns at least");
     }
 
     #[test]

@@ -43,28 +43,43 @@ impl DomainLine {
             ("worst since the start: ", report.domains.iter().map(change).collect())
         };
         let text = |at: usize| domain_text(&report.domains[at], report.proportions.get(at).copied());
-        shortened(said, &concern, "  ", text)
+        shortened(said, &concern, "  ", most_shown(concern.len()), text)
     }
 }
 
-/// The losses of a step: of many domains the highest.
-pub(super) fn step_losses(losses: &[(&str, f64)]) -> String {
+/// The losses of a step in at most `room` characters: of many domains, and where there is no room for all, the highest and
+/// how many are left.
+pub(super) fn step_losses(losses: &[(&str, f64)], room: usize) -> String {
     let concern: Vec<Option<f64>> = losses.iter().map(|(_, loss)| Some(*loss)).collect();
-    let text = shortened("highest: ", &concern, " ", |at| format!("{} {:.3}", losses[at].0, losses[at].1));
-    if text.is_empty() { text } else { format!("[{text}]") }
+    let of = |shown: usize| {
+        let text = |at: usize| format!("{} {:.3}", losses[at].0, losses[at].1);
+        format!("[{}]", shortened("highest: ", &concern, " ", shown, text))
+    };
+    (1..=most_shown(losses.len())).rev().map(of).find(|text| text.chars().count() <= room).unwrap_or_default()
 }
 
-/// All entries in their order where they are few; else those of greatest concern (what is no number first) behind `said`,
-/// and how many are left.
-fn shortened(said: &str, concern: &[Option<f64>], between: &str, text: impl Fn(usize) -> String) -> String {
-    if !is_shortened(concern.len()) {
+/// How many of so many domains are shown.
+fn most_shown(domains: usize) -> usize {
+    if is_shortened(domains) { SHOWN } else { domains }
+}
+
+/// All entries in their order where all are to be `shown`; else so many of greatest concern (what is no number first) behind
+/// `said`, and how many are left.
+fn shortened(
+    said: &str,
+    concern: &[Option<f64>],
+    between: &str,
+    shown: usize,
+    text: impl Fn(usize) -> String,
+) -> String {
+    if shown >= concern.len() {
         return (0..concern.len()).map(text).collect::<Vec<_>>().join(between);
     }
     let rank = |at: &usize| concern[*at].map_or(f64::NEG_INFINITY, |c| if c.is_nan() { f64::INFINITY } else { c });
     let mut order: Vec<usize> = (0..concern.len()).collect();
     order.sort_by(|a, b| rank(b).total_cmp(&rank(a)));
-    let shown = order.iter().take(SHOWN).map(|at| text(*at)).collect::<Vec<_>>().join(between);
-    format!("{said}{shown}{between}+{} more", concern.len() - SHOWN)
+    let named = order.iter().take(shown).map(|at| text(*at)).collect::<Vec<_>>().join(between);
+    format!("{said}{named}{between}+{} more", concern.len() - shown)
 }
 
 /// `code 4.1234±0.012 (9 %)`
@@ -95,8 +110,8 @@ mod tests {
     fn few_domains_are_all_there() {
         let line = DomainLine::default().of(&report(&[3.0, 2.5], None));
         assert_eq!(line, "d0 3.0000±0.013 (50 %)  d1 2.5000±0.013 (50 %)");
-        assert_eq!(step_losses(&[("a", 1.0), ("b", 2.0)]), "[a 1.000 b 2.000]");
-        assert_eq!(step_losses(&[]), "");
+        assert_eq!(step_losses(&[("a", 1.0), ("b", 2.0)], 80), "[a 1.000 b 2.000]");
+        assert_eq!(step_losses(&[], 80), "");
     }
 
     #[test]
@@ -117,8 +132,17 @@ mod tests {
     }
 
     #[test]
+    fn domains_that_find_no_room_are_counted_and_none_is_cut() {
+        let losses = [("code", 1.0), ("wiki", 3.0), ("web", 2.0)];
+        let told = |room: usize| step_losses(&losses, room);
+        assert_eq!(told(34), "[code 1.000 wiki 3.000 web 2.000]");
+        assert_eq!(told(32), "[highest: wiki 3.000 +2 more]", "two of them need 39");
+        assert_eq!(told(10), "", "rather none than half of one");
+    }
+
+    #[test]
     fn a_loss_that_is_no_number_is_never_left_out() {
         let losses: Vec<(&str, f64)> = vec![("a", 1.0), ("b", 9.0), ("c", 2.0), ("d", f64::NAN), ("e", 3.0)];
-        assert_eq!(step_losses(&losses), "[highest: d NaN b 9.000 +3 more]");
+        assert_eq!(step_losses(&losses, usize::MAX), "[highest: d NaN b 9.000 +3 more]");
     }
 }

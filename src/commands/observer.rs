@@ -93,21 +93,23 @@ impl Observer for TerminalObserver {
         self.tokens_per_second = Some(rate);
         let (label, steps, intervals, evaluation) =
             (self.label.clone(), self.steps, self.intervals, self.evaluation_seconds);
-        self.progress.show(|| {
+        self.progress.show_within(|width| {
             let evaluations = intervals.evaluations_after(report.step, trainer.masks().is_some());
             let left = steps.saturating_sub(report.step) as f64 * report.tokens as f64 / rate
                 + evaluations as f64 * evaluation;
-            // What matters first: a narrow terminal cuts the end off.
-            format!(
-                "{label} {}/{steps}  loss {:.4}{}  {rate:.0} tokens/s in steps  {} left{}{}{}",
-                report.step,
-                report.cross_entropy,
-                report.distillation.map_or(String::new(), |loss| format!(" distillation {loss:.4}")),
-                duration(left),
+            // What matters first: on a narrow terminal the last ones find no room.
+            let parts = [
+                Some(format!("{label} {}/{steps}", report.step)),
+                Some(format!("loss {:.4}", report.cross_entropy)),
+                report.distillation.map(|loss| format!("distillation {loss:.4}")),
+                Some(format!("{rate:.0} tokens/s in recent steps")),
+                Some(format!("{} left", duration(left))),
                 constraints(report),
                 density(report),
-                domain_losses(trainer, report),
-            )
+            ];
+            let line = whole_parts(parts.into_iter().flatten(), width);
+            let room = width.saturating_sub(line.chars().count() + BETWEEN.len());
+            [line, domain_losses(trainer, report, room)].join(BETWEEN).trim_end().to_string()
         });
     }
 
@@ -150,36 +152,69 @@ impl Observer for TerminalObserver {
         self.printer.warn(message);
     }
 
+    fn remarked(&mut self, message: &str) {
+        self.line(message.to_string());
+    }
+
     fn interrupted(&mut self) -> bool {
         interrupt::requested()
     }
 }
 
-fn domain_losses(trainer: &Trainer, report: &StepReport) -> String {
+/// Stands between the parts of a line.
+const BETWEEN: &str = "  ";
+
+/// Those of the parts that find room on a line of so many characters, none of them cut; the first is there anyway.
+fn whole_parts(parts: impl Iterator<Item = String>, width: usize) -> String {
+    let mut line = String::new();
+    for part in parts {
+        let length = line.chars().count() + BETWEEN.len() + part.chars().count();
+        if line.is_empty() {
+            line = part;
+        } else if length <= width {
+            line.push_str(BETWEEN);
+            line.push_str(&part);
+        }
+    }
+    line
+}
+
+fn domain_losses(trainer: &Trainer, report: &StepReport, room: usize) -> String {
     let known = trainer.domain_names().iter().zip(&report.domains);
     let losses: Vec<(&str, f64)> = known.filter_map(|(name, domain)| Some((name.as_str(), domain.loss?))).collect();
-    let losses = step_losses(&losses);
-    if losses.is_empty() { losses } else { format!("  {losses}") }
+    step_losses(&losses, room)
 }
 
 /// The sparsity of each mask and its target; of more than two the one that is furthest from it.
-fn constraints(report: &StepReport) -> String {
+fn constraints(report: &StepReport) -> Option<String> {
     let module = |c: &shearling_masks::ModuleConstraint| {
         format!("{} {:.2}/{:.2}", c.module, c.expected_sparsity, c.target_sparsity)
     };
     let all = &report.constraints;
     let furthest = all.iter().max_by(|a, b| a.violation.abs().total_cmp(&b.violation.abs()));
     match (all.len(), furthest) {
-        (3.., Some(furthest)) => format!("  sparsity {} +{} more", module(furthest), all.len() - 1),
-        (0, _) => String::new(),
-        _ => format!("  sparsity {}", all.iter().map(module).collect::<Vec<_>>().join(" ")),
+        (3.., Some(furthest)) => Some(format!("sparsity {} +{} more", module(furthest), all.len() - 1)),
+        (0, _) => None,
+        _ => Some(format!("sparsity {}", all.iter().map(module).collect::<Vec<_>>().join(" "))),
     }
 }
 
 /// The share of units that run, and the one asked for.
-fn density(report: &StepReport) -> String {
-    report.routers.map_or(String::new(), |routers| {
-        let target = routers.target.map_or(String::new(), |target| format!("/{target:.3}"));
-        format!("  density {:.3}{target}", routers.density)
-    })
+fn density(report: &StepReport) -> Option<String> {
+    let routers = report.routers?;
+    let target = routers.target.map_or(String::new(), |target| format!("/{target:.3}"));
+    Some(format!("density {:.3}{target}", routers.density))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_narrow_line_has_fewer_parts_and_none_of_them_is_cut() {
+        let parts = || ["prune 1/9", "loss 4.0000", "1234 tokens/s", "9 s left"].map(String::from).into_iter();
+        assert_eq!(whole_parts(parts(), usize::MAX), "prune 1/9  loss 4.0000  1234 tokens/s  9 s left");
+        assert_eq!(whole_parts(parts(), 34), "prune 1/9  loss 4.0000  9 s left");
+        assert_eq!(whole_parts(parts(), 3), "prune 1/9");
+    }
 }

@@ -62,7 +62,7 @@ pub struct DomainEval {
     pub row_losses: Vec<f64>,
     /// Reference loss.
     pub reference: Option<f64>,
-    /// Loss over reference.
+    /// Loss − reference, below 0 where the model is better than that.
     pub excess: Option<f64>,
     /// Proportion from here on.
     pub proportion: Option<f64>,
@@ -165,7 +165,7 @@ impl DomainEval {
             // With a gap rows could not be paired.
             row_losses: rows.copied().collect::<Option<Vec<f64>>>().unwrap_or_default(),
             reference: fields.reference,
-            excess: fields.excess,
+            excess: fields.over_reference(),
             proportion: fields.proportion,
         }
     }

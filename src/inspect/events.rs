@@ -15,6 +15,9 @@ pub struct Event {
     pub kind: String,
     /// What happened, in a line.
     pub text: String,
+    /// Whether it is how a run goes and nothing to warn of.
+    #[serde(skip)]
+    pub is_routine: bool,
 }
 
 impl Event {
@@ -43,10 +46,33 @@ impl Event {
             What::Mixer(told) => said(&told.text),
             What::Divergence(told) => said(&told.text),
             What::Ended(why) => format!("the run ended with an error: {}", said(&why.reason)),
-            What::Written(written) => format!("model written to {}", said(&written.path)),
+            What::Written(written) => format!("model written to {}/ in the run folder", said(&written.path)),
             What::Step(_) | What::Eval(_) | What::Other(..) => return None,
         };
-        Some(Event { step, kind: record.kind().to_string(), text: shown(&text) })
+        let is_routine = matches!(&record.what, What::Mixer(told) if told.is_routine());
+        Some(Event { step, kind: record.kind().to_string(), text: shown(&text), is_routine })
+    }
+}
+
+impl Event {
+    /// Adds to a resume for how long nothing was recorded before, and that the run has more or fewer steps from then on.
+    pub(super) fn tell_stop(&mut self, last: Option<f64>, now: Option<f64>, planned: Option<u64>, steps: Option<u64>) {
+        let pause = last.zip(now).map(|(last, now)| now - last).filter(|pause| *pause >= 1.0);
+        if let Some(pause) = pause {
+            self.text.push_str(&format!(", {} after the last record", lasting(pause)));
+        }
+        if let Some((before, after)) = planned.zip(steps).filter(|(before, after)| before != after) {
+            self.text.push_str(&format!("; train.steps {} → {}", thousands(before), thousands(after)));
+        }
+    }
+}
+
+/// `40 s`, `12 min`, `3 h`.
+fn lasting(seconds: f64) -> String {
+    match seconds.round() as u64 {
+        few @ 0..120 => format!("{few} s"),
+        some @ 120..7200 => format!("{} min", some / 60),
+        many => format!("{} h", thousands(many / 3600)),
     }
 }
 

@@ -11,6 +11,7 @@ use super::settling::Settled;
 use super::snapshots::MaskSnapshot;
 use super::survivors::Survivors;
 use super::written::WrittenModel;
+use crate::run_dir::record::ReferenceRows;
 use serde::Serialize;
 use serde_json::Value;
 
@@ -35,6 +36,15 @@ pub struct RunHistory {
     pub started: Option<f64>,
     /// Identity of its data, as the run recorded it.
     pub data_fingerprint: Option<String>,
+    /// On what its reference losses were measured, where that is recorded.
+    #[serde(skip)]
+    pub references: Option<ReferenceRows>,
+    /// The process that writes it now, as far as can be seen from here.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub process: Option<u32>,
+    /// The configuration (its SHA-256) under which the model that it started from was made, by that model's card.
+    #[serde(skip)]
+    pub source_digest: Option<String>,
     /// Steps of the whole run.
     pub planned_steps: Option<u64>,
     /// Finished steps.

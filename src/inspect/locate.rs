@@ -2,9 +2,10 @@
 //! run whose checkpoints are gone, the masks can still be looked at.
 
 use super::Error;
+use super::one_shot;
 use super::snapshots::{SnapshotFile, list};
 use crate::run_dir::RunDir;
-use crate::run_dir::layout::{claimed_step, mask_file, step_folder};
+use crate::run_dir::layout::{PRUNED, claimed_step, mask_file, step_folder};
 use shearling_masks::MaskSet;
 use std::path::Path;
 use tch::Device;
@@ -40,6 +41,14 @@ pub fn find(run: &Path, step: Option<u64>) -> Result<SnapshotFile, Error> {
     let no_masks = |problem: String| Error::NoMasks { path: run.to_path_buf(), problem };
     RunDir::open(run).map_err(|error| no_masks(error.to_string()))?;
     let files = mask_files(run);
+    if files.is_empty() && one_shot::is_one_shot(run) {
+        let model = run.join(PRUNED);
+        return Err(no_masks(format!(
+            "it was cut at once, by scores: such a cut learns no masks and leaves none. `shearling inspect model {}` shows \
+             the model that it wrote",
+            model.display()
+        )));
+    }
     let Some(step) = step else {
         let why = "it has no masks (neither in masks/ nor in checkpoints/): a run of `pretrain` has none, one of \
                    `prune` from its first evaluation after a step on (eval.every_steps)";

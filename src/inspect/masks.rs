@@ -6,11 +6,16 @@ use super::agreement::Agreement;
 use super::mask_rows::{MaskRow, rows};
 use super::parameters::{Parameters, model_near};
 use super::units::{Units, deciles, histogram};
+use crate::run_dir::layout::{CHECKPOINTS, SNAPSHOTS};
 use serde::Serialize;
 use shearling_masks::{KeepPlan, MaskReport, MaskSet, Shape, UnitKind};
 use std::collections::BTreeMap;
+use std::io::Read;
 use std::path::Path;
 use tch::Device;
+
+/// More than any text has that is taken for masks.
+const LARGEST_TEXT_BYTES: u64 = 1 << 20;
 
 /// A mask file, cut to its target.
 #[derive(Debug, Serialize)]
@@ -85,9 +90,9 @@ impl MaskInspection {
     /// # Errors
     /// A file that is no mask file or does not agree with its own description; two masks of different sources.
     pub fn read(path: &Path, step: Option<u64>, against: Option<&Path>) -> Result<MaskInspection, Error> {
-        let masks = MaskSet::load(path, Device::Cpu)?;
+        let masks = load(path)?;
         let units = Units::of(&masks)?;
-        let other = against.map(|path| Ok::<_, Error>((path, Units::of(&MaskSet::load(path, Device::Cpu)?)?)));
+        let other = against.map(|path| Ok::<_, Error>((path, Units::of(&load(path)?)?)));
         let agreement =
             other.transpose()?.map(|(path, other)| Agreement::of(&units, &other, path.display().to_string()));
         let spec = masks.spec();
@@ -108,6 +113,33 @@ impl MaskInspection {
             plan,
         })
     }
+}
+
+fn load(path: &Path) -> Result<MaskSet, Error> {
+    MaskSet::load(path, Device::Cpu).map_err(|error| match other_kind(path) {
+        Some(kind) => Error::NoMasks {
+            path: path.to_path_buf(),
+            problem: format!(
+                "it is {kind} and no mask file; masks are safetensors files in {SNAPSHOTS}/ and {CHECKPOINTS}/ of a pruning \
+                 run: give the folder of the run"
+            ),
+        },
+        None => error.into(),
+    })
+}
+
+/// What a file that holds no masks is, where it is a text of ours.
+fn other_kind(path: &Path) -> Option<&'static str> {
+    let mut text = String::new();
+    std::fs::File::open(path).ok()?.take(LARGEST_TEXT_BYTES).read_to_string(&mut text).ok()?;
+    let first_line = || text.lines().next().unwrap_or_default();
+    if serde_json::from_str::<serde_json::Value>(&text).is_ok_and(|value| value.is_object()) {
+        return Some("a JSON file");
+    }
+    if serde_json::from_str::<serde_json::Value>(first_line()).is_ok_and(|value| value.is_object()) {
+        return Some("a file of JSON lines, as metrics.jsonl is,");
+    }
+    text.parse::<toml::Table>().is_ok_and(|table| !table.is_empty()).then_some("a configuration (TOML)")
 }
 
 fn layers(units: &Units, plan: &KeepPlan) -> Vec<LayerInspection> {

@@ -49,6 +49,7 @@ pub use held_out::HeldOutLoss;
 pub use history::RunHistory;
 pub use masks::{LayerInspection, MaskInspection};
 pub use note::{Note, Severity};
+pub use one_shot::was_cut_at_once;
 pub use parameters::{Parameters, Parts};
 pub use run::RunSummary;
 pub use runs_inside::runs_hint;

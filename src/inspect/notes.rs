@@ -57,6 +57,7 @@ pub(super) fn of_history(history: &RunHistory) -> Vec<Note> {
     for kind in ["ended", "divergence", "not_saved", "mixer", "exhausted"] {
         notes.extend(told(history, kind));
     }
+    notes.extend(routine(history));
     if history.is_prune() {
         notes.extend(constraint(history));
         notes.extend(polarisation(history));
@@ -77,7 +78,7 @@ pub(super) fn of_history(history: &RunHistory) -> Vec<Note> {
 
 /// The first events of a kind that asks for attention.
 fn told(history: &RunHistory, kind: &str) -> Vec<Note> {
-    let of_kind = || history.events.iter().filter(|event| event.kind == kind);
+    let of_kind = || history.events.iter().filter(|event| event.kind == kind && !event.is_routine);
     let note = |event: &Event| Note::warning(format!("step {}: {}", thousands(event.step), event.text));
     let more = of_kind().count().saturating_sub(NAMED_STEPS) as u64;
     let rest = (more > 0)
@@ -85,9 +86,19 @@ fn told(history: &RunHistory, kind: &str) -> Vec<Note> {
     of_kind().take(NAMED_STEPS).map(note).chain(rest).collect()
 }
 
+/// What a bounded mixer at its work told, once: earlier versions tell it of every domain.
+fn routine(history: &RunHistory) -> Option<Note> {
+    let event = history.events.iter().find(|event| event.is_routine)?;
+    Some(Note::info(format!("step {}: {}", thousands(event.step), event.text)))
+}
+
 fn progress(history: &RunHistory) -> Option<Note> {
+    let going_on = history.process.map(|process| format!("the run is running (process {process})"));
     let Some(recorded) = history.steps.step.last() else {
-        return Some(Note::warning("no finished step is recorded"));
+        return Some(match going_on {
+            Some(running) => Note::info(format!("{running}: no step is finished yet")),
+            None => Note::warning("no finished step is recorded"),
+        });
     };
     let finished = history.finished_steps;
     if *recorded < finished {
@@ -101,7 +112,10 @@ fn progress(history: &RunHistory) -> Option<Note> {
         None => Some(Note::warning("the planned number of steps is not recorded")),
         Some(planned) if finished < planned => {
             let (finished, planned) = (thousands(finished), counted(planned, "step"));
-            Some(Note::warning(format!("the run is not finished: {finished} of {planned}")))
+            Some(match going_on {
+                Some(running) => Note::info(format!("{running}: {finished} of {planned}")),
+                None => Note::warning(format!("the run is not finished: {finished} of {planned}")),
+            })
         }
         Some(_) => None,
     }

@@ -5,13 +5,18 @@ use super::history::RunHistory;
 use super::note::Note;
 use super::written::WrittenModel;
 use crate::hf::{CardShape, ModelCard};
-use crate::run_dir::layout::PRUNED;
+use crate::run_dir::layout::{METRICS, PRUNED};
 use serde_json::Value;
 use std::path::Path;
 
 /// Whether a folder without any file of a run holds a model that was cut at once.
 pub(super) fn is_one_shot(run: &Path) -> bool {
     card(run).is_some()
+}
+
+/// Whether a run folder holds a model that was cut at once, and nothing of a run that takes steps.
+pub fn was_cut_at_once(run: &Path) -> bool {
+    !run.join(METRICS).exists() && is_one_shot(run)
 }
 
 /// The run that its card tells of.

@@ -19,8 +19,9 @@ use super::runs_inside::runs_hint;
 use super::story;
 use super::time_taken::TimeTaken;
 use super::written::WrittenModel;
-use crate::run_dir::RunDir;
+use crate::hf::ModelCard;
 use crate::run_dir::layout::{CHECKPOINTS, LOCK, METRICS, RESOLVED_CONFIG, SNAPSHOTS};
+use crate::run_dir::{Activity, RunDir, RunLock};
 use crate::words::device;
 use std::io::Read;
 use std::path::Path;
@@ -54,17 +55,19 @@ impl RunHistory {
         let mut history = RunHistory {
             name: name_of(run),
             path: run.display().to_string(),
-            model_source: config.as_deref().and_then(model_source),
+            process: process(run),
             written: recorded
                 .written
                 .as_ref()
                 .and_then(|(step, written)| WrittenModel::of_record(run, *step, written))
                 .or_else(|| WrittenModel::of_folder(run)),
             checkpoints,
-            config,
             domains: recorded.domains(),
             ..RunHistory::default()
         };
+        history.model_source = config.as_deref().and_then(model_source);
+        history.source_digest = history.model_source.as_deref().and_then(digest_of);
+        history.config = config;
         history.take_records(recorded);
         history.take_masks(timeline);
         history.experts = experts::of_run(&history);
@@ -86,6 +89,7 @@ impl RunHistory {
         self.version = text(&start.version);
         self.device = text(&start.device).map(|name| device(&name));
         self.data_fingerprint = text(&start.data_fingerprint);
+        self.references = start.references;
         self.planned_steps = recorded.resumed_steps.or(start.steps).or_else(|| self.configured_steps());
         let last_stage = start.source_stages.iter().flatten().last();
         self.continues_pruned = last_stage.is_some_and(|(stage, ..)| stage.starts_with("pruning"));
@@ -142,6 +146,19 @@ fn check_is_run(run: &Path) -> Result<(), Error> {
 fn model_source(config: &str) -> Option<String> {
     let config: toml::Table = config.parse().ok()?;
     Some(config.get("model")?.get("source")?.as_str()?.to_string())
+}
+
+/// The process that holds a run, if one of this machine does.
+fn process(run: &Path) -> Option<u32> {
+    match RunLock::activity(run) {
+        Activity::Process(process) => Some(process),
+        Activity::Nobody | Activity::Unknown => None,
+    }
+}
+
+/// The configuration that the card of a model names, while the model is there.
+fn digest_of(model: &str) -> Option<String> {
+    ModelCard::read(Path::new(model)).ok()??.config_digest
 }
 
 fn name_of(run: &Path) -> String {

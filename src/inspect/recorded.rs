@@ -24,6 +24,8 @@ pub(super) struct Recorded {
     pub start: Option<Started>,
     /// Steps that the last `resume` planned.
     pub resumed_steps: Option<u64>,
+    /// When the last record was written.
+    last_time: Option<f64>,
     /// The last `written`, and after which step.
     pub written: Option<(u64, Written)>,
     pub steps: Steps,
@@ -101,6 +103,7 @@ impl Recorded {
             What::Eval(fields) => self.take_evaluation(line, step, fields),
             _ => self.take_event(step, record),
         }
+        self.last_time = record.time.or(self.last_time);
     }
 
     fn take_step(&mut self, line: u64, step: u64, record: &Step) {
@@ -143,8 +146,10 @@ impl Recorded {
     }
 
     fn take_event(&mut self, step: u64, record: &Record) {
-        let Some(event) = Event::of(step, record) else { return self.pass_over(record.kind()) };
+        let Some(mut event) = Event::of(step, record) else { return self.pass_over(record.kind()) };
         if let What::Resume(resumed) = &record.what {
+            let planned = self.resumed_steps.or(self.start.as_ref().and_then(|started| started.what.steps));
+            event.tell_stop(self.last_time, record.time, planned, resumed.steps);
             self.resumed_steps = resumed.steps.or(self.resumed_steps);
         }
         match &record.what {
@@ -241,6 +246,21 @@ mod tests {
         assert_eq!((recorded.evaluations.len(), recorded.beyond), (0, 2));
         recorded.take(3, &rows(10));
         assert_eq!((recorded.evaluations.len(), recorded.beyond), (1, 2));
+    }
+
+    #[test]
+    fn a_resume_tells_of_the_pause_and_of_another_number_of_steps() {
+        let recorded = read(&[
+            r#"{"type":"start","step":0,"steps":940,"stage":"pretrain","device":"CPU","time":1000}"#,
+            r#"{"type":"step","step":1,"time":1010}"#,
+            r#"{"type":"resume","step":1,"steps":620,"device":"CPU","time":1735}"#,
+            r#"{"type":"resume","step":1,"steps":620,"device":"CPU","time":1735.25}"#,
+        ]);
+        let texts: Vec<&str> = recorded.events.iter().map(|event| event.text.as_str()).collect();
+        let resumed = "resumed after step 1 of 620 on CPU";
+        let first = format!("{resumed}, 12 min after the last record; train.steps 940 → 620");
+        assert_eq!(texts[1..], [first.as_str(), resumed]);
+        assert_eq!(recorded.resumed_steps, Some(620));
     }
 
     #[test]

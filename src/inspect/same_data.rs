@@ -3,13 +3,20 @@
 use super::history::RunHistory;
 use std::hash::{DefaultHasher, Hash, Hasher};
 
+/// Of data by its fingerprint.
+pub(super) fn data_of_fingerprint(fingerprint: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    fingerprint.hash(&mut hasher);
+    hasher.finish()
+}
+
 /// Equal for runs of the same data. A run that does not say what its data was is only like itself.
 pub(super) fn data_of(history: &RunHistory) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    match &history.data_fingerprint {
-        Some(fingerprint) => fingerprint.hash(&mut hasher),
-        None => ("a run of unknown data", &history.path).hash(&mut hasher),
+    if let Some(fingerprint) = &history.data_fingerprint {
+        return data_of_fingerprint(fingerprint);
     }
+    let mut hasher = DefaultHasher::new();
+    ("a run of unknown data", &history.path).hash(&mut hasher);
     hasher.finish()
 }
 

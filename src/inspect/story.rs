@@ -8,7 +8,7 @@
 use super::columns::ends;
 use super::domain_story::{DomainStory, Later};
 use super::evaluations::Evaluation;
-use super::held_out::{HeldOutLoss, RowSet};
+use super::held_out::{HeldOutLoss, RowSet, RowsAgainst};
 use super::history::RunHistory;
 use super::same_data::data_of;
 use crate::eval::statistics::paired_difference;
@@ -68,7 +68,7 @@ impl DomainStory {
         self.epochs = sum(self.epochs, later.epochs).filter(|_| !self.mixed_data);
     }
 
-    /// Whether a run evaluated the source; a reference loss is of rows that nobody recorded.
+    /// Whether a run evaluated the source; a reference loss comes from a file.
     fn has_measured_source(&self) -> bool {
         self.source.is_some_and(|source| source.step.is_some())
     }
@@ -76,7 +76,7 @@ impl DomainStory {
     /// The source as another run evaluated it, on the rows of the cut.
     fn take_source(&mut self, histories: &[&RunHistory], others: &[&RunHistory]) {
         let (Some(first), Some(cut)) = (histories.first(), self.cut) else { return };
-        if self.has_measured_source() || first.model_source.is_none() {
+        if self.has_measured_source() || self.damage().is_some() || first.model_source.is_none() {
             return;
         }
         let same_source = others.iter().filter(|other| other.model_source == first.model_source);
@@ -94,15 +94,27 @@ impl DomainStory {
         cut.is_comparable_with(&source).then_some(cut.loss - source.loss)
     }
 
-    /// Of a source, its cut and what became of that, each with its loss and standard error, all on the same rows. `steps` of the
-    /// losses are not known.
+    /// Of a source that is a reference loss: whether that is of the rows of the other losses, in words.
+    pub fn reference_rows(&self) -> Option<&'static str> {
+        let reference = self.source.filter(|source| source.step.is_none())?;
+        let other = self.cut.or(self.continued_from).or(self.last);
+        Some(match other.map_or(RowsAgainst::NotRecorded, |other| reference.rows_against(&other)) {
+            RowsAgainst::Same => "of the same rows",
+            RowsAgainst::Other => "of other rows",
+            RowsAgainst::NotRecorded => "of rows that are not recorded",
+        })
+    }
+
+    /// Of a source, its cut and what became of that, each with its loss and standard error, all on the same rows, and the
+    /// standard error of cut − source row by row, where it is known. `steps` of the losses are not known.
     pub(crate) fn of_one_evaluation(
         name: &str,
         source: (f64, Option<f64>),
         cut: (f64, Option<f64>),
         last: Option<(f64, Option<f64>)>,
+        paired_error: Option<f64>,
     ) -> DomainStory {
-        let rows = Some(RowSet { data: 0, rows: None, tokens: None });
+        let rows = Some(RowSet { data: Some(0), rows: None, tokens: None });
         let held = |(loss, standard_error)| HeldOutLoss { loss, standard_error, step: None, rows };
         let mut story = DomainStory {
             domain: name.to_string(),
@@ -112,6 +124,10 @@ impl DomainStory {
             ..DomainStory::default()
         };
         story.measure();
+        if let Some((error, damage)) = paired_error.zip(story.damage()) {
+            story.paired = true;
+            (story.damage_standard_error, story.degradation) = (Some(error), Some(damage / error));
+        }
         story
     }
 
@@ -150,7 +166,7 @@ fn of_domain(history: &RunHistory, name: &str, tokens_per_row: Option<f64>) -> D
     let cut_at_end = history.evaluations.iter().rev().find(|evaluation| evaluation.is_cut());
     let (start, cut) = (first.and_then(evaluated), cut_at_end.and_then(evaluated));
     let reference = history.evaluations.iter().find_map(|evaluation| evaluation.domain(name)?.reference);
-    let reference = reference.map(|loss| HeldOutLoss { loss, standard_error: None, step: None, rows: None });
+    let reference = reference.map(|loss| HeldOutLoss::reference(loss, name, history.references.as_ref()));
     let steps = history.steps.domains.iter().find(|domain| domain.domain == name);
     let (first_proportion, last_proportion) = steps.map_or((None, None), |steps| ends(&steps.proportion));
     let rows = steps.and_then(|steps| ends(&steps.rows_total).1);
@@ -182,6 +198,7 @@ fn of_domain(history: &RunHistory, name: &str, tokens_per_row: Option<f64>) -> D
 mod tests {
     use super::super::held_out::RowSet;
     use super::*;
+    use crate::run_dir::record::{ReferenceDomain, ReferenceRows};
     use serde_json::json;
 
     fn at(loss: f64, step: Option<u64>) -> Option<HeldOutLoss> {
@@ -190,7 +207,7 @@ mod tests {
 
     /// A loss on the rows of a data set; a reference loss is of no known rows.
     fn on(data: u64, loss: f64, step: Option<u64>) -> Option<HeldOutLoss> {
-        let rows = step.map(|_| RowSet { data, rows: Some(8), tokens: Some(800) });
+        let rows = step.map(|_| RowSet { data: Some(data), rows: Some(8), tokens: Some(800) });
         Some(HeldOutLoss { loss, standard_error: step.map(|_| 0.3), step, rows })
     }
 
@@ -237,10 +254,38 @@ mod tests {
     }
 
     #[test]
-    fn a_reference_loss_is_of_other_rows_and_hurts_nobody() {
-        let mut story = DomainStory { source: at(1.0, None), cut: at(3.0, Some(9)), ..DomainStory::default() };
-        story.measure();
-        assert_eq!((story.degradation, story.damage_standard_error), (None, None));
+    fn a_reference_loss_is_compared_where_its_rows_are_recorded_and_the_same() {
+        let measured = |data: Option<&str>, rows: u64| ReferenceRows {
+            data_fingerprint: data.map(String::from),
+            domains: [(
+                "a".to_string(),
+                ReferenceDomain { rows: Some(rows), tokens: Some(800), standard_error: Some(0.4) },
+            )]
+            .into_iter()
+            .collect(),
+        };
+        let told = |references: Option<ReferenceRows>| {
+            let domain = json!({ "loss": 3.0, "standard_error": 0.3, "reference": 1.0, "rows": 8, "tokens": 800 });
+            let history = RunHistory {
+                data_fingerprint: Some("here".into()),
+                continues_pruned: true,
+                evaluations: vec![Evaluation::of_json(0, json!({ "gates": "plain", "domains": { "a": domain } }))],
+                references,
+                ..RunHistory::default()
+            };
+            let story = of_domain(&history, "a", None);
+            (story.reference_rows().unwrap(), story.degradation)
+        };
+        assert_eq!(told(None), ("of rows that are not recorded", None));
+        assert_eq!(
+            told(Some(measured(None, 8))),
+            ("of rows that are not recorded", None),
+            "of which data is not known"
+        );
+        assert_eq!(told(Some(measured(None, 16))), ("of other rows", None));
+        assert_eq!(told(Some(measured(Some("elsewhere"), 8))), ("of other rows", None));
+        let (said, degradation) = told(Some(measured(Some("here"), 8)));
+        assert!(said == "of the same rows" && (degradation.unwrap() - 4.0).abs() < 1e-12, "{degradation:?}");
     }
 
     #[test]

@@ -6,7 +6,7 @@ use super::lineage::views;
 use crate::inspect::RunHistory;
 use serde_json::{Map, Value, json};
 
-/// The embedded data: `runs` (facts by run), `answers` (by pruning run, else by first run), `figures` (columns and cells
+/// The embedded data: `runs` (facts by run), `not_joined` (runs whose source none of the others wrote), `answers` (by pruning run, else by first run), `figures` (columns and cells
 /// by name).
 pub fn data(report: &Report) -> Value {
     let views = views(&report.runs);
@@ -19,8 +19,8 @@ pub fn data(report: &Report) -> Value {
         .collect();
     let answers = report.answers().into_iter().map(|(run, answers)| json!({ "run": run, "answers": answers }));
     json!({
-        "format_version": 1, "title": report.title, "runs": runs, "answers": answers.collect::<Vec<_>>(),
-        "figures": figures, "eval": report.eval, "latency": report.latency,
+        "format_version": 1, "title": report.title, "runs": runs, "not_joined": report.not_joined(),
+        "answers": answers.collect::<Vec<_>>(), "figures": figures, "eval": report.eval, "latency": report.latency,
     })
 }
 

@@ -1,8 +1,9 @@
 //! Which run goes on from which: a run whose `model.source` is the model that another of the given runs wrote continues
-//! it. Runs are overlaid by step, and put one after the other by tokens; the questions of a report are answered for a
+//! it, also where that model was grouped into experts or copied since: its card names the configuration that made it. Runs are overlaid by step, and put one after the other by tokens; the questions of a report are answered for a
 //! pruning run together with what continued it.
 
 use super::side_files::short_name;
+use crate::files::sha256_of_text;
 use crate::inspect::{DomainStory, RunHistory, story};
 use crate::run_dir::layout::MODEL;
 
@@ -71,26 +72,68 @@ pub fn views(histories: &[RunHistory]) -> Vec<RunView<'_>> {
 }
 
 /// The runs that belong to one small model: a pruning run and what continued it; where several continued one, a line for
-/// each. Without any pruning run a line begins at every run that continues no other.
+/// each. Without any pruning run a line begins at every run that continues no other. A run that teaches to activate fewer
+/// neurons has questions of its own: where it is in none of these lines it begins one.
 pub fn lines<'a, 'b>(views: &'b [RunView<'a>]) -> Vec<Vec<&'b RunView<'a>>> {
-    let mut lines = Vec::new();
+    let mut lines: Vec<Vec<&'b RunView<'a>>> = Vec::new();
     for first in first_runs(views) {
-        let mut open = vec![vec![first]];
-        while let Some(line) = open.pop() {
-            let last = line.last().map(|view| view.index);
-            // Never one that is in the line already.
-            let continues =
-                |view: &&RunView| view.parent == last && !line.iter().any(|known| known.index == view.index);
-            let next: Vec<&RunView> = views.iter().filter(continues).filter(|v| !v.history.is_prune()).collect();
-            // From the back, as the last is taken first.
-            let longer = |view: &&'b RunView<'a>| line.iter().copied().chain([*view]).collect::<Vec<_>>();
-            open.extend(next.iter().rev().map(longer));
-            if next.is_empty() {
-                lines.push(line);
-            }
+        lines.extend(lines_from(first, views));
+    }
+    for taught in views.iter().filter(|view| view.history.is_lte()) {
+        if !is_in(&lines, taught) {
+            lines.extend(lines_from(taught, views));
         }
     }
     lines
+}
+
+fn is_in(lines: &[Vec<&RunView>], run: &RunView) -> bool {
+    lines.iter().flatten().any(|known| known.index == run.index)
+}
+
+/// The lines that begin with a run.
+fn lines_from<'a, 'b>(first: &'b RunView<'a>, views: &'b [RunView<'a>]) -> Vec<Vec<&'b RunView<'a>>> {
+    let mut lines = Vec::new();
+    let mut open = vec![vec![first]];
+    while let Some(line) = open.pop() {
+        let last = line.last().map(|view| view.index);
+        // Never one that is in the line already.
+        let continues = |view: &&RunView| view.parent == last && !line.iter().any(|known| known.index == view.index);
+        let next: Vec<&RunView> = views.iter().filter(continues).filter(|v| !v.history.is_prune()).collect();
+        // From the back, as the last is taken first.
+        let longer = |view: &&'b RunView<'a>| line.iter().copied().chain([*view]).collect::<Vec<_>>();
+        open.extend(next.iter().rev().map(longer));
+        if next.is_empty() {
+            lines.push(line);
+        }
+    }
+    lines
+}
+
+/// The runs that began with a model of which nothing tells that another of the given runs wrote it, each in a sentence.
+/// Runs of one source are not among them: they are meant to be laid over one another.
+pub fn not_joined(views: &[RunView]) -> Vec<String> {
+    let lines = lines(views);
+    let told = |view: &RunView| {
+        let source = short_name(view.history.model_source.as_deref().filter(|source| !source.is_empty())?);
+        let mut others = views.iter().filter(|other| other.index != view.index);
+        let same_source =
+            |other: &RunView| other.history.model_source.as_deref().is_some_and(|other| short_name(other) == source);
+        if view.parent.is_some() || view.history.is_prune() || others.clone().any(same_source) {
+            return None;
+        }
+        let answered = match is_in(&lines, view) {
+            true => "it is answered for by itself",
+            false => "no question is answered for it, and its curves are laid over the others",
+        };
+        others.any(|other| other.history.written.is_some()).then(|| {
+            format!(
+                "{} began with the model in {source}; nothing tells that one of the other runs wrote it: {answered}.",
+                view.label
+            )
+        })
+    };
+    views.iter().filter_map(told).collect()
 }
 
 /// What happened to each domain in a line; the source may be known from any run of the report.
@@ -140,7 +183,16 @@ pub(super) fn source_of(history: &RunHistory) -> Option<String> {
 }
 
 fn parent_of(index: usize, histories: &[RunHistory]) -> Option<usize> {
-    writer_of(&source_of(histories.get(index)?)?, index, histories)
+    let history = histories.get(index)?;
+    writer_of(&source_of(history)?, index, histories).or_else(|| maker_of(history, index, histories))
+}
+
+/// The run under whose configuration the model was made that the run at `reader` started from, by that model's card: the
+/// model may have been grouped or copied since.
+fn maker_of(history: &RunHistory, reader: usize, histories: &[RunHistory]) -> Option<usize> {
+    let digest = history.source_digest.as_deref()?;
+    let made = |other: &RunHistory| other.config.as_deref().is_some_and(|config| sha256_of_text(config) == digest);
+    histories.iter().enumerate().position(|(index, other)| index != reader && made(other))
 }
 
 /// The run that wrote the model in `source`, which the run at `reader` started from. Told by the end of the path, since
@@ -282,6 +334,40 @@ mod tests {
         let lines = lines(&views);
         let numbers = lines.iter().map(|line| line.iter().map(|view| view.index).collect::<Vec<_>>());
         assert_eq!(numbers.collect::<Vec<_>>(), [vec![0], vec![1, 2]]);
+    }
+
+    #[test]
+    fn a_run_that_began_with_a_grouped_model_is_joined_by_its_card_or_answered_for_by_itself() {
+        let lte = |digest: Option<String>| RunHistory {
+            source_digest: digest,
+            ..run("lte", "lte", "elsewhere/grouped", "model")
+        };
+        let runs = |digest: Option<String>| {
+            let prune = run("prune", "prune", "models/source", "pruned");
+            let recover = run("recover", "pretrain", "runs/prune/pruned", "model");
+            [prune, RunHistory { config: Some("a = 1".into()), ..recover }, lte(digest)]
+        };
+        let joined = runs(Some(sha256_of_text("a = 1")));
+        let seen = views(&joined);
+        assert_eq!((seen[2].parent, lines(&seen).len()), (Some(1), 1));
+        assert!(not_joined(&seen).is_empty());
+        for digest in [None, Some(sha256_of_text("a = 2"))] {
+            let apart = runs(digest);
+            let seen = views(&apart);
+            let lines: Vec<Vec<usize>> =
+                lines(&seen).iter().map(|line| line.iter().map(|view| view.index).collect()).collect();
+            assert_eq!(lines, [vec![0, 1], vec![2]], "its questions are answered all the same");
+            let said = not_joined(&seen);
+            assert!(
+                said.len() == 1 && said[0].starts_with("lte began with the model in elsewhere/grouped; "),
+                "{said:?}"
+            );
+            assert!(said[0].ends_with("it is answered for by itself."), "{said:?}");
+        }
+        let baseline = [run("prune", "prune", "models/a", "pruned"), run("b", "pretrain", "x/models/a", "model")];
+        assert!(not_joined(&views(&baseline)).is_empty(), "of one source");
+        let stranger = [run("prune", "prune", "models/a", "pruned"), run("b", "pretrain", "models/b", "model")];
+        assert!(not_joined(&views(&stranger))[0].contains("no question is answered for it"));
     }
 
     #[test]

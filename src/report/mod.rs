@@ -101,6 +101,11 @@ impl Report {
         lines.iter().map(answers).collect()
     }
 
+    /// What could not be joined to the other runs, each in a sentence.
+    pub fn not_joined(&self) -> Vec<String> {
+        lineage::not_joined(&lineage::views(&self.runs))
+    }
+
     /// Writes every figure to `folder` as NAME.svg; the written paths.
     pub fn write_svg(&self, folder: &Path) -> Result<Vec<PathBuf>, Error> {
         let declaration = "<?xml version=\"1.0\" encoding=\"UTF-8\"?>\n";

@@ -113,7 +113,19 @@ pub fn significant(value: f64, digits: usize) -> String {
 
 /// With so many decimals, so that numbers of one kind, such as losses, line up; `–` where there is no number.
 pub fn decimals(value: f64, decimals: usize) -> String {
-    if value.is_finite() { format!("{value:.decimals$}") } else { "–".to_string() }
+    let text = if value.is_finite() { format!("{value:.decimals$}") } else { "–".to_string() };
+    // What rounds to zero has no sign.
+    match text.strip_prefix('-') {
+        Some(digits) if digits.chars().all(|digit| matches!(digit, '0' | '.')) => digits.to_string(),
+        _ => text,
+    }
+}
+
+/// The decimals that give the largest of numbers of one kind four digits; none where it is so large or so small that
+/// numbers beside it may need an exponent.
+pub fn shared_decimals(values: impl Iterator<Item = f64>) -> Option<usize> {
+    let largest = values.filter(|value| value.is_finite()).fold(0.0, |largest: f64, value| largest.max(value.abs()));
+    (0.01..1e5).contains(&largest).then(|| (3 - largest.log10().floor() as i32).clamp(0, 5) as usize)
 }
 
 fn without_zeros(text: &str) -> &str {
@@ -194,6 +206,10 @@ mod tests {
     fn losses_keep_their_zeros() {
         assert_eq!([1.6, 6.0934, 7.64].map(|loss| decimals(loss, 3)), ["1.600", "6.093", "7.640"]);
         assert_eq!(decimals(f64::NAN, 3), "–");
+        assert_eq!([-0.0004, -0.0006].map(|loss| decimals(loss, 3)), ["0.000", "-0.001"]);
+        let shared = |values: &[f64]| shared_decimals(values.iter().copied());
+        assert_eq!(shared(&[5.3, -7.2, f64::NAN]), Some(3));
+        assert_eq!((shared(&[15.25]), shared(&[0.15]), shared(&[1e-5]), shared(&[])), (Some(2), Some(4), None, None));
     }
 
     #[test]

@@ -56,6 +56,9 @@ pub struct EvalDomain {
     /// Bits per byte of text.
     #[serde(default)]
     pub bits_per_byte: Option<f64>,
+    /// Standard error of the loss minus that of the first model, row by row.
+    #[serde(default)]
+    pub difference_standard_error: Option<f64>,
 }
 
 /// One multiple-choice task.
@@ -97,11 +100,25 @@ pub struct LatencyFile {
     /// Kind of the weights.
     #[serde(default)]
     pub dtype: Option<String>,
+    /// CPUs that other processes took meanwhile, where that was too much for a measurement.
+    #[serde(default)]
+    pub cpus_taken_by_others: Option<f64>,
     /// Measured.
     #[serde(default)]
     pub memory_bandwidth_bytes_per_second: Option<f64>,
     /// Models, in the order they were given.
     pub models: Vec<LatencyModel>,
+}
+
+impl LatencyFile {
+    /// What `bench latency` warned of, where it did.
+    pub fn busy(&self) -> Option<String> {
+        let cpus = self.cpus_taken_by_others?;
+        Some(format!(
+            "The machine was busy meanwhile: others took {cpus:.1} CPUs, so these speeds may be too low, and not all by the \
+             same. Measure again when it is quiet."
+        ))
+    }
 }
 
 /// One model's speed.

@@ -71,7 +71,8 @@ pub struct EvalReport {
     /// Mean loss of the teacher on the same rows, told with the model before the first step.
     #[serde(default)]
     pub teacher: Option<f64>,
-    /// Loss over reference by domain, as the mixer uses it; `None` without references.
+    /// Loss − reference by domain, also where that is below 0 (a mixer that passes over those does so itself); `None`
+    /// without references.
     pub excess: Option<Vec<Option<f64>>>,
     /// Proportions from here on.
     pub proportions: Vec<f64>,
@@ -109,8 +110,8 @@ impl Trainer {
         let ends = self.counters.step >= self.config.train.steps;
         let row_losses = (gates == EvalGates::Experts && ends).then(|| by_domain(rows));
         let mixer_updated = intervals.updates_mixer(self.counters.step);
+        let excess = self.over_reference(&domains);
         if !mixer_updated {
-            let excess = self.over_reference(&domains);
             return Ok(EvalReport { experts, row_losses, ..self.report(gates, domains, excess, false)? });
         }
         let measured: Vec<Option<Measured>> = domains.iter().map(measured).collect();
@@ -118,7 +119,6 @@ impl Trainer {
         let update = self.mixer.update(&measured);
         self.loader.set_proportions(&update.proportions)?;
         let mix_notices = self.mix_watch.look(&self.domains, &self.mixer, &before, &update);
-        let excess = self.references.is_some().then_some(update.excess);
         Ok(EvalReport { mix_notices, experts, row_losses, ..self.report(gates, domains, excess, true)? })
     }
 

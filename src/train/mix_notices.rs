@@ -1,8 +1,8 @@
 //! What a user should hear of the mix: that a bound holds a domain back, that one takes more than half, that one is
-//! nearly gone or nearly alone. Each is said once per domain, with the key that bounds it; what was said before a resume
-//! is read from the metrics.
+//! nearly gone or nearly alone. Each is said once per domain, with the key that bounds it; that the steps of the mix are
+//! bounded is said once in all, for it is how such a mixer works. What was said before a resume is read from the metrics.
 
-use crate::run_dir::record::{Items, Mixed, Record, What};
+use crate::run_dir::record::{Items, MAX_CHANGE, Mixed, Record, What};
 use shearling_domains::{Bound, Mixer, MixerConfig, MixerUpdate};
 use std::collections::BTreeSet;
 
@@ -12,6 +12,11 @@ const NAMED: usize = 3;
 const NEARLY_GONE: f64 = 1e-3;
 /// A domain with more than this is nearly alone.
 const NEARLY_ALONE: f64 = 0.95;
+
+/// What to do about a mix that moves in bounded steps.
+const STEP_BY_STEP: &str = ". The odds of a domain change by that factor at most, by less where part of its gap may be noise \
+                            or others move the same way; the mix goes on at the next evaluations. Nothing is to be done; a \
+                            larger mixer.max_change moves it faster";
 
 /// Something to know about the mix.
 #[derive(Clone, Debug, PartialEq)]
@@ -25,6 +30,11 @@ pub struct MixNotice {
 }
 
 impl MixNotice {
+    /// Whether it tells of a bounded mixer at its work, and of nothing that went wrong.
+    pub fn is_routine(&self) -> bool {
+        self.fields().is_routine()
+    }
+
     /// Fields of its record.
     pub fn fields(&self) -> Mixed {
         Mixed {
@@ -73,13 +83,15 @@ impl MixWatch {
     ) -> Option<MixNotice> {
         let reason = key(bound);
         let held = (0..names.len()).filter(|index| update.held.get(*index).copied().flatten() == Some(bound));
+        let told = bound == Bound::MaxChange && self.said.iter().any(|(said, _)| said == reason);
         let new: Vec<usize> = held.filter(|index| self.is_new(reason, &names[*index])).collect();
         let of = |index: &usize| {
             let at = |values: &[f64]| values.get(*index).copied().map_or("?".to_string(), percent);
             let (now, name) = (at(&update.proportions), &names[*index]);
             match bound {
                 Bound::MaxChange => {
-                    format!("{name} {} → {now} (the losses ask for {})", at(before), at(&update.wanted))
+                    let asked = at(&update.wanted);
+                    format!("{name} {} → {now}{} (unbounded: {asked})", at(before), odds_factor(before, update, *index))
                 }
                 Bound::MaxDrift => format!("{name} {now} (began with {})", at(mixer.initial())),
                 Bound::Floor | Bound::Cap => format!("{name} {now}"),
@@ -98,15 +110,15 @@ impl MixWatch {
         if more > 0 {
             list.push_str(&format!(", +{more} more"));
         }
-        let means = match bound {
-            Bound::MaxChange => "moves the mix no further in one update",
-            Bound::MaxDrift => "lets the mix go no further from where it began",
-            Bound::Floor => "lets it fall no lower",
-            Bound::Cap => "lets it rise no higher",
+        let (means, advice) = match bound {
+            Bound::MaxChange => ("bounds how far one update moves the mix", STEP_BY_STEP),
+            Bound::MaxDrift => ("lets the mix go no further from where it began", ""),
+            Bound::Floor => ("lets it fall no lower", ""),
+            Bound::Cap => ("lets it rise no higher", ""),
         };
-        let text = format!("mixer.{reason} = {} {means}: {list}", value(bound, mixer.config()));
+        let text = format!("mixer.{reason} = {} {means}: {list}{advice}", value(bound, mixer.config()));
         let domains = new.iter().map(|index| names[*index].clone()).collect();
-        (!new.is_empty()).then_some(MixNotice { reason, domains, text })
+        (!new.is_empty() && !told).then_some(MixNotice { reason, domains, text })
     }
 
     /// Whether a domain has come to have more than half, nearly everything or nearly nothing.
@@ -136,6 +148,13 @@ impl MixWatch {
     }
 }
 
+/// `, odds × 1.06`: what a domain's odds w / (1 − w) were multiplied by.
+fn odds_factor(before: &[f64], update: &MixerUpdate, index: usize) -> String {
+    let odds = |shares: &[f64]| shares.get(index).map(|share| share / (1.0 - share));
+    let factor = odds(before).zip(odds(&update.proportions)).map(|(before, now)| now / before);
+    factor.filter(|factor| factor.is_finite()).map_or(String::new(), |factor| format!(", odds × {factor:.2}"))
+}
+
 /// Which keys keep a domain from going on like this.
 fn remedy(config: &MixerConfig, low: bool) -> String {
     let side = if low { "mixer.floor" } else { "mixer.cap" };
@@ -148,7 +167,7 @@ fn remedy(config: &MixerConfig, low: bool) -> String {
 
 fn key(bound: Bound) -> &'static str {
     match bound {
-        Bound::MaxChange => "max_change",
+        Bound::MaxChange => MAX_CHANGE,
         Bound::MaxDrift => "max_drift",
         Bound::Floor => "floor",
         Bound::Cap => "cap",
@@ -223,8 +242,8 @@ mod tests {
             "{}",
             held.text
         );
-        assert!(held.text.ends_with(", +8 more"), "{}", held.text);
-        assert!(held.text.chars().count() < 260, "{}", held.text);
+        assert!(held.text.contains(", +8 more. ") && held.is_routine(), "{}", held.text);
+        assert!(held.text.chars().count() < 460, "{}", held.text);
         assert!(watch.look(&names, &mixer, &before, &update).is_empty(), "told once, also of those not named");
     }
 
@@ -232,17 +251,15 @@ mod tests {
     fn bounds_are_told_when_they_hold() {
         let notices = updates(&mut mixer(MixerKind::Bounded, None), &mut MixWatch::default(), 40);
         let reasons: Vec<&str> = notices.iter().map(|notice| notice.reason).collect();
-        // Once "code" may rise no further the others are held by their own bound.
-        assert_eq!(reasons, ["max_change", "half", "max_change", "max_drift"]);
-        assert!(
-            notices[0]
-                .text
-                .starts_with("mixer.max_change = 1.1 moves the mix no further in one update: code 25.0 % → "),
-            "{}",
-            notices[0].text
-        );
+        // Once "code" may rise no further the others are held by the bound on one update: that was said.
+        assert_eq!(reasons, ["max_change", "half", "max_drift"]);
+        assert_eq!(notices.iter().map(MixNotice::is_routine).collect::<Vec<_>>(), [true, false, false]);
+        let begins = "mixer.max_change = 1.1 bounds how far one update moves the mix: code 25.0 % → 26.8 %, odds × 1.10 \
+                      (unbounded: 87.0 %). ";
+        assert!(notices[0].text.starts_with(begins), "{}", notices[0].text);
+        assert!(notices[0].text.contains("Nothing is to be done"), "{}", notices[0].text);
         assert_eq!(
-            notices[3].text,
+            notices[2].text,
             "mixer.max_drift = 6 lets the mix go no further from where it began: code 66.7 % (began with 25.0 %)"
         );
         let capped = updates(&mut mixer(MixerKind::Dynamic, Some(0.4)), &mut MixWatch::default(), 3);

@@ -22,6 +22,10 @@ pub trait Observer {
     fn saved(&mut self, _step: u64, _path: &Path) {}
     /// Something to know: a skipped step, an exhausted domain, a checkpoint passed over.
     fn noted(&mut self, _message: &str) {}
+    /// Worth knowing, and nothing to worry about: a bounded mixer at its work.
+    fn remarked(&mut self, message: &str) {
+        self.noted(message);
+    }
     /// Whether to stop after this step, with a checkpoint.
     fn interrupted(&mut self) -> bool {
         false

@@ -4,6 +4,7 @@
 use super::Error;
 use crate::config::Mixer;
 use crate::eval::DomainLoss;
+use crate::run_dir::record::{ReferenceDomain, ReferenceRows};
 use crate::words::counted;
 use serde_json::Value;
 use shearling_domains::MixerKind;
@@ -20,6 +21,8 @@ pub struct References {
     pub losses: Option<Vec<f64>>,
     /// Rows by domain on which they were measured, where their file says so.
     pub rows: BTreeMap<String, u64>,
+    /// On what they were measured, where their file says so.
+    pub measured: Option<ReferenceRows>,
     /// That they stand on too few rows, of a mixer that follows them.
     pub noise: Option<String>,
     /// Why they are not used, where a static mixer was given some that cannot be.
@@ -46,20 +49,21 @@ impl References {
     }
 
     fn read(mixer: &mut Mixer, names: &[String]) -> Result<References, Error> {
-        let (key, rows, noise) = match mixer.reference_file.take() {
-            None => ("mixer.reference_loss".to_string(), BTreeMap::new(), None),
+        let (key, rows, measured, noise) = match mixer.reference_file.take() {
+            None => ("mixer.reference_loss".to_string(), BTreeMap::new(), None, None),
             Some(path) => {
                 let key = format!("mixer.reference_file {}", path.display());
                 let file = read_references(&path)
                     .map_err(|error| Error::Mismatch(format!("mixer.reference_file: {error}")))?;
                 mixer.reference_loss = Some(file.losses);
                 let noise = few_rows(&file.measured).filter(|_| mixer.kind != MixerKind::Static);
-                (key, file.rows, noise.map(|noise| format!("mixer.reference_file: {noise}")))
+                let measured = record(file.data_fingerprint, &file.measured);
+                (key, file.rows, measured, noise.map(|noise| format!("mixer.reference_file: {noise}")))
             }
         };
         let given = mixer.reference_loss.as_ref();
         let losses = given.map(|given| in_order(&key, given, names)).transpose()?;
-        Ok(References { losses, rows, noise, warning: None })
+        Ok(References { losses, rows, measured, noise, warning: None })
     }
 }
 
@@ -71,6 +75,19 @@ struct ReferenceFile {
     rows: BTreeMap<String, u64>,
     /// The domains that it tells in full.
     measured: Vec<DomainLoss>,
+    /// Identity of their data, where it says it.
+    data_fingerprint: Option<String>,
+}
+
+/// What a run records of them.
+fn record(data_fingerprint: Option<String>, measured: &[DomainLoss]) -> Option<ReferenceRows> {
+    let domain = |found: &DomainLoss| ReferenceDomain {
+        rows: Some(found.rows as u64),
+        tokens: Some(found.tokens as u64),
+        standard_error: found.standard_error.filter(|error| error.is_finite()),
+    };
+    let domains = measured.iter().map(|found| (found.domain.clone(), domain(found))).collect();
+    (!measured.is_empty()).then_some(ReferenceRows { data_fingerprint, domains })
 }
 
 /// Standard error, in nats, of a reference that a mixer should not follow: as much as many domains lose by pruning.
@@ -139,6 +156,7 @@ fn read_references(path: &Path) -> Result<ReferenceFile, Error> {
         losses: map.iter().map(number).collect::<Result<_, _>>()?,
         rows: rows.collect(),
         measured: measured.collect(),
+        data_fingerprint: value["data_fingerprint"].as_str().map(String::from),
     })
 }
 
@@ -258,6 +276,10 @@ mod tests {
             References::of(&mut mixer, &names(["d8"])).unwrap().noise
         };
         assert!(noise(MixerKind::Dynamic).unwrap().starts_with("mixer.reference_file: noisy reference losses"));
+        let mut mixer = Mixer { reference_file: Some(path.clone()), ..Mixer::default() };
+        let told = References::of(&mut mixer, &names(["d8"])).unwrap().measured.unwrap();
+        let d8 = ReferenceDomain { rows: Some(8), tokens: Some(800), standard_error: Some(0.125) };
+        assert_eq!((told.data_fingerprint, told.domains.0), (None, vec![("d8".to_string(), d8)]));
         assert_eq!(noise(MixerKind::Static), None);
     }
 

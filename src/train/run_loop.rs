@@ -137,6 +137,7 @@ fn start(setup: &Setup, trainer: &Trainer) -> Start {
         domains: Items(trainer.domains.clone()),
         proportions: known(trainer.proportions()),
         reference_losses: setup.references.losses.as_deref().map(known),
+        references: setup.references.measured.clone(),
         data_fingerprint: Some(setup.dataset.fingerprint().to_string()),
         device: Some(device::name(setup.device)),
         predicted_memory_bytes: Some(predicted_memory(setup).total_bytes()),
@@ -242,7 +243,8 @@ fn evaluate(
     }
     for notice in &report.mix_notices {
         journal.write(&Record::new(report.step, What::Mixer(notice.fields())))?;
-        observer.noted(&format!("step {}: {}", report.step, notice.text));
+        let text = format!("step {}: {}", report.step, notice.text);
+        if notice.is_routine() { observer.remarked(&text) } else { observer.noted(&text) }
     }
     if intervals.saves_on_schedule(trainer.counters.step) {
         consider_for_best(trainer, report.mean, journal, observer)?;

@@ -93,7 +93,7 @@ fn the_bounded_mix_moves_by_its_step_and_says_what_holds_it() {
         before = now;
     }
     assert_eq!(notes.len(), 1, "the bound is told once: {notes:?}");
-    assert!(notes[0].contains("mixer.max_change = 1.1 moves the mix no further in one update: "), "{notes:?}");
+    assert!(notes[0].contains("mixer.max_change = 1.1 bounds how far one update moves the mix: "), "{notes:?}");
 }
 
 #[test]

@@ -124,7 +124,7 @@ fn where_one_run_ends_and_another_begins_is_marked() {
     }
     assert!(page(&runs).contains("class=\"border\""));
     let no_border = data(&runs[..1]);
-    assert_eq!(no_border["figures"]["loss-tokens"]["marks"], json!([]));
+    assert_eq!(no_border["figures"]["loss-tokens"], Value::Null, "of one run it would be the figure over steps again");
 }
 
 #[test]
@@ -172,7 +172,7 @@ fn eleven_domains_look_different() {
     let table: Vec<&str> = tables
         .lines()
         .skip_while(|line| !line.starts_with("validation loss by step"))
-        .skip(1)
+        .skip_while(|line| !line.starts_with("domain, at step"))
         .take_while(|line| !line.is_empty())
         .collect();
     assert_eq!(table.len(), 3 + domains.len(), "{tables}");

@@ -11,7 +11,7 @@ use crate::cli::wrap::wrapped;
 use crate::cli::{Printer, Terminal};
 use crate::commands::ExitStatus;
 use crate::commands::run_cost::time_taken;
-use crate::inspect::{RunHistory, RunSummary, Severity, Survivors, TimeTaken, WrittenModel};
+use crate::inspect::{DomainStory, RunHistory, RunSummary, Severity, Survivors, TimeTaken, WrittenModel};
 use crate::words::{counted, device, thousands};
 use serde_json::{Value, json};
 
@@ -42,6 +42,11 @@ fn text(history: &RunHistory, terminal: Terminal) -> String {
         true => "a sample of the steps; sparsity is the share of prunable parameters that is removed",
         false => "a sample of the steps",
     };
+    let validation_title = format!(
+        "validation loss by step, nats per token on held-out rows; ±: standard error{}{}",
+        tables::gates_said(history),
+        tables::sampled_said(history, width)
+    );
     let compared = history.stories.iter().any(|story| story.degradation.is_some() || story.recovered.is_some());
     let stories_title = match compared {
         true => {
@@ -50,6 +55,9 @@ fn text(history: &RunHistory, terminal: Terminal) -> String {
         }
         false => "domains: validation losses, share of the mix, rows seen",
     };
+    let reference = history.stories.iter().find_map(DomainStory::reference_rows);
+    let reference = reference.map_or(String::new(), |rows| format!("; source: its reference loss, {rows}"));
+    let stories_title = format!("{stories_title}{reference}");
     let (sampled, stories) = match history.experts.is_some() {
         true => (experts::sampled_steps(history), Table::default()),
         false => (tables::sampled_steps(history), tables::stories(history)),
@@ -60,15 +68,13 @@ fn text(history: &RunHistory, terminal: Terminal) -> String {
         ("losses of an lte run", experts::losses(history)),
         ("units that run, on held-out rows; of 2, 4, 8 rows together", experts::evaluations(history)),
         ("units that run by layer, at the last evaluation", experts::layers(history)),
-        (
-            "validation loss by step, nats per token on held-out rows; ±: standard error",
-            tables::validation(history, width),
-        ),
-        (stories_title, stories),
+        (&validation_title, tables::validation(history, width)),
+        (&stories_title, stories),
         ("domains: what running few units costs", experts::domains(history)),
         ("share of each domain in the mix, by step", tables::proportions(history, width)),
         (
-            "validation loss above the reference, nats per token; after \"yes\" the mix moved",
+            "excess: validation loss − reference, nats per token (below 0: better than the reference); after \"yes\" the mix \
+             moved",
             tables::excess(history, width),
         ),
         (
@@ -107,10 +113,11 @@ fn headline(history: &RunHistory) -> String {
         times => format!("resumed {times} times"),
     };
     format!(
-        "{}: {} run: step {} of {}, {} tokens at {} tokens/s in steps, on {}\n\
+        "{}: {} run{}: step {} of {}, {} tokens at {} tokens/s in steps (mean of the run), on {}\n\
          took {}\ntraining loss {} → {}; {} skipped; {resumed}; {}\n",
         history.name,
         history.stage.as_deref().unwrap_or("?"),
+        history.process.map_or(String::new(), |process| format!(", running (process {process})")),
         thousands(summary.step),
         summary.steps.map_or("?".to_string(), thousands),
         summary.tokens.map_or("?".to_string(), thousands),

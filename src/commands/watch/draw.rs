@@ -10,6 +10,8 @@ use std::path::Path;
 
 const BAR_COLUMNS: usize = 30;
 const SPARKLINE_COLUMNS: usize = 40;
+/// Stands between the items of a line.
+const BETWEEN: &str = "  ";
 
 /// Columns and rows of the terminal, if stdout is one.
 pub(super) fn size() -> (usize, usize) {
@@ -54,14 +56,15 @@ pub(super) struct View<'a> {
 impl View<'_> {
     /// The whole view, no line wider than `width`.
     pub(super) fn lines(&self, width: usize) -> Vec<String> {
-        let mut lines = vec![format!("{} · {} · {}", self.stage(), self.run.display(), self.state()), self.progress()];
-        lines.extend(self.loss());
-        lines.extend(self.routers());
-        lines.extend(self.speed());
-        lines.extend(self.events());
+        let heading = [self.stage().to_string(), self.run.display().to_string(), self.state()];
+        let mut lines = items_in(&heading, " · ", width);
+        lines.extend(items_in(&self.progress(width), BETWEEN, width));
+        for items in [self.loss(width), self.routers(), self.speed(), self.events()] {
+            lines.extend(items_in(&items, BETWEEN, width));
+        }
         for table in [self.modules(), self.domains()].into_iter().flatten() {
             lines.push(String::new());
-            lines.extend(table.to_string().lines().map(String::from));
+            lines.extend(table.within(width).to_string().lines().map(String::from));
         }
         lines.iter().map(|line| cut(&printable(line), width)).collect()
     }
@@ -75,7 +78,7 @@ impl View<'_> {
         parts.extend(self.sparsity().map(|sparsity| format!("sparsity {sparsity}")));
         parts.extend(self.density().map(|density| format!("density {density}")));
         parts.extend(live.evaluation.as_ref().map(|found| format!("validation {}", evaluated(found))));
-        parts.extend(live.tokens_per_second.map(|rate| format!("{} tokens/s in steps", grouped(rate as i64))));
+        parts.extend(self.rate());
         parts.extend(self.left());
         printable(&parts.join("  "))
     }
@@ -114,12 +117,23 @@ impl View<'_> {
         self.idle_seconds.is_some_and(|idle| idle > patience)
     }
 
-    fn progress(&self) -> String {
+    fn progress(&self, width: usize) -> Vec<String> {
         let mut parts = vec![format!("step {}", self.steps())];
-        parts.extend(self.live.progress().map(|done| format!("{}  {:.0} %", bar(done), 100.0 * done)));
+        // A bar that finds no room says nothing that the number does not.
+        let columns = BAR_COLUMNS.min(width / 3);
+        parts.extend(self.live.progress().map(|done| format!("{}  {:.0} %", bar(done, columns), 100.0 * done)));
         parts.extend(self.live.tokens.map(|tokens| format!("{} tokens", grouped(i128::from(tokens)))));
         parts.extend(self.left());
-        parts.join("  ")
+        parts
+    }
+
+    /// Tokens per second, and over what.
+    fn rate(&self) -> Option<String> {
+        let over = match self.live.recent_steps() {
+            1 => "the last step".to_string(),
+            steps => format!("the last {steps} steps"),
+        };
+        self.live.tokens_per_second.map(|rate| format!("{} tokens/s in {over}", grouped(rate as i64)))
     }
 
     fn left(&self) -> Option<String> {
@@ -127,26 +141,28 @@ impl View<'_> {
         left.map(|seconds| format!("{} left", duration(seconds)))
     }
 
-    fn loss(&self) -> Option<String> {
+    fn loss(&self, width: usize) -> Vec<String> {
         let live = self.live;
-        let loss = optional(Some(live.loss?), 4);
-        let lagrangian = live.lagrangian.map_or(String::new(), |value| format!("  lagrangian {value:.4}"));
-        let distillation = live.distillation.map_or(String::new(), |value| format!("  distillation {value:.4}"));
-        Some(format!("loss {loss}  {}{distillation}{lagrangian}", sparkline(&live.losses, SPARKLINE_COLUMNS)))
+        let Some(loss) = live.loss else { return Vec::new() };
+        let trend = sparkline(&live.losses, SPARKLINE_COLUMNS.min(width / 2));
+        let mut parts = vec![format!("loss {}  {trend}", optional(Some(loss), 4))];
+        parts.extend(live.distillation.map(|value| format!("distillation {value:.4}")));
+        parts.extend(live.lagrangian.map(|value| format!("lagrangian {value:.4}")));
+        parts
     }
 
-    fn speed(&self) -> Option<String> {
+    fn speed(&self) -> Vec<String> {
         let live = self.live;
         let mut parts = Vec::new();
-        parts.extend(live.tokens_per_second.map(|rate| format!("{} tokens/s in steps", grouped(rate as i64))));
+        parts.extend(self.rate());
         parts.extend(live.seconds_per_step.map(|seconds| format!("{seconds:.2} s per step")));
         parts.extend(live.peak_memory_bytes.map(|peak| format!("peak memory {}", bytes(peak as f64))));
         parts.extend(live.learning_rate.map(|rate| format!("learning rate {rate:.2e}")));
         parts.extend(live.gradient_norm.map(|norm| format!("gradient norm {norm:.3}")));
-        (!parts.is_empty()).then(|| parts.join("  "))
+        parts
     }
 
-    fn events(&self) -> Option<String> {
+    fn events(&self) -> Vec<String> {
         let live = self.live;
         let mut parts = Vec::new();
         parts.extend(live.evaluation.as_ref().map(|found| format!("validation {}", evaluated(found))));
@@ -164,7 +180,7 @@ impl View<'_> {
         if live.unreadable_lines > 0 {
             parts.push(counted(live.unreadable_lines, "unreadable line"));
         }
-        (!parts.is_empty()).then(|| parts.join("  "))
+        parts
     }
 
     /// Expected overall sparsity and its target.
@@ -179,15 +195,16 @@ impl View<'_> {
         Some(target.map_or(format!("{density:.3}"), |target| format!("{density:.3}/{target:.3}")))
     }
 
-    fn routers(&self) -> Option<String> {
+    fn routers(&self) -> Vec<String> {
         let live = self.live;
+        let Some(density) = live.density else { return Vec::new() };
         let asked = live.target_density.map_or(String::new(), |target| format!(" of {:.1} % asked", 100.0 * target));
         let stage = match live.router_stage {
-            Some(1) => "  stage 1: routers train",
-            Some(2) => "  stage 2: routers are frozen",
-            _ => "",
+            Some(1) => Some("stage 1: routers train"),
+            Some(2) => Some("stage 2: routers are frozen"),
+            _ => None,
         };
-        Some(format!("density {:.1} %{asked}{stage}", 100.0 * live.density?))
+        std::iter::once(format!("density {:.1} %{asked}", 100.0 * density)).chain(stage.map(String::from)).collect()
     }
 
     fn modules(&self) -> Option<Table> {
@@ -229,9 +246,25 @@ fn evaluated(found: &LiveEvaluation) -> String {
     format!("{} at step {}{density}", optional(found.mean_loss, 4), thousands(found.step))
 }
 
-fn bar(done: f64) -> String {
-    let full = (done * BAR_COLUMNS as f64).round() as usize;
-    format!("{}{}", "█".repeat(full), "░".repeat(BAR_COLUMNS.saturating_sub(full)))
+fn bar(done: f64, columns: usize) -> String {
+    let full = (done * columns as f64).round() as usize;
+    format!("{}{}", "█".repeat(full), "░".repeat(columns.saturating_sub(full)))
+}
+
+/// Items on as few lines of `width` as hold them, none of them broken; nothing without any.
+fn items_in(items: &[String], between: &str, width: usize) -> Vec<String> {
+    let length = |text: &str| text.chars().count();
+    let mut lines: Vec<String> = Vec::new();
+    for item in items {
+        match lines.last_mut() {
+            Some(line) if length(line).saturating_add(length(between) + length(item)) <= width => {
+                line.push_str(between);
+                line.push_str(item);
+            }
+            _ => lines.push(item.clone()),
+        }
+    }
+    lines
 }
 
 /// The first lines that fit; where some do not, the last one shown says so.
@@ -244,12 +277,21 @@ fn fitted(lines: &[String], rows: usize) -> Vec<String> {
     shown
 }
 
-/// A line of at most `width` characters; one that is cut ends in `…`, so that no part of a number passes for the whole.
+/// A line of at most `width` characters. One item alone may be too long for it (a path, a name); it ends in `…` then, before
+/// any number that would be cut: no part of a number passes for the whole.
 fn cut(line: &str, width: usize) -> String {
     if line.chars().count() <= width {
         return line.to_string();
     }
-    line.chars().take(width.saturating_sub(1)).chain(['…']).collect()
+    let kept: String = line.chars().take(width.saturating_sub(1)).collect();
+    let goes_on = line.chars().nth(width.saturating_sub(1)).is_some_and(is_of_number);
+    let kept = if goes_on { kept.trim_end_matches(is_of_number) } else { &kept };
+    format!("{kept}…")
+}
+
+/// Whether a character may be inside a number.
+fn is_of_number(c: char) -> bool {
+    c.is_ascii_digit() || matches!(c, '.' | ',' | '-' | '+' | '/')
 }
 
 /// Names come from a file: whatever would steer the terminal is shown as a dot.
@@ -338,16 +380,36 @@ mod tests {
     }
 
     #[test]
-    fn what_is_cut_off_is_told() {
-        let live = live(&records());
-        let (whole, narrow) = (view(&live, Activity::Nobody).lines(500), view(&live, Activity::Nobody).lines(30));
-        assert!(whole.iter().any(|line| line.chars().count() > 30) && !whole.concat().contains('…'));
-        for (whole, narrow) in whole.iter().zip(&narrow) {
-            let expected = if whole.chars().count() <= 30 { whole.clone() } else { cut(whole, 30) };
-            assert_eq!(narrow, &expected);
-            assert_eq!(narrow.ends_with('…'), whole.chars().count() > 30, "{narrow}");
+    fn lines_break_between_items_and_no_number_is_cut() {
+        let mut records = records();
+        let step = &mut records[1];
+        (step["learning_rate"], step["gradient_norm"]) = (json!({ "weights": 1.934e-4 }), json!({ "total": 196.0228 }));
+        step["peak_memory_bytes"] = json!(1_798_299_648u64);
+        let live = live(&records);
+        let whole = view(&live, Activity::Nobody).lines(500);
+        assert!(!whole.concat().contains('…'), "{whole:?}");
+        for width in [60, 80, 100] {
+            let lines = view(&live, Activity::Nobody).lines(width);
+            assert!(
+                lines.iter().all(|line| line.chars().count() <= width && !line.contains('…')),
+                "{width}: {lines:#?}"
+            );
+            let text = lines.join("\n");
+            for said in ["1,000 tokens/s in the last step", "learning rate 1.93e-4", "gradient norm 196.023", "λ2"] {
+                assert!(text.contains(said), "{said} is not in {width} columns:\n{text}");
+            }
         }
-        assert_eq!((cut("12345", 5), cut("123456", 5)), ("12345".to_string(), "1234…".to_string()));
+        // What finds no room at all ends before its numbers.
+        for line in view(&live, Activity::Nobody).lines(20) {
+            let numbers: Vec<&str> = line.split(|c: char| !c.is_ascii_digit() && c != '.').collect();
+            for number in numbers.into_iter().filter(|number| number.len() > 1) {
+                assert!(whole.join(" ").contains(number), "{number} of {line}");
+            }
+        }
+        assert_eq!(
+            (cut("12345", 5), cut("ab 123456", 6), cut("abcdefg", 5)),
+            ("12345".into(), "ab …".into(), "abcd…".into())
+        );
         let lines = ["a", "b", "c"].map(String::from);
         assert_eq!((fitted(&lines, 3), fitted(&lines, 2)), (lines.to_vec(), vec!["a".to_string(), "…".to_string()]));
     }

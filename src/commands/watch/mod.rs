@@ -10,8 +10,8 @@ use super::ExitStatus;
 use crate::cli::Printer;
 use crate::cli::arguments::Watch;
 use crate::inspect::live::{Follower, LiveRun};
-use crate::inspect::runs_hint;
-use crate::run_dir::layout::{METRICS, RESOLVED_CONFIG};
+use crate::inspect::{runs_hint, was_cut_at_once};
+use crate::run_dir::layout::{METRICS, PRUNED, RESOLVED_CONFIG};
 use crate::run_dir::{Activity, RunLock};
 use anyhow::Context;
 use draw::{Screen, View};
@@ -26,6 +26,9 @@ pub fn run(arguments: &Watch) -> anyhow::Result<ExitStatus> {
     require_run(&arguments.run)?;
     let mut watched = Watched::new(&arguments.run);
     watched.look()?;
+    if was_cut_at_once(&arguments.run) {
+        return Ok(cut_at_once(&arguments.run, &printer));
+    }
     if arguments.once {
         let (width, _) = draw::size();
         printer.data(lines(&watched.view().lines(width)), || watched.json());
@@ -37,10 +40,25 @@ pub fn run(arguments: &Watch) -> anyhow::Result<ExitStatus> {
     }
 }
 
+/// A cut at once takes no step: there is nothing to watch, and nothing to wait for.
+fn cut_at_once(run: &Path, printer: &Printer) -> ExitStatus {
+    let model = run.join(PRUNED);
+    let text = format!(
+        "prune · {} · finished: the model was cut at once, which takes no steps; it is in {}\n",
+        run.display(),
+        model.display()
+    );
+    printer.data(text, || {
+        json!({ "run": run, "running": false, "process": null, "finished": true, "stage": "prune", "one_shot": true,
+                "step": 0, "steps": 0, "model": model })
+    });
+    ExitStatus::Done
+}
+
 /// A run's folder has its configuration from the start, its metrics from the first record on.
 fn require_run(run: &Path) -> anyhow::Result<()> {
     std::fs::read_dir(run).with_context(|| format!("cannot open the run folder {}", run.display()))?;
-    if run.join(RESOLVED_CONFIG).exists() || run.join(METRICS).exists() {
+    if run.join(RESOLVED_CONFIG).exists() || run.join(METRICS).exists() || was_cut_at_once(run) {
         return Ok(());
     }
     let hint = runs_hint(run);
@@ -56,6 +74,10 @@ fn redraw(watched: &mut Watched, printer: &Printer, interval: f64) -> anyhow::Re
         }
         std::thread::sleep(Duration::from_secs_f64(interval));
         watched.look()?;
+        // Its model may have come meanwhile.
+        if was_cut_at_once(watched.run) {
+            return Ok(cut_at_once(watched.run, printer));
+        }
     }
 }
 
@@ -73,6 +95,9 @@ fn print_lines(watched: &mut Watched, printer: &Printer, interval: f64) -> anyho
         }
         std::thread::sleep(Duration::from_secs_f64(interval));
         watched.look()?;
+        if was_cut_at_once(watched.run) {
+            return Ok(cut_at_once(watched.run, printer));
+        }
     }
 }
 

@@ -132,6 +132,11 @@ impl LiveRun {
         self.steps.filter(|steps| *steps > 0).map(|steps| (self.step as f64 / steps as f64).min(1.0))
     }
 
+    /// Steps that the mean speed is over.
+    pub fn recent_steps(&self) -> usize {
+        self.recent.len()
+    }
+
     /// Seconds that the steps to come will take at the present speed, and as many evaluations per step as there were so far;
     /// checkpoints come on top.
     pub fn seconds_left(&self) -> Option<f64> {

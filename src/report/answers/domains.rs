@@ -109,7 +109,7 @@ fn loss(held: Option<HeldOutLoss>) -> String {
 fn story_point(story: &DomainStory, last: &str) -> String {
     let name = &story.domain;
     let Some(damage) = story.damage() else { return unmeasured_point(story, last) };
-    let rows = if story.paired { "" } else { " of the two means" };
+    let rows = if story.paired { " of the differences row by row" } else { " of the two means" };
     // Cut, not rounded: 1.96 is below two.
     let tenths = |errors: f64| (errors * 10.0).trunc() / 10.0;
     let errors =
@@ -132,7 +132,10 @@ fn story_point(story: &DomainStory, last: &str) -> String {
 fn unmeasured_point(story: &DomainStory, last: &str) -> String {
     let name = &story.domain;
     let why = match story.source {
-        Some(_) => format!("the reference loss of the source is {}, of other rows", loss(story.source)),
+        Some(_) => {
+            let rows = story.reference_rows().unwrap_or("of other rows");
+            format!("the reference loss of the source is {}, {rows}", loss(story.source))
+        }
         None => "the source was not evaluated on it".to_string(),
     };
     let now = match story.later {
@@ -243,7 +246,7 @@ mod tests {
     #[test]
     fn all_of_many_domains_are_said_in_two_words() {
         let story = |name: &str, cut: f64, last: f64| {
-            DomainStory::of_one_evaluation(name, (1.0, Some(0.01)), (cut, Some(0.01)), Some((last, Some(0.01))))
+            DomainStory::of_one_evaluation(name, (1.0, Some(0.01)), (cut, Some(0.01)), Some((last, Some(0.01))), None)
         };
         let said = |stories: &[DomainStory]| verdict(&stories.iter().collect::<Vec<_>>()).1;
         let mut stories = ["a", "b", "c", "d", "e"].map(|name| story(name, 2.0, 1.5));

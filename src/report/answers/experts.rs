@@ -4,7 +4,7 @@
 use super::{Answer, Verdict};
 use crate::inspect::experts::{DENSITY_TOLERANCE, STATIC_SHARE};
 use crate::inspect::{EvaluatedExperts, ExpertHistory, ExpertLoss, NamedShare, RunHistory};
-use crate::report::number::{Unit, listed};
+use crate::report::number::{Unit, decimals, listed};
 use crate::words::thousands;
 
 /// From so many scores near the threshold on, the choice hangs on little.
@@ -84,7 +84,7 @@ fn cost(history: &RunHistory, experts: &ExpertHistory) -> Answer {
          comparison."
             .to_string(),
     ];
-    let over = |loss: ExpertLoss| format!("{} ({:+.3})", Unit::Plain.text(loss.loss), loss.loss - dense.loss);
+    let over = |loss: ExpertLoss| format!("{} ({:+.3})", decimals(loss.loss, 3), loss.loss - dense.loss);
     let rows = [("experts times scores", experts.soft), ("chosen experts", experts.switch)];
     for (what, loss) in rows.into_iter().filter_map(|(what, loss)| Some((what, loss?))) {
         points.push(format!("At the end of stage 1 (step {}), {what}: {}.", thousands(loss.step), over(loss)));

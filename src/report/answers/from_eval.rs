@@ -24,11 +24,26 @@ pub(super) fn stories(line: &[&RunView], all: &[RunView], file: Option<&EvalFile
         let domain = model.domains.iter().find(|domain| domain.domain == name)?;
         Some((domain.loss?, domain.standard_error))
     };
+    let error = paired_error(file, source, cut);
     let story = |name: &str| {
         let last = last.and_then(|last| loss(last, name));
-        Some(DomainStory::of_one_evaluation(name, loss(source, name)?, loss(cut, name)?, last))
+        Some(DomainStory::of_one_evaluation(name, loss(source, name)?, loss(cut, name)?, last, error(name)))
     };
     source.domains.iter().filter_map(|domain| story(&domain.domain)).collect()
+}
+
+/// The standard error of cut − source row by row, by domain: the file has it of every model against its first one.
+fn paired_error<'a>(
+    file: &'a EvalFile,
+    source: &'a EvalModel,
+    cut: &'a EvalModel,
+) -> impl Fn(&str) -> Option<f64> + 'a {
+    let is_first = |model: &EvalModel| file.models.first().is_some_and(|first| std::ptr::eq(first, model));
+    let other = if is_first(source) { Some(cut) } else { Some(source).filter(|_| is_first(cut)) };
+    move |name| {
+        let domain = other?.domains.iter().find(|domain| domain.domain == name)?;
+        domain.difference_standard_error.filter(|error| error.is_finite() && *error > 0.0)
+    }
 }
 
 #[cfg(test)]
@@ -65,6 +80,18 @@ mod tests {
         assert_eq!((told.len(), told[0].domain.as_str(), told[0].damage()), (1, "code", Some(4.0)));
         assert_eq!((told[0].later, told[0].recovered), (Later::SameRows, Some(0.75)));
         assert!(!told[0].paired && (told[0].degradation.unwrap() - 4.0 / 0.03f64.hypot(0.03)).abs() < 1e-9);
+        let mut paired = file(&all);
+        (
+            paired.models[1].domains[0].difference_standard_error,
+            paired.models[2].domains[0].difference_standard_error,
+        ) = (Some(0.02), Some(7.0));
+        let told = stories(&line, &views, Some(&paired));
+        assert!(
+            told[0].paired && (told[0].degradation.unwrap() - 4.0 / 0.02).abs() < 1e-9,
+            "that of the cut: {told:?}"
+        );
+        paired.models.swap(0, 2);
+        assert!(!stories(&line, &views, Some(&paired))[0].paired, "against a model that is neither");
         let backwards: Vec<_> = all.iter().rev().copied().collect();
         assert_eq!(stories(&line, &views, Some(&file(&backwards)))[0].recovered, Some(0.75), "in whatever order");
         let continued = [views[1].clone()];

@@ -37,6 +37,8 @@ struct Compared<'a> {
     is_first: bool,
     /// Measured models that are none of these runs'.
     foreign: usize,
+    /// That others took CPUs meanwhile, where that was too much.
+    busy: Option<String>,
 }
 
 impl<'a> Compared<'a> {
@@ -71,7 +73,8 @@ impl<'a> Compared<'a> {
                 "Of these runs the latency file has rates of only one model, {base}: nothing to compare."
             ));
         }
-        Ok(Compared { base, others, is_first, foreign: latency.models.len() - own.len() })
+        let (foreign, busy) = (latency.models.len() - own.len(), latency.busy());
+        Ok(Compared { base, others, is_first, foreign, busy })
     }
 
     fn answer(&self) -> Answer {
@@ -80,6 +83,11 @@ impl<'a> Compared<'a> {
         let (verdict, answer) = match best {
             Some((model, factor)) => verdict(&short_name(&model.model), factor, &short_name(&self.base.model)),
             None => (Verdict::Open, "The latency file has no rates.".to_string()),
+        };
+        // What others took from both models need not be the same.
+        let (verdict, answer) = match &self.busy {
+            Some(busy) => (Verdict::Fact, format!("{answer} {busy}")),
+            None => (verdict, answer),
         };
         let base = point(self.base, None, None);
         let others = self
@@ -154,8 +162,10 @@ fn point(model: &LatencyModel, decode: Option<Spread>, prefill: Option<Spread>) 
         Some(factor) => format!(" ({:.2}×)", factor.median),
         None => String::new(),
     };
+    let bound = model.decode.fraction_of_roofline;
+    let bound = bound.map_or(String::new(), |part| format!(", {} of what the memory allows", Unit::Percent.text(part)));
     format!(
-        "{}: decode {}{}, prefill {}{}{}.",
+        "{}: decode {}{}{bound}, prefill {}{}{}.",
         short_name(&model.model),
         rate(model.decode.tokens_per_second),
         times(decode),
@@ -217,6 +227,12 @@ mod tests {
         );
         assert_eq!(faster.points[2], "runs/m2: decode 125 tokens/s (2.50×), prefill 1,250 tokens/s (2.50×).");
         assert_eq!(answer(&[50.0, 40.0]).verdict, Verdict::Bad);
+        let mut busy = file(&[50.0, 40.0, 125.0]);
+        (busy.cpus_taken_by_others, busy.models[2].decode.fraction_of_roofline) = (Some(1.33), Some(0.145));
+        let doubted = answer_of(Some(&busy), 0);
+        assert!(doubted.verdict == Verdict::Fact && doubted.answer.starts_with(&faster.answer), "{doubted:?}");
+        assert!(doubted.answer.contains("busy meanwhile: others took 1.3 CPUs"), "{doubted:?}");
+        assert!(doubted.points[2].contains("(2.50×), 14.5 % of what the memory allows, prefill"), "{doubted:?}");
         assert_eq!(answer(&[50.0, 50.0]).verdict, Verdict::Fact);
         let mut rounds = file(&[50.0, 60.0]);
         rounds.models[1].decode.speed_over_first = Some(Spread { median: 1.2, low: 0.9, high: 1.3 });

@@ -8,7 +8,7 @@ use super::scale::Axis;
 use super::series::{Series, past_the_start};
 use super::style::{classes, glyph};
 use crate::report::markup::Markup;
-use crate::report::number::Unit;
+use crate::report::number::{Unit, decimals, shared_decimals};
 use crate::report::reduce::Point;
 use serde_json::{Value, json};
 use std::fmt::Write;
@@ -19,6 +19,8 @@ const AREA: Area = Area { left: 66.0, top: 30.0, width: 558.0, height: 222.0 };
 const TABLE_ROWS: usize = 24;
 /// Fewer points than this are shown as dots on the line.
 const DOTTED: usize = 41;
+/// On a line of steps one point of so many has a shape, each line others: several lie close to one another.
+const STEPPED_GLYPHS: usize = 3;
 /// Bands of more lines would hide one another.
 const BANDS: usize = 8;
 
@@ -45,6 +47,7 @@ pub struct LineSpec {
     log: bool,
     include: Vec<f64>,
     past_the_start: bool,
+    stepped: bool,
 }
 
 impl LineSpec {
@@ -58,6 +61,7 @@ impl LineSpec {
             log: false,
             include: vec![],
             past_the_start: false,
+            stepped: false,
         }
     }
 
@@ -71,6 +75,18 @@ impl LineSpec {
     /// what lies above is said in words. For losses, which fall.
     pub fn past_the_start(mut self) -> LineSpec {
         self.past_the_start = true;
+        self
+    }
+
+    /// For what holds from one point to the next: lines go sideways and then up or down.
+    pub fn stepped(mut self) -> LineSpec {
+        self.stepped = true;
+        self
+    }
+
+    /// With more to say below it.
+    pub fn explain(mut self, more: &str) -> LineSpec {
+        self.caption.about.push_str(more);
         self
     }
 
@@ -96,6 +112,8 @@ pub struct LineChart {
     pub marks: Vec<Mark>,
     /// Places where one run ends and another goes on.
     pub borders: Vec<Mark>,
+    /// Whether a value holds until the next point.
+    stepped: bool,
 }
 
 impl LineChart {
@@ -111,7 +129,7 @@ impl LineChart {
         let start = spec.past_the_start.then(|| past_the_start(&series)).flatten();
         let values = values.map(|value| value.min(start.unwrap_or(f64::INFINITY)));
         let y = Axis::fit(&spec.y_label, spec.unit, spec.log, &spec.include, values);
-        Some(LineChart { caption: spec.caption, x, y, series, marks, borders })
+        Some(LineChart { caption: spec.caption, x, y, series, marks, borders, stepped: spec.stepped })
     }
 
     /// What the colours and dashes mean.
@@ -154,7 +172,7 @@ impl LineChart {
                 group.leaf("path", &[("class", &"band"), ("d", &self.band(series))]);
             }
             group.leaf("path", &[("class", &"line"), ("d", &self.line(series))]);
-            let few = series.points.len() < DOTTED && series.dash != super::style::REFERENCE_DASH;
+            let few = series.points.len() < DOTTED && !self.stepped && series.dash != super::style::REFERENCE_DASH;
             let glyph = glyph(series.colour);
             // A single point makes no line.
             if glyph.is_none() && (few || series.points.len() == 1) {
@@ -163,7 +181,9 @@ impl LineChart {
                     group.leaf("circle", &[("class", &"dot"), ("cx", &x), ("cy", &y), ("r", &2.2)]);
                 }
             }
-            for point in glyph.iter().flat_map(|_| series.glyph_points()).filter(|point| point.mean <= self.y.max) {
+            let apart = if self.stepped { STEPPED_GLYPHS } else { 1 };
+            for point in glyph.iter().flat_map(|_| series.glyph_points(apart)).filter(|point| point.mean <= self.y.max)
+            {
                 let (x, y) = self.at(point.x, point.mean);
                 let (shape, place) = (glyph.unwrap_or_default(), format!("translate({x} {y})"));
                 group.leaf("path", &[("class", &"glyph"), ("d", &shape), ("transform", &place)]);
@@ -225,6 +245,9 @@ impl LineChart {
             }
             if inside {
                 let (x, y) = self.at(point.x, point.mean);
+                if let Some(before) = before.filter(|_| self.stepped && was_inside) {
+                    let _ = write!(path, "L{x} {}", self.at(point.x, before.mean).1);
+                }
                 let _ = write!(path, "{}{x} {y}", if before.is_none() { 'M' } else { 'L' });
             }
             before = Some(point);
@@ -264,11 +287,22 @@ impl LineChart {
         };
         let header = std::iter::once(self.x.label.clone()).chain(self.series.iter().map(head)).collect();
         let row = |x: f64| {
-            let values = self.series.iter().map(|series| self.y.unit.optional(series.at(x)));
+            let values =
+                self.series.iter().map(|series| series.at(x).map_or("–".to_string(), |value| self.text(value)));
             std::iter::once(self.x.unit.text(x)).chain(values).collect()
         };
         let places = self.series.iter().flat_map(|series| series.values.iter().map(|(x, _)| *x)).collect();
         DataTable { header, rows: chosen(places, TABLE_ROWS).into_iter().map(row).collect() }
+    }
+
+    /// Decimals that all its values have, so that they line up; none where they need different ones.
+    fn decimals(&self) -> Option<usize> {
+        let values = self.series.iter().flat_map(|series| series.values.iter().map(|(_, value)| *value));
+        Some(values).filter(|_| self.y.unit == Unit::Plain && !self.y.log).and_then(shared_decimals)
+    }
+
+    fn text(&self, value: f64) -> String {
+        self.decimals().map_or_else(|| self.y.unit.text(value), |digits| decimals(value, digits))
     }
 
     /// Axes, columns and marks.
@@ -295,7 +329,7 @@ impl LineChart {
             .map(|m| json!({ "x": m.x, "run": m.run, "kind": m.kind, "text": m.text }));
         json!({
             "kind": "line", "title": self.caption.title, "area": AREA, "x": self.x, "y": self.y,
-            "series": series.collect::<Vec<_>>(), "marks": marks.collect::<Vec<_>>(),
+            "series": series.collect::<Vec<_>>(), "marks": marks.collect::<Vec<_>>(), "decimals": self.decimals(),
         })
     }
 }
@@ -375,9 +409,25 @@ mod tests {
     }
 
     #[test]
+    fn what_holds_until_the_next_point_is_drawn_as_steps() {
+        let values = vec![(0.0, 0.25), (10.0, 0.5), (20.0, 0.5)];
+        let spec = LineSpec::new(Caption::new("id", "title", "about"), "step", "share", Unit::Percent).stepped();
+        let series = vec![Series::new("a", "run", (0, 0), values, 50)];
+        let chart = LineChart::build(spec, series, Vec::new(), Vec::new()).unwrap();
+        let path = chart.line(&chart.series[0]);
+        let corners: Vec<(&str, &str)> =
+            path.split(['M', 'L']).skip(1).map(|corner| corner.split_once(' ').unwrap()).collect();
+        for pair in corners.windows(2) {
+            assert!(pair[0].0 == pair[1].0 || pair[0].1 == pair[1].1, "no slope: {path}");
+        }
+        assert_eq!(corners.len(), 5, "{path}");
+        assert!(!chart.svg(Form::Page).as_str().contains("<circle"));
+    }
+
+    #[test]
     fn a_cell_without_a_measurement_is_a_dash() {
         let chart = chart(&[("a", vec![(0.0, 5.0), (24.0, 4.625)]), ("b", vec![(0.0, 7.0), (20.0, 6.0), (40.0, 3.0)])]);
-        let rows = [["0", "5", "7"], ["20", "–", "6"], ["24", "4.625", "–"], ["40", "–", "3"]];
+        let rows = [["0", "5.000", "7.000"], ["20", "–", "6.000"], ["24", "4.625", "–"], ["40", "–", "3.000"]];
         assert_eq!(chart.table().rows, rows.map(|row| row.map(String::from).to_vec()));
     }
 
@@ -391,8 +441,8 @@ mod tests {
         assert_eq!(table.rows.last().unwrap()[0], "1,000");
         for row in &table.rows {
             let step: u32 = row[0].replace(',', "").parse().unwrap();
-            assert_eq!(row[1], if step == 0 { "–".into() } else { Unit::Plain.text(f64::from(step % 7) + 0.5) });
-            let seldom = if step.is_multiple_of(100) { Unit::Plain.text(f64::from(step / 100)) } else { "–".into() };
+            assert_eq!(row[1], if step == 0 { "–".into() } else { format!("{:.2}", f64::from(step % 7) + 0.5) });
+            let seldom = if step.is_multiple_of(100) { format!("{:.2}", f64::from(step / 100)) } else { "–".into() };
             assert_eq!(row[2], seldom, "{row:?}");
         }
         assert!(table.rows.iter().filter(|row| row[2] != "–").count() >= 10, "{:?}", table.rows);

@@ -7,6 +7,7 @@ use super::legend::{LegendEntry, Switch};
 use super::scale::Axis;
 use super::style::{classes, glyph};
 use crate::report::markup::Markup;
+use crate::report::number::{Unit, decimals, shared_decimals};
 use serde_json::{Value, json};
 
 const LEFT: f64 = 150.0;
@@ -165,8 +166,10 @@ impl RowChart {
     }
 
     fn text(&self, value: f64, error: Option<f64>) -> String {
-        let unit = self.axis.unit;
-        error.map_or(unit.text(value), |error| format!("{} ± {}", unit.text(value), unit.text(error)))
+        let all = self.entries.iter().flat_map(|entry| entry.values.iter().flatten().map(|(value, _)| *value));
+        let digits = Some(all).filter(|_| self.axis.unit == Unit::Plain).and_then(shared_decimals);
+        let text = |value: f64| digits.map_or_else(|| self.axis.unit.text(value), |digits| decimals(value, digits));
+        error.map_or(text(value), |error| format!("{} ± {}", text(value), text(error)))
     }
 
     /// All values.
@@ -204,7 +207,6 @@ fn shortened(name: &str) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::report::number::Unit;
 
     #[test]
     fn rows_that_are_not_drawn_are_in_the_table() {

@@ -42,9 +42,9 @@ impl Series {
         self.values.iter().rfind(|(place, _)| *place == x).map(|(_, value)| *value)
     }
 
-    /// A few points of a line for its shape, not all at the same places as those of its neighbours.
-    pub(super) fn glyph_points(&self) -> impl Iterator<Item = &Point> {
-        let every = self.points.len().div_ceil(GLYPHS_PER_LINE).max(1);
+    /// A few points of a line for its shape, one of `apart` at most, not all at the same places as those of its neighbours.
+    pub(super) fn glyph_points(&self, apart: usize) -> impl Iterator<Item = &Point> {
+        let every = self.points.len().div_ceil(GLYPHS_PER_LINE).max(apart.min(self.points.len())).max(1);
         self.points.iter().skip(self.colour % every).step_by(every)
     }
 

@@ -2,7 +2,8 @@
 //! the units made up their minds.
 
 use super::{
-    NamedTable, Over, Section, add, eval_series, marks, module_colour, pruning, run_dash, run_style, step_series,
+    NamedTable, Over, Section, add, by_run, eval_series, marks, module_colour, pruning, run_dash, run_style,
+    step_series,
 };
 use crate::inspect::{Column, ModuleSteps};
 use crate::report::chart::{Caption, DataTable, Figure, LineSpec, REFERENCE_DASH, Series};
@@ -100,7 +101,7 @@ fn by_module(runs: &[RunView], choose: Choose) -> Vec<Series> {
         };
         run.history.steps.modules.iter().map(line).collect::<Vec<_>>()
     };
-    pruning(runs).flat_map(of_run).collect()
+    by_run(pruning(runs).flat_map(of_run).collect())
 }
 
 fn lagrangian(figures: &mut Vec<Figure>, runs: &[RunView]) {
@@ -133,7 +134,8 @@ fn polarisation(figures: &mut Vec<Figure>, runs: &[RunView]) {
             })
         }));
     }
-    add(figures, LineSpec::new(caption, "step", "share of the units", Unit::Percent).include(&[0.0]), lines, vec![]);
+    let spec = LineSpec::new(caption, "step", "share of the units", Unit::Percent).include(&[0.0]);
+    add(figures, spec, by_run(lines), vec![]);
 }
 
 fn settled(run: &RunView, several: bool) -> Option<NamedTable> {

@@ -1,7 +1,7 @@
 //! The domains: what the cut did to each, what training recovered, and where the data went.
 
-use super::{NamedTable, Over, Section, add, domain_names, eval_series, run_dash, step_series};
-use crate::inspect::{DomainStory, HeldOutLoss, Later};
+use super::{NamedTable, Over, Section, add, by_run, domain_names, eval_series, run_dash, step_series};
+use crate::inspect::{Column, DomainStory, HeldOutLoss, Later};
 use crate::report::chart::{Axis, Caption, DataTable, Figure, LineSpec, RowChart, RowEntry, RowMark, Series, reach};
 use crate::report::lineage::{RunView, line_name, lines, stories};
 use crate::report::number::{Unit, decimals, significant};
@@ -18,22 +18,24 @@ pub(super) fn section(runs: &[RunView]) -> Section {
         figures.extend(shares(&stories, &suffix, &name));
         tables.extend(table(&stories, &name));
     }
-    let about =
-        "From which domains the batches are drawn. A dynamic mixer moves towards those farthest above their reference.";
+    let about = "From which domains the batches are drawn; a step is an evaluation at which the mix moved. A mixer that is not static \
+         moves towards those farthest above their reference.";
     let caption = Caption::new("proportions", "Proportions", about);
     let lines = by_domain(runs);
     add(
         &mut figures,
-        LineSpec::new(caption, "step", "share of the batch", Unit::Percent).include(&[0.0]),
+        LineSpec::new(caption, "step", "share of the batch", Unit::Percent).include(&[0.0]).stepped(),
         lines,
         vec![],
     );
 
-    let about = "Held-out loss above the domain's reference: what the mixer acts on.";
+    let about = "Held-out loss − the domain's reference, at every evaluation; below zero the model is better than the \
+                 reference. It is what the mixer acts on: the kinds dynamic and bounded on what lies above zero, signed on \
+                 all of it.";
     let caption = Caption::new("excess", "Excess loss", about);
     add(
         &mut figures,
-        LineSpec::new(caption, "step", "nats above reference", Unit::Plain).include(&[0.0]),
+        LineSpec::new(caption, "step", "loss − reference, nats", Unit::Plain).include(&[0.0]),
         excess(runs),
         vec![],
     );
@@ -70,6 +72,13 @@ fn losses(stories: &[DomainStory], suffix: &str, name: &str) -> Option<Figure> {
         "Per domain: the source before pruning, the model just cut to its target, and the last evaluation. Whiskers \
                      are standard errors. A dot back at the source's loss has recovered."
             .to_string();
+    let bare = |story: &DomainStory| story.source.is_some_and(|source| source.standard_error.is_none());
+    if stories.iter().any(bare) {
+        about.push_str(" The source is a reference loss, whose error is not recorded: it has no whiskers.");
+    }
+    if let Some(rows) = stories.iter().find_map(DomainStory::reference_rows) {
+        about.push_str(&format!(" The reference losses are {rows}."));
+    }
     if stories.iter().any(|story| story.later == Later::OtherRows) {
         about.push_str(" The later run evaluated other rows: its losses compare with one another only.");
     }
@@ -132,11 +141,23 @@ fn by_domain(runs: &[RunView]) -> Vec<Series> {
     let of_run = |run: &RunView| {
         let line = |steps: &crate::inspect::DomainSteps| {
             let colour = names.iter().position(|name| *name == steps.domain)?;
-            Some(step_series(run, &steps.domain, (colour, run_dash(run)), &steps.proportion, Over::Steps))
+            Some(step_series(run, &steps.domain, (colour, run_dash(run)), &changes(&steps.proportion), Over::Steps))
         };
         run.history.steps.domains.iter().filter_map(line).collect::<Vec<_>>()
     };
-    runs.iter().flat_map(of_run).collect()
+    by_run(runs.iter().flat_map(of_run).collect())
+}
+
+/// A column without the values that only say again what the one before says; the last one stays.
+fn changes(column: &Column) -> Column {
+    let last = column.len().saturating_sub(1);
+    let mut before = None;
+    let kept = column.iter().enumerate().map(|(index, value)| {
+        let says_more = *value != before || index == last;
+        before = value.or(before);
+        value.filter(|_| says_more)
+    });
+    kept.collect()
 }
 
 fn excess(runs: &[RunView]) -> Vec<Series> {
@@ -149,5 +170,18 @@ fn excess(runs: &[RunView]) -> Vec<Series> {
         };
         names.iter().enumerate().map(line).collect::<Vec<_>>()
     };
-    runs.iter().flat_map(of_run).collect()
+    by_run(runs.iter().flat_map(of_run).collect())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_mix_is_drawn_by_where_it_changes() {
+        let column = [Some(0.1), Some(0.1), None, Some(0.1), Some(0.3), Some(0.3), Some(0.3)].to_vec();
+        let kept = [Some(0.1), None, None, None, Some(0.3), None, Some(0.3)];
+        assert_eq!(changes(&column), kept);
+        assert!(changes(&Vec::new()).is_empty());
+    }
 }

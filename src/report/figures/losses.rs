@@ -2,7 +2,7 @@
 //! one after the other.
 
 use super::{
-    Over, Section, add, add_over_tokens, domain_names, eval_series, marks, rows_differ, run_dash, run_style,
+    Over, Section, add, add_over_tokens, by_run, domain_names, eval_series, marks, rows_differ, run_dash, run_style,
     step_places, step_series,
 };
 use crate::report::chart::{COLOURS, Caption, LineSpec, REFERENCE_DASH, Series};
@@ -16,7 +16,7 @@ const NOISY_POINTS: usize = 50;
 pub(super) fn section(runs: &[RunView]) -> Section {
     let mut figures = Vec::new();
     let about = "Mean loss of each batch, in nats per target token. The band reaches from the smallest to the largest step \
-                 that a point stands for. Triangles at the top are checkpoints, resumes and skipped updates.";
+                 that a point stands for.";
     let caption = Caption::new("loss-training", "Training loss", about);
     let spec = LineSpec::new(caption, "step", "nats per token", Unit::Plain).past_the_start();
     add(&mut figures, spec, training(runs, Over::Steps), marks(runs.iter(), runs.len() > 1));
@@ -45,13 +45,15 @@ pub(super) fn section(runs: &[RunView]) -> Section {
     );
     let caption = Caption::new("loss-tokens", "Held-out loss over tokens", about);
     let spec = LineSpec::new(caption, Over::Tokens.label(), "nats per token", Unit::Plain).past_the_start();
-    add_over_tokens(&mut figures, spec, held_out(runs, Over::Tokens), runs);
+    if tokens_tell_more(runs) {
+        add_over_tokens(&mut figures, spec, held_out(runs, Over::Tokens), runs);
+    }
 
     for (id, title, over) in [
         ("loss-domains", "Held-out loss by domain", Over::Steps),
         ("loss-domains-tokens", "Held-out loss by domain over tokens", Over::Tokens),
     ] {
-        let chained = runs.iter().any(|run| run.parent.is_some());
+        let chained = runs.iter().any(|run| run.tokens_before > 0.0);
         if over == Over::Tokens && !chained {
             continue;
         }
@@ -77,13 +79,24 @@ pub(super) fn section(runs: &[RunView]) -> Section {
     }
 }
 
+/// Whether a figure over tokens is more than the same one over steps with other numbers below it: a run stands behind
+/// another, or two have batches of different sizes.
+fn tokens_tell_more(runs: &[RunView]) -> bool {
+    let of_step =
+        |run: &RunView| Some(run.history.tokens? / run.history.finished_steps as f64).filter(|t| t.is_finite());
+    let of_steps: Vec<f64> = runs.iter().filter_map(of_step).collect();
+    let (least, most) = of_steps.iter().fold((f64::INFINITY, 0.0), |(low, high), t| (t.min(low), t.max(high)));
+    runs.iter().any(|run| run.tokens_before > 0.0) || most > 1.01 * least
+}
+
 /// What colours, shapes and dashes mean in a figure of domains.
 fn key(runs: &[RunView]) -> String {
     let domains = match domain_names(runs).len() > COLOURS.len() {
         true => "Colours and the shapes on the lines are domains",
         false => "Colours are domains",
     };
-    if runs.len() > 1 { format!("{domains}, dashes are runs.") } else { format!("{domains}.") }
+    let evaluated = runs.iter().filter(|run| !run.history.evaluations.is_empty()).count();
+    if evaluated > 1 { format!("{domains}, dashes are runs.") } else { format!("{domains}.") }
 }
 
 fn training(runs: &[RunView], over: Over) -> Vec<Series> {
@@ -126,7 +139,7 @@ fn by_domain(runs: &[RunView], over: Over) -> Vec<Series> {
         };
         names.iter().enumerate().map(line).collect::<Vec<_>>()
     };
-    runs.iter().flat_map(of_run).collect()
+    by_run(runs.iter().flat_map(of_run).collect())
 }
 
 fn by_domain_in_training(runs: &[RunView]) -> Vec<Series> {
@@ -139,5 +152,5 @@ fn by_domain_in_training(runs: &[RunView]) -> Vec<Series> {
         };
         run.history.steps.domains.iter().filter_map(line).collect::<Vec<_>>()
     };
-    runs.iter().flat_map(of_run).collect()
+    by_run(runs.iter().flat_map(of_run).collect())
 }

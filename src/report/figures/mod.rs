@@ -11,7 +11,7 @@ mod training;
 
 pub(crate) use models::shape_differences;
 
-use super::chart::{COLOURS, DataTable, Figure, LineChart, LineSpec, Mark, RUN_DASHES, Series};
+use super::chart::{COLOURS, DataTable, Figure, LineChart, LineSpec, Mark, REFERENCE_DASH, RUN_DASHES, Series};
 use super::lineage::RunView;
 use super::number::listed;
 use super::reduce::{MAX_POINTS, known};
@@ -141,7 +141,8 @@ pub(super) fn eval_series(
     series(run, name, style, &x, &y)
 }
 
-/// The dash of a run, where colours tell domains or modules; one dash is left to targets.
+/// The dash of a run, where colours tell domains or modules; one dash is left to targets. [`by_run`] gives it anew among the
+/// runs of a figure.
 pub(super) fn run_dash(run: &RunView) -> usize {
     dash(run.index)
 }
@@ -149,6 +150,20 @@ pub(super) fn run_dash(run: &RunView) -> usize {
 /// Colour and dash of a run that is one line: a colour each, and the next dash when they are used up.
 pub(super) fn run_style(run: &RunView) -> (usize, usize) {
     (run.index, dash(run.index / COLOURS.len()))
+}
+
+/// Lines whose colours tell domains or modules, with the dashes of their runs: of the runs that have a line here the first
+/// is solid. References keep theirs.
+pub(super) fn by_run(mut lines: Vec<Series>) -> Vec<Series> {
+    let mut runs: Vec<String> = Vec::new();
+    for line in lines.iter_mut().filter(|line| !line.points.is_empty() && line.dash != REFERENCE_DASH) {
+        let number = runs.iter().position(|run| *run == line.run).unwrap_or(runs.len());
+        if number == runs.len() {
+            runs.push(line.run.clone());
+        }
+        line.dash = dash(number);
+    }
+    lines
 }
 
 fn dash(number: usize) -> usize {
@@ -176,8 +191,27 @@ pub(super) fn marks<'a, 'b: 'a>(runs: impl Iterator<Item = &'a RunView<'b>>, sev
     runs.flat_map(of_run).collect()
 }
 
-/// Adds a line chart if it has anything to show.
+/// What a mark of a kind is, in the order in which they are told.
+const MARKS: [(&str, &str); 9] = [
+    ("save", "checkpoints"),
+    ("resume", "resumes"),
+    ("skip", "skipped updates (red)"),
+    ("mixer", "notices of the mix"),
+    ("exhausted", "domains that left the mix"),
+    ("not_saved", "checkpoints that could not be written"),
+    ("divergence", "alarms of a loss that is too high"),
+    ("ended", "errors that ended the run"),
+    ("written", "the model written"),
+];
+
+/// Adds a line chart if it has anything to show. What its marks are is said below it.
 pub(super) fn add(figures: &mut Vec<Figure>, spec: LineSpec, series: Vec<Series>, marks: Vec<Mark>) {
+    let kinds: Vec<&str> =
+        MARKS.iter().filter(|(kind, _)| marks.iter().any(|mark| mark.kind == *kind)).map(|(_, what)| *what).collect();
+    let spec = match kinds.is_empty() {
+        true => spec,
+        false => spec.explain(&format!(" Triangles at the top: {}; point at one to read it.", listed(&kinds))),
+    };
     figures.extend(LineChart::build(spec, series, marks, vec![]).map(Figure::Line));
 }
 
@@ -266,6 +300,11 @@ mod tests {
             super::super::chart::classes(colour, dash)
         };
         assert_eq!(distinct((0..64).map(own).collect()), 64, "a line per run");
+        let line = |run: &str, dash: usize| Series::new("a", run, (0, dash), vec![(0.0, 1.0)], 10);
+        let empty = Series::new("a", "prune", (0, 0), vec![], 10);
+        let dashes = by_run(vec![empty, line("one", 2), line("two", 4), line("two", REFERENCE_DASH), line("one", 2)]);
+        let dashes: Vec<usize> = dashes.iter().skip(1).map(|line| line.dash).collect();
+        assert_eq!(dashes, [0, 1, REFERENCE_DASH, 0], "a run without a line takes no dash");
         let shared = |index| super::super::chart::classes(3, run_dash(&view(index)));
         assert_eq!(distinct((0..8).map(shared).collect()), 8, "a line per run and domain");
     }

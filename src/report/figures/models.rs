@@ -4,7 +4,7 @@ use super::{NamedTable, Section};
 use crate::inspect::RunHistory;
 use crate::report::chart::{Axis, Caption, DataTable, Figure, RowChart, RowEntry, RowMark, reach};
 use crate::report::lineage::RunView;
-use crate::report::number::{Unit, grouped};
+use crate::report::number::{Unit, decimals, grouped};
 use crate::report::side_files::{EvalFile, EvalModel, EvalTask, LatencyFile, LatencyModel, TaskModel, short_name};
 use crate::words;
 use serde_json::Value;
@@ -49,7 +49,9 @@ fn shape_table(run: &RunView, several: bool) -> NamedTable {
     let count = |value: Option<u64>| value.and_then(|v| i64::try_from(v).ok()).map_or("–".to_string(), grouped);
     let before = history.written.as_ref().and_then(|written| written.parameters_before);
     let after = history.written.as_ref().and_then(|written| written.parameters_after);
-    rows.push(vec!["parameters".into(), count(before), "–".into(), count(after)]);
+    // Of a target that was reached exactly they are those of the written model.
+    let reached = shape_differences(history).is_some_and(|differences| differences.is_empty());
+    rows.push(vec!["parameters".into(), count(before), count(after.filter(|_| reached)), count(after)]);
     let header = ["", "source", "target", "exported"].map(String::from).to_vec();
     let title = if several { format!("Shape in {}", run.label) } else { "Shape".to_string() };
     NamedTable { title, table: DataTable { header, rows }, folded: false }
@@ -137,16 +139,17 @@ fn loss_table(eval: &EvalFile, domains: &[String]) -> NamedTable {
         "difference from the first".into(),
         "bits per byte".into(),
     ];
+    let decimal = |value: Option<f64>| value.map_or("–".to_string(), |value| decimals(value, 4));
     let row = |model: &EvalModel| {
         let loss = |name: &String| model.domains.iter().find(|d| d.domain == *name).and_then(|d| d.loss);
         let start = [
             short_name(&model.model),
             Unit::Count.optional(model.parameters),
-            Unit::Plain.optional(model.mean_loss),
+            decimal(model.mean_loss),
             difference(model),
-            Unit::Plain.optional(model.mean_bits_per_byte),
+            decimal(model.mean_bits_per_byte),
         ];
-        start.into_iter().chain(domains.iter().map(|name| Unit::Plain.optional(loss(name)))).collect()
+        start.into_iter().chain(domains.iter().map(|name| decimal(loss(name)))).collect()
     };
     let header = header.into_iter().chain(domains.iter().cloned()).collect();
     let rows = eval.models.iter().map(row).collect();
@@ -209,7 +212,10 @@ pub(super) fn latency(latency: &LatencyFile) -> Section {
     Section {
         id: "latency".into(),
         title: "Speed".into(),
-        about: format!("From `shearling bench latency`, as given with --latency: {machine}."),
+        about: format!(
+            "From `shearling bench latency`, as given with --latency: {machine}.{}",
+            latency.busy().map_or(String::new(), |busy| format!(" {busy}"))
+        ),
         figures,
         tables: vec![latency_table(latency)],
         ..Section::default()

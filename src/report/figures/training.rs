@@ -1,6 +1,6 @@
 //! How training went as such: learning rates, gradient norms, clipping, speed and memory; and the list of events.
 
-use super::{NamedTable, Over, Section, add, marks, run_dash, run_style, step_series};
+use super::{NamedTable, Over, Section, add, by_run, marks, run_dash, run_style, step_series};
 use crate::inspect::{Column, Steps};
 use crate::report::chart::{Caption, DataTable, Figure, LineSpec, Series};
 use crate::report::lineage::RunView;
@@ -75,7 +75,7 @@ fn grouped(runs: &[RunView], columns: Columns) -> Vec<Series> {
         };
         columns(&run.history.steps).into_iter().enumerate().map(line).collect::<Vec<_>>()
     };
-    runs.iter().flat_map(of_run).collect()
+    by_run(runs.iter().flat_map(of_run).collect())
 }
 
 fn one_column(figures: &mut Vec<Figure>, runs: &[RunView], spec: LineSpec, column: fn(&Steps) -> &Column) {

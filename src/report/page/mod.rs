@@ -71,6 +71,7 @@ fn write_head(head: &mut Markup, report: &Report, live: bool) {
 
 fn write_main(main: &mut Markup, report: &Report, sections: &[Section]) {
     section(main, "answers", "Answers", |out| {
+        report.not_joined().iter().for_each(|text| out.text_element("p", &[("class", &"muted")], text));
         let groups = report.answers();
         for (run, answers) in &groups {
             if groups.len() > 1 {

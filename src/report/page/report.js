@@ -53,6 +53,11 @@
     return significant(value, 4);
   }
 
+  // A value of a chart, with the decimals that all its values have.
+  const shown = (chart, value) =>
+    Number.isInteger(chart.decimals) && Number.isFinite(value) ? value.toFixed(chart.decimals).replace(/^-(0\.?0*)$/, "$1")
+      : format(chart.y.unit, value);
+
   // Series on and off.
   const isOn = (series) => !series.classList.contains("off");
 
@@ -160,13 +165,13 @@
         group.append(spot);
         layer.append(group);
         const span = series.low && series.low[found] < series.high[found]
-          ? ` (${format(chart.y.unit, series.low[found])} to ${format(chart.y.unit, series.high[found])})` : "";
+          ? ` (${shown(chart, series.low[found])} to ${shown(chart, series.high[found])})` : "";
         rows.push({
           classes: classes.replace("series", ""),
           glyph: series.glyph,
           name: several && !series.name.startsWith(series.run) ? `${series.run} · ${series.name}` : series.name,
           // A line without a point here says where its value is from.
-          value: format(chart.y.unit, series.y[found]) + span
+          value: shown(chart, series.y[found]) + span
             + (series.x[found] === x ? "" : ` at ${format("count", series.x[found])}`),
         });
       });

@@ -68,10 +68,18 @@ record! {
         pub tokens: Option<u64>,
         /// Reference loss.
         pub reference: Option<f64>,
-        /// Loss over reference.
+        /// Loss − reference; in runs of earlier versions 0 at the least where the mixer moved.
         pub excess: Option<f64>,
         /// From here on.
         pub proportion: Option<f64>,
+    }
+}
+
+impl DomainEval {
+    /// Loss − reference where an excess is told: it means the same at every evaluation, whatever version wrote it.
+    pub fn over_reference(&self) -> Option<f64> {
+        let difference = self.loss.zip(self.reference).map(|(loss, reference)| loss - reference);
+        self.excess.and(difference.or(self.excess))
     }
 }
 

@@ -1,8 +1,18 @@
 //! What happens in a run besides steps and evaluations.
 
-use super::lenient::{Items, record};
+use super::lenient::{Items, Named, record};
 use serde::{Deserialize, Serialize};
 use serde_json::Value;
+
+/// The reason of a notice that a bound on one update of the mix holds.
+pub const MAX_CHANGE: &str = "max_change";
+
+impl Mixed {
+    /// Whether it tells of a bounded mixer at its work, and of nothing that went wrong.
+    pub fn is_routine(&self) -> bool {
+        self.reason.as_deref() == Some(MAX_CHANGE)
+    }
+}
 
 record! {
     /// `start` and `resume`: what the run is.
@@ -19,6 +29,9 @@ record! {
         pub proportions: Vec<Option<f64>>,
         /// In that order.
         pub reference_losses: Option<Vec<Option<f64>>>,
+        /// On what they were measured, where they come from a file that says so.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub references: Option<ReferenceRows>,
         /// Identity of the data.
         pub data_fingerprint: Option<String>,
         /// `CPU`, `cuda:0`.
@@ -31,6 +44,24 @@ record! {
         pub target_shape: Value,
         /// Stages that made that model: name, steps, tokens.
         pub source_stages: Option<Vec<(String, u64, u64)>>,
+    }
+
+    /// On what reference losses were measured.
+    pub struct ReferenceRows {
+        /// Identity of the data.
+        pub data_fingerprint: Option<String>,
+        /// By domain.
+        pub domains: Named<ReferenceDomain>,
+    }
+
+    /// A reference loss as it was measured.
+    pub struct ReferenceDomain {
+        /// Rows that it is the mean of.
+        pub rows: Option<u64>,
+        /// Their target tokens.
+        pub tokens: Option<u64>,
+        /// Of that mean over rows.
+        pub standard_error: Option<f64>,
     }
 
     /// `save`.

@@ -15,7 +15,10 @@ mod masks;
 mod step;
 
 pub use eval::{DomainEval, Eval, ExpertState};
-pub use events::{Comparison, Divergence, Effect, Exhausted, Mixed, Reason, Rounding, Saved, Skipped, Start, Written};
+pub use events::{
+    Comparison, Divergence, Effect, Exhausted, MAX_CHANGE, Mixed, Reason, ReferenceDomain, ReferenceRows, Rounding,
+    Saved, Skipped, Start, Written,
+};
 pub use lenient::{Items, Named};
 pub use masks::{MaskState, ModuleMasks, Unit, Units};
 pub use step::{Constraint, DomainStep, GradientNorm, LearningRate, Routers, Sparsity, Step, StepLoss};

@@ -83,7 +83,7 @@ const EVAL_DOMAIN: [(&str, Number<DomainEval>); 5] = [
     ("standard_error", |r| r.standard_error),
     ("perplexity", |r| r.perplexity),
     ("reference", |r| r.reference),
-    ("excess", |r| r.excess),
+    ("excess", |r| r.over_reference()),
 ];
 
 /// Numbers of a module's masks in an evaluation.
