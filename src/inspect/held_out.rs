@@ -2,9 +2,9 @@
 //! data, by the fingerprint that a run (or a file of reference losses) records, and of as many rows.
 
 use super::evaluations::{DomainEval, Evaluation};
-use super::same_data::data_of_fingerprint;
 use crate::run_dir::record::ReferenceRows;
 use serde::Serialize;
+use std::hash::{DefaultHasher, Hash, Hasher};
 
 /// The held-out rows that a loss is of: equal for equal rows.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -39,6 +39,13 @@ pub struct HeldOutLoss {
     /// Its rows; none for a reference loss whose rows nobody recorded.
     #[serde(skip)]
     pub rows: Option<RowSet>,
+}
+
+/// What stands for data in a [`RowSet`], by its fingerprint.
+pub(super) fn data_of_fingerprint(fingerprint: &str) -> u64 {
+    let mut hasher = DefaultHasher::new();
+    fingerprint.hash(&mut hasher);
+    hasher.finish()
 }
 
 impl HeldOutLoss {

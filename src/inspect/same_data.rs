@@ -1,14 +1,8 @@
 //! Whether two runs used the same data.
 
+use super::held_out::data_of_fingerprint;
 use super::history::RunHistory;
 use std::hash::{DefaultHasher, Hash, Hasher};
-
-/// Of data by its fingerprint.
-pub(super) fn data_of_fingerprint(fingerprint: &str) -> u64 {
-    let mut hasher = DefaultHasher::new();
-    fingerprint.hash(&mut hasher);
-    hasher.finish()
-}
 
 /// Equal for runs of the same data. A run that does not say what its data was is only like itself.
 pub(super) fn data_of(history: &RunHistory) -> u64 {

@@ -6,8 +6,8 @@ use super::lineage::views;
 use crate::inspect::RunHistory;
 use serde_json::{Map, Value, json};
 
-/// The embedded data: `runs` (facts by run), `not_joined` (runs whose source none of the others wrote), `answers` (by pruning run, else by first run), `figures` (columns and cells
-/// by name).
+/// The embedded data: `runs` (facts by run), `answers` (by pruning run, else by first run), `figures` (columns and cells
+/// by name), and, where there are any, `not_joined` (runs whose source none of the others is known to have written).
 pub fn data(report: &Report) -> Value {
     let views = views(&report.runs);
     let runs = views.iter().map(|view| facts(&view.label, view.history)).collect::<Vec<_>>();
@@ -18,10 +18,15 @@ pub fn data(report: &Report) -> Value {
         .map(|figure| (figure.caption().id.clone(), figure.data()))
         .collect();
     let answers = report.answers().into_iter().map(|(run, answers)| json!({ "run": run, "answers": answers }));
-    json!({
-        "format_version": 1, "title": report.title, "runs": runs, "not_joined": report.not_joined(),
-        "answers": answers.collect::<Vec<_>>(), "figures": figures, "eval": report.eval, "latency": report.latency,
-    })
+    let mut data = json!({
+        "format_version": 1, "title": report.title, "runs": runs, "answers": answers.collect::<Vec<_>>(),
+        "figures": figures, "eval": report.eval, "latency": report.latency,
+    });
+    let apart = report.not_joined();
+    if let (Value::Object(data), false) = (&mut data, apart.is_empty()) {
+        data.insert("not_joined".to_string(), json!(apart));
+    }
+    data
 }
 
 /// What a run came to, without its columns: those are in the figures.

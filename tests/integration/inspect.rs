@@ -2,9 +2,11 @@
 //! damaged or half-written.
 
 use super::planted_run::{Plan, STANDARD_ERROR, VOCAB, cut_loss, recovered_loss, snapshot, source_loss};
+use super::report_compare::write_one_shot;
 use super::support::{shearling, succeed};
 use serde_json::{Value, json};
 use shearling::inspect::RunHistory;
+use shearling::run_dir::RunLock;
 use shearling_masks::{HardConcrete, MaskSet, MaskSpec, Shape, UnitKind};
 use std::path::{Path, PathBuf};
 
@@ -503,4 +505,55 @@ fn masks_of_a_7b_fit_a_terminal() {
         let cell = line.chars().filter(|c| "×█▓▒░·!".contains(*c)).count() / 42;
         assert_eq!(crossed, cell * if removed { 42 } else { 16 + 5 }, "{line}");
     }
+}
+
+#[test]
+fn what_holds_no_masks_is_called_by_its_name() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = write_one_shot(&folder.path().join("cut"));
+    let refused = |target: &Path| {
+        let output = shearling(&["inspect", "masks", target.to_str().unwrap()]);
+        assert_eq!(output.status.code(), Some(2));
+        String::from_utf8(output.stderr).unwrap()
+    };
+    let cut = refused(&run);
+    assert!(cut.contains("it was cut at once") && cut.contains("shearling inspect model"), "{cut}");
+    let file = folder.path().join("given");
+    for (content, kind) in [
+        ("[run]\ndirectory = 'a'\n", "it is a configuration (TOML) and no mask file"),
+        ("{\"a\": 1}", "it is a JSON file and no mask file"),
+        ("{\"type\": \"start\"}\n{\"type\": \"step\"}\n", "as metrics.jsonl is, and no mask file"),
+    ] {
+        std::fs::write(&file, content).unwrap();
+        let message = refused(&file);
+        assert!(message.contains(kind) && message.contains("give the folder of the run"), "{message}");
+    }
+    std::fs::write(&file, [0xff; 64]).unwrap();
+    assert!(!refused(&file).contains("and no mask file"), "what it is is not known");
+}
+
+#[test]
+fn a_live_run_is_called_running() {
+    if !Path::new("/proc/locks").exists() {
+        eprintln!("skipped: this system does not tell who holds a lock");
+        return;
+    }
+    let (_folder, run) = planted(&Plan::recovery());
+    let metrics = Path::new(&run).join("metrics.jsonl");
+    let text = std::fs::read_to_string(&metrics).unwrap();
+    let half: Vec<&str> = text.lines().take(text.lines().count() / 2).collect();
+    std::fs::write(&metrics, half.join("\n") + "\n").unwrap();
+    let found = |word: &str| {
+        let history = answer(&["inspect", "run", &run, "--json"]);
+        notes(&history).into_iter().filter(|note| note.contains(word)).collect::<Vec<_>>()
+    };
+    assert!(found("the run is running").is_empty());
+    let lock = RunLock::acquire(Path::new(&run)).unwrap();
+    let said = found("the run is running");
+    assert!(said.len() == 1 && said[0].starts_with("info: "), "{said:?}");
+    assert!(found("is not finished").is_empty());
+    let headline = succeed(&["inspect", "run", &run]);
+    assert!(headline.lines().next().unwrap().contains(", running (process "), "{headline}");
+    drop(lock);
+    assert!(found("the run is running").is_empty());
 }

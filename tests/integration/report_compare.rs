@@ -203,7 +203,7 @@ fn mean(of: fn(&str) -> f64) -> f64 {
 }
 
 /// What `prune.method = "magnitude"` leaves: a model with its card, and nothing else.
-fn write_one_shot(run: &Path) -> PathBuf {
+pub(super) fn write_one_shot(run: &Path) -> PathBuf {
     let model = run.join("pruned");
     std::fs::create_dir_all(&model).unwrap();
     std::fs::write(model.join("config.json"), "{}").unwrap();

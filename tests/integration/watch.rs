@@ -1,5 +1,6 @@
 //! `shearling watch` on planted runs: what it says of a run that stands, grows, is cut, is resumed, ends.
 
+use super::report_compare::write_one_shot;
 use super::support::{shearling, succeed, tiny_runs};
 use serde_json::{Value, json};
 use shearling::files::write_atomic;
@@ -138,6 +139,24 @@ fn a_real_run_that_is_over_ends_it_at_once() {
     let view = succeed(&["watch", "--once", run.to_str().unwrap()]);
     for said in ["cut to target", "intermediate", "λ1", "overall", "peak memory"] {
         assert!(view.contains(said), "{said} is not in\n{view}");
+    }
+}
+
+#[test]
+fn a_cut_at_once_has_nothing_to_watch() {
+    let folder = tempfile::tempdir().unwrap();
+    let run = write_one_shot(&folder.path().join("cut"));
+    for configured in [false, true] {
+        if configured {
+            std::fs::write(run.join("resolved.toml"), "[run]\ndirectory = 'cut'\n").unwrap();
+        }
+        for arguments in [&["watch"][..], &["watch", "--once"]] {
+            let stdout = succeed(&[arguments, &[run.to_str().unwrap()]].concat());
+            assert!(stdout.contains("finished: the model was cut at once"), "{stdout}");
+            assert!(stdout.trim_end().ends_with(&run.join("pruned").display().to_string()), "{stdout}");
+        }
+        let found = once(&run);
+        assert_eq!((&found["finished"], &found["one_shot"], &found["steps"]), (&true.into(), &true.into(), &0.into()));
     }
 }
 

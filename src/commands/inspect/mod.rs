@@ -1,5 +1,6 @@
 //! `shearling inspect model`, `inspect masks` and `inspect run`.
 
+mod evaluation_tables;
 mod expert_tables;
 mod gate_map;
 mod masks;

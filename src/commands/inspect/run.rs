@@ -3,7 +3,7 @@
 
 use super::run_csv::run_csv;
 use super::run_tables as tables;
-use super::{CsvTarget, expert_tables as experts};
+use super::{CsvTarget, evaluation_tables, expert_tables as experts};
 use crate::cli::arguments::InspectRun;
 use crate::cli::printer::for_stdout;
 use crate::cli::table::{Table, grouped, optional, ranges};
@@ -44,8 +44,8 @@ fn text(history: &RunHistory, terminal: Terminal) -> String {
     };
     let validation_title = format!(
         "validation loss by step, nats per token on held-out rows; ±: standard error{}{}",
-        tables::gates_said(history),
-        tables::sampled_said(history, width)
+        evaluation_tables::gates_said(history),
+        evaluation_tables::sampled_said(history, width)
     );
     let compared = history.stories.iter().any(|story| story.degradation.is_some() || story.recovered.is_some());
     let stories_title = match compared {
@@ -68,14 +68,14 @@ fn text(history: &RunHistory, terminal: Terminal) -> String {
         ("losses of an lte run", experts::losses(history)),
         ("units that run, on held-out rows; of 2, 4, 8 rows together", experts::evaluations(history)),
         ("units that run by layer, at the last evaluation", experts::layers(history)),
-        (&validation_title, tables::validation(history, width)),
+        (&validation_title, evaluation_tables::validation(history, width)),
         (&stories_title, stories),
         ("domains: what running few units costs", experts::domains(history)),
         ("share of each domain in the mix, by step", tables::proportions(history, width)),
         (
             "excess: validation loss − reference, nats per token (below 0: better than the reference); after \"yes\" the mix \
              moved",
-            tables::excess(history, width),
+            evaluation_tables::excess(history, width),
         ),
         (
             "constraint at the last step: sparsity by mask, the row furthest from its target, multipliers; the trend is of \

@@ -5,6 +5,7 @@
 //! whose last step is saved ends the watch. One that merely stopped does not: it may be resumed.
 
 mod draw;
+mod fit;
 
 use super::ExitStatus;
 use crate::cli::Printer;

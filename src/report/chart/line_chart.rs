@@ -4,6 +4,7 @@
 use super::caption::{Caption, DataTable, Form};
 use super::frame::{Area, drawing, label, x_axis, y_axis};
 use super::legend::{LegendEntry, entries};
+use super::line_spec::{LineSpec, Mark};
 use super::scale::Axis;
 use super::series::{Series, past_the_start};
 use super::style::{classes, glyph};
@@ -23,79 +24,6 @@ const DOTTED: usize = 41;
 const STEPPED_GLYPHS: usize = 3;
 /// Bands of more lines would hide one another.
 const BANDS: usize = 8;
-
-/// Something that happened at a place of the horizontal axis.
-#[derive(Clone, Debug)]
-pub struct Mark {
-    /// Where.
-    pub x: f64,
-    /// In which run.
-    pub run: String,
-    /// `save`, `resume`, `skip`, …
-    pub kind: String,
-    /// In words.
-    pub text: String,
-}
-
-/// How a line chart is to look.
-#[derive(Clone, Debug)]
-pub struct LineSpec {
-    caption: Caption,
-    x_label: String,
-    y_label: String,
-    unit: Unit,
-    log: bool,
-    include: Vec<f64>,
-    past_the_start: bool,
-    stepped: bool,
-}
-
-impl LineSpec {
-    /// A chart over `x_label`, a count.
-    pub fn new(caption: Caption, x_label: &str, y_label: &str, unit: Unit) -> LineSpec {
-        LineSpec {
-            caption,
-            x_label: x_label.into(),
-            y_label: y_label.into(),
-            unit,
-            log: false,
-            include: vec![],
-            past_the_start: false,
-            stepped: false,
-        }
-    }
-
-    /// With equal factors upwards, where all values are positive.
-    pub fn log(mut self) -> LineSpec {
-        self.log = true;
-        self
-    }
-
-    /// With an axis for what comes after the start, where the first values are so high that they would squeeze the rest:
-    /// what lies above is said in words. For losses, which fall.
-    pub fn past_the_start(mut self) -> LineSpec {
-        self.past_the_start = true;
-        self
-    }
-
-    /// For what holds from one point to the next: lines go sideways and then up or down.
-    pub fn stepped(mut self) -> LineSpec {
-        self.stepped = true;
-        self
-    }
-
-    /// With more to say below it.
-    pub fn explain(mut self, more: &str) -> LineSpec {
-        self.caption.about.push_str(more);
-        self
-    }
-
-    /// With these values on the vertical axis.
-    pub fn include(mut self, values: &[f64]) -> LineSpec {
-        self.include.extend(values);
-        self
-    }
-}
 
 /// A line chart, ready to be drawn.
 #[derive(Clone, Debug)]
@@ -329,7 +257,7 @@ impl LineChart {
             .map(|m| json!({ "x": m.x, "run": m.run, "kind": m.kind, "text": m.text }));
         json!({
             "kind": "line", "title": self.caption.title, "area": AREA, "x": self.x, "y": self.y,
-            "series": series.collect::<Vec<_>>(), "marks": marks.collect::<Vec<_>>(), "decimals": self.decimals(),
+            "series": series.collect::<Vec<_>>(), "marks": marks.collect::<Vec<_>>(),
         })
     }
 }

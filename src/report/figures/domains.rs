@@ -35,7 +35,7 @@ pub(super) fn section(runs: &[RunView]) -> Section {
     let caption = Caption::new("excess", "Excess loss", about);
     add(
         &mut figures,
-        LineSpec::new(caption, "step", "loss − reference, nats", Unit::Plain).include(&[0.0]),
+        LineSpec::new(caption, "step", "nats above reference", Unit::Plain).include(&[0.0]),
         excess(runs),
         vec![],
     );

@@ -53,10 +53,19 @@
     return significant(value, 4);
   }
 
-  // A value of a chart, with the decimals that all its values have.
-  const shown = (chart, value) =>
-    Number.isInteger(chart.decimals) && Number.isFinite(value) ? value.toFixed(chart.decimals).replace(/^-(0\.?0*)$/, "$1")
-      : format(chart.y.unit, value);
+  // Decimals that give the largest value of a chart four digits, so that its values line up; none where they need different
+  // ones.
+  function sharedDecimals(chart) {
+    const largest = Math.max(0, ...chart.series.map((series) => Math.max(0, ...series.y.filter(Number.isFinite).map(Math.abs))));
+    if (chart.y.unit !== "plain" || chart.y.log || largest < 0.01 || largest >= 1e5) return null;
+    return clamp(3 - Math.floor(Math.log10(largest)), 0, 5);
+  }
+
+  function shown(chart, value) {
+    if (chart.decimals === undefined) chart.decimals = sharedDecimals(chart);
+    if (chart.decimals === null || !Number.isFinite(value)) return format(chart.y.unit, value);
+    return value.toFixed(chart.decimals).replace(/^-(0\.?0*)$/, "$1");
+  }
 
   // Series on and off.
   const isOn = (series) => !series.classList.contains("off");
