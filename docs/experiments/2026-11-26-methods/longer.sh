@@ -18,7 +18,7 @@ compare() { # NAME MASK-STEPS STEPS-LEFT TEACHER? OVERRIDES...
     --set "model.source=$folder/cut/pruned" --set "train.steps=$steps" --set "train.warmup_steps=$((steps / 20))" \
     --set eval.every_steps=100 "${seeded[@]}" "${taught[@]}" >/dev/null
 }
-for seed in ${SEEDS:-0 1}; do
+for seed in ${SEEDS:-0 1 2}; do
   plain=(--set prune.method=activations --set prune.basis=units --set prune.norm_gain=false)
   compare activations 60 400 no "${plain[@]}"
   compare principal 60 400 no --set prune.method=activations
@@ -31,6 +31,14 @@ for seed in ${SEEDS:-0 1}; do
   compare anti-windup 60 60 no --set masks.anti_windup=true
   compare anti-windup-unbiased 60 60 no --set masks.anti_windup=true --set masks.count=unbiased
   compare no-noise 60 60 no --set masks.noise=none
+  deterministic=(--set masks.preset=deterministic)
+  compare deterministic 60 60 no "${deterministic[@]}"
+  compare deterministic-1 60 60 no "${deterministic[@]}" --set masks.largest_gate=1
+  compare deterministic-principal 60 60 no "${deterministic[@]}" --set prune.basis=principal
+  frozen=(--set masks.preset=top-k --set masks.frozen_weights=true)
+  compare top-k-frozen 60 60 no "${frozen[@]}"
+  compare top-k-frozen-20 20 100 no "${frozen[@]}"
+  compare top-k-frozen-380 20 380 no "${frozen[@]}"
 done
 for folder in longer/*/continued; do
   echo "$(dirname "$folder") $("$shearling" eval --json --data data --rows 64 "$folder/model" 2>/dev/null | python3 -c 'import json,sys; print(json.load(sys.stdin)["models"][0]["mean_loss"])')"
