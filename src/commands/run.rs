@@ -6,6 +6,7 @@ use super::export::{prune_one_shot, write_model};
 use super::finish::{finish, finish_at};
 use super::next_step::next_step;
 use super::observer::TerminalObserver;
+use super::ranks::{Quiet, begun_before, join, tell_end};
 use super::refusal::Origin;
 use super::resumed::{Resumed, resume, working_directory};
 use super::run_cost::time_taken;
@@ -13,24 +14,30 @@ use crate::cli::Printer;
 use crate::cli::arguments::{ConfigArguments, Run};
 use crate::cli::table::bytes;
 use crate::config::{self, RunConfig, Stage, validate};
+use crate::dist::{Place, World};
 use crate::export::{Written, folder_name};
 use crate::inspect::TimeTaken;
 use crate::lte::file::{FILE_NAME, is_lte};
 use crate::native::runtime::{device, threads};
 use crate::run_dir::layout::PRUNED;
 use crate::train::saved_run::{refuse_existing, write_config};
-use crate::train::{Setup, run as train_run};
+use crate::train::setup::Device;
+use crate::train::{Outcome, Setup, has_work, run as train_run};
 use anyhow::Context;
 use std::num::NonZeroU64;
 use std::path::Path;
 
-/// Runs a stage from the command line.
-pub fn run(arguments: &Run, stage: Stage) -> anyhow::Result<ExitStatus> {
+/// Runs a stage from the command line; as `place` among several processes, if it is one of them.
+pub fn run(arguments: &Run, stage: Stage, place: Option<&Place>) -> anyhow::Result<ExitStatus> {
     let printer = Printer::new(false);
-    let sets = &arguments.config.set;
-    let mut config = match &arguments.resume {
-        None => load(&arguments.config)?,
-        Some(folder) => match resume(folder, sets, stage, &printer)? {
+    let given = arguments.resume.is_none().then(|| load(&arguments.config)).transpose()?;
+    // The same command, started again, goes on with its run, which has these settings already.
+    let again = given.as_ref().and_then(|config| begun_before(place, config));
+    let sets = if again.is_some() { &[] } else { arguments.config.set.as_slice() };
+    let resumed = arguments.resume.as_ref().or(again.as_ref());
+    let mut config = match (resumed, given) {
+        (None, given) => given.map_or_else(|| load(&arguments.config), Ok)?,
+        (Some(folder), _) => match resume(folder, sets, stage, &printer)? {
             Resumed::Run(config) => *config,
             Resumed::Finished(model) => {
                 tell_finished(folder, stage, &printer);
@@ -46,15 +53,29 @@ pub fn run(arguments: &Run, stage: Stage) -> anyhow::Result<ExitStatus> {
     if let (Stage::Pretrain, Some(file)) = (stage, arguments.config.config.as_deref()) {
         require_source(&config, file)?;
     }
-    let resumes = arguments.resume.is_some();
+    let resumes = resumed.is_some();
     if !resumes {
         refuse_grouped(&config, stage)?;
     }
     let one_shot = config.cuts_at_once();
     let origin = if one_shot { Origin::OneShot } else { Origin::Run(config.run.directory.clone()) };
+    if !has_work(&config, stage, place.map_or(0, |place| place.rank)) {
+        return Ok(ExitStatus::Done);
+    }
+    // A cut at once is the work of one.
+    let place = place.filter(|_| !one_shot);
     let stop_at = arguments.stop_at.map(NonZeroU64::get);
     let as_given = config.clone();
-    let written = execute(config, stage, resumes, stop_at, &printer);
+    use_threads(&config);
+    let device = match place {
+        Some(place) => device::of_rank(&config.run.device, place.local_rank, place.local_size)?,
+        None => device::parse(&config.run.device)?,
+    };
+    let world = join(place, &config, device)?;
+    let written = execute_among(config, stage, resumes, stop_at, (&world, device), &printer);
+    if let Err(error) = &written {
+        tell_end(&world, error);
+    }
     if let Ok(Some(_)) = &written {
         let model = as_given.run.directory.join(folder_name(stage));
         printer.note(next_step(&as_given, stage, arguments.config.config.as_deref(), &model));
@@ -64,7 +85,7 @@ pub fn run(arguments: &Run, stage: Stage) -> anyhow::Result<ExitStatus> {
 
 /// Runs a stage to its end and writes its model; `None` when it stopped before its last step.
 pub fn execute(
-    mut config: RunConfig,
+    config: RunConfig,
     stage: Stage,
     resume: bool,
     stop_at: Option<u64>,
@@ -72,6 +93,18 @@ pub fn execute(
 ) -> anyhow::Result<Option<Written>> {
     use_threads(&config);
     let device = device::parse(&config.run.device)?;
+    execute_among(config, stage, resume, stop_at, (&World::alone(), device), printer)
+}
+
+/// The same by all ranks of a world, each on its device. Rank 0 writes the model.
+fn execute_among(
+    mut config: RunConfig,
+    stage: Stage,
+    resume: bool,
+    stop_at: Option<u64>,
+    (world, device): (&World, Device),
+    printer: &Printer,
+) -> anyhow::Result<Option<Written>> {
     if !resume {
         // A configuration of the other stage first: its folder is that stage's.
         validate(&config, stage)?;
@@ -79,7 +112,7 @@ pub fn execute(
     }
     // The run may be resumed from another folder.
     config.root_paths(&working_directory()?);
-    let setup = Setup::new(config, stage, device)?;
+    let setup = Setup::new(config, stage, device)?.among(world.clone())?;
     for warning in setup.warnings() {
         printer.warn(warning);
     }
@@ -90,11 +123,11 @@ pub fn execute(
         write_config(run, &setup.config)?;
         return Ok(Some(written));
     }
-    let label = stage.name();
-    let mut terminal = TerminalObserver::new(*printer, label, &setup.config);
-    let outcome = train_run(&setup, resume, stop_at, &mut terminal)?;
-    let result = terminal.result();
-    drop(terminal);
+    if !world.is_first() {
+        train_run(&setup, resume, stop_at, &mut Quiet::begin())?;
+        return Ok(None);
+    }
+    let (outcome, result) = shown(&setup, resume, stop_at, printer)?;
     if let Some(peak) = outcome.peak_memory_bytes {
         let predicted = outcome.predicted_memory.total_bytes();
         printer.note(format!("peak memory of the run {}, predicted {}", bytes(peak as f64), bytes(predicted)));
@@ -115,6 +148,21 @@ pub fn execute(
         return Ok(None);
     }
     write_model(&setup, &outcome, outcome.run.join(folder_name(stage)), printer).map(Some)
+}
+
+/// The run on the terminal, and what it did to the loss.
+fn shown(
+    setup: &Setup,
+    resume: bool,
+    stop_at: Option<u64>,
+    printer: &Printer,
+) -> anyhow::Result<(Outcome, Option<String>)> {
+    if let (false, ranks) = (setup.world.is_alone(), setup.world.size()) {
+        printer.note(format!("{ranks} ranks, each with the whole model (dist.strategy = \"ddp\")"));
+    }
+    let mut terminal = TerminalObserver::new(*printer, setup.stage.name(), &setup.config);
+    let outcome = train_run(setup, resume, stop_at, &mut terminal)?;
+    Ok((outcome, terminal.result()))
 }
 
 /// Refuses a source that another configuration is still to write, with the command that does.

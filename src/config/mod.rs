@@ -9,6 +9,7 @@
 
 mod advice;
 mod common_names;
+mod dist;
 mod error;
 mod known_keys;
 mod load;
@@ -22,6 +23,7 @@ mod resume_keys;
 mod tree;
 mod validate;
 
+pub use dist::*;
 pub use error::Error;
 pub use known_keys::known_keys;
 pub use load::{load, load_saved, parse, resolved_toml};

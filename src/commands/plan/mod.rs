@@ -7,6 +7,7 @@ mod by_need;
 mod experts;
 mod mix;
 mod places;
+mod ranks;
 mod report;
 mod rows;
 mod source;
@@ -67,6 +68,7 @@ pub fn run(arguments: &Plan) -> anyhow::Result<ExitStatus> {
         look_at_weights(&mut outline, whole);
     }
     let report = PlanReport::new(&outline, arguments, card);
+    outline.findings.problems.extend(report.rank_problems());
     printer.data(for_stdout(report.text(&outline)), || report.json(&outline));
     for warning in &report.warnings {
         printer.warn(warning);
