@@ -5,6 +5,8 @@
 use std::path::{Path, PathBuf};
 
 const CPP: &str = "src/native/cpp";
+/// The part that talks to other processes, with stubs of headers that libtorch's wheel lacks.
+const C10D: &str = "src/native/cpp/c10d";
 
 fn main() {
     println!("cargo:rerun-if-changed=src/build.rs");
@@ -12,7 +14,9 @@ fn main() {
     let Ok(libtorch) = std::env::var("DEP_TCH_LIBTORCH_LIB") else { return };
     // The checkout's `.libtorch` is a link; an installed binary must not depend on the checkout.
     let folder = std::fs::canonicalize(&libtorch).unwrap_or_else(|_| libtorch.into());
-    compile(&folder.with_file_name("include"));
+    let include = folder.with_file_name("include");
+    compile(&include);
+    compile_c10d(&include);
     println!("cargo:rustc-link-lib=dylib=torch_cpu");
     println!("cargo:rustc-link-lib=dylib=c10");
     println!("cargo:rustc-link-arg=-Wl,-rpath,{}", folder.display());
@@ -20,8 +24,29 @@ fn main() {
 
 /// Compiles every `.cpp` of the shim, optimised in every profile: a debug build trains too.
 fn compile(include: &Path) {
+    let mut build = shim(CPP, include);
+    // Sums may be reordered so that they vectorise; NaN and infinity keep their meaning.
+    // Together and unasked: gcc takes the first only beside the others, a test of each alone would drop it.
+    let reorder = ["-fassociative-math", "-fno-signed-zeros", "-fno-trapping-math", "-fno-math-errno"];
+    if std::env::var("CARGO_CFG_TARGET_ENV").is_ok_and(|env| env != "msvc") {
+        build.flags(reorder);
+    }
+    build.compile("shearling_shim");
+}
+
+/// Compiles what stands between us and libtorch's c10d. libtorch itself is built with Gloo; its header says so only where
+/// it is told.
+fn compile_c10d(include: &Path) {
+    let mut build = shim(C10D, include);
+    build.include(format!("{C10D}/stubs")).define("USE_DISTRIBUTED", None).define("USE_C10D_GLOO", None);
+    build.compile("shearling_c10d");
+}
+
+/// A compiler for the `.cpp` files of `folder`.
+fn shim(folder: &str, include: &Path) -> cc::Build {
+    let entries = std::fs::read_dir(folder);
     let mut files: Vec<PathBuf> =
-        std::fs::read_dir(CPP).map(|entries| entries.flatten().map(|entry| entry.path()).collect()).unwrap_or_default();
+        entries.map(|entries| entries.flatten().map(|entry| entry.path()).collect()).unwrap_or_default();
     files.retain(|file| file.extension().is_some_and(|end| end == "cpp"));
     files.sort();
     let mut build = cc::Build::new();
@@ -36,11 +61,6 @@ fn compile(include: &Path) {
     for folder in [include.to_path_buf(), include.join("torch/csrc/api/include")] {
         build.flag("-isystem").flag(folder.as_os_str());
     }
-    // Sums may be reordered so that they vectorise; NaN and infinity keep their meaning.
-    // Together and unasked: gcc takes the first only beside the others, a test of each alone would drop it.
-    let reorder = ["-fassociative-math", "-fno-signed-zeros", "-fno-trapping-math", "-fno-math-errno"];
-    if std::env::var("CARGO_CFG_TARGET_ENV").is_ok_and(|env| env != "msvc") {
-        build.flags(reorder);
-    }
-    build.flag_if_supported("-Wall").flag_if_supported("-Wextra").compile("shearling_shim");
+    build.flag_if_supported("-Wall").flag_if_supported("-Wextra");
+    build
 }

@@ -13,12 +13,13 @@
 //! ```
 //!
 //! Imports point down only: `cli`, `commands` → `train`, `eval`, `generate`, `prune`, `lte`, `export`, `inspect`, `report`
-//! → `model` → `config`, `hf`, `run_dir`, `native` → `files` and the crates `shearling_masks` and `shearling_domains`.
+//! → `model`, `dist` → `config`, `hf`, `run_dir`, `native` → `files` and the crates `shearling_masks` and `shearling_domains`.
 //! docs/architecture.md has the whole table, a test holds it.
 
 pub mod cli;
 pub mod commands;
 pub mod config;
+pub mod dist;
 pub mod eval;
 pub mod export;
 pub mod files;

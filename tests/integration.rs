@@ -24,6 +24,7 @@ mod integration {
     pub mod lte_pack;
     pub mod lte_seen;
     pub mod lte_train;
+    pub mod many_ranks;
     pub mod model_folders;
     pub mod parity;
     pub mod plan;

@@ -4,6 +4,20 @@ use super::terminal::size_of;
 use super::wrap::wrapped;
 use std::borrow::Cow;
 use std::io::{IsTerminal, Write};
+use std::sync::OnceLock;
+
+/// Which rank of how many this process is, of a run of several.
+static RANK: OnceLock<(usize, usize)> = OnceLock::new();
+
+/// Speaks as one rank of several from here on: only rank 0 says anything but errors, and errors name their rank.
+pub fn speak_as(rank: usize, size: usize) {
+    let _ = RANK.set((rank, size));
+}
+
+/// Whether another rank speaks for this one.
+pub fn is_quiet() -> bool {
+    RANK.get().is_some_and(|(rank, _)| *rank > 0)
+}
 
 /// Prints data to stdout and messages to stderr; a closed pipe ends the program as a success.
 #[derive(Clone, Copy, Debug)]
@@ -19,6 +33,9 @@ impl Printer {
 
     /// The answer of a command: `text`, or one JSON object.
     pub fn data(&self, text: impl std::fmt::Display, json: impl FnOnce() -> serde_json::Value) {
+        if is_quiet() {
+            return;
+        }
         let out = if self.json { format!("{:#}\n", json()) } else { text.to_string() };
         write_stdout(&out);
     }
@@ -33,11 +50,17 @@ impl Printer {
 
     /// A message for the person at the terminal, whose long lines are broken between words there.
     pub fn note(&self, message: impl std::fmt::Display) {
+        if is_quiet() {
+            return;
+        }
         let _ = writeln!(std::io::stderr(), "{}", for_stderr(message.to_string()));
     }
 
     /// A message that asks for attention.
     pub fn warn(&self, message: impl std::fmt::Display) {
+        if is_quiet() {
+            return;
+        }
         let text = for_stderr(format!("warning: {message}"));
         let _ = writeln!(std::io::stderr(), "{}", marked(text, "warning:", "33"));
     }
@@ -98,7 +121,8 @@ pub fn colours() -> bool {
 /// Prints an error with its causes, each once.
 pub fn error(error: &anyhow::Error) {
     let mut said = brief(&error.to_string()).to_string();
-    let mut text = format!("error: {said}");
+    let mark = RANK.get().map_or("error:".to_string(), |(rank, size)| format!("error (rank {rank} of {size}):"));
+    let mut text = format!("{mark} {said}");
     for cause in error.chain().skip(1) {
         let cause = brief(&cause.to_string()).to_string();
         if !said.contains(&cause) {
@@ -109,7 +133,7 @@ pub fn error(error: &anyhow::Error) {
     if said.contains("out of memory") {
         text.push_str("\n  hint: lower train.micro_batch_rows; `shearling plan` says what takes the memory");
     }
-    let _ = writeln!(std::io::stderr(), "{}", marked(for_stderr(text), "error:", "31"));
+    let _ = writeln!(std::io::stderr(), "{}", marked(for_stderr(text), &mark, "31"));
 }
 
 /// A message of libtorch without the stack of C++ calls that follows it.

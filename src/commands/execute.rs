@@ -2,20 +2,23 @@
 
 use super::export::{prune_one_shot, write_model};
 use super::observer::TerminalObserver;
+use super::ranks::Quiet;
 use super::resumed::working_directory;
 use super::run_cost::time_taken;
 use crate::cli::Printer;
 use crate::cli::table::bytes;
 use crate::config::{RunConfig, Stage, validate};
+use crate::dist::World;
 use crate::export::{Written, folder_name};
 use crate::inspect::TimeTaken;
 use crate::native::runtime::{device, threads};
 use crate::train::saved_run::{refuse_existing, write_config};
-use crate::train::{Setup, run as train_run};
+use crate::train::setup::Device;
+use crate::train::{Outcome, Setup, run as train_run};
 
 /// Runs a stage to its end and writes its model; `None` when it stopped before its last step.
 pub fn execute(
-    mut config: RunConfig,
+    config: RunConfig,
     stage: Stage,
     resume: bool,
     stop_at: Option<u64>,
@@ -23,6 +26,18 @@ pub fn execute(
 ) -> anyhow::Result<Option<Written>> {
     use_threads(&config);
     let device = device::parse(&config.run.device)?;
+    execute_among(config, stage, resume, stop_at, (&World::alone(), device), printer)
+}
+
+/// The same by all ranks of a world, each on its device. Rank 0 writes the model.
+pub(super) fn execute_among(
+    mut config: RunConfig,
+    stage: Stage,
+    resume: bool,
+    stop_at: Option<u64>,
+    (world, device): (&World, Device),
+    printer: &Printer,
+) -> anyhow::Result<Option<Written>> {
     if !resume {
         // A configuration of the other stage first: its folder is that stage's.
         validate(&config, stage)?;
@@ -30,7 +45,7 @@ pub fn execute(
     }
     // The run may be resumed from another folder.
     config.root_paths(&working_directory()?);
-    let setup = Setup::new(config, stage, device)?;
+    let setup = Setup::new(config, stage, device)?.among(world.clone())?;
     for warning in setup.warnings() {
         printer.warn(warning);
     }
@@ -41,11 +56,11 @@ pub fn execute(
         write_config(run, &setup.config)?;
         return Ok(Some(written));
     }
-    let label = stage.name();
-    let mut terminal = TerminalObserver::new(*printer, label, &setup.config);
-    let outcome = train_run(&setup, resume, stop_at, &mut terminal)?;
-    let result = terminal.result();
-    drop(terminal);
+    if !world.is_first() {
+        train_run(&setup, resume, stop_at, &mut Quiet::begin())?;
+        return Ok(None);
+    }
+    let (outcome, result) = shown(&setup, resume, stop_at, printer)?;
     if let Some(peak) = outcome.peak_memory_bytes {
         let predicted = outcome.predicted_memory.total_bytes();
         printer.note(format!("peak memory of the run {}, predicted {}", bytes(peak as f64), bytes(predicted)));
@@ -66,6 +81,21 @@ pub fn execute(
         return Ok(None);
     }
     write_model(&setup, &outcome, outcome.run.join(folder_name(stage)), printer).map(Some)
+}
+
+/// The run on the terminal, and what it did to the loss.
+fn shown(
+    setup: &Setup,
+    resume: bool,
+    stop_at: Option<u64>,
+    printer: &Printer,
+) -> anyhow::Result<(Outcome, Option<String>)> {
+    if let (false, ranks) = (setup.world.is_alone(), setup.world.size()) {
+        printer.note(format!("{ranks} ranks, each with the whole model (dist.strategy = \"ddp\")"));
+    }
+    let mut terminal = TerminalObserver::new(*printer, setup.stage.name(), &setup.config);
+    let outcome = train_run(setup, resume, stop_at, &mut terminal)?;
+    Ok((outcome, terminal.result()))
 }
 
 /// What is about to happen to who may have expected a training run.

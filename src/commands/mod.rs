@@ -24,6 +24,7 @@ mod output_file;
 mod place;
 pub mod plan;
 mod prepared_data;
+mod ranks;
 mod refusal;
 pub mod report;
 mod resumed;
@@ -52,15 +53,16 @@ pub enum ExitStatus {
 /// Runs a command; errors are exit code 2.
 pub fn run(command: Command, cuda: CudaLibrary) -> anyhow::Result<ExitStatus> {
     use crate::config::Stage;
-    let threads = threads::choose(command.threads());
+    let place = ranks::place(&command)?;
+    let threads = threads::choose(command.threads(), place.as_ref().map(ranks::sharing));
     match command {
         Command::Doctor(arguments) => doctor::run(&arguments, &cuda, &threads),
         Command::Data(arguments) => data::run(&arguments),
         Command::Init(arguments) => init::run(&arguments),
         Command::Plan(arguments) => plan::run(&arguments),
-        Command::Prune(arguments) => run::run(&arguments, Stage::Prune),
-        Command::Pretrain(arguments) => run::run(&arguments, Stage::Pretrain),
-        Command::Lte(arguments) => lte::run(&arguments),
+        Command::Prune(arguments) => run::run(&arguments, Stage::Prune, place.as_ref()),
+        Command::Pretrain(arguments) => run::run(&arguments, Stage::Pretrain, place.as_ref()),
+        Command::Lte(arguments) => lte::run(&arguments, place.as_ref()),
         Command::Export(arguments) => export::run(&arguments),
         Command::Eval(arguments) => eval::run(&arguments),
         Command::Generate(arguments) => generate::run(&arguments),

@@ -2,30 +2,38 @@
 
 use super::ExitStatus;
 use super::beside::{configurations_beside, plain};
-use super::execute::execute;
+use super::execute::{execute_among, use_threads};
 use super::finish::{finish, finish_at};
 use super::next_step::next_step;
+use super::ranks::{begun_before, join, tell_end};
 use super::refusal::Origin;
 use super::resumed::{Resumed, resume};
 use super::via;
 use crate::cli::Printer;
 use crate::cli::arguments::{ConfigArguments, Run};
 use crate::config::{self, RunConfig, Stage};
+use crate::dist::Place;
 use crate::export::folder_name;
 use crate::lte::file::{FILE_NAME, is_lte};
+use crate::native::runtime::device;
 use crate::run_dir::layout::PRUNED;
+use crate::train::has_work;
 use crate::train::saved_run::refuse_existing;
 use anyhow::Context;
 use std::num::NonZeroU64;
 use std::path::Path;
 
-/// Runs a stage from the command line.
-pub fn run(arguments: &Run, stage: Stage) -> anyhow::Result<ExitStatus> {
+/// Runs a stage from the command line; as `place` among several processes, if it is one of them.
+pub fn run(arguments: &Run, stage: Stage, place: Option<&Place>) -> anyhow::Result<ExitStatus> {
     let printer = Printer::new(false);
-    let sets = &arguments.config.set;
-    let mut config = match &arguments.resume {
-        None => load(&arguments.config)?,
-        Some(folder) => match resume(folder, sets, stage, &printer)? {
+    let given = arguments.resume.is_none().then(|| load(&arguments.config)).transpose()?;
+    // The same command, started again, goes on with its run, which has these settings already.
+    let again = given.as_ref().and_then(|config| begun_before(place, config));
+    let sets = if again.is_some() { &[] } else { arguments.config.set.as_slice() };
+    let resumed = arguments.resume.as_ref().or(again.as_ref());
+    let mut config = match (resumed, given) {
+        (None, given) => given.map_or_else(|| load(&arguments.config), Ok)?,
+        (Some(folder), _) => match resume(folder, sets, stage, &printer)? {
             Resumed::Run(config) => *config,
             Resumed::Finished(model) => {
                 tell_finished(folder, stage, &printer);
@@ -41,18 +49,31 @@ pub fn run(arguments: &Run, stage: Stage) -> anyhow::Result<ExitStatus> {
     if let (Stage::Pretrain, Some(file)) = (stage, arguments.config.config.as_deref()) {
         require_source(&config, file)?;
     }
-    let resumes = arguments.resume.is_some();
+    let resumes = resumed.is_some();
     if !resumes {
         refuse_grouped(&config, stage)?;
     }
     let one_shot = config.cuts_at_once();
     let origin = if one_shot { Origin::OneShot } else { Origin::Run(config.run.directory.clone()) };
+    if !has_work(&config, stage, place.map_or(0, |place| place.rank)) {
+        return Ok(ExitStatus::Done);
+    }
+    // A cut at once is the work of one.
+    let place = place.filter(|_| !one_shot);
     let stop_at = arguments.stop_at.map(NonZeroU64::get);
     if one_shot && stop_at.is_some() {
         printer.warn("--stop-at has no effect where a source is cut at once: no step is taken");
     }
     let as_given = config.clone();
     if stage == Stage::Prune && !config.prune.via.is_empty() {
+        if let Some(place) = place.filter(|place| place.size > 1) {
+            anyhow::bail!(
+                "prune.via is several runs, which one process does one after the other; this is rank {} of {}: start it without \
+                 a launcher, or do the runs by themselves (plan --config names them)",
+                place.rank,
+                place.size
+            );
+        }
         refuse_existing(&config.run.directory)?;
         match via::run_up_to_last(&config, arguments.config.config.as_deref(), &printer) {
             Ok(Some(last)) => config = last,
@@ -60,7 +81,16 @@ pub fn run(arguments: &Run, stage: Stage) -> anyhow::Result<ExitStatus> {
             Err(error) => return finish(Err(error), &origin, &printer),
         }
     }
-    let written = execute(config, stage, resumes, stop_at, &printer);
+    use_threads(&config);
+    let device = match place {
+        Some(place) => device::of_rank(&config.run.device, place.local_rank, place.local_size)?,
+        None => device::parse(&config.run.device)?,
+    };
+    let world = join(place, &config, device)?;
+    let written = execute_among(config, stage, resumes, stop_at, (&world, device), &printer);
+    if let Err(error) = &written {
+        tell_end(&world, error);
+    }
     if let Ok(Some(_)) = &written {
         let model = as_given.run.directory.join(folder_name(stage));
         printer.note(next_step(&as_given, stage, arguments.config.config.as_deref(), &model));

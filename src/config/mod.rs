@@ -9,6 +9,7 @@
 
 mod advice;
 mod common_names;
+mod dist;
 mod error;
 mod further;
 mod known_keys;
@@ -24,6 +25,7 @@ mod tree;
 mod validate;
 mod via;
 
+pub use dist::*;
 pub use error::Error;
 pub use known_keys::known_keys;
 pub use load::{load, load_saved, parse, resolved_toml};

@@ -1,5 +1,6 @@
 //! The tree of a run's configuration, one struct per TOML table. The doc line of a field is its reference.
 
+use super::dist::Dist;
 use super::lte::Lte;
 use super::pruning::{HiddenBasis, Masks, Prune, PruneMethod};
 use crate::files::DType;
@@ -50,6 +51,9 @@ pub struct RunConfig {
     /// What is kept of the run.
     #[serde(default)]
     pub checkpoint: Checkpoint,
+    /// How several processes do it together.
+    #[serde(default)]
+    pub dist: Dist,
 }
 
 /// `[run]`

@@ -7,6 +7,9 @@ use shearling_domains::MixerKind;
 use shearling_masks::MaskPreset;
 use std::num::NonZeroUsize;
 
+/// A longer wait for another rank is a mistake.
+const MOST_SECONDS: u64 = 7 * 24 * 3600;
+
 /// Which command the configuration is for.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub enum Stage {
@@ -248,6 +251,10 @@ fn check_rest(config: &RunConfig, problems: &mut Problems) {
     });
     problems.unless(config.eval.every_steps > 0 && config.eval.rows_per_domain > 0, || {
         "eval.every_steps and eval.rows_per_domain must be at least 1".to_string()
+    });
+    let timeout = config.dist.timeout_seconds;
+    problems.unless((1..=MOST_SECONDS).contains(&timeout), || {
+        format!("dist.timeout_seconds = {timeout} must be at least 1 and at most {MOST_SECONDS}, a week")
     });
     problems.unless(config.checkpoint.every_steps > 0, || "checkpoint.every_steps must be at least 1".to_string());
     problems.unless(config.prune.check_rows > 0, || "prune.check_rows must be at least 1".to_string());

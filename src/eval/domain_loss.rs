@@ -90,13 +90,28 @@ pub fn row_losses(
     micro_batch: usize,
     progress: &mut dyn FnMut(&str, usize, usize),
 ) -> Result<Vec<RowLosses>, TchError> {
+    dealt_row_losses(decoder, context, gates, domains, micro_batch, &|_| true, progress)
+}
+
+/// The same of some of the micro-batches, as `takes` says of their index over all domains; rows of the others have a loss
+/// of 0.
+pub fn dealt_row_losses(
+    decoder: &Decoder,
+    context: &ForwardContext,
+    gates: &ModelGates,
+    domains: &[EvalRows],
+    micro_batch: usize,
+    takes: &dyn Fn(usize) -> bool,
+    progress: &mut dyn FnMut(&str, usize, usize),
+) -> Result<Vec<RowLosses>, TchError> {
     let _no_grad = tch::no_grad_guard();
     let counts: Vec<usize> = domains.iter().map(|domain| domain.rows.size()[0] as usize).collect();
-    let (all, mut before) = (counts.iter().sum(), 0);
+    let (all, mut before, mut index) = (counts.iter().sum(), 0, 0..);
     let mut found = Vec::with_capacity(domains.len());
     for (domain, count) in domains.iter().zip(&counts) {
         let mut show = |done: usize| progress(&domain.domain, before + done, all);
-        found.push(domain_row_losses(decoder, context, gates, domain, micro_batch, &mut show)?);
+        let mut takes_next = || index.next().is_some_and(takes);
+        found.push(domain_row_losses(decoder, context, gates, domain, micro_batch, &mut takes_next, &mut show)?);
         before += count;
     }
     Ok(found)
@@ -108,13 +123,19 @@ fn domain_row_losses(
     gates: &ModelGates,
     domain: &EvalRows,
     micro_batch: usize,
+    takes_next: &mut dyn FnMut() -> bool,
     progress: &mut dyn FnMut(usize),
 ) -> Result<RowLosses, TchError> {
     let (count, tokens) = (domain.rows.size()[0], domain.rows.size()[1]);
     let mut sums: Vec<f64> = Vec::with_capacity(count as usize);
     for start in (0..count).step_by(micro_batch.max(1)) {
+        let here = (micro_batch as i64).min(count - start);
+        if !takes_next() {
+            sums.resize((start + here) as usize, 0.0);
+            continue;
+        }
         progress(sums.len());
-        let rows = domain.rows.f_narrow(0, start, (micro_batch as i64).min(count - start))?;
+        let rows = domain.rows.f_narrow(0, start, here)?;
         let x = decoder.residual_stream(&rows, context, gates)?;
         let losses = decoder.losses(&x, &rows, 1.0, gates)?.rows()?;
         let losses: Vec<f64> = Vec::try_from(losses.f_to_kind(tch::Kind::Double)?.f_to_device(Device::Cpu)?)?;

@@ -1,11 +1,11 @@
 //! Losses of a model with routers on held-out rows, and which experts ran for them.
 
 use super::meter::Meter;
-use crate::eval::{EvalRows, RowLosses, row_losses};
+use crate::eval::{EvalRows, RowLosses, dealt_row_losses};
 use crate::model::{Decoder, ForwardContext, ModelGates};
 use tch::TchError;
 
-/// As [`row_losses`], of a model whose routers decide; `meter` counts what they did.
+/// As [`dealt_row_losses`], of a model whose routers decide; `meter` counts what they did.
 ///
 /// # Errors
 /// libtorch's.
@@ -15,6 +15,7 @@ pub fn routed_row_losses(
     domains: &[EvalRows],
     micro_batch: usize,
     meter: &mut Meter,
+    takes: &dyn Fn(usize) -> bool,
     progress: &mut dyn FnMut(&str, usize, usize),
 ) -> Result<Vec<RowLosses>, TchError> {
     let mut failed = None;
@@ -25,10 +26,11 @@ pub fn routed_row_losses(
         failed = failed.take().or(counted.err());
         last = next.map(String::from);
     };
-    let found = row_losses(model, context, &ModelGates::none(), domains, micro_batch, &mut |domain, done, of| {
+    let mut show = |domain: &str, done: usize, of: usize| {
         count(Some(domain));
         progress(domain, done, of);
-    })?;
+    };
+    let found = dealt_row_losses(model, context, &ModelGates::none(), domains, micro_batch, takes, &mut show)?;
     count(None);
     failed.map_or(Ok(found), Err)
 }

@@ -2,6 +2,7 @@
 //! or never run (static pruning in disguise), and the union that several rows need together.
 
 use super::experts::Experts;
+use serde::{Deserialize, Serialize};
 use std::collections::BTreeMap;
 use tch::{Device, Kind, TchError, Tensor};
 
@@ -30,6 +31,15 @@ struct Layer {
     runs: Tensor,
     near: f64,
     tokens: f64,
+}
+
+/// What a meter has summed so far, to be added to what others have.
+#[derive(Clone, Debug, Default, PartialEq, Serialize, Deserialize)]
+pub struct Sums {
+    /// By layer: tokens that each expert ran for, scores near the threshold, tokens.
+    layers: BTreeMap<usize, (Vec<f64>, f64, f64)>,
+    domains: BTreeMap<String, (f64, f64)>,
+    unions: BTreeMap<i64, (f64, f64)>,
 }
 
 /// What a meter has counted; shares of living units, means over layers and tokens.
@@ -91,6 +101,49 @@ impl Meter {
             }
         }
         Ok(())
+    }
+
+    /// The sums so far.
+    ///
+    /// # Errors
+    /// libtorch's.
+    pub fn sums(&self) -> Result<Sums, TchError> {
+        let layer = |(layer, sums): (&usize, &Layer)| -> Result<_, TchError> {
+            Ok((*layer, (Vec::try_from(sums.runs.f_to_device(Device::Cpu)?)?, sums.near, sums.tokens)))
+        };
+        let layers = self.layers.iter().map(layer).collect::<Result<_, _>>()?;
+        Ok(Sums { layers, domains: self.domains.clone(), unions: self.unions.clone() })
+    }
+
+    /// A meter that has counted all that these have, with the experts of this one.
+    ///
+    /// # Errors
+    /// libtorch's.
+    pub fn of_all(self, all: &[Sums]) -> Result<Meter, TchError> {
+        let device = self.living.device();
+        let mut total =
+            Meter { living: self.living, layers: BTreeMap::new(), domains: BTreeMap::new(), unions: BTreeMap::new() };
+        for sums in all {
+            for (layer, (runs, near, tokens)) in &sums.layers {
+                let runs = Tensor::f_from_slice(runs)?.f_to_device(device)?;
+                match total.layers.get_mut(layer) {
+                    Some(found) => {
+                        found.runs = found.runs.f_add(&runs)?;
+                        (found.near, found.tokens) = (found.near + near, found.tokens + tokens);
+                    }
+                    None => _ = total.layers.insert(*layer, Layer { runs, near: *near, tokens: *tokens }),
+                }
+            }
+            for (name, (sum, count)) in &sums.domains {
+                let found = total.domains.entry(name.clone()).or_default();
+                *found = (found.0 + sum, found.1 + count);
+            }
+            for (rows, (sum, count)) in &sums.unions {
+                let found = total.unions.entry(*rows).or_default();
+                *found = (found.0 + sum, found.1 + count);
+            }
+        }
+        Ok(total)
     }
 
     /// What was counted; `None` if nothing was.
@@ -158,6 +211,14 @@ mod tests {
         near(found.always_on, (1.0 / 3.0 + 1.0) / 2.0);
         near(found.always_off, 0.0);
         assert!(!found.unions.contains_key(&4));
+
+        // Two that have counted a part each are one that has counted all.
+        let mut parts = [(); 2].map(|()| Meter::new(&experts(5), Device::Cpu).unwrap());
+        parts[0].add("a", &[(0, first.view([2, 2, 3]))]).unwrap();
+        parts[1].add("b", &[(1, Tensor::full([2, 2, 3], 9.0, (Kind::Float, Device::Cpu)))]).unwrap();
+        let sums: Vec<Sums> = parts.iter().map(|part| part.sums().unwrap()).collect();
+        let [part, _] = parts;
+        assert_eq!(part.of_all(&sums).unwrap().densities().unwrap().unwrap(), found);
         assert!(Meter::new(&experts(5), Device::Cpu).unwrap().densities().unwrap().is_none());
     }
 }

@@ -2,10 +2,12 @@
 //!
 //! ```text
 //! runtime   the machine: devices, CUDA library, memory, threads and how they wait, dtypes in hardware
+//! c10d      other processes: libtorch's store and its collectives
 //! ops       the arithmetic: each operation with its reference of plain tch operators, and the test that compares the two
-//! shim      the border to C++ that both cross
+//! shim      the border to C++ that all cross
 //! ```
 
+pub mod c10d;
 pub mod ops;
 pub mod runtime;
 mod shim;

@@ -53,6 +53,11 @@ impl RunDir {
         Ok(RunDir { root: root.to_owned(), checkpoints: root.join(CHECKPOINTS) })
     }
 
+    /// The folder of a run that another process holds; nothing is looked at.
+    pub fn of_another(root: &Path) -> RunDir {
+        RunDir { root: root.to_owned(), checkpoints: root.join(CHECKPOINTS) }
+    }
+
     /// The folder.
     pub fn root(&self) -> &Path {
         &self.root
@@ -139,7 +144,8 @@ impl RunDir {
         Ok(leftovers.len())
     }
 
-    fn step_path(&self, step: u64) -> PathBuf {
+    /// Where a step is, or would be.
+    pub fn step_path(&self, step: u64) -> PathBuf {
         self.checkpoints.join(step_name(step))
     }
 }

@@ -25,6 +25,15 @@ pub enum Error {
     /// Grouping and routers.
     #[error(transparent)]
     Lte(#[from] crate::lte::Error),
+    /// The other ranks.
+    #[error(transparent)]
+    Ranks(#[from] crate::dist::Error),
+    /// Data that another rank could not read.
+    #[error("rank {rank} could not read its data, and all ranks end together; its own message says why")]
+    DataElsewhere {
+        /// The rank.
+        rank: usize,
+    },
     /// libtorch.
     #[error("libtorch: {0}")]
     Tch(#[from] tch::TchError),

@@ -8,9 +8,10 @@ use super::decide::Intervals;
 use super::mix_notices::MixNotice;
 use super::teacher::Teacher;
 use super::trainer::Trainer;
-use crate::eval::{DomainLoss, RowLosses, mean_loss, row_losses};
+use crate::dist::{Error as RankError, World};
+use crate::eval::{DomainLoss, RowLosses, dealt_row_losses, mean_loss};
 use crate::lte::evaluate::routed_row_losses;
-use crate::lte::meter::{Densities, Meter};
+use crate::lte::meter::{Densities, Meter, Sums};
 use crate::model::ModelGates;
 use crate::model::router::RouterForward;
 use serde::{Deserialize, Serialize};
@@ -112,12 +113,14 @@ impl Trainer {
         let mixer_updated = intervals.updates_mixer(self.counters.step);
         let excess = self.over_reference(&domains);
         if !mixer_updated {
+            self.check_replicas(true)?;
             return Ok(EvalReport { experts, row_losses, ..self.report(gates, domains, excess, false)? });
         }
         let measured: Vec<Option<Measured>> = domains.iter().map(measured).collect();
         let before = self.mixer.proportions().to_vec();
         let update = self.mixer.update(&measured);
         self.loader.set_proportions(&update.proportions)?;
+        self.check_replicas(true)?;
         let mix_notices = self.mix_watch.look(&self.domains, &self.mixer, &before, &update);
         Ok(EvalReport { mix_notices, experts, row_losses, ..self.report(gates, domains, excess, true)? })
     }
@@ -128,7 +131,12 @@ impl Trainer {
         let domains = summaries(&rows);
         let excess = self.over_reference(&domains);
         let micro_batch = self.config.train.micro_batch();
-        let held_out = |teacher: &Teacher| teacher.held_out_loss(&self.eval_rows, micro_batch, progress);
+        let (world, rows_of_all) = (&self.exchange.world, &self.eval_rows);
+        let held_out = |teacher: &Teacher| -> Result<_, Error> {
+            let takes = |index| world.takes(index);
+            let found = teacher.held_out_losses(rows_of_all, micro_batch, &takes, progress)?;
+            Ok(mean_loss(&summaries(&of_all_ranks(world, found)?)))
+        };
         let teacher = self.teacher.as_ref().map(held_out).transpose()?.flatten();
         let report = self.report(EvalGates::Plain, domains, excess, false)?;
         Ok(EvalReport { row_losses: Some(by_domain(rows)), teacher, ..report })
@@ -195,13 +203,15 @@ impl Trainer {
         let gates = ModelGates::new(&self.model_config, &gates)?;
         let micro_batch = self.config.train.micro_batch();
         let mut show = |_: &str, done: usize, of: usize| progress(what, done, of);
+        let (world, model, context, rows) = (&self.exchange.world, &self.model, &self.context, &self.eval_rows);
+        let takes = |index| world.takes(index);
         let Some(routers) = self.routers.as_ref().filter(|_| how == EvalGates::Experts) else {
-            let rows = row_losses(&self.model, &self.context, &gates, &self.eval_rows, micro_batch, &mut show)?;
-            return Ok((rows, None));
+            let found = dealt_row_losses(model, context, &gates, rows, micro_batch, &takes, &mut show)?;
+            return Ok((of_all_ranks(world, found)?, None));
         };
         let mut meter = Meter::new(routers.experts(), self.device)?;
-        let rows = routed_row_losses(&self.model, &self.context, &self.eval_rows, micro_batch, &mut meter, &mut show)?;
-        Ok((rows, meter.densities()?))
+        let found = routed_row_losses(model, context, rows, micro_batch, &mut meter, &takes, &mut show)?;
+        Ok((of_all_ranks(world, found)?, counted_by_all(world, meter)?.densities()?))
     }
 
     fn report(
@@ -239,6 +249,27 @@ impl Trainer {
         };
         masks.spec().modules().iter().map(|spec| Ok((spec.module.to_string(), rows(spec.module)?))).collect()
     }
+}
+
+/// The losses of all rows, of which each rank has some and zeros for the others.
+fn of_all_ranks(world: &World, mut found: Vec<RowLosses>) -> Result<Vec<RowLosses>, Error> {
+    let own: Vec<f64> = found.iter().flat_map(|domain| domain.rows.iter().copied()).collect();
+    let mut all = world.sums(&own)?.into_iter();
+    for row in found.iter_mut().flat_map(|domain| &mut domain.rows) {
+        *row = all.next().unwrap_or(f64::NAN);
+    }
+    Ok(found)
+}
+
+/// What the experts of all ranks did.
+fn counted_by_all(world: &World, meter: Meter) -> Result<Meter, Error> {
+    if world.is_alone() {
+        return Ok(meter);
+    }
+    let garbled = |error: serde_json::Error| RankError::Garbled(error.to_string());
+    let own = serde_json::to_string(&meter.sums()?).map_err(garbled)?;
+    let all = world.texts(&own)?.iter().map(|text| serde_json::from_str::<Sums>(text)).collect::<Result<Vec<_>, _>>();
+    Ok(meter.of_all(&all.map_err(garbled)?)?)
 }
 
 fn summaries(rows: &[RowLosses]) -> Vec<DomainLoss> {

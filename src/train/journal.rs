@@ -13,7 +13,8 @@ use std::path::Path;
 /// The records of a run, on their way out.
 #[derive(Debug)]
 pub struct Journal {
-    metrics: MetricsFile,
+    /// None in a rank that writes nothing.
+    metrics: Option<MetricsFile>,
     events: Option<EventLog>,
     /// Whether the last event could not be written.
     failing: bool,
@@ -26,10 +27,15 @@ impl Journal {
     /// # Errors
     /// The metrics cannot be read or written.
     pub fn open(run: &Path, step: u64, tensorboard: bool) -> Result<Journal, Error> {
-        let metrics = MetricsFile::open(run, step)?;
+        let metrics = Some(MetricsFile::open(run, step)?);
         let mut journal = Journal { metrics, events: None, failing: false, warning: None };
         journal.take_events(tensorboard.then(|| EventLog::open(run)));
         Ok(journal)
+    }
+
+    /// Writes nothing: another rank does.
+    pub fn nowhere() -> Journal {
+        Journal { metrics: None, events: None, failing: false, warning: None }
     }
 
     /// Opens the files of a run that has ended after `step` steps, to add to them.
@@ -38,7 +44,7 @@ impl Journal {
     /// The metrics cannot be written.
     pub fn after(run: &Path, step: u64, tensorboard: bool) -> Result<Journal, Error> {
         let mut journal =
-            Journal { metrics: MetricsFile::append_to(run)?, events: None, failing: false, warning: None };
+            Journal { metrics: Some(MetricsFile::append_to(run)?), events: None, failing: false, warning: None };
         journal.take_events(tensorboard.then(|| EventLog::after(run, step)));
         Ok(journal)
     }
@@ -56,8 +62,9 @@ impl Journal {
     /// # Errors
     /// The metrics cannot be written.
     pub fn write(&mut self, record: &Record) -> Result<(), Error> {
+        let Some(metrics) = &mut self.metrics else { return Ok(()) };
         let record = &record.clone().stamped();
-        self.metrics.write(record)?;
+        metrics.write(record)?;
         let Some(events) = &mut self.events else { return Ok(()) };
         match events.write(record) {
             Ok(()) => self.failing = false,

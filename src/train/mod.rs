@@ -12,9 +12,11 @@
 
 pub mod calibration;
 pub mod checkpoint;
+mod deal;
 pub mod decide;
 mod error;
 pub mod evaluation;
+mod exchange;
 pub mod fit;
 mod guard;
 pub mod journal;
@@ -29,6 +31,7 @@ pub mod optimizer;
 mod outcome;
 pub mod outline;
 pub mod phases;
+mod ranks;
 mod recovery_advice;
 pub mod references;
 pub mod routers;
@@ -41,6 +44,7 @@ pub mod setup;
 mod start;
 mod start_routed;
 pub mod step;
+mod step_of_all;
 mod teacher;
 pub mod tensorboard;
 pub mod trainer;
@@ -48,6 +52,7 @@ pub mod watchdog;
 mod weights;
 pub mod written_dtype;
 
+pub use deal::{check_deal, has_work};
 pub use error::Error;
 pub use observer::Observer;
 pub use outcome::Outcome;

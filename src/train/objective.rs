@@ -20,7 +20,7 @@ use shearling_domains::Batch;
 use shearling_masks::{Lagrangian, NoiseKey};
 use tch::{TchError, Tensor};
 
-/// Sums over the tokens of every row of a batch `[rows]`, on the device.
+/// Sums over the tokens of every row of a batch `[rows]`, on the device; of rows that another rank does, zeros.
 pub(super) struct RowSums {
     /// Of the cross entropy.
     pub(super) losses: Tensor,
@@ -29,7 +29,7 @@ pub(super) struct RowSums {
 }
 
 impl Trainer {
-    /// Forward and backward of all micro-batches.
+    /// Forward and backward of all micro-batches that are this rank's. Their noise is that of their place in the batch.
     pub(super) fn accumulate(&mut self, batch: &Batch, step: u64) -> Result<RowSums, Error> {
         let tokens = batch.sequence_length;
         let scale = 1.0 / (batch.rows * loss::targets_per_row(tokens)) as f64;
@@ -37,7 +37,9 @@ impl Trainer {
         let ids: Vec<i64> = batch.tokens.iter().map(|id| i64::from(*id)).collect();
         let ids = Tensor::f_from_slice(&ids)?.f_view([-1, tokens as i64])?.f_to_device(self.device)?;
         let (mut losses, mut divergences) = (Vec::new(), Vec::new());
-        for (micro_batch, start) in (0..batch.rows as i64).step_by(micro as usize).enumerate() {
+        let world = self.exchange.world.clone();
+        let all = (0..batch.rows as i64).step_by(micro as usize).enumerate();
+        for (micro_batch, start) in all.filter(|(index, _)| world.takes(*index)) {
             let ids = ids.f_narrow(0, start, micro.min(batch.rows as i64 - start))?;
             let (gates, links) = self.drawn_gates(step, micro_batch as u64)?;
             self.clock.mark(Phase::Masks);
@@ -58,12 +60,14 @@ impl Trainer {
             drop(self.model.take_router_logits());
             self.clock.mark(Phase::Backward);
             links.map_or(Ok(()), |links| links.backward())?;
-            losses.push(found.rows()?);
-            divergences.extend(found.row_divergences()?);
+            losses.push((start, found.rows()?));
+            divergences.extend(found.row_divergences()?.map(|found| (start, found)));
             self.clock.mark(Phase::Masks);
         }
-        let divergences = if divergences.is_empty() { None } else { Some(Tensor::f_cat(&divergences, 0)?) };
-        Ok(RowSums { losses: Tensor::f_cat(&losses, 0)?, divergences })
+        let rows = batch.rows as i64;
+        let without = || Error::Mismatch("a rank has no micro-batch of a step".to_string());
+        let losses = spread(rows, &losses)?.ok_or_else(without)?;
+        Ok(RowSums { losses, divergences: spread(rows, &divergences)? })
     }
 
     fn observe_routers(&mut self, ids: &Tensor) -> Result<(), TchError> {
@@ -96,14 +100,43 @@ impl Trainer {
         Ok((gates, Some(links)))
     }
 
-    /// Backward of the Lagrangian.
+    /// Backward of the Lagrangian: once, in rank 0, whose gradient then goes to all with those of the tokens.
     pub(super) fn constrain(&mut self, step: u64) -> Result<Option<Lagrangian>, Error> {
         let Some(masks) = &mut self.masks else { return Ok(None) };
         let lagrangian = masks.set.lagrangian(step)?;
-        if lagrangian.loss.requires_grad() {
+        if lagrangian.loss.requires_grad() && self.exchange.world.is_first() {
             lagrangian.loss.f_backward()?;
         }
         self.clock.mark(Phase::Masks);
         Ok(Some(lagrangian))
+    }
+}
+
+/// A vector of `rows` with parts, in order, in their places, and zeros elsewhere.
+fn spread(rows: i64, parts: &[(i64, Tensor)]) -> Result<Option<Tensor>, TchError> {
+    let Some((_, first)) = parts.first() else { return Ok(None) };
+    let _no_grad = tch::no_grad_guard();
+    if parts.iter().map(|(_, part)| part.numel() as i64).sum::<i64>() == rows {
+        return Tensor::f_cat(&parts.iter().map(|(_, part)| part).collect::<Vec<_>>(), 0).map(Some);
+    }
+    let all = Tensor::f_zeros([rows], (first.kind(), first.device()))?;
+    for (start, part) in parts {
+        all.f_narrow(0, *start, part.numel() as i64)?.f_copy_(part)?;
+    }
+    Ok(Some(all))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn parts_come_to_their_places() {
+        let part = |values: &[f32]| Tensor::from_slice(values);
+        let all = spread(5, &[(0, part(&[3.0])), (3, part(&[1.0, 2.0]))]).unwrap().unwrap();
+        assert_eq!(Vec::<f32>::try_from(all).unwrap(), [3.0, 0.0, 0.0, 1.0, 2.0]);
+        let whole = spread(3, &[(0, part(&[1.0])), (1, part(&[2.0, 3.0]))]).unwrap().unwrap();
+        assert_eq!(Vec::<f32>::try_from(whole).unwrap(), [1.0, 2.0, 3.0]);
+        assert!(spread(5, &[]).unwrap().is_none());
     }
 }

@@ -1,5 +1,5 @@
 //! How a run folder is opened: a new one for a new run, the one that is there for a run that is resumed. Nothing is
-//! written before everything that could be refused has been.
+//! written before everything that could be refused has been. Of several ranks the first holds the folder and its lock.
 
 use super::Error;
 use super::checkpoint::standing;
@@ -15,16 +15,18 @@ use super::trainer::Trainer;
 use crate::files::{ensure_space, write_atomic};
 use crate::run_dir::layout::{CHECKPOINTS, METRICS, SNAPSHOTS, claimed_step};
 use crate::run_dir::record::{Record, What};
-use crate::run_dir::{RunDir, RunLock, STEPS_AT_ONCE, StepDir, Verify};
+use crate::run_dir::{Latest, RunDir, RunLock, STEPS_AT_ONCE, StepDir, Verify};
+use serde::{Deserialize, Serialize};
 use std::path::Path;
 
 /// A run folder that is ours, and the run in it.
 pub(super) struct Opened {
     pub folder: RunDir,
-    pub _lock: RunLock,
+    /// Of the rank that writes.
+    pub _lock: Option<RunLock>,
     pub trainer: Trainer,
     /// Where the run continues from; none at its start.
-    pub checkpoint: Option<StepDir>,
+    pub checkpoint: Option<u64>,
 }
 
 /// What there is to do in a run folder.
@@ -35,28 +37,74 @@ pub(super) enum Opening {
     Done(Box<Outcome>),
 }
 
-/// Opens the folder of `setup`, to start a run there or to resume the one that is there.
+/// What is found in the place of a run's folder.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize, Deserialize)]
+enum Found {
+    /// No run.
+    Nothing,
+    /// One that ended before its first checkpoint: it has nothing to continue from, and nothing to lose.
+    NothingSaved,
+    /// One that goes on from this step.
+    Step(u64),
+    /// One that has nothing left to do after this step.
+    Done(u64),
+}
+
+/// What the rank that writes holds of a folder that is there.
+struct Held {
+    folder: RunDir,
+    lock: RunLock,
+    latest: Latest,
+}
+
+/// Opens the folder of `setup`, to start a run there or to resume the one that is there. Rank 0 looks and writes, the
+/// others do as it says.
 pub(super) fn open(
     setup: &Setup,
     resume: bool,
     intervals: &Intervals,
     observer: &mut dyn Observer,
 ) -> Result<Opening, Error> {
-    if resume { reopen(setup, intervals, observer) } else { start(setup, observer) }
+    let root = &setup.config.run.directory;
+    let mut held = None;
+    let found = setup.world.told(|| if resume { hold(setup, intervals, &mut held, observer) } else { free(setup) })?;
+    let trainer = match found {
+        // The trainer comes first: a run that cannot start leaves no folder behind.
+        Found::Nothing | Found::NothingSaved => {
+            Trainer::starting(setup, &mut |what, done, of| observer.measuring(what, done, of))
+        }
+        Found::Step(step) => restore(setup, held.as_ref(), step),
+        Found::Done(step) => return Ok(Opening::Done(Box::new(done(setup, step)?))),
+    };
+    let mut trainer = trainer?;
+    trainer.agree_on_start()?;
+    let checkpoint = if let Found::Step(step) = found { Some(step) } else { None };
+    let mut mine = None;
+    setup.world.told(|| {
+        mine = Some(claim(setup, found, held, observer)?);
+        Ok::<(), Error>(())
+    })?;
+    let (folder, lock) = match mine {
+        Some((folder, lock)) => (folder, Some(lock)),
+        None => (RunDir::of_another(root), None),
+    };
+    Ok(Opening::Run(Box::new(Opened { folder, _lock: lock, trainer, checkpoint })))
 }
 
-fn start(setup: &Setup, observer: &mut dyn Observer) -> Result<Opening, Error> {
+/// A new run finds nothing in its place.
+fn free(setup: &Setup) -> Result<Found, Error> {
     refuse_existing(&setup.config.run.directory)?;
     ensure_space(&setup.config.run.directory, run_bytes(setup))?;
-    // The trainer comes first: a run that cannot start leaves no folder behind.
-    let trainer = Trainer::starting(setup, &mut |what, done, of| observer.measuring(what, done, of))?;
-    let folder = RunDir::create(&setup.config.run.directory)?;
-    let lock = RunLock::acquire(folder.root())?;
-    write_config(folder.root(), &setup.config)?;
-    Ok(Opening::Run(Box::new(Opened { folder, _lock: lock, trainer, checkpoint: None })))
+    Ok(Found::Nothing)
 }
 
-fn reopen(setup: &Setup, intervals: &Intervals, observer: &mut dyn Observer) -> Result<Opening, Error> {
+/// Takes hold of the folder of a run and looks where it stands.
+fn hold(
+    setup: &Setup,
+    intervals: &Intervals,
+    held: &mut Option<Held>,
+    observer: &mut dyn Observer,
+) -> Result<Found, Error> {
     let folder = RunDir::open(&setup.config.run.directory)?;
     let lock = RunLock::acquire(folder.root())?;
     folder.remove_leftovers()?;
@@ -66,34 +114,64 @@ fn reopen(setup: &Setup, intervals: &Intervals, observer: &mut dyn Observer) -> 
     for skipped in &latest.skipped {
         observer.noted(&format!("the checkpoint of step {} is broken{fate}: {}", skipped.step, skipped.reason));
     }
-    let Some(step) = latest.step else {
-        refuse_lost_checkpoints(folder.root(), latest.skipped.len())?;
-        return begin_again(setup, folder, lock, observer);
+    let found = match latest.step.as_ref().map(StepDir::step) {
+        None => {
+            refuse_lost_checkpoints(folder.root(), latest.skipped.len())?;
+            Found::NothingSaved
+        }
+        Some(step) if intervals.stops(step, false) => {
+            write_config(folder.root(), &setup.config)?;
+            Found::Done(step)
+        }
+        Some(step) => Found::Step(step),
     };
-    if intervals.stops(step.step(), false) {
-        write_config(folder.root(), &setup.config)?;
-        return Ok(Opening::Done(Box::new(outcome_at(setup, &folder, &step)?)));
+    *held = Some(Held { folder, lock, latest });
+    Ok(found)
+}
+
+/// The run at a step. Whoever holds the folder has checked the step's hashes; the others look that it is all there.
+fn restore(setup: &Setup, held: Option<&Held>, step: u64) -> Result<Trainer, Error> {
+    match held.and_then(|held| held.latest.step.as_ref()) {
+        Some(step) => Trainer::restore(setup, step),
+        None => {
+            let folder = RunDir::of_another(&setup.config.run.directory);
+            Trainer::restore(setup, &folder.open_step(step, Verify::Sizes)?)
+        }
     }
-    let trainer = Trainer::restore(setup, &step)?;
+}
+
+/// Makes the folder that of this run, once the run has loaded.
+fn claim(
+    setup: &Setup,
+    found: Found,
+    held: Option<Held>,
+    observer: &mut dyn Observer,
+) -> Result<(RunDir, RunLock), Error> {
+    let Some(Held { folder, lock, latest }) = held else {
+        let folder = RunDir::create(&setup.config.run.directory)?;
+        let lock = RunLock::acquire(folder.root())?;
+        write_config(folder.root(), &setup.config)?;
+        return Ok((folder, lock));
+    };
+    let step = if let Found::Step(step) = found { step } else { 0 };
     // Only now that an older one has loaded: the run will come past these steps again.
     for skipped in &latest.skipped {
         folder.remove_step(skipped.step)?;
         observer.noted(&format!("the broken checkpoint of step {} is removed", skipped.step));
     }
     write_config(folder.root(), &setup.config)?;
-    remove_later_snapshots(&folder.root().join(SNAPSHOTS), trainer.counters.step)?;
-    Ok(Opening::Run(Box::new(Opened { folder, _lock: lock, trainer, checkpoint: Some(step) })))
+    remove_later_snapshots(&folder.root().join(SNAPSHOTS), step)?;
+    if found == Found::NothingSaved {
+        write_atomic(&folder.root().join(METRICS), b"")?;
+        observer.noted("the run ended before its first checkpoint: it begins again at step 0");
+    }
+    Ok((folder, lock))
 }
 
-/// A run that ended before its first checkpoint has nothing to continue from, and nothing to lose: it begins again in
-/// the same folder.
-fn begin_again(setup: &Setup, folder: RunDir, lock: RunLock, observer: &mut dyn Observer) -> Result<Opening, Error> {
-    let trainer = Trainer::starting(setup, &mut |what, done, of| observer.measuring(what, done, of))?;
-    write_config(folder.root(), &setup.config)?;
-    remove_later_snapshots(&folder.root().join(SNAPSHOTS), 0)?;
-    write_atomic(&folder.root().join(METRICS), b"")?;
-    observer.noted("the run ended before its first checkpoint: it begins again at step 0");
-    Ok(Opening::Run(Box::new(Opened { folder, _lock: lock, trainer, checkpoint: None })))
+/// The end of a run that has nothing left to do.
+fn done(setup: &Setup, step: u64) -> Result<Outcome, Error> {
+    let folder = RunDir::of_another(&setup.config.run.directory);
+    outcome_at(setup, &folder, &folder.open_step(step, Verify::Sizes)?)
 }
 
 /// A run that had checkpoints is not begun again in silence when none can be read.
@@ -116,7 +194,6 @@ fn refuse_lost_checkpoints(run: &Path, broken: usize) -> Result<(), Error> {
     )))
 }
 
-/// The end of a run that has nothing left to do.
 fn outcome_at(setup: &Setup, folder: &RunDir, step: &StepDir) -> Result<Outcome, Error> {
     let (counters, proportions) = standing(step)?;
     Ok(Outcome {

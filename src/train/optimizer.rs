@@ -61,6 +61,18 @@ impl Slot {
         &self.gradient
     }
 
+    /// Gives the gradient another place: zeros of its shape, contiguous fp32 on its device.
+    pub(super) fn move_gradient(&mut self, place: Tensor) -> Result<(), TchError> {
+        set_gradient_buffer(&self.leaf(), &place)?;
+        self.gradient = place;
+        Ok(())
+    }
+
+    /// Takes up a master that was set from outside.
+    pub(super) fn follow_master(&mut self) -> Result<(), TchError> {
+        self.working.as_mut().map_or(Ok(()), |working| tch::no_grad(|| working.f_copy_(&self.master)))
+    }
+
     fn view(&self) -> AdamwTensor<'_> {
         AdamwTensor {
             master: &self.master,
@@ -153,11 +165,22 @@ impl Group {
         &self.slots
     }
 
+    /// Its tensors, to move their gradients.
+    pub(super) fn slots_mut(&mut self) -> &mut [Slot] {
+        &mut self.slots
+    }
+
     /// Squared L2 norm of all gradients, fp64 of shape `[]` on their device (no synchronisation). A group without
     /// tensors has a zero on the CPU.
     pub fn squared_norm(&self) -> Result<Tensor, TchError> {
         let gradients: Vec<Tensor> = self.slots.iter().map(|slot| slot.gradient.shallow_clone()).collect();
         squared_norm(&gradients)
+    }
+
+    /// Squared L2 norm of all masters, as that of the gradients.
+    pub fn squared_size(&self) -> Result<Tensor, TchError> {
+        let masters = self.slots.iter().map(|slot| slot.master.f_detach()).collect::<Result<Vec<_>, _>>()?;
+        squared_norm(&masters)
     }
 
     /// One update with gradients times `scale` and the peak learning rate times `factor`, unless `skip` is other than

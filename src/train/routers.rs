@@ -174,6 +174,16 @@ impl RouterTraining {
         Tensor::f_stack(&[share(logits.f_gt(0.0)?)?, share(near)?, slope], 0)
     }
 
+    /// The sums over the tokens so far `[3]`.
+    pub(super) fn seen(&self) -> Option<&Tensor> {
+        self.seen.as_ref()
+    }
+
+    /// Takes the sums over all ranks, of `tokens` tokens.
+    pub(super) fn set_seen(&mut self, sums: Tensor, tokens: usize) {
+        (self.seen, self.tokens) = (Some(sums), tokens as f64);
+    }
+
     /// Means over the step `[3]`, as [`RouterTraining::observe`] counted them.
     pub(super) fn counts(&self) -> Result<Option<Tensor>, TchError> {
         self.seen.as_ref().map(|seen| seen.f_div_scalar(self.tokens)).transpose()

@@ -10,6 +10,7 @@ use super::metrics::{self, Timing};
 use super::observer::Observer;
 use super::open::{Opened, Opening, open};
 use super::outcome::{Outcome, predicted_memory};
+use super::ranks::check_same;
 use super::setup::Setup;
 use super::trainer::{Best, Trainer};
 use crate::files::Error as CheckpointError;
@@ -18,34 +19,42 @@ use crate::native::runtime::{allocator, device, memory};
 use crate::prune::shape::source_shape;
 use crate::run_dir::layout::{SNAPSHOTS, snapshot_name};
 use crate::run_dir::record::{Exhausted, Items, Reason, Record, Saved, Skipped, Start, What};
-use crate::run_dir::{RunDir, StepDir, Verify};
+use crate::run_dir::{RunDir, Verify};
 use shearling_masks::Shape;
 use std::path::Path;
 use std::time::Instant;
 
 /// Runs `setup` to its end, to `stop_at`, or until the observer interrupts. With `resume` the run folder exists and
 /// continues from its last good checkpoint, or from the start where it died before the first; otherwise it must not exist.
+///
+/// All ranks of `setup.world` take the same way through this, and rank 0 alone writes.
 pub fn run(setup: &Setup, resume: bool, stop_at: Option<u64>, observer: &mut dyn Observer) -> Result<Outcome, Error> {
     // What an earlier run of this process left free, and would fill again, is no memory of this one.
     allocator::release_unused();
     let base = memory::used_bytes(setup.device);
     let intervals = Intervals::new(&setup.config, stop_at);
+    check_same(setup)?;
     let Opened { folder, _lock, mut trainer, mut checkpoint } = match open(setup, resume, &intervals, observer)? {
         // Nothing is left to do, and nothing is written.
         Opening::Done(outcome) => {
-            check_end(&outcome, setup)?;
+            setup.world.told(|| check_end(&outcome, setup))?;
             return Ok(*outcome);
         }
         Opening::Run(opened) => *opened,
     };
     memory::restart_peak(setup.device);
-    let mut journal = Journal::open(folder.root(), trainer.counters.step, setup.config.run.tensorboard)?;
+    let mut journal = match setup.world.is_first() {
+        true => Journal::open(folder.root(), trainer.counters.step, setup.config.run.tensorboard)?,
+        false => Journal::nowhere(),
+    };
     let resumed = checkpoint.is_some();
     let start = Box::new(start(setup, &trainer));
     let what = if resumed { What::Resume(start) } else { What::Start(start) };
     journal.write(&Record::new(trainer.counters.step, what))?;
     observer.started(&trainer, resumed);
     journal.take_warning().iter().for_each(|warning| observer.noted(warning));
+    // Until here rank 0 may have cut the metrics, which all read.
+    setup.world.barrier()?;
     if resume {
         remember(&mut trainer, folder.root())?;
     }
@@ -53,7 +62,7 @@ pub fn run(setup: &Setup, resume: bool, stop_at: Option<u64>, observer: &mut dyn
         && let Err(error) = evaluate_start(&mut trainer, setup, &mut journal, observer)
     {
         // Of a run that cannot begin nothing stays.
-        if !resume && matches!(error, Error::BrokenStart { .. }) {
+        if !resume && setup.world.is_first() && matches!(error, Error::BrokenStart { .. }) {
             let _ = std::fs::remove_dir_all(folder.root());
         }
         return Err(error);
@@ -62,13 +71,17 @@ pub fn run(setup: &Setup, resume: bool, stop_at: Option<u64>, observer: &mut dyn
     while !intervals.stops(trainer.counters.step, false) {
         if let Err(error) = one_step(&mut trainer, setup, base, &folder, &mut journal, observer) {
             // Data that ran out or broke leaves the state between two steps whole: the steps so far are kept.
-            if matches!(error, Error::Domains(_)) && is_unsaved(&trainer, checkpoint.as_ref()) {
-                save(&mut trainer, setup, &folder, &mut journal, observer)?;
+            let of_data = matches!(error, Error::Domains(_) | Error::DataElsewhere { .. });
+            if of_data && is_unsaved(&trainer, checkpoint) {
+                save(&mut trainer, setup, &folder, &mut journal, observer, true)?;
             }
             return Err(ended(error, &trainer, &mut journal));
         }
         let step = trainer.counters.step;
-        let interrupted = observer.interrupted();
+        let interrupted = match setup.world.is_alone() {
+            true => observer.interrupted(),
+            false => trainer.all_stop(),
+        };
         if intervals.evaluates(step) || intervals.saves_on_schedule(step) {
             evaluate(&mut trainer, &folder, &intervals, &mut journal, observer)?;
         }
@@ -79,15 +92,9 @@ pub fn run(setup: &Setup, resume: bool, stop_at: Option<u64>, observer: &mut dyn
         }
         let stops = intervals.stops(step, interrupted);
         if intervals.saves(step, interrupted) {
-            match save(&mut trainer, setup, &folder, &mut journal, observer) {
-                // There will be another save; the last good one is still there.
-                Err(Error::Checkpoint(error @ CheckpointError::NoSpace { .. })) if !stops => {
-                    journal.write(&Record::new(step, What::NotSaved(Reason { reason: Some(error.to_string()) })))?;
-                    observer.noted(&format!("step {step}: no checkpoint was written: {error}"));
-                }
-                saved => {
-                    checkpoint = Some(saved.map_err(|error| ended(error, &trainer, &mut journal))?);
-                }
+            let saved = save(&mut trainer, setup, &folder, &mut journal, observer, stops);
+            if saved.map_err(|error| ended(error, &trainer, &mut journal))? {
+                checkpoint = Some(step);
             }
         }
         journal.take_warning().iter().for_each(|warning| observer.noted(warning));
@@ -99,7 +106,7 @@ pub fn run(setup: &Setup, resume: bool, stop_at: Option<u64>, observer: &mut dyn
         .map_err(|error| ended(error, &trainer, &mut journal))?;
     Ok(Outcome {
         run: folder.root().to_path_buf(),
-        checkpoint: checkpoint.map(|step| step.path().to_path_buf()),
+        checkpoint: checkpoint.map(|step| folder.step_path(step)),
         step: trainer.counters.step,
         finished: trainer.counters.step >= setup.config.train.steps,
         tokens: trainer.counters.tokens,
@@ -123,8 +130,8 @@ fn timed(evaluate: impl FnOnce() -> Result<EvalReport, Error>) -> Result<EvalRep
 }
 
 /// Whether steps were taken since the last checkpoint.
-fn is_unsaved(trainer: &Trainer, checkpoint: Option<&StepDir>) -> bool {
-    trainer.counters.step > checkpoint.map_or(0, StepDir::step)
+fn is_unsaved(trainer: &Trainer, checkpoint: Option<u64>) -> bool {
+    trainer.counters.step > checkpoint.unwrap_or(0)
 }
 
 /// What the run is, for its first line.
@@ -144,6 +151,7 @@ fn start(setup: &Setup, trainer: &Trainer) -> Start {
         source_shape: shape_value(Some(&source_shape(&setup.model))),
         target_shape: shape_value(setup.spec.as_ref().map(|spec| spec.target())),
         source_stages: source_stages(setup),
+        ranks: Some(setup.world.size() as u64).filter(|ranks| *ranks > 1),
     }
 }
 
@@ -166,6 +174,7 @@ fn one_step(
     observer: &mut dyn Observer,
 ) -> Result<(), Error> {
     let before = Instant::now();
+    trainer.ask_to_stop(observer.interrupted());
     let report = trainer.step()?;
     let seconds = before.elapsed().as_secs_f64();
     trainer.counters.seconds += seconds;
@@ -230,7 +239,8 @@ fn evaluate(
     observer: &mut dyn Observer,
 ) -> Result<(), Error> {
     let report = timed(|| trainer.evaluate(intervals, &mut |what, done, of| observer.evaluating(what, done, of)))?;
-    let snapshot = snapshot(trainer, folder.root())?;
+    let first = trainer.is_first();
+    let snapshot = if first { snapshot(trainer, folder.root())? } else { None };
     let record = metrics::eval_record(trainer, &report, snapshot.as_deref());
     journal.write(&record)?;
     observer.evaluated(trainer, &report);
@@ -284,13 +294,16 @@ fn snapshot(trainer: &Trainer, run: &Path) -> Result<Option<String>, Error> {
 }
 
 /// Saves, then removes older checkpoints: the last and the best stay, and the newest good one where the last may not be.
+/// False where the disk is full and the run may go on (`last` says no): there will be another save, and the last good one is
+/// still there.
 fn save(
     trainer: &mut Trainer,
     setup: &Setup,
     folder: &RunDir,
     journal: &mut Journal,
     observer: &mut dyn Observer,
-) -> Result<StepDir, Error> {
+    last: bool,
+) -> Result<bool, Error> {
     let step = trainer.counters.step;
     if !trainer.is_finite()? {
         return Err(Error::RuinedWeights {
@@ -298,17 +311,31 @@ fn save(
             recovery_advice: recovery_advice_of(&trainer.watchdog, setup, folder),
         });
     }
-    let saved = trainer.save(folder, setup.config.checkpoint.max_shard_bytes, setup.stage.name())?;
     let best = trainer.counters.best.map(|best| best.step);
     // While something speaks against the weights, those from before are kept too.
     let good = trainer.watchdog.last_good_save().filter(|_| !trainer.watchdog.is_well());
     let mut keep = vec![step];
     keep.extend(best.into_iter().chain(good).filter(|kept| *kept != step));
     keep.dedup();
-    folder.retain(&keep, Verify::Sizes)?;
-    let record = Record::new(step, What::Save(Saved { kept: Items(keep) }));
-    journal.write(&record)?;
-    trainer.watchdog.take(&record);
-    observer.saved(step, saved.path());
-    Ok(saved)
+    let written = setup.world.told(|| match write_step(trainer, setup, folder, &keep) {
+        Err(Error::Checkpoint(error @ CheckpointError::NoSpace { .. })) if !last => {
+            journal.write(&Record::new(step, What::NotSaved(Reason { reason: Some(error.to_string()) })))?;
+            observer.noted(&format!("step {step}: no checkpoint was written: {error}"));
+            Ok(false)
+        }
+        written => written.map(|()| true),
+    })?;
+    if written {
+        let record = Record::new(step, What::Save(Saved { kept: Items(keep) }));
+        journal.write(&record)?;
+        trainer.watchdog.take(&record);
+        observer.saved(step, &folder.step_path(step));
+    }
+    Ok(written)
+}
+
+fn write_step(trainer: &mut Trainer, setup: &Setup, folder: &RunDir, keep: &[u64]) -> Result<(), Error> {
+    trainer.save(folder, setup.config.checkpoint.max_shard_bytes, setup.stage.name())?;
+    folder.retain(keep, Verify::Sizes)?;
+    Ok(())
 }

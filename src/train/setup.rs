@@ -2,11 +2,13 @@
 //! data, source model, masks' shapes.
 
 use super::Error;
+use super::deal::check_deal;
 use super::loader_config::loader_config;
 use super::references::{References, initial_proportions};
 use super::routers::check_experts;
 use super::teacher::check_teacher;
 use crate::config::{ComputeDtype, Mixer as MixerTable, RandomModel, RunConfig, Stage, validate};
+use crate::dist::World;
 use crate::files::DType;
 use crate::hf::{Architecture, Checkpoint, ModelConfig, NewLlama, RawConfig, vocabulary_difference};
 use crate::native::runtime::precision::has_bf16;
@@ -47,6 +49,8 @@ pub struct Setup {
     pub proportions: Vec<f64>,
     /// Reference losses in that order.
     pub references: References,
+    /// The processes that do it together.
+    pub world: World,
 }
 
 impl Setup {
@@ -94,11 +98,22 @@ impl Setup {
             dataset,
             proportions,
             references,
+            world: World::alone(),
         };
         setup.mixer()?;
         loader_config(&setup.config).validate()?;
         check_rows_suffice(&setup.config, &setup.proportions, &setup.dataset)?;
         Ok(setup)
+    }
+
+    /// The same run, done by all processes of `world` together.
+    ///
+    /// # Errors
+    /// Too few micro-batches for all.
+    pub fn among(mut self, world: World) -> Result<Setup, Error> {
+        check_deal(&self.config, world.size())?;
+        self.world = world;
+        Ok(self)
     }
 
     /// What may be a mistake, but is not one for certain.

@@ -80,14 +80,15 @@ impl Trainer {
     pub fn step(&mut self) -> Result<StepReport, Error> {
         let index = self.counters.step;
         self.clock.start();
-        let batch = self.loader.next_batch()?;
+        let batch = self.agreed_batch()?;
         self.clock.mark(Phase::Data);
         if let Some(routers) = &mut self.routers {
             routers.begin_step(index, &mut self.model)?;
         }
         let rows = self.accumulate(&batch, index)?;
-        let counts = self.routers.as_ref().map(|routers| routers.counts()).transpose()?.flatten();
         let lagrangian = self.constrain(index)?;
+        let rows = self.exchange_sums(rows, &batch)?;
+        let counts = self.routers.as_ref().map(|routers| routers.counts()).transpose()?.flatten();
         let device = self.device;
         // An empty group has no device; its norm has to come to that of the others.
         let squares = self.groups().map(|group| group.squared_norm()?.f_to_device(device));

@@ -10,7 +10,7 @@
 
 use super::Error;
 use super::weights::decoder_over;
-use crate::eval::{EvalRows, RowLosses, mean_loss, row_losses};
+use crate::eval::{EvalRows, RowLosses, dealt_row_losses};
 use crate::files::{sha256_of_file, sha256_of_text};
 use crate::hf::{Checkpoint, ModelConfig};
 use crate::lte::{self, install::install};
@@ -87,16 +87,16 @@ impl Teacher {
         self.decoder.as_teacher(stream)
     }
 
-    /// What it loses itself on held-out rows, mean over the domains: how good a model the run learns from.
-    pub(super) fn held_out_loss(
+    /// What it loses itself on held-out rows, in the micro-batches that `takes` says: how good a model the run learns from.
+    pub(super) fn held_out_losses(
         &self,
         rows: &[EvalRows],
         micro_batch: usize,
+        takes: &dyn Fn(usize) -> bool,
         progress: &mut dyn FnMut(&str, usize, usize),
-    ) -> Result<Option<f64>, TchError> {
+    ) -> Result<Vec<RowLosses>, TchError> {
         let (none, mut show) = (ModelGates::none(), |_: &str, done: usize, of: usize| progress("teacher", done, of));
-        let found = row_losses(&self.decoder, &self.context, &none, rows, micro_batch, &mut show)?;
-        Ok(mean_loss(&found.iter().map(RowLosses::summary).collect::<Vec<_>>()))
+        dealt_row_losses(&self.decoder, &self.context, &none, rows, micro_batch, takes, &mut show)
     }
 
     /// FLOPs that it takes for a token: it goes forward only.

@@ -1,6 +1,7 @@
 //! The state of a run: weights, masks, data position, mixer, counters; made new or restored from a checkpoint.
 
 use super::Error;
+use super::exchange::Exchange;
 use super::loader_config::loader_config;
 use super::mix_notices::MixWatch;
 use super::optimizer::{Direction, Group};
@@ -54,6 +55,8 @@ pub struct Trainer {
     pub(super) eval_rows: Vec<EvalRows>,
     pub(super) schedule: Schedule,
     pub(super) clock: PhaseClock,
+    /// What goes between the ranks of a run at every step.
+    pub(super) exchange: Exchange,
     /// Where the run stands.
     pub counters: Counters,
 }
@@ -158,6 +161,7 @@ impl Trainer {
             eval_rows: EvalRows::load(&setup.dataset, setup.config.eval.rows_per_domain, setup.device)?,
             schedule: Schedule::of(train),
             clock: PhaseClock::off(setup.device),
+            exchange: Exchange::default(),
             config: setup.config.clone(),
             hf_config: setup.hf_config.clone(),
             model_config: setup.model.clone(),
@@ -177,6 +181,7 @@ impl Trainer {
         if let Some(routers) = &trainer.routers {
             routers.install(&mut trainer.model);
         }
+        trainer.exchange = Exchange::new(setup.world.clone(), trainer.groups())?;
         // A resumed run does not report again what ran out before.
         let out = |domain: &usize| trainer.rows_left(*domain) == 0;
         let exhausted = (0..trainer.domains.len()).filter(out).map(|domain| trainer.domains[domain].clone()).collect();

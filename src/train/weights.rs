@@ -48,6 +48,11 @@ impl Weights {
         masters.chain(self.frozen.iter().map(|(name, tensor)| (name, tensor)))
     }
 
+    /// Those that are not trained.
+    pub(super) fn frozen(&self) -> impl Iterator<Item = &Tensor> {
+        self.frozen.iter().map(|(_, tensor)| tensor)
+    }
+
     /// The dtype that they are kept in.
     pub(super) fn dtype(&self) -> DType {
         let kept = self.kept().next().and_then(|(_, tensor)| DType::from_kind(tensor.kind()));

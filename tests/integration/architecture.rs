@@ -8,7 +8,7 @@ mod circles;
 mod names;
 
 /// Modules of the root crate with their layer. Imports point to lower layers only.
-const LAYERS: [(&str, u32); 17] = [
+const LAYERS: [(&str, u32); 18] = [
     ("cli", 5),
     ("commands", 5),
     ("eval", 4),
@@ -19,6 +19,7 @@ const LAYERS: [(&str, u32); 17] = [
     ("prune", 4),
     ("report", 4),
     ("train", 4),
+    ("dist", 3),
     ("model", 3),
     ("config", 2),
     ("hf", 2),
@@ -48,8 +49,9 @@ const SIDEWAYS: [(&str, &str, &str); 15] = [
 ];
 
 /// Imports of `shearling_masks` and `shearling_domains`: only modules that join a model with masks or a run with data.
-const CRATES: [(&str, &[&str]); 13] = [
+const CRATES: [(&str, &[&str]); 14] = [
     ("files", &[]),
+    ("dist", &[]),
     ("hf", &[]),
     ("run_dir", &[]),
     ("cli", &[]),

@@ -361,3 +361,54 @@ fn a_run_with_routers_says_what_they_cost_and_save() {
         assert!(warnings.contains(key), "{key}: {warnings}");
     }
 }
+
+/// What ranks send at every step, and how much faster they are with a given link.
+#[test]
+fn many_ranks_are_planned_with_what_they_hold_and_send() {
+    let desk = Desk::published();
+    let file = desk.at("llama2-7b-to-1.3b-continue.toml");
+    let sets = ["--set", "train.batch_rows=256", "--set", "train.micro_batch_rows=4"];
+    let with = |more: &[&str]| plan(&file, &[&sets[..], &["--card", "h200"], more].concat());
+    let (_, one, _) = with(&[]);
+    assert!(one["ranks"].is_null());
+    let (code, answer, stderr) = with(&["--nodes", "2", "--gpus", "8", "--network", "50GB/s", "--link", "450GB/s"]);
+    assert_eq!(code, Some(0), "{stderr}");
+    let (ranks, number) = (&answer["ranks"], |value: &Value| value.as_f64().unwrap());
+    let summed = 4.0 * number(&answer["now"]["total_parameters"]);
+    assert_eq!((ranks["ranks"].as_u64(), number(&ranks["summed_bytes"])), (Some(16), summed));
+    assert!((number(&ranks["sent_bytes"]) - summed * 2.0 * 15.0 / 16.0).abs() < 1.0);
+    assert_eq!((&ranks["memory_bytes"], &ranks["micro_batches"]), (&one["memory_bytes"], &64.into()));
+    let time = &ranks["time"];
+    assert!(
+        (number(&time["exchanging_seconds"]) - number(&ranks["sent_bytes"]) / 50e9).abs() < 1e-9,
+        "the slower link"
+    );
+    let alone = number(&time["step_seconds_alone"]);
+    assert!((number(&time["computing_seconds"]) - alone * 4.0 / 64.0).abs() < 1e-9 * alone);
+    let (speedup, run) = (number(&time["speedup"]), number(&time["run_seconds"]));
+    assert!(speedup > 1.0 && speedup < 16.0 && run < number(&one["seconds"]), "{answer}");
+    // Five ranks of 64 micro-batches: one has 13.
+    let (_, five, _) = with(&["--gpus", "5", "--link", "450GB/s"]);
+    let computing = number(&five["ranks"]["time"]["computing_seconds"]);
+    assert!((computing - alone * 13.0 / 64.0).abs() < 1e-9 * alone);
+
+    let (code, few, _) = with(&["--nodes", "100"]);
+    assert_eq!(code, Some(1));
+    assert!(said(&few, "problems").contains("set train.micro_batch_rows = 2 or less"), "{few}");
+    let output = shearling(&["plan", "--config", &file.display().to_string(), "--gpus", "2", "--card", "h200"]);
+    let text = String::from_utf8_lossy(&output.stdout).into_owned();
+    assert!(text.contains("2 ranks (1 node × 2 GPUs)") && text.contains("give --link RATE"), "{text}");
+}
+
+/// Ranks that each hold everything do not make room: what would is named.
+#[test]
+fn a_run_that_fits_no_rank_is_refused_with_what_would_fit() {
+    let desk = Desk::published();
+    let file = desk.at("llama2-7b-to-1.3b.toml");
+    let rows = ["--set", "train.batch_rows=32", "--set", "train.micro_batch_rows=1"];
+    let (code, answer, _) = plan(&file, &[&rows[..], &["--card", "rtx4090", "--gpus", "8"]].concat());
+    assert_eq!(code, Some(1));
+    let problem = said(&answer, "problems");
+    assert!(problem.contains("does not fit in RTX 4090") && problem.contains("more ranks do not help"), "{problem}");
+    assert!(problem.contains("B200"), "{problem}");
+}

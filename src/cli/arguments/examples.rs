@@ -10,6 +10,7 @@ pub(super) const PLAN: &str = "\
 Examples:
   shearling plan --config prune.toml
   shearling plan --config prune.toml --set train.steps=200 --tokens-per-second 1500
+  shearling plan --config prune.toml --card h100 --nodes 2 --gpus 8 --network 50GB/s
   shearling plan models/llama2-7b --target-params 1.3B --card h100
   shearling plan models/llama2-7b --target-memory 4GiB --context 8192 --pick 3
   shearling plan models/llama2-7b/config.json --target-latency 20ms --bandwidth 45GB/s

@@ -42,6 +42,18 @@ pub struct Plan {
         allow_negative_numbers = true
     )]
     pub tflops: Option<f64>,
+    /// Machines that do the run together; see docs/guides/many-gpus.md.
+    #[arg(long, value_name = "N", conflicts_with = "need")]
+    pub nodes: Option<NonZeroUsize>,
+    /// GPUs of each machine.
+    #[arg(long, value_name = "M", conflicts_with = "need")]
+    pub gpus: Option<NonZeroUsize>,
+    /// Bandwidth between the GPUs of a machine, one way, to estimate the time on several: 450GB/s.
+    #[arg(long, value_name = "RATE", value_parser = rate, requires = "gpus")]
+    pub link: Option<f64>,
+    /// Bandwidth between machines, one way: 50GB/s. It decides where there are several.
+    #[arg(long, value_name = "RATE", value_parser = rate, requires = "nodes")]
+    pub network: Option<f64>,
     /// One JSON object instead of tables.
     #[arg(long)]
     pub json: bool,

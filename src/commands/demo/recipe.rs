@@ -1,8 +1,8 @@
 //! The demo's sizes, steps and learning rates: the configurations of its seven runs.
 
 use crate::config::{
-    Checkpoint, Data, Divergence, Eval, Lte, Masks, Mixer, Model, MomentKind, Prune, PruneMethod, RandomModel, Run,
-    RunConfig, Target, Train,
+    Checkpoint, Data, Dist, Divergence, Eval, Lte, Masks, Mixer, Model, MomentKind, Prune, PruneMethod, RandomModel,
+    Run, RunConfig, Target, Train,
 };
 use crate::files::DType;
 use shearling_domains::MixerKind;
@@ -194,6 +194,7 @@ impl Recipe {
             prune: Prune::default(),
             eval: Eval { every_steps, rows_per_domain: EVAL_ROWS },
             checkpoint: Checkpoint { every_steps: steps, ..Checkpoint::default() },
+            dist: Dist::default(),
         }
     }
 }

@@ -45,7 +45,8 @@ pub fn run(arguments: &LteEval) -> anyhow::Result<ExitStatus> {
     printer.note(format!("evaluating {}", arguments.model.display()));
     let context = ForwardContext::new(lte.decoder.model(), dataset.sequence_length() as i64, device)?;
     let mut meter = Meter::new(&experts, device)?;
-    let taught = routed_row_losses(&lte.decoder, &context, &rows, MICRO_BATCH, &mut meter, &mut shown(arguments))?;
+    let (all, mut show) = (|_| true, shown(arguments));
+    let taught = routed_row_losses(&lte.decoder, &context, &rows, MICRO_BATCH, &mut meter, &all, &mut show)?;
     let densities = meter.densities()?.context("no row was evaluated: the data has no held-out rows")?;
     let dense = dense_losses(arguments, lte, &context, &dataset, &rows, device, &printer)?;
     let report = Report::new(&taught, &dense, densities);

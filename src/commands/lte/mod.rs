@@ -7,12 +7,13 @@ mod train;
 
 use super::ExitStatus;
 use crate::cli::arguments::Lte;
+use crate::dist::Place;
 
 /// Runs one of them.
-pub fn run(command: &Lte) -> anyhow::Result<ExitStatus> {
+pub fn run(command: &Lte, place: Option<&Place>) -> anyhow::Result<ExitStatus> {
     match command {
         Lte::Group(arguments) => group::run(arguments),
-        Lte::Train(arguments) => train::run(arguments),
+        Lte::Train(arguments) => train::run(arguments, place),
         Lte::Eval(arguments) => eval::run(arguments),
         Lte::Pack(arguments) => pack::run(arguments),
     }

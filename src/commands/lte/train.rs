@@ -3,8 +3,9 @@
 use crate::cli::arguments::Run;
 use crate::commands::{self, ExitStatus};
 use crate::config::Stage;
+use crate::dist::Place;
 
 /// Runs both stages.
-pub fn run(arguments: &Run) -> anyhow::Result<ExitStatus> {
-    commands::run::run(arguments, Stage::Lte)
+pub fn run(arguments: &Run, place: Option<&Place>) -> anyhow::Result<ExitStatus> {
+    commands::run::run(arguments, Stage::Lte, place)
 }

@@ -7,6 +7,7 @@ mod by_need;
 mod experts;
 mod mix;
 mod places;
+mod ranks;
 mod report;
 mod rows;
 mod source;
@@ -59,8 +60,12 @@ pub fn run(arguments: &Plan) -> anyhow::Result<ExitStatus> {
     let source = source::find(&config, file, arguments.source_as.as_deref())?;
     let command = Stage::of(&config).command();
     let planned = planned_stages(&config, source, device, arguments)?;
-    let reports: Vec<(&Outline, PlanReport)> =
-        planned.iter().map(|outline| (outline, PlanReport::new(outline, arguments, card))).collect();
+    let mut reports: Vec<(Outline, PlanReport)> = Vec::new();
+    for mut outline in planned {
+        let report = PlanReport::new(&outline, arguments, card);
+        outline.findings.problems.extend(report.rank_problems());
+        reports.push((outline, report));
+    }
     let text =
         reports.iter().map(|(outline, report)| heading(outline, reports.len()) + &for_stdout(report.text(outline)));
     printer.data(text.collect::<Vec<_>>().join("\n"), || match &reports[..] {
@@ -70,7 +75,7 @@ pub fn run(arguments: &Plan) -> anyhow::Result<ExitStatus> {
     let mut warned: Vec<&String> = reports.iter().flat_map(|(_, report)| &report.warnings).collect();
     warned.dedup();
     warned.into_iter().for_each(|warning| printer.warn(warning));
-    let fine = planned.iter().all(|outline| outline.findings.problems.is_empty());
+    let fine = reports.iter().all(|(outline, _)| outline.findings.problems.is_empty());
     if let (Some(file), true) = (&arguments.config.config, fine) {
         printer.note(format!("next: shearling {command} --config {}", shell_word(&file.display().to_string())));
     }

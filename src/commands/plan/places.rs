@@ -93,7 +93,13 @@ impl Places {
         text
     }
 
-    fn fit(&self, card: &Card) -> Fit {
+    /// Where it does not fit, of what it is planned for, and the keys with which it would.
+    pub(super) fn lacking(&self) -> Option<(&str, Option<&Vec<String>>)> {
+        let own = self.own.as_ref().filter(|own| own.fit == Fit::No)?;
+        Some((&own.name, own.remedy.as_ref()))
+    }
+
+    pub(super) fn fit(&self, card: &Card) -> Fit {
         Fit::of(&self.on_gpu, card.memory_bytes(), Device::Cuda(0))
     }
 

@@ -4,6 +4,7 @@ use super::advice::{self, written_dtype};
 use super::experts::ExpertPlan;
 use super::mix::MixReach;
 use super::places::Places;
+use super::ranks::RankPlan;
 use super::rows::{self, DomainRows};
 use crate::cli::arguments::Plan;
 use crate::cli::table::{Table, bytes, grouped};
@@ -34,6 +35,7 @@ pub(super) struct PlanReport {
     written_bytes: f64,
     cost: RunCost,
     seconds: Option<(f64, String)>,
+    ranks: Option<RankPlan>,
     /// Of the outline and of the advice.
     pub(super) warnings: Vec<String>,
 }
@@ -82,6 +84,7 @@ impl PlanReport {
         warnings.extend(advice::warnings(outline, small.as_ref(), &domains, mix.as_ref()));
         warnings.extend(mix.as_ref().and_then(MixReach::warning));
         warnings.extend(places.warning());
+        let ranks = RankPlan::of(outline, arguments, &places, &cost, seconds.as_ref().map(|(seconds, _)| *seconds));
         let mut report = PlanReport {
             small,
             domains,
@@ -92,12 +95,18 @@ impl PlanReport {
             written_bytes,
             cost,
             seconds,
+            ranks,
             warnings,
         };
         report.warnings.extend(busy);
         report.warnings.extend(report.full_disk(outline));
         report.warnings.extend(report.long_evaluations());
         report
+    }
+
+    /// Why many ranks cannot do it.
+    pub(super) fn rank_problems(&self) -> Vec<String> {
+        self.ranks.as_ref().map_or_else(Vec::new, |ranks| ranks.problems().to_vec())
     }
 
     /// Bytes that a run leaves on its disk at most: the last and the best checkpoint, one being written, the model; and
@@ -162,6 +171,7 @@ impl PlanReport {
             None => format!("peak memory, predicted ({}): {}\n", computed(outline), self.places.memory),
         });
         text.push_str(&self.places.text(outline.device));
+        text.push_str(&self.ranks.as_ref().map(RankPlan::text).unwrap_or_default());
         text.push_str(&match &self.cost.one_shot {
             Some(cost) if cost.scratch_bytes > 0.0 => {
                 format!(
@@ -284,6 +294,7 @@ impl PlanReport {
             "written_dtype": written,
             "written_bytes": self.written_bytes,
             "disk_bytes": self.disk_bytes(),
+            "ranks": self.ranks.as_ref().map(RankPlan::json),
             "problems": outline.findings.problems,
             "warnings": self.warnings,
             "not_checked": outline.findings.not_checked,

@@ -22,6 +22,21 @@ pub enum DeviceError {
         /// How many there are.
         found: i64,
     },
+    /// More ranks than CUDA devices.
+    #[error(
+        "{ranks} ranks are on this machine, which has {found} CUDA devices: start as many ranks as there are devices"
+    )]
+    TooFew {
+        /// CUDA devices.
+        found: usize,
+        /// Ranks.
+        ranks: usize,
+    },
+    /// Several ranks cannot share a GPU.
+    #[error(
+        "device {0:?} is one GPU for all ranks of this machine: with device \"cuda\" or \"auto\" each takes its own"
+    )]
+    OneForAll(String),
 }
 
 /// The device of that name; `auto` is the first CUDA device if there is one.
@@ -38,6 +53,26 @@ pub fn parse(name: &str) -> Result<Device, DeviceError> {
                 _ => Ok(Device::Cuda(index)),
             }
         }
+    }
+}
+
+/// The device of one of `local_size` ranks on this machine: of GPUs each has its own, by its number.
+///
+/// # Errors
+/// As [`parse`]; fewer GPUs than ranks; one GPU named for several.
+pub fn of_rank(name: &str, local_rank: usize, local_size: usize) -> Result<Device, DeviceError> {
+    match (parse(name)?, name) {
+        (Device::Cuda(_), "auto" | "cuda") => {
+            let found = Cuda::device_count().max(0) as usize;
+            match found {
+                // The launcher shows each rank its own.
+                1 => Ok(Device::Cuda(0)),
+                _ if local_rank < found => Ok(Device::Cuda(local_rank)),
+                _ => Err(DeviceError::TooFew { found, ranks: local_size }),
+            }
+        }
+        (Device::Cuda(_), _) if local_size > 1 => Err(DeviceError::OneForAll(name.to_string())),
+        (device, _) => Ok(device),
     }
 }
 

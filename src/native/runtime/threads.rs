@@ -39,6 +39,19 @@ pub enum Reason {
     Cores,
     /// libtorch takes fewer than there are cores.
     Libtorch,
+    /// Several ranks of a run are on this machine.
+    Shared(usize),
+}
+
+/// The ranks of a run that are on this machine.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Sharing {
+    /// How many.
+    pub ranks: usize,
+    /// Whether their launcher may give each of them CPUs of its own.
+    pub may_bind: bool,
+    /// Whether their launcher sets `OMP_NUM_THREADS` to 1 where the user has not set it, as torchrun does.
+    pub sets_one_thread: bool,
 }
 
 impl fmt::Display for Reason {
@@ -50,16 +63,26 @@ impl fmt::Display for Reason {
             Reason::Affinity => f.write_str("one per physical core of the CPUs that taskset or a cpuset allows"),
             Reason::Cores => f.write_str("one per physical core"),
             Reason::Libtorch => f.write_str("libtorch's default"),
+            Reason::Shared(ranks) => write!(f, "one per physical core, shared by {ranks} ranks"),
         }
     }
 }
 
-/// Computes with `asked` threads, or with as many as suit this machine.
-pub fn choose(asked: Option<NonZeroUsize>) -> Threads {
+/// Computes with `asked` threads, or with as many as suit this machine and the ranks that share it.
+pub fn choose(asked: Option<NonZeroUsize>, sharing: Option<Sharing>) -> Threads {
     let machine = Machine::read();
-    let variable = VARIABLES.into_iter().find(|name| std::env::var_os(name).is_some_and(|value| !value.is_empty()));
-    let libtorch = usize::try_from(tch::get_num_threads()).unwrap_or(1);
-    let threads = machine.choose(asked, variable, libtorch);
+    let launcher_set = sharing.is_some_and(|sharing| sharing.ranks > 1 && sharing.sets_one_thread);
+    let is_told = |name: &&str| {
+        let value = std::env::var(name).unwrap_or_default();
+        let set_by_launcher = launcher_set && *name == "OMP_NUM_THREADS" && value == "1";
+        !(value.is_empty() || set_by_launcher)
+    };
+    let variable = VARIABLES.into_iter().find(is_told);
+    let libtorch = count();
+    let threads = match sharing {
+        Some(sharing) if asked.is_none() && variable.is_none() => machine.share(sharing),
+        _ => machine.choose(asked, variable, libtorch),
+    };
     if threads.count != libtorch {
         set(threads.count);
     }
@@ -115,6 +138,17 @@ impl Machine {
             (None, None) => self.default_count(libtorch),
         };
         Threads { count: count.max(1), reason, available: self.available }
+    }
+
+    /// The part of one of several ranks.
+    fn share(&self, sharing: Sharing) -> Threads {
+        let (ranks, available) = (sharing.ranks.max(1), self.available);
+        let (own, reason) = self.default_count(self.cores);
+        // Bound already: what it may use is its own.
+        if ranks == 1 || (sharing.may_bind && self.allowed < self.online) {
+            return Threads { count: own.max(1), reason, available };
+        }
+        Threads { count: (own / ranks).max(1), reason: Reason::Shared(ranks), available }
     }
 
     fn default_count(&self, libtorch: usize) -> (usize, Reason) {
@@ -190,6 +224,21 @@ mod tests {
         assert_eq!((asked.count, asked.reason, asked.available), (16, Reason::Asked, 8));
         let variable = LAPTOP.choose(None, Some("OMP_NUM_THREADS"), 3);
         assert_eq!((variable.count, variable.reason), (3, Reason::Variable("OMP_NUM_THREADS")));
+    }
+
+    #[test]
+    fn ranks_share_the_cores_unless_each_has_its_own() {
+        let sharing = Sharing { ranks: 2, may_bind: false, sets_one_thread: true };
+        let share = |machine: Machine, sharing| {
+            let threads = machine.share(sharing);
+            (threads.count, threads.reason)
+        };
+        assert_eq!(share(LAPTOP, sharing), (2, Reason::Shared(2)));
+        assert_eq!(share(LAPTOP, Sharing { ranks: 8, ..sharing }), (1, Reason::Shared(8)));
+        assert_eq!(share(LAPTOP, Sharing { ranks: 1, ..sharing }), (4, Reason::Cores));
+        let bound = Machine { allowed: 4, cores: 2, available: 4, ..LAPTOP };
+        assert_eq!(share(bound, sharing), (1, Reason::Shared(2)), "a cpuset around all of them");
+        assert_eq!(share(bound, Sharing { may_bind: true, ..sharing }), (2, Reason::Affinity));
     }
 
     #[test]

@@ -44,6 +44,9 @@ record! {
         pub target_shape: Value,
         /// Stages that made that model: name, steps, tokens.
         pub source_stages: Option<Vec<(String, u64, u64)>>,
+        /// Processes that do the run together; absent for one.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub ranks: Option<u64>,
     }
 
     /// On what reference losses were measured.

@@ -5,7 +5,7 @@ use super::texts::{Piece, pieces};
 use std::path::Path;
 
 /// Programs whose options are none of ours.
-const OTHER_PROGRAMS: [&str; 20] = [
+const OTHER_PROGRAMS: [&str; 22] = [
     "bash",
     "cargo",
     "cmp",
@@ -16,12 +16,14 @@ const OTHER_PROGRAMS: [&str; 20] = [
     "hf",
     "lm_eval",
     "make",
+    "mpirun",
     "nvidia-smi",
     "perf",
     "pip",
     "pip3",
     "python",
     "python3",
+    "srun",
     "taskset",
     "tensorboard",
     "torchrun",

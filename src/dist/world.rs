@@ -1,0 +1,203 @@
+//! The processes of a run, as one of them sees them: collectives on tensors, checked, with errors that name who is gone.
+
+use super::error::first_line;
+use super::notes::{Board, Verdict, patiently};
+use super::{Error, Place};
+use crate::native::c10d::{ProcessGroup, Reduction};
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+use tch::{Device, Kind, TchError, Tensor};
+
+/// How long connections that no longer serve are closed for.
+const CLOSING: Duration = Duration::from_secs(2);
+
+/// All processes of a run; a copy is the same world.
+#[derive(Clone, Debug, Default)]
+pub struct World(Option<Arc<Peers>>);
+
+#[derive(Debug)]
+struct Peers {
+    place: Place,
+    device: Device,
+    /// Gone after a failure.
+    group: Mutex<Option<ProcessGroup>>,
+    board: Board,
+    reduced_bytes: AtomicU64,
+}
+
+impl World {
+    /// A process by itself.
+    pub fn alone() -> World {
+        World(None)
+    }
+
+    pub(super) fn of(place: Place, device: Device, group: ProcessGroup, board: Board) -> World {
+        let (group, reduced_bytes) = (Mutex::new(Some(group)), AtomicU64::new(0));
+        World(Some(Arc::new(Peers { place, device, group, board, reduced_bytes })))
+    }
+
+    /// Whether there is no other process.
+    pub fn is_alone(&self) -> bool {
+        self.0.is_none()
+    }
+
+    /// The number of this process.
+    pub fn rank(&self) -> usize {
+        self.0.as_ref().map_or(0, |peers| peers.place.rank)
+    }
+
+    /// How many processes there are.
+    pub fn size(&self) -> usize {
+        self.0.as_ref().map_or(1, |peers| peers.place.size)
+    }
+
+    /// Whether this is the process that writes files and speaks.
+    pub fn is_first(&self) -> bool {
+        self.rank() == 0
+    }
+
+    /// Whether piece `index` of work that is dealt out in turn is this process's.
+    pub fn takes(&self, index: usize) -> bool {
+        index % self.size() == self.rank()
+    }
+
+    /// Where tensors of collectives live.
+    pub(super) fn device(&self) -> Device {
+        self.0.as_ref().map_or(Device::Cpu, |peers| peers.device)
+    }
+
+    /// Bytes of the tensors that were reduced so far.
+    pub fn reduced_bytes(&self) -> u64 {
+        self.0.as_ref().map_or(0, |peers| peers.reduced_bytes.load(Ordering::Relaxed))
+    }
+
+    /// `tensor` becomes the reduction of those of all ranks, the same bits everywhere.
+    ///
+    /// # Errors
+    /// A tensor with gaps or on another device; a rank that is gone or late.
+    pub fn all_reduce(&self, tensor: &Tensor, reduction: Reduction) -> Result<(), Error> {
+        let what = "all_reduce";
+        let Some(peers) = self.0.as_ref() else { return Ok(()) };
+        peers.check(tensor, what)?;
+        peers.reduced_bytes.fetch_add(bytes_of(tensor), Ordering::Relaxed);
+        peers.call(what, |group| group.all_reduce(tensor, reduction))
+    }
+
+    /// `tensor` becomes that of rank 0.
+    ///
+    /// # Errors
+    /// As [`World::all_reduce`].
+    pub fn broadcast(&self, tensor: &Tensor) -> Result<(), Error> {
+        let what = "broadcast";
+        let Some(peers) = self.0.as_ref() else { return Ok(()) };
+        peers.check(tensor, what)?;
+        peers.call(what, |group| group.broadcast(tensor, 0))
+    }
+
+    /// The tensors of all ranks, `[size, ..]`.
+    ///
+    /// # Errors
+    /// As [`World::all_reduce`].
+    pub fn all_gather(&self, own: &Tensor) -> Result<Tensor, Error> {
+        let what = "all_gather";
+        let shape = [vec![self.size() as i64], own.size()].concat();
+        let all = Tensor::f_zeros(shape, (own.kind(), own.device())).map_err(|error| tensor_error(what, &error))?;
+        let Some(peers) = self.0.as_ref() else {
+            all.f_get(0).and_then(|mut first| first.f_copy_(own)).map_err(|error| tensor_error(what, &error))?;
+            return Ok(all);
+        };
+        peers.check(own, what)?;
+        peers.call(what, |group| group.all_gather(&all, own))?;
+        Ok(all)
+    }
+
+    /// The block of this rank of the reduction of all `all [size, ..]`.
+    ///
+    /// # Errors
+    /// As [`World::all_reduce`]; a first dimension that is not the number of ranks.
+    pub fn reduce_scatter(&self, all: &Tensor, reduction: Reduction) -> Result<Tensor, Error> {
+        let (what, shape) = ("reduce_scatter", all.size());
+        if shape.first() != Some(&(self.size() as i64)) {
+            let problem = format!("a tensor of {shape:?} has not one block for each of {} ranks", self.size());
+            return Err(Error::Tensor { what, problem });
+        }
+        let Some(peers) = self.0.as_ref() else {
+            return all.f_get(0).map_err(|error| tensor_error(what, &error));
+        };
+        peers.check(all, what)?;
+        let own = Tensor::f_zeros(&shape[1..], (all.kind(), all.device()));
+        let own = own.map_err(|error| tensor_error(what, &error))?;
+        peers.call(what, |group| group.reduce_scatter(&own, all, reduction))?;
+        Ok(own)
+    }
+
+    /// Goes on when all ranks have come here.
+    ///
+    /// # Errors
+    /// A rank that is gone or late.
+    pub fn barrier(&self) -> Result<(), Error> {
+        // NCCL's own barrier guesses a GPU; a sum is on that of the group.
+        let here = Tensor::f_zeros([1], (Kind::Float, self.device()));
+        self.all_reduce(&here.map_err(|error| tensor_error("barrier", &error))?, Reduction::Sum)
+    }
+
+    /// Says to the others why this rank ends; they are told when they find that it is gone.
+    pub fn leave(&self, reason: &str) {
+        let Some(peers) = self.0.as_ref() else { return };
+        // After a failure of the group the others know.
+        if peers.close() {
+            peers.board.leave(reason);
+        }
+    }
+}
+
+impl Peers {
+    /// Collectives read raw memory on the group's device.
+    fn check(&self, tensor: &Tensor, what: &'static str) -> Result<(), Error> {
+        let problem = if tensor.device() != self.device {
+            format!("a tensor on {:?}, the ranks exchange those on {:?}", tensor.device(), self.device)
+        } else if !tensor.is_contiguous() {
+            format!("a tensor of {:?} with strides {:?}, which is not contiguous", tensor.size(), tensor.stride())
+        } else {
+            return Ok(());
+        };
+        Err(Error::Tensor { what, problem })
+    }
+
+    fn call(&self, what: &'static str, call: impl FnOnce(&ProcessGroup) -> Result<(), TchError>) -> Result<(), Error> {
+        let _no_grad = tch::no_grad_guard();
+        let called = match &*self.group.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(group) => call(group),
+            None => Err(TchError::Torch("the connections are closed".to_string())),
+        };
+        called.map_err(|problem| self.fault(what, &problem))
+    }
+
+    /// Closes all connections, so that every rank that waits for this one notices; false if they were closed before.
+    fn close(&self) -> bool {
+        let group = self.group.lock().unwrap_or_else(PoisonError::into_inner).take();
+        let open = group.is_some();
+        // A group may wait for what will never come.
+        patiently(move || drop(group), CLOSING);
+        open
+    }
+
+    fn fault(&self, what: &'static str, problem: &TchError) -> Error {
+        self.close();
+        let (size, problem) = (self.place.size, first_line(problem));
+        match self.board.inquire() {
+            Verdict::Ended(rank, reason) => Error::Ended { rank, reason },
+            Verdict::Silent(silent) => Error::Silent { silent, size, what, problem },
+            Verdict::AllAnswer => Error::Collective { size, what, problem },
+        }
+    }
+}
+
+fn bytes_of(tensor: &Tensor) -> u64 {
+    (tensor.numel() * tensor.kind().elt_size_in_bytes()) as u64
+}
+
+pub(super) fn tensor_error(what: &'static str, error: &TchError) -> Error {
+    Error::Tensor { what, problem: first_line(error) }
+}

@@ -1,0 +1,62 @@
+//! How the work of a run is dealt to its ranks: by micro-batch, since noise belongs to micro-batches.
+
+use super::Error;
+use crate::config::{RunConfig, Stage};
+use crate::words::counted;
+
+/// Refuses a run that has no micro-batch for some rank.
+///
+/// # Errors
+/// Fewer micro-batches than ranks; says how there would be enough.
+pub fn check_deal(config: &RunConfig, ranks: usize) -> Result<(), Error> {
+    let (rows, micro) = (config.train.batch_rows, config.train.micro_batch());
+    let micro_batches = rows.checked_div(micro).unwrap_or(0);
+    if ranks == 1 || config.cuts_at_once() || micro_batches >= ranks {
+        return Ok(());
+    }
+    let fewer = if rows >= ranks {
+        let fits = (1..=rows / ranks).rev().find(|micro| rows.is_multiple_of(*micro)).unwrap_or(1);
+        format!("set train.micro_batch_rows = {fits} or less, or start fewer ranks")
+    } else {
+        format!("a step of {} can be dealt to {} at most", counted(rows as u64, "row"), counted(rows as u64, "rank"))
+    };
+    Err(Error::Mismatch(format!(
+        "{ranks} ranks share the micro-batches of a step, and there {} {} (train.batch_rows = {rows}, \
+         train.micro_batch_rows = {micro}): {fewer}",
+        if micro_batches == 1 { "is" } else { "are" },
+        counted(micro_batches as u64, "micro-batch"),
+    )))
+}
+
+/// What a rank of a run that is cut at once has to do: rank 0 cuts alone.
+pub fn has_work(config: &RunConfig, stage: Stage, rank: usize) -> bool {
+    rank == 0 || !(stage == Stage::Prune && config.cuts_at_once())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config;
+
+    #[test]
+    fn every_rank_needs_a_micro_batch() {
+        let text = "[run]\ndirectory = 'a'\n[model]\nsource = 'm'\n[data]\npath = 'd'\n\
+                    [train]\nsteps = 4\nbatch_rows = 12\nlearning_rate = 0.1\n";
+        let check = |sets: &[&str], ranks: usize| {
+            let sets: Vec<String> = sets.iter().map(|set| set.to_string()).collect();
+            check_deal(&config::parse(text, "test", &sets).unwrap(), ranks).map_err(|error| error.to_string())
+        };
+        check(&[], 1).unwrap();
+        check(&["train.micro_batch_rows=4"], 3).unwrap();
+        check(&["train.micro_batch_rows=4"], 2).unwrap();
+        let one = check(&[], 2).unwrap_err();
+        assert!(
+            one.contains("there is 1 micro-batch ") && one.contains("set train.micro_batch_rows = 6 or less"),
+            "{one}"
+        );
+        let few = check(&["train.micro_batch_rows=4"], 5).unwrap_err();
+        assert!(few.contains("there are 3 micro-batches") && few.contains("micro_batch_rows = 2 or less"), "{few}");
+        let many = check(&["train.micro_batch_rows=1"], 13).unwrap_err();
+        assert!(many.contains("a step of 12 rows can be dealt to 12 ranks at most"), "{many}");
+    }
+}

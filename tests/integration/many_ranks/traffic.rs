@@ -1,0 +1,89 @@
+//! What goes over the wire at every step, as the kernel counts it, is what the formula says that `plan` uses.
+
+use super::{LIMIT, Place};
+use shearling::config::{Stage, parse};
+use shearling::dist::{self, ring_bytes};
+use shearling::native::c10d::Store;
+use shearling::train::{Setup, Trainer};
+use std::process::Command;
+
+/// Bytes that the TCP connections of this process have received: `tcpi_bytes_received` of Linux's `struct tcp_info`.
+fn received_bytes() -> u64 {
+    const OFFSET: usize = 128;
+    let mut all = 0;
+    for descriptor in 3..1024 {
+        let mut info = [0u8; 256];
+        let mut length = info.len() as libc::socklen_t;
+        let pointer = info.as_mut_ptr().cast();
+        // SAFETY: the kernel writes at most `length` bytes; of what is no socket it gives an error.
+        let failed = unsafe { libc::getsockopt(descriptor, libc::IPPROTO_TCP, libc::TCP_INFO, pointer, &mut length) };
+        if failed == 0 && length as usize >= OFFSET + 8 {
+            all += u64::from_le_bytes(info[OFFSET..OFFSET + 8].try_into().unwrap());
+        }
+    }
+    all
+}
+
+/// Ranks as threads of one process, so that one process has both ends of every connection. Other tests of this binary have
+/// connections too: it is started again for this one alone.
+#[test]
+fn bytes_on_the_wire_are_those_of_the_formula() {
+    let output = Command::new(std::env::current_exe().unwrap())
+        .args(["--exact", "integration::many_ranks::traffic::counted_alone", "--ignored", "--nocapture"])
+        .env("GLOO_SOCKET_IFNAME", "lo")
+        .output()
+        .unwrap();
+    let (out, err) = (String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    assert!(output.status.success() && out.contains("1 passed"), "{out}\n{err}");
+}
+
+#[test]
+#[ignore = "started by bytes_on_the_wire_are_those_of_the_formula"]
+fn counted_alone() {
+    for size in [2, 3] {
+        let place = Place::new();
+        let text = std::fs::read_to_string(place.config("run", "")).unwrap();
+        let store = Store::serve("127.0.0.1", 0, LIMIT).unwrap();
+        let (start, end) = (std::sync::Barrier::new(size + 1), std::sync::Barrier::new(size + 1));
+        let payload = std::sync::Mutex::new(0);
+        std::thread::scope(|scope| {
+            for rank in 0..size {
+                let (text, start, end, payload, port) = (&text, &start, &end, &payload, store.port());
+                scope.spawn(move || {
+                    let place = dist::Place {
+                        rank,
+                        size,
+                        local_rank: rank,
+                        local_size: size,
+                        address: "127.0.0.1".to_string(),
+                        port,
+                        agent_prefix: Some("/test".to_string()),
+                        launcher: dist::Launcher::Torchrun,
+                        restarts: 0,
+                    };
+                    let world = dist::join(&place, tch::Device::Cpu, LIMIT).unwrap();
+                    let config = parse(text, "test", &["train.micro_batch_rows=1".to_string()]).unwrap();
+                    let setup = Setup::new(config, Stage::Pretrain, tch::Device::Cpu).unwrap();
+                    let mut trainer = Trainer::new(&setup.among(world.clone()).unwrap()).unwrap();
+                    trainer.step().unwrap();
+                    *payload.lock().unwrap() = trainer.exchanged_bytes();
+                    world.barrier().unwrap();
+                    start.wait();
+                    trainer.step().unwrap();
+                    world.barrier().unwrap();
+                    end.wait();
+                    // Connections stay until they are counted.
+                    end.wait();
+                });
+            }
+            start.wait();
+            let before = received_bytes();
+            end.wait();
+            let counted = (received_bytes() - before) as f64;
+            end.wait();
+            let expected = size as f64 * ring_bytes(*payload.lock().unwrap() as f64, size);
+            eprintln!("{size} ranks: {counted} bytes counted, {expected} by the formula");
+            assert!(counted >= expected && counted < 1.05 * expected, "{size} ranks: {counted} {expected}");
+        });
+    }
+}
