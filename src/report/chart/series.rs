@@ -44,7 +44,9 @@ impl Series {
 
     /// A few points of a line for its shape, one of `apart` at most, not all at the same places as those of its neighbours.
     pub(super) fn glyph_points(&self, apart: usize) -> impl Iterator<Item = &Point> {
-        let every = self.points.len().div_ceil(GLYPHS_PER_LINE).max(apart.min(self.points.len())).max(1);
+        // A short line has its shape wherever it can.
+        let apart = if self.points.len() > 2 * apart { apart } else { 1 };
+        let every = self.points.len().div_ceil(GLYPHS_PER_LINE).max(apart);
         self.points.iter().skip(self.colour % every).step_by(every)
     }
 

@@ -193,7 +193,7 @@ pub(super) fn marks<'a, 'b: 'a>(runs: impl Iterator<Item = &'a RunView<'b>>, sev
 
 /// What a mark of a kind is, in the order in which they are told.
 const MARKS: [(&str, &str); 9] = [
-    ("save", "checkpoints"),
+    ("save", "saved checkpoints"),
     ("resume", "resumes"),
     ("skip", "skipped updates (red)"),
     ("mixer", "notices of the mix"),
