@@ -100,7 +100,7 @@ pub enum Error {
         problem: String,
     },
     /// Something that must be the same for all ranks.
-    #[error("rank {rank} has another {what} than rank 0: {here:?} there is {there:?}. {remedy}")]
+    #[error("rank {rank} has another {what} than rank 0: {there:?}, where rank 0 has {here:?}. {remedy}")]
     Differs {
         /// What.
         what: String,

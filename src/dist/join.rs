@@ -143,7 +143,7 @@ mod tests {
             world.same(&[("a", "x".to_string())], "").unwrap();
             let differs =
                 world.same(&[("a", "x".to_string()), ("b", format!("1\n{}", rank / 2))], "Look.").unwrap_err();
-            assert_eq!(differs.to_string(), "rank 2 has another b than rank 0: \"0\" here, \"1\" there. Look.");
+            assert_eq!(differs.to_string(), "rank 2 has another b than rank 0: \"1\", where rank 0 has \"0\". Look.");
             let blocks =
                 world.reduce_scatter(&Tensor::ones([3, 2], (Kind::Float, Device::Cpu)), Reduction::Sum).unwrap();
             assert_eq!(Vec::<f32>::try_from(blocks).unwrap(), [3.0, 3.0]);

@@ -21,6 +21,10 @@ const LIMIT: Duration = Duration::from_secs(240);
 /// What comes before the arguments of a test.
 const COMMON: [&str; 6] = ["--threads", "1", "--device", "cpu", "--set", "dist.timeout_seconds=200"];
 
+/// What makes a configuration one of learned masks.
+pub const TARGET: &str = "[target]\nhidden_size = 24\nintermediate_size = 32\nnum_hidden_layers = 2\nnum_attention_heads = 2\n\
+                      [prune]\nmethod = 'learned'\nunproven = true\n";
+
 /// A folder with a source, data and configurations.
 pub struct Place {
     folder: tempfile::TempDir,

@@ -1,7 +1,7 @@
 //! Whatever happens to a rank, all end, with an error that names it; and what is started again comes to the same end.
 
 use super::super::support::tensors;
-use super::{Place, Ranks, last_step, run, wait_for_step};
+use super::{Place, Ranks, TARGET, last_step, records, run, wait_for_step};
 use std::path::Path;
 use std::process::{Command, Stdio};
 
@@ -106,7 +106,7 @@ fn ranks_that_were_given_something_else_are_told_what() {
     for rank in 0..2 {
         let ended = ranks.end_of(rank);
         assert_eq!(ended.code, Some(2), "{ended:?}");
-        let expected = "rank 1 has another configuration than rank 0: \"seed = 0\" here, \"seed = 1\" there";
+        let expected = "rank 1 has another configuration than rank 0: \"seed = 1\", where rank 0 has \"seed = 0\"";
         assert!(ended.stderr.contains(expected), "{}", ended.stderr);
     }
     assert!(!place.at("differs").exists());
@@ -131,30 +131,43 @@ fn the_reason_of_one_rank_is_told_by_all() {
     assert!(ended[1].stderr.contains("error (rank 1 of 2): "), "{}", ended[1].stderr);
 }
 
-/// Killed at a step, in a rank that writes and in one that does not; the launcher starts the same command again.
-#[test]
-fn what_is_started_again_comes_to_the_same_end() {
+/// Killed at a step or in the middle of a save, in a rank that writes and in one that does not; the launcher starts the same
+/// command again.
+fn started_again(command: &str, tables: &str, sets: &[&str], kills: &[(usize, usize)]) {
     let place = Place::new();
-    let sets = ["train.steps=150", "checkpoint.every_steps=20", "eval.every_steps=50"];
-    run(2, "pretrain", &place.config("whole", ""), &sets);
+    run(2, command, &place.config("whole", tables), sets);
     let expected = tensors(&last_step(&place.at("whole")).join("model/model.safetensors"));
-    for (killed, after) in [(1, 25), (0, 50)] {
+    for (killed, after) in kills.iter().copied() {
         let name = format!("again-{killed}");
-        let config = place.config(&name, "").display().to_string();
+        let config = place.config(&name, tables).display().to_string();
         let arguments: Vec<&str> =
             ["--config", config.as_str()].into_iter().chain(sets.iter().flat_map(|set| ["--set", *set])).collect();
-        let mut ranks = Ranks::start(2, "pretrain", &arguments, 0);
+        let mut ranks = Ranks::start(2, command, &arguments, 0);
         wait_for_step(&place.at(&name), after);
         ranks.signal(killed, "KILL");
-        (0..2).for_each(|rank| _ = ranks.end_of(rank));
+        let codes = [0, 1].map(|rank| ranks.end_of(rank).code);
+        assert!(codes[1 - killed] == Some(2) && codes[killed].is_none(), "{codes:?}");
         drop(ranks);
-        Ranks::start(2, "pretrain", &arguments, 1).succeed();
+        Ranks::start(2, command, &arguments, 1).succeed();
+        assert!(!records(&place.at(&name), "resume").is_empty());
         let found = tensors(&last_step(&place.at(&name)).join("model/model.safetensors"));
         for (name, tensor) in &expected {
             assert!(tensor.equal(&found[name]), "{name} differs after rank {killed} was killed");
         }
-        assert!(place.at(&name).join("model/config.json").is_file());
     }
+}
+
+#[test]
+fn a_pretrain_run_that_is_started_again_comes_to_the_same_end() {
+    let sets = ["train.steps=150", "checkpoint.every_steps=20", "eval.every_steps=50"];
+    started_again("pretrain", "", &sets, &[(1, 25), (0, 50)]);
+}
+
+/// With a save after every other step it is probably killed in one.
+#[test]
+fn a_prune_run_that_is_started_again_comes_to_the_same_end() {
+    let sets = ["train.steps=40", "checkpoint.every_steps=2", "eval.every_steps=50"];
+    started_again("prune", TARGET, &sets, &[(0, 7), (1, 12)]);
 }
 
 /// Without a launcher: rank 0 serves the store, and dies with it.
