@@ -102,8 +102,8 @@ mod tests {
 
     #[test]
     fn the_tables_of_evaluations_show_the_same_steps_and_say_how_many() {
-        let mut history = RunHistory::default();
-        history.evaluations = vec![Evaluation::default(); 20];
+        let evaluations = vec![Evaluation::default(); 20];
+        let mut history = RunHistory { evaluations, ..RunHistory::default() };
         for (index, evaluation) in history.evaluations.iter_mut().enumerate() {
             (evaluation.step, evaluation.mean_loss) = (100 * index as u64, Some(12.5));
             evaluation.gates = "plain".into();
