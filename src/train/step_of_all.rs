@@ -68,3 +68,111 @@ impl Trainer {
         Ok(RowSums { losses, divergences })
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::super::setup::{Device, Setup};
+    use super::*;
+    use crate::config::{Stage, parse};
+    use crate::dist::{Launcher, Place, join};
+    use crate::native::c10d::Store;
+    use std::path::Path;
+    use std::time::Duration;
+    use tch::Kind;
+
+    const PATIENCE: Duration = Duration::from_secs(120);
+
+    /// Ranks as threads of one process, each with a trainer of the small model of the fixtures.
+    fn ranks(size: usize, body: impl Fn(usize, &mut Trainer) + Sync) {
+        let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/formats");
+        let text = format!(
+            "[run]\ndirectory = 'none'\n[model]\nsource = '{0}/source/model'\n[data]\npath = '{0}/data'\nmax_epochs = 100\n\
+             [train]\nsteps = 4\nbatch_rows = 4\nmicro_batch_rows = 1\nlearning_rate = 1e-3\n",
+            fixtures.display()
+        );
+        let served = Store::serve("127.0.0.1", 0, PATIENCE).unwrap();
+        std::thread::scope(|scope| {
+            for rank in 0..size {
+                let (body, text, port) = (&body, &text, served.port());
+                scope.spawn(move || {
+                    let place = Place {
+                        rank,
+                        size,
+                        local_rank: rank,
+                        local_size: size,
+                        address: "127.0.0.1".to_string(),
+                        port,
+                        agent_prefix: Some("/worker/attempt_0".to_string()),
+                        launcher: Launcher::Torchrun,
+                        restarts: 0,
+                    };
+                    let world = join(&place, Device::Cpu, PATIENCE).unwrap();
+                    let setup = Setup::new(parse(text, "test", &[]).unwrap(), Stage::Pretrain, Device::Cpu).unwrap();
+                    let mut trainer = Trainer::new(&setup.among(world.clone()).unwrap()).unwrap();
+                    body(rank, &mut trainer);
+                    world.barrier().unwrap();
+                });
+            }
+        });
+    }
+
+    fn first_weight(trainer: &Trainer) -> Tensor {
+        trainer.weights.group.slots()[0].master.detach().copy()
+    }
+
+    #[test]
+    fn a_number_that_is_not_finite_in_one_rank_skips_the_step_in_all() {
+        ranks(2, |rank, trainer| {
+            let before = first_weight(trainer);
+            if rank == 1 {
+                let _ = trainer.weights.group.slots()[3].gradient().shallow_clone().fill_(f64::NAN);
+            }
+            let report = trainer.step().unwrap();
+            assert!(!report.applied && report.norms.total.is_nan(), "rank {rank}");
+            assert!(first_weight(trainer).equal(&before), "rank {rank}");
+            let report = trainer.step().unwrap();
+            assert!(report.applied && report.cross_entropy.is_finite(), "rank {rank}");
+            assert!(!first_weight(trainer).equal(&before), "rank {rank}");
+            trainer.check_replicas(true).unwrap();
+        });
+    }
+
+    #[test]
+    fn ranks_that_have_drifted_apart_are_found() {
+        ranks(2, |rank, trainer| {
+            trainer.step().unwrap();
+            if rank == 1 {
+                let weight = &trainer.weights.group.slots()[0].master;
+                let _ = tch::no_grad(|| weight.shallow_clone().fill_(1.0));
+            }
+            let message = trainer.check_replicas(true).unwrap_err().to_string();
+            assert!(message.contains("rank 1 has another model (squared norms"), "{message}");
+        });
+    }
+
+    #[test]
+    fn all_stop_where_one_is_asked_to() {
+        ranks(2, |rank, trainer| {
+            trainer.step().unwrap();
+            assert!(!trainer.all_stop());
+            trainer.ask_to_stop(rank == 1);
+            trainer.step().unwrap();
+            assert!(trainer.all_stop(), "rank {rank}");
+        });
+    }
+
+    /// Whatever rank 0 has is what all have.
+    #[test]
+    fn all_begin_with_what_rank_0_has() {
+        ranks(2, |rank, trainer| {
+            if rank == 1 {
+                // Within rounding: no other model.
+                let mut first = trainer.weights.group.slots()[1].master.detach().flatten(0, -1).get(0);
+                let _ = first.g_add_scalar_(1e-7);
+            }
+            trainer.agree_on_start().unwrap();
+            trainer.check_replicas(true).unwrap();
+            assert_eq!(trainer.weights.group.slots()[1].master.kind(), Kind::Float);
+        });
+    }
+}

@@ -102,7 +102,7 @@ impl Store {
         Ok(Store { handle, port: self.port })
     }
 
-    /// Sets a key.
+    /// Sets a key. Others may see it a moment later.
     ///
     /// # Errors
     /// The store is out of reach.
@@ -165,7 +165,10 @@ mod tests {
         assert_eq!(client.get("key").unwrap(), None);
         served.set("key", "another").unwrap();
         assert_eq!(client.get("key").unwrap(), None, "other keys lie elsewhere");
-        served.under("a").unwrap().set("key", "ü").unwrap();
+        let same = served.under("a").unwrap();
+        same.set("key", "ü").unwrap();
+        // A set is not answered; what follows on the same connection is.
+        assert_eq!(same.get("key").unwrap().as_deref(), Some("ü"));
         assert_eq!(client.get("key").unwrap().as_deref(), Some("ü"));
         assert!(client.set("zero\0byte", "").is_err());
     }
