@@ -203,3 +203,12 @@ fn decoded_bytes(dataset: &Dataset, domain: usize, rows: u64) -> usize {
     };
     (0..rows).map(text).sum()
 }
+
+/// So that a report can say whether a run evaluated the same rows.
+#[test]
+fn references_name_the_data_that_they_are_of() {
+    let text = std::fs::read_to_string(super::support::tiny_runs().join("reference.json")).unwrap();
+    let references: serde_json::Value = serde_json::from_str(&text).unwrap();
+    let data = shearling_domains::Dataset::open(super::support::data()).unwrap();
+    assert_eq!(references["data_fingerprint"], data.fingerprint());
+}

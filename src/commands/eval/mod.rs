@@ -55,7 +55,8 @@ pub fn run(arguments: &Eval) -> anyhow::Result<ExitStatus> {
     }
     let data = arguments.data.as_ref().map(|path| path.display().to_string());
     let report = EvalReport::new(data.zip(bytes), &questions.tasks, &results);
-    let written = outputs.write(&questions.tasks, &results, &report, &printer);
+    let fingerprint = questions.dataset.as_ref().map(Dataset::fingerprint);
+    let written = outputs.write(fingerprint, &questions.tasks, &results, &report, &printer);
     if let (Some(_), Some(result)) = (&outputs.reference, results.first()) {
         few_rows(&result.losses()).into_iter().for_each(|warning| printer.warn(warning));
     }
@@ -142,12 +143,14 @@ impl Outputs<'_> {
     /// Writes all of them that can be written; the first error of the others.
     fn write(
         &self,
+        data_fingerprint: Option<&str>,
         tasks: &[Task],
         results: &[ModelResult],
         report: &EvalReport,
         printer: &Printer,
     ) -> anyhow::Result<()> {
-        let reference = self.reference.zip(results.first()).map(|(file, result)| match finite_references(result) {
+        let losses = |result: &ModelResult| finite_references(result, data_fingerprint);
+        let reference = self.reference.zip(results.first()).map(|(file, result)| match losses(result) {
             Some(references) => file.write("reference losses", &format!("{references:#}\n"), printer),
             None => Err(anyhow::anyhow!(
                 "--write-reference: not written: a loss of {} is not finite, and a mixer has no use for that",
@@ -161,14 +164,17 @@ impl Outputs<'_> {
     }
 }
 
-/// Reference losses, as mixer.reference_file reads them; `None` unless all of them are finite.
-fn finite_references(result: &ModelResult) -> Option<Value> {
+/// Reference losses, as mixer.reference_file reads them, with the data whose rows they are of; `None` unless all of them are finite.
+fn finite_references(result: &ModelResult, data_fingerprint: Option<&str>) -> Option<Value> {
     let domains = result.losses();
     let losses = domains.iter().filter_map(|domain| Some((domain.domain.clone(), domain.loss?)));
     let losses: Vec<(String, f64)> = losses.collect();
     let finite = losses.iter().all(|(_, loss)| loss.is_finite());
     let losses: Map<String, Value> = losses.into_iter().map(|(domain, loss)| (domain, json!(loss))).collect();
-    finite.then(|| json!({ "model": result.model, "reference_loss": losses, "domains": domains }))
+    let data = data_fingerprint.map(String::from);
+    finite.then(
+        || json!({ "model": result.model, "data_fingerprint": data, "reference_loss": losses, "domains": domains }),
+    )
 }
 
 /// What to say of a model whose losses are no numbers although its weights are.
