@@ -229,7 +229,7 @@ fn nonsense_is_refused_with_what_is_in_reach() {
     let model = desk.text("model");
     let cases: [(&[&str], &[&str]); 17] = [
         (&["--target-params", "0"], &["350M"]),
-        (&["--target-params", "9B"], &["9000000000", "6738415616", "down to"]),
+        (&["--target-params", "9B"], &["9000000000", "6,738,415,616", "down to"]),
         (&["--target-params", "10k"], &["the nearest has", "In reach are"]),
         (&["--target-memory", "4"], &["4GiB"]),
         (&["--target-memory", "0GiB"], &["4GiB"]),
