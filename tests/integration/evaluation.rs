@@ -1,7 +1,7 @@
 //! `shearling eval` as a user meets it: several models side by side, and multiple-choice questions answered as
 //! lm-evaluation-harness answers them.
 
-use super::support::{data, data_path, families, fixture, shearling, succeed, write_model};
+use super::support::{data, data_path, families, fixture, shearling, succeed, tiny_runs, write_model};
 use serde_json::{Value, json};
 use shearling_domains::{Dataset, Split};
 use std::path::Path;
@@ -207,8 +207,8 @@ fn decoded_bytes(dataset: &Dataset, domain: usize, rows: u64) -> usize {
 /// So that a report can say whether a run evaluated the same rows.
 #[test]
 fn references_name_the_data_that_they_are_of() {
-    let text = std::fs::read_to_string(super::support::tiny_runs().join("reference.json")).unwrap();
-    let references: serde_json::Value = serde_json::from_str(&text).unwrap();
-    let data = shearling_domains::Dataset::open(super::support::data()).unwrap();
+    let text = std::fs::read_to_string(tiny_runs().join("reference.json")).unwrap();
+    let references: Value = serde_json::from_str(&text).unwrap();
+    let data = Dataset::open(data()).unwrap();
     assert_eq!(references["data_fingerprint"], data.fingerprint());
 }
