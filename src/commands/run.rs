@@ -55,6 +55,15 @@ pub fn run(arguments: &Run, stage: Stage, place: Option<&Place>) -> anyhow::Resu
     }
     let one_shot = config.cuts_at_once();
     let origin = if one_shot { Origin::OneShot } else { Origin::Run(config.run.directory.clone()) };
+    let several_cuts = stage == Stage::Prune && !config.prune.via.is_empty();
+    if let Some(place) = place.filter(|_| several_cuts) {
+        anyhow::bail!(
+            "prune.via is several runs, which one process does one after the other; this is rank {} of {}: start it without a \
+             launcher, or do the runs by themselves (plan --config names them)",
+            place.rank,
+            place.size
+        );
+    }
     if !has_work(&config, stage, place.map_or(0, |place| place.rank)) {
         return Ok(ExitStatus::Done);
     }
@@ -65,15 +74,7 @@ pub fn run(arguments: &Run, stage: Stage, place: Option<&Place>) -> anyhow::Resu
         printer.warn("--stop-at has no effect where a source is cut at once: no step is taken");
     }
     let as_given = config.clone();
-    if stage == Stage::Prune && !config.prune.via.is_empty() {
-        if let Some(place) = place.filter(|place| place.size > 1) {
-            anyhow::bail!(
-                "prune.via is several runs, which one process does one after the other; this is rank {} of {}: start it without \
-                 a launcher, or do the runs by themselves (plan --config names them)",
-                place.rank,
-                place.size
-            );
-        }
+    if several_cuts {
         refuse_existing(&config.run.directory)?;
         match via::run_up_to_last(&config, arguments.config.config.as_deref(), &printer) {
             Ok(Some(last)) => config = last,

@@ -48,7 +48,7 @@ const RESUME_KEYS: &[(&str, Change)] = &[
     ("checkpoint.every_steps", Change::Freely),
     ("checkpoint.max_shard_bytes", Change::Freely),
     ("checkpoint.export_dtype", Change::Freely),
-    // A run may go on with another number of ranks.
+    // A run may be resumed with another number of ranks.
     ("dist.strategy", Change::Freely),
     ("dist.timeout_seconds", Change::Freely),
 ];

@@ -146,7 +146,9 @@ fn check_train(config: &RunConfig, problems: &mut Problems) {
 /// another model in a minute.
 fn check_cut_at_once(config: &RunConfig, problems: &mut Problems) {
     let (named, method) = (config.prune.method.is_some(), config.prune.method().name());
-    let tables = [("[masks]", config.masks != Masks::default()), ("[distill]", config.distill.is_some())];
+    // A training between two cuts has a teacher too.
+    let taught = config.distill.is_some() && config.prune.via.is_empty();
+    let tables = [("[masks]", config.masks != Masks::default()), ("[distill]", taught)];
     for (table, _) in tables.into_iter().filter(|(_, given)| *given && !named) {
         problems.unless(false, || {
             format!(

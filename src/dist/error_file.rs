@@ -23,6 +23,7 @@ mod tests {
     fn the_reason_is_where_torchrun_reads_it() {
         let file = super::error_json("no memory");
         assert_eq!(file["message"]["message"], "no memory");
-        assert!(file["message"]["extraInfo"]["timestamp"].as_str().unwrap().parse::<u64>().is_ok());
+        let written: u64 = file["message"]["extraInfo"]["timestamp"].as_str().unwrap().parse().unwrap();
+        assert!(written > 1_700_000_000, "seconds since 1970: {written}");
     }
 }

@@ -98,26 +98,11 @@ fn still_missing(store: &Store, ranks: &[usize], key: &dyn Fn(usize) -> String) 
 
 #[cfg(test)]
 mod tests {
-    use super::super::Launcher;
     use super::*;
     use crate::native::c10d::Reduction;
     use tch::{Kind, Tensor};
 
     const PATIENCE: Duration = Duration::from_secs(60);
-
-    fn place(rank: usize, size: usize, port: u16) -> Place {
-        Place {
-            rank,
-            size,
-            local_rank: rank,
-            local_size: size,
-            address: "127.0.0.1".to_string(),
-            port,
-            agent_prefix: Some("/worker/attempt_0".to_string()),
-            launcher: Launcher::Torchrun,
-            restarts: 0,
-        }
-    }
 
     /// Runs `body` as ranks would, each on a thread.
     fn ranks(size: usize, body: impl Fn(World) + Sync) {
@@ -125,7 +110,7 @@ mod tests {
         std::thread::scope(|scope| {
             for rank in 0..size {
                 let (body, port) = (&body, served.port());
-                scope.spawn(move || body(join(&place(rank, size, port), Device::Cpu, PATIENCE).unwrap()));
+                scope.spawn(move || body(join(&Place::of_thread(rank, size, port), Device::Cpu, PATIENCE).unwrap()));
             }
         });
     }
@@ -183,9 +168,9 @@ mod tests {
     #[test]
     fn whoever_never_comes_is_named() {
         let served = Store::serve("127.0.0.1", 0, PATIENCE).unwrap();
-        let failed = join(&place(0, 2, served.port()), Device::Cpu, Duration::from_millis(200)).unwrap_err();
+        let failed = join(&Place::of_thread(0, 2, served.port()), Device::Cpu, Duration::from_millis(200)).unwrap_err();
         assert_eq!(failed.to_string(), "rank 1 of 2 did not come within 0 s (dist.timeout_seconds)");
-        let nobody = Place { port: 1, ..place(1, 2, 0) };
+        let nobody = Place { port: 1, ..Place::of_thread(1, 2, 0) };
         let failed = join(&nobody, Device::Cpu, Duration::from_millis(500)).unwrap_err().to_string();
         assert!(failed.contains("rank 1 of 2 cannot reach the store at 127.0.0.1:1"), "{failed}");
     }

@@ -89,6 +89,22 @@ impl Place {
         Ok(Some(place).filter(|place| place.size > 1))
     }
 
+    /// A rank that is a thread of a test, at a store that the test serves.
+    #[cfg(test)]
+    pub(crate) fn of_thread(rank: usize, size: usize, port: u16) -> Place {
+        Place {
+            rank,
+            size,
+            local_rank: rank,
+            local_size: size,
+            address: LOOPBACK.to_string(),
+            port,
+            agent_prefix: Some("/worker/attempt_0".to_string()),
+            launcher: Launcher::Torchrun,
+            restarts: 0,
+        }
+    }
+
     /// Whether this process serves the store.
     pub fn serves(&self) -> bool {
         self.rank == 0 && self.agent_prefix.is_none()

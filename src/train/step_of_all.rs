@@ -74,7 +74,7 @@ mod tests {
     use super::super::setup::{Device, Setup};
     use super::*;
     use crate::config::{Stage, parse};
-    use crate::dist::{Launcher, Place, join};
+    use crate::dist::{Place, join};
     use crate::native::c10d::Store;
     use std::path::Path;
     use std::time::Duration;
@@ -95,17 +95,7 @@ mod tests {
             for rank in 0..size {
                 let (body, text, port) = (&body, &text, served.port());
                 scope.spawn(move || {
-                    let place = Place {
-                        rank,
-                        size,
-                        local_rank: rank,
-                        local_size: size,
-                        address: "127.0.0.1".to_string(),
-                        port,
-                        agent_prefix: Some("/worker/attempt_0".to_string()),
-                        launcher: Launcher::Torchrun,
-                        restarts: 0,
-                    };
+                    let place = Place::of_thread(rank, size, port);
                     let world = join(&place, Device::Cpu, PATIENCE).unwrap();
                     let setup = Setup::new(parse(text, "test", &[]).unwrap(), Stage::Pretrain, Device::Cpu).unwrap();
                     let mut trainer = Trainer::new(&setup.among(world.clone()).unwrap()).unwrap();

@@ -132,6 +132,10 @@ fn what_would_be_refused_in_any_run_is_refused_before_the_first() {
     let plan: serde_json::Value = serde_json::from_str(&text).unwrap();
     assert_eq!(plan["runs"].as_array().unwrap().len(), 3, "{plan}");
     assert!(said.contains("next: shearling prune --config twice.toml"), "{said}");
+    // A teacher that only the training needs is missed before the cut.
+    place.write("taught.toml", &format!("{COMMON}[distill]\nteacher = 'nobody'\nweight = 0.5\n{LAST}{VIA}"));
+    let (_, said) = place.run(&["prune", "--config", "taught.toml"], 2);
+    assert!(said.contains("there is no nobody/config.json") && !place.at("small-via-1").exists(), "{said}");
     // Without a last shape they lead nowhere.
     place.write("none.toml", &format!("{COMMON}{VIA}"));
     let (_, said) = place.run(&["prune", "--config", "none.toml"], 2);

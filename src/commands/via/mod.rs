@@ -9,13 +9,13 @@ use super::execute::execute;
 use super::written_shape::written_by;
 use crate::cli::Printer;
 use crate::cli::shell::shell_word;
-use crate::config::{RunConfig, Stage, Target, validate};
+use crate::config::{Run, RunConfig, Stage, Target, validate};
 use crate::export::folder_name;
 use crate::hf::RawConfig;
 use crate::native::runtime::device;
 use crate::run_dir::layout::RESOLVED_CONFIG;
-use crate::train::Outline;
 use crate::train::saved_run::{is_free, saved_config};
+use crate::train::{Absent, Outline};
 use anyhow::Context;
 use std::path::Path;
 
@@ -37,7 +37,9 @@ pub(super) fn run_up_to_last(
             let command = file.map_or("shearling prune with the same configuration".into(), |file| {
                 format!("shearling prune --config {}", shell_word(&file.display().to_string()))
             });
-            printer.note(format!("or go on with it and with the runs that are left: {command}"));
+            printer.note(format!(
+                "or run the same command again, which resumes it and then does the remaining runs: {command}"
+            ));
             return Ok(None);
         }
     }
@@ -57,7 +59,9 @@ fn check(stages: &[RunConfig]) -> anyhow::Result<()> {
         };
         let device = device::parse(&stage.run.device)?;
         let outline = Outline::new(stage.clone(), Stage::of(stage), device, Some(found.clone()), None)?;
-        let said = outline.findings.problems.iter();
+        let missing =
+            |absent: &Absent| format!("{}: there is no {}; {}", absent.key, absent.path.display(), absent.remedy);
+        let said = outline.findings.problems.iter().cloned().chain(outline.findings.absent.iter().map(missing));
         problems
             .extend(said.map(|problem| format!("run {number} of {} ({}): {problem}", stages.len(), described(stage))));
         if !problems.is_empty() {
@@ -84,7 +88,9 @@ fn finish_one(stage: RunConfig, printer: &Printer) -> anyhow::Result<bool> {
         printer.note(format!("is there already: {}", written.display()));
         return Ok(true);
     }
-    let config = RunConfig { run: crate::config::Run { directory: folder, ..saved.run.clone() }, ..saved };
+    // Where it runs is this call's, as when a run is resumed by itself.
+    let (device, threads) = (stage.run.device.clone(), stage.run.threads);
+    let config = RunConfig { run: Run { directory: folder, device, threads, ..saved.run.clone() }, ..saved };
     Ok(execute(config, Stage::of(&stage), true, None, printer)?.is_some())
 }
 

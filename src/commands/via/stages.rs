@@ -21,6 +21,10 @@ const WARMUP_SHARE: u64 = 20;
 pub(in crate::commands) fn stages(config: &RunConfig) -> Vec<RunConfig> {
     let mut base = config.clone();
     let vias = std::mem::take(&mut base.prune.via);
+    if !vias.is_empty() {
+        // Said of each cut, so that a table for the trainings is not taken for one of masks.
+        base.prune.method = Some(config.prune.method());
+    }
     if let (Some(distill), false) = (&mut base.distill, vias.is_empty()) {
         distill.teacher = distill.teacher.take().or(config.model.source.clone());
     }
