@@ -7,14 +7,14 @@
 
 CARGO ?= cargo
 
-.PHONY: demo test test-browser lint libtorch bench-peer gpu-binary
+.PHONY: demo test test-browser lint libtorch nvrtc bench-peer gpu-binary
 
 demo: libtorch
 	$(CARGO) build --release --bin shearling
 	rm -rf runs/make-demo
 	./target/release/shearling demo --out runs/make-demo
 
-test: libtorch
+test: libtorch nvrtc
 	$(CARGO) test --workspace
 
 test-browser: libtorch
@@ -34,3 +34,7 @@ gpu-binary: libtorch
 # Downloads libtorch 2.11.0 unless LIBTORCH or a Python torch of that version is there, and links it as .libtorch.
 libtorch:
 	@python3 .cargo/libtorch.py
+
+# Downloads NVRTC, with which the tests compile the kernels of a GPU; says so and goes on where it cannot be had.
+nvrtc:
+	@python3 .cargo/nvrtc.py

@@ -16,6 +16,7 @@ mod integration {
     pub mod frozen_weights;
     pub mod generate;
     pub mod golden;
+    pub mod gpu_kernels;
     pub mod init;
     pub mod inspect;
     pub mod interrupts;

@@ -1,9 +1,12 @@
 // AdamW over a list of tensors in one pass: reads master, gradient and moments, writes master, moments and the bf16
 // working copy, and clears the gradient. `src/native/adamw.rs` has the equations and the contract.
 //
-// On the CPU one kernel of ours does it all: the update is bound by memory, and each tensor is touched once. On other
-// devices libtorch's fused kernel takes all tensors in one launch; moments that are in bf16 or on the host are brought
-// to fp32 on the device for the time of the update, one tensor after the other.
+// Kernels of ours do it all on the CPU and on a GPU that has them (there for dozens of tensors in one launch): the update
+// is bound by memory, and each tensor is touched once. Elsewhere libtorch's fused kernel takes all tensors in one launch;
+// moments that are in bf16 are brought to fp32 for the time of the update, one tensor after the other, and so are, on any
+// GPU, moments on the host.
+#include "../cu/adamw.h"
+#include "device/launch.h"
 #include "parallel.h"
 #include "shim.h"
 #include "simd.h"
@@ -14,7 +17,9 @@
 #include <ATen/ops/full.h>
 #include <c10/core/GradMode.h>
 
+#include <algorithm>
 #include <cmath>
+#include <cstring>
 #include <map>
 
 namespace shearling {
@@ -163,6 +168,75 @@ void update_by_kernel(const std::vector<Slot>& slots, const Rule& rule, const Te
   }
 }
 
+// Tensors of one launch of the device's kernel, whose moments are of dtype M.
+template <class M>
+struct Launch {
+  cu::Adamw<M, 4> kernel{};
+  const Tensor* on = nullptr;
+  int count = 0;
+  bool packs = true;
+
+  void add(const Slot& slot, float kept) {
+    if (count == cu::ADAMW_TENSORS) run();
+    on = &slot.master;
+    kernel.tensors[count] = {numbers<float>(slot.master),   numbers<float>(slot.gradient),  numbers<M>(slot.exp_avg),
+                             numbers<M>(slot.exp_avg_sq), numbers<cu::Bf16>(slot.working), slot.master.numel(), kept};
+    const auto& last = kernel.tensors[count];
+    packs = packs && in_packs(last.count, sizeof(float),
+                              {last.master, last.gradient, last.exp_avg, last.exp_avg_sq, last.working});
+    const auto blocks = static_cast<uint32_t>(divup(last.count, cu::ADAMW_BLOCK));
+    kernel.first_block[count + 1] = kernel.first_block[count] + blocks;
+    ++count;
+  }
+
+  void run() {
+    if (count == 0) return;
+    const Geometry geometry{kernel.first_block[count], 1, 256, 0};
+    if (packs) {
+      launch(*on, geometry, kernel);
+    } else {
+      // The same arguments, one number at a time.
+      cu::Adamw<M, 1> single;
+      static_assert(sizeof single == sizeof kernel);
+      std::memcpy(&single, &kernel, sizeof single);
+      launch(*on, geometry, single);
+    }
+    count = 0;
+    packs = true;
+  }
+};
+
+template <class M>
+Launch<M> launch_of(const Rule& rule, const Tensor& scale, const Tensor& skip) {
+  const Constants c = constants(rule, 1.0, 0.0);
+  Launch<M> launch;
+  launch.kernel.scale = numbers<float>(scale);
+  launch.kernel.skip = numbers<float>(skip);
+  launch.kernel.beta1 = c.beta1;
+  launch.kernel.rest1 = c.rest1;
+  launch.kernel.beta2 = c.beta2;
+  launch.kernel.rest2 = c.rest2;
+  launch.kernel.eps = c.eps;
+  launch.kernel.step_size = c.step_size;
+  launch.kernel.root_bias2 = c.root_bias2;
+  launch.kernel.sign = c.scale;
+  return launch;
+}
+
+void update_by_device_kernel(const std::vector<Slot>& slots, const Rule& rule, const Tensor& scale_,
+                             const Tensor& skip_) {
+  const Tensor scale = scale_.to(at::kFloat), skip = skip_.to(at::kFloat);
+  auto wide = launch_of<float>(rule, scale, skip);
+  auto small = launch_of<cu::Bf16>(rule, scale, skip);
+  for (const Slot& slot : slots) {
+    const float kept = constants(rule, 1.0, slot.weight_decay).kept;
+    slot.exp_avg.scalar_type() == at::kFloat ? wide.add(slot, kept) : small.add(slot, kept);
+    mark_changed(slot);
+  }
+  wide.run();
+  small.run();
+}
+
 // The arguments of one call of libtorch's fused kernel, which knows one weight decay.
 struct Fused {
   std::vector<Tensor> masters, gradients, exp_avgs, exp_avg_sqs;
@@ -205,6 +279,7 @@ void update_elsewhere(const Slot& slot, const Rule& rule, const Controls& contro
 }
 
 void update_by_libtorch(const std::vector<Slot>& slots, const Rule& rule, const Tensor& scale, const Tensor& skip) {
+  if (slots.empty()) return;
   // The fused kernel divides by its scale and skips at exactly one.
   const Controls controls{at::full({}, rule.step, slots[0].master.options().requires_grad(false)),
                           scale.to(at::kFloat).reciprocal(), skip.ne(0).to(at::kFloat)};
@@ -252,7 +327,15 @@ extern "C" int shearling_adamw(Tensor* const* masters, Tensor* const* gradients,
     const auto device = slots[0].master.device();
     shearling::check_scalar(*scale, device, "the scale");
     shearling::check_scalar(*skip, device, "the skip flag");
-    if (device.is_cpu() && kernel) {
+    if (kernel && shearling::has_device_kernels(device)) {
+      const auto resident = std::stable_partition(slots.begin(), slots.end(), [&](const shearling::Slot& slot) {
+        return slot.exp_avg.device() == device;
+      });
+      const std::vector<shearling::Slot> elsewhere(resident, slots.end());
+      slots.erase(resident, slots.end());
+      shearling::update_by_device_kernel(slots, *rule, *scale, *skip);
+      shearling::update_by_libtorch(elsewhere, *rule, *scale, *skip);
+    } else if (kernel && shearling::has_cpu_kernels(device)) {
       shearling::update_by_kernel(slots, *rule, *scale, *skip);
     } else {
       shearling::update_by_libtorch(slots, *rule, *scale, *skip);

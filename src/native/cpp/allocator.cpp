@@ -4,20 +4,33 @@
 #include <c10/core/Allocator.h>
 #include <c10/core/CPUAllocator.h>
 
+#include <atomic>
 #include <cstdint>
 #include <cstdlib>
 
 namespace {
 
+// Whether this thread's tensors are counted, and the bytes of those that were and are alive.
+thread_local bool counting = false;
+std::atomic<int64_t> counted_bytes{0};
+
 // Of a cache line and of the widest vectors, as libtorch's own allocator aligns.
 constexpr size_t kAlignment = 64;
 
+// Before the data: the block's own address, and its bytes where they were counted.
+struct Header {
+  uintptr_t counted;
+  void* block;
+};
+
 void release(void* data) {
-  if (data != nullptr) std::free(static_cast<void**>(data)[-1]);
+  if (data == nullptr) return;
+  const Header header = static_cast<Header*>(data)[-1];
+  if (header.counted != 0) counted_bytes.fetch_sub(static_cast<int64_t>(header.counted));
+  std::free(header.block);
 }
 
-// Asks for room to align in, and keeps the block's own address before the data. `malloc` gives at least 16 bytes of
-// alignment, so an address always fits there.
+// Asks for room to align in. `malloc` gives at least 16 bytes of alignment, so a header always fits before the data.
 class MallocAllocator final : public c10::Allocator {
  public:
   c10::DataPtr allocate(size_t bytes) override {
@@ -26,8 +39,9 @@ class MallocAllocator final : public c10::Allocator {
     void* block = bytes <= SIZE_MAX - kAlignment ? std::malloc(bytes + kAlignment) : nullptr;
     TORCH_CHECK_WITH(OutOfMemoryError, block != nullptr, "not enough memory: ", bytes, " bytes for a tensor");
     const auto address = (reinterpret_cast<uintptr_t>(block) + kAlignment) / kAlignment * kAlignment;
-    auto* data = reinterpret_cast<void**>(address);
-    data[-1] = block;
+    auto* data = reinterpret_cast<Header*>(address);
+    data[-1] = {counting ? bytes : 0, block};
+    if (counting) counted_bytes.fetch_add(static_cast<int64_t>(bytes));
     return {data, data, &release, cpu};
   }
 
@@ -47,3 +61,9 @@ extern "C" int shearling_tensors_from_malloc(char** error) {
     c10::SetCPUAllocator(allocator, /*priority=*/1);
   });
 }
+
+// Counts the bytes of tensors that this thread makes from now on, or of no more.
+extern "C" void shearling_count_tensor_bytes(int on) { counting = on != 0; }
+
+// Bytes of counted tensors that are alive.
+extern "C" int64_t shearling_counted_tensor_bytes() { return counted_bytes.load(); }

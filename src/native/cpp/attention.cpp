@@ -315,7 +315,7 @@ struct Attention : torch::autograd::Function<Attention> {
 
 Tensor attention(const Tensor& query, const Tensor& key, const Tensor& value) {
   for (const auto& [tensor, name] : {std::pair{&query, "the queries"}, {&key, "the keys"}, {&value, "the values"}}) {
-    check_storage(*tensor, name);
+    check_cpu_storage(*tensor, name);
     TORCH_CHECK(tensor->dim() == 4, name, " are ", tensor->sizes(), ", not [rows, tokens, heads, head_dim]");
     TORCH_CHECK(tensor->scalar_type() == query.scalar_type(), name, " are ", tensor->scalar_type(),
                 ", the queries ", query.scalar_type());

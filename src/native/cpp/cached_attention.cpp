@@ -96,9 +96,9 @@ SHEARLING_RUN(CachedAttentionFloat)
 SHEARLING_RUN(CachedAttentionBFloat16)
 
 void check(const Tensor& query, const Tensor& key, const Tensor& value) {
-  check_storage(query, "query");
+  check_cpu_storage(query, "query");
   for (const Tensor& cached : {key, value}) {
-    check_storage(cached, "a cache");
+    check_cpu_storage(cached, "a cache");
     TORCH_CHECK(cached.scalar_type() == query.scalar_type(), "a cache of kind ", cached.scalar_type(),
                 " for queries of kind ", query.scalar_type());
     TORCH_CHECK(cached.dim() == 4 && cached.sizes() == key.sizes() && cached.numel() > 0, "keys of ", key.sizes(),

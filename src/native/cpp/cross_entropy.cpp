@@ -1,6 +1,7 @@
 // A linear layer and the cross entropy of its logits, a few rows at a time, so that the logits [N, V] never exist:
 //   loss_n = logsumexp(h_n W^T) - (h_n W^T)[target_n],   objective = scale sum_n loss_n.
 // Its gradient by the logits is softmax - onehot.
+#include "device/kernels.h"
 #include "head_loss.h"
 
 #include <ATen/ops/log_softmax.h>
@@ -67,7 +68,11 @@ void composed_chunk_loss(Tensor& logits, const Tensor& targets, Tensor& losses, 
 // Losses of a chunk's rows into `losses`; with `gradient` the logits become their gradients.
 void chunk_loss(Tensor& logits, const Tensor& targets, Tensor& losses, double scale, bool gradient) {
   const auto kind = logits.scalar_type();
-  if (!logits.is_cpu() || (kind != at::kFloat && kind != at::kBFloat16)) {
+  const bool kernel = kind == at::kFloat || kind == at::kBFloat16;
+  if (kernel && has_device_kernels(logits.device())) {
+    return device::cross_entropy(logits, targets, losses, IGNORED, scale, gradient);
+  }
+  if (!kernel || !has_cpu_kernels(logits.device())) {
     return composed_chunk_loss(logits, targets, losses, scale, gradient);
   }
   by_kind(kind, [&](auto of_kind) {

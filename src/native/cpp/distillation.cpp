@@ -5,6 +5,7 @@
 //   objective = scale sum_n ((1 - share) CE_n + share T^2 KL_n).
 // Its gradient by z_n is (1 - share) (p - onehot) + share T (s - t): T^2 makes up for the 1/T that comes with each of the
 // two softmaxes (Hinton et al., arXiv 1503.02531, section 2.1). The teacher has no gradient.
+#include "device/kernels.h"
 #include "head_loss.h"
 
 #include <ATen/ops/log_softmax.h>
@@ -133,12 +134,24 @@ void composed_chunk(Tensor& student, const Tensor& teacher, const Tensor& target
 }
 
 bool has_kernel(const Tensor& logits) {
-  return logits.is_cpu() && (logits.scalar_type() == at::kFloat || logits.scalar_type() == at::kBFloat16);
+  const auto kind = logits.scalar_type();
+  return has_cpu_kernels(logits.device()) && (kind == at::kFloat || kind == at::kBFloat16);
+}
+
+// The device's kernel takes both models' logits in one dtype.
+bool has_device_kernel(const Tensor& student, const Tensor& teacher) {
+  const auto kind = student.scalar_type();
+  return has_device_kernels(student.device()) && (kind == at::kFloat || kind == at::kBFloat16) &&
+         teacher.scalar_type() == kind;
 }
 
 // Both losses of a chunk's rows; with `gradient` the student's logits become the objective's gradients.
 void chunk_distillation(Tensor& student, const Tensor& teacher, const Tensor& targets, Tensor& cross_entropies,
                         Tensor& divergences, const Blend& blend, bool gradient) {
+  if (has_device_kernel(student, teacher)) {
+    return device::distillation(student, teacher, targets, cross_entropies, divergences, IGNORED, blend.share,
+                                blend.temperature, blend.scale, gradient);
+  }
   if (!has_kernel(student) || !has_kernel(teacher)) {
     return composed_chunk(student, teacher, targets, cross_entropies, divergences, blend, gradient);
   }

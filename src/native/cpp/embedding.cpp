@@ -4,6 +4,7 @@
 //
 // A vocabulary is large and a batch touches little of it: a gradient `[V, D]` of its own would be zeros, written,
 // added and thrown away. The gradient of a leaf goes straight into the leaf's buffer.
+#include "device/kernels.h"
 #include "kernel.h"
 #include "leaf_gradient.h"
 
@@ -121,6 +122,11 @@ Tensor gate_or_ones(const Tensor& gate, int64_t columns) {
 void scatter(const Tensor& ids, const Tensor& gradient_, const Tensor& weight_, const Tensor& gate,
              const Tensor& dweight, const Tensor& dgate) {
   const Tensor gradient = gradient_.contiguous(), weight = weight_.contiguous();
+  if (has_device_kernels(weight.device())) {
+    if (dgate.defined()) dgate.copy_(device::embedding_gate_gradient(ids, gradient, weight));
+    if (dweight.defined()) device::embedding_backward(ids, gradient, gate, dweight);
+    return;
+  }
   const int64_t columns = weight.size(1);
   const int64_t* id = ids.const_data_ptr<int64_t>();
   const Occurrences occurrences(id, ids.numel());
@@ -141,26 +147,33 @@ void scatter(const Tensor& ids, const Tensor& gradient_, const Tensor& weight_, 
 
 // Whether the kernel can add to a leaf's buffer as it is.
 bool writable(const Tensor& buffer, const Tensor& leaf) {
+  if (has_device_kernels(leaf.device())) return device::takes_embedding_gradient(buffer, leaf);
   const auto kind = buffer.scalar_type();
   return buffer.is_cpu() && buffer.is_contiguous() && buffer.sizes() == leaf.sizes() &&
          (kind == at::kFloat || kind == at::kBFloat16);
 }
 
+void gather(const Tensor& ids, const Tensor& weight, const Tensor& gate, const Tensor& y) {
+  if (has_device_kernels(weight.device())) return device::embedding(ids, weight, gate, y);
+  const int64_t columns = weight.size(1);
+  const Tensor factors = gate_or_ones(gate, columns);
+  by_kind(weight.scalar_type(), [&](auto kind) {
+    using T = decltype(kind);
+    parallel(ids.numel(), rows_at_a_time(columns),
+             Gather<T>{ids.const_data_ptr<int64_t>(), weight.const_data_ptr<T>(), factors.const_data_ptr<float>(),
+                       y.mutable_data_ptr<T>(), columns});
+  });
+}
+
 struct Embedding : torch::autograd::Function<Embedding> {
   static Tensor forward(AutogradContext* context, const Tensor& ids_, const Tensor& weight_,
                         const std::optional<Tensor>& gate_) {
-    const Tensor ids = ids_.contiguous(), weight = weight_.contiguous(), gate = gate_.value_or(Tensor());
-    const int64_t columns = weight.size(1);
-    const Tensor factors = gate_or_ones(gate, columns);
+    const Tensor ids = ids_.contiguous(), weight = weight_.contiguous();
+    const Tensor gate = gate_ ? gate_->contiguous() : Tensor();
     std::vector<int64_t> sizes = ids.sizes().vec();
-    sizes.push_back(columns);
-    Tensor y = at::empty(sizes, weight.options());
-    by_kind(weight.scalar_type(), [&](auto kind) {
-      using T = decltype(kind);
-      parallel(ids.numel(), rows_at_a_time(columns),
-               Gather<T>{ids.const_data_ptr<int64_t>(), weight.const_data_ptr<T>(), factors.const_data_ptr<float>(),
-                         y.mutable_data_ptr<T>(), columns});
-    });
+    sizes.push_back(weight.size(1));
+    const Tensor y = at::empty(sizes, weight.options());
+    gather(ids, weight, gate, y);
     // The weight as it was given: its gradient buffer is found through it.
     context->save_for_backward({ids, weight_, gate});
     return y;
@@ -190,6 +203,7 @@ struct Embedding : torch::autograd::Function<Embedding> {
 };
 
 void check_ids(const Tensor& ids, int64_t vocabulary) {
+  if (!ids.is_cpu()) return;  // reading them would wait for the device
   const int64_t* id = ids.const_data_ptr<int64_t>();
   for (int64_t i = 0; i < ids.numel(); ++i) {
     TORCH_CHECK(0 <= id[i] && id[i] < vocabulary, "token id ", id[i], " at position ", i,
@@ -200,12 +214,12 @@ void check_ids(const Tensor& ids, int64_t vocabulary) {
 Tensor embedding(const Tensor& ids_, const Tensor& weight, const Tensor& gate) {
   check_storage(weight, "the embedding");
   TORCH_CHECK(weight.dim() == 2 && weight.size(1) > 0, "the embedding is ", weight.sizes(), ", not [V, D]");
-  TORCH_CHECK(ids_.is_cpu() && ids_.scalar_type() == at::kLong, "token ids are ", ids_.scalar_type(), " on ",
-              ids_.device(), ", not int64 on the CPU");
+  TORCH_CHECK(ids_.device() == weight.device() && ids_.scalar_type() == at::kLong, "token ids are ",
+              ids_.scalar_type(), " on ", ids_.device(), ", not int64 on ", weight.device());
   const Tensor ids = ids_.contiguous();
   check_ids(ids, weight.size(0));
   if (!gate.defined()) return Embedding::apply(ids, weight, std::optional<Tensor>());
-  check_vector(gate, "the gate", weight.size(1));
+  check_vector(gate, "the gate", weight.size(1), weight.device());
   return Embedding::apply(ids, weight, std::optional<Tensor>(gate));
 }
 

@@ -1,7 +1,8 @@
-// Folding gates into a weight and unfolding its gradient: one pass over contiguous fp32 or bf16 on a CPU, composed
-// operators elsewhere.
+// Folding gates into a weight and unfolding its gradient: one pass over contiguous fp32 or bf16 on a CPU or a GPU with
+// kernels, composed operators elsewhere.
 #include "folded_weight.h"
 
+#include "device/kernels.h"
 #include "kernel.h"
 #include "leaf_gradient.h"
 
@@ -118,14 +119,22 @@ struct Wanted {
 // Whether a kernel can read or add to it.
 bool suits_kernel(const Tensor& tensor) {
   const bool kind = tensor.scalar_type() == at::kFloat || tensor.scalar_type() == at::kBFloat16;
-  return tensor.is_cpu() && kind && tensor.is_contiguous();
+  const auto device = tensor.device();
+  return (has_cpu_kernels(device) || has_device_kernels(device)) && kind && tensor.is_contiguous();
 }
 
 Tensor or_ones(const Tensor& gates, int64_t count) {
   return gates.defined() ? gates.contiguous() : at::ones({count}, at::TensorOptions(at::kFloat));
 }
 
+Tensor contiguous_or_none(const Tensor& gates) { return gates.defined() ? gates.contiguous() : gates; }
+
 Tensor kernel_fold(const Tensor& weight, const Gates& gates) {
+  if (has_device_kernels(weight.device())) {
+    Tensor out = at::empty_like(weight);
+    device::fold(weight, contiguous_or_none(gates.row), contiguous_or_none(gates.column), out);
+    return out;
+  }
   const int64_t rows = weight.size(0), columns = weight.size(1);
   const Tensor row = or_ones(gates.row, rows), column = or_ones(gates.column, columns);
   Tensor out = at::empty_like(weight);
@@ -143,10 +152,15 @@ float* data_or_null(const Tensor& tensor) { return tensor.defined() ? tensor.mut
 // `buffer` is the weight's, undefined where there is none yet or autograd is to get the gradient.
 FactorGradients kernel_unfold(const Tensor& weight, const Gates& gates, const Tensor& folded, const Tensor& buffer,
                               Wanted wanted) {
+  const bool in_place = weight.requires_grad() && !buffer.defined();
+  if (has_device_kernels(weight.device())) {
+    auto made = device::unfold(folded, weight, contiguous_or_none(gates.row), contiguous_or_none(gates.column), buffer,
+                               wanted.row, wanted.column, in_place);
+    return {in_place ? deliver(weight, folded) : Tensor(), made.first, made.second};
+  }
   const int64_t rows = weight.size(0), columns = weight.size(1);
   const RowParts parts(rows);
   const Tensor row = or_ones(gates.row, rows), column = or_ones(gates.column, columns);
-  const bool in_place = weight.requires_grad() && !buffer.defined();
   Tensor row_gradient = wanted.row ? at::empty_like(row) : Tensor();
   Tensor partial = wanted.column ? partial_sums(parts, columns) : Tensor();
   by_kind(weight.scalar_type(), [&](auto kind) {
@@ -203,7 +217,8 @@ Tensor fold(const Tensor& weight, const Gates& gates) {
 FactorGradients unfold(const Tensor& weight, const Gates& gates, Tensor folded) {
   const Wanted wanted(gates);
   const Tensor buffer = collects_in_leaf(weight) ? weight.grad() : Tensor();
-  const bool kernel = suits_kernel(weight) && suits_kernel(folded) && (!buffer.defined() || suits_kernel(buffer));
+  bool kernel = suits_kernel(weight) && suits_kernel(folded) && (!buffer.defined() || suits_kernel(buffer));
+  if (has_device_kernels(weight.device())) kernel = kernel && device::takes_unfolded(buffer, weight);
   return kernel ? kernel_unfold(weight, gates, folded, buffer, wanted)
                 : composed_unfold(weight, gates, std::move(folded), buffer, wanted);
 }

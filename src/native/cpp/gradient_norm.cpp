@@ -1,5 +1,6 @@
 // The squared L2 norm over a list of gradients. On the CPU one pass over all of them: sums in fp64 over blocks of a
 // fixed size, and then over the blocks in order, so that the result does not depend on the number of threads.
+#include "device/launch.h"
 #include "parallel.h"
 #include "shim.h"
 #include "simd.h"
@@ -78,7 +79,7 @@ extern "C" int shearling_squared_norm(Tensor* const* gradients, size_t count, Te
       TORCH_CHECK(tensor.device() == tensors[0].device(), "squared_norm: gradients on ", tensors[0].device(), " and ",
                   tensor.device());
     }
-    const bool on_cpu = tensors.empty() || tensors[0].is_cpu();
+    const bool on_cpu = tensors.empty() || shearling::has_cpu_kernels(tensors[0].device());
     shearling::give(out, on_cpu ? shearling::norm_by_kernel(tensors) : shearling::norm_by_libtorch(tensors));
   });
 }

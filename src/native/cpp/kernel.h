@@ -1,7 +1,8 @@
-// What the CPU kernels share around their arithmetic: checks of arguments, the choice of the dtype in memory, and sums
-// over rows whose order does not depend on the number of threads.
+// What the kernels share around their arithmetic: checks of arguments, the choice of the dtype in memory, and sums over
+// rows whose order does not depend on the number of threads.
 #pragma once
 
+#include "device/launch.h"
 #include "shim.h"
 #include "simd.h"
 
@@ -22,18 +23,25 @@ void by_kind(at::ScalarType kind, Body&& body) {
   }
 }
 
-// An activation or a weight that a kernel reads or writes: fp32 or bf16, on the CPU.
+// An activation or a weight that a kernel reads or writes: fp32 or bf16, on the CPU or a GPU with kernels.
 inline void check_storage(const Tensor& tensor, const char* name) {
   TORCH_CHECK(tensor.defined(), name, " is undefined");
-  TORCH_CHECK(tensor.is_cpu(), name, " is on ", tensor.device(), ", the kernel runs on the CPU");
+  TORCH_CHECK(tensor.is_cpu() || has_device_kernels(tensor.device()), name, " is on ", tensor.device(),
+              ", for which no kernels are loaded");
   const auto kind = tensor.scalar_type();
   TORCH_CHECK(kind == at::kFloat || kind == at::kBFloat16, name, " is ", kind, ", not fp32 or bf16");
 }
 
+// The same, where a kernel runs on the CPU only.
+inline void check_cpu_storage(const Tensor& tensor, const char* name) {
+  check_storage(tensor, name);
+  TORCH_CHECK(tensor.is_cpu(), name, " is on ", tensor.device(), ", the kernel runs on the CPU");
+}
+
 // An fp32 vector over `columns`, such as a gate.
-inline void check_vector(const Tensor& tensor, const char* name, int64_t columns) {
-  TORCH_CHECK(tensor.is_cpu() && tensor.scalar_type() == at::kFloat, name, " is ", tensor.scalar_type(), " on ",
-              tensor.device(), ", not fp32 on the CPU");
+inline void check_vector(const Tensor& tensor, const char* name, int64_t columns, c10::Device device) {
+  TORCH_CHECK(tensor.device() == device && tensor.scalar_type() == at::kFloat, name, " is ", tensor.scalar_type(),
+              " on ", tensor.device(), ", not fp32 on ", device);
   TORCH_CHECK(tensor.dim() == 1 && tensor.size(0) == columns, name, " is ", tensor.sizes(), ", not [", columns, "]");
 }
 

@@ -6,6 +6,7 @@
 //
 // m is 1/D, or the weights of the mean over the dimensions that a mask leaves alive. x is passed through as a second
 // output: a pre-norm block reads it twice, and the sum of its two gradients is made where the first one is.
+#include "device/kernels.h"
 #include "kernel.h"
 
 #include <ATen/ops/empty.h>
@@ -118,22 +119,55 @@ Tensor mean_weights_or_uniform(const Tensor& mean_weights, int64_t columns) {
   return at::full({columns}, 1.0 / static_cast<double>(columns), at::TensorOptions(at::kFloat));
 }
 
+// The weight as the kernels read it: fp32, or on a device x's own dtype too.
+Tensor readable(const Tensor& weight, const Tensor& x) {
+  const bool as_it_is = has_device_kernels(x.device()) && weight.scalar_type() == x.scalar_type();
+  return (as_it_is ? weight : weight.to(at::kFloat)).contiguous();
+}
+
+void normalize(const Tensor& x, const Tensor& weight, const Tensor& mean_weights, double eps, const Tensor& y,
+               const Tensor& rstd) {
+  if (has_device_kernels(x.device())) return device::rms_norm(x, weight, mean_weights, eps, y, rstd);
+  const int64_t columns = x.size(-1);
+  const Tensor means = mean_weights_or_uniform(mean_weights, columns);
+  by_kind(x.scalar_type(), [&](auto kind) {
+    using T = decltype(kind);
+    parallel(rstd.numel(), rows_at_a_time(columns),
+             Normalize<T>{x.const_data_ptr<T>(), weight.const_data_ptr<float>(), means.const_data_ptr<float>(),
+                          static_cast<float>(eps), y.mutable_data_ptr<T>(), rstd.mutable_data_ptr<float>(), columns});
+  });
+}
+
+// Fills `dx` where defined; gives the gradient of the weight where wanted.
+Tensor normalize_backward(const Tensor& x, const Tensor& gradient, const Tensor& residual, const Tensor& weight,
+                          const Tensor& mean_weights, const Tensor& rstd, const Tensor& dx, bool weight_wanted) {
+  if (has_device_kernels(x.device())) {
+    return device::rms_norm_backward(x, gradient, residual, weight, mean_weights, rstd, dx, weight_wanted);
+  }
+  const int64_t columns = x.size(-1);
+  const RowParts parts(rstd.numel());
+  const Tensor means = mean_weights_or_uniform(mean_weights, columns);
+  const Tensor partial = weight_wanted ? partial_sums(parts, columns) : Tensor();
+  by_kind(x.scalar_type(), [&](auto kind) {
+    using T = decltype(kind);
+    parallel(parts.count, 1,
+             NormalizeBackward<T>{x.const_data_ptr<T>(), gradient.const_data_ptr<T>(),
+                                  residual.defined() ? residual.const_data_ptr<T>() : nullptr,
+                                  weight.const_data_ptr<float>(), means.const_data_ptr<float>(),
+                                  rstd.const_data_ptr<float>(), dx.defined() ? dx.mutable_data_ptr<T>() : nullptr,
+                                  partial.defined() ? partial.mutable_data_ptr<float>() : nullptr, columns, parts});
+  });
+  return partial.defined() ? add_parts(partial) : Tensor();
+}
+
 struct RmsNorm : torch::autograd::Function<RmsNorm> {
   static variable_list forward(AutogradContext* context, const Tensor& input, const Tensor& weight,
                                const std::optional<Tensor>& mean_weights_, double eps) {
     const Tensor mean_weights = mean_weights_.value_or(Tensor());
-    const Tensor x = input.contiguous(), wide = weight.to(at::kFloat).contiguous();
-    const int64_t columns = x.size(-1), rows = x.numel() / columns;
-    const Tensor means = mean_weights_or_uniform(mean_weights, columns);
-    Tensor y = at::empty_like(x), rstd = at::empty({rows}, wide.options());
-    by_kind(x.scalar_type(), [&](auto kind) {
-      using T = decltype(kind);
-      parallel(rows, rows_at_a_time(columns),
-               Normalize<T>{x.const_data_ptr<T>(), wide.const_data_ptr<float>(), means.const_data_ptr<float>(),
-                            static_cast<float>(eps), y.mutable_data_ptr<T>(), rstd.mutable_data_ptr<float>(),
-                            columns});
-    });
-    context->save_for_backward({x, wide, rstd, mean_weights});
+    const Tensor x = input.contiguous(), factors = readable(weight, x);
+    const Tensor y = at::empty_like(x), rstd = at::empty({x.numel() / x.size(-1)}, x.options().dtype(at::kFloat));
+    normalize(x, factors, mean_weights, eps, y, rstd);
+    context->save_for_backward({x, factors, rstd, mean_weights});
     context->saved_data["weight_kind"] = static_cast<int64_t>(weight.scalar_type());
     context->set_materialize_grads(false);
     // What is passed through is differentiable as far as x is, whatever the weight is.
@@ -147,34 +181,24 @@ struct RmsNorm : torch::autograd::Function<RmsNorm> {
     if (!gradients[0].defined()) return {gradients[1], Tensor(), Tensor(), Tensor()};
     const auto saved = context->get_saved_variables();
     const Tensor &x = saved[0], &weight = saved[1], &rstd = saved[2];
-    const int64_t columns = x.size(-1);
-    const RowParts parts(rstd.numel());
-    const Tensor means = mean_weights_or_uniform(saved[3], columns), gradient = gradients[0].contiguous();
+    const Tensor gradient = gradients[0].contiguous();
     const Tensor residual = gradients[1].defined() ? gradients[1].contiguous() : Tensor();
-    Tensor dx = context->needs_input_grad(0) ? at::empty_like(x) : Tensor();
-    Tensor partial = context->needs_input_grad(1) ? partial_sums(parts, columns) : Tensor();
-    by_kind(x.scalar_type(), [&](auto kind) {
-      using T = decltype(kind);
-      parallel(parts.count, 1,
-               NormalizeBackward<T>{x.const_data_ptr<T>(), gradient.const_data_ptr<T>(),
-                                    residual.defined() ? residual.const_data_ptr<T>() : nullptr,
-                                    weight.const_data_ptr<float>(), means.const_data_ptr<float>(),
-                                    rstd.const_data_ptr<float>(), dx.defined() ? dx.mutable_data_ptr<T>() : nullptr,
-                                    partial.defined() ? partial.mutable_data_ptr<float>() : nullptr, columns, parts});
-    });
+    const Tensor dx = context->needs_input_grad(0) ? at::empty_like(x) : Tensor();
+    const Tensor dweight =
+        normalize_backward(x, gradient, residual, weight, saved[3], rstd, dx, context->needs_input_grad(1));
     const auto weight_kind = static_cast<at::ScalarType>(context->saved_data["weight_kind"].toInt());
-    return {dx, partial.defined() ? add_parts(partial).to(weight_kind) : Tensor(), Tensor(), Tensor()};
+    return {dx, dweight.defined() ? dweight.to(weight_kind) : Tensor(), Tensor(), Tensor()};
   }
 };
 
 variable_list rms_norm(const Tensor& x, const Tensor& weight, const Tensor& mean_weights, double eps) {
   check_storage(x, "x");
   const int64_t columns = columns_of(x, "x");
-  TORCH_CHECK(weight.is_cpu() && at::isFloatingType(weight.scalar_type()), "the weight is ", weight.scalar_type(),
-              " on ", weight.device(), ", not a float on the CPU");
+  TORCH_CHECK(weight.device() == x.device() && at::isFloatingType(weight.scalar_type()), "the weight is ",
+              weight.scalar_type(), " on ", weight.device(), ", not a float on ", x.device());
   TORCH_CHECK(weight.dim() == 1 && weight.size(0) == columns, "the weight is ", weight.sizes(), ", x is ", x.sizes());
   if (!mean_weights.defined()) return RmsNorm::apply(x, weight, std::optional<Tensor>(), eps);
-  check_vector(mean_weights, "mean_weights", columns);
+  check_vector(mean_weights, "mean_weights", columns, x.device());
   return RmsNorm::apply(x, weight, std::optional<Tensor>(mean_weights.detach().contiguous()), eps);
 }
 

@@ -2,6 +2,7 @@
 // token. The backward turns the gradient back.
 //
 //   y_i = x_i cos − x_{i+E/2} sin      y_{i+E/2} = x_{i+E/2} cos + x_i sin
+#include "device/kernels.h"
 #include "kernel.h"
 
 #include <ATen/ops/empty.h>
@@ -55,6 +56,10 @@ Tensor rotate(const Tensor& x_, const Tensor& cos, const Tensor& sin, float dire
   const Tensor x = x_.stride(3) == 1 ? x_ : x_.contiguous();
   const int64_t rows = x.size(0), tokens = x.size(1), heads = x.size(2), dim = x.size(3);
   Tensor y = at::empty(x.sizes(), x.options());
+  if (has_device_kernels(x.device())) {
+    device::rotate(x, cos, sin, direction, y);
+    return y;
+  }
   by_kind(x.scalar_type(), [&](auto kind) {
     using T = decltype(kind);
     parallel(rows * tokens, rows_at_a_time(std::max<int64_t>(1, heads * dim)),
@@ -78,8 +83,8 @@ struct Rope : torch::autograd::Function<Rope> {
 };
 
 void check_table(const Tensor& table, const char* name, const Tensor& x) {
-  TORCH_CHECK(table.is_cpu() && table.scalar_type() == at::kFloat && !table.requires_grad(), name,
-              " is not an fp32 table on the CPU without gradient");
+  TORCH_CHECK(table.device() == x.device() && table.scalar_type() == at::kFloat && !table.requires_grad(), name,
+              " is not an fp32 table on ", x.device(), " without gradient");
   TORCH_CHECK(table.dim() == 2 && table.size(0) >= x.size(1) && table.size(1) == x.size(3), name, " is ",
               table.sizes(), ", x is ", x.sizes());
 }

@@ -169,18 +169,18 @@ void one_token(const PackedLayer& layer, const Tensor& wide, const std::vector<c
 
 void check_bias(const Tensor& bias, const char* name, int64_t length) {
   if (!bias.defined()) return;
-  check_vector(bias, name, length);
+  check_vector(bias, name, length, at::kCPU);
   TORCH_CHECK(bias.is_contiguous(), name, " is not contiguous");
 }
 
 void check_layer(const PackedLayer& layer, int64_t dim) {
   const Tensor &experts = layer.experts, &router = layer.router;
-  check_storage(experts, "the tensor of packed experts");
+  check_cpu_storage(experts, "the tensor of packed experts");
   TORCH_CHECK(experts.dim() == 3 && experts.numel() > 0 && experts.size(1) % 3 == 0 && experts.size(2) == dim &&
                   experts.is_contiguous(),
               "the tensor of packed experts is ", experts.sizes(), ", not contiguous [N, 3 m, ", dim, "]");
   if (router.defined()) {
-    check_storage(router, "the router");
+    check_cpu_storage(router, "the router");
     TORCH_CHECK(router.dim() == 2 && router.size(0) == layer.count() && router.size(1) == dim && router.is_contiguous(),
                 "the router is ", router.sizes(), ", not contiguous [", layer.count(), ", ", dim, "]");
   }
@@ -191,8 +191,8 @@ void check_layer(const PackedLayer& layer, int64_t dim) {
 }
 
 Tensor sparse_feed_forward(const Tensor& normed, const Tensor& residual, const PackedLayer& layer) {
-  check_storage(normed, "the normed input");
-  check_storage(residual, "the residual stream");
+  check_cpu_storage(normed, "the normed input");
+  check_cpu_storage(residual, "the residual stream");
   const int64_t dim = columns_of(normed, "the normed input");
   check_layer(layer, dim);
   const auto kind = normed.scalar_type();

@@ -3,6 +3,7 @@
 //   y = silu(a) · u · z              silu(a) = a σ(a)
 //   du = dy · silu(a) · z            da = dy · u · z · σ(a) (1 + a (1 − σ(a)))
 //   dz = Σ_rows dy · silu(a) · u
+#include "device/kernels.h"
 #include "kernel.h"
 
 #include <ATen/ops/empty_like.h>
@@ -91,19 +92,45 @@ Tensor mask_or_ones(const Tensor& mask, int64_t columns) {
   return mask.defined() ? mask.contiguous() : at::ones({columns}, at::TensorOptions(at::kFloat));
 }
 
+void activate(const Tensor& gate, const Tensor& up, const Tensor& mask, const Tensor& y) {
+  if (has_device_kernels(gate.device())) return device::swiglu(gate, up, mask, y);
+  const int64_t columns = gate.size(-1);
+  const Tensor factors = mask_or_ones(mask, columns);
+  by_kind(gate.scalar_type(), [&](auto kind) {
+    using T = decltype(kind);
+    parallel(gate.numel() / columns, rows_at_a_time(columns),
+             SwigluForward<T>{gate.const_data_ptr<T>(), up.const_data_ptr<T>(), factors.const_data_ptr<float>(),
+                              y.mutable_data_ptr<T>(), columns});
+  });
+}
+
+// Fills dgate and dup; gives the mask's gradient where wanted.
+Tensor activate_backward(const Tensor& gate, const Tensor& up, const Tensor& mask, const Tensor& gradient,
+                         const Tensor& dgate, const Tensor& dup, bool mask_wanted) {
+  if (has_device_kernels(gate.device())) {
+    return device::swiglu_backward(gate, up, mask, gradient, dgate, dup, mask_wanted);
+  }
+  const int64_t columns = gate.size(-1);
+  const RowParts parts(gate.numel() / columns);
+  const Tensor factors = mask_or_ones(mask, columns);
+  const Tensor partial = mask_wanted ? partial_sums(parts, columns) : Tensor();
+  by_kind(gate.scalar_type(), [&](auto kind) {
+    using T = decltype(kind);
+    parallel(parts.count, 1,
+             SwigluBackward<T>{gate.const_data_ptr<T>(), up.const_data_ptr<T>(), factors.const_data_ptr<float>(),
+                               gradient.const_data_ptr<T>(), dgate.mutable_data_ptr<T>(), dup.mutable_data_ptr<T>(),
+                               mask_wanted ? partial.mutable_data_ptr<float>() : nullptr, columns, parts});
+  });
+  return mask_wanted ? add_parts(partial) : Tensor();
+}
+
 struct Swiglu : torch::autograd::Function<Swiglu> {
   static Tensor forward(AutogradContext* context, const Tensor& gate_, const Tensor& up_,
                         const std::optional<Tensor>& mask_) {
-    const Tensor gate = gate_.contiguous(), up = up_.contiguous(), mask = mask_.value_or(Tensor());
-    const int64_t columns = gate.size(-1), rows = gate.numel() / columns;
-    const Tensor factors = mask_or_ones(mask, columns);
-    Tensor y = at::empty_like(gate);
-    by_kind(gate.scalar_type(), [&](auto kind) {
-      using T = decltype(kind);
-      parallel(rows, rows_at_a_time(columns),
-               SwigluForward<T>{gate.const_data_ptr<T>(), up.const_data_ptr<T>(), factors.const_data_ptr<float>(),
-                                y.mutable_data_ptr<T>(), columns});
-    });
+    const Tensor gate = gate_.contiguous(), up = up_.contiguous();
+    const Tensor mask = mask_ ? mask_->contiguous() : Tensor();
+    const Tensor y = at::empty_like(gate);
+    activate(gate, up, mask, y);
     context->save_for_backward({gate, up, mask});
     return y;
   }
@@ -112,23 +139,13 @@ struct Swiglu : torch::autograd::Function<Swiglu> {
   static variable_list backward(AutogradContext* context, variable_list gradients) {
     check_first_order();
     const auto saved = context->get_saved_variables();
-    const Tensor &gate = saved[0], &up = saved[1];
-    const int64_t columns = gate.size(-1);
-    const RowParts parts(gate.numel() / columns);
-    const bool masked = saved[2].defined() && context->needs_input_grad(2);
-    const Tensor factors = mask_or_ones(saved[2], columns), gradient = gradients[0].contiguous();
+    const Tensor &gate = saved[0], &up = saved[1], &mask = saved[2];
+    const bool mask_wanted = mask.defined() && context->needs_input_grad(2);
     Tensor dgate = at::empty_like(gate), dup = at::empty_like(up);
-    Tensor partial = masked ? partial_sums(parts, columns) : Tensor();
-    by_kind(gate.scalar_type(), [&](auto kind) {
-      using T = decltype(kind);
-      parallel(parts.count, 1,
-               SwigluBackward<T>{gate.const_data_ptr<T>(), up.const_data_ptr<T>(), factors.const_data_ptr<float>(),
-                                 gradient.const_data_ptr<T>(), dgate.mutable_data_ptr<T>(), dup.mutable_data_ptr<T>(),
-                                 masked ? partial.mutable_data_ptr<float>() : nullptr, columns, parts});
-    });
+    const Tensor dmask = activate_backward(gate, up, mask, gradients[0].contiguous(), dgate, dup, mask_wanted);
     if (!context->needs_input_grad(0)) dgate = Tensor();
     if (!context->needs_input_grad(1)) dup = Tensor();
-    return {dgate, dup, masked ? add_parts(partial) : Tensor()};
+    return {dgate, dup, dmask};
   }
 };
 
@@ -137,10 +154,10 @@ Tensor swiglu(const Tensor& gate, const Tensor& up, const Tensor& mask) {
   check_storage(up, "the up branch");
   const int64_t columns = columns_of(gate, "the gate branch");
   TORCH_CHECK(gate.sizes() == up.sizes(), "the gate branch is ", gate.sizes(), ", the up branch ", up.sizes());
-  TORCH_CHECK(gate.scalar_type() == up.scalar_type(), "the gate branch is ", gate.scalar_type(), ", the up branch ",
-              up.scalar_type());
+  TORCH_CHECK(gate.scalar_type() == up.scalar_type() && gate.device() == up.device(), "the gate branch is ",
+              gate.scalar_type(), " on ", gate.device(), ", the up branch ", up.scalar_type(), " on ", up.device());
   if (!mask.defined()) return Swiglu::apply(gate, up, std::optional<Tensor>());
-  check_vector(mask, "the mask", columns);
+  check_vector(mask, "the mask", columns, gate.device());
   return Swiglu::apply(gate, up, std::optional<Tensor>(mask));
 }
 

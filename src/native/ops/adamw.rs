@@ -175,12 +175,19 @@ fn update(tensor: &AdamwTensor, rule: &AdamwRule, scale: f64) -> Result<(), TchE
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::native::kernels::{Path, compute_by};
     use tch::Device;
 
     type Update = fn(&[AdamwTensor], &AdamwRule, &Tensor, &Tensor) -> Result<(), TchError>;
 
     const RULE: AdamwRule =
         AdamwRule { learning_rate: 1e-2, beta1: 0.9, beta2: 0.95, eps: 1e-8, step: 1, maximize: false };
+
+    /// As a GPU does it, on the CPU.
+    fn adamw_of_gpu(tensors: &[AdamwTensor], rule: &AdamwRule, scale: &Tensor, skip: &Tensor) -> Result<(), TchError> {
+        let _path = compute_by(Path::DeviceKernels);
+        adamw(tensors, rule, scale, skip)
+    }
 
     struct State {
         master: Tensor,
@@ -275,7 +282,7 @@ mod tests {
             let rule = AdamwRule { maximize, ..RULE };
             let expected = states(Kind::Float, copies, Device::Cpu);
             train(&expected, rule, 5, scale, adamw_reference);
-            for update in [adamw as Update, adamw_libtorch] {
+            for update in [adamw as Update, adamw_libtorch, adamw_of_gpu] {
                 let found = states(Kind::Float, copies, Device::Cpu);
                 train(&found, rule, 5, scale, update);
                 agree(&found, &expected, 2e-6, 1e-2);
@@ -287,7 +294,7 @@ mod tests {
     fn bf16_moments_are_rounded_only_when_stored() {
         let expected = states(Kind::BFloat16, true, Device::Cpu);
         train(&expected, RULE, 1, 0.3, adamw_reference);
-        for update in [adamw as Update, adamw_libtorch] {
+        for update in [adamw as Update, adamw_libtorch, adamw_of_gpu] {
             let found = states(Kind::BFloat16, true, Device::Cpu);
             train(&found, RULE, 1, 0.3, update);
             for (found, expected) in found.iter().zip(&expected) {
@@ -304,7 +311,7 @@ mod tests {
     #[test]
     fn a_skipped_update_only_clears_the_gradients() {
         for moments in [Kind::Float, Kind::BFloat16] {
-            for update in [adamw as Update, adamw_libtorch, adamw_reference] {
+            for update in [adamw as Update, adamw_libtorch, adamw_of_gpu, adamw_reference] {
                 let states = states(moments, true, Device::Cpu);
                 train(&states, RULE, 2, 1.0, update);
                 let before: Vec<Vec<Tensor>> = states.iter().map(State::all).collect();
@@ -353,7 +360,7 @@ mod tests {
             break_it(&mut broken);
             let before = fine.all();
             let views = [fine.view(0.1), broken.view(0.1)];
-            for update in [adamw as Update, adamw_libtorch] {
+            for update in [adamw as Update, adamw_libtorch, adamw_of_gpu] {
                 let problem = update(&views, &RULE, &number(1.0), &number(0.0)).unwrap_err().to_string();
                 assert!(problem.contains("adamw"), "{case}: {problem}");
             }
@@ -363,6 +370,25 @@ mod tests {
         let two = Tensor::ones([2], (Kind::Float, Device::Cpu));
         assert!(adamw(&[fine.view(0.0)], &RULE, &two, &number(0.0)).is_err());
         adamw(&[], &RULE, &number(1.0), &number(0.0)).unwrap();
+    }
+
+    /// More tensors than one launch takes, and one that does not begin at a multiple of 16 bytes.
+    #[test]
+    fn a_gpu_takes_tensors_by_the_dozen() {
+        let many = || -> Vec<State> {
+            (0..110).map(|i| State::new(&[8 + 4 * (i % 7)], Kind::Float, i % 3 == 0, Device::Cpu)).collect()
+        };
+        let (mut expected, mut found) = (many(), many());
+        for states in [&mut expected, &mut found] {
+            let whole = numbers(&[17], 0.9);
+            states[60].master = whole.narrow(0, 1, 16);
+            let zeros = || Tensor::zeros([16], (Kind::Float, Device::Cpu));
+            let state = &mut states[60];
+            (state.gradient, state.exp_avg, state.exp_avg_sq, state.working) = (zeros(), zeros(), zeros(), None);
+        }
+        train(&expected, RULE, 2, 0.3, adamw_reference);
+        train(&found, RULE, 2, 0.3, adamw_of_gpu);
+        agree(&found, &expected, 2e-6, 1e-2);
     }
 
     #[test]

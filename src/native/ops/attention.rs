@@ -4,6 +4,7 @@
 //! microkernels (`cpp/attention.cpp`) and takes grouped heads as they are. Everywhere else, and under a mask, it is
 //! libtorch's `scaled_dot_product_attention`.
 
+use super::dispatch::{Backend, cpu_backend};
 use crate::native::shim::{self, CError, CTensor};
 use std::ffi::c_int;
 use tch::{Device, Kind, TchError, Tensor};
@@ -22,12 +23,12 @@ pub fn causal_attention(
     mask: Option<&Tensor>,
 ) -> Result<Tensor, TchError> {
     let kind = query.f_kind()?;
-    let known = query.device() == Device::Cpu && matches!(kind, Kind::Float | Kind::BFloat16);
-    // SAFETY: takes nothing, gives a number.
     if kind == Kind::Double && query.device() != Device::Cpu {
         return group_by_group(query, key, value, mask);
     }
-    if mask.is_some() || !known || unsafe { shearling_attention_is_fast() } == 0 {
+    let own = cpu_backend(query)? == Backend::Kernel;
+    // SAFETY: takes nothing, gives a number.
+    if mask.is_some() || !own || unsafe { shearling_attention_is_fast() } == 0 {
         return composed(query, key, value, mask);
     }
     let [query, key, value] = [query, key, value].map(shim::pointer);

@@ -5,7 +5,7 @@
 //! `scaled_dot_product_attention`, with the G queries of a group laid out as rows of one matrix, so that grouped keys
 //! are not repeated in memory there either.
 
-use super::dispatch::{Backend, backend};
+use super::dispatch::{Backend, cpu_backend};
 use crate::native::shim::{self, CError, CTensor};
 use std::ffi::c_int;
 use tch::{TchError, Tensor};
@@ -32,9 +32,9 @@ pub fn cached_attention(
     mask: Option<&Tensor>,
 ) -> Result<Tensor, TchError> {
     let (_, tokens, _, _) = query.size4()?;
-    match backend(query)? {
-        Backend::Cpu if tokens == 1 && mask.is_none() => (),
-        Backend::Cpu | Backend::Composed => return cached_attention_reference(query, key, value, mask),
+    match cpu_backend(query)? {
+        Backend::Kernel if tokens == 1 && mask.is_none() => (),
+        Backend::Kernel | Backend::Composed => return cached_attention_reference(query, key, value, mask),
     }
     let [query, key, value] = [query, key, value].map(shim::pointer);
     // SAFETY: three live tensors; dtypes, sizes and layout are checked on the other side.

@@ -1,20 +1,29 @@
-//! Which backend computes an operation.
+//! Whether a kernel of ours computes an operation, or libtorch's operators do.
 
+use crate::native::kernels::{self, Path};
 use tch::{Device, Kind, TchError, Tensor};
 
 /// What computes an operation.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
 pub(super) enum Backend {
-    /// The kernel of `cpp/` on the CPU.
-    Cpu,
+    /// A kernel: of `cpp/` on the CPU, of `cu/` on a GPU.
+    Kernel,
     /// The reference of the same function, composed of libtorch's operators.
     Composed,
 }
 
-/// The backend for activations like `x`: the CPU's kernels take fp32 and bf16; CUDA, f64 and fp16 are composed.
+/// The backend for activations like `x`: kernels take fp32 and bf16, on the CPU and on a GPU for which they are compiled.
 pub(super) fn backend(x: &Tensor) -> Result<Backend, TchError> {
     Ok(match x.f_kind()? {
-        Kind::Float | Kind::BFloat16 if x.device() == Device::Cpu => Backend::Cpu,
+        Kind::Float | Kind::BFloat16 if kernels::compute_on(x.device()) => Backend::Kernel,
+        _ => Backend::Composed,
+    })
+}
+
+/// The same for an operation that has no kernel in `cu/`.
+pub(super) fn cpu_backend(x: &Tensor) -> Result<Backend, TchError> {
+    Ok(match backend(x)? {
+        Backend::Kernel if x.device() == Device::Cpu && Path::current() == Path::Own => Backend::Kernel,
         _ => Backend::Composed,
     })
 }

@@ -25,7 +25,7 @@ unsafe extern "C" {
 pub fn embedding(input_ids: &Tensor, weight: &Tensor, gate: Option<&Tensor>) -> Result<Tensor, TchError> {
     match backend(weight)? {
         Backend::Composed => return embedding_reference(input_ids, weight, gate),
-        Backend::Cpu => (),
+        Backend::Kernel => (),
     }
     let (ids, weight, gate) = (shim::pointer(input_ids), shim::pointer(weight), shim::optional(gate));
     // SAFETY: the tensors live for the time of the call.
@@ -44,7 +44,7 @@ pub fn embedding_reference(input_ids: &Tensor, weight: &Tensor, gate: Option<&Te
 
 #[cfg(test)]
 mod tests {
-    use super::super::test_support::{all_nan, as_leaf, assert_close, compare, sample};
+    use super::super::test_support::{all_nan, as_leaf, assert_close, compare, on_every_backend, sample};
     use super::*;
     use tch::{Device, Kind};
 
@@ -60,7 +60,7 @@ mod tests {
     #[test]
     fn equals_the_reference_in_f64() {
         for (kind, tolerance) in KINDS {
-            for (rows, tokens, columns) in [(1, 1, 5), (3, 5, 16), (7, 3, 33), (2, 31, 131)] {
+            for (rows, tokens, columns) in [(1, 1, 5), (3, 5, 16), (7, 3, 33), (2, 31, 131), (2, 17, 1056)] {
                 let ids = ids(rows, tokens);
                 let inputs = [sample(&[11, columns], 1).to_kind(kind), sample(&[columns], 2)];
                 compare(
@@ -81,6 +81,10 @@ mod tests {
 
     #[test]
     fn bf16_is_rounded_to_nearest_even() {
+        on_every_backend(bf16_is_rounded_to_nearest_even_here);
+    }
+
+    fn bf16_is_rounded_to_nearest_even_here() {
         let weight = sample(&[11, 67], 1).to_kind(Kind::BFloat16);
         let gate = sample(&[67], 2) * 1.001;
         let y = embedding(&ids(3, 9), &weight, Some(&gate)).unwrap();
@@ -102,6 +106,10 @@ mod tests {
 
     #[test]
     fn a_leaf_collects_in_its_buffer() {
+        on_every_backend(a_leaf_collects_in_its_buffer_here);
+    }
+
+    fn a_leaf_collects_in_its_buffer_here() {
         let ids = ids(2, 31);
         for (kind, buffer_kind) in
             [(Kind::Float, Kind::Float), (Kind::BFloat16, Kind::Float), (Kind::BFloat16, Kind::BFloat16)]
@@ -126,6 +134,10 @@ mod tests {
 
     #[test]
     fn a_bf16_row_that_occurs_often_is_summed_in_fp32() {
+        on_every_backend(a_bf16_row_that_occurs_often_is_summed_in_fp32_here);
+    }
+
+    fn a_bf16_row_that_occurs_often_is_summed_in_fp32_here() {
         let leaf = as_leaf(&Tensor::zeros([2, 3], (Kind::BFloat16, Device::Cpu)));
         let ids = Tensor::zeros([1, 4096], (Kind::Int64, Device::Cpu));
         embedding(&ids, &leaf, None).unwrap().sum(Kind::Float).backward();
@@ -145,6 +157,10 @@ mod tests {
 
     #[test]
     fn not_a_leaf_or_named_gets_an_ordinary_gradient() {
+        on_every_backend(not_a_leaf_or_named_gets_an_ordinary_gradient_here);
+    }
+
+    fn not_a_leaf_or_named_gets_an_ordinary_gradient_here() {
         let derived = |f: Function| {
             move |inputs: &[Tensor]| vec![f(&ids(2, 9), &inputs[0].square().transpose(0, 1), Some(&inputs[1])).unwrap()]
         };
@@ -161,6 +177,10 @@ mod tests {
 
     #[test]
     fn what_needs_no_gradient_gets_none() {
+        on_every_backend(what_needs_no_gradient_gets_none_here);
+    }
+
+    fn what_needs_no_gradient_gets_none_here() {
         let (weight, gate) = (sample(&[11, 7], 1), sample(&[7], 2));
         let leaf = as_leaf(&weight);
         assert!(!embedding(&ids(2, 3), &weight, Some(&gate)).unwrap().requires_grad());
@@ -172,6 +192,10 @@ mod tests {
 
     #[test]
     fn nan_stays_visible() {
+        on_every_backend(nan_stays_visible_here);
+    }
+
+    fn nan_stays_visible_here() {
         for (kind, _) in KINDS {
             let weight = sample(&[11, 21], 1).to_kind(kind);
             let _ = weight.get(7).fill_(f64::NAN);

@@ -39,7 +39,7 @@ pub fn rms_norm(
 ) -> Result<(Tensor, Tensor), TchError> {
     match backend(x)? {
         Backend::Composed => return rms_norm_reference(x, weight, mean_weights, eps),
-        Backend::Cpu => (),
+        Backend::Kernel => (),
     }
     let (x, weight, mean_weights) = (shim::pointer(x), shim::pointer(weight), shim::optional(mean_weights));
     // SAFETY: the tensors live for the time of the call, `outputs` has room for two.
@@ -69,7 +69,7 @@ pub fn rms_norm_reference(
 
 #[cfg(test)]
 mod tests {
-    use super::super::test_support::{all_nan, as_leaf, assert_close, compare, sample};
+    use super::super::test_support::{all_nan, as_leaf, assert_close, compare, on_every_backend, sample};
     use super::*;
     use tch::Device;
 
@@ -91,7 +91,7 @@ mod tests {
     #[test]
     fn equals_the_reference_in_f64() {
         for (kind, tolerance) in KINDS {
-            for shape in [&[1, 5][..], &[3, 16], &[7, 33], &[2, 3, 67], &[2, 3, 5, 24], &[1100, 19]] {
+            for shape in [&[1, 5][..], &[3, 16], &[7, 33], &[2, 3, 67], &[2, 3, 5, 24], &[1100, 19], &[3, 2304]] {
                 let columns = shape[shape.len() - 1];
                 let inputs = [sample(shape, 1).to_kind(kind), sample(&[columns], 2).to_kind(kind)];
                 for means in [None, Some(part(columns))] {
@@ -108,6 +108,10 @@ mod tests {
 
     #[test]
     fn either_output_may_be_left_unread() {
+        on_every_backend(either_output_may_be_left_unread_here);
+    }
+
+    fn either_output_may_be_left_unread_here() {
         let inputs = [sample(&[7, 33], 1), sample(&[33], 2)];
         for output in [0, 1] {
             let grads = |reference: bool| {
@@ -142,6 +146,10 @@ mod tests {
 
     #[test]
     fn only_what_is_asked_for_gets_a_gradient() {
+        on_every_backend(only_what_is_asked_for_gets_a_gradient_here);
+    }
+
+    fn only_what_is_asked_for_gets_a_gradient_here() {
         let (x, weight) = (sample(&[3, 8], 1), sample(&[8], 2));
         let (leaf, fixed) = (as_leaf(&x), as_leaf(&weight));
         let (y, through) = rms_norm(&leaf, &weight, None, EPS).unwrap();
@@ -156,6 +164,10 @@ mod tests {
 
     #[test]
     fn gradients_of_named_inputs_are_returned() {
+        on_every_backend(gradients_of_named_inputs_are_returned_here);
+    }
+
+    fn gradients_of_named_inputs_are_returned_here() {
         let (x, weight) = (as_leaf(&sample(&[3, 8], 1)), as_leaf(&sample(&[8], 2)));
         let (y, through) = rms_norm(&x, &weight, None, EPS).unwrap();
         let loss = (y + through).square().sum(Kind::Float);
@@ -170,6 +182,10 @@ mod tests {
 
     #[test]
     fn nan_and_infinity_stay_visible() {
+        on_every_backend(nan_and_infinity_stay_visible_here);
+    }
+
+    fn nan_and_infinity_stay_visible_here() {
         for (kind, _) in KINDS {
             for (poison, columns) in [(f64::NAN, 37), (f64::INFINITY, 16)] {
                 let x = sample(&[3, columns], 1).to_kind(kind);

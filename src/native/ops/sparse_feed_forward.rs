@@ -10,7 +10,7 @@
 //! On the CPU a kernel (`cpp/sparse_feed_forward.cpp`, `cpp/sparse_rows.cpp`). The reference computes every expert and
 //! multiplies by the mask; it is what runs elsewhere.
 
-use super::dispatch::{Backend, backend, wide};
+use super::dispatch::{Backend, cpu_backend, wide};
 use crate::native::shim::{self, CError, CTensor};
 use std::ffi::c_int;
 use tch::{TchError, Tensor};
@@ -70,9 +70,9 @@ impl PackedExperts {
 /// # Errors
 /// Shapes, dtypes and layouts that do not fit each other. There is no gradient.
 pub fn sparse_feed_forward(normed: &Tensor, residual: &Tensor, weights: &PackedExperts) -> Result<Tensor, TchError> {
-    match backend(normed)? {
+    match cpu_backend(normed)? {
         Backend::Composed => return sparse_feed_forward_reference(normed, residual, weights),
-        Backend::Cpu => (),
+        Backend::Kernel => (),
     }
     let [normed, residual, experts] = [normed, residual, &weights.experts].map(shim::pointer);
     let optional = [&weights.router, &weights.router_bias, &weights.gate_bias, &weights.up_bias, &weights.down_bias];

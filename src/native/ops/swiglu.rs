@@ -20,7 +20,7 @@ unsafe extern "C" {
 pub fn swiglu(gate: &Tensor, up: &Tensor, mask: Option<&Tensor>) -> Result<Tensor, TchError> {
     match backend(gate)? {
         Backend::Composed => return swiglu_reference(gate, up, mask),
-        Backend::Cpu => (),
+        Backend::Kernel => (),
     }
     let (gate, up, mask) = (shim::pointer(gate), shim::pointer(up), shim::optional(mask));
     // SAFETY: the tensors live for the time of the call.
@@ -39,7 +39,7 @@ pub fn swiglu_reference(gate: &Tensor, up: &Tensor, mask: Option<&Tensor>) -> Re
 
 #[cfg(test)]
 mod tests {
-    use super::super::test_support::{all_nan, as_leaf, assert_close, compare, sample};
+    use super::super::test_support::{all_nan, as_leaf, assert_close, compare, on_every_backend, sample};
     use super::*;
     use tch::{Device, Kind};
 
@@ -50,7 +50,7 @@ mod tests {
     #[test]
     fn equals_the_reference_in_f64() {
         for (kind, tolerance) in KINDS {
-            for shape in [&[1, 5][..], &[3, 16], &[7, 33], &[2, 3, 67], &[1100, 19]] {
+            for shape in [&[1, 5][..], &[3, 16], &[7, 33], &[2, 3, 67], &[1100, 19], &[600, 16], &[3, 1408]] {
                 let mask = sample(&shape[shape.len() - 1..], 3);
                 let inputs = [sample(shape, 1).to_kind(kind) * 3.0, sample(shape, 2).to_kind(kind), mask];
                 let masked =
@@ -82,6 +82,10 @@ mod tests {
     /// silu over the range of the exponential: e^(−a) from 2^-127 to infinity.
     #[test]
     fn the_exponential_is_accurate_until_it_saturates() {
+        on_every_backend(the_exponential_is_accurate_until_it_saturates_here);
+    }
+
+    fn the_exponential_is_accurate_until_it_saturates_here() {
         let gate = Tensor::linspace(-87.0, 120.0, 200_003, (Kind::Float, Device::Cpu));
         let silu = swiglu(&gate, &gate.ones_like(), None).unwrap().to_kind(Kind::Double);
         let expected = gate.to_kind(Kind::Double).silu();
@@ -98,6 +102,10 @@ mod tests {
 
     #[test]
     fn nan_and_infinity_stay_visible() {
+        on_every_backend(nan_and_infinity_stay_visible_here);
+    }
+
+    fn nan_and_infinity_stay_visible_here() {
         for (kind, _) in KINDS {
             for place in [0i64, 1] {
                 let inputs = [sample(&[4, 21], 1), sample(&[4, 21], 2)];
@@ -118,6 +126,10 @@ mod tests {
 
     #[test]
     fn only_what_is_asked_for_gets_a_gradient() {
+        on_every_backend(only_what_is_asked_for_gets_a_gradient_here);
+    }
+
+    fn only_what_is_asked_for_gets_a_gradient_here() {
         let inputs = [sample(&[3, 8], 1), sample(&[3, 8], 2), sample(&[8], 3)];
         for wanted in 0..3 {
             let mut given: Vec<Tensor> = inputs.iter().map(Tensor::shallow_clone).collect();

@@ -1,7 +1,16 @@
 //! What the kernels' tests share: numbers, and the comparison with a reference in f64.
 
 use super::autograd::backward;
+use crate::native::kernels::{Path, compute_by};
 use tch::{Device, Kind, Tensor};
+
+/// Runs a test with the CPU's kernels, with those of a GPU, and with libtorch's operators, as a GPU without kernels would.
+pub(super) fn on_every_backend(test: impl Fn()) {
+    for path in [Path::Own, Path::DeviceKernels, Path::Composed] {
+        let _path = compute_by(path);
+        test();
+    }
+}
 
 /// Numbers between -2 and 2 that look random, are the same in every run, and are exact in bf16.
 pub(super) fn sample(shape: &[i64], seed: i64) -> Tensor {
@@ -36,8 +45,7 @@ pub(super) fn assert_close(name: &str, got: &Tensor, expected: &Tensor, toleranc
     );
 }
 
-/// Values and gradients of all `inputs`, the function's kernel against its reference on the same numbers in f64. The
-/// kernel's outputs and gradients must have the dtypes of its inputs.
+/// Values and gradients of all `inputs`, the function on every path against its reference on the same numbers in f64. The kernel's outputs and gradients must have the dtypes of its inputs.
 pub(super) fn compare(
     inputs: &[Tensor],
     tolerance: f64,
@@ -45,13 +53,22 @@ pub(super) fn compare(
     reference: impl Fn(&[Tensor]) -> Vec<Tensor>,
 ) {
     let wide: Vec<Tensor> = inputs.iter().map(|input| input.to_kind(Kind::Double)).collect();
+    let expected = evaluate(&wide, reference);
+    on_every_backend(|| compare_with(inputs, tolerance, &kernel, &expected));
+}
+
+fn compare_with(
+    inputs: &[Tensor],
+    tolerance: f64,
+    kernel: impl Fn(&[Tensor]) -> Vec<Tensor>,
+    (expected_values, expected_gradients): &(Vec<Tensor>, Vec<Tensor>),
+) {
     let (values, gradients) = evaluate(inputs, kernel);
-    let (expected_values, expected_gradients) = evaluate(&wide, reference);
-    for (i, (value, expected)) in values.iter().zip(&expected_values).enumerate() {
+    for (i, (value, expected)) in values.iter().zip(expected_values).enumerate() {
         assert_eq!(value.kind(), inputs[0].kind());
         assert_close(&format!("output {i} of {:?}", inputs[0]), value, expected, tolerance);
     }
-    for (i, (gradient, expected)) in gradients.iter().zip(&expected_gradients).enumerate() {
+    for (i, (gradient, expected)) in gradients.iter().zip(expected_gradients).enumerate() {
         assert_eq!(gradient.kind(), inputs[i].kind());
         assert_close(&format!("gradient {i} of {:?}", inputs[0]), gradient, expected, tolerance);
     }

@@ -8,6 +8,7 @@ pub mod cuda;
 pub mod device;
 pub mod mapped_tensor;
 pub mod memory;
+pub mod operator_count;
 pub mod precision;
 pub mod threads;
 pub mod waiting;

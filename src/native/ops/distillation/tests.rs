@@ -2,7 +2,7 @@
 
 use super::super::cross_entropy::{IGNORED, linear_cross_entropy};
 use super::super::gradient::set_gradient_buffer;
-use super::super::test_support::{all_nan, as_leaf, assert_close, compare, sample};
+use super::super::test_support::{all_nan, as_leaf, assert_close, compare, on_every_backend, sample};
 use super::*;
 use tch::{Device, Kind, Reduction};
 
@@ -59,6 +59,10 @@ const BLENDS: [Blend; 4] = [
 /// same to the rounding of gradients to as many.
 #[test]
 fn it_is_the_full_divergence_with_its_gradients() {
+    on_every_backend(it_is_the_full_divergence_with_its_gradients_here);
+}
+
+fn it_is_the_full_divergence_with_its_gradients_here() {
     for (kind, tolerance) in [(Kind::Float, 1e-5), (Kind::BFloat16, 2e-2), (Kind::Double, 1e-12)] {
         for (sizes, chunk_rows) in [([1, 5, 3], 1), ([3, 33, 17], 2), ([7, 16, 101], 100), ([20, 24, 64], 8)] {
             let x = inputs(sizes, kind);
@@ -87,6 +91,10 @@ fn it_is_the_full_divergence_with_its_gradients() {
 /// A vocabulary as of real models, logits as far apart as theirs: the sums of fp32 still hold 1e-5.
 #[test]
 fn a_large_vocabulary_does_not_cost_digits() {
+    on_every_backend(a_large_vocabulary_does_not_cost_digits_here);
+}
+
+fn a_large_vocabulary_does_not_cost_digits_here() {
     let sizes = [3, 16, 50_257];
     let x = inputs(sizes, Kind::Float).map(|x| x * 1.5);
     let targets = targets(3, sizes[2]);
@@ -100,6 +108,10 @@ fn a_large_vocabulary_does_not_cost_digits() {
 
 #[test]
 fn the_gradient_is_the_slope_of_the_objective() {
+    on_every_backend(the_gradient_is_the_slope_of_the_objective_here);
+}
+
+fn the_gradient_is_the_slope_of_the_objective_here() {
     let x = inputs([4, 5, 7], Kind::Double);
     let targets = targets(4, 7);
     for blend in BLENDS {
@@ -128,6 +140,10 @@ fn the_gradient_is_the_slope_of_the_objective() {
 
 #[test]
 fn a_student_that_is_its_teacher_has_nothing_to_learn() {
+    on_every_backend(a_student_that_is_its_teacher_has_nothing_to_learn_here);
+}
+
+fn a_student_that_is_its_teacher_has_nothing_to_learn_here() {
     for kind in [Kind::Float, Kind::BFloat16, Kind::Double] {
         let [hidden, weight] = [sample(&[6, 12], 1), sample(&[33, 12], 2)].map(|x| as_leaf(&x.to_kind(kind)));
         for temperature in [1.0, 3.0] {
@@ -146,6 +162,10 @@ fn a_student_that_is_its_teacher_has_nothing_to_learn() {
 /// Without a share it is cross entropy, to the bit.
 #[test]
 fn a_share_of_nothing_leaves_cross_entropy() {
+    on_every_backend(a_share_of_nothing_leaves_cross_entropy_here);
+}
+
+fn a_share_of_nothing_leaves_cross_entropy_here() {
     let x = inputs([9, 16, 40], Kind::Float);
     let targets = targets(9, 40);
     let run = |hidden: &Tensor, weight: &Tensor| {
@@ -164,6 +184,10 @@ fn a_share_of_nothing_leaves_cross_entropy() {
 /// A bf16 student in training: its head's gradient is summed in an fp32 buffer; a teacher in fp32 beside it.
 #[test]
 fn dtypes_of_teacher_and_student_are_their_own_and_gradients_add_up_in_fp32() {
+    on_every_backend(dtypes_of_teacher_and_student_are_their_own_and_gradients_add_up_in_fp32_here);
+}
+
+fn dtypes_of_teacher_and_student_are_their_own_and_gradients_add_up_in_fp32_here() {
     let x = inputs([8, 16, 40], Kind::Float);
     let targets = targets(8, 40);
     let blend = Blend { share: 0.6, temperature: 2.0 };
@@ -207,6 +231,10 @@ fn chunks_do_not_show_and_only_what_is_trained_gets_a_gradient() {
 
 #[test]
 fn ignored_rows_have_no_loss_and_a_broken_teacher_shows() {
+    on_every_backend(ignored_rows_have_no_loss_and_a_broken_teacher_shows_here);
+}
+
+fn ignored_rows_have_no_loss_and_a_broken_teacher_shows_here() {
     let x = inputs([3, 4, 9], Kind::Float);
     let none = Tensor::full([3], IGNORED, (Kind::Int64, Device::Cpu));
     let [hidden, weight] = [as_leaf(&x[0]), as_leaf(&x[1])];

@@ -1,0 +1,57 @@
+// The operations that kernels of cu/ compute: what the autograd nodes beside this folder call where
+// `has_device_kernels` says yes. Activations are contiguous fp32 or bf16; absent tensors are undefined.
+#pragma once
+
+#include "launch.h"
+
+#include <utility>
+
+namespace shearling::device {
+
+// Fills y `[.., D]` and rstd `[rows]` from x, a weight `[D]` of x's dtype or fp32, and the fp32 weights of the mean or none.
+void rms_norm(const Tensor& x, const Tensor& weight, const Tensor& mean_weights, double eps, const Tensor& y,
+              const Tensor& rstd);
+
+// Fills `dx` where defined and gives the weight's gradient `[D]` in fp32 where `weight_wanted`.
+Tensor rms_norm_backward(const Tensor& x, const Tensor& gradient, const Tensor& residual, const Tensor& weight,
+                         const Tensor& mean_weights, const Tensor& rstd, const Tensor& dx, bool weight_wanted);
+
+void swiglu(const Tensor& gate, const Tensor& up, const Tensor& mask, const Tensor& y);
+
+// Fills dgate and dup and gives the mask's gradient where `mask_wanted`.
+Tensor swiglu_backward(const Tensor& gate, const Tensor& up, const Tensor& mask, const Tensor& gradient,
+                       const Tensor& dgate, const Tensor& dup, bool mask_wanted);
+
+// x `[B, T, H, E]` with E contiguous, y contiguous.
+void rotate(const Tensor& x, const Tensor& cos, const Tensor& sin, float direction, const Tensor& y);
+
+void embedding(const Tensor& ids, const Tensor& weight, const Tensor& gate, const Tensor& y);
+
+// Whether a buffer can take the embedding's gradient as it is.
+bool takes_embedding_gradient(const Tensor& buffer, const Tensor& weight);
+
+// Adds to `dweight [V, D]`, where defined.
+void embedding_backward(const Tensor& ids, const Tensor& gradient, const Tensor& gate, const Tensor& dweight);
+
+// Σ over tokens of gradient ⊙ weight row, `[D]`.
+Tensor embedding_gate_gradient(const Tensor& ids, const Tensor& gradient, const Tensor& weight);
+
+// diag(row) W diag(column) into `out`.
+void fold(const Tensor& weight, const Tensor& row, const Tensor& column, const Tensor& out);
+
+// Whether `unfold` can add to this buffer (or, undefined, has none to add to).
+bool takes_unfolded(const Tensor& buffer, const Tensor& weight);
+
+// Gradients of rows and columns `[O]`, `[I]`, where wanted; the weight's is added to `buffer` where defined, and left in
+// `folded` with `in_place`.
+std::pair<Tensor, Tensor> unfold(const Tensor& folded, const Tensor& weight, const Tensor& row, const Tensor& column,
+                                 const Tensor& buffer, bool row_wanted, bool column_wanted, bool in_place);
+
+void cross_entropy(const Tensor& logits, const Tensor& targets, const Tensor& losses, int64_t ignored, double scale,
+                   bool gradient);
+
+void distillation(const Tensor& student, const Tensor& teacher, const Tensor& targets, const Tensor& cross_entropies,
+                  const Tensor& divergences, int64_t ignored, double share, double temperature, double scale,
+                  bool gradient);
+
+}  // namespace shearling::device

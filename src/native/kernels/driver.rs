@@ -1,0 +1,213 @@
+//! The CUDA driver (`libcuda.so.1`): what loads a cubin and launches its kernels, in the context that libtorch uses.
+
+use super::KernelError;
+use libloading::Library;
+use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
+use std::ptr::null_mut;
+
+const COMPUTE_CAPABILITY_MAJOR: c_int = 75;
+const COMPUTE_CAPABILITY_MINOR: c_int = 76;
+const MAX_DYNAMIC_SHARED_SIZE_BYTES: c_int = 8;
+/// What a block may have without being asked.
+const PLAIN_SHARED_BYTES: usize = 48 << 10;
+
+type Handle = *mut c_void;
+
+/// A kernel that can be launched.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Function(Handle);
+
+// SAFETY: handles of the driver may be used by any thread.
+unsafe impl Send for Function {}
+
+/// The driver with the primary context of one GPU, which is libtorch's too.
+#[derive(Debug)]
+pub(super) struct Driver {
+    library: Library,
+    context: Handle,
+    launch: Launch,
+    current: GetHandle,
+}
+
+// SAFETY: as above.
+unsafe impl Send for Driver {}
+
+type GetHandle = unsafe extern "C" fn(*mut Handle) -> c_int;
+type Launch = unsafe extern "C" fn(
+    Handle,
+    c_uint,
+    c_uint,
+    c_uint,
+    c_uint,
+    c_uint,
+    c_uint,
+    c_uint,
+    Handle,
+    *mut *mut c_void,
+    *mut *mut c_void,
+) -> c_int;
+
+/// Blocks, threads and memory of a launch.
+#[derive(Clone, Copy, Debug)]
+pub(super) struct Geometry {
+    pub(super) blocks: u32,
+    pub(super) parts: u32,
+    pub(super) threads: u32,
+    pub(super) shared_bytes: usize,
+}
+
+impl Driver {
+    /// Opens it for the GPU of that number.
+    pub(super) fn open(gpu: usize) -> Result<(Driver, String), KernelError> {
+        // SAFETY: NVIDIA's driver, which libtorch has opened before us.
+        let library = unsafe { Library::new("libcuda.so.1") }.map_err(|error| KernelError::NoLibrary {
+            library: "the driver (libcuda.so.1)",
+            problem: error.to_string(),
+        })?;
+        // SAFETY: the types are those of the driver's functions of that name.
+        let (launch, current) =
+            unsafe { (find::<Launch>(&library, c"cuLaunchKernel")?, find::<GetHandle>(&library, c"cuCtxGetCurrent")?) };
+        let mut driver = Driver { library, context: null_mut(), launch, current };
+        let mut device: c_int = 0;
+        // SAFETY: as above; results go to places of ours.
+        unsafe {
+            driver.call::<unsafe extern "C" fn(c_uint) -> c_int>(c"cuInit", |init| init(0))?;
+            driver.call::<unsafe extern "C" fn(*mut c_int, c_int) -> c_int>(c"cuDeviceGet", |get| {
+                get(&mut device, gpu as c_int)
+            })?;
+            let mut context = null_mut();
+            driver
+                .call::<unsafe extern "C" fn(*mut Handle, c_int) -> c_int>(c"cuDevicePrimaryCtxRetain", |retain| {
+                    retain(&mut context, device)
+                })?;
+            driver.context = context;
+        }
+        let (major, minor) =
+            (driver.attribute(device, COMPUTE_CAPABILITY_MAJOR)?, driver.attribute(device, COMPUTE_CAPABILITY_MINOR)?);
+        let architecture = format!("sm_{major}{minor}");
+        if major < 8 { Err(KernelError::TooOld(architecture)) } else { Ok((driver, architecture)) }
+    }
+
+    /// The kernel of that name in a cubin.
+    pub(super) fn module(&self, cubin: &[u8]) -> Result<Module, KernelError> {
+        self.enter()?;
+        let mut module = null_mut();
+        type Load = unsafe extern "C" fn(*mut Handle, *const c_void) -> c_int;
+        // SAFETY: a cubin is read up to its own end.
+        unsafe { self.call::<Load>(c"cuModuleLoadData", |load| load(&mut module, cubin.as_ptr().cast()))? };
+        Ok(Module(module))
+    }
+
+    /// The kernel of that name.
+    pub(super) fn function(&self, module: &Module, name: &str) -> Result<Function, KernelError> {
+        let (mut function, name) = (null_mut(), CString::new(name).unwrap_or_default());
+        type Get = unsafe extern "C" fn(*mut Handle, Handle, *const c_char) -> c_int;
+        // SAFETY: a module of this driver; the name lives for the time of the call.
+        unsafe { self.call::<Get>(c"cuModuleGetFunction", |get| get(&mut function, module.0, name.as_ptr()))? };
+        Ok(Function(function))
+    }
+
+    /// Lets blocks of a kernel have as much memory.
+    pub(super) fn allow_shared(&self, function: Function, bytes: usize) -> Result<(), KernelError> {
+        if bytes <= PLAIN_SHARED_BYTES {
+            return Ok(());
+        }
+        type Set = unsafe extern "C" fn(Handle, c_int, c_int) -> c_int;
+        // SAFETY: a function of this driver.
+        unsafe {
+            self.call::<Set>(c"cuFuncSetAttribute", |set| {
+                set(function.0, MAX_DYNAMIC_SHARED_SIZE_BYTES, bytes as c_int)
+            })
+        }
+    }
+
+    /// Puts a kernel with one argument, of any size, behind what `stream` has.
+    pub(super) fn launch(
+        &self,
+        function: Function,
+        geometry: Geometry,
+        argument: *const c_void,
+        stream: Handle,
+    ) -> Result<(), KernelError> {
+        self.enter()?;
+        let mut arguments = [argument.cast_mut()];
+        let Geometry { blocks, parts, threads, shared_bytes } = geometry;
+        // SAFETY: the argument is as the kernel has it, and is copied before the call returns.
+        let status = unsafe {
+            (self.launch)(
+                function.0,
+                blocks,
+                parts,
+                1,
+                threads,
+                1,
+                1,
+                shared_bytes as c_uint,
+                stream,
+                arguments.as_mut_ptr(),
+                null_mut(),
+            )
+        };
+        self.check("cuLaunchKernel", status)
+    }
+
+    /// Makes the GPU's context this thread's, where it is not.
+    fn enter(&self) -> Result<(), KernelError> {
+        let mut current = null_mut();
+        // SAFETY: the result goes to a place of ours.
+        let status = unsafe { (self.current)(&mut current) };
+        if status == 0 && current == self.context {
+            return Ok(());
+        }
+        // SAFETY: a context that was retained.
+        unsafe { self.call::<unsafe extern "C" fn(Handle) -> c_int>(c"cuCtxSetCurrent", |set| set(self.context)) }
+    }
+
+    fn attribute(&self, device: c_int, attribute: c_int) -> Result<c_int, KernelError> {
+        let mut value = 0;
+        type Get = unsafe extern "C" fn(*mut c_int, c_int, c_int) -> c_int;
+        // SAFETY: the result goes to a place of ours.
+        unsafe { self.call::<Get>(c"cuDeviceGetAttribute", |get| get(&mut value, attribute, device))? };
+        Ok(value)
+    }
+
+    /// # Safety
+    /// `F` is the type of the function of that name, and `body` calls it as it wants to be called.
+    unsafe fn call<F: Copy>(&self, name: &'static CStr, body: impl FnOnce(F) -> c_int) -> Result<(), KernelError> {
+        // SAFETY: the caller's.
+        let function = unsafe { find::<F>(&self.library, name)? };
+        self.check(name.to_str().unwrap_or("a call of the driver"), body(function))
+    }
+
+    fn check(&self, call: &'static str, status: c_int) -> Result<(), KernelError> {
+        if status == 0 {
+            return Ok(());
+        }
+        type Words = unsafe extern "C" fn(c_int, *mut *const c_char) -> c_int;
+        let mut words: *const c_char = std::ptr::null();
+        // SAFETY: the type is that of the function; the text is static, or null for an unknown number.
+        let problem = unsafe {
+            let asked = find::<Words>(&self.library, c"cuGetErrorString").map(|ask| ask(status, &mut words));
+            match (asked, words.is_null()) {
+                (Ok(0), false) => CStr::from_ptr(words).to_string_lossy().into_owned(),
+                _ => format!("error {status}"),
+            }
+        };
+        Err(KernelError::Call { call, problem })
+    }
+}
+
+/// A loaded cubin; it stays for the life of the process.
+#[derive(Debug)]
+pub(super) struct Module(Handle);
+
+// SAFETY: handles of the driver may be used by any thread.
+unsafe impl Send for Module {}
+
+/// # Safety
+/// `F` is the type of the function of that name.
+unsafe fn find<F: Copy>(library: &Library, name: &CStr) -> Result<F, KernelError> {
+    // SAFETY: the caller's.
+    let found = unsafe { library.get::<F>(name.to_bytes_with_nul()) };
+    found.map(|symbol| *symbol).map_err(|error| KernelError::Call { call: "the driver", problem: error.to_string() })
+}

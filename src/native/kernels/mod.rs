@@ -1,0 +1,131 @@
+//! Kernels of our own on an NVIDIA GPU: the sources of `cu/`, compiled where they run.
+//!
+//! ```text
+//! sources ─► nvrtc (compiled once per architecture, kept in the user's cache) ─► driver (loaded) ─► launcher ◄─ cpp/device
+//! ```
+//!
+//! Nothing of CUDA is needed to build: NVRTC and the driver are opened when a GPU is first used. Without NVRTC, on a GPU that
+//! it does not know, or where a kernel does not compile, operations are composed of libtorch's own; [`state`] says why.
+//! `--no-kernels` asks for that.
+
+mod cache;
+mod driver;
+mod launcher;
+mod nvrtc;
+mod path;
+mod sources;
+
+pub use nvrtc::{Compiled, Nvrtc, Resources};
+pub use path::{OtherPath, Path, compute_by};
+pub use sources::{SOURCES, Source};
+
+use std::ffi::c_int;
+use std::path::PathBuf;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
+use tch::Device;
+
+/// Why there are no kernels.
+#[derive(Clone, Debug, thiserror::Error)]
+#[non_exhaustive]
+pub enum KernelError {
+    /// They were not wanted.
+    #[error("switched off by --no-kernels")]
+    SwitchedOff,
+    /// No library of that name anywhere.
+    #[error("{library} is not found: {problem}; with pip it comes with torch, or as nvidia-cuda-nvrtc")]
+    NoLibrary {
+        /// Its name.
+        library: &'static str,
+        /// What the loader said last.
+        problem: String,
+    },
+    /// A function of a library answered with an error.
+    #[error("{call}: {problem}")]
+    Call {
+        /// The function.
+        call: &'static str,
+        /// Its answer.
+        problem: String,
+    },
+    /// A source that does not compile.
+    #[error("{source_file} does not compile for {architecture}: {log}")]
+    Compile {
+        /// Of `cu/`.
+        source_file: &'static str,
+        /// As NVRTC has it.
+        architecture: String,
+        /// The compiler's words.
+        log: String,
+    },
+    /// A GPU that has no bf16.
+    #[error("{0} is older than the kernels are written for (sm_80)")]
+    TooOld(String),
+    /// A GPU that this NVRTC does not know.
+    #[error("NVRTC {version} does not know {architecture}")]
+    UnknownGpu {
+        /// As NVRTC has it.
+        architecture: String,
+        /// Of NVRTC.
+        version: String,
+    },
+    /// No kernel of that name is loaded.
+    #[error("no kernel {0} is loaded")]
+    NoKernel(String),
+}
+
+/// What became of the kernels of a GPU.
+#[derive(Clone, Debug)]
+pub struct Loaded {
+    /// `sm_90`.
+    pub architecture: String,
+    /// Of NVRTC; absent where all came from the cache.
+    pub nvrtc: Option<String>,
+    /// Where compiled kernels are kept.
+    pub cache: Option<PathBuf>,
+    /// Kernels.
+    pub count: usize,
+}
+
+type State = Result<Loaded, KernelError>;
+
+static WANTED: AtomicBool = AtomicBool::new(true);
+static STATES: Mutex<Vec<(usize, State)>> = Mutex::new(Vec::new());
+
+unsafe extern "C" {
+    fn shearling_has_device_kernels(device: i64) -> c_int;
+}
+
+/// No kernels from now on, on any GPU that was not used yet: `--no-kernels`.
+pub fn switch_off() {
+    WANTED.store(false, Ordering::Release);
+}
+
+/// What became of the kernels of the GPU of that number, which are made ready first if it was not used yet.
+pub fn state(gpu: usize) -> State {
+    let mut states = states();
+    if let Some((_, state)) = states.iter().find(|(own, _)| *own == gpu) {
+        return state.clone();
+    }
+    let state = if WANTED.load(Ordering::Acquire) { launcher::load(gpu) } else { Err(KernelError::SwitchedOff) };
+    states.push((gpu, state.clone()));
+    state
+}
+
+/// Whether kernels of ours compute on `device`: the CPU's, or those of a GPU that is made ready where it was not used yet.
+pub fn compute_on(device: Device) -> bool {
+    match device {
+        Device::Cpu => Path::current() != Path::Composed,
+        Device::Cuda(gpu) => are_loaded(gpu) || state(gpu).is_ok(),
+        _ => false,
+    }
+}
+
+fn are_loaded(gpu: usize) -> bool {
+    // SAFETY: a flag is read.
+    unsafe { shearling_has_device_kernels(gpu as i64) != 0 }
+}
+
+fn states() -> MutexGuard<'static, Vec<(usize, State)>> {
+    STATES.lock().unwrap_or_else(PoisonError::into_inner)
+}
