@@ -20,6 +20,9 @@ fn main() -> ExitCode {
     // Before anything asks libtorch: it remembers its first answer to "is there CUDA?".
     let cuda = shearling::native::runtime::cuda::load();
     let cli = misplaced::parse();
+    if cli.no_kernels {
+        shearling::native::kernels::switch_off();
+    }
     interrupt::listen();
     let verdict = commands::run(cli.command, cuda);
     interrupt::wait_if_quitting();

@@ -5,6 +5,7 @@ use crate::cli::Printer;
 use crate::cli::arguments::Doctor;
 use crate::cli::table::bytes;
 use crate::files::available_bytes;
+use crate::native::kernels;
 use crate::native::runtime::cuda::{CudaLibrary, torch_cpu_path};
 use crate::native::runtime::precision::has_bf16;
 use crate::native::runtime::threads::Threads;
@@ -49,6 +50,7 @@ pub fn run(arguments: &Doctor, cuda: &CudaLibrary, threads: &Threads) -> anyhow:
     match device::parse(&arguments.device) {
         Ok(device) => {
             checks.push(Check::ok("device", device_name(device)));
+            checks.push(kernels_check(device));
             checks.push(matmul(device));
             checks.push(bf16(device));
         }
@@ -123,6 +125,28 @@ fn cuda_check(cuda: &CudaLibrary) -> Check {
             let cudnn = if Cuda::cudnn_is_available() { "with" } else { "without" };
             Check::ok("cuda", format!("{} device(s), {cudnn} cuDNN", Cuda::device_count()))
         }
+    }
+}
+
+/// What computes the operations that are not libtorch's on any device.
+fn kernels_check(device: Device) -> Check {
+    const THEIRS: &str = "matrix products and attention by libtorch";
+    let ours = kernels::SOURCES.map(|source| source.name.replace('_', " ")).join(", ");
+    let Device::Cuda(gpu) = device else {
+        return Check::ok("kernels", format!("the CPU's own; compiled on the first use of a GPU: {ours}"));
+    };
+    match kernels::state(gpu) {
+        Ok(loaded) => {
+            let from = loaded.nvrtc.map_or("kept".to_string(), |version| format!("compiled by NVRTC {version}"));
+            let place = loaded.cache.map_or(String::new(), |cache| format!(", {}", cache.display()));
+            Check::ok("kernels", format!("of ours for {} ({from}{place}): {ours}; {THEIRS}", loaded.architecture))
+        }
+        Err(error) => Check::bad(
+            "kernels",
+            Level::Warn,
+            format!("none of ours, {error}: all operations are composed of libtorch's"),
+            "training takes about 1.5 times as long and twice the activations' memory; pip install nvidia-cuda-nvrtc",
+        ),
     }
 }
 

@@ -7,6 +7,7 @@ use super::loader_config::loader_config;
 use super::references::{References, initial_proportions};
 use super::routers::check_experts;
 use super::teacher::check_teacher;
+use crate::native::kernels;
 use crate::config::{ComputeDtype, Mixer as MixerTable, RandomModel, RunConfig, Stage, validate};
 use crate::dist::World;
 use crate::files::DType;
@@ -120,6 +121,7 @@ impl Setup {
     pub fn warnings(&self) -> Vec<String> {
         // That references are noisy is said where something can be done about it: when they are measured and planned with.
         let mut warnings: Vec<String> = self.references.warning.iter().cloned().collect();
+        warnings.extend(kernels::complaint(self.device));
         // Too few rows are to be measured anew, and evaluated alike: one advice.
         warnings.extend(self.references_of_other_rows().filter(|_| self.references.noise.is_none()));
         warnings.extend(self.teacher.as_ref().and_then(|teacher| other_tokenizer(&self.dataset, teacher.dir())));

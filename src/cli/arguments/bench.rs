@@ -29,6 +29,12 @@ pub enum Bench {
     /// larger than the caches, in huge pages on both sides. Dense and sparse take turns, and each is held against the
     /// time that reading its bytes takes. One thread is timed by its own CPU time, several by the clock.
     Experts(BenchExperts),
+    /// How many kernels a training step launches on a GPU, with kernels of ours and without; counted on the CPU.
+    ///
+    /// A narrow model with as many layers takes a step twice: composed of libtorch's operators, as on a GPU without kernels
+    /// of ours, and with these, emulated. The numbers do not depend on the widths. What a GPU launches for a matrix product
+    /// or attention is counted as one.
+    Launches(BenchLaunches),
     /// Check the fast kernels of a device against plain operators in fp64 on the CPU; exit code 1 on a difference.
     ///
     /// Also compares three pruning steps, and decoding with a cache, with the same on the CPU.
@@ -174,6 +180,26 @@ pub struct BenchCheck {
     /// How many threads.
     #[command(flatten)]
     pub threads: ThreadsArgument,
+    /// One JSON object instead of a table.
+    #[arg(long)]
+    pub json: bool,
+}
+
+/// `bench launches`
+#[derive(Debug, Args)]
+pub struct BenchLaunches {
+    /// Layers of the model.
+    #[arg(long, value_name = "N", default_value = "24")]
+    pub layers: NonZeroUsize,
+    /// Whether masks are trained as well.
+    #[arg(long, value_name = "on|off", default_value = "on")]
+    pub masks: Switch,
+    /// dtype of forward and backward.
+    #[arg(long, default_value = "bf16")]
+    pub dtype: DtypeArgument,
+    /// Recompute every n-th block in the backward; 0 for none.
+    #[arg(long, value_name = "N", default_value_t = 0)]
+    pub activation_checkpointing: usize,
     /// One JSON object instead of a table.
     #[arg(long)]
     pub json: bool,

@@ -12,7 +12,7 @@ mod quantities;
 mod report;
 mod watch;
 
-pub use bench::{Bench, BenchCheck, BenchExperts, BenchLatency, BenchStep, Switch};
+pub use bench::{Bench, BenchCheck, BenchExperts, BenchLatency, BenchLaunches, BenchStep, Switch};
 pub use eval::{Eval, TaskArgument};
 pub use generate::Generate;
 pub use init::{Init, Masks};
@@ -40,6 +40,9 @@ pub struct Cli {
     /// What to do.
     #[command(subcommand)]
     pub command: Command,
+    /// On a GPU, compute with libtorch's own operators instead of kernels of ours: slower, and more memory.
+    #[arg(long, global = true, help_heading = "On a GPU")]
+    pub no_kernels: bool,
 }
 
 /// The commands.

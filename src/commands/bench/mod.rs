@@ -4,6 +4,7 @@
 mod check;
 mod experts;
 pub(super) mod latency;
+mod launches;
 mod peak;
 mod shapes;
 mod step;
@@ -18,6 +19,7 @@ pub fn run(arguments: &Bench) -> anyhow::Result<ExitStatus> {
         Bench::Step(arguments) => step::run(arguments),
         Bench::Latency(arguments) => latency::run(arguments),
         Bench::Experts(arguments) => experts::run(arguments),
+        Bench::Launches(arguments) => launches::run(arguments),
         Bench::Check(arguments) => check::run(arguments),
     }
 }

@@ -47,6 +47,11 @@ impl NamedShape {
         }
     }
 
+    /// A narrow model of so many layers: for what does not depend on widths.
+    pub fn narrow(layers: i64) -> NamedShape {
+        NamedShape::new("narrow", [64, 96, layers, 4, 4], 1, 32)
+    }
+
     /// The shape of that name.
     pub fn named(name: &str) -> Option<NamedShape> {
         SHAPES.into_iter().find(|shape| shape.name == name)

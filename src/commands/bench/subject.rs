@@ -48,6 +48,19 @@ impl Subject {
         Subject::generated(shape, config, shape.tokens, true, device)
     }
 
+    /// A shape with one row a step, and what is set besides.
+    pub(super) fn counted(
+        shape: NamedShape,
+        masks: bool,
+        set: impl FnOnce(&mut RunConfig),
+    ) -> anyhow::Result<Subject> {
+        let mut config = blank_config()?;
+        config.model.random = Some(shape.model());
+        config.train.batch_rows = shape.rows;
+        set(&mut config);
+        Subject::generated(shape, config, shape.tokens, masks, Device::Cpu)
+    }
+
     fn generated(
         shape: NamedShape,
         mut config: RunConfig,

@@ -1,5 +1,6 @@
-// Counts what a thread launches: libtorch's operators that call no other, and kernels of cu/. On a GPU each of them is a
-// launch or more, so the count says there is too much of them where there is no GPU.
+// Counts what a thread launches: libtorch's operators that call no other, products and attention whatever they call, and
+// kernels of cu/. On a GPU each of them is a launch or more, so that the count tells where there is no GPU what there would
+// be too much of.
 #include "device/launch.h"
 #include "shim.h"
 
@@ -14,8 +15,20 @@
 namespace shearling {
 namespace {
 
+// Operators whose parts on a CPU are not those on a GPU: counted as one.
+bool is_whole(const std::string& name) {
+  for (const char* whole : {"aten::mm", "aten::addmm", "aten::addmm_", "aten::bmm", "aten::baddbmm", "aten::mv",
+                            "aten::addmv", "aten::linear", "aten::matmul", "aten::scaled_dot_product_attention",
+                            "aten::_scaled_dot_product_flash_attention_for_cpu_backward"}) {
+    if (name == whole) return true;
+  }
+  return false;
+}
+
 struct Count {
   std::map<std::string, int64_t> launches;
+  // How many operators are running inside one that is counted as a whole, with itself.
+  int inside_whole = 0;
   // Whether the operators that are running have called none yet.
   std::vector<bool> leaves;
   at::CallbackHandle handle = at::INVALID_CALLBACK_HANDLE;
@@ -23,8 +36,11 @@ struct Count {
 
 thread_local std::unique_ptr<Count> counting;
 
-std::unique_ptr<at::ObserverContext> begin(const at::RecordFunction&) {
-  if (counting) {
+std::unique_ptr<at::ObserverContext> begin(const at::RecordFunction& function) {
+  if (!counting) return nullptr;
+  if (counting->inside_whole > 0 || is_whole(function.name())) {
+    ++counting->inside_whole;
+  } else {
     if (!counting->leaves.empty()) counting->leaves.back() = false;
     counting->leaves.push_back(true);
   }
@@ -32,7 +48,15 @@ std::unique_ptr<at::ObserverContext> begin(const at::RecordFunction&) {
 }
 
 void end(const at::RecordFunction& function, at::ObserverContext*) {
-  if (!counting || counting->leaves.empty()) return;
+  if (!counting) return;
+  if (counting->inside_whole > 0) {
+    if (--counting->inside_whole == 0) {
+      if (!counting->leaves.empty()) counting->leaves.back() = false;
+      ++counting->launches[function.name()];
+    }
+    return;
+  }
+  if (counting->leaves.empty()) return;
   if (counting->leaves.back()) ++counting->launches[function.name()];
   counting->leaves.pop_back();
 }

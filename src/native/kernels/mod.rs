@@ -121,6 +121,27 @@ pub fn compute_on(device: Device) -> bool {
     }
 }
 
+/// Why kernels that were wanted are not there: for whoever waits longer without them.
+pub fn complaint(device: Device) -> Option<String> {
+    let Device::Cuda(gpu) = device else { return None };
+    match state(gpu) {
+        Ok(_) | Err(KernelError::SwitchedOff) => None,
+        Err(error) => Some(format!(
+            "no kernels of ours on cuda:{gpu}: {error}. Operations are composed of libtorch's: slower, and more memory"
+        )),
+    }
+}
+
+/// Whether a plan for `device` has to reckon with operators that are composed of libtorch's. A GPU that is not here is taken to
+/// have kernels.
+pub fn composes(device: Device) -> bool {
+    match device {
+        Device::Cuda(gpu) if (gpu as i64) < tch::Cuda::device_count() => state(gpu).is_err(),
+        Device::Cuda(_) => !WANTED.load(Ordering::Acquire),
+        _ => false,
+    }
+}
+
 fn are_loaded(gpu: usize) -> bool {
     // SAFETY: a flag is read.
     unsafe { shearling_has_device_kernels(gpu as i64) != 0 }

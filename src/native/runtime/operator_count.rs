@@ -18,13 +18,14 @@ unsafe extern "C" {
 pub type Launches = BTreeMap<String, u64>;
 
 /// Operators that give another view of a tensor, or memory without contents: nothing is launched for them.
-const NOTHING: [&str; 24] = [
+const NOTHING: [&str; 29] = [
     "aten::_reshape_alias",
     "aten::_unsafe_view",
     "aten::alias",
     "aten::as_strided",
     "aten::chunk",
     "aten::detach",
+    "detach",
     "aten::empty",
     "aten::empty_like",
     "aten::empty_strided",
@@ -35,10 +36,14 @@ const NOTHING: [&str; 24] = [
     "aten::narrow",
     "aten::permute",
     "aten::reshape",
+    "aten::resize_",
+    "aten::resolve_conj",
+    "aten::result_type",
     "aten::select",
     "aten::slice",
     "aten::squeeze",
     "aten::t",
+    "aten::to",
     "aten::transpose",
     "aten::unsqueeze",
     "aten::view",
@@ -62,7 +67,8 @@ pub fn count<T, E: From<TchError>>(body: impl FnOnce() -> Result<T, E>) -> Resul
     unsafe { libc::free(text.cast()) };
     let counted = lines.lines().filter_map(|line| {
         let (name, count) = line.rsplit_once(' ')?;
-        (!NOTHING.contains(&name)).then_some((name.to_string(), count.parse().ok()?))
+        let launched = !NOTHING.contains(&name) && !name.starts_with("autograd::");
+        launched.then_some((name.to_string(), count.parse().ok()?))
     });
     Ok((counted.collect(), result?))
 }
