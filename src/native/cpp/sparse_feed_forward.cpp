@@ -6,6 +6,7 @@
 // One token is bound by reading. A thread takes whole experts; each expert's sum over its units lies alone and the sums
 // are then added in the order of the experts, so that the result has the same bits on any number of threads. Several
 // tokens: sparse_rows.cpp.
+#include "device/kernels.h"
 #include "packed_experts.h"
 
 #include <ATen/Parallel.h>
@@ -167,43 +168,53 @@ void one_token(const PackedLayer& layer, const Tensor& wide, const std::vector<c
   });
 }
 
-void check_bias(const Tensor& bias, const char* name, int64_t length) {
+void check_bias(const Tensor& bias, const char* name, int64_t length, c10::Device device) {
   if (!bias.defined()) return;
-  check_vector(bias, name, length, at::kCPU);
+  check_vector(bias, name, length, device);
   TORCH_CHECK(bias.is_contiguous(), name, " is not contiguous");
 }
 
 void check_layer(const PackedLayer& layer, int64_t dim) {
   const Tensor &experts = layer.experts, &router = layer.router;
-  check_cpu_storage(experts, "the tensor of packed experts");
+  check_storage(experts, "the tensor of packed experts");
   TORCH_CHECK(experts.dim() == 3 && experts.numel() > 0 && experts.size(1) % 3 == 0 && experts.size(2) == dim &&
                   experts.is_contiguous(),
               "the tensor of packed experts is ", experts.sizes(), ", not contiguous [N, 3 m, ", dim, "]");
   if (router.defined()) {
-    check_cpu_storage(router, "the router");
+    check_storage(router, "the router");
     TORCH_CHECK(router.dim() == 2 && router.size(0) == layer.count() && router.size(1) == dim && router.is_contiguous(),
                 "the router is ", router.sizes(), ", not contiguous [", layer.count(), ", ", dim, "]");
   }
-  check_bias(layer.router_bias, "the bias of the router", layer.count());
-  check_bias(layer.gate_bias, "the gate bias", layer.count() * layer.size());
-  check_bias(layer.up_bias, "the up bias", layer.count() * layer.size());
-  check_bias(layer.down_bias, "the down bias", dim);
+  const auto device = experts.device();
+  check_bias(layer.router_bias, "the bias of the router", layer.count(), device);
+  check_bias(layer.gate_bias, "the gate bias", layer.count() * layer.size(), device);
+  check_bias(layer.up_bias, "the up bias", layer.count() * layer.size(), device);
+  check_bias(layer.down_bias, "the down bias", dim, device);
 }
 
 Tensor sparse_feed_forward(const Tensor& normed, const Tensor& residual, const PackedLayer& layer) {
-  check_cpu_storage(normed, "the normed input");
-  check_cpu_storage(residual, "the residual stream");
+  check_storage(normed, "the normed input");
+  check_storage(residual, "the residual stream");
   const int64_t dim = columns_of(normed, "the normed input");
   check_layer(layer, dim);
   const auto kind = normed.scalar_type();
   TORCH_CHECK(residual.sizes() == normed.sizes(), "the residual stream is ", residual.sizes(), ", the normed input ",
               normed.sizes());
+  TORCH_CHECK(residual.device() == normed.device() && layer.experts.device() == normed.device(),
+              "the normed input is on ", normed.device(), ", the residual stream on ", residual.device(),
+              ", the packed experts on ", layer.experts.device());
   TORCH_CHECK(residual.scalar_type() == kind && layer.experts.scalar_type() == kind, "the normed input is ", kind,
               ", the residual stream ", residual.scalar_type(), ", the packed experts ", layer.experts.scalar_type());
   TORCH_CHECK(!at::GradMode::is_enabled() || !(normed.requires_grad() || residual.requires_grad()),
               "a feed-forward of packed experts has no gradient");
   const Tensor x = normed.reshape({-1, dim}).contiguous(), stream = residual.reshape({-1, dim}).contiguous();
   Tensor out = at::empty({x.size(0), dim}, residual.options());
+  if (has_device_kernels(x.device())) {
+    TORCH_CHECK(x.size(0) == 1, "a device's kernel takes one token, not ", x.size(0));
+    device::experts(x, stream, layer.experts, layer.router, layer.router_bias, layer.gate_bias, layer.up_bias,
+                    layer.down_bias, out);
+    return out.view(normed.sizes());
+  }
   for (int64_t start = 0; start < x.size(0); start += CHUNK_TOKENS) {
     const int64_t count = std::min(CHUNK_TOKENS, x.size(0) - start);
     const Tensor rows = x.narrow(0, start, count), wide = rows.to(at::kFloat), from = stream.narrow(0, start, count);
@@ -222,6 +233,11 @@ Tensor sparse_feed_forward(const Tensor& normed, const Tensor& residual, const P
 }  // namespace shearling
 
 using shearling::Tensor;
+
+// Whether a device's kernel takes layers of so many experts.
+extern "C" int shearling_takes_experts(int64_t experts, int64_t dim) {
+  return shearling::device::takes_experts(experts, dim);
+}
 
 // `router` and all biases may be null; without a router every expert runs.
 extern "C" int shearling_sparse_feed_forward(Tensor* normed, Tensor* residual, Tensor* experts, Tensor* router,

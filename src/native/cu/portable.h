@@ -179,6 +179,11 @@ struct Team {
     return meet(value, lowest(), [](float a, float b) { return larger(a, b); });
   }
 
+  // The sum over a warp, the 32 threads from a multiple of 32 on; all warps of the block ask for theirs.
+  SHEARLING_DEVICE float warp_sum(float value) {
+    return within_warp(value, [](float a, float b) { return a + b; });
+  }
+
  private:
   template <class Combine>
   SHEARLING_DEVICE float within_warp(float value, const Combine& combine) {

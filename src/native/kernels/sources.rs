@@ -22,11 +22,12 @@ macro_rules! source {
 }
 
 /// Every source with kernels.
-pub const SOURCES: [Source; 8] = [
+pub const SOURCES: [Source; 9] = [
     source!("adamw"),
     source!("cross_entropy"),
     source!("distillation"),
     source!("embedding"),
+    source!("experts"),
     source!("folded_weight"),
     source!("rms_norm"),
     source!("rope"),

@@ -69,6 +69,14 @@ class HostBlock {
     return all;
   }
 
+  float warp_sum(uint32_t thread, float value) {
+    exchanged_[thread] = value;
+    sync();
+    const float sum = within_warp(&exchanged_[thread / WARP * WARP], [](float a, float b) { return a + b; });
+    sync();
+    return sum;
+  }
+
   const Geometry& geometry() const { return geometry_; }
   float* shared() { return shared_.data(); }
   int64_t at_block = 0, at_part = 0;
@@ -149,6 +157,8 @@ float HostTeam::sum(float value) {
 float HostTeam::max(float value) {
   return block_->meet(thread_, value, cu::lowest(), [](float a, float b) { return cu::larger(a, b); });
 }
+
+float HostTeam::warp_sum(float value) { return block_->warp_sum(thread_, value); }
 
 void run_on_host(const Geometry& geometry, bool meet, const std::function<void(HostTeam&)>& kernel) {
   TORCH_CHECK(geometry.threads % WARP == 0 && geometry.threads >= WARP && geometry.threads <= cu::MOST_THREADS,

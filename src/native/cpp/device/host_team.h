@@ -34,6 +34,7 @@ class HostTeam {
   void sync();
   float sum(float value);
   float max(float value);
+  float warp_sum(float value);
 
  private:
   HostBlock* block_;

@@ -54,4 +54,13 @@ void distillation(const Tensor& student, const Tensor& teacher, const Tensor& ta
                   const Tensor& divergences, int64_t ignored, double share, double temperature, double scale,
                   bool gradient);
 
+// Whether layers of so many experts over D have room in a block's memory.
+bool takes_experts(int64_t experts, int64_t dim);
+
+// One token x `[D]` through the experts `[N, 3m, D]` that its router `[N, D]` chooses (or, without one, all), added to the
+// residual stream, into `out`.
+void experts(const Tensor& x, const Tensor& residual, const Tensor& packed, const Tensor& router,
+             const Tensor& router_bias, const Tensor& gate_bias, const Tensor& up_bias, const Tensor& down_bias,
+             const Tensor& out);
+
 }  // namespace shearling::device
