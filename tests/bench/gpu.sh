@@ -1,23 +1,30 @@
 #!/usr/bin/env bash
 # What a machine with a GPU can tell, part by part: correctness of the CUDA paths, speed and memory of the real sizes
 # beside the PyTorch peer. Needs a Python with torch 2.11 and transformers, and the binary of `make gpu-binary`; no
-# compiler, no network. A part ends within eight minutes.
+# compiler, no network.
 #
-#   tests/bench/gpu.sh PART...      results in $OUT: PART.jsonl (one line per measurement), PART.log
+#   tests/bench/gpu.sh all          every part in the order below, each with its own limit; 15 minutes in all
+#   tests/bench/gpu.sh PART...      these, with eight minutes for each
 #
-#   doctor          the machine, the versions, whether the binary starts and sees the GPU
-#   check           every fast kernel and three steps of pruning, CUDA against CPU
-#   ceilings        rate of a large matrix product and bandwidth of a copy: what no step can exceed
-#   prune-7b        ours: a prune step of the 7B shape, 32 rows of 4,096 tokens by accumulation
-#   peer-7b         the same in PyTorch
-#   versus-7b       both in turn, twice
-#   pretrain-2.7b   a plain step of the pruned sizes, ours and transformers' (eager, compiled)
-#   pretrain-1.3b
-#   latency         prompt and answer of 7B, 2.7B and 1.3B, ours and transformers' forward with its cache
-#   profile         time by phase of prune steps, and by kernel of one step of the 1.3B shape where ncu is there
+# Results are in $OUT as soon as they are there: PART.jsonl (a line per measurement), PART.log. A part that hangs is killed
+# at its limit and costs no other part anything.
 #
-# Environment: SHEARLING (./shearling-gpu), PYTHON (python3), OUT (runs/gpu), ROWS (32), STEPS (3), WARMUP (1),
-# BUDGET_SECONDS (470) of one part, SHAPES (7b 2.7b 1.3b) of the latency part;
+#   check       45 s  every kernel and three steps of pruning, CUDA against CPU; kernels are compiled here, once
+#   masked-1.3b 90 s  1.3B, 4 rows per micro-batch: masked and plain with kernels, masked without: what kernels and masks cost
+#   versus-7b  240 s  a prune step of the 7B shape in turn with the PyTorch peer, first with nothing recomputed
+#   pretrain-1.3b     a plain step beside transformers' (eager, compiled)
+#             120 s
+#   memory      75 s  eight configurations: predicted, allocated and reserved
+#   latency    120 s  prompt and answer, ours and transformers' forward with a static cache
+#   experts     30 s  feed-forward of experts that are skipped, at several densities (LTE)
+#   doctor      15 s  the machine, the versions, which path each operation takes
+#   profile     80 s  time by phase of prune steps, and by kernel of one step of the 1.3B shape where ncu is there
+#   ceilings    30 s  rate of a large matrix product and bandwidth of a copy: what no step can exceed
+#   pretrain-2.7b     a plain step beside transformers'; not in `all`
+#   prune-7b, peer-7b the halves of versus-7b by themselves; not in `all`
+#
+# Environment: SHEARLING (./shearling-gpu), PYTHON (python3), OUT (runs/gpu), ROWS (16), STEPS (3), WARMUP (1),
+# BUDGET_SECONDS (470) of one part, TOTAL_SECONDS (890) of `all`, SHAPES (7b 1.3b) of the latency part;
 # SHEARLING_ARGS, PEER_ARGS: more arguments for `shearling bench step` and for peer/step.py.
 #
 # A failure inside a part does not end the script (`set -e` does not reach there): parts look at what they run.
@@ -27,12 +34,16 @@ FOLDER=$(cd "$(dirname "${BASH_SOURCE[0]}")" && pwd)
 SHEARLING=${SHEARLING:-./shearling-gpu}
 PYTHON=${PYTHON:-python3}
 OUT=${OUT:-runs/gpu}
-ROWS=${ROWS:-32}
+ROWS=${ROWS:-16}
 STEPS=${STEPS:-3}
 WARMUP=${WARMUP:-1}
 read -ra MORE_OURS <<<"${SHEARLING_ARGS:-}"
 read -ra MORE_PEER <<<"${PEER_ARGS:-}"
 BUDGET_SECONDS=${BUDGET_SECONDS:-470} # of one part
+TOTAL_SECONDS=${TOTAL_SECONDS:-890}   # of all of them
+# What is worth most comes first: a machine may be taken away.
+ORDER=(check:45 masked-1.3b:90 versus-7b:240 pretrain-1.3b:120 memory:75 latency:120 experts:30 doctor:15 profile:80
+    ceilings:30)
 
 # Both sides use the same allocator of libtorch; whole 7B states fit only without fragmentation.
 export PYTORCH_CUDA_ALLOC_CONF=${PYTORCH_CUDA_ALLOC_CONF:-expandable_segments:True}
@@ -94,8 +105,9 @@ first_that_fits() {
     return 1
 }
 
-OURS_7B=("--activation-checkpointing 1 --micro-rows 1" "--activation-checkpointing 1 --micro-rows 1 --moments-bf16"
-    "--activation-checkpointing 1 --micro-rows 1 --moments-on-host")
+# What plan says fits, dearest in memory first: nothing recomputed, moments in bf16 instead, every block recomputed.
+OURS_7B=("--micro-rows 1" "--micro-rows 1 --moments-bf16" "--activation-checkpointing 1 --micro-rows 1"
+    "--activation-checkpointing 1 --micro-rows 1 --moments-bf16")
 # The peer may take more rows at a time: it then casts its fp32 weights less often.
 PEER_7B=("--checkpointing --micro-rows 4" "--checkpointing --micro-rows 2" "--checkpointing --micro-rows 1"
     "--checkpointing --micro-rows 1 --pure-bf16")
@@ -126,22 +138,51 @@ part_check() { record "check" ours bench check --device cuda --json; }
 
 part_ceilings() { record "ceilings" limited "$PYTHON" "$FOLDER/ceilings.py"; }
 
+part_masked-1.3b() {
+    local status=0 masks
+    for masks in on off; do
+        record "shearling 1.3b masks $masks" ours_step --shape 1.3b --rows 8 --micro-rows 4 --masks "$masks" || status=$?
+    done
+    record "shearling 1.3b masks on, no kernels" ours_step --shape 1.3b --rows 8 --micro-rows 4 --masks on --no-kernels ||
+        status=$?
+    return "$status"
+}
+
+# Predicted against taken; the largest of them are measured by the other parts.
+part_memory() {
+    local status=0 masks options words STEPS=1 WARMUP=1
+    for masks in on off; do
+        for options in "--rows 4 --micro-rows 4" "--rows 4 --micro-rows 2" "--rows 4 --micro-rows 4 --moments-bf16" \
+            "--rows 8 --micro-rows 8 --activation-checkpointing 1"; do
+            read -ra words <<<"$options"
+            record "1.3b masks $masks $options" ours_step --shape 1.3b --masks "$masks" "${words[@]}" || status=$?
+        done
+    done
+    return "$status"
+}
+
+part_experts() {
+    record "experts 7b, feed-forward" ours bench experts --shape 7b --device cuda --json
+    record "experts 7b, whole" ours bench experts --shape 7b --device cuda --whole --rounds 32 --density 0.5,0.3 --json
+}
+
 part_prune-7b() {
     first_that_fits "shearling 7b masked" "${OURS_7B[@]}" -- ours_step --shape 7b --masks on
 }
 
 part_peer-7b() {
-    first_that_fits "peer 7b masked" "${PEER_7B[@]}" -- peer_step --shape 7b --model masked
+    first_that_fits "peer 7b masked" "${PEER_7B[@]}" -- peer_step --shape 7b --model masked || return 1
+    FITTING_PEER=$FITTING
 }
 
 part_versus-7b() {
-    local STEPS=2 ours_options peer_options
+    local STEPS=2 ours_options
     part_prune-7b || return 1
     ours_options=$FITTING
     part_peer-7b || return 1
-    peer_options=$FITTING
-    first_that_fits "shearling 7b masked" "$ours_options" -- ours_step --shape 7b --masks on &&
-        first_that_fits "peer 7b masked" "$peer_options" -- peer_step --shape 7b --model masked
+    # The ratio must not hang on one run; the peer's again where there is time.
+    first_that_fits "shearling 7b masked, again" "$ours_options" -- ours_step --shape 7b --masks on || return 1
+    first_that_fits "peer 7b masked, again" "$FITTING_PEER" -- peer_step --shape 7b --model masked || true
 }
 
 # pretrain SHAPE MICRO_ROWS: nothing is recomputed where it fits, as for a user with one GPU of this size.
@@ -162,7 +203,7 @@ part_pretrain-1.3b() { pretrain 1.3b 4; }
 
 part_latency() {
     local lengths=(--dtype bf16 --prompt-tokens 2048 --new-tokens 128 --rounds 3) shapes=() shape status=0
-    for shape in ${SHAPES:-7b 2.7b 1.3b}; do
+    for shape in ${SHAPES:-7b 1.3b}; do
         shapes+=(--shape "$shape")
     done
     record "shearling" ours bench latency --device cuda --json "${lengths[@]}" "${shapes[@]}" || status=$?
@@ -203,10 +244,30 @@ run_part() {
     return "$status"
 }
 
+# Every part in a process of its own, which is killed at the part's limit whatever it does.
+run_all() {
+    local entry part limit left failed=0
+    for entry in "${ORDER[@]}"; do
+        part=${entry%:*} limit=${entry#*:} left=$((TOTAL_SECONDS - SECONDS))
+        ((limit <= left)) || limit=$left
+        if ((limit < 15)); then
+            echo "no time left for $part" >&2
+            failed=1
+            continue
+        fi
+        BUDGET_SECONDS=$limit timeout --kill-after=5 $((limit + 5)) "${BASH_SOURCE[0]}" "$part" || failed=1
+    done
+    return "$failed"
+}
+
 main() {
     if (($# == 0)); then
         sed -n '2,/^# SHEARLING_ARGS/p' "${BASH_SOURCE[0]}" | sed 's/^# \{0,1\}//'
         exit 2
+    fi
+    if [[ $1 == all ]]; then
+        run_all
+        exit
     fi
     if [[ ! -x $SHEARLING ]]; then
         echo "error: $SHEARLING is not there: make it with \`make gpu-binary\` and bring it along, or set SHEARLING" >&2

@@ -27,7 +27,7 @@ pub enum Bench {
     ///
     /// Weights, routers and inputs are random; which experts run is drawn anew by every layer and step. The weights are far
     /// larger than the caches, in huge pages on both sides. Dense and sparse take turns, and each is held against the
-    /// time that reading its bytes takes. One thread is timed by its own CPU time, several by the clock.
+    /// time that reading its bytes takes. One thread is timed by its own CPU time, several and a GPU by the clock.
     Experts(BenchExperts),
     /// How many kernels a training step launches on a GPU, with kernels of ours and without; counted on the CPU.
     ///
@@ -143,6 +143,9 @@ pub struct BenchExperts {
     /// Decode with whole models of the shape, first the dense one, then, in its place, the sparse one.
     #[arg(long)]
     pub whole: bool,
+    /// Device: auto, cpu, cuda or cuda:N.
+    #[arg(long, default_value = "cpu")]
+    pub device: String,
     /// Rounds over the layers, or with --whole tokens at each density.
     #[arg(long, value_name = "N", default_value = "8")]
     pub rounds: NonZeroUsize,

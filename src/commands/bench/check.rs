@@ -9,6 +9,8 @@ use crate::cli::table::Table;
 use crate::commands::ExitStatus;
 use crate::commands::place::dtype_name;
 use crate::model::{Decoder, ForwardContext, KvCache, ModelGates};
+use crate::native::kernels;
+use crate::native::ops::adamw::{AdamwRule, AdamwTensor, adamw, adamw_reference};
 use crate::native::ops::sparse_feed_forward::{PackedExperts, sparse_feed_forward, sparse_feed_forward_reference};
 use crate::native::ops::{
     attention, autograd, cross_entropy, distillation, embedding, projection, recompute, rms_norm, rope, swiglu,
@@ -36,6 +38,8 @@ pub(super) fn run(arguments: &BenchCheck) -> anyhow::Result<ExitStatus> {
         }
         let name = format!("sparse_feed_forward {}", dtype_name(kind));
         results.push(Compared { name, error: experts_error(kind, device)?, tolerance });
+        let name = format!("adamw, moments in {}", dtype_name(kind));
+        results.push(Compared { name, error: adamw_error(kind, device)?, tolerance });
     }
     results.push(Compared { name: "gate noise".to_string(), error: noise_error(device)?, tolerance: 0.0 });
     results.push(Compared { name: "three steps of pruning fp32".into(), error: steps_error(device)?, tolerance: 1e-3 });
@@ -45,6 +49,10 @@ pub(super) fn run(arguments: &BenchCheck) -> anyhow::Result<ExitStatus> {
         tolerance: 1e-4,
     });
     let passed = results.iter().all(Compared::passed);
+    if device != Device::Cpu {
+        let by = if kernels::compute_on(device) { "kernels of ours" } else { "operators composed of libtorch's" };
+        printer.note(format!("compared on {}: {by}", device::name(device)));
+    }
     printer.data(table(&results), || to_json(&results, passed));
     Ok(if passed { ExitStatus::Done } else { ExitStatus::CheckFailed })
 }
@@ -227,6 +235,49 @@ fn experts_error(kind: Kind, device: Device) -> Result<f64, TchError> {
         let expected = sparse_feed_forward_reference(&wide?, &stream?, &exact)?;
         let found = sparse_feed_forward(&x.f_to_device(device)?, &residual.f_to_device(device)?, &fast)?;
         worst = larger(worst, relative(&expected, &found.f_to_device(Device::Cpu)?)?);
+    }
+    Ok(worst)
+}
+
+/// Largest relative difference of weights and moments after three updates of tensors of several sizes, more than one launch
+/// takes, from plain operators on the CPU.
+fn adamw_error(moments: Kind, device: Device) -> Result<f64, TchError> {
+    tch::manual_seed(3);
+    let sizes: Vec<i64> = (0..60).map(|i| [7, 4096, 20_003][i % 3]).collect();
+    let fp32 = |size: &i64| Tensor::f_randn([*size], (Kind::Float, Device::Cpu));
+    let masters = sizes.iter().map(fp32).collect::<Result<Vec<_>, _>>()?;
+    let gradients = sizes.iter().map(fp32).collect::<Result<Vec<_>, _>>()?;
+    type Update = fn(&[AdamwTensor], &AdamwRule, &Tensor, &Tensor) -> Result<(), TchError>;
+    let run = |update: Update, device: Device| -> Result<Vec<Tensor>, TchError> {
+        let moved = |tensor: &Tensor| tensor.f_to_device_(device, Kind::Float, false, true);
+        let own = masters.iter().map(moved).collect::<Result<Vec<_>, _>>()?;
+        let zeros = |tensor: &Tensor| tensor.f_zeros_like()?.f_to_kind(moments);
+        let first = own.iter().map(zeros).collect::<Result<Vec<_>, _>>()?;
+        let second = own.iter().map(zeros).collect::<Result<Vec<_>, _>>()?;
+        let working = own.iter().map(|tensor| tensor.f_to_kind(Kind::BFloat16)).collect::<Result<Vec<_>, _>>()?;
+        for step in 1..=3 {
+            let slopes = gradients.iter().map(moved).collect::<Result<Vec<_>, _>>()?;
+            let tensors: Vec<AdamwTensor> = (0..own.len())
+                .map(|i| AdamwTensor {
+                    master: &own[i],
+                    gradient: &slopes[i],
+                    exp_avg: &first[i],
+                    exp_avg_sq: &second[i],
+                    working: (i % 2 == 0).then_some(&working[i]),
+                    weight_decay: 0.1,
+                })
+                .collect();
+            let rule = AdamwRule { learning_rate: 1e-2, beta1: 0.9, beta2: 0.95, eps: 1e-8, step, maximize: false };
+            let (scale, skip) = (Tensor::from(0.5f32).f_to_device(device)?, Tensor::from(0.0f32).f_to_device(device)?);
+            update(&tensors, &rule, &scale, &skip)?;
+        }
+        let all = own.iter().chain(&first).chain(&second);
+        all.map(|tensor| tensor.f_to_device(Device::Cpu)?.f_to_kind(Kind::Float)).collect()
+    };
+    let (expected, found) = (run(adamw_reference, Device::Cpu)?, run(adamw, device)?);
+    let mut worst: f64 = 0.0;
+    for (expected, found) in expected.iter().zip(&found) {
+        worst = larger(worst, relative(expected, found)?);
     }
     Ok(worst)
 }

@@ -35,9 +35,8 @@ struct Counted {
 
 impl Counted {
     fn of(&self, group: Group) -> [u64; 2] {
-        [&self.whole, &self.one_more].map(|launches| {
-            launches.iter().filter(|(name, _)| Group::of(name) == group).map(|(_, count)| count).sum()
-        })
+        [&self.whole, &self.one_more]
+            .map(|launches| launches.iter().filter(|(name, _)| Group::of(name) == group).map(|(_, count)| count).sum())
     }
 
     fn total(&self) -> [u64; 2] {

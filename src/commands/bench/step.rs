@@ -8,6 +8,7 @@ use crate::cli::table::{Table, bytes, grouped};
 use crate::commands::ExitStatus;
 use crate::hf::Checkpoint;
 use crate::model::count::ParameterCount;
+use crate::native::kernels;
 use crate::native::runtime::{device, memory, threads};
 use crate::train::Setup;
 use crate::train::memory::MemoryEstimate;
@@ -40,6 +41,8 @@ struct Measured {
     flops_per_token: f64,
     base_bytes: Option<u64>,
     peak_bytes: Option<u64>,
+    /// Taken from the driver; of a GPU.
+    reserved_bytes: Option<u64>,
 }
 
 fn measure(subject: &Subject, arguments: &BenchStep, printer: &Printer) -> anyhow::Result<Measured> {
@@ -72,6 +75,7 @@ fn measure(subject: &Subject, arguments: &BenchStep, printer: &Printer) -> anyho
         flops_per_token,
         base_bytes,
         peak_bytes: memory::peak_bytes(device),
+        reserved_bytes: memory::device_peaks(device).map(|(_, reserved)| reserved),
     })
 }
 
@@ -123,7 +127,9 @@ impl StepReport<'_> {
             (false, true) => ", the teacher in them",
             (false, false) => "",
         };
-        let memory = self.peak_above_base().map_or("unknown on this system".to_string(), bytes);
+        let reserved = self.measured.reserved_bytes.map(|reserved| format!(" ({} reserved)", bytes(reserved as f64)));
+        let memory =
+            self.peak_above_base().map_or("unknown on this system".to_string(), bytes) + &reserved.unwrap_or_default();
         format!(
             "{} parameters, {} tokens per step, {:.3e} FLOPs per token, {}\n\n{table}\n{} tokens/s in steps{counted}, {:.2} of {:.2} \
              TFLOP/s ({:.1} % MFU)\npeak memory of the run {memory}, predicted {}\n",
@@ -153,6 +159,8 @@ impl StepReport<'_> {
             "mfu": self.utilisation(),
             "base_memory_bytes": measured.base_bytes,
             "peak_memory_bytes": measured.peak_bytes,
+            "reserved_memory_bytes": measured.reserved_bytes,
+            "kernels": !kernels::composes(self.setup.device),
             "predicted_memory": self.estimate(),
             "predicted_memory_bytes": self.estimate().total_bytes(),
             "loss": measured.losses,

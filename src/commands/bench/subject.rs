@@ -49,11 +49,7 @@ impl Subject {
     }
 
     /// A shape with one row a step, and what is set besides.
-    pub(super) fn counted(
-        shape: NamedShape,
-        masks: bool,
-        set: impl FnOnce(&mut RunConfig),
-    ) -> anyhow::Result<Subject> {
+    pub(super) fn counted(shape: NamedShape, masks: bool, set: impl FnOnce(&mut RunConfig)) -> anyhow::Result<Subject> {
         let mut config = blank_config()?;
         config.model.random = Some(shape.model());
         config.train.batch_rows = shape.rows;

@@ -25,10 +25,12 @@ uint64_t peak(const c10::CachingAllocator::StatArray& stats) {
 
 using shearling::Tensor;
 
-extern "C" int shearling_cuda_peak(int64_t index, uint64_t* allocated, char** error) {
+// What tensors have held at most, and what the allocator has taken from the driver for them.
+extern "C" int shearling_cuda_peak(int64_t index, uint64_t* allocated, uint64_t* reserved, char** error) {
   return shearling::guarded(error, [&] {
     const auto stats = cuda_allocator().getDeviceStats(static_cast<c10::DeviceIndex>(index));
     *allocated = peak(stats.allocated_bytes);
+    *reserved = peak(stats.reserved_bytes);
   });
 }
 

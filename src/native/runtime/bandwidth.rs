@@ -29,8 +29,11 @@ impl Bandwidth {
         Bandwidth::with_bytes(device, if device.is_cuda() { GPU_BYTES } else { CPU_BYTES })
     }
 
-    /// The same on a CPU in huge pages, where the system has them: what weights in such pages are held against.
-    pub fn in_huge_pages() -> Result<Bandwidth, TchError> {
+    /// The same, on a CPU in huge pages, where the system has them: what weights in such pages are held against.
+    pub fn in_huge_pages(device: Device) -> Result<Bandwidth, TchError> {
+        if device.is_cuda() {
+            return Bandwidth::new(device);
+        }
         let mut buffer = Tensor::f_empty([CPU_BYTES / 4], (Kind::Float, Device::Cpu))?;
         prefer_huge_pages(&buffer);
         let _ = buffer.f_fill_(1.0)?;

@@ -5,7 +5,7 @@ use std::ffi::c_int;
 use tch::{Device, Kind, TchError, Tensor};
 
 unsafe extern "C" {
-    fn shearling_cuda_peak(index: i64, allocated: *mut u64, error: CError) -> c_int;
+    fn shearling_cuda_peak(index: i64, allocated: *mut u64, reserved: *mut u64, error: CError) -> c_int;
     fn shearling_cuda_total(index: i64, total: *mut u64, error: CError) -> c_int;
     fn shearling_reset_cuda_peak(index: i64, error: CError) -> c_int;
     fn shearling_host_zeros(like: CTensor, bf16: c_int, out: *mut CTensor, error: CError) -> c_int;
@@ -84,11 +84,16 @@ fn kibibytes(text: &str, key: &str) -> Option<u64> {
 /// Most bytes that tensors have held at once on a CUDA device, since the start or [`reset_device_peak`]; `None` on the
 /// CPU and before the device is used.
 pub fn device_peak_bytes(device: Device) -> Option<u64> {
+    device_peaks(device).map(|(allocated, _)| allocated)
+}
+
+/// The same, and the most that libtorch has taken from the driver for it: whole blocks, with holes between tensors.
+pub fn device_peaks(device: Device) -> Option<(u64, u64)> {
     let Device::Cuda(index) = device else { return None };
-    let mut allocated = 0;
-    // SAFETY: the number lives for the time of the call.
-    shim::check(|error| unsafe { shearling_cuda_peak(index as i64, &mut allocated, error) }).ok()?;
-    Some(allocated)
+    let (mut allocated, mut reserved) = (0, 0);
+    // SAFETY: the numbers live for the time of the call.
+    shim::check(|error| unsafe { shearling_cuda_peak(index as i64, &mut allocated, &mut reserved, error) }).ok()?;
+    Some((allocated, reserved))
 }
 
 /// Lets [`device_peak_bytes`] begin anew; whether it could.

@@ -29,7 +29,7 @@ struct Layer {
 impl Layer {
     fn new(source: &Source, model: &ModelConfig) -> Result<Layer, TchError> {
         let (dim, units) = (model.hidden_size, model.intermediate_size);
-        let bias = Tensor::f_zeros([experts_of(model)], (Kind::Float, Device::Cpu))?;
+        let bias = Tensor::f_zeros([experts_of(model)], (Kind::Float, source.device))?;
         Ok(Layer {
             norm: source.ones(&[dim])?,
             gate: source.weight(&[units, dim])?,
@@ -68,26 +68,26 @@ pub(super) fn measure(
     model: &ModelConfig,
     densities: &[f64],
     rounds: usize,
-    kind: Kind,
+    (kind, device): (Kind, Device),
     printer: &Printer,
 ) -> anyhow::Result<Measured> {
     let element = kind.elt_size_in_bytes() as i64;
     let layer_bytes = 3 * model.intermediate_size * model.hidden_size * element;
     let count = (SIDE_BYTES / layer_bytes + 1).max(2);
     printer.note(format!("{count} layers of {} experts, dense and packed", experts_of(model)));
-    let source = Source::new(model.initializer_range, kind)?;
+    let source = Source::new(model.initializer_range, kind, device)?;
     let layers = (0..count).map(|_| Layer::new(&source, model));
     let mut layers = layers.collect::<Result<Vec<_>, TchError>>()?;
-    let bandwidth = Bandwidth::in_huge_pages()?;
+    let bandwidth = Bandwidth::in_huge_pages(device)?;
     let row = |density| Row { density, bytes: 0.0, seconds: Vec::new(), dense_seconds: Vec::new() };
     let mut rows: Vec<Row> = [None].into_iter().chain(densities.iter().copied().map(Some)).map(row).collect();
     let mut rates = Vec::new();
     // The first round is a warm-up.
     for round in 0..=rounds {
-        let (seconds, _) = timed(|| Ok(bandwidth.measure()?))?;
+        let (seconds, _) = timed(device, || Ok(bandwidth.measure()?))?;
         rates.push(bandwidth.bytes() as f64 / seconds);
         for layer in &mut layers {
-            let steps = round_of_layer(layer, model, &rows, kind)?;
+            let steps = round_of_layer(layer, model, &rows, (kind, device))?;
             if round > 0 {
                 for (row, step) in rows.iter_mut().zip(&steps) {
                     row.seconds.push(step.seconds);
@@ -111,11 +111,16 @@ struct Step {
     bytes: f64,
 }
 
-fn round_of_layer(layer: &mut Layer, model: &ModelConfig, rows: &[Row], kind: Kind) -> anyhow::Result<Vec<Step>> {
+fn round_of_layer(
+    layer: &mut Layer,
+    model: &ModelConfig,
+    rows: &[Row],
+    (kind, device): (Kind, Device),
+) -> anyhow::Result<Vec<Step>> {
     let (dim, eps, element) = (model.hidden_size, model.rms_norm_eps, kind.elt_size_in_bytes() as i64);
-    let x = || Tensor::f_randn([1, 1, dim], (Kind::Float, Device::Cpu))?.f_to_kind(kind);
+    let x = || Tensor::f_randn([1, 1, dim], (Kind::Float, device))?.f_to_kind(kind);
     let (input, mut steps) = (x()?, Vec::new());
-    let (dense_seconds, _) = timed(|| Ok(tch::no_grad(|| layer.dense(&input, eps))?))?;
+    let (dense_seconds, _) = timed(device, || Ok(tch::no_grad(|| layer.dense(&input, eps))?))?;
     for row in rows {
         let Some(density) = row.density else {
             let bytes = (3 * model.intermediate_size * dim * element) as f64;
@@ -125,7 +130,7 @@ fn round_of_layer(layer: &mut Layer, model: &ModelConfig, rows: &[Row], kind: Ki
         // Another input each time: other experts.
         let input = x()?;
         let running = layer.choose(density, &input, eps)?;
-        let (seconds, _) = timed(|| Ok(tch::no_grad(|| layer.sparse(&input, eps))?))?;
+        let (seconds, _) = timed(device, || Ok(tch::no_grad(|| layer.sparse(&input, eps))?))?;
         let numbers = running * (3 * EXPERT_SIZE * dim) as f64 + (experts_of(model) * dim) as f64;
         steps.push(Step { seconds, dense_seconds, bytes: numbers * element as f64 });
     }

@@ -1,15 +1,24 @@
 //! The clock of a step: CPU time where one thread computes, since a neighbour that takes the core away then does not count;
-//! with several threads, which wait for each other, the time that passes.
+//! with several threads, which wait for each other, and on a GPU, which is waited for, the time that passes.
 
 use std::time::{Duration, Instant};
+use tch::{Cuda, Device};
 
-/// Seconds that `step` takes, and what it gives.
-pub(super) fn timed<T>(step: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<(f64, T)> {
-    let alone = tch::get_num_threads() == 1;
+/// Seconds that `step` takes on `device`, and what it gives.
+pub(super) fn timed<T>(device: Device, step: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<(f64, T)> {
+    let alone = tch::get_num_threads() == 1 && device == Device::Cpu;
+    synchronize(device);
     let (wall, cpu) = (Instant::now(), cpu_time());
     let made = step()?;
+    synchronize(device);
     let spent = cpu.zip(cpu_time()).filter(|_| alone).map(|(before, after)| after.saturating_sub(before));
     Ok((spent.unwrap_or_else(|| wall.elapsed()).as_secs_f64(), made))
+}
+
+fn synchronize(device: Device) {
+    if let Device::Cuda(index) = device {
+        Cuda::synchronize(index as i64);
+    }
 }
 
 /// CPU time of this thread.
@@ -43,7 +52,7 @@ mod tests {
         assert_eq!(median(vec![3.0, 1.0, 9.0]), 3.0);
         assert_eq!(median(vec![4.0, 1.0, 2.0, 9.0]), 3.0);
         assert!(median(Vec::new()).is_nan());
-        let (seconds, made) = timed(|| Ok(7)).unwrap();
+        let (seconds, made) = timed(Device::Cpu, || Ok(7)).unwrap();
         assert!(seconds >= 0.0 && made == 7);
     }
 }

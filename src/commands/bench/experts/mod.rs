@@ -20,7 +20,7 @@ use crate::commands::ExitStatus;
 use crate::commands::bench::latency::contestant::llama;
 use crate::commands::bench::shapes::{NamedShape, SHAPES};
 use crate::native::runtime::contention::Watch;
-use crate::native::runtime::threads;
+use crate::native::runtime::{device, threads};
 use crate::train::setup::kind;
 use anyhow::Context;
 use report::ExpertsReport;
@@ -32,11 +32,12 @@ pub(super) fn run(arguments: &BenchExperts) -> anyhow::Result<ExitStatus> {
         format!("--shape {:?} is not known; there are {}", arguments.shape, SHAPES.map(|shape| shape.name).join(", "))
     })?;
     let (model, kind) = (llama(&shape.model())?, kind(arguments.dtype.into()));
+    let device = device::parse(&arguments.device)?;
     let watch = Watch::begin();
     let rounds = arguments.rounds.get();
     let measured = match arguments.whole {
-        true => whole::measure(&model, &arguments.density, rounds, kind, &printer)?,
-        false => block::measure(&model, &arguments.density, rounds, kind, &printer)?,
+        true => whole::measure(&model, &arguments.density, rounds, (kind, device), &printer)?,
+        false => block::measure(&model, &arguments.density, rounds, (kind, device), &printer)?,
     };
     let busy = watch.contention(threads::count());
     if let Some(busy) = &busy {

@@ -14,20 +14,21 @@ const FAR: f64 = 1e6;
 /// Where weights come from.
 pub(super) struct Source {
     noise: Tensor,
-    kind: Kind,
+    pub(super) kind: Kind,
+    pub(super) device: Device,
 }
 
 impl Source {
-    pub(super) fn new(std: f64, kind: Kind) -> Result<Source, TchError> {
+    pub(super) fn new(std: f64, kind: Kind, device: Device) -> Result<Source, TchError> {
         tch::manual_seed(0);
         let noise = Tensor::f_randn([NOISE], (Kind::Float, Device::Cpu))?.f_mul_scalar(std)?.f_to_kind(kind)?;
-        Ok(Source { noise, kind })
+        Ok(Source { noise: noise.f_to_device(device)?, kind, device })
     }
 
     /// A weight of `shape`.
     pub(super) fn weight(&self, shape: &[i64]) -> Result<Tensor, TchError> {
         let count: i64 = shape.iter().product();
-        let weight = Tensor::f_empty([count], (self.kind, Device::Cpu))?;
+        let weight = Tensor::f_empty([count], (self.kind, self.device))?;
         prefer_huge_pages(&weight);
         for start in (0..count).step_by(NOISE as usize) {
             let part = NOISE.min(count - start);
@@ -37,7 +38,7 @@ impl Source {
     }
 
     pub(super) fn ones(&self, shape: &[i64]) -> Result<Tensor, TchError> {
-        Tensor::f_ones(shape, (self.kind, Device::Cpu))
+        Tensor::f_ones(shape, (self.kind, self.device))
     }
 
     /// Packed experts of a layer whose logits, for inputs that a norm without weights gives, are normal with the mean
@@ -47,7 +48,7 @@ impl Source {
         let router = Tensor::f_randn([count, dim], (Kind::Float, Device::Cpu))?.f_div_scalar((dim as f64).sqrt())?;
         Ok(PackedExperts {
             experts: self.weight(&[count, 3 * EXPERT_SIZE, dim])?,
-            router: Some(router.f_to_kind(self.kind)?),
+            router: Some(router.f_to_kind(self.kind)?.f_to_device(self.device)?),
             router_bias: Some(bias.shallow_clone()),
             gate_bias: None,
             up_bias: None,
@@ -80,7 +81,7 @@ mod tests {
     #[test]
     fn the_router_lets_the_asked_share_run() {
         let model = llama(&NamedShape::named("small").unwrap().model()).unwrap();
-        let source = Source::new(0.02, Kind::Float).unwrap();
+        let source = Source::new(0.02, Kind::Float, Device::Cpu).unwrap();
         for density in [0.0, 0.1, 0.3, 0.5, 1.0] {
             let bias = Tensor::from_slice(&[bias_for(density).unwrap() as f32]).expand([experts_of(&model)], false);
             let packed = source.packed(&model, &bias.contiguous()).unwrap();
@@ -92,7 +93,7 @@ mod tests {
 
     #[test]
     fn a_weight_is_filled_to_its_end() {
-        let weight = Source::new(1.0, Kind::BFloat16).unwrap().weight(&[3, NOISE / 2 + 1]).unwrap();
+        let weight = Source::new(1.0, Kind::BFloat16, Device::Cpu).unwrap().weight(&[3, NOISE / 2 + 1]).unwrap();
         assert_eq!(weight.narrow(0, 2, 1).narrow(1, NOISE / 2 - 8, 8).count_nonzero(None::<i64>).int64_value(&[]), 8);
     }
 }

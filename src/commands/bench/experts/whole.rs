@@ -23,17 +23,17 @@ pub(super) fn measure(
     model: &ModelConfig,
     densities: &[f64],
     tokens: usize,
-    kind: Kind,
+    (kind, device): (Kind, Device),
     printer: &Printer,
 ) -> anyhow::Result<Measured> {
-    let source = Source::new(model.initializer_range, kind)?;
+    let source = Source::new(model.initializer_range, kind, device)?;
     let mut rates = Vec::new();
     printer.note("loading the dense model");
-    let dense = decode(&decoder(&source, model, None)?, tokens, kind)?;
-    read_bandwidth(&mut rates)?;
+    let dense = decode(&decoder(&source, model, None)?, tokens, &source)?;
+    read_bandwidth(&mut rates, device)?;
     allocator::release_unused();
     printer.note("loading the sparse model");
-    let biases = (0..model.num_hidden_layers).map(|_| Tensor::f_zeros([experts_of(model)], (Kind::Float, Device::Cpu)));
+    let biases = (0..model.num_hidden_layers).map(|_| Tensor::f_zeros([experts_of(model)], (Kind::Float, device)));
     let mut biases = biases.collect::<Result<Vec<_>, TchError>>()?;
     let sparse = decoder(&source, model, Some(&biases))?;
     let element = kind.elt_size_in_bytes() as i64;
@@ -45,8 +45,8 @@ pub(super) fn measure(
         for bias in &mut biases {
             let _ = bias.f_fill_(bias_for(*density)?)?;
         }
-        let seconds = decode(&sparse, tokens, kind)?;
-        read_bandwidth(&mut rates)?;
+        let seconds = decode(&sparse, tokens, &source)?;
+        read_bandwidth(&mut rates, device)?;
         let numbers = model.num_hidden_layers * model.hidden_size;
         let skipped = (1.0 - density) * (numbers * 3 * EXPERT_SIZE * experts_of(model)) as f64;
         let routers = (numbers * experts_of(model)) as f64;
@@ -73,25 +73,26 @@ fn decoder(source: &Source, model: &ModelConfig, biases: Option<&[Tensor]>) -> R
 }
 
 /// Seconds of each token after a short text.
-fn decode(decoder: &Decoder, tokens: usize, kind: Kind) -> anyhow::Result<Vec<f64>> {
+fn decode(decoder: &Decoder, tokens: usize, source: &Source) -> anyhow::Result<Vec<f64>> {
     let model = decoder.model();
-    let mut cache = KvCache::new(model, 1, CONTEXT + tokens as i64 + 1, kind, Device::Cpu)?;
-    let ids = Tensor::f_arange(CONTEXT, (Kind::Int64, Device::Cpu))?.f_unsqueeze(0)?;
+    let mut cache = KvCache::new(model, 1, CONTEXT + tokens as i64 + 1, source.kind, source.device)?;
+    let ids = Tensor::f_arange(CONTEXT, (Kind::Int64, source.device))?.f_unsqueeze(0)?;
     let _ = decoder.next_logits(&ids, &mut cache)?;
     let mut seconds = Vec::new();
     // The first token is a warm-up.
     for token in 0..=tokens as i64 {
         let ids = Tensor::f_from_slice(&[(7 * token + 1) % model.vocab_size])?.f_unsqueeze(0)?;
-        seconds.push(timed(|| Ok(decoder.next_logits(&ids, &mut cache)?))?.0);
+        let ids = ids.f_to_device(source.device)?;
+        seconds.push(timed(source.device, || Ok(decoder.next_logits(&ids, &mut cache)?))?.0);
     }
     Ok(seconds.split_off(1))
 }
 
 /// Made and dropped each time, so that the buffer does not stand beside a model for longer.
-fn read_bandwidth(rates: &mut Vec<f64>) -> anyhow::Result<()> {
-    let bandwidth = Bandwidth::in_huge_pages()?;
+fn read_bandwidth(rates: &mut Vec<f64>, device: Device) -> anyhow::Result<()> {
+    let bandwidth = Bandwidth::in_huge_pages(device)?;
     for _ in 0..READINGS {
-        let (seconds, _) = timed(|| Ok(bandwidth.measure()?))?;
+        let (seconds, _) = timed(device, || Ok(bandwidth.measure()?))?;
         rates.push(bandwidth.bytes() as f64 / seconds);
     }
     Ok(())
