@@ -143,8 +143,9 @@ mod tests {
     fn less_memory_asks_for_more_sacrifices() {
         assert_eq!(changed(2000.0).unwrap(), [] as [&str; 0], "all rows at once");
         assert_eq!(changed(250.0).unwrap().len(), 1, "fewer rows at a time");
-        let h200 = changed(140.4).unwrap();
-        assert!(h200.contains(&"train.activation_checkpointing = 1".to_string()), "{h200:?}");
+        assert_eq!(changed(140.4).unwrap(), ["train.micro_batch_rows = 1"], "an H200, nothing recomputed");
+        let less = changed(130.0).unwrap();
+        assert!(less.contains(&"train.activation_checkpointing = 1".to_string()), "{less:?}");
         assert!(changed(100.0).unwrap().contains(&"train.moments = \"bf16\"".to_string()));
         assert!(changed(80.0).unwrap().contains(&"train.moments_on_host = true".to_string()));
         assert_eq!(changed(24.0), None);
