@@ -62,7 +62,7 @@ fn doctor_answers_with_its_checks() {
     let answer = json(&["doctor", "--device", "cpu", "--json"]);
     let checks = answer["checks"].as_array().unwrap();
     let names: Vec<&str> = checks.iter().map(|check| check["name"].as_str().unwrap()).collect();
-    assert_eq!(names, ["libtorch", "cuda", "threads", "waiting", "device", "matmul", "bf16", "disk"]);
+    assert_eq!(names, ["libtorch", "cuda", "threads", "waiting", "device", "kernels", "matmul", "bf16", "disk"]);
     for check in checks {
         let level = check["level"].as_str().unwrap();
         assert!(["OK", "WARN", "ERROR"].contains(&level), "{check}");

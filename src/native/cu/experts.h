@@ -8,9 +8,8 @@
 namespace shearling {
 namespace cu {
 
-// Units of an expert that a block takes at a time, a warp for each.
+// Units of an expert that a block of 32 threads for each takes at a time.
 constexpr u32 EXPERT_UNITS = 8;
-constexpr u32 EXPERT_THREADS = 32 * EXPERT_UNITS;
 
 // A block per expert: 1 where its logit x · r + β is above 0, or NaN, so that a broken number stays visible; else 0.
 template <class T, class G, int W>
@@ -49,7 +48,7 @@ struct ExpertsForward {
   float* partial;
   i64 experts, size, dim;
 
-  static constexpr i64 shared_floats(i64 experts, i64 dim) { return 2 * dim + EXPERT_UNITS + experts; }
+  static SHEARLING_DEVICE constexpr i64 shared_floats(i64 experts, i64 dim) { return 2 * dim + EXPERT_UNITS + experts; }
 
   template <class Team>
   SHEARLING_DEVICE void operator()(Team& team) const {

@@ -87,7 +87,7 @@ impl Nvrtc {
     }
 
     fn compile_program(&self, program: Program, source: &Source, architecture: &str) -> Result<Compiled, KernelError> {
-        let options = [format!("--gpu-architecture={architecture}"), "--std=c++17".into(), "--ptxas-options=-v".into()];
+        let options = [format!("-arch={architecture}"), "-std=c++17".into(), "-Xptxas=-v".into()];
         let options = options.map(text);
         let pointers: Vec<*const c_char> = options.iter().map(|option| option.as_ptr()).collect();
         type Compile = unsafe extern "C" fn(Program, c_int, *const *const c_char) -> c_int;

@@ -16,22 +16,26 @@ pub(super) const HEADERS: [(&str, &str); 2] =
     [("portable.h", include_str!("../cu/portable.h")), ("softmax.h", include_str!("../cu/softmax.h"))];
 
 macro_rules! source {
-    ($name:literal) => {
-        Source { name: $name, file: concat!($name, ".h"), text: include_str!(concat!("../cu/", $name, ".h")) }
+    ($name:ident) => {
+        Source {
+            name: stringify!($name),
+            file: concat!(stringify!($name), ".h"),
+            text: include_str!(concat!("../cu/", stringify!($name), ".h")),
+        }
     };
 }
 
 /// Every source with kernels.
 pub const SOURCES: [Source; 9] = [
-    source!("adamw"),
-    source!("cross_entropy"),
-    source!("distillation"),
-    source!("embedding"),
-    source!("experts"),
-    source!("folded_weight"),
-    source!("rms_norm"),
-    source!("rope"),
-    source!("swiglu"),
+    source!(adamw),
+    source!(cross_entropy),
+    source!(distillation),
+    source!(embedding),
+    source!(experts),
+    source!(folded_weight),
+    source!(rms_norm),
+    source!(rope),
+    source!(swiglu),
 ];
 
 /// The source of a kernel.

@@ -56,12 +56,16 @@ fn composed(query: &Tensor, key: &Tensor, value: &Tensor, mask: Option<&Tensor>)
         return Err(TchError::Shape(format!("queries {size:?} and keys {kv_size:?}, expected [B, T, heads, E]")));
     };
     let group = heads / kv_heads;
+    // On a GPU the kernels for bf16 and fp16 read a group's keys and values in place; others would make all scores.
+    let kind = query.f_kind()?;
+    let in_place = query.device().is_cuda() && mask.is_none() && matches!(kind, Kind::BFloat16 | Kind::Half);
     let spread = |heads: &Tensor| match group {
+        _ if in_place => heads.f_transpose(1, 2),
         1 => heads.f_transpose(1, 2),
         _ => heads.f_repeat_interleave_self_int(group, 2, None)?.f_transpose(1, 2),
     };
     let (query, key, value) = (query.f_transpose(1, 2)?, spread(key)?, spread(value)?);
-    let out = Tensor::f_scaled_dot_product_attention(&query, &key, &value, mask, 0.0, mask.is_none(), None, false)?;
+    let out = Tensor::f_scaled_dot_product_attention(&query, &key, &value, mask, 0.0, mask.is_none(), None, in_place && group > 1)?;
     out.f_transpose(1, 2)
 }
 

@@ -12,9 +12,6 @@ namespace {
 // not depend on the GPU.
 constexpr int64_t BLOCKS = 264;
 
-// Memory that a block may have on every GPU with kernels.
-constexpr int64_t MOST_SHARED_BYTES = 96 << 10;
-
 // Which experts run, 1 or 0 into `runs`.
 void route(const Tensor& x, const Tensor& router, const Tensor& bias, const Tensor& runs, bool packs) {
   const int64_t count = router.size(0), dim = router.size(1);
@@ -48,7 +45,7 @@ void experts(const Tensor& x, const Tensor& residual, const Tensor& packed, cons
   by_pack(packed.scalar_type(), packs, [&](auto number, auto width) {
     using T = decltype(number);
     const size_t shared = cu::ExpertsForward<T, width>::shared_floats(count, dim) * sizeof(float);
-    launch(packed, Geometry{blocks, 1, cu::EXPERT_THREADS, shared},
+    launch(packed, Geometry{blocks, 1, 32 * cu::EXPERT_UNITS, shared},
            cu::ExpertsForward<T, width>{numbers<T>(x), numbers<T>(packed), numbers<int>(runs),
                                         numbers<float>(gate_bias), numbers<float>(up_bias), numbers<float>(partial),
                                         count, size, dim});

@@ -39,7 +39,7 @@ Tensor embedding_gate_gradient(const Tensor& ids, const Tensor& gradient, const 
 // diag(row) W diag(column) into `out`.
 void fold(const Tensor& weight, const Tensor& row, const Tensor& column, const Tensor& out);
 
-// Whether `unfold` can add to this buffer (or, undefined, has none to add to).
+// Whether `unfold` takes rows of this length, and can add to this buffer (or, undefined, has none to add to).
 bool takes_unfolded(const Tensor& buffer, const Tensor& weight);
 
 // Gradients of rows and columns `[O]`, `[I]`, where wanted; the weight's is added to `buffer` where defined, and left in

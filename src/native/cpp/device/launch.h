@@ -91,6 +91,9 @@ void by_pack_of_two(at::ScalarType kind, at::ScalarType second, bool packs, Body
   });
 }
 
+// Memory that a block may have on every GPU with kernels.
+constexpr int64_t MOST_SHARED_BYTES = 96 << 10;
+
 // Threads for a row of `columns` numbers, `width` at a time: whole warps.
 inline uint32_t row_threads(int64_t columns, int64_t width, int64_t most = 256) {
   return static_cast<uint32_t>(std::min(most, divup(divup(columns, width), 32) * 32));

@@ -79,7 +79,8 @@ void fold(const Tensor& weight, const Tensor& row, const Tensor& column, const T
 }
 
 bool takes_unfolded(const Tensor& buffer, const Tensor& weight) {
-  return !buffer.defined() || writable(buffer, weight);
+  const bool has_room = weight.size(1) * static_cast<int64_t>(sizeof(float)) <= MOST_SHARED_BYTES;
+  return has_room && (!buffer.defined() || writable(buffer, weight));
 }
 
 std::pair<Tensor, Tensor> unfold(const Tensor& folded, const Tensor& weight, const Tensor& row, const Tensor& column,
