@@ -167,7 +167,7 @@ struct Team {
 
   // Memory of the block, as large as the launch says.
   SHEARLING_DEVICE float* shared() {
-    extern __shared__ float memory[];
+    extern __shared__ __align__(16) float memory[];
     return memory;
   }
 

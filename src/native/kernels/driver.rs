@@ -8,8 +8,8 @@ use std::ptr::null_mut;
 const COMPUTE_CAPABILITY_MAJOR: c_int = 75;
 const COMPUTE_CAPABILITY_MINOR: c_int = 76;
 const MAX_DYNAMIC_SHARED_SIZE_BYTES: c_int = 8;
-/// What a block may have without being asked.
-const PLAIN_SHARED_BYTES: usize = 48 << 10;
+/// What a launch may have without being asked: of the 48 KB of a block, less what kernels have of their own.
+const PLAIN_SHARED_BYTES: usize = 40 << 10;
 
 type Handle = *mut c_void;
 
@@ -88,7 +88,7 @@ impl Driver {
         if major < 8 { Err(KernelError::TooOld(architecture)) } else { Ok((driver, architecture)) }
     }
 
-    /// The kernel of that name in a cubin.
+    /// Loads a cubin.
     pub(super) fn module(&self, cubin: &[u8]) -> Result<Module, KernelError> {
         self.enter()?;
         let mut module = null_mut();

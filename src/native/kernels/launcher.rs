@@ -33,8 +33,10 @@ pub(super) fn load(gpu: usize) -> Result<Loaded, KernelError> {
     let (driver, architecture) = Driver::open(gpu)?;
     let (mut nvrtc, mut modules) = (None, HashMap::new());
     for source in &SOURCES {
-        let cubin = match cache::read(source, &architecture) {
-            Some(cubin) => cubin,
+        // What was kept and does not load, cut short by a full disk, is compiled again.
+        let kept = cache::read(source, &architecture).and_then(|cubin| driver.module(&cubin).ok());
+        let module = match kept {
+            Some(module) => module,
             None => {
                 let compiler = match &nvrtc {
                     Some(compiler) => compiler,
@@ -42,10 +44,10 @@ pub(super) fn load(gpu: usize) -> Result<Loaded, KernelError> {
                 };
                 let compiled = compiler.compile(source, &architecture)?;
                 cache::write(source, &architecture, &compiled.cubin);
-                compiled.cubin
+                driver.module(&compiled.cubin)?
             }
         };
-        modules.insert(source.name, driver.module(&cubin)?);
+        modules.insert(source.name, module);
     }
     let count = SOURCES.len();
     let loaded = Gpu { driver, modules, functions: HashMap::new(), current_stream };

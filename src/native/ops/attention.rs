@@ -65,7 +65,16 @@ fn composed(query: &Tensor, key: &Tensor, value: &Tensor, mask: Option<&Tensor>)
         _ => heads.f_repeat_interleave_self_int(group, 2, None)?.f_transpose(1, 2),
     };
     let (query, key, value) = (query.f_transpose(1, 2)?, spread(key)?, spread(value)?);
-    let out = Tensor::f_scaled_dot_product_attention(&query, &key, &value, mask, 0.0, mask.is_none(), None, in_place && group > 1)?;
+    let out = Tensor::f_scaled_dot_product_attention(
+        &query,
+        &key,
+        &value,
+        mask,
+        0.0,
+        mask.is_none(),
+        None,
+        in_place && group > 1,
+    )?;
     out.f_transpose(1, 2)
 }
 
