@@ -5,9 +5,11 @@
 mod integration {
     pub mod advice;
     pub mod architecture;
+    pub mod bench_step;
     pub mod cli;
     pub mod configs;
     pub mod decoding;
+    pub mod deep_gradients;
     pub mod distillation;
     pub mod divergence;
     pub mod domain_mix;

@@ -206,6 +206,16 @@ impl Trainer {
         ((rows * self.config.data.max_epochs) as u64).saturating_sub(drawn)
     }
 
+    /// Goes back to the first rows of the data: the next step draws what the first one drew. Nothing else goes back.
+    ///
+    /// # Errors
+    /// None that [`Trainer::new`] would not have met.
+    pub fn rewind_data(&mut self) -> Result<(), Error> {
+        let (dataset, proportions) = (self.loader.dataset().clone(), self.loader.proportions().to_vec());
+        self.loader = Loader::new(dataset, loader_config(&self.config), &proportions)?;
+        Ok(())
+    }
+
     /// Whether all weights, masks and multipliers are finite numbers.
     pub(super) fn is_finite(&mut self) -> Result<bool, TchError> {
         let _no_grad = tch::no_grad_guard();

@@ -12,6 +12,10 @@ pub enum Bench {
     ///
     /// Runs steps of a run's configuration (--config), or of a named shape with random weights on generated text. Nothing
     /// is kept. Warm-up steps are not counted; the device is synchronised after every phase.
+    ///
+    /// A named shape takes every step on the same rows, its learning rate warms up to 1e-4 over ten steps, and the last line says
+    /// whether the loss fell: if not, gradients or updates are wrong. A configuration keeps its own schedule and draws
+    /// other rows at every step, whose losses may rise.
     #[command(after_long_help = examples::BENCH_STEP)]
     Step(BenchStep),
     /// Inference latency at batch size 1: prefill, then decoding with a key/value cache; several models side by side.

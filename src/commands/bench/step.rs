@@ -27,7 +27,7 @@ pub(super) fn run(arguments: &BenchStep) -> anyhow::Result<ExitStatus> {
         Some(tflops) => anyhow::bail!("--peak-tflops {tflops} must be a positive number"),
         None => peak::flops(device, subject.setup.compute_kind())?,
     };
-    let report = StepReport { measured, peak, setup: &subject.setup };
+    let report = StepReport { measured, peak, setup: &subject.setup, same_rows: subject.repeats_rows };
     printer.data(report.text(), || report.json());
     Ok(ExitStatus::Done)
 }
@@ -54,6 +54,9 @@ fn measure(subject: &Subject, arguments: &BenchStep, printer: &Printer) -> anyho
     let (mut seconds, mut losses, mut tokens) = (Vec::new(), Vec::new(), 0);
     let mut phases: Vec<(Phase, f64)> = Phase::ALL.map(|phase| (phase, 0.0)).to_vec();
     for step in 0..arguments.warmup + arguments.steps.get() {
+        if subject.repeats_rows {
+            trainer.rewind_data()?;
+        }
         let start = Instant::now();
         let report = trainer.step()?;
         let elapsed = start.elapsed().as_secs_f64();
@@ -83,9 +86,34 @@ struct StepReport<'a> {
     measured: Measured,
     peak: f64,
     setup: &'a Setup,
+    same_rows: bool,
 }
 
 impl StepReport<'_> {
+    /// Whether the loss of the last step is below that of the first one; `None` where that would mean nothing: other rows at
+    /// every step, or one step only.
+    fn loss_fell(&self) -> Option<bool> {
+        match self.measured.losses[..] {
+            [first, .., last] if self.same_rows => Some(last < first),
+            _ => None,
+        }
+    }
+
+    /// The losses of the steps, and what they mean.
+    fn losses_in_words(&self) -> String {
+        let losses: Vec<String> = self.measured.losses.iter().map(|loss| format!("{loss:.3}")).collect();
+        let meaning = match self.loss_fell() {
+            Some(true) => ": falls, as it has to (the same rows at every step, a rate that warms up)",
+            Some(false) => {
+                ": DOES NOT FALL on the same rows, under a rate that warms up: gradients are wrong, or the update is \
+                 (`shearling bench check` looks for what)"
+            }
+            None if self.same_rows => "",
+            None => " (other rows at every step: says nothing of the gradients)",
+        };
+        format!("loss {}{meaning}", losses.join(", "))
+    }
+
     /// Middle of the timed steps.
     fn step_seconds(&self) -> f64 {
         let mut sorted = self.measured.seconds.clone();
@@ -132,7 +160,7 @@ impl StepReport<'_> {
             self.peak_above_base().map_or("unknown on this system".to_string(), bytes) + &reserved.unwrap_or_default();
         format!(
             "{} parameters, {} tokens per step, {:.3e} FLOPs per token, {}\n\n{table}\n{} tokens/s in steps{counted}, {:.2} of {:.2} \
-             TFLOP/s ({:.1} % MFU)\npeak memory of the run {memory}, predicted {}\n",
+             TFLOP/s ({:.1} % MFU)\npeak memory of the run {memory}, predicted {}\n{}\n",
             grouped(ParameterCount::of(&self.setup.model).total()),
             grouped(self.measured.tokens as i64),
             self.measured.flops_per_token,
@@ -142,6 +170,7 @@ impl StepReport<'_> {
             self.peak / 1e12,
             100.0 * self.utilisation(),
             self.estimate(),
+            self.losses_in_words(),
         )
     }
 
@@ -164,6 +193,8 @@ impl StepReport<'_> {
             "predicted_memory": self.estimate(),
             "predicted_memory_bytes": self.estimate().total_bytes(),
             "loss": measured.losses,
+            "same_rows": self.same_rows,
+            "loss_fell": self.loss_fell(),
             "device": format!("{:?}", self.setup.device),
             "threads": tch::get_num_threads(),
         })

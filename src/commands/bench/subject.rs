@@ -17,9 +17,15 @@ use shearling_staging::StagedFolder;
 use std::path::Path;
 use tch::{Kind, TchError, Tensor};
 
+/// Steps over which `bench step` warms up the learning rate of a named shape. AdamW's first updates move every weight by the
+/// whole rate, all the same way: at its peak at once they overshoot, and a loss that then rises says nothing.
+const RATE_WARMUP_STEPS: u64 = 10;
+
 /// A set-up that trains, and the generated data it reads.
 pub(super) struct Subject {
     pub(super) setup: Setup,
+    /// Whether every step is taken on the same rows, under a warm-up: then the loss has to fall.
+    pub(super) repeats_rows: bool,
     /// Removed when the bench is over.
     _data: Option<StagedFolder>,
 }
@@ -28,7 +34,7 @@ impl Subject {
     /// As the command line asks.
     pub(super) fn new(arguments: &BenchStep, device: Device) -> anyhow::Result<Subject> {
         if arguments.config.config.is_some() {
-            return Ok(Subject { setup: configured(arguments, device)?, _data: None });
+            return Ok(Subject { setup: configured(arguments, device)?, repeats_rows: false, _data: None });
         }
         let shape = NamedShape::named(&arguments.shape).with_context(|| {
             let names = SHAPES.map(|shape| shape.name).join(", ");
@@ -36,7 +42,8 @@ impl Subject {
         })?;
         let tokens = arguments.tokens.map_or(shape.tokens, Into::into);
         let config = step_config(arguments, &shape)?;
-        Subject::generated(shape, config, tokens, arguments.masks == Switch::On, device)
+        let subject = Subject::generated(shape, config, tokens, arguments.masks == Switch::On, device)?;
+        Ok(Subject { repeats_rows: true, ..subject })
     }
 
     /// The smallest shape with masks in fp32.
@@ -74,7 +81,7 @@ impl Subject {
             setup.config.target = Some(target);
             setup.config.prune.method = Some(PruneMethod::Learned);
         }
-        Ok(Subject { setup, _data: Some(folder) })
+        Ok(Subject { setup, repeats_rows: false, _data: Some(folder) })
     }
 
     /// A trainer at its start.
@@ -126,6 +133,9 @@ fn step_config(arguments: &BenchStep, shape: &NamedShape) -> anyhow::Result<RunC
     train.activation_checkpointing = arguments.activation_checkpointing;
     train.moments = if arguments.moments_bf16 { MomentKind::Bf16 } else { MomentKind::Fp32 };
     train.moments_on_host = arguments.moments_on_host;
+    train.warmup_steps = RATE_WARMUP_STEPS;
+    // Nothing is read ahead that is not drawn.
+    config.data.prefetch = 0;
     Ok(config)
 }
 

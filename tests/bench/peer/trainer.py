@@ -8,6 +8,8 @@ from masks import Masks
 from meter import Stopwatch
 from model import Decoder, next_token_loss
 
+# As `shearling bench step` does: AdamW's first updates move every weight by the whole rate, and would overshoot at its peak.
+RATE_WARMUP_STEPS = 10
 MODELS = ("masked", "masked-compiled", "plain", "hf", "hf-compiled")
 
 
@@ -42,6 +44,9 @@ class Trainer:
         self.masks = Masks(shape, shape.target(), device=device) if kind.startswith("masked") else None
         self.weights = list(self.model.parameters())
         self.optimiser = torch.optim.AdamW(self.groups(), lr=1e-4, betas=(0.9, 0.95), eps=1e-8, weight_decay=0.0, fused=True)
+        self.schedule = torch.optim.lr_scheduler.LambdaLR(
+            self.optimiser, lambda step: min(1.0, (step + 1) / RATE_WARMUP_STEPS)
+        )
         self.ids = torch.randint(shape.vocab, (shape.rows, shape.tokens), device=device)
         if not self.transformers:
             # Made here, for a table that appears during the first forward would make torch.compile compile twice.
@@ -99,6 +104,7 @@ class Trainer:
         torch.nn.utils.clip_grad_norm_(self.parameters(), 1.0, foreach=True)
         self.stopwatch.mark("clip")
         self.optimiser.step()
+        self.schedule.step()
         self.optimiser.zero_grad(set_to_none=True)
         self.stopwatch.mark("optimizer")
         if self.masks is not None:
