@@ -2,7 +2,7 @@
 
 use super::KernelError;
 use libloading::Library;
-use std::ffi::{CStr, CString, c_char, c_int, c_uint, c_void};
+use std::ffi::{CStr, CString, OsStr, c_char, c_int, c_uint, c_void};
 use std::ptr::null_mut;
 
 const COMPUTE_CAPABILITY_MAJOR: c_int = 75;
@@ -57,10 +57,14 @@ pub(super) struct Geometry {
 }
 
 impl Driver {
-    /// Opens it for the GPU of that number.
+    /// Opens it for the GPU of that number, whose architecture comes with it.
     pub(super) fn open(gpu: usize) -> Result<(Driver, String), KernelError> {
+        Driver::open_at("libcuda.so.1".as_ref(), gpu)
+    }
+
+    fn open_at(library: &OsStr, gpu: usize) -> Result<(Driver, String), KernelError> {
         // SAFETY: NVIDIA's driver, which libtorch has opened before us.
-        let library = unsafe { Library::new("libcuda.so.1") }.map_err(|error| KernelError::NoLibrary {
+        let library = unsafe { Library::new(library) }.map_err(|error| KernelError::NoLibrary {
             library: "the driver (libcuda.so.1)",
             problem: error.to_string(),
         })?;
@@ -210,4 +214,115 @@ unsafe fn find<F: Copy>(library: &Library, name: &CStr) -> Result<F, KernelError
     // SAFETY: the caller's.
     let found = unsafe { library.get::<F>(name.to_bytes_with_nul()) };
     found.map(|symbol| *symbol).map_err(|error| KernelError::Call { call: "the driver", problem: error.to_string() })
+}
+
+#[cfg(all(test, target_os = "linux"))]
+mod tests {
+    use super::*;
+    use std::path::{Path, PathBuf};
+
+    /// A driver that launches nothing and remembers what it was asked: the signatures are those of NVIDIA's cuda.h.
+    const STAND_IN: &str = r#"
+        #include <cstring>
+        struct Asked { unsigned grid[3], block[3], shared; void* stream; int argument, attribute, bytes; } asked;
+        static void *primary = &asked, *current = nullptr;
+        extern "C" {
+        Asked* what_was_asked() { return &asked; }
+        int cuInit(unsigned flags) { return flags == 0 ? 0 : 1; }
+        int cuDeviceGet(int* device, int ordinal) { *device = 70 + ordinal; return ordinal < 2 ? 0 : 101; }
+        int cuDevicePrimaryCtxRetain(void** context, int device) { *context = primary; return device >= 70 ? 0 : 101; }
+        int cuCtxGetCurrent(void** context) { *context = current; return 0; }
+        int cuCtxSetCurrent(void* context) { current = context; return 0; }
+        int cuDeviceGetAttribute(int* value, int attribute, int device) {
+            *value = attribute == 75 ? (device == 70 ? 9 : 7) : 0;
+            return 0;
+        }
+        int cuModuleLoadData(void** module, const void* image) {
+            if (current != primary) return 201;
+            *module = &current;
+            return std::memcmp(image, "\x7f" "ELF", 4) == 0 ? 0 : 200;
+        }
+        int cuModuleGetFunction(void** function, void* module, const char* name) {
+            *function = &asked;
+            return module == &current && std::strcmp(name, "rope_f32") == 0 ? 0 : 500;
+        }
+        int cuFuncSetAttribute(void* function, int attribute, int value) {
+            asked.attribute = attribute, asked.bytes = value;
+            return function == &asked ? 0 : 400;
+        }
+        int cuLaunchKernel(void* function, unsigned gx, unsigned gy, unsigned gz, unsigned bx, unsigned by, unsigned bz,
+                           unsigned shared, void* stream, void** arguments, void** extra) {
+            if (function != &asked || extra != nullptr || current != primary) return 1;
+            asked.grid[0] = gx, asked.grid[1] = gy, asked.grid[2] = gz;
+            asked.block[0] = bx, asked.block[1] = by, asked.block[2] = bz;
+            asked.shared = shared, asked.stream = stream, asked.argument = *static_cast<int*>(arguments[0]);
+            return 0;
+        }
+        int cuGetErrorString(int error, const char** words) {
+            *words = error == 500 ? "named symbol not found" : "another error";
+            return error > 0 && error < 999 ? 0 : 1;
+        }
+        }
+    "#;
+
+    #[repr(C)]
+    struct Asked {
+        grid: [u32; 3],
+        block: [u32; 3],
+        shared: u32,
+        stream: Handle,
+        argument: c_int,
+        attribute: c_int,
+        bytes: c_int,
+    }
+
+    fn stand_in(folder: &Path) -> PathBuf {
+        let (source, library) = (folder.join("driver.cpp"), folder.join("libdriver.so"));
+        std::fs::write(&source, STAND_IN).unwrap();
+        let compiler = std::env::var("CXX").unwrap_or_else(|_| "c++".to_string());
+        let mut command = std::process::Command::new(compiler);
+        let built = command.args(["-shared", "-fPIC", "-o"]).args([&library, &source]).status().unwrap();
+        assert!(built.success());
+        library
+    }
+
+    #[test]
+    fn a_kernel_is_loaded_and_launched_as_the_driver_wants_it() {
+        let folder = tempfile::tempdir().unwrap();
+        let library = stand_in(folder.path());
+        let (driver, architecture) = Driver::open_at(library.as_os_str(), 0).unwrap();
+        assert_eq!(architecture, "sm_90");
+        let module = driver.module(b"\x7fELF and more").unwrap();
+        let function = driver.function(&module, "rope_f32").unwrap();
+        type WhatWasAsked = unsafe extern "C" fn() -> *const Asked;
+        // SAFETY: the stand-in gives the address of its record, which has this layout.
+        let asked = || unsafe { &*find::<WhatWasAsked>(&driver.library, c"what_was_asked").unwrap()() };
+        driver.allow_shared(function, PLAIN_SHARED_BYTES).unwrap();
+        assert_eq!(asked().attribute, 0, "what every block may have is not asked for");
+        driver.allow_shared(function, 90_000).unwrap();
+        assert_eq!((asked().attribute, asked().bytes), (8, 90_000));
+        let (argument, mut there) = (42 as c_int, 0u8);
+        let stream: Handle = std::ptr::from_mut(&mut there).cast();
+        let geometry = Geometry { blocks: 7, parts: 5, threads: 96, shared_bytes: 90_000 };
+        driver.launch(function, geometry, std::ptr::from_ref(&argument).cast(), stream).unwrap();
+        let found = asked();
+        assert_eq!((found.grid, found.block, found.shared), ([7, 5, 1], [96, 1, 1], 90_000));
+        assert_eq!((found.argument, found.stream), (42, stream));
+    }
+
+    #[test]
+    fn what_the_driver_refuses_is_named() {
+        let folder = tempfile::tempdir().unwrap();
+        let library = stand_in(folder.path());
+        let (driver, _) = Driver::open_at(library.as_os_str(), 0).unwrap();
+        assert!(driver.module(b"not a cubin").unwrap_err().to_string().contains("cuModuleLoadData: another error"));
+        let module = driver.module(b"\x7fELF").unwrap();
+        let missing = driver.function(&module, "nothing").unwrap_err().to_string();
+        assert_eq!(missing, "cuModuleGetFunction: named symbol not found");
+        let old = Driver::open_at(library.as_os_str(), 1).unwrap_err();
+        assert!(matches!(&old, KernelError::TooOld(name) if name == "sm_70"), "{old}");
+        assert!(Driver::open_at(library.as_os_str(), 2).unwrap_err().to_string().contains("cuDeviceGet"));
+        let absent = Driver::open_at("libnothing.so.1".as_ref(), 0).unwrap_err().to_string();
+        assert!(absent.contains("libcuda.so.1") && absent.contains("is not found"), "{absent}");
+    }
 }
