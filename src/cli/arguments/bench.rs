@@ -33,7 +33,8 @@ pub enum Bench {
     /// larger than the caches, in huge pages on both sides. Dense and sparse take turns, and each is held against the
     /// time that reading its bytes takes. One thread is timed by its own CPU time, several and a GPU by the clock.
     Experts(BenchExperts),
-    /// How many kernels a training step launches on a GPU, with kernels of ours and without; counted on the CPU.
+    /// How many kernels a training step, or a token that is decoded, launches on a GPU, with kernels of ours and without;
+    /// counted on the CPU.
     ///
     /// A narrow model with as many layers takes a step twice: composed of libtorch's operators, as on a GPU without kernels
     /// of ours, and with these, emulated. The numbers do not depend on the widths. What a GPU launches for a matrix product
@@ -198,6 +199,9 @@ pub struct BenchLaunches {
     /// Layers of the model.
     #[arg(long, value_name = "N", default_value = "24")]
     pub layers: NonZeroUsize,
+    /// Count what a token launches that is decoded with a key/value cache, instead of a step.
+    #[arg(long, conflicts_with_all = ["masks", "activation_checkpointing"])]
+    pub decode: bool,
     /// Whether masks are trained as well.
     #[arg(long, value_name = "on|off", default_value = "on")]
     pub masks: Switch,

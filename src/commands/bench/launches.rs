@@ -1,5 +1,5 @@
-//! `shearling bench launches`: how many kernels a step launches on a GPU, counted on the CPU: operators composed of libtorch's
-//! own against kernels of ours. The number does not depend on the widths, so a narrow model with as many layers tells it.
+//! `shearling bench launches`: how many kernels a step, or a token that is decoded, launches on a GPU, counted on the CPU:
+//! operators composed of libtorch's own against kernels of ours. The number does not depend on the widths, so a narrow model with as many layers tells it.
 
 use super::shapes::NamedShape;
 use super::subject::Subject;
@@ -8,11 +8,13 @@ use crate::cli::arguments::{BenchLaunches, Switch};
 use crate::cli::table::{Table, grouped};
 use crate::commands::ExitStatus;
 use crate::files::DType;
+use crate::model::{DecodeError, Decoder, KvCache};
 use crate::native::kernels::{Path, compute_by};
 use crate::native::runtime::operator_count::{Launches, count};
 use crate::train::Error;
+use crate::train::setup::kind;
 use serde_json::{Value, json};
-use tch::TchError;
+use tch::{Device, Kind, TchError, Tensor};
 
 /// `shearling bench launches`
 pub(super) fn run(arguments: &BenchLaunches) -> anyhow::Result<ExitStatus> {
@@ -20,7 +22,11 @@ pub(super) fn run(arguments: &BenchLaunches) -> anyhow::Result<ExitStatus> {
     let layers = arguments.layers.get() as i64;
     let mut counted = Vec::new();
     for path in [Path::Composed, Path::DeviceKernels] {
-        counted.push(Counted { whole: step(arguments, layers, path)?, one_more: step(arguments, layers + 1, path)? });
+        let of = |layers| match arguments.decode {
+            true => token(arguments, layers, path),
+            false => step(arguments, layers, path),
+        };
+        counted.push(Counted { whole: of(layers)?, one_more: of(layers + 1)? });
     }
     let [composed, kernels] = &counted[..] else { anyhow::bail!("two ways to compute were counted") };
     printer.data(text(composed, kernels, arguments), || to_json(composed, kernels));
@@ -56,6 +62,24 @@ fn step(arguments: &BenchLaunches, layers: i64, path: Path) -> anyhow::Result<La
     trainer.step()?;
     let as_torch = |error: Error| TchError::Torch(error.to_string());
     Ok(count(|| trainer.step().map(|_| ()).map_err(as_torch))?.0)
+}
+
+/// Launches of a token behind a few others.
+fn token(arguments: &BenchLaunches, layers: i64, path: Path) -> anyhow::Result<Launches> {
+    let _path = compute_by(path);
+    let kind = kind(arguments.dtype.into());
+    let subject = Subject::counted(NamedShape::narrow(layers), false, |_| ())?;
+    let (model, weights) = (&subject.setup.model, subject.normal_weights(Device::Cpu)?);
+    let decoder = Decoder::build(model, &mut |name| {
+        let weight = weights.iter().find(|(own, _)| own == name).map(|(_, weight)| weight.f_to_kind(kind));
+        weight.unwrap_or_else(|| Err(TchError::Shape(format!("no weight {name}"))))
+    })?;
+    let mut cache = KvCache::new(model, 1, 8, kind, Device::Cpu)?;
+    let ids = Tensor::f_arange(5, (Kind::Int64, Device::Cpu))?.f_unsqueeze(0)?;
+    let _ = decoder.next_logits(&ids.f_narrow(1, 0, 4)?, &mut cache)?;
+    let next = ids.f_narrow(1, 4, 1)?;
+    let as_torch = |error: DecodeError| TchError::Torch(error.to_string());
+    Ok(count(|| decoder.next_logits(&next, &mut cache).map(|_| ()).map_err(as_torch))?.0)
 }
 
 /// Launches of one sort.
@@ -113,11 +137,12 @@ fn text(composed: &Counted, kernels: &Counted, arguments: &BenchLaunches) -> Str
         table.row(row(name, composed.of(group), kernels.of(group)));
     }
     table.row(row("all", composed.total(), kernels.total()));
-    format!(
-        "one step of {} layers, one micro-batch, {} masks, counted on the CPU\n{table}",
-        arguments.layers,
-        if arguments.masks == Switch::On { "with" } else { "without" }
-    )
+    let what = match (arguments.decode, arguments.masks) {
+        (true, _) => "one token decoded by",
+        (false, Switch::On) => "one step with masks of one micro-batch of",
+        (false, Switch::Off) => "one step without masks of one micro-batch of",
+    };
+    format!("{what} {} layers, counted on the CPU\n{table}", arguments.layers)
 }
 
 fn to_json(composed: &Counted, kernels: &Counted) -> Value {

@@ -3,6 +3,7 @@
 //
 // Like every step of decoding it is bound by reading: each key and each value comes from memory once, for all queries
 // of its group. Scores of the whole context are kept, S floats a query, so the softmax is the plain one.
+#include "device/kernels.h"
 #include "kernel.h"
 
 #include <ATen/ops/empty.h>
@@ -96,11 +97,12 @@ SHEARLING_RUN(CachedAttentionFloat)
 SHEARLING_RUN(CachedAttentionBFloat16)
 
 void check(const Tensor& query, const Tensor& key, const Tensor& value) {
-  check_cpu_storage(query, "query");
+  check_storage(query, "query");
   for (const Tensor& cached : {key, value}) {
-    check_cpu_storage(cached, "a cache");
-    TORCH_CHECK(cached.scalar_type() == query.scalar_type(), "a cache of kind ", cached.scalar_type(),
-                " for queries of kind ", query.scalar_type());
+    check_storage(cached, "a cache");
+    TORCH_CHECK(cached.scalar_type() == query.scalar_type() && cached.device() == query.device(), "a cache of kind ",
+                cached.scalar_type(), " on ", cached.device(), " for queries of kind ", query.scalar_type(), " on ",
+                query.device());
     TORCH_CHECK(cached.dim() == 4 && cached.sizes() == key.sizes() && cached.numel() > 0, "keys of ", key.sizes(),
                 " and values of ", value.sizes(), ", not both [B, K, S, E]");
     TORCH_CHECK(cached.stride(3) == 1 && cached.stride(2) == cached.size(3), "rows of a cache must lie together");
@@ -115,6 +117,11 @@ Tensor cached_attention(const Tensor& query, const Tensor& key, const Tensor& va
   TORCH_CHECK(!at::GradMode::is_enabled() || !query.requires_grad(), "attention to a cache has no gradient");
   const int64_t rows = key.size(0), groups = key.size(1), tokens = key.size(2), dim = key.size(3);
   const int64_t each = query.size(2) / groups;
+  if (has_device_kernels(query.device())) {
+    Tensor out = at::empty(query.sizes(), query.options());
+    device::cached_attention(query.contiguous(), key, value, out);
+    return out;
+  }
   const auto wide = at::TensorOptions(at::kFloat);
   const Tensor wide_query = query.to(at::kFloat).contiguous();
   const auto scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(dim)));
@@ -135,6 +142,11 @@ Tensor cached_attention(const Tensor& query, const Tensor& key, const Tensor& va
 }  // namespace shearling
 
 using shearling::Tensor;
+
+// Whether a device's kernel takes groups of so many queries and heads of that size.
+extern "C" int shearling_takes_cached_attention(int64_t each, int64_t dim) {
+  return shearling::device::takes_cached_attention(each, dim);
+}
 
 extern "C" int shearling_cached_attention(Tensor* query, Tensor* key, Tensor* value, Tensor** out, char** error) {
   return shearling::guarded(error, [&] { shearling::give(out, shearling::cached_attention(*query, *key, *value)); });

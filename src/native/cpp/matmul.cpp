@@ -1,6 +1,7 @@
 // Matrix products by the fastest path that this machine has.
 #include "matmul.h"
 
+#include "device/launch.h"
 #include "matvec.h"
 #include "simd.h"
 
@@ -122,7 +123,7 @@ void gemm(const Tensor& a, const Tensor& b, Tensor& out, bool accumulate) {
     if (!accumulate) out.zero_();
   } else if (out.scalar_type() != a.scalar_type()) {
     mixed_addmm_serves(a, out) ? by_mixed_addmm(a, b, out, accumulate) : by_blocks(a, b, out, accumulate);
-  } else if (matvec_serves(a, b, out)) {
+  } else if (has_cpu_kernels(a.device()) && matvec_serves(a, b, out)) {
     matvec(a, b, out, accumulate);
   } else if (onednn_serves(a, out)) {
     by_onednn(a, b, out, accumulate);

@@ -26,8 +26,9 @@ macro_rules! source {
 }
 
 /// Every source with kernels.
-pub const SOURCES: [Source; 9] = [
+pub const SOURCES: [Source; 10] = [
     source!(adamw),
+    source!(cached_attention),
     source!(cross_entropy),
     source!(distillation),
     source!(embedding),

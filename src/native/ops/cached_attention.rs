@@ -1,11 +1,12 @@
 //! Attention of new tokens to a key/value cache, `softmax(q Kᵀ / √E) V`, with grouped heads and no copy of the cache.
 //!
-//! One token on the CPU goes through a kernel that reads keys and values once (`cpp/cached_attention.cpp`): libtorch's
-//! attention is made for many queries and reaches a third of that speed. Everything else is libtorch's
+//! One token goes through a kernel that reads keys and values once (`cpp/cached_attention.cpp`, on a GPU
+//! `cu/cached_attention.h`): libtorch's attention is made for many queries and reaches a third of that speed on a CPU.
+//! Everything else is libtorch's
 //! `scaled_dot_product_attention`, with the G queries of a group laid out as rows of one matrix, so that grouped keys
 //! are not repeated in memory there either.
 
-use super::dispatch::{Backend, cpu_backend};
+use super::dispatch::{Backend, backend, cpu_backend};
 use crate::native::shim::{self, CError, CTensor};
 use std::ffi::c_int;
 use tch::{TchError, Tensor};
@@ -18,6 +19,7 @@ unsafe extern "C" {
         out: *mut CTensor,
         error: CError,
     ) -> c_int;
+    fn shearling_takes_cached_attention(each: i64, dim: i64) -> c_int;
 }
 
 /// Attention of `query [B, T, H, E]` to `key`, `value [B, K, S, E]` (views into a cache, rows of E together): query head
@@ -32,13 +34,21 @@ pub fn cached_attention(
     mask: Option<&Tensor>,
 ) -> Result<Tensor, TchError> {
     let (_, tokens, _, _) = query.size4()?;
-    match cpu_backend(query)? {
-        Backend::Kernel if tokens == 1 && mask.is_none() => (),
-        Backend::Kernel | Backend::Composed => return cached_attention_reference(query, key, value, mask),
+    let one = tokens == 1 && mask.is_none();
+    if !one || (cpu_backend(query)? == Backend::Composed && !suits_gpu(query, key)?) {
+        return cached_attention_reference(query, key, value, mask);
     }
     let [query, key, value] = [query, key, value].map(shim::pointer);
     // SAFETY: three live tensors; dtypes, sizes and layout are checked on the other side.
     shim::tensor(|out, error| unsafe { shearling_cached_attention(query, key, value, out, error) })
+}
+
+/// Whether a GPU's kernel takes heads and groups like these.
+fn suits_gpu(query: &Tensor, key: &Tensor) -> Result<bool, TchError> {
+    let ((_, _, heads, dim), (_, groups, _, _)) = (query.size4()?, key.size4()?);
+    // SAFETY: numbers go in, a number comes out.
+    let fits = || unsafe { shearling_takes_cached_attention(heads / groups.max(1), dim) != 0 };
+    Ok(backend(query)? == Backend::Kernel && fits())
 }
 
 /// The same in libtorch's operators.
@@ -62,7 +72,7 @@ pub fn cached_attention_reference(
 #[cfg(test)]
 mod tests {
     use super::super::attention::causal_attention;
-    use super::super::test_support::{assert_close, sample};
+    use super::super::test_support::{assert_close, on_every_backend, sample};
     use super::*;
     use tch::{Device, Kind};
 
@@ -74,9 +84,13 @@ mod tests {
 
     #[test]
     fn one_token_matches_the_reference() {
+        on_every_backend(one_token_matches_the_reference_here);
+    }
+
+    fn one_token_matches_the_reference_here() {
         // Blocks of 32 keys and quads of values, whole and in part; heads alone, grouped and all in one group.
         for size in [[1, 1, 1, 1, 8], [2, 1, 4, 2, 16], [1, 1, 6, 2, 64], [3, 1, 8, 1, 24], [1, 1, 4, 4, 128]] {
-            for kept in [1, 3, 31, 32, 33, 200] {
+            for kept in [1, 3, 31, 32, 33, 128, 129, 300] {
                 for (kind, tolerance) in [(Kind::Float, 1e-5), (Kind::BFloat16, 1e-2)] {
                     let [query, key, value] = inputs(size, kept, kind);
                     let wide = [&query, &key, &value].map(|tensor| tensor.to_kind(Kind::Double));
@@ -101,6 +115,10 @@ mod tests {
 
     #[test]
     fn numbers_that_are_none_come_out_as_such() {
+        on_every_backend(numbers_that_are_none_come_out_as_such_here);
+    }
+
+    fn numbers_that_are_none_come_out_as_such_here() {
         let [query, key, value] = inputs([1, 1, 2, 1, 8], 40, Kind::Float);
         let _ = key.narrow(2, 17, 1).fill_(f64::NAN);
         let found = cached_attention(&query, &key, &value, None).unwrap();

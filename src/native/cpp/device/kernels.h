@@ -63,4 +63,10 @@ void experts(const Tensor& x, const Tensor& residual, const Tensor& packed, cons
              const Tensor& router_bias, const Tensor& gate_bias, const Tensor& up_bias, const Tensor& down_bias,
              const Tensor& out);
 
+// Whether `each` queries of a group and heads of `dim` have room in a block.
+bool takes_cached_attention(int64_t each, int64_t dim);
+
+// One token's attention to a cache: query `[B, 1, H, E]` contiguous, key and value `[B, K, S, E]` with rows of E together.
+void cached_attention(const Tensor& query, const Tensor& key, const Tensor& value, const Tensor& out);
+
 }  // namespace shearling::device
