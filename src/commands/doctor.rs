@@ -145,7 +145,7 @@ fn kernels_check(device: Device) -> Check {
             "kernels",
             Level::Warn,
             format!("none of ours, {error}: all operations are composed of libtorch's"),
-            "training takes about 1.5 times as long and twice the activations' memory; pip install nvidia-cuda-nvrtc",
+            "slower, and about twice the memory for activations; if it is NVRTC that is missing: pip install nvidia-cuda-nvrtc",
         ),
     }
 }

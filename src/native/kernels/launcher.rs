@@ -49,14 +49,13 @@ pub(super) fn load(gpu: usize) -> Result<Loaded, KernelError> {
         };
         modules.insert(source.name, module);
     }
-    let count = SOURCES.len();
     let loaded = Gpu { driver, modules, functions: HashMap::new(), current_stream };
     GPUS.lock().unwrap_or_else(PoisonError::into_inner).push((gpu as c_int, loaded));
     // SAFETY: a function of ours that lives as long as the program.
     unsafe { shearling_set_device_kernels(gpu as i64, 1, Some(launch)) };
     let folder = SOURCES.first().and_then(|source| cache::file_of(source, &architecture));
     let folder = folder.and_then(|file| file.parent().map(|folder| folder.to_path_buf()));
-    Ok(Loaded { architecture, nvrtc: nvrtc.map(|nvrtc| nvrtc.version().to_string()), cache: folder, count })
+    Ok(Loaded { architecture, nvrtc: nvrtc.map(|nvrtc| nvrtc.version().to_string()), cache: folder })
 }
 
 /// From the CUDA half of libtorch, which is loaded for all to see.

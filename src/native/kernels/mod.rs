@@ -33,7 +33,7 @@ pub enum KernelError {
     #[error("switched off by --no-kernels")]
     SwitchedOff,
     /// No library of that name anywhere.
-    #[error("{library} is not found: {problem}; with pip it comes with torch, or as nvidia-cuda-nvrtc")]
+    #[error("{library} is not found: {problem}")]
     NoLibrary {
         /// Its name.
         library: &'static str,
@@ -83,8 +83,6 @@ pub struct Loaded {
     pub nvrtc: Option<String>,
     /// Where compiled kernels are kept.
     pub cache: Option<PathBuf>,
-    /// Kernels.
-    pub count: usize,
 }
 
 type State = Result<Loaded, KernelError>;

@@ -60,7 +60,10 @@ impl Nvrtc {
                 Err(error) => problem = error.to_string(),
             }
         }
-        Err(KernelError::NoLibrary { library: "NVRTC (libnvrtc.so.13 or .12)", problem })
+        Err(KernelError::NoLibrary {
+            library: "NVRTC (libnvrtc.so.13 or .12, which pip brings with torch or as nvidia-cuda-nvrtc)",
+            problem,
+        })
     }
 
     /// `13.0`.

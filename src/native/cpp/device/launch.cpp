@@ -30,7 +30,7 @@ bool has_device_kernels(c10::Device device) {
 
 bool has_cpu_kernels(c10::Device device) { return device.is_cpu() && path == OWN_KERNELS; }
 
-void launch_compiled(const char* name, c10::Device device, const Geometry& geometry, const void* kernel, size_t) {
+void launch_compiled(const char* name, c10::Device device, const Geometry& geometry, const void* kernel) {
   const Launcher launch = launcher.load(std::memory_order_acquire);
   TORCH_CHECK(launch, "no kernels are loaded");
   char* message = nullptr;

@@ -24,7 +24,8 @@ bool has_device_kernels(c10::Device device);
 // Whether the CPU's own kernels compute there.
 bool has_cpu_kernels(c10::Device device);
 
-void launch_compiled(const char* name, c10::Device device, const Geometry& geometry, const void* kernel, size_t bytes);
+// Hands a kernel, whose bytes are its one argument, to the driver.
+void launch_compiled(const char* name, c10::Device device, const Geometry& geometry, const void* kernel);
 
 // Counts a launch where launches are counted (operator_count.cpp).
 void note_launch(const char* name);
@@ -37,7 +38,7 @@ void launch(const Tensor& on, const Geometry& geometry, const Kernel& kernel) {
   if (geometry.blocks == 0 || geometry.parts == 0) return;
   note_launch(cu::EntryName<Kernel>::value);
   if (on.is_cuda()) {
-    launch_compiled(cu::EntryName<Kernel>::value, on.device(), geometry, &kernel, sizeof kernel);
+    launch_compiled(cu::EntryName<Kernel>::value, on.device(), geometry, &kernel);
   } else {
     run_on_host(geometry, Kernel::MEETS, [&](HostTeam& team) { kernel(team); });
   }
