@@ -6,6 +6,7 @@ use crate::cli::arguments::Doctor;
 use crate::cli::table::bytes;
 use crate::files::available_bytes;
 use crate::native::kernels;
+use crate::native::ops::self_check::check_kernels;
 use crate::native::runtime::cuda::{CudaLibrary, torch_cpu_path};
 use crate::native::runtime::precision::has_bf16;
 use crate::native::runtime::threads::Threads;
@@ -135,6 +136,8 @@ fn kernels_check(device: Device) -> Check {
     let Device::Cuda(gpu) = device else {
         return Check::ok("kernels", format!("the CPU's own; compiled on the first use of a GPU: {ours}"));
     };
+    // What libtorch says is said by the checks below.
+    let _ = check_kernels(device);
     match kernels::state(gpu) {
         Ok(loaded) => {
             let from = loaded.nvrtc.map_or("kept".to_string(), |version| format!("compiled by NVRTC {version}"));

@@ -12,6 +12,7 @@ use crate::dist::World;
 use crate::files::DType;
 use crate::hf::{Architecture, Checkpoint, ModelConfig, NewLlama, RawConfig, vocabulary_difference};
 use crate::native::kernels;
+use crate::native::ops::self_check::check_kernels;
 use crate::native::runtime::precision::has_bf16;
 use crate::prune::{convert::require_complete, shape};
 use shearling_domains::{Dataset, MAX_CHANGE, MAX_DRIFT, Mixer, MixerConfig, MixerKind, MixerState, Split};
@@ -70,6 +71,7 @@ impl Setup {
             require_complete(source, &model)?;
         }
         check_data_fits(&dataset, &model)?;
+        check_kernels(device)?;
         let teacher = open_teacher(&config, &model, &dataset)?;
         if let (Some(lte), Some(source)) = (&config.lte, &source) {
             check_experts(lte, source)?;

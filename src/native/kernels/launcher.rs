@@ -58,6 +58,12 @@ pub(super) fn load(gpu: usize) -> Result<Loaded, KernelError> {
     Ok(Loaded { architecture, nvrtc: nvrtc.map(|nvrtc| nvrtc.version().to_string()), cache: folder })
 }
 
+/// Lets the C++ side launch nothing on a GPU from now on.
+pub(super) fn unload(gpu: usize) {
+    // SAFETY: a flag is set.
+    unsafe { shearling_set_device_kernels(gpu as i64, 0, None) };
+}
+
 /// From the CUDA half of libtorch, which is loaded for all to see.
 fn current_stream() -> Result<CurrentStream, KernelError> {
     let program = libloading::os::unix::Library::this();

@@ -69,6 +69,11 @@ pub enum KernelError {
         /// Of NVRTC.
         version: String,
     },
+    /// Kernels that compute something else than the CPU.
+    #[error(
+        "they do not compute on this GPU what they should ({0}); please report it with the output of doctor and bench check"
+    )]
+    Wrong(String),
     /// No kernel of that name is loaded.
     #[error("no kernel {0} is loaded")]
     NoKernel(String),
@@ -108,6 +113,14 @@ pub fn state(gpu: usize) -> State {
     let state = if WANTED.load(Ordering::Acquire) { launcher::load(gpu) } else { Err(KernelError::SwitchedOff) };
     states.push((gpu, state.clone()));
     state
+}
+
+/// Takes the kernels of a GPU out of use: what they compute is wrong in the way of `problem`.
+pub fn distrust(gpu: usize, problem: String) {
+    launcher::unload(gpu);
+    let mut states = states();
+    states.retain(|(own, _)| *own != gpu);
+    states.push((gpu, Err(KernelError::Wrong(problem))));
 }
 
 /// Whether kernels of ours compute on `device`: the CPU's, or those of a GPU that is made ready where it was not used yet.

@@ -16,6 +16,7 @@ pub mod projection;
 pub mod recompute;
 pub mod rms_norm;
 pub mod rope;
+pub mod self_check;
 pub mod sparse_feed_forward;
 pub mod swiglu;
 #[cfg(test)]
