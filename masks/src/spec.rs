@@ -66,8 +66,9 @@ impl MaskSpec {
     /// dimension or in queries per group. Each names the key, both values and what to change.
     pub fn new(source: &Shape, target: &Shape) -> Result<MaskSpec> {
         source.check("source")?;
-        target.check("target")?;
-        check_reachable(source, target)?;
+        if let Some(first) = unreachable(source, target).into_iter().next() {
+            return Err(first);
+        }
         let all = UnitKind::ALL.map(|module| ModuleSpec::new(module, source, target));
         Ok(MaskSpec {
             source: source.clone(),
@@ -76,6 +77,14 @@ impl MaskSpec {
             prunable_params: source.prunable_params("source")?,
             target_prunable_params: target.prunable_params("target")?,
         })
+    }
+
+    /// Everything for which [`MaskSpec::new`] would refuse a target, not only the first; empty if it would not.
+    pub fn problems(source: &Shape, target: &Shape) -> Vec<Error> {
+        match source.check("source") {
+            Err(error) => vec![error],
+            Ok(()) => unreachable(source, target),
+        }
     }
 
     /// The masks, in the order of [`UnitKind::ALL`].
@@ -114,24 +123,28 @@ impl MaskSpec {
     }
 }
 
-fn check_reachable(source: &Shape, target: &Shape) -> Result<()> {
+/// Why masks on `source`, which is fine in itself, cannot reach `target`: every reason.
+fn unreachable(source: &Shape, target: &Shape) -> Vec<Error> {
+    let mut problems: Vec<Error> = target.check("target").err().into_iter().collect();
     if source.head_dim != target.head_dim {
-        return Err(Error::HeadDim { source_value: source.head_dim, target_value: target.head_dim });
+        problems.push(Error::HeadDim { source_value: source.head_dim, target_value: target.head_dim });
     }
     for ((key, source_value), (_, target_value)) in source.dimensions().into_iter().zip(target.dimensions()) {
-        if target_value > source_value {
-            return Err(Error::TargetLarger { key, source_value, target_value });
+        // That one must be the same.
+        if target_value > source_value && key != "head_dim" {
+            problems.push(Error::TargetLarger { key, source_value, target_value });
         }
     }
-    if target.group_size() > source.group_size() {
-        return Err(Error::GroupLarger {
+    // Without whole groups there is nothing to compare.
+    if problems.is_empty() && target.group_size() > source.group_size() {
+        problems.push(Error::GroupLarger {
             heads: target.num_attention_heads,
             kv_heads: target.num_key_value_heads,
             target_group: target.group_size(),
             source_group: source.group_size(),
         });
     }
-    Ok(())
+    problems
 }
 
 #[cfg(test)]
@@ -168,6 +181,20 @@ mod tests {
                 assert_eq!(spec.get(module).is_some(), expected.contains(&module));
             }
         }
+    }
+
+    #[test]
+    fn all_that_is_wrong_with_a_target_is_told() {
+        let told = |target| -> Vec<String> {
+            MaskSpec::problems(&gqa(), &shape(target)).iter().map(ToString::to_string).collect()
+        };
+        let found = told([65, 97, 6, 5, 3, 8]);
+        assert_eq!(found.len(), 3, "{found:?}");
+        for (said, key) in found.iter().zip(["num_attention_heads = 5", "hidden_size = 65", "intermediate_size = 97"]) {
+            assert!(said.contains(key), "{found:?}");
+        }
+        assert_eq!(found[0], refusal([65, 97, 6, 5, 3, 8]), "the first is what refuses");
+        assert!(told([64, 96, 6, 8, 4, 8]).is_empty() && told([64, 96, 6, 8, 2, 8]).len() == 1);
     }
 
     #[test]

@@ -158,10 +158,17 @@ fn inspect(arguments: &DataInspect) -> anyhow::Result<ExitStatus> {
 
 /// The table both commands print.
 pub(super) fn summary(dataset: &Dataset) -> String {
-    let header =
-        ["domain", "train rows", "train tokens", "documents", "held-out rows", "held-out documents", "bytes/token"];
+    let header = [
+        "domain",
+        "train rows",
+        "train tokens",
+        "train documents",
+        "held-out rows",
+        "held-out documents",
+        "bytes/token",
+    ];
     let mut table = Table::new(header);
-    let mut totals = [0u64; 4];
+    let (mut totals, mut text_bytes, mut all_tokens) = ([0u64; 5], 0, 0);
     for entry in &dataset.manifest().domains {
         let (train, held) = (entry.split(Split::Train), entry.split(Split::Validation));
         let tokens = train.tokens + train.dropped_tokens + held.tokens + held.dropped_tokens;
@@ -179,8 +186,13 @@ pub(super) fn summary(dataset: &Dataset) -> String {
         totals[1] += train.tokens;
         totals[2] += train.documents;
         totals[3] += held.rows;
+        totals[4] += held.documents;
+        text_bytes += train.text_bytes + held.text_bytes;
+        all_tokens += tokens;
     }
-    table.row(std::iter::once("all".to_string()).chain(totals.iter().map(|total| grouped(*total))));
+    let per_token = format!("{:.2}", text_bytes as f64 / all_tokens.max(1) as f64);
+    let totals = totals.iter().map(|total| grouped(*total));
+    table.row(std::iter::once("all".to_string()).chain(totals).chain([per_token]));
     let manifest = dataset.manifest();
     let (length, vocabulary) = (manifest.sequence_length, grouped(manifest.vocab_size));
     let marks = format!(

@@ -6,15 +6,18 @@ use super::ranks::Quiet;
 use super::resumed::working_directory;
 use super::run_cost::time_taken;
 use crate::cli::Printer;
-use crate::cli::table::bytes;
+use crate::cli::table::{bytes, duration};
 use crate::config::{RunConfig, Stage, validate};
 use crate::dist::World;
 use crate::export::{Written, folder_name};
+use crate::files::refuse_taken;
 use crate::inspect::TimeTaken;
-use crate::native::runtime::{device, threads};
+use crate::native::runtime::{device, memory, threads};
+use crate::run_dir::Claim;
 use crate::train::saved_run::{refuse_existing, write_config};
 use crate::train::setup::Device;
 use crate::train::{Outcome, Setup, run as train_run};
+use std::time::Instant;
 
 /// Runs a stage to its end and writes its model; `None` when it stopped before its last step.
 pub fn execute(
@@ -43,6 +46,7 @@ pub(super) fn execute_among(
         validate(&config, stage)?;
         refuse_existing(&config.run.directory)?;
     }
+    let begun = Instant::now();
     // The run may be resumed from another folder.
     config.root_paths(&working_directory()?);
     let setup = Setup::new(config, stage, device)?.among(world.clone())?;
@@ -50,11 +54,7 @@ pub(super) fn execute_among(
         printer.warn(warning);
     }
     if stage == Stage::Prune && setup.config.cuts_at_once() {
-        printer.note(at_once(&setup.config));
-        let run = &setup.config.run.directory;
-        let written = prune_one_shot(&setup, run.join(folder_name(stage)), printer)?;
-        write_config(run, &setup.config)?;
-        return Ok(Some(written));
+        return cut_at_once(&setup, printer).map(Some);
     }
     if !world.is_first() {
         train_run(&setup, resume, stop_at, &mut Quiet::begin())?;
@@ -63,7 +63,8 @@ pub(super) fn execute_among(
     let (outcome, result) = shown(&setup, resume, stop_at, printer)?;
     if let Some(peak) = outcome.peak_memory_bytes {
         let predicted = outcome.predicted_memory.total_bytes();
-        printer.note(format!("peak memory of the run {}, predicted {}", bytes(peak as f64), bytes(predicted)));
+        let beside = if setup.device.is_cuda() { "" } else { " (both without what the process had before the model)" };
+        printer.note(format!("peak memory of the run {}, predicted {}{beside}", bytes(peak as f64), bytes(predicted)));
     }
     if let Some(taken) = TimeTaken::read(&outcome.run) {
         printer.note(format!("the run took {}", time_taken(taken)));
@@ -80,7 +81,12 @@ pub(super) fn execute_among(
         ));
         return Ok(None);
     }
-    write_model(&setup, &outcome, outcome.run.join(folder_name(stage)), printer).map(Some)
+    let written = write_model(&setup, &outcome, outcome.run.join(folder_name(stage)), printer)?;
+    printer.note(format!(
+        "this command took {}, with what comes before the first step and after the last",
+        duration(begun.elapsed().as_secs_f64())
+    ));
+    Ok(Some(written))
 }
 
 /// The run on the terminal, and what it did to the loss.
@@ -96,6 +102,23 @@ fn shown(
     let mut terminal = TerminalObserver::new(*printer, setup.stage.name(), &setup.config);
     let outcome = train_run(setup, resume, stop_at, &mut terminal)?;
     Ok((outcome, terminal.result()))
+}
+
+/// A cut at once, in a run folder that is held meanwhile: who comes second is told before the work, not after it.
+fn cut_at_once(setup: &Setup, printer: &Printer) -> anyhow::Result<Written> {
+    let run = &setup.config.run.directory;
+    let _claim = Claim::new(run)?;
+    let out = run.join(folder_name(Stage::Prune));
+    refuse_taken(&out)?;
+    printer.note(at_once(&setup.config));
+    let restarted = memory::restart_peak(setup.device);
+    let written = prune_one_shot(setup, out, printer)?;
+    write_config(run, &setup.config)?;
+    if let Some(peak) = memory::peak_bytes(setup.device).filter(|_| restarted) {
+        let whole = if setup.device.is_cuda() { "" } else { ", all of the process" };
+        printer.note(format!("peak memory of the cut {}{whole}", bytes(peak as f64)));
+    }
+    Ok(written)
 }
 
 /// What is about to happen to who may have expected a training run.

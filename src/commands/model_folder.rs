@@ -3,6 +3,7 @@
 
 use crate::hf::{RawConfig, not_a_model};
 use crate::run_dir::layout::{CHECKPOINTS, MODEL, PRUNED};
+use crate::run_dir::{Activity, RunDir, RunLock};
 use std::path::{Path, PathBuf};
 
 /// The folder itself, or the model that a run wrote into its own.
@@ -18,9 +19,15 @@ pub(super) fn model_folder(path: &Path) -> anyhow::Result<PathBuf> {
     let expected =
         format!("expected a Hugging Face folder with config.json and weights, or a run with {MODEL}/ or {PRUNED}/");
     if path.join(CHECKPOINTS).is_dir() {
+        let running = matches!(RunLock::activity(path), Activity::Process(_));
+        let end = if running { "it is going on, so wait for its end" } else { "let it end (--resume)" };
+        let steps = RunDir::open(path).and_then(|run| run.list_steps()).unwrap_or_default();
+        let export = match steps.is_empty() {
+            true => String::new(),
+            false => format!(", or take its last step: shearling export {shown} --out FOLDER"),
+        };
         anyhow::bail!(
-            "{shown} is a run that has not written its model: no {MODEL}/ and no {PRUNED}/ is in it; let it end \
-             (--resume), or take its last step: shearling export {shown} --out FOLDER"
+            "{shown} is a run that has not written its model: no {MODEL}/ and no {PRUNED}/ is in it; {end}{export}"
         );
     }
     let hint = not_a_model(path).map(|hint| format!("; {hint}")).unwrap_or_default();
@@ -43,6 +50,7 @@ pub(super) fn config_folder(path: &Path) -> anyhow::Result<PathBuf> {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::run_dir::layout::step_folder;
 
     #[test]
     fn a_folder_means_itself_and_a_run_what_it_wrote() {
@@ -69,6 +77,9 @@ mod tests {
         assert!(told(Path::new("org/name")).contains("hf download org/name --local-dir name"));
         assert!(told(root.path()).contains("is not a model: expected a Hugging Face folder with config.json"));
         std::fs::create_dir(root.path().join(CHECKPOINTS)).unwrap();
+        let begun = told(root.path());
+        assert!(begun.contains("--resume") && !begun.contains("shearling export"), "{begun}");
+        std::fs::create_dir(step_folder(root.path(), 8)).unwrap();
         assert!(told(root.path()).contains("shearling export"));
     }
 }

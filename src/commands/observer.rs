@@ -82,7 +82,7 @@ impl Observer for TerminalObserver {
         let domains = trainer.domain_names().len();
         if is_shortened(domains) {
             let run = self.run.display().to_string();
-            self.line(format!("evaluations name {SHOWN} of {domains} domains, as loss±standard error (share of the mix); all of them: shearling inspect run {run}"));
+            self.line(format!("each evaluation is a line with {SHOWN} of the {domains} domains: loss±standard error (share of the mix). All of them: shearling inspect run {run}"));
         }
     }
 

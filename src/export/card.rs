@@ -46,6 +46,7 @@ pub(super) fn card(
         stages,
         domains: step.map(checkpoint::shares_seen).transpose()?.unwrap_or_default(),
         equivalence: before.equivalence,
+        cut: before.cut,
         config_digest: Some(digest.to_string()),
         versions: vec![
             ("shearling".to_string(), env!("CARGO_PKG_VERSION").to_string()),

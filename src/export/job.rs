@@ -6,7 +6,7 @@ use super::rotated::Rotated;
 use super::{Error, Observer, Written};
 use crate::config::{self, HiddenBasis, RunConfig, Stage};
 use crate::files::{DType, Staging, sha256_of_text};
-use crate::hf::{Checkpoint, ModelCard, ModelConfig, ShardWriter, TensorPlan, carry_companions};
+use crate::hf::{Checkpoint, CutLoss, ModelCard, ModelConfig, ShardWriter, TensorPlan, carry_companions};
 use crate::lte::{self, Experts};
 use crate::model::count::ParameterCount;
 use crate::model::parameters::parameters;
@@ -94,11 +94,13 @@ impl Job {
         };
         let (plan, mut gates) = KeepPlan::from_scores(spec, &scores)?;
         gates.norm_gain = spec.get(UnitKind::Hidden).filter(|_| table.norm_gain).map(ModuleSpec::norm_gain);
-        let card = job.card(source.model(), None)?;
+        let mut card = job.card(source.model(), None)?;
         let rows = check_rows(&setup.config, setup.device)?.ids;
         let compared = Calibration { rows, micro_batch: calibration.micro_batch, compute: calibration.compute };
         let mut progress = |what: &str, done: usize, of: usize| observer.progress(what, done, of);
         let before = scores::held_out_loss(source, &compared, setup.device, &mut progress)?;
+        // What it comes to is known when the cut is written.
+        card.cut = Some(CutLoss { source: before, ..CutLoss::default() });
         let source = rotated.as_ref().map_or(source, |rotated| &rotated.checkpoint);
         let written = job.cut(Cut { source, spec, gates: &gates, plan: &plan, card }, setup.device, observer)?;
         if let Some(Equivalence { rows, rounding, .. }) = &written.equivalence {

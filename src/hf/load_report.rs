@@ -148,7 +148,7 @@ fn similarity(name: &str, candidate: &str) -> f64 {
 impl fmt::Display for LoadReport {
     /// One line of counts, then the tensors that are not as expected: a line each, or a line per reason.
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "{} applied, {} missing, ", self.applied.len(), self.missing.len())?;
+        write!(f, "tensors: {} used by the model, {} missing, ", self.applied.len(), self.missing.len())?;
         write!(
             f,
             "{} wrong shape, {} unused, {} ignored",

@@ -88,6 +88,18 @@ pub struct Equivalence {
     pub unproven: Option<String>,
 }
 
+/// What a cut at once did to the loss.
+#[derive(Debug, Clone, Copy, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct CutLoss {
+    /// Held-out rows that both losses are of.
+    pub rows: u64,
+    /// Of the source, nats per token.
+    pub source: f64,
+    /// Of the written model.
+    pub cut: f64,
+}
+
 /// What a model card can say.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -106,6 +118,9 @@ pub struct ModelCard {
     pub domains: Vec<(String, f64)>,
     /// Exactness of the export.
     pub equivalence: Option<Equivalence>,
+    /// What the cut did to the loss, where the source was cut at once.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub cut: Option<CutLoss>,
     /// SHA-256 of the resolved configuration.
     pub config_digest: Option<String>,
     /// Programs and their versions: `("shearling", "0.1.0")`.
@@ -149,6 +164,7 @@ impl ModelCard {
             self.shapes(),
             self.training(),
             self.mixture(),
+            self.cost_of_the_cut(),
             self.exactness(),
             self.provenance(),
         ];
@@ -207,6 +223,15 @@ impl ModelCard {
     fn mixture(&self) -> Option<String> {
         let rows = self.domains.iter().map(|(name, share)| format!("| {} | {:.4} |\n", cell(name), share));
         section("## Data\n\n| domain | share of tokens |\n|---|---:|\n", rows)
+    }
+
+    fn cost_of_the_cut(&self) -> Option<String> {
+        let CutLoss { rows, source, cut } = self.cut?;
+        let since = if self.trained_since_cut() { ", before the training that followed" } else { "" };
+        let rows = format!("{} held-out {}", grouped(rows), if rows == 1 { "row" } else { "rows" });
+        Some(format!(
+            "## Cost of the cut\n\nLoss on {rows}: {source:.4} nats per token before the cut, {cut:.4} after it{since}.\n"
+        ))
     }
 
     fn exactness(&self) -> Option<String> {
@@ -330,6 +355,7 @@ mod tests {
             stages: vec![("prune".into(), 3200, 419_430_400)],
             domains: vec![("c4".into(), 0.67), ("a|b".into(), 0.33)],
             equivalence: Some(Equivalence { error: 1.25e-12, bound: 1e-9, ..Equivalence::default() }),
+            cut: Some(CutLoss { rows: 22, source: 2.87264, cut: 6.4394 }),
             config_digest: Some("abc".into()),
             versions: vec![("libtorch".into(), "2.11.0".into())],
         };
@@ -343,6 +369,7 @@ mod tests {
             "| c4 | 0.6700 |",
             "| a\\|b | 0.3300 |",
             "1.25e-12 (bound 1e-9)",
+            "Loss on 22 held-out rows: 2.8726 nats per token before the cut, 6.4394 after it",
             "- libtorch: 2.11.0",
         ] {
             assert!(text.contains(part), "{part} in\n{text}");

@@ -47,7 +47,10 @@ fn of_file(path: &Path) -> String {
         Some("gguf") => {
             "it is a GGUF file (llama.cpp), which is not read: take the safetensors folder it was made from".to_string()
         }
-        _ => format!("it is a file: give the folder it lies in, {}", folder.display()),
+        Some("safetensors" | "bin" | "pt" | "pth") => {
+            format!("it is a file: give the folder that it lies in: {}", folder.display())
+        }
+        _ => "it is a file: give the folder of a model, with config.json and weights".to_string(),
     }
 }
 

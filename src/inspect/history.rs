@@ -11,6 +11,8 @@ use super::settling::Settled;
 use super::snapshots::MaskSnapshot;
 use super::survivors::Survivors;
 use super::written::WrittenModel;
+use crate::config::{self, HiddenBasis};
+use crate::run_dir::layout::RESOLVED_CONFIG;
 use crate::run_dir::record::ReferenceRows;
 use serde::Serialize;
 use serde_json::Value;
@@ -95,6 +97,15 @@ impl RunHistory {
     /// Whether it is a run of `prune`.
     pub fn is_prune(&self) -> bool {
         self.stage.as_deref() == Some("prune")
+    }
+
+    /// Whether it turned its source into the basis of its principal components before it learned masks: what it evaluated
+    /// before its first step is that model then, and loses a little more or less than the source.
+    pub fn starts_in_principal_basis(&self) -> bool {
+        let config = self.config.as_deref().and_then(|text| config::parse(text, RESOLVED_CONFIG, &[]).ok());
+        self.is_prune()
+            && !self.one_shot
+            && config.is_some_and(|config| config.hidden_basis() == HiddenBasis::Principal)
     }
 
     /// Whether it is a run of `lte train`.

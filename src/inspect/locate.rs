@@ -50,8 +50,8 @@ pub fn find(run: &Path, step: Option<u64>) -> Result<SnapshotFile, Error> {
         )));
     }
     let Some(step) = step else {
-        let why = "it has no masks (neither in masks/ nor in checkpoints/): a run of `pretrain` has none, one of \
-                   `prune` from its first evaluation after a step on (eval.every_steps)";
+        let why = "it has no masks (neither in masks/ nor in checkpoints/): only a run of `prune` has, and only after its first \
+                   step that is evaluated (eval.every_steps)";
         return newest(files).ok_or_else(|| no_masks(why.to_string()));
     };
     let mut steps: Vec<u64> = files.iter().map(|file| file.step).collect();

@@ -240,7 +240,7 @@ fn settling(history: &RunHistory) -> Option<Note> {
     let finished = history.is_finished();
     (!modules.is_empty()).then(|| {
         Note::warning(format!(
-            "the set of kept units was still changing {}, between the last two snapshots: {} (Jaccard){}",
+            "the set of kept units was still changing {}, between the last two snapshots: {}{}",
             if finished { "at the end" } else { "at the last evaluation" },
             modules.join(", "),
             if finished { "; more train.steps let it settle" } else { "" }

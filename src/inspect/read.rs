@@ -20,10 +20,10 @@ use super::story;
 use super::time_taken::TimeTaken;
 use super::written::WrittenModel;
 use crate::hf::ModelCard;
-use crate::run_dir::layout::{CHECKPOINTS, LOCK, METRICS, RESOLVED_CONFIG, SNAPSHOTS};
+use crate::run_dir::layout::{CHECKPOINTS, LOCK, METRICS, RESOLVED_CONFIG, SNAPSHOTS, claimed_step};
 use crate::run_dir::{Activity, RunDir, RunLock};
 use crate::words::device;
-use std::io::Read;
+use std::io::{ErrorKind, Read};
 use std::path::Path;
 
 /// More than any configuration has.
@@ -128,12 +128,22 @@ impl RunHistory {
 fn is_trained(run: &Path) -> bool {
     // A cut at once keeps its configuration beside the model.
     let counts = |sign: &&&str| **sign != RESOLVED_CONFIG || !one_shot::is_one_shot(run);
-    SIGNS.iter().filter(counts).any(|sign| run.join(sign).exists())
+    SIGNS.iter().filter(counts).any(|sign| match *sign {
+        // Any folder may be called so; that of a run has steps in it.
+        CHECKPOINTS | SNAPSHOTS => has_steps(&run.join(sign)),
+        sign => run.join(sign).exists(),
+    })
+}
+
+fn has_steps(folder: &Path) -> bool {
+    let entries = std::fs::read_dir(folder).into_iter().flatten().flatten();
+    entries.into_iter().any(|entry| entry.file_name().to_str().and_then(claimed_step).is_some())
 }
 
 fn check_is_run(run: &Path) -> Result<(), Error> {
     let refuse = |problem: String| Err(Error::NotARun { path: run.to_path_buf(), problem });
     match std::fs::metadata(run) {
+        Err(error) if error.kind() == ErrorKind::NotFound => refuse("it does not exist".to_string()),
         Err(error) => refuse(error.to_string()),
         Ok(about) if !about.is_dir() => refuse("it is not a folder".to_string()),
         Ok(_) if !is_trained(run) && !one_shot::is_one_shot(run) => {

@@ -13,6 +13,9 @@ use super::history::RunHistory;
 use super::same_data::data_of;
 use crate::eval::statistics::paired_difference;
 
+/// Losses of the same rows that were computed in batches of other sizes differ by less; those of other rows by more, mostly.
+const SAME_LOSS: f64 = 5e-3;
+
 /// What one run tells of each of its domains.
 pub(super) fn of_run(history: &RunHistory) -> Vec<DomainStory> {
     let rows = |name: &str| {
@@ -131,6 +134,26 @@ impl DomainStory {
         story
     }
 
+    /// Takes the error of cut − source row by row that another story has, where this one has none of its own and both are of
+    /// the same losses.
+    pub(crate) fn take_paired_error(&mut self, other: &DomainStory) {
+        let agree = |own: Option<HeldOutLoss>, other: Option<HeldOutLoss>| {
+            own.zip(other).is_some_and(|(own, other)| (own.loss - other.loss).abs() <= SAME_LOSS)
+        };
+        let same = agree(self.source, other.source) && agree(self.cut, other.cut);
+        let error = other.damage_standard_error.filter(|error| other.paired && same && *error > 0.0);
+        if let Some((damage, error)) = self.damage().zip(error).filter(|_| !self.paired) {
+            self.paired = true;
+            (self.damage_standard_error, self.degradation) = (Some(error), Some(damage / error));
+        }
+    }
+
+    /// `degradation` in tenths, cut and not rounded: 1.96 is below two.
+    pub fn degradation_tenths(&self) -> Option<f64> {
+        // A zero without a sign.
+        self.degradation.map(|errors| (errors * 10.0).trunc() / 10.0 + 0.0)
+    }
+
     /// Fills in `degradation`, `recovered` and `later`.
     fn measure(&mut self) {
         let from = self.continued_from.or(self.cut);
@@ -223,6 +246,27 @@ mod tests {
         story.measure();
         assert_eq!(story.source, at(1.0, Some(0)));
         assert_eq!(story.recovered, Some(0.75));
+    }
+
+    #[test]
+    fn an_error_row_by_row_is_taken_over_where_the_losses_are_the_same() {
+        let own = || {
+            let mut own = DomainStory { source: at(1.0, Some(0)), cut: at(3.0, Some(9)), ..DomainStory::default() };
+            own.measure();
+            own
+        };
+        let measured = |source: f64, cut: f64| {
+            DomainStory::of_one_evaluation("a", (source, Some(0.3)), (cut, Some(0.3)), None, Some(0.1))
+        };
+        let mut story = own();
+        story.take_paired_error(&measured(1.001, 3.0));
+        assert!(story.paired && (story.degradation.unwrap() - 20.0).abs() < 1e-9, "{story:?}");
+        assert_eq!(story.damage(), Some(2.0), "the losses stay");
+        let mut other_rows = own();
+        other_rows.take_paired_error(&measured(1.1, 3.0));
+        assert_eq!((other_rows.paired, other_rows.degradation), (false, own().degradation));
+        let tenths = |degradation: f64| DomainStory { degradation: Some(degradation), ..own() }.degradation_tenths();
+        assert_eq!([1.96, -0.04, 14.39].map(tenths), [1.9, 0.0, 14.3].map(Some));
     }
 
     #[test]

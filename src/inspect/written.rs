@@ -2,7 +2,7 @@
 //! the card inside the folder.
 
 use super::lines::shown;
-use crate::hf::{CardShape, Equivalence, ModelCard};
+use crate::hf::{CardShape, CutLoss, Equivalence, ModelCard};
 use crate::run_dir::layout::{MODEL, PRUNED};
 use crate::run_dir::record::{Comparison, Written};
 use serde::Serialize;
@@ -31,6 +31,9 @@ pub struct WrittenModel {
     pub dtype: Option<String>,
     /// How it was compared with the masked model; none when nothing was cut.
     pub equivalence: Option<WrittenEquivalence>,
+    /// What the cut did to the loss, where the source was cut at once and its card tells.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub cut: Option<CutLoss>,
 }
 
 /// How the written model was compared with the masked one. Differences are the largest of a logit over the largest
@@ -72,6 +75,7 @@ impl WrittenModel {
             shape: record.shape.clone(),
             dtype: record.dtype.as_deref().map(shown),
             equivalence: record.equivalence.as_ref().map(WrittenEquivalence::of_record),
+            cut: None,
         })
     }
 
@@ -89,6 +93,7 @@ impl WrittenModel {
             shape: serde_json::to_value(card.target_shape).unwrap_or_default(),
             dtype: None,
             equivalence: card.equivalence.as_ref().map(WrittenEquivalence::of_card),
+            cut: card.cut.filter(|_| name == PRUNED),
         })
     }
 }

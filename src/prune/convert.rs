@@ -44,6 +44,10 @@ pub fn convert(
         return Err(Error::NotEqual(Box::new(equivalence)));
     }
     card.equivalence = Some(on_the_card(&equivalence));
+    if let Some(cut) = &mut card.cut {
+        cut.rows = u64::try_from(equivalence.rows).unwrap_or_default();
+        cut.cut = equivalence.rounding.masked_loss + equivalence.rounding.written.loss_change;
+    }
     card.write(staging.path())?;
     staging.publish()?;
     Ok(Converted { transfer, equivalence })

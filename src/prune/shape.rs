@@ -39,6 +39,12 @@ pub fn mask_spec(model: &ModelConfig, target: &Target) -> shearling_masks::Resul
     MaskSpec::new(&source, &target_shape(&source, target))
 }
 
+/// Every reason for which [`mask_spec`] refuses a target; none if it does not.
+pub fn unreachable(model: &ModelConfig, target: &Target) -> Vec<shearling_masks::Error> {
+    let source = source_shape(model);
+    MaskSpec::problems(&source, &target_shape(&source, target))
+}
+
 /// The model with exactly `target`'s shape, for counting before it is known which layers stay. (That only matters for
 /// per-layer entries, which count nothing; the first ones are taken.)
 pub fn resized(model: &ModelConfig, target: &Shape) -> ModelConfig {

@@ -14,6 +14,7 @@ pub mod chart;
 mod data;
 mod error;
 pub mod figures;
+mod from_eval;
 pub mod lineage;
 pub mod markup;
 pub mod measured;

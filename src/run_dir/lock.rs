@@ -7,16 +7,44 @@ use super::layout::LOCK;
 use crate::files::{Error, Result};
 use rustix::fs::{FlockOperation, flock};
 use rustix::io::Errno;
-use std::fs::{File, OpenOptions};
+use std::fs::{File, Metadata, OpenOptions};
 use std::io::{ErrorKind, Read, Seek, Write};
 use std::os::unix::fs::MetadataExt;
-use std::path::Path;
+use std::path::{Path, PathBuf};
 
 /// Holds a run folder for this process until dropped.
 #[derive(Debug)]
 pub struct RunLock {
-    /// Closing it releases the lock. The file itself stays: removing it would let two processes lock two files of one name.
+    /// Closing it releases the lock. Only who holds it may remove the file, and who takes it looks that it is still there: else
+    /// two processes could lock two files of one name.
     _file: File,
+}
+
+/// A run folder for work that leaves a result or nothing: held while it goes on. When dropped, the lock is gone, and so is a
+/// folder with nothing else in it.
+#[derive(Debug)]
+pub struct Claim {
+    root: PathBuf,
+    _lock: RunLock,
+}
+
+impl Claim {
+    /// Makes the folder, if need be, and locks it.
+    ///
+    /// # Errors
+    /// The folder cannot be made, or another process holds it; named.
+    pub fn new(root: &Path) -> Result<Claim> {
+        std::fs::create_dir_all(root).map_err(Error::io("create", root))?;
+        Ok(Claim { root: root.to_path_buf(), _lock: RunLock::acquire(root)? })
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_file(self.root.join(LOCK));
+        // Refused where anything is in it.
+        let _ = std::fs::remove_dir(&self.root);
+    }
 }
 
 impl RunLock {
@@ -26,14 +54,20 @@ impl RunLock {
     /// Another process (or another part of this one) holds it; named.
     pub fn acquire(run: &Path) -> Result<RunLock> {
         let path = run.join(LOCK);
-        let mut options = OpenOptions::new();
-        let open = options.read(true).write(true).create(true).truncate(false).open(&path);
-        let mut file = open.map_err(Error::io("open", &path))?;
-        match flock(&file, FlockOperation::NonBlockingLockExclusive) {
-            Ok(()) => (),
-            Err(Errno::WOULDBLOCK) => return Err(Error::Locked { path, holder: holder(&mut file) }),
-            Err(errno) => return Err(Error::io("lock", &path)(errno.into())),
-        }
+        let mut file = loop {
+            let mut options = OpenOptions::new();
+            let open = options.read(true).write(true).create(true).truncate(false).open(&path);
+            let mut file = open.map_err(Error::io("open", &path))?;
+            match flock(&file, FlockOperation::NonBlockingLockExclusive) {
+                Ok(()) => (),
+                Err(Errno::WOULDBLOCK) => return Err(Error::Locked { path, holder: holder(&mut file) }),
+                Err(errno) => return Err(Error::io("lock", &path)(errno.into())),
+            }
+            // Whoever held it may have removed it between the two calls ([`Claim`]): that file is nobody's any more.
+            if is_at(&file, &path) {
+                break file;
+            }
+        };
         let sign = |file: &mut File| {
             file.set_len(0)?;
             file.rewind()?;
@@ -72,6 +106,13 @@ impl RunLock {
             None => Activity::Nobody,
         }
     }
+}
+
+/// Whether an open file is still the one of that name.
+fn is_at(file: &File, path: &Path) -> bool {
+    let id = |metadata: Metadata| (metadata.dev(), metadata.ino());
+    let (open, named) = (file.metadata().map(id), std::fs::metadata(path).map(id));
+    matches!((open, named), (Ok(open), Ok(named)) if open == named)
 }
 
 /// Whether a line of `/proc/locks` is the lock of `process` on the file with this inode number:
@@ -141,6 +182,33 @@ mod tests {
         for other in ["", "1: POSIX ADVISORY WRITE 4729 fe:00:10010775 0 EOF", "1: -> FLOCK ADVISORY WRITE 4729"] {
             assert!(!is_lock(other, 4729, 10_010_775), "{other}");
         }
+    }
+
+    #[test]
+    fn a_claim_leaves_what_was_made_under_it_and_nothing_else() {
+        let root = tempfile::tempdir().unwrap();
+        let run = root.path().join("runs/a");
+        let claim = Claim::new(&run).unwrap();
+        let error = Claim::new(&run).unwrap_err().to_string();
+        assert!(error.contains(&std::process::id().to_string()), "{error}");
+        drop(claim);
+        assert!(!run.exists() && root.path().join("runs").exists());
+        let claim = Claim::new(&run).unwrap();
+        fs::write(run.join("result"), "").unwrap();
+        drop(claim);
+        assert_eq!(fs::read_dir(&run).unwrap().count(), 1);
+    }
+
+    #[test]
+    fn a_lock_file_that_was_removed_is_not_the_one_of_that_name() {
+        let run = tempfile::tempdir().unwrap();
+        let path = run.path().join(LOCK);
+        let file = File::create(&path).unwrap();
+        assert!(is_at(&file, &path));
+        fs::remove_file(&path).unwrap();
+        assert!(!is_at(&file, &path));
+        let _other = File::create(&path).unwrap();
+        assert!(!is_at(&file, &path));
     }
 
     #[test]

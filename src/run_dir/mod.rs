@@ -13,6 +13,6 @@ mod step_dir;
 
 pub use folder::{Latest, RunDir, STEPS_AT_ONCE, SkippedStep};
 pub use layout::MANIFEST_NAME;
-pub use lock::{Activity, RunLock};
+pub use lock::{Activity, Claim, RunLock};
 pub use manifest::{FileEntry, MANIFEST_VERSION, Manifest};
 pub use step_dir::{StepDir, StepStaging, Verify};

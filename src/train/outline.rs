@@ -246,6 +246,8 @@ fn new_model(config: &RunConfig, dataset: Option<&Dataset>, row_tokens: Option<i
 
 fn mask_spec(config: &RunConfig, stage: Stage, model: &ModelConfig, findings: &mut Findings) -> Option<MaskSpec> {
     let target = config.target.as_ref().filter(|_| stage == Stage::Prune)?;
+    // Of these the refusal of the masks names the first.
+    shape::unreachable(model, target).into_iter().for_each(|error| findings.problem(&error.into()));
     let spec = findings.keep(shape::mask_spec(model, target))?;
     findings.keep(check_target_differs(&spec));
     Some(spec)
@@ -280,7 +282,10 @@ fn mix(
     });
     let updates = Intervals::new(config, None).mixer_updates();
     let reach = mixer.map(|mixer| Reach { updates, bounds: mixer.reach(updates) });
-    findings.keep(loader_config(config).validate());
+    // None at all is told with its key by `validate`.
+    if config.draws().1 > 0 {
+        findings.keep(loader_config(config).validate());
+    }
     findings.keep(check_rows_suffice(config, &shares, dataset));
     (names.iter().cloned().zip(shares).collect(), reach)
 }

@@ -181,15 +181,20 @@ fn in_order(key: &str, given: &BTreeMap<String, f64>, names: &[String]) -> Resul
     let missing: Vec<&String> = names.iter().filter(|name| !given.contains_key(*name)).collect();
     let mut problems = Vec::new();
     if !unknown.is_empty() {
-        problems.push(format!("names {}, which the data does not have", quoted(&unknown)));
+        problems.push(format!("names {}, which the data does not have,", quoted(&unknown)));
     }
     if !missing.is_empty() {
         let (number, of) = (missing.len() as u64, counted(names.len() as u64, "domain"));
         problems.push(format!("has no value for {number} of the data's {of}: {}", quoted(&missing)));
     }
     if !problems.is_empty() {
-        let all = names.join(", ");
-        return Err(Error::Mismatch(format!("{key} {}; give one for each of {all}", problems.join(" and "))));
+        let named = problems.join(" and ").trim_end_matches(',').to_string();
+        // All of them are in the list already where none has a value.
+        let all = match missing.len() == names.len() {
+            true => "each of them".to_string(),
+            false => format!("each of {}", names.join(", ")),
+        };
+        return Err(Error::Mismatch(format!("{key} {named}; give one for {all}")));
     }
     Ok(names.iter().filter_map(|name| given.get(name).copied()).collect())
 }
@@ -211,7 +216,7 @@ mod tests {
         let given = table([("a", 0.25), ("b", 0.75)]);
         assert_eq!(in_order("k", &given, &names(["b", "a"])).unwrap(), [0.75, 0.25]);
         let message = in_order("k", &given, &names(["b", "c", "d", "e"])).unwrap_err().to_string();
-        let expected = "k names \"a\", which the data does not have and has no value for 3 of the data's 4 domains: \
+        let expected = "k names \"a\", which the data does not have, and has no value for 3 of the data's 4 domains: \
                         \"c\", \"d\", \"e\"; give one for each of b, c, d, e";
         assert_eq!(message, expected);
     }

@@ -2,17 +2,24 @@
 
 use super::Error;
 use crate::config::{self, RunConfig, Stage};
-use crate::files::write_atomic;
-use crate::run_dir::layout::RESOLVED_CONFIG;
+use crate::files::publish::is_staged;
+use crate::files::{self, write_atomic};
+use crate::run_dir::layout::{LOCK, RESOLVED_CONFIG};
+use crate::run_dir::{Activity, RunLock};
+use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
 /// A new run gets a new folder.
 ///
 /// # Errors
-/// The folder is not free; where it is a run that can be resumed, the message says how.
+/// The folder is not free; where a process writes there, the message names it; where it is a run that can be resumed, it says
+/// how.
 pub fn refuse_existing(folder: &Path) -> Result<(), Error> {
     if is_free(folder) {
         return Ok(());
+    }
+    if let Activity::Process(process) = RunLock::activity(folder) {
+        return Err(files::Error::Locked { path: folder.join(LOCK), holder: format!("process {process}") }.into());
     }
     let shown = folder.display();
     // A cut at once is done, or it has left nothing.
@@ -26,9 +33,13 @@ pub fn refuse_existing(folder: &Path) -> Result<(), Error> {
     Err(Error::Mismatch(format!("{shown} exists already; choose another with --set run.directory=DIR{resume}")))
 }
 
-/// Whether nothing is at a place but perhaps an empty folder.
+/// Whether nothing is at a place but perhaps an empty folder, or one with what a cut at once leaves that was killed: its lock,
+/// and files that never got their names.
 pub fn is_free(folder: &Path) -> bool {
-    std::fs::read_dir(folder).map_or(!folder.exists(), |mut entries| entries.next().is_none())
+    let nothing = |name: &OsStr| (name == LOCK || is_staged(name)) && RunLock::activity(folder) == Activity::Nobody;
+    std::fs::read_dir(folder).map_or(!folder.exists(), |mut entries| {
+        entries.all(|entry| entry.is_ok_and(|entry| nothing(&entry.file_name())))
+    })
 }
 
 /// Writes the configuration of a run into its folder, every default with it.
@@ -48,6 +59,9 @@ pub fn write_config(run: &Path, config: &RunConfig) -> Result<(), Error> {
 /// The folder is not a run, or its configuration cannot be read.
 pub fn saved_config(run: &Path) -> Result<RunConfig, Error> {
     let path = run.join(RESOLVED_CONFIG);
+    if !run.exists() {
+        return Err(Error::Mismatch(format!("{} does not exist: expected the folder of a run", run.display())));
+    }
     if !path.is_file() {
         return Err(Error::Mismatch(format!("{} is not a run folder (it has no {RESOLVED_CONFIG})", run.display())));
     }
@@ -93,6 +107,19 @@ mod tests {
         let moved = at.join("elsewhere");
         std::fs::rename(&run, &moved).unwrap();
         assert_eq!(saved_config(&moved).unwrap().data.path, PathBuf::from("data"));
+    }
+
+    #[test]
+    fn what_a_killed_cut_leaves_is_nothing_and_a_folder_that_is_held_is_taken() {
+        let root = tempfile::tempdir().unwrap();
+        std::fs::write(root.path().join(LOCK), "4242\n").unwrap();
+        std::fs::create_dir(root.path().join(".pruned.staging-1")).unwrap();
+        assert!(is_free(root.path()));
+        let _lock = RunLock::acquire(root.path()).unwrap();
+        if RunLock::activity(root.path()) != Activity::Unknown {
+            let message = refuse_existing(root.path()).unwrap_err().to_string();
+            assert!(message.contains(&format!("process {}", std::process::id())), "{message}");
+        }
     }
 
     #[test]

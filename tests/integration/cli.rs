@@ -69,7 +69,7 @@ fn doctor_answers_with_its_checks() {
         assert_eq!(check["hint"].is_null(), level == "OK", "what is not fine has a hint: {check}");
     }
     assert!(checks[0]["found"].as_str().unwrap().contains("2.11.0"));
-    assert_eq!((&checks[5]["name"], &checks[5]["level"]), (&"matmul".into(), &"OK".into()));
+    assert_eq!((&checks[6]["name"], &checks[6]["level"]), (&"matmul".into(), &"OK".into()));
 
     let output = shearling(&["doctor", "--device", "gpu", "--json"]);
     assert_eq!(output.status.code(), Some(1), "a check said no");

@@ -14,9 +14,9 @@ use shearling_masks::Gates;
 use std::collections::BTreeSet;
 use tch::{Device, Kind, Tensor};
 
-/// A100, H100 and H200, and cards of the last two generations, with the bytes that a kernel may spill: for the last one the
-/// compiler gives three blocks of 512 threads 40 registers each, and two of the kernels want a few more.
-const ARCHITECTURES: [(&str, u32); 4] = [("sm_80", 0), ("sm_89", 0), ("sm_90", 0), ("sm_120", 64)];
+/// A100, H100 and H200, and cards of the last two generations, with the bytes that a kernel may spill: for the latter the
+/// compiler gives three blocks of 512 threads 40 registers each, and three of the kernels want a few more.
+const ARCHITECTURES: [(&str, u32); 4] = [("sm_80", 0), ("sm_89", 64), ("sm_90", 0), ("sm_120", 64)];
 
 #[test]
 fn every_kernel_compiles_without_spilling() {

@@ -144,6 +144,8 @@ fn a_source_is_cut_at_once_and_continued_by_what_it_writes() {
         assert_eq!(output.status.code(), Some(2), "{stderr}");
         assert!(stderr.contains("was cut at once, without a step") && stderr.contains("cut/pruned"), "{stderr}");
     }
+    // The folder was held meanwhile; no lock stays.
+    assert!(said.contains("peak memory of the cut") && !desk.at("cut/run.lock").exists(), "{said}");
     // The configuration is kept beside the model; a cut at once cannot be resumed.
     assert!(std::fs::read_to_string(desk.at("cut/resolved.toml")).unwrap().contains("calibration_rows = 128"));
     for command in [
@@ -157,7 +159,9 @@ fn a_source_is_cut_at_once_and_continued_by_what_it_writes() {
         assert!(!stderr.contains("or resume the run") && !stderr.contains("DIR, remove it"), "{stderr}");
     }
     let inspected = succeed(&["inspect", "run", &desk.text("cut")]);
-    assert!(inspected.contains("one-shot cut"), "{inspected}");
+    assert!(inspected.contains("one-shot cut") && inspected.contains(told), "{told} in {inspected}");
+    let card = std::fs::read_to_string(desk.at("cut/pruned/README.md")).unwrap();
+    assert!(card.contains("## Cost of the cut") && card.contains(" nats per token before the cut, "), "{card}");
     let early =
         shearling(&["pretrain", "--config", &desk.text("small-continue.toml"), "--set", "model.source=nowhere"]);
     assert_eq!(early.status.code(), Some(2));
@@ -240,7 +244,22 @@ fn files_are_named_by_what_was_asked_for_and_both_numbers_are_told() {
     let stdout = String::from_utf8_lossy(&output.stdout);
     assert!(desk.at("llama-to-1.4B.toml").is_file() && desk.at("llama-to-1.4B-continue.toml").is_file(), "{stdout}");
     let said = stdout.lines().find(|line| line.contains("were asked for")).unwrap();
-    assert!(said.starts_with("1,370,000,000 parameters were asked for, the nearest shape has 1,3"), "{said}");
+    assert!(said.starts_with("1,370,000,000 parameters were asked for; of the shapes that keep the proportions of the source the nearest has 1,3"), "{said}");
+}
+
+#[test]
+fn what_is_named_and_not_there_is_said() {
+    let desk = Desk::new();
+    let model = desk.config_alone("llama2-7b.json");
+    let (out, data, references) = (desk.text("small.toml"), desk.text("smolm2"), desk.text("nope.json"));
+    let arguments = ["init", &model, "--target-params", "1.3B", "--card", "h200", "--out", &out];
+    let output = shearling(&[&arguments[..], &["--data", &data, "--reference-file", &references]].concat());
+    let stderr = String::from_utf8_lossy(&output.stderr).split_whitespace().collect::<Vec<_>>().join(" ");
+    assert_eq!(output.status.code(), Some(0), "{stderr}");
+    for part in ["--data: there is no", "rows of 4096 tokens are assumed", "--reference-file: there is no", "nope.json"]
+    {
+        assert!(stderr.contains(part), "{part} in {stderr}");
+    }
 }
 
 #[test]

@@ -222,6 +222,10 @@ fn the_command_generates_the_tokens_of_full_masked_forwards() {
         let logits = whole(&reference, &Tensor::from_slice(&expected).unsqueeze(0));
         expected.push(logits.select(1, -1).argmax(-1, false).int64_value(&[]));
     }
+    let data = data().display().to_string();
+    let evaluated = shearling(&["eval", &path, "--data", &data]);
+    let told = String::from_utf8_lossy(&evaluated.stderr);
+    assert!(told.contains("it is a packed folder") && !told.contains("missing"), "{told}");
     // Of the packed folder, and of the one with its routers beside the weights.
     for model in [&path, &source] {
         let answer =

@@ -235,6 +235,39 @@ fn all_problems_come_in_one_go() {
 }
 
 #[test]
+fn all_that_is_wrong_with_a_cut_at_once_is_told_under_its_own_keys() {
+    let desk = Desk::tiny();
+    let overrides = [
+        ("prune.method", "activations"),
+        ("prune.calibration_rows", "0"),
+        ("target.hidden_size", "999"),
+        ("target.intermediate_size", "998"),
+    ];
+    let (code, answer, stderr) = planned(&desk.tiny_plan(&overrides));
+    assert_eq!(code, Some(1), "{stderr}");
+    let problems = said(&answer, "problems");
+    for part in ["calibration_rows", "hidden_size = 999", "intermediate_size = 998"] {
+        assert!(problems.contains(part), "{part} in {problems}");
+    }
+    assert!(!problems.contains("batch_rows"), "{problems}");
+}
+
+#[test]
+fn a_run_folder_that_is_there_is_a_problem_of_the_plan_as_of_the_run() {
+    let desk = Desk::tiny();
+    std::fs::create_dir(desk.at("run")).unwrap();
+    let (code, ..) = planned(&desk.tiny_plan(&[]));
+    assert_eq!(code, Some(0), "an empty one may be taken");
+    std::fs::write(desk.at("run/metrics.jsonl"), "").unwrap();
+    let (code, answer, stderr) = planned(&desk.tiny_plan(&[]));
+    assert_eq!(code, Some(1), "{stderr}");
+    assert!(said(&answer, "problems").contains("exists already"), "{answer}");
+    let elsewhere = [desk.tiny_plan(&[]), vec!["--card".into(), "h100".into()]].concat();
+    let (code, answer, stderr) = planned(&elsewhere);
+    assert_eq!((code, said(&answer, "problems")), (Some(0), "".into()), "{stderr}");
+}
+
+#[test]
 fn a_plan_without_problems_is_of_a_run_that_starts() {
     let desk = Desk::tiny();
     let (code, answer, stderr) = planned(&desk.tiny_plan(&[]));

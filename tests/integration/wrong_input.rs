@@ -6,6 +6,7 @@ use super::support::{
     write_model, write_tiny_source,
 };
 use serde_json::{Value, json};
+use shearling::run_dir::RunLock;
 use std::path::{Path, PathBuf};
 use tempfile::TempDir;
 
@@ -309,6 +310,13 @@ fn nothing_that_exists_is_written_over() {
     assert!(!refused.contains("--resume"), "no run is there: {refused}");
     std::fs::copy(tiny_runs().join("prune/resolved.toml"), place.path().join("run/resolved.toml")).unwrap();
     place.refuses_prune(&source, &[], &["exists already", &format!("--resume {}", place.at("run"))]);
+    {
+        std::fs::create_dir(place.path().join("held")).unwrap();
+        let _lock = RunLock::acquire(&place.path().join("held")).unwrap();
+        let held = [("run.directory", place.at("held")), ("prune.method", "activations".to_string())];
+        let held: Vec<(&str, &str)> = held.iter().map(|(key, value)| (*key, value.as_str())).collect();
+        place.refuses_prune(&source, &held, &["run.lock", "is in use by process", &std::process::id().to_string()]);
+    }
     let refused = place.refuses(&["demo", "--out", &place.at("run")], &["exists already; choose another --out"]);
     assert!(!refused.contains("--resume") && !refused.contains("run.directory"), "{refused}");
 
@@ -494,6 +502,9 @@ fn a_folder_of_runs_names_them() {
     for command in [&["watch"][..], &["report", "--out", &place.at("r.html")], &["inspect", "run"]] {
         place.refuses(&[command, &[&runs]].concat(), &["it holds the runs", &prune, "name one of them"]);
     }
+    // A run may be called as a part of one is.
+    copy_folder(&tiny_runs().join("prune"), &place.path().join("runs/masks"));
+    place.refuses(&["inspect", "run", &place.at("runs")], &["it holds the run", "runs/masks", "name that"]);
 }
 
 #[test]

@@ -225,7 +225,7 @@ pub struct Prepare {
     /// Folder to write; must not exist.
     #[arg(long, value_name = "DIR")]
     pub out: PathBuf,
-    /// The tokenizer.json of the model that will read the rows.
+    /// The tokenizer.json of the model that will read the rows, or the folder it lies in.
     #[arg(long, value_name = "FILE", conflicts_with = "train_tokenizer", required_unless_present = "train_tokenizer")]
     pub tokenizer: Option<PathBuf>,
     /// Train a byte-level BPE tokenizer with N entries on this text instead, for a model from scratch.

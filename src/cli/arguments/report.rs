@@ -9,7 +9,8 @@ pub struct Report {
     /// Run folders. A run that continued the model of another is drawn after it; others are drawn over one another.
     #[arg(required = true, value_name = "RUN")]
     pub runs: Vec<PathBuf>,
-    /// HTML file to write; an existing one is replaced, missing folders are created.
+    /// HTML file to write; an existing one is replaced, missing folders are created. Needed unless --png, --svg, --json or
+    /// --serve is given.
     #[arg(short, long, value_name = "FILE", required_unless_present_any = ["serve", "png", "svg", "json"])]
     pub out: Option<PathBuf>,
     /// Headline [default: the names of the runs].

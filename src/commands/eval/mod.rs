@@ -17,7 +17,6 @@ use crate::eval::EvalRows;
 use crate::eval::multiple_choice::{ScoredQuestion, Task};
 use crate::eval::report::{EvalReport, ModelResult};
 use crate::eval::text_bytes::EvaluatedBytes;
-use crate::lte::pack::is_packed;
 use crate::model::Decoder;
 use crate::train::references::few_rows;
 use questions::Questions;
@@ -98,12 +97,6 @@ pub(super) fn load_model(
     compute: tch::Kind,
     device: Device,
 ) -> anyhow::Result<LoadedModel> {
-    if is_packed(path) {
-        anyhow::bail!(
-            "{} is a packed folder, which generate and bench latency take: give the folder that lte pack was given",
-            path.display()
-        );
-    }
     let subject = Subject::open(path, Some(dataset), false)?;
     Ok(LoadedModel { decoder: subject.dense_decoder(compute, device)? })
 }

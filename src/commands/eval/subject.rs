@@ -8,6 +8,7 @@ use crate::eval::report::ModelResult;
 use crate::eval::{EvalRows, RowLosses, row_losses};
 use crate::hf::{Checkpoint, Tokenizer};
 use crate::lte::install::install;
+use crate::lte::pack::is_packed;
 use crate::lte::{Experts, file};
 use crate::model::count::ParameterCount;
 use crate::model::{Decoder, ForwardContext, ModelGates};
@@ -55,6 +56,12 @@ impl Subject {
     /// Opens a folder and checks that it is whole and goes with the data.
     pub(super) fn open(path: &Path, dataset: Option<&Dataset>, with_tokenizer: bool) -> anyhow::Result<Subject> {
         let open = || -> anyhow::Result<Subject> {
+            if is_packed(path) {
+                anyhow::bail!(
+                    "it is a packed folder, which generate and bench latency take: give the folder that lte pack was given, \
+                     which computes the same"
+                );
+            }
             let path = &model_folder(path)?;
             let checkpoint = Checkpoint::open(path)?;
             require_complete(&checkpoint, checkpoint.model())?;

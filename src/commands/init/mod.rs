@@ -14,6 +14,7 @@ use super::inspect::{shape_json, shape_table};
 use super::output_file::OutputFile;
 use crate::cli::Printer;
 use crate::cli::arguments::Init;
+use crate::cli::shell::shell_word;
 use crate::cli::table::grouped;
 use crate::model::count::ParameterCount;
 use recipe::Recipe;
@@ -73,9 +74,11 @@ fn answer(recipe: &Recipe) -> String {
     if let Some(asked) = recipe.asked.filter(|asked| *asked as i64 != found) {
         let more = 100.0 * (found as f64 / asked as f64 - 1.0);
         text.push_str(&format!(
-            "{} parameters were asked for, the nearest shape has {} ({more:+.1} %)\n",
+            "{} parameters were asked for; of the shapes that keep the proportions of the source the nearest has {} \
+             ({more:+.1} %). Others, some of them nearer: shearling plan {} --target-params {asked}\n",
             grouped(asked),
-            grouped(found)
+            grouped(found),
+            shell_word(&recipe.folder.display().to_string())
         ));
     }
     for (part, what) in [(&recipe.prune, "prune"), (&recipe.next, "continue")] {

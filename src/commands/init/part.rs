@@ -10,7 +10,7 @@ use std::path::{Path, PathBuf};
 /// How often a row may be seen, if the data allow it.
 const EPOCHS: f64 = 4.0;
 /// Domains that are assumed while there is no data.
-const ASSUMED_DOMAINS: u64 = 7;
+pub(super) const ASSUMED_DOMAINS: u64 = 7;
 /// Part of the training rows that evaluations may forward; each costs a third of a step's.
 const EVALUATED: f64 = 0.4;
 /// The least memory without a loss of precision: what is written where nothing fits.
@@ -62,13 +62,22 @@ impl Part {
             eval_every,
             eval_rows,
             eval_rows_said: "held-out rows; evaluations stay a tenth of the time or so".to_string(),
-            // Saved steps are evaluated: on the same steps as the others.
-            save_every: ((stage.steps / 4).clamp(1, 3200) / eval_every).max(1) * eval_every,
+            save_every: save_every(&stage, eval_every),
             settings: ONE_ROW,
             memory_said: String::new(),
             disk_said: String::new(),
             time: None,
         }
+    }
+
+    /// Evaluates on so many rows of each domain, less often where that would take too much of the time.
+    pub(super) fn evaluate_on(&mut self, rows: u64, said: &str) {
+        let domains = self.rows.as_ref().map_or(ASSUMED_DOMAINS, |rows| rows.shares().count() as u64);
+        let fits = |every: &u64| fits(&self.stage, *every, domains * rows);
+        let every = [6, 4, 3, 2].map(|parts| interval(&self.stage, parts)).into_iter().find(fits);
+        self.eval_every = every.unwrap_or(interval(&self.stage, 1));
+        self.save_every = save_every(&self.stage, self.eval_every);
+        (self.eval_rows, self.eval_rows_said) = (rows, said.to_string());
     }
 
     /// Whether it is the file of the prune stage.
@@ -80,11 +89,23 @@ impl Part {
 /// Steps between evaluations, and held-out rows of each domain. The published intervals, unless that would be fewer than
 /// six evaluations; and fewer still before a domain has less than eight rows, which tell little.
 fn evaluations(stage: &Stage, domains: u64) -> (u64, u64) {
-    let every = |parts: u64| (stage.steps / parts).clamp(1, if stage.steps > 10_000 { 400 } else { 50 * 6 / parts });
-    let fits =
-        |every: u64, rows: u64| ((stage.steps / every + 2) * domains * rows) as f64 <= EVALUATED * stage.rows() as f64;
-    let choices = [6, 4, 3].into_iter().flat_map(|parts| [64, 32, 16, 8].map(|rows| (every(parts), rows)));
-    choices.into_iter().find(|(every, rows)| fits(*every, *rows)).unwrap_or((every(6), 4))
+    let choices = [6, 4, 3].into_iter().flat_map(|parts| [64, 32, 16, 8].map(|rows| (interval(stage, parts), rows)));
+    choices.into_iter().find(|(every, rows)| fits(stage, *every, domains * rows)).unwrap_or((interval(stage, 6), 4))
+}
+
+/// Steps between evaluations that are `parts` of a stage, or the published ones if those are fewer.
+fn interval(stage: &Stage, parts: u64) -> u64 {
+    (stage.steps / parts).clamp(1, if stage.steps > 10_000 { 400 } else { 50 * 6 / parts })
+}
+
+/// Whether evaluations of so many rows, one every so many steps, leave most of the time to the steps.
+fn fits(stage: &Stage, every: u64, rows: u64) -> bool {
+    ((stage.steps / every + 2) * rows) as f64 <= EVALUATED * stage.rows() as f64
+}
+
+/// Saved steps are evaluated: on the same steps as the others.
+fn save_every(stage: &Stage, eval_every: u64) -> u64 {
+    ((stage.steps / 4).clamp(1, 3200) / eval_every).max(1) * eval_every
 }
 
 /// Shortens a stage to what its data allow, at `EPOCHS` each row, but not below `least` steps: then rows are seen more

@@ -3,6 +3,7 @@
 use super::budget::{Budget, LEAST_CONTINUE_STEPS, LEAST_PRUNE_STEPS, LEAST_TOP_K_STEPS, Stages};
 use super::part::Part;
 use crate::cli::arguments::{Init, Masks};
+use crate::cli::table::duration;
 use crate::commands::model_folder::config_folder;
 use crate::commands::plan;
 use crate::commands::prepared_data::open_prepared;
@@ -49,6 +50,8 @@ pub(super) struct Recipe {
     pub(super) next_file: PathBuf,
     /// Masks to learn; without them the source is cut at once.
     pub(super) masks: Option<MaskPreset>,
+    /// Whether the budget is less than the fewest steps take.
+    pub(super) exceeded: bool,
     pub(super) prune: Part,
     pub(super) next: Part,
     pub(super) warnings: Vec<String>,
@@ -82,6 +85,7 @@ impl Recipe {
         warnings.extend(place.busy.clone());
         let shorter = |preset| shorter_rows(&model, &target, row_tokens, budget, least_steps(preset));
         let exceeded = stages.exceeded.then(|| masks.and_then(shorter));
+        warnings.extend(not_there(arguments, row_tokens));
         let file = arguments.out.clone().unwrap_or_else(|| {
             // By what was asked for: what results of it is near.
             let count = arguments.target_params.map_or(ParameterCount::of(&target).total(), |asked| asked as i64);
@@ -95,13 +99,11 @@ impl Recipe {
         let measured =
             arguments.reference_file.as_deref().filter(|file| file.is_file()).map(reference_rows).transpose()?;
         if let Some(rows) = measured.flatten() {
-            prune.eval_rows = rows;
-            prune.eval_rows_said = "held-out rows, as many as the reference losses were measured on".to_string();
+            prune.evaluate_on(rows, "held-out rows, as many as the reference losses were measured on");
         }
         if next.data == prune.data {
             // Reference losses hold for the rows that they were measured on.
-            next.eval_rows = prune.eval_rows;
-            next.eval_rows_said = prune.eval_rows_said.clone();
+            next.evaluate_on(prune.eval_rows, &prune.eval_rows_said);
         }
         let mut recipe = Recipe {
             prune,
@@ -114,6 +116,7 @@ impl Recipe {
             export: model.dtype.unwrap_or(DType::BF16),
             reference_file: arguments.reference_file.clone(),
             masks,
+            exceeded: exceeded.is_some(),
             name,
             folder,
             model,
@@ -129,8 +132,25 @@ impl Recipe {
         if let Some(shorter) = exceeded {
             let warning = too_small(&recipe, shorter);
             recipe.warnings.push(warning);
+        } else if let Some(warning) = recipe.over_time(arguments.hours) {
+            recipe.warnings.push(warning);
         }
         Ok(recipe)
+    }
+
+    /// What to say where both stages take noticeably longer than the `hours` that were given.
+    fn over_time(&self, hours: Option<f64>) -> Option<String> {
+        let asked = 3600.0 * hours?;
+        let takes = self.prune.time.as_ref()?.0 + self.next.time.as_ref()?.0;
+        let unknown = if self.next.rows.is_none() { ", evaluations not counted" } else { "" };
+        (takes > OVER_TIME * asked).then(|| {
+            format!(
+                "both stages take about {}{unknown}, more than the {} of --hours: the cut and evaluations come on top of the \
+                 steps that fill it",
+                duration(takes),
+                duration(asked)
+            )
+        })
     }
 
     /// Tells both stages how long they take, as `plan` counts it.
@@ -199,6 +219,28 @@ fn wish(arguments: &Init) -> Wish {
     }
 }
 
+/// Files that were named and are not there, in case their names are misspelt.
+fn not_there(arguments: &Init, row_tokens: i64) -> Vec<String> {
+    let data = [("--data", arguments.data.as_deref()), ("--continue-data", arguments.continue_data.as_deref())];
+    let missing =
+        data.into_iter().filter_map(|(option, path)| Some((option, path?))).filter(|(_, path)| !path.exists());
+    let mut said: Vec<String> = missing
+        .map(|(option, path)| {
+            format!(
+                "{option}: there is no {} yet: rows of {row_tokens} tokens are assumed, and domains that are alike",
+                path.display()
+            )
+        })
+        .collect();
+    said.extend(arguments.reference_file.as_deref().filter(|file| !file.exists()).map(|file| {
+        format!(
+            "--reference-file: there is no {} yet: shearling eval MODEL --data DIR --write-reference FILE measures it",
+            file.display()
+        )
+    }));
+    said
+}
+
 /// The prepared data, if it is there.
 fn open(path: &Path) -> anyhow::Result<Option<Dataset>> {
     path.exists().then(|| open_prepared(path)).transpose()
@@ -239,6 +281,9 @@ fn budget(arguments: &Init, place: &Place) -> anyhow::Result<Budget> {
     Ok(Budget::Flops(hours * 3600.0 * rate))
 }
 
+/// Beyond the budget by this factor is told.
+const OVER_TIME: f64 = 1.02;
+
 /// Rows below which text is cut into pieces too small to learn from.
 const SHORTEST_ROWS: i64 = 128;
 
@@ -257,8 +302,7 @@ fn shorter_rows(
 
 fn too_small(recipe: &Recipe, shorter: Option<i64>) -> String {
     let seconds = recipe.prune.time.as_ref().zip(recipe.next.time.as_ref()).map(|(prune, next)| prune.0 + next.0);
-    let takes =
-        seconds.map_or(String::new(), |seconds| format!(" and take about {}", crate::cli::table::duration(seconds)));
+    let takes = seconds.map_or(String::new(), |seconds| format!(" (in all about {})", duration(seconds)));
     let Some(preset) = recipe.masks else {
         return format!(
             "the budget is less than {LEAST_CONTINUE_STEPS} steps of the continuation, which the files have nevertheless{takes}; give more with \
@@ -267,7 +311,8 @@ fn too_small(recipe: &Recipe, shorter: Option<i64>) -> String {
     };
     if preset != MaskPreset::LlmShearing {
         return format!(
-            "the budget is less than the fewest steps that the files have{takes}; give more with --hours or --tokens"
+            "the budget is less than the files take, which have the fewest steps that make sense{takes}; give more with --hours \
+             or --tokens"
         );
     }
     format!(

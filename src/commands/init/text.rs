@@ -1,7 +1,8 @@
 //! The two files that `init` writes, every value with its reason.
 
-use super::part::Part;
-use super::recipe::Recipe;
+use super::budget::LEAST_CONTINUE_STEPS;
+use super::part::{ASSUMED_DOMAINS, Part};
+use super::recipe::{Recipe, least_steps};
 use crate::cli::table::grouped;
 use crate::config::MomentKind;
 use crate::model::count::{ParameterCount, forward_flops_per_token};
@@ -124,7 +125,7 @@ fn distillation(text: &mut String, recipe: &Recipe) {
     let more = forward(&recipe.model) / (3.0 * forward(&recipe.target));
     let _ = write!(
         text,
-        "\n# To learn from the source's predictions as well, better at equal tokens, a step then costs {:.1} times as much:\n\
+        "\n# To learn from the source's predictions as well, better at equal tokens, for {:.1} times the FLOPs of a step:\n\
          # [distill]\n# teacher = {}\n# weight = 0.5\n",
         1.0 + more,
         quoted(&recipe.folder)
@@ -168,6 +169,9 @@ fn taken(recipe: &Recipe, part: &Part) -> String {
     let tokens = grouped((part.stage.rows() as i64) * recipe.row_tokens);
     let tokens = if recipe.masks.is_none() && part.prunes() { format!("No training: {tokens}") } else { tokens };
     let time = part.time.as_ref().map_or(String::new(), |(_, said)| format!(", about {said}, {}", recipe.rate_said));
+    // The comparison is made on rows of every domain.
+    let assumed = recipe.masks.is_none() && part.prunes() && part.rows.is_none() && !time.is_empty();
+    let time = if assumed { format!("{time}, with {ASSUMED_DOMAINS} domains") } else { time };
     format!("{tokens} tokens{time}.")
 }
 
@@ -265,7 +269,9 @@ fn reference_path(recipe: &Recipe) -> std::path::PathBuf {
 
 fn train(text: &mut String, recipe: &Recipe, part: &Part, warmup: u64, warmup_said: &str) {
     let (stage, settings) = (&part.stage, &part.settings);
+    let least = recipe.masks.filter(|_| part.prunes()).map_or(LEAST_CONTINUE_STEPS, least_steps);
     let said = match recipe.masks.filter(|_| part.prunes()) {
+        _ if recipe.exceeded && stage.steps <= least => "the fewest that make sense; the budget would be less",
         Some(MaskPreset::LlmShearing) => "a third of the budget; below 300 most masks stay undecided",
         Some(MaskPreset::TopK | MaskPreset::Deterministic) => "a third of the budget; decided after any number",
         None => "from the budget; more is better",

@@ -34,7 +34,7 @@ pub(super) fn model(arguments: &InspectModel) -> anyhow::Result<ExitStatus> {
         ),
     };
     let text = tokens.as_ref().map(SpecialTokens::text).unwrap_or_default();
-    printer.data(format!("{}\n{text}{report}\n", shape_table(&[("", model)])), || {
+    printer.data(format!("{}\n{text}{report}\n", shape_table(&[("model", model)])), || {
         json!({
             "path": arguments.path,
             "shape": shape_json(model),

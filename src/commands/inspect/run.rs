@@ -57,7 +57,13 @@ fn text(history: &RunHistory, terminal: Terminal) -> String {
     };
     let reference = history.stories.iter().find_map(DomainStory::reference_rows);
     let reference = reference.map_or(String::new(), |rows| format!("; source: its reference loss, {rows}"));
-    let stories_title = format!("{stories_title}{reference}");
+    let rotated = match history.starts_in_principal_basis() {
+        true => {
+            "; source: as it was before step 1, turned into its principal basis, so not to the last digit the source's own"
+        }
+        false => "",
+    };
+    let stories_title = format!("{stories_title}{reference}{rotated}");
     let (sampled, stories) = match history.experts.is_some() {
         true => (experts::sampled_steps(history), Table::default()),
         false => (tables::sampled_steps(history), tables::stories(history)),
@@ -66,7 +72,10 @@ fn text(history: &RunHistory, terminal: Terminal) -> String {
         ("curves over the steps; losses in nats per token", tables::curves(history, width)),
         (sampled_title, sampled),
         ("losses of an lte run", experts::losses(history)),
-        ("units that run, on held-out rows; of 2, 4, 8 rows together", experts::evaluations(history)),
+        (
+            "units that run, on held-out rows; \"N rows\": of so many rows together, up to those of a forward",
+            experts::evaluations(history),
+        ),
         ("units that run by layer, at the last evaluation", experts::layers(history)),
         (&validation_title, evaluation_tables::validation(history, width)),
         (&stories_title, stories),
@@ -78,8 +87,8 @@ fn text(history: &RunHistory, terminal: Terminal) -> String {
             evaluation_tables::excess(history, width),
         ),
         (
-            "constraint at the last step: sparsity by mask, the row furthest from its target, multipliers; the trend is of \
-             the violation",
+            "constraint at the last step: sparsity by mask, the row furthest from its target, multipliers where there are some; \
+             the trend is of the violation",
             tables::constraints(history, width),
         ),
         ("undecided units by step, in the layers that the cut keeps", tables::polarisation(history)),
@@ -175,14 +184,20 @@ fn written(written: &WrittenModel) -> String {
             None => (check.written, check.written_bound),
         };
         let verdict = if check.verdict() == Some(false) { "not proven equal: " } else { "" };
+        // A cut at once has no masks.
+        let masked = if written.cut.is_some() { "its source, cut alike," } else { "the masked model" };
         text.push_str(&format!(
-            "; {verdict}differs from the masked model by {} of the largest logit (bound {})",
+            "; {verdict}differs from {masked} by {} of the largest logit (bound {})",
             number(error),
             number(bound)
         ));
         if let Some(kl) = check.mean_kl {
             text.push_str(&format!(", rounding costs a KL divergence of {kl:.1e}"));
         }
+    }
+    if let Some(cut) = &written.cut {
+        let rows = counted(cut.rows, "held-out row");
+        text.push_str(&format!("\nloss on {rows}: {:.4} before the cut, {:.4} after", cut.source, cut.cut));
     }
     text + "\n"
 }

@@ -13,6 +13,11 @@ pub(super) const LEAST_SAMPLES: usize = 3;
 /// Events that are listed.
 const LISTED_EVENTS: usize = 20;
 
+/// Curves of the multipliers.
+const OF_MULTIPLIERS: [&str; 2] = ["loss, Lagrangian", "… multipliers"];
+/// Violations that are shown as 0.0000 have no trend.
+const LEAST_VIOLATION: f64 = 5e-5;
+
 /// Columns of a trend.
 const TREND: std::ops::RangeInclusive<usize> = 5..=40;
 
@@ -64,20 +69,30 @@ fn curves_with(history: &RunHistory, width: usize) -> Table {
     let domains = steps.domains.iter().map(|domain| (format!("loss, {}", domain.domain), &domain.loss));
     let multipliers = steps.modules.iter().flat_map(|module| {
         let named = |name: &str| format!("{name}, {}", module.module);
-        [(named("λ1"), &module.lambda_1), (named("λ2"), &module.lambda_2)]
+        [(named("λ1"), &module.lambda_1), (named("λ2"), &module.lambda_2)].into_iter().filter(|(_, c)| !is_unused(c))
     });
     // A sum of one part is that part.
     let sums = [
         ("loss, total", steps.loss_total == steps.loss_cross_entropy),
         ("… weights", steps.gradient_norm_weights == steps.gradient_norm_total),
     ];
+    // Masks with an exact count have no multipliers; their records hold zeros.
+    let unused = |name: &str, column: &Column| OF_MULTIPLIERS.contains(&name) && is_unused(column);
     let told = |name: &str| !sums.contains(&(name, true));
-    let columns = columns.into_iter().filter(|(name, _)| told(name)).map(|(name, column)| (name.to_string(), column));
+    let columns = columns
+        .into_iter()
+        .filter(|(name, column)| told(name) && !unused(name, column))
+        .map(|(name, column)| (name.to_string(), column));
     let columns = columns.chain(domains).chain(multipliers);
     for (name, column) in columns.filter(|(_, column)| column.iter().any(Option::is_some)) {
         table.row(std::iter::once(name).chain(range(column)).chain([sparkline(column, width)]));
     }
     table
+}
+
+/// Whether nothing but zeros is recorded.
+pub(super) fn is_unused(column: &Column) -> bool {
+    column.iter().flatten().all(|value| *value == 0.0)
 }
 
 fn range(column: &Column) -> [String; 4] {
@@ -160,7 +175,7 @@ pub(super) fn stories(history: &RunHistory) -> Table {
             story.domain.clone(),
             loss(story.source),
             loss(story.cut),
-            story.degradation.map_or("–".to_string(), |degradation| format!("{degradation:+.1} SE")),
+            story.degradation_tenths().map_or("–".to_string(), |errors| format!("{errors:+.1} SE")),
             loss(story.last),
             story.recovered.map_or("–".to_string(), |share| format!("{:.0} %", 100.0 * share)),
             optional(story.first_proportion, 3),
@@ -207,19 +222,21 @@ pub(super) fn constraints(history: &RunHistory, width: usize) -> Table {
 fn constraints_with(history: &RunHistory, width: usize) -> Table {
     let mut table = Table::new(["mask", "expected", "target", "violation", "worst row", "λ1", "λ2", "trend"]);
     let last = |column: &Column| optional(ends(column).1, 4);
+    let multiplier = |column: &Column| if is_unused(column) { "–".to_string() } else { last(column) };
     for module in &history.steps.modules {
+        let violated = module.violation.iter().flatten().any(|value| value.abs() >= LEAST_VIOLATION);
         table.row([
             module.module.clone(),
             last(&module.expected_sparsity),
             last(&module.target_sparsity),
             last(&module.violation),
             last(&module.worst_row_violation),
-            last(&module.lambda_1),
-            last(&module.lambda_2),
-            sparkline(&module.violation, width),
+            multiplier(&module.lambda_1),
+            multiplier(&module.lambda_2),
+            if violated { sparkline(&module.violation, width) } else { String::new() },
         ]);
     }
-    table
+    table.without_empty_columns()
 }
 
 /// Units between open and closed, at about ten snapshots.
@@ -331,6 +348,23 @@ mod tests {
         assert!(heading.contains("1,000,000") && heading.contains("1,001,900"), "{heading}");
         let narrow = validation(&history, 80).to_string();
         assert!(narrow.lines().next().unwrap().contains("1,001,900"), "the last one is always there: {narrow}");
+    }
+
+    #[test]
+    fn multipliers_that_are_never_used_are_not_shown() {
+        let mut history = long();
+        let constrained = constraints(&history, 100).to_string();
+        assert!(constrained.contains("λ1") && constrained.contains("trend"), "{constrained}");
+        let count = history.steps.len();
+        history.steps.loss_lagrangian = vec![Some(0.0); count];
+        let module = &mut history.steps.modules[0];
+        (module.lambda_1, module.lambda_2) = (vec![Some(0.0); count], vec![Some(0.0); count]);
+        module.violation = vec![Some(8e-8); count];
+        let text = curves(&history, 100).to_string() + &constraints(&history, 100).to_string();
+        for shown in ["λ", "Lagrangian", "▁▁"] {
+            assert!(!constraints(&history, 100).to_string().contains(shown), "{shown} in {text}");
+        }
+        assert!(!text.contains("λ") && !text.contains("Lagrangian"), "{text}");
     }
 
     #[test]

@@ -26,6 +26,7 @@ use crate::hf::Checkpoint;
 use crate::native::runtime::cards::Card;
 use crate::native::runtime::device::{self, DeviceError};
 use crate::prune::convert::require_complete;
+use crate::train::saved_run::refuse_existing;
 use crate::train::setup::{Device, other_tokenizer};
 use crate::train::{Absent, Findings, Outline, Setup};
 use anyhow::Context;
@@ -96,7 +97,7 @@ fn planned_stages(
     for (number, stage) in stages(config).into_iter().enumerate() {
         let mut outline = outline(stage.clone(), device, hf_config.take(), row_tokens)?;
         for file in &source.derived_from {
-            let note = format!("its shape is what {} will write", file.display());
+            let note = format!("its shape is what the run of {} will write", file.display());
             outline.findings.not_checked.push(format!("the source, which is not there yet: {note}"));
         }
         let whole = outline.findings.absent.is_empty();
@@ -110,6 +111,12 @@ fn planned_stages(
         if !fine {
             break;
         }
+    }
+    // The one whose folder must not be there yet; the runs before the last cut are gone on with.
+    if let Some(outline) = planned.last_mut().filter(|_| !for_elsewhere(arguments))
+        && let Err(error) = refuse_existing(&config.run.directory)
+    {
+        outline.findings.problem(&error);
     }
     Ok(planned)
 }

@@ -24,6 +24,10 @@ use crate::train::memory::checkpoint_bytes;
 use crate::train::setup::compute_dtype;
 use serde_json::{Value, json};
 
+/// What a limit on the process has to leave room for.
+const BESIDE_THE_PEAK: &str =
+    "  without what the program itself takes (libtorch, mapped files): 0.1 to 0.4 GiB more where that was measured\n";
+
 /// The answer.
 pub(super) struct PlanReport {
     small: Option<ModelConfig>,
@@ -170,6 +174,9 @@ impl PlanReport {
             }
             None => format!("peak memory, predicted ({}): {}\n", computed(outline), self.places.memory),
         });
+        if !outline.device.is_cuda() {
+            text.push_str(BESIDE_THE_PEAK);
+        }
         text.push_str(&self.places.text(outline.device));
         text.push_str(&self.ranks.as_ref().map(RankPlan::text).unwrap_or_default());
         text.push_str(&match &self.cost.one_shot {
@@ -209,7 +216,7 @@ impl PlanReport {
         );
         text.push_str(&match self.cost.eval_flops {
             Some(flops) => format!(
-                "FLOPs: {:.3e} training + {flops:.3e} in {} evaluations ({:.1} %)\n",
+                "FLOPs: {:.3e} training + {flops:.3e} in {} evaluations ({:.1} % of the training)\n",
                 self.cost.train_flops,
                 self.cost.evaluations,
                 100.0 * flops / self.cost.train_flops
@@ -234,7 +241,7 @@ impl PlanReport {
         };
         format!(
             "cut at once by {}{basis}{measured}; no step is taken, no checkpoint written\n\
-             FLOPs: {:.3e} scores + {:.3e} basis + {:.3e} comparison in fp64\n",
+             FLOPs: {:.3e} scores + {:.3e} basis + {:.3e} comparison in fp64, where a product takes as long as four\n",
             table.method().name(),
             cost.scoring_flops,
             cost.basis_flops,

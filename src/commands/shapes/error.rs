@@ -19,7 +19,7 @@ pub(in crate::commands) enum ShapeError {
     /// No shape is near enough, or none is small enough.
     #[error(
         "no shape near {asked} is in reach: the nearest has {nearest} (hidden {}, intermediate {}, {}, {}). In \
-         reach are {least} to {source_has}; give another number, or sizes of your own (`shearling init` takes --hidden-size, \
+         reach are {least} to {source_has}, which is the source itself; give another number, or sizes of your own (`shearling init` takes --hidden-size, \
          --layers and others)",
         shape.hidden_size, shape.intermediate_size, counted(shape.num_hidden_layers, "layer"),
         counted(shape.num_attention_heads, "head")

@@ -124,7 +124,10 @@ fn near(search: &Search, wish: &Wish) -> Result<Shape, ShapeError> {
         intermediate_size: wish.intermediate_size,
     };
     let refused = || no_heads(search.model, wish, wish.hidden_size.unwrap_or(source.hidden_size));
-    let (least, smallest) = search.least(&room).ok_or_else(refused)?;
+    let (_, smallest) = search.least(&room).ok_or_else(refused)?;
+    // Of any need: a small one leaves fewer layers.
+    let lowest = Room { layers: wish.layers.unwrap_or_else(|| fewest_layers(search.model)), ..room.clone() };
+    let (least, _) = search.least(&lowest).ok_or_else(refused)?;
     if need.goal() >= before {
         return Err(ShapeError::NotSmaller {
             asked: need.said(),
@@ -158,8 +161,12 @@ fn kept_layers(search: &Search) -> i64 {
     let linear = need.amount(model) - norms - prunable;
     // linear·w + prunable·w² = goal, for a width factor w.
     let width = ((linear * linear + 4.0 * prunable * need.goal()).sqrt() - linear) / (2.0 * prunable);
-    let part = if width * width < WIDTH_ONLY { KEPT_LAYERS } else { 1.0 };
-    ((model.num_hidden_layers as f64 * part).round() as i64).max(1)
+    if width * width < WIDTH_ONLY { fewest_layers(model) } else { model.num_hidden_layers }
+}
+
+/// Layers of the smallest shapes.
+fn fewest_layers(model: &ModelConfig) -> i64 {
+    ((model.num_hidden_layers as f64 * KEPT_LAYERS).round() as i64).max(1)
 }
 
 /// Numbers of heads that are left by those that are given.

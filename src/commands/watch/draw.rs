@@ -210,19 +210,22 @@ impl View<'_> {
 
     fn modules(&self) -> Option<Table> {
         let mut table = Table::new(["module", "sparsity", "target", "violation", "λ1", "λ2"]);
+        // Masks with an exact count have no multipliers: theirs stay zero.
+        let moved = |value: Option<f64>| value.is_some_and(|value| value != 0.0);
+        let multiplied = self.live.modules.iter().any(|module| moved(module.lambda_1) || moved(module.lambda_2));
         for module in &self.live.modules {
             let numbers = [
                 optional(module.expected_sparsity, 4),
                 optional(module.target_sparsity, 4),
                 optional(module.violation, 4),
-                optional(module.lambda_1, 4),
-                optional(module.lambda_2, 4),
+                optional(module.lambda_1.filter(|_| multiplied), 4),
+                optional(module.lambda_2.filter(|_| multiplied), 4),
             ];
             table.row(std::iter::once(module.module.clone()).chain(numbers));
         }
         let overall = [optional(self.live.expected_sparsity, 4), optional(self.live.target_sparsity, 4)];
         table.row(std::iter::once("overall".to_string()).chain(overall));
-        (!self.live.modules.is_empty()).then_some(table)
+        (!self.live.modules.is_empty()).then(|| table.without_empty_columns())
     }
 
     fn domains(&self) -> Option<Table> {

@@ -1,8 +1,9 @@
 //! Answers about the domains: which were degraded, which recovered, where the data went.
 
-use super::{Answer, Verdict, from_eval};
+use super::{Answer, Verdict};
 use crate::inspect::{DomainStory, HeldOutLoss, Later, RunHistory};
-use crate::report::lineage::{RunView, stories};
+use crate::report::from_eval;
+use crate::report::lineage::RunView;
 use crate::report::number::{Unit, decimals, listed, significant};
 use crate::report::side_files::EvalFile;
 use crate::words::{counted, plural};
@@ -11,7 +12,7 @@ use crate::words::{counted, plural};
 const DEGRADED_ERRORS: f64 = 2.0;
 /// Shares of all tokens that differ by less count as the same.
 const EVEN: f64 = 0.005;
-/// A proportion that was higher than at both ends by more than this is told.
+/// A proportion that was higher, or lower, than at both ends by more than this is told.
 const PEAK: f64 = 0.02;
 /// So many domains are named one by one, even where they are all.
 const NAMED: usize = 3;
@@ -21,7 +22,7 @@ const RECOVERED: f64 = 0.95;
 pub(super) fn degraded(line: &[&RunView], all: &[RunView], eval: Option<&EvalFile>) -> Answer {
     const QUESTION: &str = "Which domains did pruning degrade, and which recovered?";
     let last = line.iter().rfind(|run| !run.history.is_lte()).map_or(String::new(), |run| run.label.clone());
-    let recorded = stories(line, all);
+    let recorded = from_eval::recorded(line, all, eval);
     let stories = match recorded.iter().any(|story| story.damage().is_some()) {
         true => recorded,
         false => Some(from_eval::stories(line, all, eval)).filter(|told| !told.is_empty()).unwrap_or(recorded),
@@ -110,10 +111,8 @@ fn story_point(story: &DomainStory, last: &str) -> String {
     let name = &story.domain;
     let Some(damage) = story.damage() else { return unmeasured_point(story, last) };
     let rows = if story.paired { " of the differences row by row" } else { " of the two means" };
-    // Cut, not rounded: 1.96 is below two.
-    let tenths = |errors: f64| (errors * 10.0).trunc() / 10.0;
     let errors =
-        story.degradation.map_or(String::new(), |errors| format!(", {:.1} standard errors{rows}", tenths(errors)));
+        story.degradation_tenths().map_or(String::new(), |errors| format!(", {errors:.1} standard errors{rows}"));
     let now = match (story.later, story.recovered) {
         (Later::SameRows, Some(part)) if part >= 1.0 => format!(", now {} (all recovered)", loss(story.last)),
         (Later::SameRows, Some(part)) if part < 0.0 => format!(", now {} (worse since the cut)", loss(story.last)),
@@ -183,10 +182,10 @@ pub(super) fn data(line: &[&RunView]) -> Answer {
     let points = stories.iter().map(|story| {
         let moved = match (story.first_proportion, story.last_proportion) {
             (Some(first), Some(last)) => {
-                let peak = peak(line, &story.domain, first.max(last)).unwrap_or_default();
+                let extremes = extremes(line, &story.domain, first.min(last), first.max(last));
                 let (first, last) = (Unit::Percent.text(first), Unit::Percent.text(last));
                 let way = if first == last { first } else { format!("{first} → {last}") };
-                format!("; proportion {way}{peak}")
+                format!("; proportion {way}{extremes}")
             }
             _ => String::new(),
         };
@@ -207,17 +206,25 @@ pub(super) fn data(line: &[&RunView]) -> Answer {
     Answer::new("data", QUESTION, Verdict::Fact, answer).with(points.collect())
 }
 
-/// The highest proportion of a domain, with its place, where it is well above both `ends`: it explains the rows then.
-fn peak(line: &[&RunView], domain: &str, ends: f64) -> Option<String> {
-    let of_run = |run: &&RunView| {
+/// The lowest and the highest proportion of a domain, each with its place, where it is well outside of what the mix began and
+/// ended with: it explains the rows then.
+fn extremes(line: &[&RunView], domain: &str, low: f64, high: f64) -> String {
+    let mut known: Vec<(&str, u64, f64)> = Vec::new();
+    for run in line {
         let steps = &run.history.steps;
-        let of_domain = steps.domains.iter().find(|steps| steps.domain == domain)?;
-        let known = steps.step.iter().zip(&of_domain.proportion).filter_map(|(step, share)| Some((*step, (*share)?)));
-        let (step, share) = known.max_by(|a, b| a.1.total_cmp(&b.1))?;
-        Some((run.label.clone(), step, share))
+        let of_domain = steps.domains.iter().filter(|steps| steps.domain == domain);
+        let shares = of_domain.flat_map(|of_domain| steps.step.iter().zip(&of_domain.proportion));
+        known.extend(shares.filter_map(|(step, share)| Some((run.label.as_str(), *step, (*share)?))));
+    }
+    let lowest = known.iter().min_by(|a, b| a.2.total_cmp(&b.2)).filter(|(.., share)| *share < low - PEAK);
+    // Of several alike the first.
+    let highest = known.iter().rev().max_by(|a, b| a.2.total_cmp(&b.2)).filter(|(.., share)| *share > high + PEAK);
+    let said = |what: &str, found: Option<&(&str, u64, f64)>| {
+        found.map_or(String::new(), |(run, step, share)| {
+            format!(", {what} {} at step {step} of {run}", Unit::Percent.text(*share))
+        })
     };
-    let (run, step, share) = line.iter().filter_map(of_run).max_by(|a, b| a.2.total_cmp(&b.2))?;
-    (share > ends + PEAK).then(|| format!(", highest {} at step {step} of {run}", Unit::Percent.text(share)))
+    said("highest", highest) + &said("lowest", lowest)
 }
 
 #[cfg(test)]
@@ -273,6 +280,8 @@ mod tests {
         };
         let rose = of([run([0.167, 0.442, 0.4]), run([0.4, 0.3, 0.239])]);
         assert!(rose.ends_with("proportion 16.7 % → 23.9 %, highest 44.2 % at step 20 of prune."), "{rose}");
+        let fell = of([run([0.1, 0.07, 0.05]), run([0.1, 0.1, 0.1])]);
+        assert!(fell.ends_with("proportion 10 %, lowest 5 % at step 30 of prune."), "{fell}");
         let steady = of([run([0.2, 0.25, 0.3]), run([0.3, 0.315, 0.3])]);
         assert!(steady.ends_with("proportion 20 % → 30 %."), "{steady}");
     }

@@ -6,7 +6,7 @@ use crate::inspect::columns::ends;
 use crate::inspect::{ModuleSteps, RunHistory, SurvivingLayer, WrittenEquivalence};
 use crate::report::figures::shape_differences;
 use crate::report::number::{Unit, grouped, listed, ranges, significant};
-use crate::words::thousands;
+use crate::words::{counted, thousands};
 use serde_json::Value;
 
 /// Expected and target sparsity may differ by so much; the same as for the choice of the best checkpoint.
@@ -83,7 +83,11 @@ pub(super) fn one_shot(history: &RunHistory) -> Answer {
         ("hidden_size", "hidden dimensions"),
     ];
     let answer = format!("A one-shot cut without training: it kept {}.", listed(&parts.map(part)));
-    let points = vec!["It has no masks, so which ones it kept is not recorded.".to_string()];
+    let mut points = vec!["It has no masks, so which ones it kept is not recorded.".to_string()];
+    if let Some(cut) = history.written.as_ref().and_then(|written| written.cut) {
+        let rows = counted(cut.rows, "held-out row");
+        points.push(format!("Loss on {rows}: {:.4} before the cut, {:.4} after.", cut.source, cut.cut));
+    }
     Answer::new("survivors", WHICH_KEPT, Verdict::Fact, answer).with(points)
 }
 
@@ -212,12 +216,16 @@ pub(super) fn settled(history: &RunHistory) -> Answer {
 }
 
 pub(super) fn equivalence(history: &RunHistory) -> Answer {
-    const QUESTION: &str = "Does the exported model match the masked one?";
+    // A cut at once has no masks.
+    let question = match history.one_shot {
+        true => "Does the exported model match its source, cut alike?",
+        false => "Does the exported model match the masked one?",
+    };
     let written = history.written.as_ref();
     let Some(check) = written.and_then(|written| written.equivalence.as_ref()) else {
         return Answer::new(
             "equivalence",
-            QUESTION,
+            question,
             Verdict::Open,
             "No comparison is recorded: no model has been exported yet.",
         );
@@ -241,15 +249,21 @@ pub(super) fn equivalence(history: &RunHistory) -> Answer {
     }
     let (verdict, answer) = match check.verdict() {
         None => (Verdict::Open, "The comparison is recorded without numbers."),
+        Some(true) if history.one_shot => {
+            (Verdict::Good, "Yes: on real rows its logits match those of the source with what was cut closed.")
+        }
         Some(true) => (
             Verdict::Good,
             "Yes: on real rows its logits match those of the masked model when that is cut to the target.",
         ),
+        Some(false) if history.one_shot => {
+            (Verdict::Bad, "Not proven: it differs from the source with what was cut closed by more than is allowed.")
+        }
         Some(false) => {
             (Verdict::Bad, "Not proven: it differs from the masked model, cut to the target, by more than is allowed.")
         }
     };
-    Answer::new("equivalence", QUESTION, verdict, answer).with(points)
+    Answer::new("equivalence", question, verdict, answer).with(points)
 }
 
 /// A smaller change of the loss is none.

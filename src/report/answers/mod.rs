@@ -5,7 +5,6 @@
 
 mod domains;
 mod experts;
-mod from_eval;
 mod masks;
 mod speed;
 

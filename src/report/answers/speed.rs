@@ -84,9 +84,11 @@ impl<'a> Compared<'a> {
             Some((model, factor)) => verdict(&short_name(&model.model), factor, &short_name(&self.base.model)),
             None => (Verdict::Open, "The latency file has no rates.".to_string()),
         };
+        let unsteady = best.is_some_and(|(_, factor)| is_unsteady(factor));
         // What others took from both models need not be the same.
         let (verdict, answer) = match &self.busy {
             Some(busy) => (Verdict::Fact, format!("{answer} {busy}")),
+            None if unsteady => (verdict, format!("{answer} The machine was busy; measure again.")),
             None => (verdict, answer),
         };
         let base = point(self.base, None, None);
@@ -110,13 +112,15 @@ fn named(folders: Vec<String>) -> String {
     listed(&folders.into_iter().take(NAMED_MODELS).chain(rest).collect::<Vec<_>>())
 }
 
+fn is_unsteady(factor: Spread) -> bool {
+    factor.high > UNSTEADY * factor.low
+}
+
 fn verdict(name: &str, factor: Spread, base: &str) -> (Verdict, String) {
     let (times, low, high) = (factor.median, factor.low, factor.high);
-    if high > UNSTEADY * low {
-        let answer = format!(
-            "Not clear: {name} decodes {low:.2}× to {high:.2}× as fast as {base}, depending on the round. The machine was \
-             busy; measure again."
-        );
+    if is_unsteady(factor) {
+        let answer =
+            format!("Not clear: {name} decodes {low:.2}× to {high:.2}× as fast as {base}, depending on the round.");
         return (Verdict::Fact, answer);
     }
     if low > 1.0 + MARGIN {
@@ -240,6 +244,10 @@ mod tests {
         rounds.models[1].decode.speed_over_first = Some(Spread { median: 3.0, low: 1.3, high: 7.7 });
         let unsteady = answer_of(Some(&rounds), 0);
         assert!(unsteady.verdict == Verdict::Fact && unsteady.answer.contains("1.30× to 7.70×"), "{unsteady:?}");
+        assert!(unsteady.answer.ends_with("The machine was busy; measure again."), "{unsteady:?}");
+        rounds.cpus_taken_by_others = Some(1.8);
+        let told = answer_of(Some(&rounds), 0).answer;
+        assert_eq!(told.to_lowercase().matches("machine was busy").count(), 1, "{told}");
         for unknown in [answer_of(None, 0), answer(&[]), answer(&[1.0]), answer(&[0.0, 1.0])] {
             assert_eq!(unknown.verdict, Verdict::Open, "{unknown:?}");
         }

@@ -10,6 +10,9 @@ use crate::report::chart::{Caption, DataTable, Figure, LineSpec, REFERENCE_DASH,
 use crate::report::lineage::RunView;
 use crate::report::number::Unit;
 
+/// A smaller violation or multiplier is rounding.
+const LEAST_TOLD: f64 = 1e-6;
+
 /// A column of a module.
 type Choose = fn(&ModuleSteps) -> &Column;
 
@@ -18,20 +21,37 @@ pub(super) fn section(runs: &[RunView]) -> Section {
     sparsity(&mut figures, runs);
     for (id, title, label, about, choose) in charts() {
         let spec = LineSpec::new(Caption::new(id, title, about), "step", label, Unit::Plain).include(&[0.0]);
-        add(&mut figures, spec, by_module(runs, choose), vec![]);
+        let lines = by_module(runs, choose);
+        // Masks with an exact count have no multipliers, and violations as large as their rounding.
+        let told = |line: &Series| line.values.iter().any(|(_, value)| value.abs() >= LEAST_TOLD);
+        if lines.iter().any(told) {
+            add(&mut figures, spec, lines, vec![]);
+        }
     }
-    lagrangian(&mut figures, runs);
+    if multiplied(runs) {
+        lagrangian(&mut figures, runs);
+    }
     polarisation(&mut figures, runs);
     Section {
         id: "constraint".into(),
         title: "Constraint".into(),
-        about:
-            "While pruning, multipliers push the expected sparsity of every mask to its target, which ramps up first."
-                .into(),
+        about: match multiplied(runs) {
+            true => "While pruning, multipliers push the expected sparsity of every mask to its target, which ramps up first.",
+            false => "While pruning, as many units of every mask are open as its target says, which ramps up first.",
+        }
+        .into(),
         tables: pruning(runs).filter_map(|run| settled(run, runs.len() > 1)).collect(),
         figures,
         ..Section::default()
     }
+}
+
+/// Whether a run has multipliers: those of masks with an exact count stay zero.
+fn multiplied(runs: &[RunView]) -> bool {
+    let moved = |column: &Column| column.iter().flatten().any(|value| *value != 0.0);
+    pruning(runs)
+        .flat_map(|run| &run.history.steps.modules)
+        .any(|module| moved(&module.lambda_1) || moved(&module.lambda_2))
 }
 
 fn charts() -> [(&'static str, &'static str, &'static str, &'static str, Choose); 4] {

@@ -3,15 +3,17 @@
 use super::{NamedTable, Over, Section, add, by_run, domain_names, eval_series, run_dash, step_series};
 use crate::inspect::{Column, DomainStory, HeldOutLoss, Later};
 use crate::report::chart::{Axis, Caption, DataTable, Figure, LineSpec, RowChart, RowEntry, RowMark, Series, reach};
-use crate::report::lineage::{RunView, line_name, lines, stories};
+use crate::report::from_eval;
+use crate::report::lineage::{RunView, line_name, lines};
 use crate::report::number::{Unit, decimals, significant};
+use crate::report::side_files::EvalFile;
 
-pub(super) fn section(runs: &[RunView]) -> Section {
+pub(super) fn section(runs: &[RunView], eval: Option<&EvalFile>) -> Section {
     let mut figures = Vec::new();
     let mut tables = Vec::new();
     let lines = lines(runs);
     for (number, line) in lines.iter().enumerate() {
-        let stories = stories(line, runs);
+        let stories = from_eval::recorded(line, runs, eval);
         let name = if lines.len() > 1 { format!(" ({})", line_name(line, &lines)) } else { String::new() };
         let suffix = if lines.len() > 1 { format!("-{number}") } else { String::new() };
         figures.extend(losses(&stories, &suffix, &name));
@@ -112,7 +114,7 @@ fn table(stories: &[DomainStory], name: &str) -> Option<NamedTable> {
             loss(story.source),
             loss(story.cut),
             loss(story.last),
-            story.degradation.map_or("–".into(), |degradation| format!("{degradation:+.1} SE")),
+            story.degradation_tenths().map_or("–".into(), |errors| format!("{errors:+.1} SE")),
             recovered(story),
             format!("{} → {}", share(story.first_proportion), share(story.last_proportion)),
             Unit::Count.optional(story.rows),

@@ -65,7 +65,12 @@ pub struct Slider {
 pub fn sections(runs: &[RunView], eval: Option<&EvalFile>, latency: Option<&LatencyFile>) -> Vec<Section> {
     let mut sections = vec![losses::section(runs), constraint::section(runs)];
     sections.extend(masks::sections(runs));
-    sections.extend([experts::section(runs), domains::section(runs), training::section(runs), models::sizes(runs)]);
+    sections.extend([
+        experts::section(runs),
+        domains::section(runs, eval),
+        training::section(runs),
+        models::sizes(runs),
+    ]);
     sections.extend(eval.map(models::evaluation));
     sections.extend(latency.map(models::latency));
     sections.retain(|section| !section.figures.is_empty() || !section.tables.is_empty());

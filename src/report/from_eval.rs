@@ -2,9 +2,21 @@
 //! SOURCE CUT CONTINUED` did. All models of a file are evaluated on the same rows.
 
 use crate::inspect::DomainStory;
-use crate::report::lineage::RunView;
+use crate::report::lineage::{self, RunView};
 use crate::report::measured::{Part, part_in};
 use crate::report::side_files::{EvalFile, EvalModel};
+
+/// What happened to each domain of `line`, one of the lines of `all`, as its runs recorded it; with the error row by row that the
+/// file has of the same losses, where the runs have none.
+pub(super) fn recorded(line: &[&RunView], all: &[RunView], file: Option<&EvalFile>) -> Vec<DomainStory> {
+    let (mut recorded, measured) = (lineage::stories(line, all), stories(line, all, file));
+    for story in &mut recorded {
+        if let Some(measured) = measured.iter().find(|measured| measured.domain == story.domain) {
+            story.take_paired_error(measured);
+        }
+    }
+    recorded
+}
 
 /// What the file tells of `line`, one of the lines of `all`: the cut is what its pruning run wrote, and where it stands now the
 /// last model that a later one wrote. Empty where no run of the line pruned, or the file lacks the source or the cut.
