@@ -165,7 +165,8 @@ fn every_gradient_of_a_deep_model_is_that_of_transformers_in_fp32() {
 fn every_gradient_of_a_deep_model_is_as_near_in_bf16_as_transformers_is() {
     let expected = expected();
     let (their_loss, theirs) = expected.bf16.off(&expected.fp32);
-    let quantities: [(&str, fn(&Off) -> f64); 2] = [("norm", |off| off.norm), ("component", |off| off.component)];
+    type Quantity = (&'static str, fn(&Off) -> f64);
+    let quantities: [Quantity; 2] = [("norm", |off| off.norm), ("component", |off| off.component)];
     every_way(&expected, Kind::BFloat16, |way, found| {
         let (loss, off) = found.off(&expected.fp32);
         println!("{way}: loss {loss:.1e} off, transformers {their_loss:.1e}");

@@ -216,7 +216,8 @@ unsafe fn find<F: Copy>(library: &Library, name: &CStr) -> Result<F, KernelError
     found.map(|symbol| *symbol).map_err(|error| KernelError::Call { call: "the driver", problem: error.to_string() })
 }
 
-#[cfg(all(test, target_os = "linux"))]
+#[cfg(test)]
+#[cfg(target_os = "linux")]
 mod tests {
     use super::*;
     use std::path::{Path, PathBuf};
