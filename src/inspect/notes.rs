@@ -358,8 +358,8 @@ mod tests {
         };
         let layers = note(UnitKind::KvHead, 4);
         assert!(layers.contains("the set of kept units was still changing at the last evaluation"), "{layers}");
-        assert!(layers.ends_with("kv_head (97.4 % in common in the layer that changed most) (Jaccard)"), "{layers}");
+        assert!(layers.ends_with("kv_head (97.4 % in common in the layer that changed most)"), "{layers}");
         let one = note(UnitKind::Hidden, 1);
-        assert!(one.ends_with("hidden (97.4 % in common) (Jaccard)"), "{one}");
+        assert!(one.ends_with("hidden (97.4 % in common)"), "{one}");
     }
 }

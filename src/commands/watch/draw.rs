@@ -346,6 +346,9 @@ mod tests {
         let step = &mut records[1];
         (step["learning_rate"], step["gradient_norm"]) = (json!({ "weights": 1.934e-4 }), json!({ "total": 196.0228 }));
         step["peak_memory_bytes"] = json!(1_798_299_648u64);
+        let without = view(&live(&records), Activity::Nobody).lines(100).join("\n");
+        assert!(without.contains("sparsity") && !without.contains("λ2"), "masks without multipliers: {without}");
+        records[1]["constraints"][0]["lambda_2"] = json!(0.25);
         let live = live(&records);
         let whole = view(&live, Activity::Nobody).lines(500);
         assert!(!whole.concat().contains('…'), "{whole:?}");
