@@ -433,7 +433,7 @@ fn folders_that_are_no_run_are_refused() {
     let empty = place.path().join("empty");
     std::fs::create_dir(&empty).unwrap();
     for (path, said) in
-        [(&empty, "it holds none of metrics.jsonl"), (&file, "not a folder"), (&place.path().join("no"), "No such")]
+        [(&empty, "it holds none of metrics.jsonl"), (&file, "not a folder"), (&place.path().join("no"), "does not exist")]
     {
         let output = shearling(&["inspect", "run", &path.display().to_string()]);
         let stderr = String::from_utf8_lossy(&output.stderr);
