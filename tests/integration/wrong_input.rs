@@ -354,7 +354,7 @@ fn only_a_run_that_can_go_on_is_resumed() {
     std::fs::create_dir(&folder).unwrap();
     place.refuses(&["prune", "--resume", &folder], &[&folder, "not a run folder", "resolved.toml"]);
     let absent = place.at("absent");
-    place.refuses(&["pretrain", "--resume", &absent], &[&absent, "not a run folder"]);
+    place.refuses(&["pretrain", "--resume", &absent], &[&absent, "does not exist"]);
 
     let run = place.path().join("run");
     copy_folder(&tiny_runs().join("pretrain"), &run);
@@ -384,7 +384,7 @@ fn a_step_that_is_not_there_is_refused_with_those_that_are() {
     place.refuses(&["export", &format!("{run}@last"), "--out", &out], &["@last", "step number"]);
     place.refuses(&["inspect", "masks", &format!("{run}@7")], &["no checkpoint or mask snapshot of step 7", "40]"]);
     let run = tiny_runs().join("pretrain").display().to_string();
-    place.refuses(&["inspect", "masks", &run], &["has no masks", "`pretrain`"]);
+    place.refuses(&["inspect", "masks", &run], &["has no masks", "only a run of `prune` has"]);
 }
 
 #[test]
