@@ -432,9 +432,11 @@ fn folders_that_are_no_run_are_refused() {
     std::fs::write(&file, "text").unwrap();
     let empty = place.path().join("empty");
     std::fs::create_dir(&empty).unwrap();
-    for (path, said) in
-        [(&empty, "it holds none of metrics.jsonl"), (&file, "not a folder"), (&place.path().join("no"), "does not exist")]
-    {
+    for (path, said) in [
+        (&empty, "it holds none of metrics.jsonl"),
+        (&file, "not a folder"),
+        (&place.path().join("no"), "does not exist"),
+    ] {
         let output = shearling(&["inspect", "run", &path.display().to_string()]);
         let stderr = String::from_utf8_lossy(&output.stderr);
         assert_eq!(output.status.code(), Some(2), "{stderr}");
