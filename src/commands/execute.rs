@@ -111,10 +111,10 @@ fn cut_at_once(setup: &Setup, printer: &Printer) -> anyhow::Result<Written> {
     let out = run.join(folder_name(Stage::Prune));
     refuse_taken(&out)?;
     printer.note(at_once(&setup.config));
-    let restarted = memory::restart_peak(setup.device);
+    memory::restart_peak(setup.device);
     let written = prune_one_shot(setup, out, printer)?;
     write_config(run, &setup.config)?;
-    if let Some(peak) = memory::peak_bytes(setup.device).filter(|_| restarted) {
+    if let Some(peak) = memory::peak_bytes(setup.device) {
         let whole = if setup.device.is_cuda() { "" } else { ", all of the process" };
         printer.note(format!("peak memory of the cut {}{whole}", bytes(peak as f64)));
     }

@@ -310,7 +310,8 @@ fn nothing_that_exists_is_written_over() {
     assert!(!refused.contains("--resume"), "no run is there: {refused}");
     std::fs::copy(tiny_runs().join("prune/resolved.toml"), place.path().join("run/resolved.toml")).unwrap();
     place.refuses_prune(&source, &[], &["exists already", &format!("--resume {}", place.at("run"))]);
-    {
+    // Who holds a lock is not told everywhere.
+    if Path::new("/proc/locks").exists() {
         std::fs::create_dir(place.path().join("held")).unwrap();
         let _lock = RunLock::acquire(&place.path().join("held")).unwrap();
         let held = [("run.directory", place.at("held")), ("prune.method", "activations".to_string())];
