@@ -128,9 +128,7 @@ fn product_flops(device: Device, kind: Kind) -> Result<Products, TchError> {
     while seconds.is_empty() || begun.elapsed() < MEASURE {
         let start = Instant::now();
         project(&x, &[(&weight, None)])?;
-        if let Device::Cuda(index) = device {
-            tch::Cuda::synchronize(index as i64);
-        }
+        device::synchronize(device);
         seconds.push(start.elapsed().as_secs_f64());
     }
     seconds.sort_by(f64::total_cmp);

@@ -1,8 +1,9 @@
 //! Where the time of a step goes. Off in training, where waiting for the device after every phase would cost what it
 //! measures; `bench step` turns it on.
 
+use crate::native::runtime::device::synchronize;
 use std::time::Instant;
-use tch::{Cuda, Device};
+use tch::Device;
 
 /// A part of a step.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
@@ -97,13 +98,6 @@ impl PhaseClock {
     pub(super) fn seconds(&self) -> Vec<(Phase, f64)> {
         let running = self.running.iter();
         running.flat_map(|running| Phase::ALL.into_iter().zip(running.seconds)).collect()
-    }
-}
-
-/// Waits until the device has done everything.
-fn synchronize(device: Device) {
-    if let Device::Cuda(index) = device {
-        Cuda::synchronize(index as i64);
     }
 }
 

@@ -19,7 +19,6 @@
 
 #include <algorithm>
 #include <cmath>
-#include <cstring>
 #include <map>
 
 namespace shearling {
@@ -168,73 +167,84 @@ void update_by_kernel(const std::vector<Slot>& slots, const Rule& rule, const Te
   }
 }
 
-// Tensors of one launch of the device's kernel, whose moments are of dtype M.
-template <class M>
-struct Launch {
-  cu::Adamw<M, 4> kernel{};
-  const Tensor* on = nullptr;
-  int count = 0;
-  bool packs = true;
+// Tensors of one launch of the device's kernel: moments of dtype M, W numbers at a time.
+template <class M, int W>
+class Launch {
+ public:
+  Launch(const Rule& rule, const Tensor& scale, const Tensor& skip) {
+    const Constants c = constants(rule, 1.0, 0.0);
+    kernel_.scale = numbers<float>(scale);
+    kernel_.skip = numbers<float>(skip);
+    kernel_.beta1 = c.beta1;
+    kernel_.rest1 = c.rest1;
+    kernel_.beta2 = c.beta2;
+    kernel_.rest2 = c.rest2;
+    kernel_.eps = c.eps;
+    kernel_.step_size = c.step_size;
+    kernel_.root_bias2 = c.root_bias2;
+    kernel_.sign = c.scale;
+  }
 
+  // Launches first where there is no room for one more.
   void add(const Slot& slot, float kept) {
-    if (count == cu::ADAMW_TENSORS) run();
-    on = &slot.master;
-    kernel.tensors[count] = {numbers<float>(slot.master),   numbers<float>(slot.gradient),  numbers<M>(slot.exp_avg),
-                             numbers<M>(slot.exp_avg_sq), numbers<cu::Bf16>(slot.working), slot.master.numel(), kept};
-    const auto& last = kernel.tensors[count];
-    packs = packs && in_packs(last.count, sizeof(float),
-                              {last.master, last.gradient, last.exp_avg, last.exp_avg_sq, last.working});
-    const auto blocks = static_cast<uint32_t>(divup(last.count, cu::ADAMW_BLOCK));
-    kernel.first_block[count + 1] = kernel.first_block[count] + blocks;
-    ++count;
+    if (count_ == cu::ADAMW_TENSORS) run();
+    on_ = slot.master;
+    const int64_t count = slot.master.numel();
+    kernel_.tensors[count_] = {numbers<float>(slot.master), numbers<float>(slot.gradient), numbers<M>(slot.exp_avg),
+                               numbers<M>(slot.exp_avg_sq), numbers<cu::Bf16>(slot.working), count, kept};
+    const auto blocks = static_cast<uint32_t>(divup(count, cu::ADAMW_BLOCK));
+    kernel_.first_block[count_ + 1] = kernel_.first_block[count_] + blocks;
+    ++count_;
   }
 
   void run() {
-    if (count == 0) return;
-    const Geometry geometry{kernel.first_block[count], 1, 256, 0};
-    if (packs) {
-      launch(*on, geometry, kernel);
-    } else {
-      // The same arguments, one number at a time.
-      cu::Adamw<M, 1> single;
-      static_assert(sizeof single == sizeof kernel);
-      std::memcpy(&single, &kernel, sizeof single);
-      launch(*on, geometry, single);
-    }
-    count = 0;
-    packs = true;
+    if (count_ == 0) return;
+    launch(on_, Geometry{kernel_.first_block[count_], 1, 256, 0}, kernel_);
+    count_ = 0;
   }
+
+ private:
+  cu::Adamw<M, W> kernel_{};
+  Tensor on_;
+  int count_ = 0;
 };
 
+// Tensors whose moments are of dtype M: those that can be moved 16 bytes at a time, and the others.
 template <class M>
-Launch<M> launch_of(const Rule& rule, const Tensor& scale, const Tensor& skip) {
-  const Constants c = constants(rule, 1.0, 0.0);
-  Launch<M> launch;
-  launch.kernel.scale = numbers<float>(scale);
-  launch.kernel.skip = numbers<float>(skip);
-  launch.kernel.beta1 = c.beta1;
-  launch.kernel.rest1 = c.rest1;
-  launch.kernel.beta2 = c.beta2;
-  launch.kernel.rest2 = c.rest2;
-  launch.kernel.eps = c.eps;
-  launch.kernel.step_size = c.step_size;
-  launch.kernel.root_bias2 = c.root_bias2;
-  launch.kernel.sign = c.scale;
-  return launch;
-}
+class Launches {
+ public:
+  Launches(const Rule& rule, const Tensor& scale, const Tensor& skip)
+      : packed_(rule, scale, skip), single_(rule, scale, skip) {}
+
+  void add(const Slot& slot, float kept) {
+    const bool packs = in_packs(slot.master.numel(), sizeof(float),
+                                {slot.master.data_ptr(), slot.gradient.data_ptr(), slot.exp_avg.data_ptr(),
+                                 slot.exp_avg_sq.data_ptr(), numbers<char>(slot.working)});
+    packs ? packed_.add(slot, kept) : single_.add(slot, kept);
+  }
+
+  void run() {
+    packed_.run();
+    single_.run();
+  }
+
+ private:
+  Launch<M, 4> packed_;
+  Launch<M, 1> single_;
+};
 
 void update_by_device_kernel(const std::vector<Slot>& slots, const Rule& rule, const Tensor& scale_,
                              const Tensor& skip_) {
   const Tensor scale = scale_.to(at::kFloat), skip = skip_.to(at::kFloat);
-  auto wide = launch_of<float>(rule, scale, skip);
-  auto small = launch_of<cu::Bf16>(rule, scale, skip);
+  Launches<float> fp32(rule, scale, skip);
+  Launches<cu::Bf16> bf16(rule, scale, skip);
   for (const Slot& slot : slots) {
     const float kept = constants(rule, 1.0, slot.weight_decay).kept;
-    slot.exp_avg.scalar_type() == at::kFloat ? wide.add(slot, kept) : small.add(slot, kept);
+    slot.exp_avg.scalar_type() == at::kFloat ? fp32.add(slot, kept) : bf16.add(slot, kept);
     mark_changed(slot);
   }
-  wide.run();
-  small.run();
+  fp32.run();
+  bf16.run();
 }
 
 // The arguments of one call of libtorch's fused kernel, which knows one weight decay.

@@ -143,8 +143,8 @@ pub fn complaint(device: Device) -> Option<String> {
     }
 }
 
-/// Whether a plan for `device` has to reckon with operators that are composed of libtorch's. A GPU that is not here is taken to
-/// have kernels.
+/// Whether a plan for `device` has to count what operators composed of libtorch's keep. A GPU that is not here is assumed to have
+/// kernels.
 pub fn composes(device: Device) -> bool {
     match device {
         Device::Cuda(gpu) if (gpu as i64) < tch::Cuda::device_count() => state(gpu).is_err(),

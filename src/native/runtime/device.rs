@@ -76,6 +76,13 @@ pub fn of_rank(name: &str, local_rank: usize, local_size: usize) -> Result<Devic
     }
 }
 
+/// Waits until a device has done everything that it was given; the CPU has.
+pub fn synchronize(device: Device) {
+    if let Device::Cuda(index) = device {
+        Cuda::synchronize(index as i64);
+    }
+}
+
 /// A device as people write it: `CPU`, `cuda:0`.
 pub fn name(device: Device) -> String {
     match device {

@@ -105,7 +105,8 @@ mod tests {
         let error = count(|| x.f_view([5]).map(|_| ())).unwrap_err().to_string();
         assert!(error.contains("shape"), "{error}");
         assert!(count(|| count(|| Ok::<_, TchError>(()))).is_err());
-        assert!(count(|| x.f_exp()).is_ok());
+        let (launches, _) = count(|| x.f_exp()).unwrap();
+        assert_eq!(launches.into_iter().collect::<Vec<_>>(), [("aten::exp".to_string(), 1)], "an error ends its count");
     }
 
     #[test]

@@ -1,8 +1,9 @@
 //! The clock of a step: CPU time where one thread computes, since a neighbour that takes the core away then does not count;
 //! with several threads, which wait for each other, and on a GPU, which is waited for, the time that passes.
 
+use crate::native::runtime::device::synchronize;
 use std::time::{Duration, Instant};
-use tch::{Cuda, Device};
+use tch::Device;
 
 /// Seconds that `step` takes on `device`, and what it gives.
 pub(super) fn timed<T>(device: Device, step: impl FnOnce() -> anyhow::Result<T>) -> anyhow::Result<(f64, T)> {
@@ -13,12 +14,6 @@ pub(super) fn timed<T>(device: Device, step: impl FnOnce() -> anyhow::Result<T>)
     synchronize(device);
     let spent = cpu.zip(cpu_time()).filter(|_| alone).map(|(before, after)| after.saturating_sub(before));
     Ok((spent.unwrap_or_else(|| wall.elapsed()).as_secs_f64(), made))
-}
-
-fn synchronize(device: Device) {
-    if let Device::Cuda(index) = device {
-        Cuda::synchronize(index as i64);
-    }
 }
 
 /// CPU time of this thread.

@@ -4,19 +4,7 @@
 #include "../../cu/swiglu.h"
 #include "kernels.h"
 
-#include <ATen/ops/empty.h>
-
 namespace shearling::device {
-namespace {
-
-Tensor partial_sums(int64_t parts, int64_t columns, const Tensor& like) {
-  return at::empty({parts, columns}, like.options().dtype(at::kFloat));
-}
-
-// Parts in order: the same bits every time.
-Tensor summed(const Tensor& partial) { return partial.defined() ? partial.sum(0) : Tensor(); }
-
-}  // namespace
 
 void rms_norm(const Tensor& x, const Tensor& weight, const Tensor& mean_weights, double eps, const Tensor& y,
               const Tensor& rstd) {
@@ -39,7 +27,7 @@ Tensor rms_norm_backward(const Tensor& x, const Tensor& gradient, const Tensor& 
   const int64_t columns = x.size(-1);
   // Short rows, as of heads, have few threads each: more blocks make up for it.
   const cu::Rows rows = row_parts(rstd.numel(), 1, std::clamp<int64_t>((1 << 21) / columns, 512, 8192));
-  const Tensor partial = weight_wanted ? partial_sums(part_count(rows), columns, x) : Tensor();
+  const Tensor partial = weight_wanted ? part_sums(rows, columns, x) : Tensor();
   const bool packs = in_packs(columns, x.element_size(),
                               {x.data_ptr(), gradient.data_ptr(), numbers<char>(residual), weight.data_ptr(),
                                numbers<float>(mean_weights), numbers<char>(dx)});
@@ -53,7 +41,7 @@ Tensor rms_norm_backward(const Tensor& x, const Tensor& gradient, const Tensor& 
                                             numbers<G>(weight), numbers<float>(mean_weights), numbers<float>(rstd),
                                             numbers<T>(dx), numbers<float>(partial), rows, columns});
   });
-  return summed(partial);
+  return add_part_sums(partial);
 }
 
 void swiglu(const Tensor& gate, const Tensor& up, const Tensor& mask, const Tensor& y) {
@@ -73,7 +61,7 @@ Tensor swiglu_backward(const Tensor& gate, const Tensor& up, const Tensor& mask,
                        const Tensor& dgate, const Tensor& dup, bool mask_wanted) {
   const int64_t columns = gate.size(-1);
   const cu::Rows rows = row_parts(gate.numel() / columns, 16, 256);
-  const Tensor partial = mask_wanted ? partial_sums(part_count(rows), columns, gate) : Tensor();
+  const Tensor partial = mask_wanted ? part_sums(rows, columns, gate) : Tensor();
   const bool packs = in_packs(columns, gate.element_size(),
                               {gate.data_ptr(), up.data_ptr(), numbers<float>(mask), gradient.data_ptr(),
                                dgate.data_ptr(), dup.data_ptr()});
@@ -83,7 +71,7 @@ Tensor swiglu_backward(const Tensor& gate, const Tensor& up, const Tensor& mask,
            cu::SwigluBackward<T, width>{numbers<T>(gate), numbers<T>(up), numbers<float>(mask), numbers<T>(gradient),
                                         numbers<T>(dgate), numbers<T>(dup), numbers<float>(partial), rows, columns});
   });
-  return summed(partial);
+  return add_part_sums(partial);
 }
 
 void rotate(const Tensor& x, const Tensor& cos, const Tensor& sin, float direction, const Tensor& y) {

@@ -8,8 +8,8 @@
 #include "../shim.h"
 #include "host_team.h"
 
+#include <ATen/ops/empty.h>
 #include <c10/core/Device.h>
-#include <c10/util/BFloat16.h>
 
 #include <algorithm>
 #include <initializer_list>
@@ -43,16 +43,6 @@ void launch(const Tensor& on, const Geometry& geometry, const Kernel& kernel) {
     run_on_host(geometry, Kernel::MEETS, [&](HostTeam& team) { kernel(team); });
   }
 }
-
-// The kernels' name for a dtype.
-template <class T>
-struct InKernel {
-  using type = T;
-};
-template <>
-struct InKernel<c10::BFloat16> {
-  using type = cu::Bf16;
-};
 
 // A tensor's numbers as a kernel takes them; null for an undefined one.
 template <class T>
@@ -106,6 +96,14 @@ inline cu::Rows row_parts(int64_t rows, int64_t least, int64_t most) {
 }
 
 inline int64_t part_count(const cu::Rows& rows) { return divup(rows.count, rows.each); }
+
+// Room for a sum per part: `[parts, columns]` in fp32.
+inline Tensor part_sums(const cu::Rows& rows, int64_t columns, const Tensor& like) {
+  return at::empty({part_count(rows), columns}, like.options().dtype(at::kFloat));
+}
+
+// Parts in order, the same bits every time; undefined where there are none.
+inline Tensor add_part_sums(const Tensor& sums) { return sums.defined() ? sums.sum(0) : Tensor(); }
 
 // Threads that own `width` columns each and go down the rows of a part.
 inline Geometry column_geometry(int64_t columns, int64_t width, const cu::Rows& rows) {

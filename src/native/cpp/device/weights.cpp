@@ -54,7 +54,7 @@ void embedding_backward(const Tensor& ids, const Tensor& gradient, const Tensor&
 Tensor embedding_gate_gradient(const Tensor& ids, const Tensor& gradient, const Tensor& weight) {
   const int64_t columns = weight.size(1);
   const cu::Rows rows = row_parts(ids.numel(), 16, 256);
-  const Tensor partial = at::empty({part_count(rows), columns}, weight.options().dtype(at::kFloat));
+  const Tensor partial = part_sums(rows, columns, weight);
   const bool packs = in_packs(columns, weight.element_size(), {gradient.data_ptr(), weight.data_ptr()});
   by_pack(weight.scalar_type(), packs, [&](auto number, auto width) {
     using T = decltype(number);
@@ -62,7 +62,7 @@ Tensor embedding_gate_gradient(const Tensor& ids, const Tensor& gradient, const 
            cu::EmbeddingGate<T, width>{numbers<cu::i64>(ids), numbers<T>(gradient), numbers<T>(weight),
                                        numbers<float>(partial), rows, columns});
   });
-  return partial.sum(0);
+  return add_part_sums(partial);
 }
 
 void fold(const Tensor& weight, const Tensor& row, const Tensor& column, const Tensor& out) {
@@ -87,9 +87,8 @@ std::pair<Tensor, Tensor> unfold(const Tensor& folded, const Tensor& weight, con
                                  const Tensor& buffer, bool row_wanted, bool column_wanted, bool in_place) {
   const int64_t columns = weight.size(1);
   const cu::Rows rows = row_parts(weight.size(0), 4, 512);
-  const auto fp32 = weight.options().dtype(at::kFloat);
-  const Tensor row_gradient = row_wanted ? at::empty({rows.count}, fp32) : Tensor();
-  const Tensor partial = column_wanted ? at::empty({part_count(rows), columns}, fp32) : Tensor();
+  const Tensor row_gradient = row_wanted ? at::empty({rows.count}, weight.options().dtype(at::kFloat)) : Tensor();
+  const Tensor partial = column_wanted ? part_sums(rows, columns, weight) : Tensor();
   const bool packs = in_packs(columns, weight.element_size(),
                               {folded.data_ptr(), weight.data_ptr(), numbers<float>(column), numbers<char>(buffer)});
   const auto second = buffer.defined() ? buffer.scalar_type() : at::kFloat;
@@ -103,7 +102,7 @@ std::pair<Tensor, Tensor> unfold(const Tensor& folded, const Tensor& weight, con
                                    numbers<B>(buffer), numbers<float>(row_gradient), numbers<float>(partial), rows,
                                    columns, in_place});
   });
-  return {row_gradient, partial.defined() ? partial.sum(0) : Tensor()};
+  return {row_gradient, add_part_sums(partial)};
 }
 
 }  // namespace shearling::device
