@@ -7,7 +7,7 @@ use super::resumed::working_directory;
 use super::run_cost::time_taken;
 use crate::cli::Printer;
 use crate::cli::table::{bytes, duration};
-use crate::config::{RunConfig, Stage, validate};
+use crate::config::{RunConfig, Stage, Strategy, validate};
 use crate::dist::World;
 use crate::export::{Written, folder_name};
 use crate::files::refuse_taken;
@@ -97,7 +97,13 @@ fn shown(
     printer: &Printer,
 ) -> anyhow::Result<(Outcome, Option<String>)> {
     if let (false, ranks) = (setup.world.is_alone(), setup.world.size()) {
-        printer.note(format!("{ranks} ranks, each with the whole model (dist.strategy = \"ddp\")"));
+        let strategy = setup.config.dist.strategy;
+        let each = match strategy {
+            Strategy::Ddp => "each with the whole model",
+            Strategy::Fsdp => "each with its part of weights, gradients and moments",
+            Strategy::Hybrid => "weights, gradients and moments divided within each machine",
+        };
+        printer.note(format!("{ranks} ranks, {each} (dist.strategy = \"{}\")", strategy.name()));
     }
     let mut terminal = TerminalObserver::new(*printer, setup.stage.name(), &setup.config);
     let outcome = train_run(setup, resume, stop_at, &mut terminal)?;

@@ -16,9 +16,29 @@ pub struct Dist {
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum Strategy {
-    /// The whole model; gradients are summed over ranks at every step.
+    /// The whole run; gradients are summed over ranks at every step.
     #[default]
     Ddp,
+    /// Its part of weights, gradients and moments: a layer is whole while it runs.
+    Fsdp,
+    /// Its part of those within its machine, which every machine has as a whole.
+    Hybrid,
+}
+
+impl Strategy {
+    /// Its name in a configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            Strategy::Ddp => "ddp",
+            Strategy::Fsdp => "fsdp",
+            Strategy::Hybrid => "hybrid",
+        }
+    }
+
+    /// Whether ranks divide the state among them.
+    pub fn shards(self) -> bool {
+        self != Strategy::Ddp
+    }
 }
 
 impl Default for Dist {

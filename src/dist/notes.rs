@@ -49,6 +49,11 @@ impl Board {
         Board { store, _served: served, rank: place.rank, size: place.size, serves: place.serves() }
     }
 
+    /// The store of the run.
+    pub(super) fn store(&self) -> &Store {
+        &self.store
+    }
+
     /// After a collective failed: who is at fault.
     pub(super) fn inquire(&self) -> Verdict {
         self.exchange(NOTICED.to_string()).verdict(self.rank)

@@ -3,7 +3,7 @@
 use super::error::first_line;
 use super::notes::{Board, Verdict, patiently};
 use super::{Error, Place};
-use crate::native::c10d::{ProcessGroup, Reduction};
+use crate::native::c10d::{Pending, ProcessGroup, Reduction, Store};
 use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
@@ -19,11 +19,36 @@ pub struct World(Option<Arc<Peers>>);
 #[derive(Debug)]
 struct Peers {
     place: Place,
+    /// Number of this process among these, and how many these are.
+    rank: usize,
+    size: usize,
     device: Device,
     /// Gone after a failure.
     group: Mutex<Option<ProcessGroup>>,
-    board: Board,
+    board: Arc<Board>,
+    /// Of which these are some; none where these are all.
+    all: Option<Arc<Peers>>,
     reduced_bytes: AtomicU64,
+}
+
+/// A collective that goes on beside what this process does. All ranks start the same ones in the same order.
+#[derive(Debug)]
+pub struct Started {
+    what: &'static str,
+    /// Nothing in a world of one.
+    pending: Option<(Arc<Peers>, Pending)>,
+}
+
+impl Started {
+    /// Waits for its end; on a GPU what is computed from here on waits, and this process does not.
+    ///
+    /// # Errors
+    /// A rank that is gone or late.
+    pub fn wait(self) -> Result<(), Error> {
+        let Some((peers, pending)) = self.pending else { return Ok(()) };
+        let _no_grad = tch::no_grad_guard();
+        pending.wait().map_err(|problem| peers.fault(self.what, &problem))
+    }
 }
 
 impl World {
@@ -34,7 +59,28 @@ impl World {
 
     pub(super) fn of(place: Place, device: Device, group: ProcessGroup, board: Board) -> World {
         let (group, reduced_bytes) = (Mutex::new(Some(group)), AtomicU64::new(0));
-        World(Some(Arc::new(Peers { place, device, group, board, reduced_bytes })))
+        let (rank, size, board) = (place.rank, place.size, Arc::new(board));
+        World(Some(Arc::new(Peers { place, rank, size, device, group, board, all: None, reduced_bytes })))
+    }
+
+    /// Some of these ranks, connected by `connect`, of which this is number `rank` of `size`; one by itself needs no
+    /// connection.
+    pub(super) fn some(
+        &self,
+        rank: usize,
+        size: usize,
+        connect: impl FnOnce(&Store, Device) -> Result<ProcessGroup, TchError>,
+    ) -> Result<World, Error> {
+        let Some(all) = self.0.as_ref().filter(|_| size > 1) else { return Ok(World::alone()) };
+        let group = connect(all.board.store(), all.device).map_err(|problem| all.fault("connecting", &problem))?;
+        let (place, device, board) = (all.place.clone(), all.device, Arc::clone(&all.board));
+        let (group, reduced_bytes, all) = (Mutex::new(Some(group)), AtomicU64::new(0), Some(Arc::clone(all)));
+        Ok(World(Some(Arc::new(Peers { place, rank, size, device, group, board, all, reduced_bytes }))))
+    }
+
+    /// Where this process is, among others.
+    pub fn place(&self) -> Option<&Place> {
+        self.0.as_ref().map(|peers| &peers.place)
     }
 
     /// Whether there is no other process.
@@ -44,12 +90,12 @@ impl World {
 
     /// The number of this process.
     pub fn rank(&self) -> usize {
-        self.0.as_ref().map_or(0, |peers| peers.place.rank)
+        self.0.as_ref().map_or(0, |peers| peers.rank)
     }
 
     /// How many processes there are.
     pub fn size(&self) -> usize {
-        self.0.as_ref().map_or(1, |peers| peers.place.size)
+        self.0.as_ref().map_or(1, |peers| peers.size)
     }
 
     /// Whether this is the process that writes files and speaks.
@@ -77,11 +123,15 @@ impl World {
     /// # Errors
     /// A tensor with gaps or on another device; a rank that is gone or late.
     pub fn all_reduce(&self, tensor: &Tensor, reduction: Reduction) -> Result<(), Error> {
-        let what = "all_reduce";
-        let Some(peers) = self.0.as_ref() else { return Ok(()) };
-        peers.check(tensor, what)?;
-        peers.reduced_bytes.fetch_add(bytes_of(tensor), Ordering::Relaxed);
-        peers.call(what, |group| group.all_reduce(tensor, reduction))
+        self.start_all_reduce(tensor, reduction)?.wait()
+    }
+
+    /// The same, begun; `tensor` is not to be touched until it is waited for.
+    ///
+    /// # Errors
+    /// As [`World::all_reduce`].
+    pub fn start_all_reduce(&self, tensor: &Tensor, reduction: Reduction) -> Result<Started, Error> {
+        self.start("all_reduce", &[tensor], bytes_of(tensor), |group| group.all_reduce(tensor, reduction))
     }
 
     /// `tensor` becomes that of rank 0.
@@ -89,10 +139,7 @@ impl World {
     /// # Errors
     /// As [`World::all_reduce`].
     pub fn broadcast(&self, tensor: &Tensor) -> Result<(), Error> {
-        let what = "broadcast";
-        let Some(peers) = self.0.as_ref() else { return Ok(()) };
-        peers.check(tensor, what)?;
-        peers.call(what, |group| group.broadcast(tensor, 0))
+        self.start("broadcast", &[tensor], 0, |group| group.broadcast(tensor, 0))?.wait()
     }
 
     /// The tensors of all ranks, `[size, ..]`.
@@ -103,13 +150,21 @@ impl World {
         let what = "all_gather";
         let shape = [vec![self.size() as i64], own.size()].concat();
         let all = Tensor::f_zeros(shape, (own.kind(), own.device())).map_err(|error| tensor_error(what, &error))?;
-        let Some(peers) = self.0.as_ref() else {
+        if self.is_alone() {
             all.f_get(0).and_then(|mut first| first.f_copy_(own)).map_err(|error| tensor_error(what, &error))?;
             return Ok(all);
-        };
-        peers.check(own, what)?;
-        peers.call(what, |group| group.all_gather(&all, own))?;
+        }
+        self.start_all_gather(&all, own)?.wait()?;
         Ok(all)
+    }
+
+    /// Begins to fill `all [size · n]` with the tensors `own [n]` of all ranks; neither is to be touched until it is waited
+    /// for.
+    ///
+    /// # Errors
+    /// As [`World::all_reduce`].
+    pub fn start_all_gather(&self, all: &Tensor, own: &Tensor) -> Result<Started, Error> {
+        self.start("all_gather", &[all, own], 0, |group| group.all_gather(all, own))
     }
 
     /// The block of this rank of the reduction of all `all [size, ..]`.
@@ -122,14 +177,37 @@ impl World {
             let problem = format!("a tensor of {shape:?} has not one block for each of {} ranks", self.size());
             return Err(Error::Tensor { what, problem });
         }
-        let Some(peers) = self.0.as_ref() else {
+        if self.is_alone() {
             return all.f_get(0).map_err(|error| tensor_error(what, &error));
-        };
-        peers.check(all, what)?;
+        }
         let own = Tensor::f_zeros(&shape[1..], (all.kind(), all.device()));
         let own = own.map_err(|error| tensor_error(what, &error))?;
-        peers.call(what, |group| group.reduce_scatter(&own, all, reduction))?;
+        self.start_reduce_scatter(&own, all, reduction)?.wait()?;
         Ok(own)
+    }
+
+    /// Begins to fill `own [n]` with the block of this rank of the reduction of all `all [size · n]`; neither is to be
+    /// touched until it is waited for.
+    ///
+    /// # Errors
+    /// As [`World::all_reduce`].
+    pub fn start_reduce_scatter(&self, own: &Tensor, all: &Tensor, reduction: Reduction) -> Result<Started, Error> {
+        self.start("reduce_scatter", &[own, all], 0, |group| group.reduce_scatter(own, all, reduction))
+    }
+
+    /// Begins a collective on `tensors`; `reduced` bytes are counted.
+    fn start(
+        &self,
+        what: &'static str,
+        tensors: &[&Tensor],
+        reduced: u64,
+        start: impl FnOnce(&ProcessGroup) -> Result<Pending, TchError>,
+    ) -> Result<Started, Error> {
+        let Some(peers) = self.0.as_ref() else { return Ok(Started { what, pending: None }) };
+        tensors.iter().try_for_each(|tensor| peers.check(tensor, what))?;
+        peers.reduced_bytes.fetch_add(reduced, Ordering::Relaxed);
+        let pending = peers.start(what, start)?;
+        Ok(Started { what, pending: Some((Arc::clone(peers), pending)) })
     }
 
     /// Goes on when all ranks have come here.
@@ -165,13 +243,17 @@ impl Peers {
         Err(Error::Tensor { what, problem })
     }
 
-    fn call(&self, what: &'static str, call: impl FnOnce(&ProcessGroup) -> Result<(), TchError>) -> Result<(), Error> {
+    fn start(
+        self: &Arc<Self>,
+        what: &'static str,
+        start: impl FnOnce(&ProcessGroup) -> Result<Pending, TchError>,
+    ) -> Result<Pending, Error> {
         let _no_grad = tch::no_grad_guard();
-        let called = match &*self.group.lock().unwrap_or_else(PoisonError::into_inner) {
-            Some(group) => call(group),
+        let started = match &*self.group.lock().unwrap_or_else(PoisonError::into_inner) {
+            Some(group) => start(group),
             None => Err(TchError::Torch("the connections are closed".to_string())),
         };
-        called.map_err(|problem| self.fault(what, &problem))
+        started.map_err(|problem| self.fault(what, &problem))
     }
 
     /// Closes all connections, so that every rank that waits for this one notices; false if they were closed before.
@@ -185,6 +267,7 @@ impl Peers {
 
     fn fault(&self, what: &'static str, problem: &TchError) -> Error {
         self.close();
+        self.all.iter().for_each(|all| _ = all.close());
         let (size, problem) = (self.place.size, first_line(problem));
         match self.board.inquire() {
             Verdict::Ended(rank, reason) => Error::Ended { rank, reason },

@@ -90,27 +90,60 @@ pub fn row_losses(
     micro_batch: usize,
     progress: &mut dyn FnMut(&str, usize, usize),
 ) -> Result<Vec<RowLosses>, TchError> {
-    dealt_row_losses(decoder, context, gates, domains, micro_batch, &|_| true, progress)
+    dealt_row_losses(decoder, context, gates, domains, micro_batch, Deal::ALONE, progress)
 }
 
-/// The same of some of the micro-batches, as `takes` says of their index over all domains; rows of the others have a loss
-/// of 0.
+/// Which micro-batches of an evaluation, by their index over all domains, a rank does.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub struct Deal {
+    /// Its number.
+    pub rank: usize,
+    /// How many there are.
+    pub ranks: usize,
+    /// Whether all go through the model together, since they divide its weights.
+    pub together: bool,
+}
+
+impl Deal {
+    /// A process by itself.
+    pub const ALONE: Deal = Deal { rank: 0, ranks: 1, together: false };
+
+    fn takes(self, index: usize) -> bool {
+        index % self.ranks == self.rank
+    }
+
+    /// Whether this rank has a micro-batch less than others, with which it has to go through the model all the same.
+    fn lacks_one(self, micro_batches: usize) -> bool {
+        let rest = micro_batches % self.ranks;
+        self.together && rest > 0 && self.rank >= rest
+    }
+}
+
+/// The same of the micro-batches that `deal` says; rows of the others have a loss of 0.
 pub fn dealt_row_losses(
     decoder: &Decoder,
     context: &ForwardContext,
     gates: &ModelGates,
     domains: &[EvalRows],
     micro_batch: usize,
-    takes: &dyn Fn(usize) -> bool,
+    deal: Deal,
     progress: &mut dyn FnMut(&str, usize, usize),
 ) -> Result<Vec<RowLosses>, TchError> {
     let _no_grad = tch::no_grad_guard();
     let counts: Vec<usize> = domains.iter().map(|domain| domain.rows.size()[0] as usize).collect();
+    let micro_batches = counts.iter().map(|count| count.div_ceil(micro_batch.max(1))).sum();
+    if let (true, Some(domain)) =
+        (deal.lacks_one(micro_batches), domains.iter().find(|domain| domain.rows.size()[0] > 0))
+    {
+        let _ = decoder.residual_stream(&domain.rows.f_narrow(0, 0, 1)?, context, gates)?;
+        // Nobody asked what the experts did there.
+        drop(decoder.take_router_logits());
+    }
     let (all, mut before, mut index) = (counts.iter().sum(), 0, 0..);
     let mut found = Vec::with_capacity(domains.len());
     for (domain, count) in domains.iter().zip(&counts) {
         let mut show = |done: usize| progress(&domain.domain, before + done, all);
-        let mut takes_next = || index.next().is_some_and(takes);
+        let mut takes_next = || index.next().is_some_and(|index| deal.takes(index));
         found.push(domain_row_losses(decoder, context, gates, domain, micro_batch, &mut takes_next, &mut show)?);
         before += count;
     }
@@ -166,6 +199,20 @@ mod tests {
         assert_eq!(loss.loss, Some(2.0));
         assert!((loss.standard_error.unwrap() - (1.0f64 / 3.0).sqrt()).abs() < 1e-12);
         assert_eq!((loss.rows, loss.tokens), (3, 30));
+    }
+
+    #[test]
+    fn whoever_divides_a_model_goes_through_it_as_often_as_the_others() {
+        for (micro_batches, ranks) in [(1, 4), (4, 4), (7, 3), (9, 2), (2, 5)] {
+            for rank in 0..ranks {
+                let deal = Deal { rank, ranks, together: true };
+                let own = (0..micro_batches).filter(|index| deal.takes(*index)).count();
+                let passes = own + usize::from(deal.lacks_one(micro_batches));
+                assert_eq!(passes, micro_batches.div_ceil(ranks), "{micro_batches} to {rank} of {ranks}");
+                assert!(!Deal { together: false, ..deal }.lacks_one(micro_batches));
+            }
+        }
+        assert!(Deal::ALONE.takes(5) && !Deal::ALONE.lacks_one(5));
     }
 
     #[test]

@@ -15,5 +15,5 @@ pub mod report;
 pub mod statistics;
 pub mod text_bytes;
 
-pub use domain_loss::{DomainLoss, EvalRows, RowLosses, dealt_row_losses, mean_loss, row_losses, rows_read};
+pub use domain_loss::{Deal, DomainLoss, EvalRows, RowLosses, dealt_row_losses, mean_loss, row_losses, rows_read};
 pub use error::{Error, Result};

@@ -30,4 +30,4 @@ pub use publish::{Staging, ensure_writable, refuse_taken, write_atomic};
 pub use readable::readable_bytes;
 pub use stored::StoredTensor;
 pub use stream::TensorRegion;
-pub use tensor_file::TensorFile;
+pub use tensor_file::{MappedTensors, TensorFile};

@@ -9,7 +9,7 @@ use super::stream::{SafetensorsStream, Slot};
 use super::{Error, Result};
 use std::collections::BTreeMap;
 use std::path::Path;
-use tch::{Device, Tensor};
+use tch::{Device, Kind, Tensor};
 
 /// The content of such a file.
 #[derive(Debug)]
@@ -27,17 +27,44 @@ impl TensorFile {
     /// A name twice, a kind without a place in the format, or the disk refuses.
     pub fn write(path: &Path, tensors: &[(String, Tensor)], metadata: &BTreeMap<String, String>) -> Result<()> {
         let slots = tensors.iter().map(|(name, tensor)| slot(path, name, tensor)).collect::<Result<Vec<_>>>()?;
-        let mut names: Vec<_> = slots.iter().map(|slot| slot.name.as_str()).chain(["__metadata__"]).collect();
-        names.sort_unstable();
-        if let Some(twice) = names.windows(2).find(|pair| pair[0] == pair[1]) {
-            return Err(Error::tensor(path, twice[0], "given twice, or a name the format reserves"));
-        }
+        check_names(path, &slots)?;
         write_atomic_with(path, |file| {
             let file = file.try_clone().map_err(Error::io("write", path))?;
             let mut stream = SafetensorsStream::begin(file, path, slots, metadata)?;
             tensors.iter().try_for_each(|(name, tensor)| stream.write(name, tensor))?;
             stream.finish()
         })
+    }
+
+    /// The same of tensors that come one after the other: `plan` has their names, shapes and kinds, and `each` is asked for them
+    /// in that order.
+    ///
+    /// # Errors
+    /// As [`TensorFile::write`], and what `each` returns.
+    pub fn write_each<E: From<Error>>(
+        path: &Path,
+        plan: Vec<(String, Vec<i64>, Kind)>,
+        mut each: impl FnMut(&str) -> Result<Tensor, E>,
+    ) -> Result<(), E> {
+        let slots = plan.iter().map(|(name, shape, kind)| planned(path, name, shape.clone(), *kind));
+        let slots = slots.collect::<Result<Vec<_>>>()?;
+        check_names(path, &slots)?;
+        let mut failed = None;
+        let written = write_atomic_with(path, |file| {
+            let file = file.try_clone().map_err(Error::io("write", path))?;
+            let mut stream = SafetensorsStream::begin(file, path, slots, &BTreeMap::new())?;
+            for (name, ..) in &plan {
+                match each(name) {
+                    Ok(tensor) => stream.write(name, &tensor)?,
+                    Err(error) => {
+                        failed = Some(error);
+                        return Err(Error::tensor(path, name, "not given"));
+                    }
+                }
+            }
+            stream.finish()
+        });
+        failed.map_or(written.map_err(E::from), Err)
     }
 
     /// Reads all tensors to a device, in the kinds they were written in.
@@ -55,15 +82,49 @@ impl TensorFile {
     }
 }
 
+fn check_names(path: &Path, slots: &[Slot]) -> Result<()> {
+    let mut names: Vec<_> = slots.iter().map(|slot| slot.name.as_str()).chain(["__metadata__"]).collect();
+    names.sort_unstable();
+    match names.windows(2).find(|pair| pair[0] == pair[1]) {
+        Some(twice) => Err(Error::tensor(path, twice[0], "given twice, or a name the format reserves")),
+        None => Ok(()),
+    }
+}
+
+/// The tensors of such a file, read one by one as they are asked for.
+#[derive(Debug)]
+pub struct MappedTensors(MappedFile);
+
+impl MappedTensors {
+    /// Reads the header only.
+    ///
+    /// # Errors
+    /// Truncated or damaged.
+    pub fn open(path: &Path) -> Result<MappedTensors> {
+        MappedFile::open(path).map(MappedTensors)
+    }
+
+    /// A tensor in the kind it was written in; `None` if it is not in the file.
+    ///
+    /// # Errors
+    /// A dtype that libtorch has no kind for.
+    pub fn tensor(&self, name: &str, device: Device) -> Result<Option<Tensor>> {
+        self.0.info(name).is_ok().then(|| self.0.tensor(name, None, device)).transpose()
+    }
+}
+
 fn slot(path: &Path, name: &str, tensor: &Tensor) -> Result<Slot> {
-    let kind = tensor.f_kind().map_err(Error::torch("look at", name))?;
+    planned(path, name, tensor.size(), tensor.f_kind().map_err(Error::torch("look at", name))?)
+}
+
+fn planned(path: &Path, name: &str, shape: Vec<i64>, kind: Kind) -> Result<Slot> {
     let dtype = dtype_of(kind).ok_or_else(|| Error::TensorDtype {
         path: path.to_owned(),
         tensor: name.to_owned(),
         found: format!("{kind:?}"),
         supported: STATE_DTYPES,
     })?;
-    Ok(Slot { name: name.to_owned(), shape: tensor.size(), dtype })
+    Ok(Slot { name: name.to_owned(), shape, dtype })
 }
 
 #[cfg(test)]
@@ -71,7 +132,6 @@ mod tests {
     use super::*;
     use crate::files::test_support::{bytes, entries, ramp};
     use std::fs;
-    use tch::Kind;
 
     #[test]
     fn every_kind_comes_back_exactly() {
@@ -107,6 +167,29 @@ mod tests {
         let again = dir.path().join("again.safetensors");
         TensorFile::write(&again, &tensors, &metadata).unwrap();
         assert_eq!(fs::read(&path).unwrap(), fs::read(&again).unwrap());
+    }
+
+    #[test]
+    fn tensors_that_come_one_by_one_give_the_same_bytes_and_are_read_one_by_one() {
+        let tensors = [("b".to_owned(), ramp(&[3, 5], Kind::Float)), ("a".to_owned(), ramp(&[7], Kind::BFloat16))];
+        let dir = tempfile::tempdir().unwrap();
+        let [whole, each] = ["whole", "each"].map(|name| dir.path().join(name));
+        TensorFile::write(&whole, &tensors, &BTreeMap::new()).unwrap();
+        let plan = || tensors.iter().map(|(name, tensor)| (name.clone(), tensor.size(), tensor.kind())).collect();
+        let given = |name: &str| tensors.iter().find(|(other, _)| other == name).unwrap().1.shallow_clone();
+        TensorFile::write_each::<Error>(&each, plan(), |name| Ok(given(name))).unwrap();
+        assert_eq!(fs::read(&whole).unwrap(), fs::read(&each).unwrap());
+        let mapped = MappedTensors::open(&each).unwrap();
+        assert!(mapped.tensor("b", Device::Cpu).unwrap().unwrap().equal(&tensors[0].1));
+        assert!(mapped.tensor("c", Device::Cpu).unwrap().is_none());
+
+        let gone = |name: &str| match name {
+            "b" => Ok(given(name)),
+            _ => Err(Error::tensor(&each, name, "the other rank is gone")),
+        };
+        let none = dir.path().join("none");
+        let error = TensorFile::write_each(&none, plan(), gone).unwrap_err().to_string();
+        assert!(error.contains("the other rank is gone") && !none.exists(), "{error}");
     }
 
     #[test]

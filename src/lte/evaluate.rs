@@ -1,7 +1,7 @@
 //! Losses of a model with routers on held-out rows, and which experts ran for them.
 
 use super::meter::Meter;
-use crate::eval::{EvalRows, RowLosses, dealt_row_losses};
+use crate::eval::{Deal, EvalRows, RowLosses, dealt_row_losses};
 use crate::model::{Decoder, ForwardContext, ModelGates};
 use tch::TchError;
 
@@ -15,7 +15,7 @@ pub fn routed_row_losses(
     domains: &[EvalRows],
     micro_batch: usize,
     meter: &mut Meter,
-    takes: &dyn Fn(usize) -> bool,
+    deal: Deal,
     progress: &mut dyn FnMut(&str, usize, usize),
 ) -> Result<Vec<RowLosses>, TchError> {
     let mut failed = None;
@@ -30,7 +30,7 @@ pub fn routed_row_losses(
         count(Some(domain));
         progress(domain, done, of);
     };
-    let found = dealt_row_losses(model, context, &ModelGates::none(), domains, micro_batch, takes, &mut show)?;
+    let found = dealt_row_losses(model, context, &ModelGates::none(), domains, micro_batch, deal, &mut show)?;
     count(None);
     failed.map_or(Ok(found), Err)
 }

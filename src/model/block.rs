@@ -1,6 +1,6 @@
 //! One layer, and the one place where its forward begins and ends: plain, or with its input alone kept for a backward that
-//! computes it again. Whatever has to happen around a layer (weights that are fetched before and let go after) happens
-//! in [`Block::run`].
+//! computes it again. Whatever has to happen around a layer (weights that are fetched before and let go after, gradients
+//! that are sent while the backward goes on) happens in [`Block::run`], which tells [`AroundLayer`].
 
 use super::ModelConfig;
 use super::attention::Attention;
@@ -10,8 +10,11 @@ use super::layer_weights::LayerWeights;
 use super::packed_feed_forward::{FeedForwardHalf, PackedFeedForward};
 use super::parameters::Role;
 use super::probe::Probe;
+use crate::native::ops::on_backward::on_backward;
 use crate::native::ops::recompute::recompute;
 use crate::native::ops::sparse_feed_forward::PackedExperts;
+use std::fmt::Debug;
+use std::sync::Arc;
 use tch::{TchError, Tensor};
 
 /// Attention and feed-forward of a layer.
@@ -19,6 +22,44 @@ use tch::{TchError, Tensor};
 pub struct Block {
     pub(super) attention: Attention,
     pub(super) feed_forward: FeedForwardHalf,
+    /// Who is told of its passes.
+    pub(super) around: Option<Arc<dyn AroundLayer>>,
+}
+
+/// What has to happen around the passes of a layer, where several processes do a run together. A forward without
+/// gradients has no backward.
+pub trait AroundLayer: Debug + Send + Sync {
+    /// The weights are read from here on.
+    ///
+    /// # Errors
+    /// What the forward ends with.
+    fn before_forward(&self) -> Result<(), TchError> {
+        Ok(())
+    }
+
+    /// They are not, until the next pass.
+    ///
+    /// # Errors
+    /// What the forward ends with.
+    fn after_forward(&self) -> Result<(), TchError> {
+        Ok(())
+    }
+
+    /// They are read again, and their gradients written.
+    ///
+    /// # Errors
+    /// What the backward ends with.
+    fn before_backward(&self) -> Result<(), TchError> {
+        Ok(())
+    }
+
+    /// The gradients of this micro-batch are there.
+    ///
+    /// # Errors
+    /// What the backward ends with.
+    fn after_backward(&self) -> Result<(), TchError> {
+        Ok(())
+    }
 }
 
 /// What a layer keeps for its backward.
@@ -56,7 +97,7 @@ impl Block {
                 FeedForwardHalf::Packed(PackedFeedForward { norm, experts, eps: model.rms_norm_eps })
             }
         };
-        Ok(Block { attention, feed_forward })
+        Ok(Block { attention, feed_forward, around: None })
     }
 
     /// The residual stream `x [B, T, D]` after this layer.
@@ -72,6 +113,16 @@ impl Block {
 
     /// As [`Block::forward`], as a part of a whole forward.
     pub(super) fn run(&self, x: &Tensor, context: LayerContext, keep: Keep) -> Result<Tensor, TchError> {
+        let Some(around) = &self.around else { return self.pass(x, context, keep) };
+        around.before_forward()?;
+        let (after, before) = (Arc::clone(around), Arc::clone(around));
+        let x = on_backward(x, move || after.after_backward())?;
+        let out = self.pass(&x, context, keep)?;
+        around.after_forward()?;
+        on_backward(&out, move || before.before_backward())
+    }
+
+    fn pass(&self, x: &Tensor, context: LayerContext, keep: Keep) -> Result<Tensor, TchError> {
         match keep {
             Keep::All => self.forward(x, &context),
             Keep::Input => {
@@ -83,6 +134,7 @@ impl Block {
 
     /// The same tensors again.
     fn shallow_clone(&self) -> Block {
-        Block { attention: self.attention.shallow_clone(), feed_forward: self.feed_forward.shallow_clone() }
+        let (attention, feed_forward) = (self.attention.shallow_clone(), self.feed_forward.shallow_clone());
+        Block { attention, feed_forward, around: self.around.clone() }
     }
 }

@@ -8,7 +8,7 @@
 //! output head never is, because the final norm already carries the gates.
 
 use super::ModelConfig;
-use super::block::{Block, Keep};
+use super::block::{AroundLayer, Block, Keep};
 use super::context::ForwardContext;
 use super::gates::ModelGates;
 use super::loss::{self, BatchLosses, Blend, TeacherHead};
@@ -16,6 +16,7 @@ use super::norm::rms_norm;
 use super::parameters::Role;
 use crate::native::ops::embedding::embedding;
 use crate::native::ops::sparse_feed_forward::PackedExperts;
+use std::sync::Arc;
 use tch::{TchError, Tensor};
 
 /// The way in: token embedding.
@@ -138,6 +139,13 @@ impl Decoder {
     /// Trades time for memory: every n-th block keeps only its input and is computed again in the backward; 0: none.
     pub fn with_recomputation(self, recompute_every: usize) -> Decoder {
         Decoder { recompute_every, ..self }
+    }
+
+    /// Tells of the passes of each layer, in their order; a layer more than are given keeps to itself.
+    pub fn surround(&mut self, around: impl IntoIterator<Item = Arc<dyn AroundLayer>>) {
+        for (block, around) in self.blocks.iter_mut().zip(around) {
+            block.around = Some(around);
+        }
     }
 
     /// The configuration it was built from.

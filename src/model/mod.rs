@@ -43,7 +43,7 @@ pub mod router;
 mod routing;
 
 pub use crate::hf::ModelConfig;
-pub use block::Block;
+pub use block::{AroundLayer, Block};
 pub use cache::{DecodeError, KvCache};
 pub use context::ForwardContext;
 pub use decoder::{Decoder, Embedding, Head};

@@ -15,15 +15,19 @@
 use super::Error;
 use super::loader_config::loader_config;
 use super::memory::checkpoint_bytes;
+use super::optimizer::{Group, Moment};
 use super::setup::{Device, Setup};
-use super::start::{Start, load_weights};
+use super::sharding::Gatherer;
+use super::start::{Start, stored_weights};
+
 use super::trainer::{Counters, Trainer};
-use super::weights::stored_kind;
-use crate::files::{DType, TensorFile, ensure_space};
+use super::weights::{stored_dtype, stored_kind};
+use crate::files::{DType, MappedTensors, TensorFile, ensure_space};
 use crate::hf::{Checkpoint, ModelConfig, ShardWriter, TensorPlan};
 use crate::lte::{self, Experts};
+use crate::model::{Parameter, parameters::parameters};
 use crate::run_dir::layout::{STEP_MASKS, STEP_MODEL, STEP_OPTIMIZER, STEP_STATE};
-use crate::run_dir::{RunDir, StepDir};
+use crate::run_dir::{RunDir, StepDir, StepStaging};
 use serde::{Deserialize, Serialize};
 use shearling_domains::MixerState;
 use shearling_domains::loader::{Loader, LoaderState};
@@ -50,15 +54,36 @@ struct State {
 }
 
 impl Trainer {
-    /// Writes a checkpoint of the present step; it is there as a whole or not at all.
+    /// Writes a checkpoint of the present step; it is there as a whole or not at all. Of several ranks the first writes, and
+    /// those that have parts of the state [give](Trainer::give_parts) them.
     pub fn save(&mut self, run: &RunDir, max_shard_bytes: u64, stage: &str) -> Result<StepDir, Error> {
         let _no_grad = tch::no_grad_guard();
+        let mut gatherer = self.weights.gatherer();
+        let written = self.stage(run, max_shard_bytes, gatherer.as_mut());
+        // What the others still give is taken though it is of no use: they wait for it.
+        let given = gatherer.map_or(Ok(()), Gatherer::finish);
+        let written = written?;
+        given?;
+        Ok(written.commit(self.counters.tokens, stage)?)
+    }
+
+    /// What the other ranks do while the first one saves.
+    pub(super) fn give_parts(&self) -> Result<(), Error> {
+        let _no_grad = tch::no_grad_guard();
+        Ok(self.weights.gatherer().map_or(Ok(()), Gatherer::finish)?)
+    }
+
+    fn stage(
+        &self,
+        run: &RunDir,
+        max_shard_bytes: u64,
+        mut gatherer: Option<&mut Gatherer>,
+    ) -> Result<StepStaging, Error> {
         ensure_space(run.root(), checkpoint_bytes(&self.model_config, &self.config) as u64)?;
         let staging = run.stage_step(self.counters.step)?;
         let folder = staging.path().to_path_buf();
-        self.save_weights(&folder.join(STEP_MODEL), max_shard_bytes)?;
-        let moments: Vec<(String, Tensor)> = self.groups().flat_map(|group| group.moments()).collect();
-        TensorFile::write(&folder.join(STEP_OPTIMIZER), &moments, &BTreeMap::new())?;
+        self.save_weights(&folder.join(STEP_MODEL), max_shard_bytes, gatherer.as_deref_mut())?;
+        self.save_moments(&folder.join(STEP_OPTIMIZER), gatherer)?;
         if let Some(masks) = self.masks() {
             masks.save(folder.join(STEP_MASKS))?;
         }
@@ -70,41 +95,75 @@ impl Trainer {
             counters: self.counters.clone(),
             loader: self.loader.state(),
             mixer: self.mixer.state().clone(),
-            updates: self.groups().map(|group| (group.name.to_string(), group.updates())).collect(),
+            updates: self.all_groups().map(|group| (group.name.to_string(), group.updates())).collect(),
             teacher: self.teacher.as_ref().map(|teacher| teacher.fingerprint.clone()),
         };
         let path = folder.join(STEP_STATE);
         let text = serde_json::to_string_pretty(&state)
             .map_err(|error| Error::Damaged { path: path.clone(), problem: error.to_string() })?;
         std::fs::write(&path, text).map_err(|source| Error::Io { action: "write", path, source })?;
-        Ok(staging.commit(self.counters.tokens, stage)?)
+        Ok(staging)
     }
 
-    fn save_weights(&self, folder: &Path, max_shard_bytes: u64) -> Result<(), Error> {
+    fn save_weights(&self, folder: &Path, max_shard_bytes: u64, gatherer: Option<&mut Gatherer>) -> Result<(), Error> {
         std::fs::create_dir_all(folder).map_err(|source| Error::Io {
             action: "create",
             path: folder.to_path_buf(),
             source,
         })?;
-        let dtype = self.weights.dtype();
+        let dtype = stored_dtype(&self.config, self.compute_kind());
         self.hf_config.with_dtype(dtype)?.write(folder)?;
-        let plan = |(name, kept): (&String, &Tensor)| TensorPlan { name: name.clone(), shape: kept.size(), dtype };
-        let mut writer = ShardWriter::create(folder, self.weights.kept().map(plan).collect(), max_shard_bytes)?;
-        for (name, kept) in self.weights.kept() {
-            writer.write(name, &kept.f_detach()?)?;
+        let all = parameters(&self.model_config);
+        let plan = |p: &Parameter| TensorPlan { name: p.name.clone(), shape: p.shape.clone(), dtype };
+        let mut writer = ShardWriter::create(folder, all.iter().map(plan).collect(), max_shard_bytes)?;
+        match gatherer {
+            Some(gatherer) => {
+                for Parameter { name, .. } in &all {
+                    writer.write(name, &gatherer.weight(name)?)?;
+                }
+            }
+            None => {
+                for (name, kept) in self.weights.kept() {
+                    writer.write(name, &kept.f_detach()?)?;
+                }
+            }
         }
         writer.finish()?;
         Ok(())
+    }
+
+    /// Moments of weights, masks, multipliers and routers.
+    fn save_moments(&self, path: &Path, gatherer: Option<&mut Gatherer>) -> Result<(), Error> {
+        let Some(gatherer) = gatherer else {
+            let moments: Vec<(String, Tensor)> = self.all_groups().flat_map(Group::moments).collect();
+            return Ok(TensorFile::write(path, &moments, &BTreeMap::new())?);
+        };
+        let own: BTreeMap<String, Tensor> = self.all_groups().skip(1).flat_map(Group::moments).collect();
+        let kind = self.weights.group.moment_kind();
+        let divided = if self.config.freezes_weights() { Vec::new() } else { parameters(&self.model_config) };
+        let mut weights = BTreeMap::new();
+        let mut plan = Vec::new();
+        for Parameter { name, shape, .. } in divided {
+            for moment in Moment::BOTH {
+                plan.push((moment.of(&name), shape.clone(), kind));
+                weights.insert(moment.of(&name), (moment, name.clone()));
+            }
+        }
+        plan.extend(own.iter().map(|(name, tensor)| (name.clone(), tensor.size(), tensor.kind())));
+        TensorFile::write_each(path, plan, |name| match weights.get(name) {
+            Some((moment, weight)) => gatherer.moment(*moment, weight),
+            None => own.get(name).map(Tensor::shallow_clone).ok_or_else(|| Error::Mismatch(format!("no {name}"))),
+        })
     }
 
     /// Restores a run from a step folder.
     pub fn restore(setup: &Setup, step: &StepDir) -> Result<Trainer, Error> {
         let folder = step.path();
         let state = read_state(&folder.join(STEP_STATE))?;
-        let weights = Checkpoint::open(&folder.join(STEP_MODEL))?;
-        require_same_model(weights.model(), &setup.model)?;
+        let model = Checkpoint::open(&folder.join(STEP_MODEL))?;
+        require_same_model(model.model(), &setup.model)?;
         let kind = stored_kind(&setup.config, setup.compute_kind());
-        let weights = load_weights(&weights, &setup.model, kind, setup.device)?;
+        let weights = stored_weights(&model, &setup.model, kind, setup.device);
         let masks = match &setup.spec {
             Some(spec) => Some(load_masks(&folder.join(STEP_MASKS), spec, setup.device)?),
             None => None,
@@ -122,11 +181,12 @@ impl Trainer {
         }
         let path = folder.join(STEP_OPTIMIZER);
         // By way of the CPU: on the device the moments have their places already.
-        let mut moments = TensorFile::read(&path, Device::Cpu)?.tensors;
+        let moments = MappedTensors::open(&path)?;
+        let mut saved = |name: &str| moments.tensor(name, Device::Cpu).map_err(|error| error.to_string());
         for group in trainer.groups() {
             let updates = state.updates.get(group.name).copied().unwrap_or(0);
             let damaged = |problem: String| Error::Damaged { path: path.clone(), problem };
-            group.restore(&mut moments, updates).map_err(damaged)?;
+            group.restore(&mut saved, updates).map_err(damaged)?;
         }
         Ok(trainer)
     }

@@ -11,8 +11,11 @@ use crate::words::counted;
 pub fn check_deal(config: &RunConfig, ranks: usize) -> Result<(), Error> {
     let (rows, micro) = (config.train.batch_rows, config.train.micro_batch());
     let micro_batches = rows.checked_div(micro).unwrap_or(0);
-    if ranks == 1 || config.cuts_at_once() || micro_batches >= ranks {
+    if ranks == 1 || config.cuts_at_once() {
         return Ok(());
+    }
+    if micro_batches >= ranks {
+        return check_even(config, ranks, micro_batches);
     }
     let fewer = if rows >= ranks {
         let fits = (1..=rows / ranks).rev().find(|micro| rows.is_multiple_of(*micro)).unwrap_or(1);
@@ -25,6 +28,25 @@ pub fn check_deal(config: &RunConfig, ranks: usize) -> Result<(), Error> {
          train.micro_batch_rows = {micro}): {fewer}",
         if micro_batches == 1 { "is" } else { "are" },
         counted(micro_batches as u64, "micro-batch"),
+    )))
+}
+
+/// Ranks that divide the weights go through the layers together: each has as many micro-batches.
+fn check_even(config: &RunConfig, ranks: usize, micro_batches: usize) -> Result<(), Error> {
+    let strategy = config.dist.strategy;
+    if !strategy.shards() || micro_batches.is_multiple_of(ranks) {
+        return Ok(());
+    }
+    let (rows, micro) = (config.train.batch_rows, config.train.micro_batch());
+    let fits = (1..=rows / ranks).rev().find(|micro| rows.is_multiple_of(micro * ranks));
+    let remedy = match fits {
+        Some(fits) => format!("set train.micro_batch_rows = {fits}"),
+        None => format!("set train.batch_rows to a multiple of {ranks}"),
+    };
+    Err(Error::Mismatch(format!(
+        "under dist.strategy = \"{}\" every rank does as many micro-batches, and {micro_batches} of them cannot be dealt \
+         evenly to {ranks} ranks (train.batch_rows = {rows}, train.micro_batch_rows = {micro}): {remedy}",
+        strategy.name()
     )))
 }
 
@@ -58,5 +80,13 @@ mod tests {
         assert!(few.contains("there are 3 micro-batches") && few.contains("micro_batch_rows = 2 or less"), "{few}");
         let many = check(&["train.micro_batch_rows=1"], 13).unwrap_err();
         assert!(many.contains("a step of 12 rows can be dealt to 12 ranks at most"), "{many}");
+        let uneven = check(&["train.micro_batch_rows=4", "dist.strategy=fsdp"], 2).unwrap_err();
+        assert!(
+            uneven.contains("3 of them cannot be dealt evenly") && uneven.ends_with("micro_batch_rows = 6"),
+            "{uneven}"
+        );
+        let never = check(&["train.micro_batch_rows=1", "dist.strategy=hybrid"], 5).unwrap_err();
+        assert!(never.ends_with("set train.batch_rows to a multiple of 5"), "{never}");
+        check(&["train.micro_batch_rows=2", "dist.strategy=fsdp"], 3).unwrap();
     }
 }

@@ -9,7 +9,7 @@ use super::mix_notices::MixNotice;
 use super::teacher::Teacher;
 use super::trainer::Trainer;
 use crate::dist::{Error as RankError, World};
-use crate::eval::{DomainLoss, RowLosses, dealt_row_losses, mean_loss};
+use crate::eval::{Deal, DomainLoss, RowLosses, dealt_row_losses, mean_loss};
 use crate::lte::evaluate::routed_row_losses;
 use crate::lte::meter::{Densities, Meter, Sums};
 use crate::model::ModelGates;
@@ -131,13 +131,13 @@ impl Trainer {
         let domains = summaries(&rows);
         let excess = self.over_reference(&domains);
         let micro_batch = self.config.train.micro_batch();
-        let (world, rows_of_all) = (&self.exchange.world, &self.eval_rows);
+        let (world, rows_of_all, deal) = (&self.exchange.world, &self.eval_rows, self.deal());
         let held_out = |teacher: &Teacher| -> Result<_, Error> {
-            let takes = |index| world.takes(index);
-            let found = teacher.held_out_losses(rows_of_all, micro_batch, &takes, progress)?;
+            let found = teacher.held_out_losses(rows_of_all, micro_batch, deal, progress)?;
             Ok(mean_loss(&summaries(&of_all_ranks(world, found)?)))
         };
-        let teacher = self.teacher.as_ref().map(held_out).transpose()?.flatten();
+        let teacher = self.teacher.as_ref().map(held_out).transpose();
+        let teacher = teacher.map_err(|error| self.exchange.fault.cause(error))?.flatten();
         let report = self.report(EvalGates::Plain, domains, excess, false)?;
         Ok(EvalReport { row_losses: Some(by_domain(rows)), teacher, ..report })
     }
@@ -178,12 +178,25 @@ impl Trainer {
         self.routers.as_ref().is_some_and(|routers| routers.multiplies_at(before))
     }
 
+    fn deal(&self) -> Deal {
+        let world = &self.exchange.world;
+        Deal { rank: world.rank(), ranks: world.size(), together: self.weights.shards.is_some() }
+    }
+
     fn row_losses(&mut self, gates: EvalGates, progress: &mut Progress) -> Result<Vec<RowLosses>, Error> {
         Ok(self.measured_rows(gates, progress)?.0)
     }
 
     /// Losses of all rows, and which experts ran for them.
     fn measured_rows(
+        &mut self,
+        how: EvalGates,
+        progress: &mut Progress,
+    ) -> Result<(Vec<RowLosses>, Option<Densities>), Error> {
+        self.rows_under(how, progress).map_err(|error| self.exchange.fault.cause(error))
+    }
+
+    fn rows_under(
         &mut self,
         how: EvalGates,
         progress: &mut Progress,
@@ -204,13 +217,13 @@ impl Trainer {
         let micro_batch = self.config.train.micro_batch();
         let mut show = |_: &str, done: usize, of: usize| progress(what, done, of);
         let (world, model, context, rows) = (&self.exchange.world, &self.model, &self.context, &self.eval_rows);
-        let takes = |index| world.takes(index);
+        let deal = self.deal();
         let Some(routers) = self.routers.as_ref().filter(|_| how == EvalGates::Experts) else {
-            let found = dealt_row_losses(model, context, &gates, rows, micro_batch, &takes, &mut show)?;
+            let found = dealt_row_losses(model, context, &gates, rows, micro_batch, deal, &mut show)?;
             return Ok((of_all_ranks(world, found)?, None));
         };
         let mut meter = Meter::new(routers.experts(), self.device)?;
-        let found = routed_row_losses(model, context, rows, micro_batch, &mut meter, &takes, &mut show)?;
+        let found = routed_row_losses(model, context, rows, micro_batch, &mut meter, deal, &mut show)?;
         Ok((of_all_ranks(world, found)?, counted_by_all(world, meter)?.densities()?))
     }
 

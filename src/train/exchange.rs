@@ -1,19 +1,24 @@
-//! What the ranks of a run exchange at every step (`dist.strategy = "ddp"`): each has the whole model, does some of the
-//! micro-batches, and adds what it found to what the others found.
+//! What the ranks of a run sum at every step, where each holds the whole of it (`dist.strategy = "ddp"`): each does some of
+//! the micro-batches, and adds what it found to what the others found.
 //!
 //! ```text
-//! before   is one of us asked to stop, or out of data?             the same answer for all
-//! after    gradients of weights, masks, multipliers, routers       sums, in buckets
-//!          losses by row, counts of routers                        sums; a row is not zero in one rank only
+//! before       is one of us asked to stop, or out of data?            the same answer for all
+//! backward     of the last micro-batch: gradients of a layer          sums, begun when the layer is done
+//! after        all other gradients: embedding, head, masks, routers   sums, in buckets
+//!              losses by row, counts of routers                       sums; a row is not zero in one rank only
 //! ```
 //!
 //! A micro-batch's loss is divided by the target tokens of the whole batch wherever it is done, so sums are what one process
 //! has, but for the order in which they are added. All that follows (norms, clipping, skipped steps, updates) is computed
 //! from sums that are the same bits in every rank. Gradients lie side by side in their buckets from the start: nothing is
-//! copied to be sent.
+//! copied to be sent. Weights that ranks divide have a way of their own (`sharding`); masks and routers go this one always.
 
+use super::fault::Fault;
 use super::optimizer::{Group, Slot};
-use crate::dist::{Error, Reduction, World};
+use crate::dist::{Error, Reduction, Started, World};
+use crate::model::AroundLayer;
+use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tch::{Kind, TchError, Tensor};
 
 /// Elements of a bucket, where a tensor is not larger by itself: 32 MiB.
@@ -25,8 +30,13 @@ const ALIGNMENT: usize = 16;
 #[derive(Debug, Default)]
 pub(super) struct Exchange {
     pub(super) world: World,
-    /// Flat fp32 buffers that hold all gradients.
+    /// Flat fp32 buffers that hold gradients which are summed after the backward.
     buckets: Vec<Tensor>,
+    /// Those of each layer, which are summed while the backward goes on.
+    layers: Vec<Arc<LayerSum>>,
+    /// Whether the backward of the last micro-batch of this rank comes next.
+    last: Arc<AtomicBool>,
+    pub(super) fault: Fault,
     /// Whether this rank was asked to stop.
     pub(super) asked: bool,
     /// Whether all stop after this step.
@@ -34,25 +44,108 @@ pub(super) struct Exchange {
 }
 
 impl Exchange {
-    /// Among the ranks of `world`; lays the gradients of `groups` side by side. Alone, everything stays as it is.
-    pub(super) fn new<'a>(world: World, groups: impl Iterator<Item = &'a mut Group>) -> Result<Exchange, TchError> {
-        let mut buckets = Vec::new();
-        if !world.is_alone() {
-            for group in groups {
-                lay_out(group.slots_mut(), BUCKET_ELEMENTS, &mut buckets)?;
-            }
+    /// Among the ranks of `world`.
+    pub(super) fn new(world: World, fault: Fault) -> Exchange {
+        Exchange { world, fault, ..Exchange::default() }
+    }
+
+    /// Lays the gradients of a group side by side, to be summed after the backward. Alone, everything stays as it is.
+    pub(super) fn take(&mut self, group: &mut Group) -> Result<(), TchError> {
+        if self.world.is_alone() {
+            return Ok(());
         }
-        Ok(Exchange { world, buckets, asked: false, stops: false })
+        lay_out(group.slots_mut(), BUCKET_ELEMENTS, &mut self.buckets)
+    }
+
+    /// The same of weights, those of the layers apart: `layer_of` tells which layer a weight belongs to. Weights of a layer lie
+    /// side by side in `group`.
+    pub(super) fn take_layers(
+        &mut self,
+        group: &mut Group,
+        layer_of: &dyn Fn(&str) -> Option<i64>,
+    ) -> Result<(), TchError> {
+        if self.world.is_alone() {
+            return Ok(());
+        }
+        let same = |a: &Slot, b: &Slot| layer_of(&a.name) == layer_of(&b.name);
+        for slots in group.slots_mut().chunk_by_mut(same) {
+            let inside = slots.first().is_some_and(|slot| layer_of(&slot.name).is_some());
+            if !inside {
+                lay_out(slots, BUCKET_ELEMENTS, &mut self.buckets)?;
+                continue;
+            }
+            let mut buckets = Vec::new();
+            lay_out(slots, BUCKET_ELEMENTS, &mut buckets)?;
+            let sums = Mutex::new(Sums { buckets, started: Vec::new() });
+            let (world, last, fault) = (self.world.clone(), Arc::clone(&self.last), self.fault.clone());
+            self.layers.push(Arc::new(LayerSum { world, sums, last, fault }));
+        }
+        Ok(())
+    }
+
+    /// What is told of the passes of each layer.
+    pub(super) fn around(&self) -> impl Iterator<Item = Arc<dyn AroundLayer>> + '_ {
+        self.layers.iter().map(|layer| Arc::clone(layer) as Arc<dyn AroundLayer>)
+    }
+
+    /// Before the backward of a micro-batch; whether it is this rank's last one of the step.
+    pub(super) fn expect(&self, last: bool) {
+        self.last.store(last, Ordering::Relaxed);
     }
 
     /// Bytes of gradients that are summed at every step.
     pub(super) fn gradient_bytes(&self) -> u64 {
-        self.buckets.iter().map(|bucket| 4 * bucket.numel() as u64).sum()
+        let bytes = |buckets: &[Tensor]| buckets.iter().map(|bucket| 4 * bucket.numel() as u64).sum::<u64>();
+        bytes(&self.buckets) + self.layers.iter().map(|layer| bytes(&layer.sums().buckets)).sum::<u64>()
     }
 
-    /// Sums the gradients over all ranks.
+    /// Sums the gradients over all ranks, or waits for the sums that were begun.
     pub(super) fn sum_gradients(&self) -> Result<(), Error> {
+        self.layers.iter().rev().try_for_each(|layer| layer.finish())?;
         self.buckets.iter().try_for_each(|bucket| self.world.all_reduce(bucket, Reduction::Sum))
+    }
+}
+
+/// The gradients of a layer.
+#[derive(Debug)]
+struct LayerSum {
+    world: World,
+    sums: Mutex<Sums>,
+    last: Arc<AtomicBool>,
+    fault: Fault,
+}
+
+#[derive(Debug)]
+struct Sums {
+    buckets: Vec<Tensor>,
+    started: Vec<Started>,
+}
+
+impl LayerSum {
+    fn sums(&self) -> MutexGuard<'_, Sums> {
+        self.sums.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    fn start(&self) -> Result<(), Error> {
+        let mut sums = self.sums();
+        let started = sums.buckets.iter().map(|bucket| self.world.start_all_reduce(bucket, Reduction::Sum));
+        sums.started = started.collect::<Result<_, _>>()?;
+        Ok(())
+    }
+
+    fn finish(&self) -> Result<(), Error> {
+        if self.sums().started.is_empty() {
+            // No backward came by: the sums are those of zeros.
+            self.start()?;
+        }
+        let started = std::mem::take(&mut self.sums().started);
+        started.into_iter().try_for_each(Started::wait)
+    }
+}
+
+impl AroundLayer for LayerSum {
+    fn after_backward(&self) -> Result<(), TchError> {
+        if self.last.load(Ordering::Relaxed) { self.fault.keep(self.start()) } else { Ok(()) }
     }
 }
 

@@ -89,7 +89,9 @@ impl Settings {
 }
 
 /// The settings that cost the least speed and still fit into `bytes`: as many rows at a time as possible, at most
-/// `most_rows`; then blocks computed again, then moments in bf16, then moments on the host. `None` if nothing fits.
+/// `most_rows`; then blocks computed again, then moments in bf16, then moments on the host. `None` if nothing fits. `ranks`
+/// divide the states of the run among them; 1 holds them all.
+#[allow(clippy::too_many_arguments)]
 pub fn fitting(
     config: &RunConfig,
     model: &ModelConfig,
@@ -98,6 +100,7 @@ pub fn fitting(
     device: Device,
     bytes: f64,
     most_rows: usize,
+    ranks: usize,
 ) -> Option<Settings> {
     let mut sacrifices = vec![(0, MomentKind::Fp32, false), (1, MomentKind::Fp32, false), (1, MomentKind::Bf16, false)];
     sacrifices.extend(device.is_cuda().then_some((1, MomentKind::Fp32, true)));
@@ -112,7 +115,9 @@ pub fn fitting(
         })
     });
     settings.find(|settings| {
-        let estimate = MemoryEstimate::new(model, teacher, &settings.applied(config), tokens, device);
+        let config = settings.applied(config);
+        let estimate = MemoryEstimate::new(model, teacher, &config, tokens, device);
+        let estimate = estimate.divided(ranks, model, &config, device);
         Fit::of(&estimate, bytes, device) == Fit::Yes
     })
 }
@@ -135,7 +140,7 @@ mod tests {
 
     fn changed(gib: f64) -> Option<Vec<String>> {
         let (config, device) = (config(), Device::Cuda(0));
-        let found = fitting(&config, &llama2_7b(), None, 4096, device, gib * (1u64 << 30) as f64, 32)?;
+        let found = fitting(&config, &llama2_7b(), None, 4096, device, gib * (1u64 << 30) as f64, 32, 1)?;
         Some(found.changed_from(&Settings::of(&config)))
     }
 

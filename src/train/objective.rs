@@ -12,6 +12,7 @@
 
 use super::Error;
 use super::phases::Phase;
+use super::sharding::Shards;
 use super::trainer::Trainer;
 use crate::model::ModelGates;
 use crate::model::gates::GateLinks;
@@ -39,7 +40,10 @@ impl Trainer {
         let (mut losses, mut divergences) = (Vec::new(), Vec::new());
         let world = self.exchange.world.clone();
         let all = (0..batch.rows as i64).step_by(micro as usize).enumerate();
-        for (micro_batch, start) in all.filter(|(index, _)| world.takes(*index)) {
+        let mut own = all.filter(|(index, _)| world.takes(*index)).peekable();
+        self.weights.shards.as_ref().map_or(Ok(()), Shards::begin_step)?;
+        while let Some((micro_batch, start)) = own.next() {
+            self.exchange.expect(own.peek().is_none());
             let ids = ids.f_narrow(0, start, micro.min(batch.rows as i64 - start))?;
             let (gates, links) = self.drawn_gates(step, micro_batch as u64)?;
             self.clock.mark(Phase::Masks);

@@ -13,7 +13,6 @@ use crate::native::ops::adamw::{AdamwRule, AdamwTensor, adamw};
 use crate::native::ops::gradient::set_gradient_buffer;
 use crate::native::ops::gradient_norm::squared_norm;
 use crate::native::runtime::memory::host_zeros;
-use std::collections::BTreeMap;
 use tch::{Kind, TchError, Tensor};
 
 /// One trained tensor with its optimiser state.
@@ -28,6 +27,45 @@ pub struct Slot {
     exp_avg: Tensor,
     exp_avg_sq: Tensor,
     weight_decay: f64,
+    /// Where it is a part of a tensor that ranks divide among them.
+    part: Option<Part>,
+}
+
+/// Which part of a tensor a slot is.
+#[derive(Clone, Debug)]
+struct Part {
+    whole: Vec<i64>,
+    start: i64,
+}
+
+/// A rank's part of a weight: its name, the shape of the whole, the first element; fp32 values, the bf16 copy that forward
+/// uses of them, and the sums of their gradients, all `[n]`.
+pub(super) struct OwnPart {
+    pub(super) name: String,
+    pub(super) whole: Vec<i64>,
+    pub(super) start: i64,
+    pub(super) master: Tensor,
+    pub(super) working: Option<Tensor>,
+    pub(super) gradient: Tensor,
+}
+
+/// AdamW's two.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(super) enum Moment {
+    First,
+    Second,
+}
+
+impl Moment {
+    pub(super) const BOTH: [Moment; 2] = [Moment::First, Moment::Second];
+
+    /// Under which name a checkpoint has that of a tensor.
+    pub(super) fn of(self, name: &str) -> String {
+        match self {
+            Moment::First => format!("exp_avg.{name}"),
+            Moment::Second => format!("exp_avg_sq.{name}"),
+        }
+    }
 }
 
 impl Slot {
@@ -40,7 +78,8 @@ impl Slot {
     ) -> Result<Slot, TchError> {
         let gradient = master.f_zeros_like()?;
         let (exp_avg, exp_avg_sq) = (moments.zeros(&master)?, moments.zeros(&master)?);
-        let mut slot = Slot { name, master, working: None, gradient, exp_avg, exp_avg_sq, weight_decay };
+        let part = None;
+        let mut slot = Slot { name, master, working: None, gradient, exp_avg, exp_avg_sq, weight_decay, part };
         if working_kind == Kind::Float {
             slot.master = slot.master.f_set_requires_grad(true)?;
         } else {
@@ -49,6 +88,39 @@ impl Slot {
         }
         set_gradient_buffer(&slot.leaf(), &slot.gradient)?;
         Ok(slot)
+    }
+
+    fn of_part(own: OwnPart, moments: Moments, weight_decay: f64) -> Result<Slot, TchError> {
+        let OwnPart { name, whole, start, master, working, gradient } = own;
+        let (exp_avg, exp_avg_sq) = (moments.zeros(&master)?, moments.zeros(&master)?);
+        let part = Some(Part { whole, start });
+        Ok(Slot { name, master, working, gradient, exp_avg, exp_avg_sq, weight_decay, part })
+    }
+
+    /// A moment.
+    pub(super) fn moment(&self, moment: Moment) -> &Tensor {
+        match moment {
+            Moment::First => &self.exp_avg,
+            Moment::Second => &self.exp_avg_sq,
+        }
+    }
+
+    /// Takes up a saved moment of the whole tensor; says what does not fit.
+    fn restore(&mut self, moment: Moment, saved: &Tensor) -> Result<(), String> {
+        let own = self.moment(moment);
+        let expected = self.part.as_ref().map_or_else(|| own.size(), |part| part.whole.clone());
+        if saved.size() != expected || saved.kind() != own.kind() {
+            let (found, expected) = ((saved.kind(), saved.size()), (own.kind(), expected));
+            return Err(format!("{} is {found:?}, expected {expected:?}", moment.of(&self.name)));
+        }
+        let copy = || -> Result<(), TchError> {
+            let mut own = own.shallow_clone();
+            match &self.part {
+                None => own.f_copy_(saved),
+                Some(part) => own.f_copy_(&saved.f_flatten(0, -1)?.f_narrow(0, part.start, own.numel() as i64)?),
+            }
+        };
+        copy().map_err(|error| error.to_string())
     }
 
     /// The tensor that forward uses.
@@ -129,6 +201,7 @@ pub struct Group {
     /// The constants; learning rate and count are filled in at each update.
     rule: AdamwRule,
     slots: Vec<Slot>,
+    moment_kind: Kind,
     updates: u64,
 }
 
@@ -149,6 +222,21 @@ impl Group {
             let weight_decay = if decays(&tensor) { train.weight_decay } else { 0.0 };
             Slot::new(name, tensor, working_kind, moments, weight_decay)
         });
+        Ok(Group::over(name, learning_rate, direction, train, slots.collect::<Result<_, _>>()?))
+    }
+
+    /// The weights' group over this rank's parts of them.
+    pub(super) fn of_parts(train: &Train, parts: Vec<OwnPart>) -> Result<Group, TchError> {
+        let (name, moments) = ("weights", Moments::of("weights", train));
+        let slots = parts.into_iter().map(|part| {
+            let weight_decay = if part.whole.len() > 1 { train.weight_decay } else { 0.0 };
+            Slot::of_part(part, moments, weight_decay)
+        });
+        let slots = slots.collect::<Result<_, _>>()?;
+        Ok(Group::over(name, train.learning_rate, Direction::Descent, train, slots))
+    }
+
+    fn over(name: &'static str, learning_rate: f64, direction: Direction, train: &Train, slots: Vec<Slot>) -> Group {
         let rule = AdamwRule {
             learning_rate,
             beta1: train.beta1,
@@ -157,7 +245,13 @@ impl Group {
             step: 0,
             maximize: direction == Direction::Ascent,
         };
-        Ok(Group { name, learning_rate, rule, slots: slots.collect::<Result<_, _>>()?, updates: 0 })
+        let moment_kind = Moments::of(name, train).kind;
+        Group { name, learning_rate, rule, slots, moment_kind, updates: 0 }
+    }
+
+    /// The dtype of its moments.
+    pub(super) fn moment_kind(&self) -> Kind {
+        self.moment_kind
     }
 
     /// Its tensors.
@@ -204,26 +298,23 @@ impl Group {
 
     /// Moments by name: `exp_avg.NAME`, `exp_avg_sq.NAME`.
     pub fn moments(&self) -> Vec<(String, Tensor)> {
-        let pair = |slot: &Slot| {
-            [
-                (format!("exp_avg.{}", slot.name), slot.exp_avg.shallow_clone()),
-                (format!("exp_avg_sq.{}", slot.name), slot.exp_avg_sq.shallow_clone()),
-            ]
-        };
+        let pair =
+            |slot: &Slot| Moment::BOTH.map(|moment| (moment.of(&slot.name), slot.moment(moment).shallow_clone()));
         self.slots.iter().flat_map(pair).collect()
     }
 
-    /// Restores moments and the update count; says what is missing or has another shape or kind.
-    pub fn restore(&mut self, moments: &mut BTreeMap<String, Tensor>, updates: u64) -> Result<(), String> {
+    /// Restores moments, which `saved` gives by name, and the update count; says what is missing or has another shape or
+    /// kind.
+    pub fn restore(
+        &mut self,
+        saved: &mut dyn FnMut(&str) -> Result<Option<Tensor>, String>,
+        updates: u64,
+    ) -> Result<(), String> {
         for slot in &mut self.slots {
-            for (prefix, tensor) in [("exp_avg", &mut slot.exp_avg), ("exp_avg_sq", &mut slot.exp_avg_sq)] {
-                let name = format!("{prefix}.{}", slot.name);
-                let saved = moments.remove(&name).ok_or_else(|| format!("{name} is missing"))?;
-                if saved.size() != tensor.size() || saved.kind() != tensor.kind() {
-                    let (found, expected) = ((saved.kind(), saved.size()), (tensor.kind(), tensor.size()));
-                    return Err(format!("{name} is {found:?}, expected {expected:?}"));
-                }
-                tensor.f_copy_(&saved).map_err(|error| error.to_string())?;
+            for moment in Moment::BOTH {
+                let name = moment.of(&slot.name);
+                let saved = saved(&name)?.ok_or_else(|| format!("{name} is missing"))?;
+                slot.restore(moment, &saved)?;
             }
         }
         self.updates = updates;
@@ -234,6 +325,7 @@ impl Group {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use std::collections::BTreeMap;
     use tch::Device;
 
     fn train(extra: &str) -> Train {
@@ -373,7 +465,7 @@ mod tests {
             let expected = take_steps(&mut whole, 2);
             let train = train(extra);
             let mut resumed = Group::new("weights", 0.1, Direction::Descent, &train, tensors, Kind::Float).unwrap();
-            resumed.restore(&mut moments, 3).unwrap();
+            resumed.restore(&mut |name| Ok(moments.remove(name)), 3).unwrap();
             assert_eq!(take_steps(&mut resumed, 2), expected);
         }
     }
@@ -381,11 +473,11 @@ mod tests {
     #[test]
     fn moments_that_do_not_fit_are_refused() {
         let mut group = group(Direction::Descent, "", Kind::Float);
-        assert!(group.restore(&mut BTreeMap::new(), 3).unwrap_err().contains("exp_avg.w is missing"));
+        assert!(group.restore(&mut |_| Ok(None), 3).unwrap_err().contains("exp_avg.w is missing"));
         for wrong in
             [Tensor::zeros([2], (Kind::Float, Device::Cpu)), Tensor::zeros([2, 2], (Kind::BFloat16, Device::Cpu))]
         {
-            let problem = group.restore(&mut BTreeMap::from([("exp_avg.w".to_string(), wrong)]), 3).unwrap_err();
+            let problem = group.restore(&mut |_| Ok(Some(wrong.shallow_clone())), 3).unwrap_err();
             assert!(problem.contains("expected (Float, [2, 2])"), "{problem}");
         }
         assert_eq!(group.updates(), 0);

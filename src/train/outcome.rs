@@ -31,5 +31,8 @@ pub struct Outcome {
 /// Peak memory of the steps of `setup` on its device.
 pub(super) fn predicted_memory(setup: &Setup) -> MemoryEstimate {
     let teacher = setup.teacher.as_ref().map(Checkpoint::model);
-    MemoryEstimate::new(&setup.model, teacher, &setup.config, setup.dataset.sequence_length() as i64, setup.device)
+    let (model, config, device) = (&setup.model, &setup.config, setup.device);
+    let ranks = setup.split.as_ref().map_or(1, |split| split.block.size());
+    let estimate = MemoryEstimate::new(model, teacher, config, setup.dataset.sequence_length() as i64, device);
+    estimate.divided(ranks, model, config, device)
 }

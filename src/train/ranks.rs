@@ -63,6 +63,7 @@ impl Trainer {
         self.check_replicas(false)?;
         let mut own = self.squared_sizes()?;
         own.push(frozen_size(self)?);
+        own.extend(self.weights.shards.as_ref().map(|shards| shards.loaded_squares));
         let all = world.numbers(&own)?;
         let near = |a: f64, b: f64| a == b || (a - b).abs() <= ROUNDING * a.abs().max(b.abs());
         let same = |there: &Vec<f64>| all[0].iter().zip(there).all(|(a, b)| near(*a, *b));
@@ -81,11 +82,11 @@ impl Trainer {
         for weight in &frozen {
             world.broadcast(weight)?;
         }
-        for group in self.groups() {
-            for slot in group.slots_mut() {
-                world.broadcast(&slot.master.f_detach()?)?;
-                slot.follow_master()?;
-            }
+        // Ranks that divide the weights have taken those of rank 0 as they loaded them.
+        let divided = usize::from(self.weights.shards.is_some());
+        for slot in self.groups().skip(divided).flat_map(|group| group.slots_mut()) {
+            world.broadcast(&slot.master.f_detach()?)?;
+            slot.follow_master()?;
         }
         Ok(())
     }
@@ -112,8 +113,14 @@ impl Trainer {
     }
 
     /// Squared norms of all that is trained, by group.
-    fn squared_sizes(&mut self) -> Result<Vec<f64>, TchError> {
-        self.groups().map(|group| group.squared_size()?.f_double_value(&[])).collect()
+    fn squared_sizes(&mut self) -> Result<Vec<f64>, Error> {
+        let device = self.device;
+        let sizes = self.groups().map(|group| group.squared_size()?.f_to_device(device));
+        let sizes = sizes.collect::<Result<Vec<_>, TchError>>()?;
+        if let Some(shards) = &self.weights.shards {
+            shards.sum(&sizes[0])?;
+        }
+        Ok(sizes.iter().map(|size| size.f_double_value(&[])).collect::<Result<_, _>>()?)
     }
 }
 

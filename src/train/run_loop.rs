@@ -317,6 +317,9 @@ fn save(
     let mut keep = vec![step];
     keep.extend(best.into_iter().chain(good).filter(|kept| *kept != step));
     keep.dedup();
+    if !setup.world.is_first() {
+        trainer.give_parts()?;
+    }
     let written = setup.world.told(|| match write_step(trainer, setup, folder, &keep) {
         Err(Error::Checkpoint(error @ CheckpointError::NoSpace { .. })) if !last => {
             journal.write(&Record::new(step, What::NotSaved(Reason { reason: Some(error.to_string()) })))?;

@@ -7,8 +7,8 @@ use super::loader_config::loader_config;
 use super::references::{References, initial_proportions};
 use super::routers::check_experts;
 use super::teacher::check_teacher;
-use crate::config::{ComputeDtype, Mixer as MixerTable, RandomModel, RunConfig, Stage, validate};
-use crate::dist::World;
+use crate::config::{ComputeDtype, Dist, Mixer as MixerTable, RandomModel, RunConfig, Stage, Strategy, validate};
+use crate::dist::{Split as RankSplit, World};
 use crate::files::DType;
 use crate::hf::{Architecture, Checkpoint, ModelConfig, NewLlama, RawConfig, vocabulary_difference};
 use crate::native::kernels;
@@ -19,6 +19,7 @@ use shearling_domains::{Dataset, MAX_CHANGE, MAX_DRIFT, Mixer, MixerConfig, Mixe
 use shearling_masks::MaskSpec;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
+use std::time::Duration;
 use tch::Kind;
 
 /// Where tensors live (libtorch's device).
@@ -53,6 +54,8 @@ pub struct Setup {
     pub references: References,
     /// The processes that do it together.
     pub world: World,
+    /// How they divide its state, where they do.
+    pub split: Option<RankSplit>,
 }
 
 impl Setup {
@@ -102,6 +105,7 @@ impl Setup {
             proportions,
             references,
             world: World::alone(),
+            split: None,
         };
         setup.mixer()?;
         loader_config(&setup.config).validate()?;
@@ -112,9 +116,10 @@ impl Setup {
     /// The same run, done by all processes of `world` together.
     ///
     /// # Errors
-    /// Too few micro-batches for all.
+    /// Micro-batches that cannot be dealt to all; machines that cannot divide the state as the strategy says.
     pub fn among(mut self, world: World) -> Result<Setup, Error> {
         check_deal(&self.config, world.size())?;
+        self.split = if self.config.cuts_at_once() { None } else { split(&self.config.dist, &world)? };
         self.world = world;
         Ok(self)
     }
@@ -172,6 +177,30 @@ impl Setup {
     fn references(&self) -> &[f64] {
         self.references.losses.as_deref().unwrap_or(&[])
     }
+}
+
+/// The ranks that divide the state of a run among them, where they do.
+fn split(dist: &Dist, world: &World) -> Result<Option<RankSplit>, Error> {
+    let Some(place) = world.place() else { return Ok(None) };
+    let block = match dist.strategy {
+        Strategy::Ddp => return Ok(None),
+        Strategy::Fsdp => world.size(),
+        Strategy::Hybrid => same_on_all_machines(world, place.local_size)?,
+    };
+    Ok(Some(world.split(block, Duration::from_secs(dist.timeout_seconds))?))
+}
+
+/// The ranks of a machine, the same number on each.
+fn same_on_all_machines(world: &World, here: usize) -> Result<usize, Error> {
+    let all: Vec<usize> = world.numbers(&[here as f64])?.iter().map(|ranks| ranks[0] as usize).collect();
+    if let Some(other) = all.iter().find(|ranks| **ranks != all[0]) {
+        return Err(Error::Mismatch(format!(
+            "dist.strategy = \"hybrid\" divides the state among the ranks of a machine, of which one has {} and another {other}: \
+             start as many on each, or take \"fsdp\"",
+            all[0]
+        )));
+    }
+    Ok(here)
 }
 
 /// Refuses a run that would come to its end without data, however it is mixed.

@@ -14,10 +14,16 @@ use crate::prune::scores::{Calibration, Progress, Scoring, scores};
 use shearling_masks::{MaskSet, MaskSpec, UnitKind};
 use tch::{Kind, Tensor};
 
+/// A weight by its Hugging Face name.
+pub(super) type Weight = (String, Tensor);
+
+/// Weights one after the other, in the order of the model: ranks that divide them never hold them all.
+pub(super) type Weights<'a> = Box<dyn Iterator<Item = Result<Weight, Error>> + 'a>;
+
 /// A run at step 0.
-pub(super) struct Start {
-    /// fp32 masters, or frozen weights, on the run's device, by Hugging Face name.
-    pub(super) weights: Vec<(String, Tensor)>,
+pub(super) struct Start<'a> {
+    /// fp32 masters, or frozen weights, on the run's device.
+    pub(super) weights: Weights<'a>,
     /// Masks of a prune run.
     pub(super) masks: Option<MaskSet>,
     /// Grouping and routers of an `lte` run.
@@ -25,17 +31,18 @@ pub(super) struct Start {
 }
 
 /// Reads the source and measures what the configuration asks for.
-pub(super) fn start(setup: &Setup, progress: &mut Progress) -> Result<Start, Error> {
+pub(super) fn start<'a>(setup: &'a Setup, progress: &mut Progress) -> Result<Start<'a>, Error> {
     let rows = calibration_rows(setup)?;
     let basis = principal_basis(setup, rows.as_ref(), progress)?;
     let kind = stored_kind(&setup.config, setup.compute_kind());
-    let weights = match (&setup.source, &basis) {
-        (None, _) => random_weights(setup)?,
-        (Some(source), None) => load_weights(source, &setup.model, kind, setup.device)?,
-        (Some(source), Some(basis)) => rotated_weights(source, basis, setup, kind)?,
-    };
     let masks = setup.spec.as_ref().map(|spec| initial_masks(setup, spec, rows.as_ref(), basis.as_ref(), progress));
-    Ok(Start { weights, masks: masks.transpose()?, experts: None })
+    let masks = masks.transpose()?;
+    let weights = match (&setup.source, basis) {
+        (None, _) => random_weights(setup)?,
+        (Some(source), None) => stored_weights(source, &setup.model, kind, setup.device),
+        (Some(source), Some(basis)) => rotated_weights(source, basis, setup, kind),
+    };
+    Ok(Start { weights, masks, experts: None })
 }
 
 /// Masks at step 0, in the source's own basis.
@@ -83,37 +90,46 @@ fn initial_masks(
     Ok(MaskSet::from_scores(spec.clone(), gating, warmup, &scores, table.init_strength, setup.device)?)
 }
 
-fn random_weights(setup: &Setup) -> Result<Vec<(String, Tensor)>, Error> {
+fn random_weights(setup: &Setup) -> Result<Weights<'_>, Error> {
     let weights = init::random_weights(&setup.model, setup.config.run.seed)?;
-    weights.into_iter().map(|(name, weight)| Ok((name, weight.f_to_device(setup.device)?))).collect()
+    Ok(given(weights.into_iter().map(|(name, weight)| Ok((name, weight.f_to_device(setup.device)?)))))
+}
+
+/// Weights that are there already.
+pub(super) fn given<'a>(weights: impl Iterator<Item = Result<Weight, Error>> + 'a) -> Weights<'a> {
+    Box::new(weights)
 }
 
 /// All weights in `kind`, tensor by tensor from the mapped file to the device.
-pub(super) fn load_weights(
-    source: &Checkpoint,
+pub(super) fn stored_weights<'a>(
+    source: &'a Checkpoint,
     model: &ModelConfig,
     kind: Kind,
     device: Device,
-) -> Result<Vec<(String, Tensor)>, Error> {
-    let load = |name: String| source.finite_tensor(&name, kind, device).map(|weight| (name, weight));
-    let weights = parameters(model).into_iter().map(|p| load(p.name)).collect::<Result<_, _>>()?;
-    // The pages of the file are not needed again soon, and would count as this process's memory.
-    source.release();
-    Ok(weights)
+) -> Weights<'a> {
+    let load = move |p: Parameter| Ok((p.name.clone(), source.finite_tensor(&p.name, kind, device)?));
+    each_parameter(source, model, load)
 }
 
 /// The same in the principal basis.
-fn rotated_weights(
-    source: &Checkpoint,
-    basis: &Basis,
-    setup: &Setup,
-    kind: Kind,
-) -> Result<Vec<(String, Tensor)>, Error> {
-    let rotate = |p: Parameter| -> Result<_, Error> {
-        let weight = rotated_weight(source, basis, &p, setup.device)?.f_to_kind(kind)?;
+fn rotated_weights<'a>(source: &'a Checkpoint, basis: Basis, setup: &'a Setup, kind: Kind) -> Weights<'a> {
+    let rotate = move |p: Parameter| -> Result<_, Error> {
+        let weight = rotated_weight(source, &basis, &p, setup.device)?.f_to_kind(kind)?;
         Ok((p.name.clone(), weight))
     };
-    let weights = parameters(&setup.model).into_iter().map(rotate).collect::<Result<_, _>>()?;
-    source.release();
-    Ok(weights)
+    each_parameter(source, &setup.model, rotate)
+}
+
+/// What `make` makes of each weight of `source`, whose pages are let go at the end: they are not needed again soon, and would
+/// count as this process's memory.
+pub(super) fn each_parameter<'a>(
+    source: &'a Checkpoint,
+    model: &ModelConfig,
+    make: impl FnMut(Parameter) -> Result<Weight, Error> + 'a,
+) -> Weights<'a> {
+    let release = std::iter::from_fn(|| {
+        source.release();
+        None
+    });
+    given(parameters(model).into_iter().map(make).chain(release))
 }

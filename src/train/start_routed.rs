@@ -7,7 +7,7 @@
 use super::Error;
 use super::calibration::calibration_of;
 use super::setup::Setup;
-use super::start::{Start, load_weights};
+use super::start::{Start, Weight, each_parameter, given, stored_weights};
 use super::weights::decoder_over;
 use crate::config::{Lte, LteMode};
 use crate::hf::Checkpoint;
@@ -16,7 +16,6 @@ use crate::lte::permute::permuted_weight;
 use crate::lte::warm_start::{Shares, warm_start};
 use crate::lte::{self, Experts};
 use crate::model::Parameter;
-use crate::model::parameters::parameters;
 use crate::model::router::Router;
 use crate::prune::scores::Progress;
 use shearling_noise::weight_normals;
@@ -26,16 +25,17 @@ use tch::{Kind, Tensor};
 const DRAWN_SPREAD: f64 = 0.02;
 
 /// Groups, permutes, and gives routers.
-pub(super) fn start_routed(
+pub(super) fn start_routed<'a>(
     setup: &Setup,
     lte: &Lte,
-    source: &Checkpoint,
+    source: &'a Checkpoint,
     progress: &mut Progress,
-) -> Result<Start, Error> {
+) -> Result<Start<'a>, Error> {
     let rows = calibration_of(setup, lte.calibration_rows)?;
     let device = setup.device;
-    let (mut experts, weights) = match lte::file::read(source.dir(), &setup.model, setup.device)? {
-        Some(found) => (found, load_weights(source, &setup.model, Kind::Float, setup.device)?),
+    let (mut experts, weights): (_, Result<_, Error>) = match lte::file::read(source.dir(), &setup.model, setup.device)?
+    {
+        Some(found) => (found, stored_weights(source, &setup.model, Kind::Float, setup.device).collect()),
         None => {
             let options =
                 GroupingOptions { expert_size: lte.expert_size, method: lte.grouping, seed: setup.config.run.seed };
@@ -44,11 +44,12 @@ pub(super) fn start_routed(
                 let weight = permuted_weight(source, &experts, &p, setup.device)?.f_to_kind(Kind::Float)?;
                 Ok((p.name.clone(), weight.f_contiguous()?))
             };
-            let weights = parameters(&setup.model).into_iter().map(weight).collect::<Result<_, _>>()?;
-            source.release();
+            let weights = each_parameter(source, &setup.model, weight).collect();
             (experts, weights)
         }
     };
+    // Whole, since routers are warmed up on them.
+    let weights: Vec<Weight> = weights?;
     // Routers of an earlier run go on where they are still wanted; layers that have none get one.
     for (layer, found) in experts.layers.iter_mut().enumerate() {
         found.router = found.router.take().filter(|_| lte.routes(layer as i64));
@@ -60,7 +61,7 @@ pub(super) fn start_routed(
         experts = experts.with_routers(|router| router.with_bias(device))?;
     }
     if !known.contains(&false) {
-        return Ok(Start { weights, masks: None, experts: Some(experts) });
+        return Ok(routed(weights, experts));
     }
     if lte.warm_start() {
         let named = weights.iter().map(|(name, weight)| (name.as_str(), weight.shallow_clone()));
@@ -71,7 +72,11 @@ pub(super) fn start_routed(
     } else {
         draw(&mut experts, setup, lte, &wanted)?;
     }
-    Ok(Start { weights, masks: None, experts: Some(experts) })
+    Ok(routed(weights, experts))
+}
+
+fn routed<'a>(weights: Vec<Weight>, experts: Experts) -> Start<'a> {
+    Start { weights: given(weights.into_iter().map(Ok)), masks: None, experts: Some(experts) }
 }
 
 /// Routers as the paper leaves open how to draw them: alike in every direction, near the threshold; with a bias where it is

@@ -8,6 +8,7 @@ use super::objective::RowSums;
 use super::optimizer::Group;
 use super::phases::Phase;
 use super::routers::{ROUTERS, RouterStep};
+use super::sharding::Shards;
 use super::trainer::Trainer;
 use crate::model::loss;
 use serde::Serialize;
@@ -85,7 +86,7 @@ impl Trainer {
         if let Some(routers) = &mut self.routers {
             routers.begin_step(index, &mut self.model)?;
         }
-        let rows = self.accumulate(&batch, index)?;
+        let rows = self.accumulate(&batch, index).map_err(|error| self.exchange.fault.cause(error))?;
         let lagrangian = self.constrain(index)?;
         let rows = self.exchange_sums(rows, &batch)?;
         let counts = self.routers.as_ref().map(|routers| routers.counts()).transpose()?.flatten();
@@ -93,6 +94,9 @@ impl Trainer {
         // An empty group has no device; its norm has to come to that of the others.
         let squares = self.groups().map(|group| group.squared_norm()?.f_to_device(device));
         let squares = squares.collect::<Result<Vec<_>, TchError>>()?;
+        if let Some(shards) = &self.weights.shards {
+            shards.sum(&squares[0])?;
+        }
         let routed = self.routers.is_some();
         let verdict = GradientVerdict::new(&rows, &squares, lagrangian.as_ref(), routed, self.config.train.clip_norm)?;
         self.clock.mark(Phase::Clip);
@@ -142,6 +146,7 @@ impl Trainer {
                 group.update(scale, &verdict.skip, learning_rate_factor)?;
             }
         }
+        self.weights.shards.as_ref().map_or(Ok(()), Shards::follow)?;
         if let Some(routers) = &mut self.routers {
             routers.shift(self.counters.step, &verdict.skip)?;
         }
@@ -153,6 +158,13 @@ impl Trainer {
     }
 
     /// Weights, then masks and multipliers or routers if there are any.
+    pub(super) fn all_groups(&self) -> impl Iterator<Item = &Group> {
+        let masks = self.masks.iter().flat_map(|masks| [&masks.log_alpha, &masks.multipliers]);
+        let routers = self.routers.iter().map(|routers| &routers.group);
+        std::iter::once(&self.weights.group).chain(masks).chain(routers)
+    }
+
+    /// The same, to be changed.
     pub(super) fn groups(&mut self) -> impl Iterator<Item = &mut Group> {
         let masks = self.masks.iter_mut().flat_map(|masks| [&mut masks.log_alpha, &mut masks.multipliers]);
         let routers = self.routers.iter_mut().map(|routers| &mut routers.group);

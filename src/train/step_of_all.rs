@@ -2,6 +2,7 @@
 
 use super::Error;
 use super::objective::RowSums;
+use super::sharding::Shards;
 use super::trainer::Trainer;
 use crate::dist::Reduction;
 use shearling_domains::Batch;
@@ -50,6 +51,7 @@ impl Trainer {
             return Ok(rows);
         }
         let _no_grad = tch::no_grad_guard();
+        self.weights.shards.as_ref().map_or(Ok(()), Shards::finish_step)?;
         exchange.sum_gradients()?;
         let counts = self.routers.as_ref().and_then(|routers| routers.seen());
         let parts: Vec<&Tensor> =

@@ -10,7 +10,7 @@
 
 use super::Error;
 use super::weights::decoder_over;
-use crate::eval::{EvalRows, RowLosses, dealt_row_losses};
+use crate::eval::{Deal, EvalRows, RowLosses, dealt_row_losses};
 use crate::files::{sha256_of_file, sha256_of_text};
 use crate::hf::{Checkpoint, ModelConfig};
 use crate::lte::{self, install::install};
@@ -87,16 +87,16 @@ impl Teacher {
         self.decoder.as_teacher(stream)
     }
 
-    /// What it loses itself on held-out rows, in the micro-batches that `takes` says: how good a model the run learns from.
+    /// What it loses itself on held-out rows, in the micro-batches of `deal`: how good a model the run learns from.
     pub(super) fn held_out_losses(
         &self,
         rows: &[EvalRows],
         micro_batch: usize,
-        takes: &dyn Fn(usize) -> bool,
+        deal: Deal,
         progress: &mut dyn FnMut(&str, usize, usize),
     ) -> Result<Vec<RowLosses>, TchError> {
         let (none, mut show) = (ModelGates::none(), |_: &str, done: usize, of: usize| progress("teacher", done, of));
-        dealt_row_losses(&self.decoder, &self.context, &none, rows, micro_batch, takes, &mut show)
+        dealt_row_losses(&self.decoder, &self.context, &none, rows, micro_batch, deal, &mut show)
     }
 
     /// FLOPs that it takes for a token: it goes forward only.

@@ -2,6 +2,7 @@
 
 use super::Error;
 use super::exchange::Exchange;
+use super::fault::Fault;
 use super::loader_config::loader_config;
 use super::mix_notices::MixWatch;
 use super::optimizer::{Direction, Group};
@@ -9,7 +10,7 @@ use super::phases::{Phase, PhaseClock};
 use super::routers::RouterTraining;
 use super::schedule::Schedule;
 use super::setup::{Device, Setup, compute_dtype, kind};
-use super::start::{Start, masks_alone, start};
+use super::start::{Start, given, masks_alone, start};
 use super::start_routed::start_routed;
 use super::teacher::Teacher;
 use super::watchdog::Watchdog;
@@ -19,12 +20,13 @@ use crate::eval::EvalRows;
 use crate::hf::{ModelConfig, RawConfig};
 use crate::model::count::training_flops_per_token;
 use crate::model::loss::Blend;
+use crate::model::parameters::parameters;
 use crate::model::{Decoder, ForwardContext};
 use crate::prune::scores::Progress;
 use serde::{Deserialize, Serialize};
 use shearling_domains::{Batch, Loader, Mixer, Split};
 use shearling_masks::MaskSet;
-use std::collections::BTreeSet;
+use std::collections::{BTreeSet, HashMap};
 use tch::{Kind, TchError, Tensor};
 
 /// The state of a run between two steps.
@@ -131,6 +133,7 @@ impl Trainer {
 
     /// A run at step 0 from given fp32 weights on its device, by Hugging Face name.
     pub fn with_weights(setup: &Setup, weights: Vec<(String, Tensor)>) -> Result<Trainer, Error> {
+        let weights = given(weights.into_iter().map(Ok));
         Trainer::begin(setup, Start { weights, masks: masks_alone(setup)?, experts: None })
     }
 
@@ -150,7 +153,8 @@ impl Trainer {
     ) -> Result<Trainer, Error> {
         let Start { weights, masks, experts } = start;
         let train = &setup.config.train;
-        let weights = Weights::new(&setup.config, weights, setup.compute_kind())?;
+        let fault = Fault::default();
+        let weights = Weights::new(setup, weights, &fault)?;
         let decoder = weights.decoder(&setup.model)?.with_recomputation(train.activation_checkpointing);
         let tokens = setup.dataset.sequence_length() as i64;
         let routers = experts.map(|experts| RouterTraining::new(experts, &setup.config, tokens as usize));
@@ -161,7 +165,7 @@ impl Trainer {
             eval_rows: EvalRows::load(&setup.dataset, setup.config.eval.rows_per_domain, setup.device)?,
             schedule: Schedule::of(train),
             clock: PhaseClock::off(setup.device),
-            exchange: Exchange::default(),
+            exchange: Exchange::new(setup.world.clone(), fault),
             config: setup.config.clone(),
             hf_config: setup.hf_config.clone(),
             model_config: setup.model.clone(),
@@ -181,12 +185,31 @@ impl Trainer {
         if let Some(routers) = &trainer.routers {
             routers.install(&mut trainer.model);
         }
-        trainer.exchange = Exchange::new(setup.world.clone(), trainer.groups())?;
+        trainer.lay_out_exchange()?;
         // A resumed run does not report again what ran out before.
         let out = |domain: &usize| trainer.rows_left(*domain) == 0;
         let exhausted = (0..trainer.domains.len()).filter(out).map(|domain| trainer.domains[domain].clone()).collect();
         trainer.exhausted = exhausted;
         Ok(trainer)
+    }
+
+    /// The dtype of forward and backward.
+    pub(super) fn compute_kind(&self) -> Kind {
+        kind(compute_dtype(self.config.run.dtype, self.device))
+    }
+
+    /// Makes ready what ranks exchange at every step: gradients of weights that each has as a whole, of masks and of routers.
+    fn lay_out_exchange(&mut self) -> Result<(), TchError> {
+        let layers: HashMap<String, Option<i64>> =
+            parameters(&self.model_config).into_iter().map(|p| (p.name, p.layer)).collect();
+        let mut exchange = std::mem::take(&mut self.exchange);
+        if self.weights.shards.is_none() {
+            exchange.take_layers(&mut self.weights.group, &|name| layers.get(name).copied().flatten())?;
+        }
+        self.groups().skip(1).try_for_each(|group| exchange.take(group))?;
+        self.model.surround(exchange.around());
+        self.exchange = exchange;
+        Ok(())
     }
 
     /// The masks of a prune run.
@@ -216,8 +239,14 @@ impl Trainer {
         Ok(())
     }
 
-    /// Whether all weights, masks and multipliers are finite numbers.
-    pub(super) fn is_finite(&mut self) -> Result<bool, TchError> {
+    /// Whether all weights, masks and multipliers are finite numbers, in all ranks.
+    pub(super) fn is_finite(&mut self) -> Result<bool, Error> {
+        let own = self.has_finite_tensors()?;
+        let [broken] = self.exchange.world.raised([!own])?;
+        Ok(broken.is_none())
+    }
+
+    fn has_finite_tensors(&mut self) -> Result<bool, TchError> {
         let _no_grad = tch::no_grad_guard();
         for group in self.groups() {
             for slot in group.slots() {

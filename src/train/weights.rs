@@ -6,11 +6,15 @@
 //! frozen, bf16:    2
 //! ```
 //!
-//! A frozen weight has no gradient; what the gates need of the product that would be one is formed weight by weight, in
+//! Ranks may divide them (`sharding`): then a rank has its part of each. A frozen weight has no gradient; what the gates need of the product that would be one is formed weight by weight, in
 //! the backward of its map.
 
 use super::Error;
+use super::fault::Fault;
 use super::optimizer::{Direction, Group};
+use super::setup::Setup;
+use super::sharding::{Dividing, Gatherer, Shards};
+use super::start;
 use crate::config::RunConfig;
 use crate::files::DType;
 use crate::model::Decoder;
@@ -21,10 +25,12 @@ use tch::{Kind, TchError, Tensor};
 /// The weights of a run.
 #[derive(Debug)]
 pub(super) struct Weights {
-    /// Those that are trained; empty where they are frozen.
+    /// Those that are trained, or this rank's parts of them; empty where they are frozen.
     pub(super) group: Group,
-    /// Frozen ones by Hugging Face name; empty where they are trained.
+    /// Frozen ones by Hugging Face name; empty where they are trained, or divided.
     frozen: Vec<(String, Tensor)>,
+    /// Where ranks divide them.
+    pub(super) shards: Option<Shards>,
 }
 
 /// In which dtype a run of `config` takes its weights from their file.
@@ -32,17 +38,42 @@ pub(super) fn stored_kind(config: &RunConfig, compute: Kind) -> Kind {
     if config.freezes_weights() { compute } else { Kind::Float }
 }
 
+/// In which dtype a checkpoint of a run of `config` has its weights.
+pub(super) fn stored_dtype(config: &RunConfig, compute: Kind) -> DType {
+    DType::from_kind(stored_kind(config, compute)).unwrap_or(DType::F32)
+}
+
 impl Weights {
-    /// Of `tensors` by Hugging Face name, in the dtype of [`stored_kind`].
-    pub(super) fn new(config: &RunConfig, tensors: Vec<(String, Tensor)>, compute: Kind) -> Result<Weights, TchError> {
-        let (trained, frozen) = if config.freezes_weights() { (Vec::new(), tensors) } else { (tensors, Vec::new()) };
-        let train = &config.train;
+    /// Of `tensors`, in the dtype of [`stored_kind`].
+    pub(super) fn new(setup: &Setup, tensors: start::Weights, fault: &Fault) -> Result<Weights, Error> {
+        let (config, compute) = (&setup.config, setup.compute_kind());
+        let (train, freezes) = (&config.train, config.freezes_weights());
+        if let Some(split) = &setup.split {
+            let dividing = Dividing {
+                model: &setup.model,
+                world: &setup.world,
+                split,
+                kind: compute,
+                trains: !freezes,
+                device: setup.device,
+                fault: fault.clone(),
+            };
+            let (shards, parts) = Shards::load(&dividing, tensors)?;
+            return Ok(Weights { group: Group::of_parts(train, parts)?, frozen: Vec::new(), shards: Some(shards) });
+        }
+        let all = tensors.collect::<Result<Vec<_>, Error>>()?;
+        let (trained, frozen) = if freezes { (Vec::new(), all) } else { (all, Vec::new()) };
         let group = Group::new("weights", train.learning_rate, Direction::Descent, train, trained, compute)?;
         let frozen = frozen.into_iter().map(|(name, tensor)| Ok((name, tensor.f_to_kind(compute)?)));
-        Ok(Weights { group, frozen: frozen.collect::<Result<_, TchError>>()? })
+        Ok(Weights { group, frozen: frozen.collect::<Result<_, TchError>>()?, shards: None })
     }
 
-    /// The weights as they are kept, with their names: fp32 masters, or frozen ones.
+    /// Divided state as whole tensors.
+    pub(super) fn gatherer(&self) -> Option<Gatherer<'_>> {
+        self.shards.as_ref().map(|shards| Gatherer::new(shards, &self.group))
+    }
+
+    /// The weights as they are kept, with their names: fp32 masters, or frozen ones; not those that are divided.
     pub(super) fn kept(&self) -> impl Iterator<Item = (&String, &Tensor)> {
         let masters = self.group.slots().iter().map(|slot| (&slot.name, &slot.master));
         masters.chain(self.frozen.iter().map(|(name, tensor)| (name, tensor)))
@@ -53,14 +84,15 @@ impl Weights {
         self.frozen.iter().map(|(_, tensor)| tensor)
     }
 
-    /// The dtype that they are kept in.
-    pub(super) fn dtype(&self) -> DType {
-        let kept = self.kept().next().and_then(|(_, tensor)| DType::from_kind(tensor.kind()));
-        kept.unwrap_or(DType::F32)
-    }
-
     /// The network over the tensors that forward uses.
     pub(super) fn decoder(&self, model: &ModelConfig) -> Result<Decoder, Error> {
+        if let Some(shards) = &self.shards {
+            let leaves = shards.leaves()?;
+            let named = leaves.iter().map(|(name, leaf)| (name.as_str(), leaf.shallow_clone()));
+            let mut decoder = decoder_over(model, named)?;
+            decoder.surround(shards.around());
+            return Ok(decoder);
+        }
         let leaves = self.group.slots().iter().map(|slot| (slot.name.as_str(), slot.leaf()));
         let frozen = self.frozen.iter().map(|(name, tensor)| (name.as_str(), tensor.shallow_clone()));
         decoder_over(model, leaves.chain(frozen))

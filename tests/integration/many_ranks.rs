@@ -3,6 +3,7 @@
 //! The test serves the store at a free port, as torchrun's agent does, so that tests may run side by side. Every process
 //! has a limit of time, and is ended when its test ends.
 
+mod divided;
 mod equal;
 mod faults;
 mod traffic;
@@ -89,6 +90,19 @@ impl Ranks {
         arguments: impl Fn(usize) -> Vec<String>,
         restart: usize,
     ) -> Ranks {
+        Ranks::start_on(1, size, ranks, command, arguments, restart)
+    }
+
+    /// The same as if the ranks were on so many machines.
+    pub fn start_on(
+        machines: usize,
+        size: usize,
+        ranks: impl Iterator<Item = usize>,
+        command: &str,
+        arguments: impl Fn(usize) -> Vec<String>,
+        restart: usize,
+    ) -> Ranks {
+        let here = size / machines;
         let store = Store::serve("127.0.0.1", 0, LIMIT).unwrap();
         let folder = tempfile::tempdir().unwrap();
         let (mut children, mut logs) = (Vec::new(), Vec::new());
@@ -99,8 +113,8 @@ impl Ranks {
             for (name, value) in [
                 ("RANK", rank),
                 ("WORLD_SIZE", size),
-                ("LOCAL_RANK", rank),
-                ("LOCAL_WORLD_SIZE", size),
+                ("LOCAL_RANK", rank % here),
+                ("LOCAL_WORLD_SIZE", here),
                 ("MASTER_PORT", usize::from(store.port())),
                 ("TORCHELASTIC_RESTART_COUNT", restart),
             ] {

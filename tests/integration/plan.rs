@@ -411,13 +411,14 @@ fn many_ranks_are_planned_with_what_they_hold_and_send() {
     assert_eq!((ranks["ranks"].as_u64(), number(&ranks["summed_bytes"])), (Some(16), summed));
     assert!((number(&ranks["sent_bytes"]) - summed * 2.0 * 15.0 / 16.0).abs() < 1.0);
     assert_eq!((&ranks["memory_bytes"], &ranks["micro_batches"]), (&one["memory_bytes"], &64.into()));
-    let time = &ranks["time"];
-    assert!(
-        (number(&time["exchanging_seconds"]) - number(&ranks["sent_bytes"]) / 50e9).abs() < 1e-9,
-        "the slower link"
-    );
+    let (time, across) = (&ranks["time"], &ranks["sent_across_machines"]);
     let alone = number(&time["step_seconds_alone"]);
-    assert!((number(&time["computing_seconds"]) - alone * 4.0 / 64.0).abs() < 1e-9 * alone);
+    let computing = number(&time["computing_seconds"]);
+    assert!((computing - alone * 4.0 / 64.0).abs() < 1e-9 * alone);
+    // Over the slower link; the layers' while the backward of the last of four micro-batches goes on.
+    let [beside, after] = ["beside_bytes", "after_bytes"].map(|part| number(&across[part]) / 50e9);
+    let waiting = (beside - computing / 4.0 * 2.0 / 3.0).max(0.0) + after;
+    assert!((number(&time["exchanging_seconds"]) - waiting).abs() < 1e-9, "{answer}");
     let (speedup, run) = (number(&time["speedup"]), number(&time["run_seconds"]));
     assert!(speedup > 1.0 && speedup < 16.0 && run < number(&one["seconds"]), "{answer}");
     // Five ranks of 64 micro-batches: one has 13.
@@ -442,6 +443,35 @@ fn a_run_that_fits_no_rank_is_refused_with_what_would_fit() {
     let (code, answer, _) = plan(&file, &[&rows[..], &["--card", "rtx4090", "--gpus", "8"]].concat());
     assert_eq!(code, Some(1));
     let problem = said(&answer, "problems");
-    assert!(problem.contains("does not fit in RTX 4090") && problem.contains("more ranks do not help"), "{problem}");
-    assert!(problem.contains("B200"), "{problem}");
+    assert!(
+        problem.contains("does not fit in RTX 4090") && problem.contains("each rank holds the whole run"),
+        "{problem}"
+    );
+    assert!(problem.contains("ranks does"), "{problem}");
+    // Which is what then fits.
+    let recomputed = ["--set", "train.activation_checkpointing=1", "--set", "dist.strategy=fsdp"];
+    let (code, answer, _) = plan(&file, &[&rows[..], &recomputed, &["--card", "rtx4090", "--gpus", "16"]].concat());
+    assert_eq!(code, Some(0), "{answer}");
+    let ranks = &answer["ranks"];
+    assert_eq!(ranks["strategy"], "fsdp");
+    assert!(ranks["memory_bytes"].as_f64().unwrap() < 23e9, "{ranks}");
+}
+
+/// The states of a run are divided within each machine, and every machine sends the others one share of its gradients.
+#[test]
+fn a_hybrid_plan_names_both_kinds_of_links() {
+    let desk = Desk::published();
+    let file = desk.at("llama2-7b-to-1.3b-continue.toml");
+    let sets = ["--set", "train.batch_rows=256", "--set", "train.micro_batch_rows=4", "--set", "dist.strategy=hybrid"];
+    let with =
+        |more: &[&str]| plan(&file, &[&sets[..], &["--card", "h200", "--nodes", "2", "--gpus", "8"], more].concat());
+    let (_, answer, _) = with(&["--network", "50GB/s", "--link", "450GB/s"]);
+    let ranks = &answer["ranks"];
+    let bytes = |kind: &str, part: &str| ranks[kind][part].as_f64().unwrap();
+    let gradients = 4.0 * answer["now"]["total_parameters"].as_f64().unwrap();
+    assert!((bytes("sent_across_machines", "after_bytes") - gradients / 8.0).abs() < 1.0, "{ranks}");
+    assert_eq!(bytes("sent_across_machines", "beside_bytes"), 0.0);
+    assert!(bytes("sent_within_machine", "beside_bytes") > gradients, "{ranks}");
+    let (_, unknown, _) = with(&["--link", "450GB/s"]);
+    assert!(unknown["ranks"]["time"].is_null(), "the network's bandwidth is not given");
 }

@@ -27,9 +27,9 @@ impl Recipe {
         let parts = [(prune, &mut self.prune, &self.model), (next, &mut self.next, &self.target)];
         // A cut at once goes through its source layer by layer.
         for (config, part, model) in parts.into_iter().filter(|(config, ..)| !config.cuts_at_once()) {
-            let found = place
-                .memory_bytes
-                .and_then(|bytes| fitting(&config, model, None, self.row_tokens, place.device, bytes, MOST_MICRO_ROWS));
+            let found = place.memory_bytes.and_then(|bytes| {
+                fitting(&config, model, None, self.row_tokens, place.device, bytes, MOST_MICRO_ROWS, 1)
+            });
             part.settings = found.unwrap_or(ONE_ROW);
             let chosen = part.settings.applied(&config);
             let estimate = MemoryEstimate::new(model, None, &chosen, self.row_tokens, place.device);

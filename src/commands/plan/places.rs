@@ -32,12 +32,16 @@ struct Own {
 }
 
 impl Places {
-    pub(super) fn new(outline: &Outline, cost: &RunCost, card: Option<&Card>) -> Places {
+    /// Of a run whose states `ranks` divide among them; 1 holds them all.
+    pub(super) fn new(outline: &Outline, cost: &RunCost, card: Option<&Card>, ranks: usize) -> Places {
         let (model, tokens, device) = (&outline.model, outline.row_tokens, outline.device);
         let teacher = outline.teacher.as_ref();
         let on = |device| match &cost.one_shot {
             Some(cost) => MemoryEstimate::of_work(cost.memory_bytes, device),
-            None => MemoryEstimate::new(model, teacher, &outline.config, tokens, device),
+            None => {
+                let whole = MemoryEstimate::new(model, teacher, &outline.config, tokens, device);
+                whole.divided(ranks, model, &outline.config, device)
+            }
         };
         let memory = on(device);
         let own = match card {
@@ -48,7 +52,7 @@ impl Places {
             let fit = Fit::of(&memory, bytes, device);
             let most_rows = outline.config.train.micro_batch();
             let remedy = || {
-                let found = fitting(&outline.config, model, teacher, tokens, device, bytes, most_rows)?;
+                let found = fitting(&outline.config, model, teacher, tokens, device, bytes, most_rows, ranks)?;
                 Some(found.changed_from(&Settings::of(&outline.config)))
             };
             let helped = fit != Fit::Yes && cost.one_shot.is_none();
@@ -91,6 +95,11 @@ impl Places {
         }
         text.push('\n');
         text
+    }
+
+    /// Name and memory of what it is planned for, if that is known.
+    pub(super) fn device(&self) -> Option<(&str, f64)> {
+        self.own.as_ref().map(|own| (own.name.as_str(), own.bytes))
     }
 
     /// Where it does not fit, of what it is planned for, and the keys with which it would.

@@ -4,7 +4,7 @@ use super::advice::{self, written_dtype};
 use super::experts::ExpertPlan;
 use super::mix::MixReach;
 use super::places::Places;
-use super::ranks::RankPlan;
+use super::ranks::{RankPlan, Ranks};
 use super::rows::{self, DomainRows};
 use crate::cli::arguments::Plan;
 use crate::cli::table::{Table, bytes, grouped};
@@ -77,7 +77,9 @@ impl PlanReport {
             }
             (None, None, None) => measured_seconds(outline, cost.flops(), &mut busy),
         };
-        let places = Places::new(outline, &cost, card);
+        let ranks = Ranks::asked(outline, arguments);
+        let divided = ranks.as_ref().map_or(1, Ranks::dividing);
+        let places = Places::new(outline, &cost, card, divided);
         let checkpoint_bytes = if cost.one_shot.is_some() { 0.0 } else { checkpoint_bytes(&outline.model, config) };
         let written = ParameterCount::of(small.as_ref().unwrap_or(&outline.model)).total() as f64;
         let element_bytes = written_dtype(outline).1.bytes() as i64;
@@ -88,7 +90,8 @@ impl PlanReport {
         warnings.extend(advice::warnings(outline, small.as_ref(), &domains, mix.as_ref()));
         warnings.extend(mix.as_ref().and_then(MixReach::warning));
         warnings.extend(places.warning());
-        let ranks = RankPlan::of(outline, arguments, &places, &cost, seconds.as_ref().map(|(seconds, _)| *seconds));
+        let alone = seconds.as_ref().map(|(seconds, _)| *seconds);
+        let ranks = ranks.map(|ranks| RankPlan::new(ranks, outline, &places, &cost, alone));
         let mut report = PlanReport {
             small,
             domains,

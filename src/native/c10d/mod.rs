@@ -5,5 +5,5 @@ mod arguments;
 mod process_group;
 mod store;
 
-pub use process_group::{ProcessGroup, Reduction};
+pub use process_group::{Pending, ProcessGroup, Reduction};
 pub use store::Store;

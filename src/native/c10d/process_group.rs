@@ -1,6 +1,7 @@
 //! libtorch's collectives among the processes of a run: ProcessGroupGloo on the CPU, ProcessGroupNCCL on GPUs.
 //!
-//! Every process calls the same collectives in the same order. Tensors are contiguous, and on the device of the group; what
+//! Every process calls the same collectives in the same order. Each begins at once and goes on beside what the process does,
+//! until it is waited for. Tensors are contiguous, and on the device of the group; what
 //! another process gives is not checked against what this one gives.
 
 use super::arguments::milliseconds;
@@ -71,6 +72,7 @@ unsafe extern "C" {
     fn shearling_group_barrier(group: *mut GroupHandle, out: *mut *mut WorkHandle, error: CError) -> c_int;
     fn shearling_group_free(group: *mut GroupHandle);
     fn shearling_work_wait(work: *mut WorkHandle, error: CError) -> c_int;
+    fn shearling_work_free(work: *mut WorkHandle);
 }
 
 /// How numbers of all processes become one.
@@ -88,6 +90,44 @@ impl Reduction {
             Reduction::Sum => 0,
             Reduction::Max => 1,
         }
+    }
+}
+
+/// A collective that goes on beside what this process does.
+#[derive(Debug)]
+pub struct Pending {
+    work: *mut WorkHandle,
+    /// What it reads and writes.
+    _tensors: Vec<Tensor>,
+}
+
+// SAFETY: c10d's works may be waited for from any thread; the handle is freed once, by `drop`.
+unsafe impl Send for Pending {}
+
+impl Pending {
+    fn start(
+        tensors: Vec<Tensor>,
+        start: impl FnOnce(*mut *mut WorkHandle, CError) -> c_int,
+    ) -> Result<Pending, TchError> {
+        let mut work = std::ptr::null_mut();
+        shim::check(|error| start(&mut work, error))?;
+        Ok(Pending { work, _tensors: tensors })
+    }
+
+    /// Waits for its end; on a GPU what is computed from here on waits, and this process does not.
+    ///
+    /// # Errors
+    /// Another process is gone or late.
+    pub fn wait(self) -> Result<(), TchError> {
+        // SAFETY: a successful start has put a handle there, which `drop` frees.
+        shim::check(|error| unsafe { shearling_work_wait(self.work, error) })
+    }
+}
+
+impl Drop for Pending {
+    fn drop(&mut self) {
+        // SAFETY: made by a successful start, freed once. What goes on holds what it needs by itself.
+        unsafe { shearling_work_free(self.work) }
     }
 }
 
@@ -127,52 +167,58 @@ impl ProcessGroup {
     ///
     /// # Errors
     /// A tensor with gaps; another process is gone or late.
-    pub fn all_reduce(&self, tensor: &Tensor, reduction: Reduction) -> Result<(), TchError> {
-        let (tensor, op) = (shim::pointer(tensor), reduction.code());
+    pub fn all_reduce(&self, tensor: &Tensor, reduction: Reduction) -> Result<Pending, TchError> {
+        let (pointer, op) = (shim::pointer(tensor), reduction.code());
         // SAFETY: group and tensor are alive through the call.
-        done(|out, error| unsafe { shearling_group_all_reduce(self.handle, tensor, op, out, error) })
+        Pending::start(vec![tensor.shallow_clone()], |out, error| unsafe {
+            shearling_group_all_reduce(self.handle, pointer, op, out, error)
+        })
     }
 
     /// Every process has the tensor of `root` in its own.
     ///
     /// # Errors
     /// As [`ProcessGroup::all_reduce`].
-    pub fn broadcast(&self, tensor: &Tensor, root: usize) -> Result<(), TchError> {
-        let (tensor, root) = (shim::pointer(tensor), number(root)?);
+    pub fn broadcast(&self, tensor: &Tensor, root: usize) -> Result<Pending, TchError> {
+        let (pointer, root) = (shim::pointer(tensor), number(root)?);
         // SAFETY: group and tensor are alive through the call.
-        done(|out, error| unsafe { shearling_group_broadcast(self.handle, tensor, root, out, error) })
+        Pending::start(vec![tensor.shallow_clone()], |out, error| unsafe {
+            shearling_group_broadcast(self.handle, pointer, root, out, error)
+        })
     }
 
     /// Every process has all tensors, one after the other, in `all [size, ..]`.
     ///
     /// # Errors
     /// As [`ProcessGroup::all_reduce`].
-    pub fn all_gather(&self, all: &Tensor, own: &Tensor) -> Result<(), TchError> {
+    pub fn all_gather(&self, all: &Tensor, own: &Tensor) -> Result<Pending, TchError> {
         // c10d wants them side by side in the first dimension.
-        let (all, own) = (all.f_view([-1])?, own.f_view([-1])?);
-        let (all, own) = (shim::pointer(&all), shim::pointer(&own));
+        let tensors = vec![all.f_view([-1])?, own.f_view([-1])?];
+        let (all, own) = (shim::pointer(&tensors[0]), shim::pointer(&tensors[1]));
         // SAFETY: group and tensors are alive through the call.
-        done(|out, error| unsafe { shearling_group_all_gather(self.handle, all, own, out, error) })
+        Pending::start(tensors, |out, error| unsafe { shearling_group_all_gather(self.handle, all, own, out, error) })
     }
 
     /// Process r has block r of the reduction of all `all [size, ..]` in `own`.
     ///
     /// # Errors
     /// As [`ProcessGroup::all_reduce`].
-    pub fn reduce_scatter(&self, own: &Tensor, all: &Tensor, reduction: Reduction) -> Result<(), TchError> {
-        let (all, own) = (all.f_view([-1])?, own.f_view([-1])?);
-        let (all, own, op) = (shim::pointer(&all), shim::pointer(&own), reduction.code());
+    pub fn reduce_scatter(&self, own: &Tensor, all: &Tensor, reduction: Reduction) -> Result<Pending, TchError> {
+        let tensors = vec![all.f_view([-1])?, own.f_view([-1])?];
+        let (all, own, op) = (shim::pointer(&tensors[0]), shim::pointer(&tensors[1]), reduction.code());
         // SAFETY: group and tensors are alive through the call.
-        done(|out, error| unsafe { shearling_group_reduce_scatter(self.handle, own, all, op, out, error) })
+        Pending::start(tensors, |out, error| unsafe {
+            shearling_group_reduce_scatter(self.handle, own, all, op, out, error)
+        })
     }
 
-    /// Goes on when every process has come here.
+    /// Is over when every process has come here.
     ///
     /// # Errors
     /// As [`ProcessGroup::all_reduce`].
-    pub fn barrier(&self) -> Result<(), TchError> {
+    pub fn barrier(&self) -> Result<Pending, TchError> {
         // SAFETY: the group is alive through the call.
-        done(|out, error| unsafe { shearling_group_barrier(self.handle, out, error) })
+        Pending::start(Vec::new(), |out, error| unsafe { shearling_group_barrier(self.handle, out, error) })
     }
 }
 
@@ -185,14 +231,6 @@ impl Drop for ProcessGroup {
 
 fn number(value: usize) -> Result<c_int, TchError> {
     c_int::try_from(value).map_err(|_| TchError::Torch(format!("{value} is no number of a process")))
-}
-
-/// Starts a collective and waits for it.
-fn done(start: impl FnOnce(*mut *mut WorkHandle, CError) -> c_int) -> Result<(), TchError> {
-    let mut work = std::ptr::null_mut();
-    shim::check(|error| start(&mut work, error))?;
-    // SAFETY: a successful start has put a handle there, which this call frees.
-    shim::check(|error| unsafe { shearling_work_wait(work, error) })
 }
 
 #[cfg(test)]
@@ -212,7 +250,7 @@ mod tests {
                     let store = Store::connect("127.0.0.1", port, PATIENCE).unwrap();
                     let group = ProcessGroup::connect(&store, rank, size, Device::Cpu, PATIENCE).unwrap();
                     body(rank, &group);
-                    group.barrier().unwrap();
+                    group.barrier().unwrap().wait().unwrap();
                 });
             }
         });
@@ -230,21 +268,21 @@ mod tests {
                 for kind in [Kind::Float, Kind::Double, Kind::BFloat16, Kind::Int64] {
                     let own = || Tensor::full([3], rank_value + 1.0, (kind, Device::Cpu));
                     let sum = own();
-                    group.all_reduce(&sum, Reduction::Sum).unwrap();
+                    group.all_reduce(&sum, Reduction::Sum).unwrap().wait().unwrap();
                     assert_eq!(values(&sum), [all * (all + 1.0) / 2.0; 3]);
                     let largest = own();
-                    group.all_reduce(&largest, Reduction::Max).unwrap();
+                    group.all_reduce(&largest, Reduction::Max).unwrap().wait().unwrap();
                     assert_eq!(values(&largest), [all; 3]);
                     let told = own();
-                    group.broadcast(&told, 1).unwrap();
+                    group.broadcast(&told, 1).unwrap().wait().unwrap();
                     assert_eq!(values(&told), [2.0; 3]);
                     let gathered = Tensor::zeros([size as i64, 3], (kind, Device::Cpu));
-                    group.all_gather(&gathered, &own()).unwrap();
+                    group.all_gather(&gathered, &own()).unwrap().wait().unwrap();
                     let expected: Vec<f64> = (0..size).flat_map(|rank| [rank as f64 + 1.0; 3]).collect();
                     assert_eq!(values(&gathered), expected);
                     let blocks = Tensor::arange(2 * size as i64, (kind, Device::Cpu));
                     let block = Tensor::zeros([2], (kind, Device::Cpu));
-                    group.reduce_scatter(&block, &blocks, Reduction::Sum).unwrap();
+                    group.reduce_scatter(&block, &blocks, Reduction::Sum).unwrap().wait().unwrap();
                     assert_eq!(values(&block), [2.0 * rank_value * all, (2.0 * rank_value + 1.0) * all]);
                 }
             });
@@ -257,7 +295,7 @@ mod tests {
         let sums = std::sync::Mutex::new(Vec::new());
         together(3, |rank, group| {
             let own = (Tensor::arange(10_007, (Kind::Float, Device::Cpu)) * (rank as f64 + 0.37)).sin();
-            group.all_reduce(&own, Reduction::Sum).unwrap();
+            group.all_reduce(&own, Reduction::Sum).unwrap().wait().unwrap();
             sums.lock().unwrap().push(own);
         });
         let sums = sums.into_inner().unwrap();

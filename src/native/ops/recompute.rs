@@ -1,25 +1,14 @@
 //! Activation checkpointing: a block runs without a graph in forward and again, with one, in backward. Only its input
 //! is kept in between; the price is one more forward of the block.
 
+use super::closure::{Call, Drop, Raw, hand_over};
 use crate::native::shim::{self, CError, CTensor};
-use std::any::Any;
-use std::ffi::{CString, c_char, c_int, c_void};
-use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::ffi::c_int;
 use tch::{TchError, Tensor};
 
-type Block = Box<dyn Fn(&Tensor) -> Result<Tensor, TchError> + Send>;
-type Call = extern "C" fn(*mut c_void, CTensor, *mut CTensor, *mut *mut c_char) -> c_int;
-type Drop = extern "C" fn(*mut c_void);
-
 unsafe extern "C" {
-    fn shearling_recompute(
-        x: CTensor,
-        closure: *mut c_void,
-        call: Call,
-        drop: Drop,
-        out: *mut CTensor,
-        error: CError,
-    ) -> c_int;
+    fn shearling_recompute(x: CTensor, closure: Raw, call: Call, drop: Drop, out: *mut CTensor, error: CError)
+    -> c_int;
 }
 
 /// `block(x)`, whose backward runs `block` a second time and goes back into `x` and every leaf that the block uses.
@@ -33,50 +22,9 @@ pub fn recompute(
     x: &Tensor,
     block: impl Fn(&Tensor) -> Result<Tensor, TchError> + Send + 'static,
 ) -> Result<Tensor, TchError> {
-    let block: Block = Box::new(block);
-    let closure = Box::into_raw(Box::new(block)).cast::<c_void>();
-    // SAFETY: the closure is a `Block` of ours that the other side takes over and gives to `drop_block` once.
-    shim::tensor(|out, error| unsafe {
-        shearling_recompute(shim::pointer(x), closure, call_block, drop_block, out, error)
-    })
-}
-
-extern "C" fn call_block(closure: *mut c_void, x: CTensor, out: *mut CTensor, message: *mut *mut c_char) -> c_int {
-    let run = || {
-        // SAFETY: `closure` is the `Block` made above, alive until it is given to `drop_block`; it is called by one
-        // thread at a time.
-        let block = unsafe { &*closure.cast::<Block>() };
-        // SAFETY: a live tensor that stays the caller's.
-        let x = unsafe { Tensor::clone_from_ptr(x) };
-        block(&x)
-    };
-    let problem = match catch_unwind(AssertUnwindSafe(run)) {
-        Ok(Ok(tensor)) => {
-            // SAFETY: `out` is the caller's place for a tensor, which it then owns.
-            unsafe { *out = shim::pointer(&tensor) };
-            std::mem::forget(tensor);
-            return 0;
-        }
-        Ok(Err(TchError::Torch(text))) => text,
-        Ok(Err(error)) => error.to_string(),
-        Err(payload) => format!("the recomputed block panicked: {}", panic_text(&*payload)),
-    };
-    let text = CString::new(problem.replace('\0', " ")).unwrap_or_default();
-    // SAFETY: `message` is the caller's place for a text, which it frees with `free`.
-    unsafe { *message = libc::strdup(text.as_ptr()) };
-    1
-}
-
-extern "C" fn drop_block(closure: *mut c_void) {
-    // SAFETY: the `Block` made above, given back once.
-    let block = unsafe { Box::from_raw(closure.cast::<Block>()) };
-    // What a destructor throws has nowhere to go from here.
-    let _ = catch_unwind(AssertUnwindSafe(|| drop(block)));
-}
-
-fn panic_text(payload: &(dyn Any + Send)) -> &str {
-    let owned = payload.downcast_ref::<String>().map(String::as_str);
-    owned.or_else(|| payload.downcast_ref::<&str>().copied()).unwrap_or("no message")
+    let (closure, call, drop) = hand_over(block);
+    // SAFETY: the other side takes the closure over, and drops it once.
+    shim::tensor(|out, error| unsafe { shearling_recompute(shim::pointer(x), closure, call, drop, out, error) })
 }
 
 #[cfg(test)]

@@ -10,5 +10,6 @@ pub mod mapped_tensor;
 pub mod memory;
 pub mod operator_count;
 pub mod precision;
+pub mod storage;
 pub mod threads;
 pub mod waiting;

@@ -17,7 +17,7 @@ fn near(a: &Value, b: &Value, what: &str) {
 }
 
 /// Every step and evaluation of two runs: what must be the same, and what may differ by rounding.
-fn same_history(one: &Path, many: &Path) {
+pub fn same_history(one: &Path, many: &Path) {
     let (a, b) = (records(one, "step"), records(many, "step"));
     assert_eq!(a.len(), b.len());
     for (a, b) in a.iter().zip(&b) {
@@ -49,7 +49,7 @@ fn same_history(one: &Path, many: &Path) {
 }
 
 /// Largest difference of the tensors of two files.
-fn apart(a: &Path, b: &Path) -> f64 {
+pub fn apart(a: &Path, b: &Path) -> f64 {
     let (a, b) = (tensors(a), tensors(b));
     assert_eq!(a.keys().collect::<Vec<_>>(), b.keys().collect::<Vec<_>>());
     a.iter().map(|(name, tensor)| super::super::support::apart(tensor, &b[name])).fold(0.0, f64::max)
@@ -57,11 +57,16 @@ fn apart(a: &Path, b: &Path) -> f64 {
 
 /// Runs a configuration with 1 and with `sizes` processes and compares; weights may be `bound` apart at the end.
 fn compare(command: &str, tables: &str, sizes: &[usize], bound: f64) {
+    compare_with(command, tables, sizes, &[], bound);
+}
+
+/// The same with `sets` that are for several processes only.
+pub fn compare_with(command: &str, tables: &str, sizes: &[usize], sets: &[&str], bound: f64) {
     let place = Place::new();
     run(1, command, &place.config("one", tables), &[]);
     for size in sizes {
         let name = format!("ranks-{size}");
-        run(*size, command, &place.config(&name, tables), &[]);
+        run(*size, command, &place.config(&name, tables), sets);
         let (one, many) = (place.at("one"), place.at(&name));
         same_history(&one, &many);
         let (a, b) = (last_step(&one), last_step(&many));

@@ -14,8 +14,13 @@ const ENDLESS: [&str; 6] =
     ["--set", "train.steps=20000", "--set", "eval.every_steps=100000", "--set", "checkpoint.every_steps=100000"];
 
 fn start_endless(place: &Place, name: &str, size: usize) -> Ranks {
+    start_endless_with(place, name, size, "dist.strategy=ddp")
+}
+
+fn start_endless_with(place: &Place, name: &str, size: usize, strategy: &str) -> Ranks {
     let config = endless(place, name);
-    let ranks = Ranks::start(size, "pretrain", &[&["--config", config.as_str()][..], &ENDLESS].concat(), 0);
+    let arguments = [&["--config", config.as_str(), "--set", strategy][..], &ENDLESS].concat();
+    let ranks = Ranks::start(size, "pretrain", &arguments, 0);
     wait_for_step(&place.at(name), 3);
     ranks
 }
@@ -23,9 +28,10 @@ fn start_endless(place: &Place, name: &str, size: usize) -> Ranks {
 #[test]
 fn a_killed_rank_ends_the_others_who_name_it() {
     let place = Place::new();
-    for (size, killed) in [(2, 1), (2, 0), (3, 1)] {
-        let name = format!("killed-{size}-{killed}");
-        let mut ranks = start_endless(&place, &name, size);
+    let (ddp, fsdp) = ("dist.strategy=ddp", "dist.strategy=fsdp");
+    for (size, killed, strategy) in [(2, 1, ddp), (2, 0, ddp), (3, 1, ddp), (2, 1, fsdp), (4, 0, fsdp)] {
+        let name = format!("killed-{size}-{killed}-{strategy}");
+        let mut ranks = start_endless_with(&place, &name, size, strategy);
         ranks.signal(killed, "KILL");
         for rank in (0..size).filter(|rank| *rank != killed) {
             let ended = ranks.end_of(rank);
@@ -161,6 +167,13 @@ fn started_again(command: &str, tables: &str, sets: &[&str], kills: &[(usize, us
 fn a_pretrain_run_that_is_started_again_comes_to_the_same_end() {
     let sets = ["train.steps=150", "checkpoint.every_steps=20", "eval.every_steps=50"];
     started_again("pretrain", "", &sets, &[(1, 25), (0, 50)]);
+}
+
+/// The same where all give their part of a checkpoint.
+#[test]
+fn a_run_of_divided_weights_that_is_started_again_comes_to_the_same_end() {
+    let sets = ["train.steps=40", "checkpoint.every_steps=2", "eval.every_steps=50", "dist.strategy=fsdp"];
+    started_again("prune", TARGET, &sets, &[(0, 7), (1, 12)]);
 }
 
 /// With a save after every other step it is probably killed in one.

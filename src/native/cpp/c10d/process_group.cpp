@@ -11,7 +11,6 @@
 #include <dlfcn.h>
 
 #include <cstdlib>
-#include <memory>
 
 namespace shearling {
 namespace {
@@ -140,10 +139,18 @@ void shearling_group_free(GroupHandle* group) {
   }
 }
 
-// Waits for a collective and frees its handle.
+// Waits for a collective.
 int shearling_work_wait(WorkHandle* work, char** error) {
-  const std::unique_ptr<WorkHandle> owned(work);
-  return guarded(error, [&] { TORCH_CHECK((*owned)->wait(), "the collective was aborted"); });
+  return guarded(error, [&] { TORCH_CHECK((*work)->wait(), "the collective was aborted"); });
+}
+
+// A collective that nobody waits for goes on until it ends.
+void shearling_work_free(WorkHandle* work) {
+  try {
+    delete work;
+  } catch (...) {
+    // What it would say is of no use any more.
+  }
 }
 
 }  // extern "C"

@@ -1,0 +1,132 @@
+//! Runs whose ranks divide weights, gradients and moments among them: the same run as that of one process, with checkpoints
+//! in its layout.
+
+use super::super::support::tensors;
+use super::equal::{apart, compare_with, same_history};
+use super::{Place, Ranks, TARGET, go, last_step, run};
+use shearling::run_dir::layout::mask_file;
+use std::path::Path;
+
+const FSDP: &str = "dist.strategy=fsdp";
+
+#[test]
+fn masks_of_the_published_preset_are_learned_alike() {
+    compare_with("prune", TARGET, &[2, 4], &[FSDP], 1e-4);
+}
+
+#[test]
+fn top_k_masks_and_a_teacher_are_learned_alike() {
+    let tables = format!("{TARGET}[masks]\npreset = 'top-k'\n[distill]\nweight = 0.5\ndtype = 'fp32'\n");
+    compare_with("prune", &tables, &[2], &[FSDP], 1e-4);
+}
+
+/// Rows are evaluated in micro-batches of one, of which some ranks have one less than others, and go along.
+#[test]
+fn a_dynamic_mix_moves_alike_where_layers_are_computed_again() {
+    let sets = [FSDP, "train.activation_checkpointing=1", "train.micro_batch_rows=1"];
+    compare_with("pretrain", "", &[4], &sets, 1e-4);
+}
+
+#[test]
+fn a_frozen_source_teaches_its_masks_alike() {
+    let tables = format!("{TARGET}[masks]\nfrozen_weights = true\n[distill]\nweight = 1.0\n");
+    compare_with("prune", &tables, &[2], &[FSDP], 1e-4);
+}
+
+#[test]
+fn routers_are_trained_alike_in_both_stages() {
+    compare_with("lte train", "[lte]\nexpert_size = 4\ncalibration_rows = 6\n", &[2], &[FSDP], 1e-4);
+}
+
+/// Largest difference of weights and of moments at the end of two runs.
+fn states_apart(a: &Path, b: &Path) -> f64 {
+    let (a, b) = (last_step(a), last_step(b));
+    let files = ["model/model.safetensors", "optimizer.safetensors"];
+    files.iter().map(|file| apart(&a.join(file), &b.join(file))).fold(0.0, f64::max)
+}
+
+/// With a micro-batch for each of two ranks sums have two terms, in whatever order: not a bit may differ from ranks that hold
+/// everything, in bf16 with bf16 moments too.
+#[test]
+fn two_ranks_do_what_two_do_that_hold_everything() {
+    let place = Place::new();
+    for (name, more) in [("fp32", ""), ("bf16", "train.moments='bf16'")] {
+        let dtype = format!("run.dtype='{name}'");
+        let mut sets = vec![dtype.as_str(), "train.micro_batch_rows=4", "train.clip_norm=1e9"];
+        sets.extend(Some(more).filter(|more| !more.is_empty()));
+        let [whole, divided] = ["whole", "divided"].map(|kind| format!("{name}-{kind}"));
+        run(2, "prune", &place.config(&whole, TARGET), &sets);
+        sets.push(FSDP);
+        run(2, "prune", &place.config(&divided, TARGET), &sets);
+        assert_eq!(states_apart(&place.at(&whole), &place.at(&divided)), 0.0, "{name}");
+        let masks = [&whole, &divided].map(|name| mask_file(&last_step(&place.at(name))));
+        assert_eq!(apart(&masks[0], &masks[1]), 0.0, "{name}");
+    }
+}
+
+/// Four ranks of two machines.
+fn on_two_machines(command: &str, arguments: &[&str]) {
+    let all = |_| arguments.iter().map(|one| one.to_string()).collect();
+    Ranks::start_on(2, 4, 0..4, command, all, 0).succeed();
+}
+
+#[test]
+fn machines_that_each_hold_everything_learn_alike() {
+    let place = Place::new();
+    run(1, "prune", &place.config("one", TARGET), &[]);
+    let config = place.config("hybrid", TARGET).display().to_string();
+    on_two_machines("prune", &["--config", &config, "--set", "dist.strategy=hybrid"]);
+    same_history(&place.at("one"), &place.at("hybrid"));
+    assert!(states_apart(&place.at("one"), &place.at("hybrid")) < 1e-4);
+    // What four ranks saved, two go on with.
+    let resume = place.at("hybrid").display().to_string();
+    go(2, "prune", &["--resume", &resume, "--set", FSDP, "--set", "train.steps=12"]);
+    assert_eq!(last_step(&place.at("hybrid")).file_name().unwrap(), "step-00000012");
+}
+
+/// Any number of ranks goes on with what any other number has saved, in whatever way they divide it.
+#[test]
+fn a_run_goes_on_with_another_number_of_ranks_and_another_strategy() {
+    let place = Place::new();
+    run(1, "prune", &place.config("one", TARGET), &[]);
+    for (name, before, after) in [
+        ("from-2", (2, FSDP), (1, FSDP)),
+        ("to-2", (1, FSDP), (2, FSDP)),
+        ("from-4", (4, FSDP), (2, "dist.strategy=ddp")),
+        ("to-4", (2, "dist.strategy=ddp"), (4, FSDP)),
+    ] {
+        let config = place.config(name, TARGET).display().to_string();
+        go(before.0, "prune", &["--config", &config, "--stop-at", "5", "--set", before.1]);
+        go(after.0, "prune", &["--resume", &place.at(name).display().to_string(), "--set", after.1]);
+        same_history(&place.at("one"), &place.at(name));
+        assert!(states_apart(&place.at("one"), &place.at(name)) < 1e-4, "{name}");
+    }
+}
+
+/// The same ranks give the same bits.
+#[test]
+fn two_ranks_stop_and_resume_bit_for_bit() {
+    let place = Place::new();
+    run(2, "pretrain", &place.config("whole", ""), &[FSDP]);
+    let config = place.config("parts", "").display().to_string();
+    go(2, "pretrain", &["--config", &config, "--stop-at", "5", "--set", FSDP]);
+    go(2, "pretrain", &["--resume", &place.at("parts").display().to_string()]);
+    assert_eq!(states_apart(&place.at("whole"), &place.at("parts")), 0.0);
+    let files = tensors(&last_step(&place.at("parts")).join("optimizer.safetensors"));
+    assert!(files.contains_key("exp_avg_sq.model.embed_tokens.weight"), "the layout of one process");
+}
+
+/// What cannot be dealt evenly is refused before anything is begun.
+#[test]
+fn micro_batches_that_cannot_be_dealt_evenly_are_refused() {
+    let place = Place::new();
+    let config = place.config("uneven", "").display().to_string();
+    let mut ranks = Ranks::start(3, "pretrain", &["--config", config.as_str(), "--set", FSDP], 0);
+    for rank in 0..3 {
+        let ended = ranks.end_of(rank);
+        assert_eq!(ended.code, Some(2), "{ended:?}");
+        let expected = "4 of them cannot be dealt evenly to 3 ranks";
+        assert!(ended.stderr.contains(expected), "{}", ended.stderr);
+    }
+    assert!(!place.at("uneven").exists());
+}
