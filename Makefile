@@ -1,13 +1,14 @@
 # Everything on a fresh machine with Rust, a C++ compiler and python3 + pip.
 #   make demo   the whole job on generated text, in minutes
 #   make test   all tests
+#   make test-network   ranks on two machines (network namespaces) with a slow and a cut network; skips without root, ip and tc
 #   make test-browser   reports in a real headless Chromium; says so and skips where there is none
 #   make bench-peer   our training step against PyTorch's, in turn; about an hour (ARGS="--only small,bf16,prune" for less)
 #   make gpu-binary   the stripped binary that tests/bench/gpu.sh runs on a machine with a GPU
 
 CARGO ?= cargo
 
-.PHONY: demo test test-browser lint libtorch nvrtc bench-peer gpu-binary
+.PHONY: demo test test-browser test-network lint libtorch nvrtc bench-peer gpu-binary
 
 demo: libtorch
 	$(CARGO) build --release --bin shearling
@@ -19,6 +20,10 @@ test: libtorch nvrtc
 
 test-browser: libtorch
 	CARGO="$(CARGO)" python3 tests/browser/run.py
+
+test-network: libtorch
+	$(CARGO) build --bin shearling
+	python3 tests/network/run.py
 
 lint: libtorch
 	$(CARGO) fmt --all --check

@@ -5,14 +5,13 @@ use crate::files::DType;
 use crate::native::ops::projection::project;
 use crate::native::runtime::cards::{CARDS, Card};
 use crate::native::runtime::contention::Watch;
-use crate::native::runtime::{device, memory, threads};
+use crate::native::runtime::{device, threads};
+use crate::train::fit::memory_to_fill;
 use crate::train::setup::{Device, compute_dtype, kind};
 use anyhow::Context;
 use std::time::{Duration, Instant};
 use tch::{Kind, TchError, Tensor};
 
-/// Part of a CPU's available memory that a run may take: other work goes on beside it.
-const CPU_SHARE: f64 = 0.6;
 /// Part of the rate of large products that a training step reaches: 57 to 82 % on a CPU, 38 % on an H200, as measured.
 const CPU_UTILISATION: f64 = 0.7;
 const GPU_UTILISATION: f64 = 0.38;
@@ -76,8 +75,8 @@ impl Place {
     pub(in crate::commands) fn here() -> anyhow::Result<Place> {
         let device = device::parse("auto")?;
         let dtype = compute_dtype(ComputeDtype::Auto, device);
-        let (share, utilisation) = if device.is_cuda() { (1.0, GPU_UTILISATION) } else { (CPU_SHARE, CPU_UTILISATION) };
-        let memory_bytes = memory::usable_bytes(device).map(|bytes| bytes as f64 * share);
+        let utilisation = if device.is_cuda() { GPU_UTILISATION } else { CPU_UTILISATION };
+        let memory_bytes = memory_to_fill(device);
         let watch = Watch::begin();
         let products = product_flops(device, kind(dtype)).ok();
         let busy = products.and_then(|products| products.doubt(device, &watch));

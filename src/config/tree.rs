@@ -2,6 +2,7 @@
 
 use super::dist::Dist;
 use super::lte::Lte;
+use super::micro_batch::MicroBatchRows;
 use super::pruning::{HiddenBasis, Masks, Prune, PruneMethod};
 use crate::files::DType;
 use serde::{Deserialize, Serialize};
@@ -291,9 +292,9 @@ pub struct Train {
     /// Rows per optimiser step.
     #[serde(default)]
     pub batch_rows: usize,
-    /// Rows per forward; the batch is accumulated over `batch_rows / micro_batch_rows` of them.
+    /// Rows per forward; the batch is accumulated over `batch_rows / micro_batch_rows` of them. All rows where it is not given.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    pub micro_batch_rows: Option<usize>,
+    pub micro_batch_rows: Option<MicroBatchRows>,
     /// Peak learning rate of the weights.
     #[serde(default)]
     pub learning_rate: f64,
@@ -408,14 +409,19 @@ impl Default for Train {
 }
 
 impl Train {
-    /// Rows per forward.
+    /// Rows per forward; the least there can be while that is not resolved.
     pub fn micro_batch(&self) -> usize {
-        self.micro_batch_rows.unwrap_or(self.batch_rows)
+        match self.micro_batch_rows {
+            None => self.batch_rows,
+            Some(MicroBatchRows::Rows(rows)) => rows,
+            Some(MicroBatchRows::Auto) => 1,
+        }
     }
 
-    /// Rows per forward while units are scored: those of training, or 8 where no training is described.
+    /// Rows per forward while units are scored: those of training, or 8 where it does not say.
     pub fn scoring_batch(&self) -> usize {
-        if self.micro_batch() > 0 { self.micro_batch() } else { 8 }
+        let known = self.micro_batch_rows != Some(MicroBatchRows::Auto) && self.micro_batch() > 0;
+        if known { self.micro_batch() } else { 8 }
     }
 }
 

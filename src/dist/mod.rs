@@ -29,5 +29,5 @@ pub use error_file::write_error_file;
 pub use join::join;
 pub use place::{Launcher, Place};
 pub use split::Split;
-pub use traffic::{Payload, Ranks, Sent, Traffic, ring_bytes};
+pub use traffic::{pass_bytes, ring_bytes};
 pub use world::{Started, World};

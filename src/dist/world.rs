@@ -147,13 +147,9 @@ impl World {
     /// # Errors
     /// As [`World::all_reduce`].
     pub fn all_gather(&self, own: &Tensor) -> Result<Tensor, Error> {
-        let what = "all_gather";
         let shape = [vec![self.size() as i64], own.size()].concat();
-        let all = Tensor::f_zeros(shape, (own.kind(), own.device())).map_err(|error| tensor_error(what, &error))?;
-        if self.is_alone() {
-            all.f_get(0).and_then(|mut first| first.f_copy_(own)).map_err(|error| tensor_error(what, &error))?;
-            return Ok(all);
-        }
+        let all = Tensor::f_zeros(shape, (own.kind(), own.device()));
+        let all = all.map_err(|error| tensor_error("all_gather", &error))?;
         self.start_all_gather(&all, own)?.wait()?;
         Ok(all)
     }
@@ -164,7 +160,11 @@ impl World {
     /// # Errors
     /// As [`World::all_reduce`].
     pub fn start_all_gather(&self, all: &Tensor, own: &Tensor) -> Result<Started, Error> {
-        self.start("all_gather", &[all, own], 0, |group| group.all_gather(all, own))
+        let what = "all_gather";
+        if self.is_alone() {
+            return copied(all, own, what);
+        }
+        self.start(what, &[all, own], 0, |group| group.all_gather(all, own))
     }
 
     /// The block of this rank of the reduction of all `all [size, ..]`.
@@ -176,9 +176,6 @@ impl World {
         if shape.first() != Some(&(self.size() as i64)) {
             let problem = format!("a tensor of {shape:?} has not one block for each of {} ranks", self.size());
             return Err(Error::Tensor { what, problem });
-        }
-        if self.is_alone() {
-            return all.f_get(0).map_err(|error| tensor_error(what, &error));
         }
         let own = Tensor::f_zeros(&shape[1..], (all.kind(), all.device()));
         let own = own.map_err(|error| tensor_error(what, &error))?;
@@ -192,7 +189,11 @@ impl World {
     /// # Errors
     /// As [`World::all_reduce`].
     pub fn start_reduce_scatter(&self, own: &Tensor, all: &Tensor, reduction: Reduction) -> Result<Started, Error> {
-        self.start("reduce_scatter", &[own, all], 0, |group| group.reduce_scatter(own, all, reduction))
+        let what = "reduce_scatter";
+        if self.is_alone() {
+            return copied(own, all, what);
+        }
+        self.start(what, &[own, all], 0, |group| group.reduce_scatter(own, all, reduction))
     }
 
     /// Begins a collective on `tensors`; `reduced` bytes are counted.
@@ -275,6 +276,14 @@ impl Peers {
             Verdict::AllAnswer => Error::Collective { size, what, problem },
         }
     }
+}
+
+/// What a world of one has when it gathers or reduces: its own.
+fn copied(to: &Tensor, from: &Tensor, what: &'static str) -> Result<Started, Error> {
+    let _no_grad = tch::no_grad_guard();
+    let copy = from.f_view_as(to).and_then(|from| to.shallow_clone().f_copy_(&from));
+    copy.map_err(|error| tensor_error(what, &error))?;
+    Ok(Started { what, pending: None })
 }
 
 fn bytes_of(tensor: &Tensor) -> u64 {

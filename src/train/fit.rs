@@ -2,14 +2,40 @@
 
 use super::memory::MemoryEstimate;
 use super::setup::Device;
-use crate::config::{MomentKind, RunConfig};
+use crate::config::{MicroBatchRows, MomentKind, RunConfig};
 use crate::model::ModelConfig;
+use crate::native::runtime::memory;
 use serde::Serialize;
 
 /// What a device keeps for itself beside the tensors: on a GPU the context of CUDA and what its allocator cannot use.
 const DEVICE_BYTES: f64 = (1u64 << 30) as f64;
 /// How far the estimate may be off.
 const MARGIN: f64 = 1.05;
+
+/// Share of the memory that is free on a host that a run may fill: others live there too.
+pub const CPU_SHARE: f64 = 0.6;
+/// Rows of a forward beyond which a CPU is not faster.
+pub const MOST_CPU_ROWS: usize = 16;
+
+/// Memory of a device that a run may fill, where the system tells.
+pub fn memory_to_fill(device: Device) -> Option<f64> {
+    let share = if device.is_cuda() { 1.0 } else { CPU_SHARE };
+    memory::usable_bytes(device).map(|bytes| bytes as f64 * share)
+}
+
+/// Ranks among which a run is done.
+#[derive(Clone, Copy, Debug)]
+pub struct Sharing {
+    /// How many share its micro-batches.
+    pub ranks: usize,
+    /// How many divide its states; 1 where each holds them all.
+    pub dividing: usize,
+}
+
+impl Sharing {
+    /// A process by itself.
+    pub const ALONE: Sharing = Sharing { ranks: 1, dividing: 1 };
+}
 
 /// Whether a run goes into a memory.
 #[derive(Clone, Copy, Debug, PartialEq, Eq, Serialize)]
@@ -64,7 +90,7 @@ impl Settings {
     /// `config` with these.
     pub fn applied(&self, config: &RunConfig) -> RunConfig {
         let mut config = config.clone();
-        config.train.micro_batch_rows = Some(self.micro_batch_rows);
+        config.train.micro_batch_rows = Some(self.micro_batch_rows.into());
         config.train.activation_checkpointing = self.activation_checkpointing;
         config.train.moments = self.moments;
         config.train.moments_on_host = self.moments_on_host;
@@ -122,9 +148,49 @@ pub fn fitting(
     })
 }
 
+/// What `train.micro_batch_rows = "auto"` comes to: as many rows as fit into `bytes`, of those with which every rank gets as
+/// many micro-batches; if there are no such, with which every rank gets one at least. One row where nothing fits.
+pub fn filling_rows(
+    config: &RunConfig,
+    model: &ModelConfig,
+    teacher: Option<&ModelConfig>,
+    tokens: i64,
+    device: Device,
+    bytes: Option<f64>,
+    sharing: Sharing,
+) -> usize {
+    let (batch, ranks) = (config.train.batch_rows, sharing.ranks.max(1));
+    let most = if device.is_cuda() { batch } else { batch.min(MOST_CPU_ROWS) };
+    let dealt = |each: usize| (1..=most.min(batch / ranks)).rev().filter(move |rows| batch.is_multiple_of(rows * each));
+    let fits = |rows: &usize| {
+        let Some(bytes) = bytes else { return true };
+        let mut config = config.clone();
+        config.train.micro_batch_rows = Some(MicroBatchRows::Rows(*rows));
+        let estimate = MemoryEstimate::new(model, teacher, &config, tokens, device);
+        Fit::of(&estimate.divided(sharing.dividing, model, &config, device), bytes, device) == Fit::Yes
+    };
+    dealt(ranks).find(fits).or_else(|| dealt(1).find(fits)).unwrap_or(1)
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn auto_takes_as_many_rows_as_fit_and_can_be_dealt() {
+        let (config, model, gib) = (config(), llama2_7b(), (1u64 << 30) as f64);
+        let of = |device, memory: f64, ranks| {
+            let sharing = Sharing { ranks, dividing: 1 };
+            filling_rows(&config, &model, None, 4096, device, Some(memory * gib), sharing)
+        };
+        let gpu = Device::Cuda(0);
+        assert_eq!([10_000.0, 300.0, 141.0, 10.0].map(|memory| of(gpu, memory, 1)), [32, 8, 1, 1]);
+        assert_eq!(of(Device::Cpu, 10_000.0, 1), MOST_CPU_ROWS);
+        // Of 32 rows 8 ranks have 4 each; 3 cannot have as many, but share four micro-batches of 8.
+        assert_eq!(of(gpu, 10_000.0, 8), 4);
+        assert_eq!(of(gpu, 10_000.0, 3), 8);
+        assert_eq!(of(gpu, 10_000.0, 32), 1);
+    }
 
     fn llama2_7b() -> ModelConfig {
         let config = include_str!("../../tests/fixtures/configs/llama2-7b.json");
@@ -159,7 +225,7 @@ mod tests {
     #[test]
     fn a_run_that_only_just_fits_is_tight() {
         let mut config = config();
-        config.train.micro_batch_rows = Some(1);
+        config.train.micro_batch_rows = Some(1.into());
         let device = Device::Cuda(0);
         let estimate = MemoryEstimate::new(&llama2_7b(), None, &config, 4096, device);
         let needed = estimate.total_bytes();

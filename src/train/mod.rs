@@ -49,6 +49,7 @@ pub mod step;
 mod step_of_all;
 mod teacher;
 pub mod tensorboard;
+pub mod traffic;
 pub mod trainer;
 pub mod watchdog;
 mod weights;

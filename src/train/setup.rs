@@ -3,11 +3,14 @@
 
 use super::Error;
 use super::deal::check_deal;
+use super::fit::{Sharing, filling_rows, memory_to_fill};
 use super::loader_config::loader_config;
 use super::references::{References, initial_proportions};
 use super::routers::check_experts;
 use super::teacher::check_teacher;
-use crate::config::{ComputeDtype, Dist, Mixer as MixerTable, RandomModel, RunConfig, Stage, Strategy, validate};
+use crate::config::{
+    ComputeDtype, Dist, MicroBatchRows, Mixer as MixerTable, RandomModel, RunConfig, Stage, Strategy, validate,
+};
 use crate::dist::{Split as RankSplit, World};
 use crate::files::DType;
 use crate::hf::{Architecture, Checkpoint, ModelConfig, NewLlama, RawConfig, vocabulary_difference};
@@ -56,6 +59,8 @@ pub struct Setup {
     pub world: World,
     /// How they divide its state, where they do.
     pub split: Option<RankSplit>,
+    /// Whether rows per forward are as many as fit.
+    fills_memory: bool,
 }
 
 impl Setup {
@@ -91,7 +96,8 @@ impl Setup {
         let names = dataset.domain_names().to_vec();
         let proportions = initial_proportions(&config.mixer, &names)?;
         let references = References::of(&mut config.mixer, &names)?;
-        let setup = Setup {
+        let fills_memory = config.train.micro_batch_rows == Some(MicroBatchRows::Auto) && !config.cuts_at_once();
+        let mut setup = Setup {
             config,
             stage,
             device,
@@ -106,7 +112,12 @@ impl Setup {
             references,
             world: World::alone(),
             split: None,
+            fills_memory,
         };
+        if fills_memory {
+            let rows = setup.filling_rows(memory_to_fill(device), Sharing::ALONE);
+            setup.config.train.micro_batch_rows = Some(rows.into());
+        }
         setup.mixer()?;
         loader_config(&setup.config).validate()?;
         check_rows_suffice(&setup.config, &setup.proportions, &setup.dataset)?;
@@ -118,10 +129,36 @@ impl Setup {
     /// # Errors
     /// Micro-batches that cannot be dealt to all; machines that cannot divide the state as the strategy says.
     pub fn among(mut self, world: World) -> Result<Setup, Error> {
+        if self.fills_memory {
+            self.config.train.micro_batch_rows = Some(self.rows_that_fit_all(&world)?.into());
+        }
         check_deal(&self.config, world.size())?;
         self.split = if self.config.cuts_at_once() { None } else { split(&self.config.dist, &world)? };
         self.world = world;
         Ok(self)
+    }
+
+    /// What `train.micro_batch_rows = "auto"` comes to.
+    fn filling_rows(&self, bytes: Option<f64>, sharing: Sharing) -> usize {
+        let (teacher, tokens) = (self.teacher.as_ref().map(Checkpoint::model), self.dataset.sequence_length() as i64);
+        filling_rows(&self.config, &self.model, teacher, tokens, self.device, bytes, sharing)
+    }
+
+    /// The same for all ranks: what fits the one with the least memory.
+    fn rows_that_fit_all(&self, world: &World) -> Result<usize, Error> {
+        let ranks = world.size();
+        let here = world.place().map_or(1, |place| place.local_size);
+        let dividing = match self.config.dist.strategy {
+            Strategy::Ddp => 1,
+            Strategy::Fsdp => ranks,
+            Strategy::Hybrid => here,
+        };
+        // Ranks of one machine share its memory, unless each has a GPU's.
+        let neighbours = if self.device.is_cuda() { 1 } else { here };
+        let bytes = memory_to_fill(self.device).map(|bytes| bytes / neighbours as f64);
+        let own = self.filling_rows(bytes, Sharing { ranks, dividing });
+        let all = world.numbers(&[own as f64])?;
+        Ok(all.iter().map(|rows| rows[0] as usize).min().unwrap_or(own))
     }
 
     /// What may be a mistake, but is not one for certain.

@@ -129,7 +129,7 @@ fn step_config(arguments: &BenchStep, shape: &NamedShape) -> anyhow::Result<RunC
     config.model.random = Some(shape.model());
     let train = &mut config.train;
     train.batch_rows = arguments.rows.map_or(shape.rows, Into::into);
-    train.micro_batch_rows = arguments.micro_rows.map(Into::into);
+    train.micro_batch_rows = arguments.micro_rows.map(|rows| rows.get().into());
     train.activation_checkpointing = arguments.activation_checkpointing;
     train.moments = if arguments.moments_bf16 { MomentKind::Bf16 } else { MomentKind::Fp32 };
     train.moments_on_host = arguments.moments_on_host;

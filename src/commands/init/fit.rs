@@ -7,12 +7,9 @@ use crate::cli::table::bytes;
 use crate::commands::speed::Place;
 use crate::config::{self, RunConfig};
 use crate::run_dir::STEPS_AT_ONCE;
-use crate::train::fit::{Fit, fitting};
+use crate::train::fit::{Fit, MOST_CPU_ROWS, fitting};
 use crate::train::memory::{MemoryEstimate, checkpoint_bytes};
 use std::path::Path;
-
-/// Rows of a forward beyond which a device is not faster.
-const MOST_MICRO_ROWS: usize = 16;
 
 impl Recipe {
     /// The configurations as they would be read.
@@ -28,7 +25,7 @@ impl Recipe {
         // A cut at once goes through its source layer by layer.
         for (config, part, model) in parts.into_iter().filter(|(config, ..)| !config.cuts_at_once()) {
             let found = place.memory_bytes.and_then(|bytes| {
-                fitting(&config, model, None, self.row_tokens, place.device, bytes, MOST_MICRO_ROWS, 1)
+                fitting(&config, model, None, self.row_tokens, place.device, bytes, MOST_CPU_ROWS, 1)
             });
             part.settings = found.unwrap_or(ONE_ROW);
             let chosen = part.settings.applied(&config);

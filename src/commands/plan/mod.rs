@@ -21,11 +21,12 @@ use crate::cli::arguments::Plan;
 use crate::cli::printer::for_stdout;
 use crate::cli::shell::shell_word;
 use crate::commands::speed::named_card;
-use crate::config::{RunConfig, Stage};
+use crate::config::{MicroBatchRows, RunConfig, Stage};
 use crate::hf::Checkpoint;
 use crate::native::runtime::cards::Card;
 use crate::native::runtime::device::{self, DeviceError};
 use crate::prune::convert::require_complete;
+use crate::train::fit::{Sharing, filling_rows, memory_to_fill};
 use crate::train::saved_run::refuse_existing;
 use crate::train::setup::{Device, other_tokenizer};
 use crate::train::{Absent, Findings, Outline, Setup};
@@ -63,6 +64,7 @@ pub fn run(arguments: &Plan) -> anyhow::Result<ExitStatus> {
     let planned = planned_stages(&config, source, device, arguments)?;
     let mut reports: Vec<(Outline, PlanReport)> = Vec::new();
     for mut outline in planned {
+        fill_micro_batch(&mut outline, arguments, card);
         let report = PlanReport::new(&outline, arguments, card);
         outline.findings.problems.extend(report.rank_problems());
         reports.push((outline, report));
@@ -158,6 +160,19 @@ pub(super) fn outline(
 ) -> anyhow::Result<Outline> {
     let stage = Stage::of(&config);
     Ok(Outline::new(config, stage, device, source, row_tokens)?)
+}
+
+/// What `train.micro_batch_rows = "auto"` comes to, on the card or device of the plan and among its ranks.
+fn fill_micro_batch(outline: &mut Outline, arguments: &Plan, card: Option<&Card>) {
+    if outline.config.train.micro_batch_rows != Some(MicroBatchRows::Auto) || outline.config.cuts_at_once() {
+        return;
+    }
+    let device = outline.device;
+    let bytes = card.map(Card::memory_bytes).or_else(|| memory_to_fill(device));
+    let sharing = ranks::Ranks::asked(outline, arguments).map_or(Sharing::ALONE, |ranks| ranks.sharing());
+    let (model, teacher, tokens) = (&outline.model, outline.teacher.as_ref(), outline.row_tokens);
+    let rows = filling_rows(&outline.config, model, teacher, tokens, device, bytes, sharing);
+    outline.config.train.micro_batch_rows = Some(rows.into());
 }
 
 /// Where the run would be: the plan for a GPU may be made where there is none.

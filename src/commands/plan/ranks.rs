@@ -2,7 +2,7 @@
 //! faster that makes it.
 //!
 //! ```text
-//! sent         by each rank in a step, beside its passes and after them           dist::Traffic has the formulas
+//! sent         by each rank in a step, beside its passes and after them           train::traffic has the formulas
 //! exchange     t = bytes / bandwidth of the link they go over
 //! ddp          T_n = T_1 · ⌈m / n⌉ / m + max(0, t_beside − a backward) + t_after   m micro-batches, dealt out in turn
 //! fsdp, hybrid T_n = max(T_1 · ⌈m / n⌉ / m, t_beside) + t_after
@@ -13,13 +13,13 @@ use crate::cli::arguments::Plan;
 use crate::cli::table::{bytes, duration};
 use crate::commands::run_cost::RunCost;
 use crate::config::Strategy;
-use crate::dist::{self, Payload, Traffic};
 use crate::model::count::ParameterCount;
 use crate::model::routed_count::RoutedCount;
 use crate::native::runtime::cards::CARDS;
-use crate::train::fit::Fit;
+use crate::train::fit::{Fit, Sharing};
 use crate::train::memory::MemoryEstimate;
 use crate::train::setup::compute_dtype;
+use crate::train::traffic::{self, Payload, Sent, Traffic};
 use crate::train::{Outline, check_deal};
 use crate::words::counted;
 use serde_json::{Value, json};
@@ -48,6 +48,11 @@ impl Ranks {
         let strategy = outline.config.dist.strategy;
         let ranks = Ranks { strategy, nodes, gpus, link: arguments.link, network: arguments.network };
         (ranks.all() > 1 && !outline.config.cuts_at_once()).then_some(ranks)
+    }
+
+    /// How they share the run.
+    pub(super) fn sharing(&self) -> Sharing {
+        Sharing { ranks: self.all(), dividing: self.dividing() }
     }
 
     fn all(&self) -> usize {
@@ -109,7 +114,7 @@ impl RankPlan {
         let payload = payload(outline);
         let own = micro_batches.div_ceil(ranks.all());
         let (strategy, nodes, gpus) = (ranks.strategy, ranks.nodes, ranks.gpus);
-        let traffic = Traffic::of(dist::Ranks { strategy, nodes, gpus, micro_batches: own }, &payload);
+        let traffic = Traffic::of(traffic::Ranks { strategy, nodes, gpus, micro_batches: own }, &payload);
         let exchange = ranks.seconds(traffic.within.beside, traffic.across.beside);
         let exchange = exchange.zip(ranks.seconds(traffic.within.after, traffic.across.after));
         let time = exchange.zip(seconds).filter(|_| train.steps > 0).map(|((beside, after), seconds)| {
@@ -187,7 +192,7 @@ impl RankPlan {
 
     /// The option that is missing for a time, and between what it is the bandwidth.
     fn lacks_rate(&self) -> Option<(&'static str, &'static str)> {
-        let needs = |sent: dist::Sent| sent.beside + sent.after > 0.0;
+        let needs = |sent: Sent| sent.beside + sent.after > 0.0;
         if needs(self.traffic.across) && self.ranks.network.is_none() {
             return Some(("--network", "nodes"));
         }
@@ -200,7 +205,7 @@ impl RankPlan {
                     "exchanging_seconds": time.exchanging, "run_seconds": time.run,
                     "speedup": time.alone / (time.computing + time.exchanging) })
         });
-        let sent = |sent: dist::Sent| json!({ "beside_bytes": sent.beside, "after_bytes": sent.after });
+        let sent = |sent: Sent| json!({ "beside_bytes": sent.beside, "after_bytes": sent.after });
         json!({
             "ranks": self.ranks.all(),
             "nodes": self.ranks.nodes,

@@ -84,6 +84,18 @@ fn machines_that_each_hold_everything_learn_alike() {
     assert_eq!(last_step(&place.at("hybrid")).file_name().unwrap(), "step-00000012");
 }
 
+/// With one rank on each machine there is nobody to divide with: it holds everything, as under `ddp`.
+#[test]
+fn machines_of_one_rank_hold_everything() {
+    let place = Place::new();
+    run(1, "prune", &place.config("one", TARGET), &[]);
+    let config = place.config("single", TARGET).display().to_string();
+    let all = |_| ["--config", &config, "--set", "dist.strategy=hybrid"].map(String::from).to_vec();
+    Ranks::start_on(2, 2, 0..2, "prune", all, 0).succeed();
+    same_history(&place.at("one"), &place.at("single"));
+    assert!(states_apart(&place.at("one"), &place.at("single")) < 1e-4);
+}
+
 /// Any number of ranks goes on with what any other number has saved, in whatever way they divide it.
 #[test]
 fn a_run_goes_on_with_another_number_of_ranks_and_another_strategy() {
