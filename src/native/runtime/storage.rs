@@ -2,6 +2,7 @@
 //! the layer runs.
 
 use crate::native::shim::{self, CError, CTensor};
+use std::cell::Cell;
 use std::ffi::c_int;
 use tch::{Device, Kind, TchError, Tensor};
 
@@ -23,6 +24,8 @@ unsafe extern "C" {
 #[derive(Debug)]
 pub struct Buffer {
     flat: Tensor,
+    /// Whether it has memory.
+    present: Cell<bool>,
 }
 
 impl Buffer {
@@ -32,7 +35,7 @@ impl Buffer {
     /// libtorch's.
     pub fn new(elements: i64, kind: Kind, device: Device) -> Result<Buffer, TchError> {
         let flat = Tensor::f_empty([elements], (kind, device))?;
-        let buffer = Buffer { flat };
+        let buffer = Buffer { flat, present: Cell::new(true) };
         buffer.release()?;
         Ok(buffer)
     }
@@ -48,7 +51,9 @@ impl Buffer {
     /// It has memory, or there is none left.
     pub fn allocate(&self) -> Result<(), TchError> {
         // SAFETY: a live tensor for the time of the call.
-        shim::check(|error| unsafe { shearling_storage_allocate(shim::pointer(&self.flat), error) })
+        shim::check(|error| unsafe { shearling_storage_allocate(shim::pointer(&self.flat), error) })?;
+        self.present.set(true);
+        Ok(())
     }
 
     /// Gives its memory back.
@@ -57,7 +62,9 @@ impl Buffer {
     /// libtorch's.
     pub fn release(&self) -> Result<(), TchError> {
         // SAFETY: a live tensor for the time of the call.
-        shim::check(|error| unsafe { shearling_storage_release(shim::pointer(&self.flat), error) })
+        shim::check(|error| unsafe { shearling_storage_release(shim::pointer(&self.flat), error) })?;
+        self.present.set(false);
+        Ok(())
     }
 
     /// A part of it, from element `start`, in the shape `sizes`: a view that autograd does not connect with others. With
@@ -66,11 +73,20 @@ impl Buffer {
     /// # Errors
     /// A part outside of the buffer, or a dtype that has no gradients.
     pub fn part(&self, start: i64, sizes: &[i64], trains: bool) -> Result<Tensor, TchError> {
+        // libtorch makes no view of memory that is not there.
+        let lent = !self.present.get();
+        if lent {
+            self.allocate()?;
+        }
         let (flat, count) = (shim::pointer(&self.flat), sizes.len());
         // SAFETY: `sizes` has `count` numbers, and the tensor is alive for the time of the call.
-        shim::tensor(|out, error| unsafe {
+        let part = shim::tensor(|out, error| unsafe {
             shearling_storage_leaf(flat, start, sizes.as_ptr(), count, c_int::from(trains), out, error)
-        })
+        });
+        if lent {
+            self.release()?;
+        }
+        part
     }
 }
 
