@@ -162,7 +162,9 @@ fn the_written_folder_runs_as_the_run_evaluated_it() {
     let rows = EvalRows::load(&dataset, 4, Device::Cpu).unwrap();
     let context = ForwardContext::new(checkpoint.model(), 32, Device::Cpu).unwrap();
     let mut meter = Meter::new(&experts, Device::Cpu).unwrap();
-    let found = routed_row_losses(&decoder, &context, &rows, 8, &mut meter, shearling::eval::Deal::ALONE, &mut |_, _, _| ()).unwrap();
+    let found =
+        routed_row_losses(&decoder, &context, &rows, 8, &mut meter, shearling::eval::Deal::ALONE, &mut |_, _, _| ())
+            .unwrap();
     let records = metrics::read(&run.join(METRICS)).unwrap();
     let last = records.iter().rfind(|record| record["type"] == "eval" && record["gates"] == "experts").unwrap();
     for domain in &found {

@@ -43,7 +43,9 @@ pub fn same_history(one: &Path, many: &Path) {
             assert_eq!(a["teacher_loss"], b["teacher_loss"], "the teacher does not learn");
         }
         if a["experts"].is_object() {
-            near(&a["experts"]["density"], &b["experts"]["density"], "density");
+            // One of ten thousand decisions may lie so near the threshold that rounding turns it.
+            let density = |record: &Value| record["experts"]["density"].as_f64().unwrap();
+            assert!((density(a) - density(b)).abs() < 2e-4, "{} {}", density(a), density(b));
         }
     }
 }
