@@ -261,8 +261,12 @@ impl Peers {
     fn close(&self) -> bool {
         let group = self.group.lock().unwrap_or_else(PoisonError::into_inner).take();
         let open = group.is_some();
-        // A group may wait for what will never come.
-        patiently(move || drop(group), CLOSING);
+        // A group may wait for what will never come, were it not told not to.
+        let end = move || {
+            let _ = group.as_ref().map(ProcessGroup::abort);
+            drop(group);
+        };
+        patiently(end, CLOSING);
         open
     }
 

@@ -2,7 +2,7 @@
 """Ranks on two machines with a slow network between them, and with one that is cut: `make test-network`.
 
 The machines are network namespaces of this one, joined by a virtual cable whose speed `tc` limits; the runs are those of the binary
-that `make test` built, on the small model and data of tests/fixtures/formats. Three things are looked at:
+that `make test` built, of a new model of 0.4 million parameters on the data of tests/fixtures/formats. Three things are looked at:
 
     slow    the run comes to the same losses as one process alone; bytes on the cable are those that `plan` says
     cut     the cable is pulled in the middle of a run: every rank ends with an error that names a rank
@@ -28,7 +28,7 @@ FIXTURES = ROOT / "tests" / "fixtures" / "formats"
 MACHINES = ("shearling-a", "shearling-b")
 ADDRESSES = ("10.83.0.1", "10.83.0.2")
 CABLES = ("cable-a", "cable-b")
-RATE = "40mbit"
+RATE = "200mbit"
 TIMEOUT = 6
 LIMIT = 240
 STEPS = 8
@@ -83,10 +83,10 @@ class Network:
 
 
 def settings(directory, strategy, micro_batch_rows=2, steps=STEPS):
-    """A run of the fixtures' small model."""
+    """A run of a new model."""
     sets = {
         "run.directory": f"'{directory}'",
-        "model.source": f"'{FIXTURES / 'source' / 'model'}'",
+        "model.random": "{ hidden_size = 96, intermediate_size = 256, num_hidden_layers = 4, num_attention_heads = 6 }",
         "data.path": f"'{FIXTURES / 'data'}'",
         "data.max_epochs": 1000,
         "train.steps": steps,
@@ -183,6 +183,7 @@ def slow(network, place):
             name = f"{strategy}-{steps}"
             config = place / f"{name}.toml"
             config.write_text(settings(place / name, strategy, steps=steps).replace("every_steps = 4", "every_steps = 1000"))
+            planned = planned_bytes(config, each) * each
             before, begun = network.sent(1), time.monotonic()
             Ranks(["pretrain", "--config", str(config)], each).succeed()
             sent.append(network.sent(1) - before)
@@ -192,11 +193,11 @@ def slow(network, place):
         apart = max(abs(a - b) / abs(a) for a, b in zip(expected, found))
         check(apart < NEAR, f"{strategy}: losses are {apart:.1e} apart")
         per_step = (sent[1] - sent[0]) / (2 * STEPS)
-        planned = planned_bytes(config, each) * each
         say(f"{strategy}, {2 * each} ranks over {RATE}: losses {apart:.1e} apart; a machine sends {per_step:.0f} bytes a step, "
             f"planned {planned:.0f}, ratio {per_step / planned:.3f}; {seconds:.1f} s")
-        # Gloo reduces in parts by reducing for all; headers and acknowledgements come on top.
-        most = 1.75 if strategy == "fsdp" else 1.25
+        # Gloo reduces in parts by reducing for all: 16 bytes a parameter where `plan` counts 12. Headers and acknowledgements
+        # come on top.
+        most = 1.45 if strategy == "fsdp" else 1.1
         check(1.0 <= per_step / planned < most, f"{strategy}: {per_step / planned:.3f} times the planned bytes")
 
 

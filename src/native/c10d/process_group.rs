@@ -70,6 +70,7 @@ unsafe extern "C" {
         error: CError,
     ) -> c_int;
     fn shearling_group_barrier(group: *mut GroupHandle, out: *mut *mut WorkHandle, error: CError) -> c_int;
+    fn shearling_group_abort(group: *mut GroupHandle, error: CError) -> c_int;
     fn shearling_group_free(group: *mut GroupHandle);
     fn shearling_work_wait(work: *mut WorkHandle, error: CError) -> c_int;
     fn shearling_work_free(work: *mut WorkHandle);
@@ -222,6 +223,18 @@ impl ProcessGroup {
     }
 }
 
+impl ProcessGroup {
+    /// Closes all connections at once: whoever waits for this process, or in it, fails. Without it a group that is dropped
+    /// waits for what has begun.
+    ///
+    /// # Errors
+    /// libtorch's; the connections may be closed all the same.
+    pub fn abort(&self) -> Result<(), TchError> {
+        // SAFETY: the group is alive through the call.
+        shim::check(|error| unsafe { shearling_group_abort(self.handle, error) })
+    }
+}
+
 impl Drop for ProcessGroup {
     fn drop(&mut self) {
         // SAFETY: made by the shim, freed once.
@@ -300,6 +313,33 @@ mod tests {
         });
         let sums = sums.into_inner().unwrap();
         assert!(sums[0].equal(&sums[1]) && sums[0].equal(&sums[2]));
+    }
+
+    /// Rank 0 waits for a sum that rank 1 has begun on another tensor only; what ends the one ends the other.
+    #[test]
+    fn an_abort_ends_what_waits_in_all_processes() {
+        let begun = std::time::Instant::now();
+        let served = Store::serve("127.0.0.1", 0, PATIENCE).unwrap();
+        std::thread::scope(|scope| {
+            for rank in 0..3 {
+                let port = served.port();
+                scope.spawn(move || {
+                    let store = Store::connect("127.0.0.1", port, PATIENCE).unwrap();
+                    let group = ProcessGroup::connect(&store, rank, 3, Device::Cpu, PATIENCE).unwrap();
+                    group.barrier().unwrap().wait().unwrap();
+                    let sums: Vec<Tensor> = (0..4).map(|_| Tensor::ones([1000], (Kind::Float, Device::Cpu))).collect();
+                    if rank == 1 {
+                        std::thread::sleep(Duration::from_millis(300));
+                        return group.abort().unwrap();
+                    }
+                    let started = sums.iter().map(|sum| group.all_reduce(sum, Reduction::Sum).unwrap());
+                    let started: Vec<Pending> = started.collect();
+                    assert!(started.into_iter().any(|pending| pending.wait().is_err()), "rank {rank}");
+                    group.abort().unwrap();
+                });
+            }
+        });
+        assert!(begun.elapsed() < PATIENCE / 2, "nobody waited for the timeout");
     }
 
     #[test]

@@ -47,8 +47,18 @@ int shearling_storage_leaf(Tensor* flat, int64_t start, const int64_t* sizes, si
                            Tensor** out, char** error) {
   return guarded(error, [&] {
     const at::IntArrayRef shape(sizes, dimensions);
-    const Tensor part = flat->narrow(0, start, c10::multiply_integers(shape)).view(shape);
-    Tensor leaf = part.variable_data();
+    c10::StorageImpl* storage = storage_of(*flat);
+    // No view is made of memory that is too small: for a moment it is said to be there.
+    const size_t bytes = storage->nbytes();
+    storage->set_nbytes(flat->numel() * flat->element_size());
+    Tensor leaf;
+    try {
+      leaf = flat->narrow(0, start, c10::multiply_integers(shape)).view(shape).variable_data();
+    } catch (...) {
+      storage->set_nbytes(bytes);
+      throw;
+    }
+    storage->set_nbytes(bytes);
     if (requires_grad) leaf.requires_grad_(true);
     shearling::give(out, leaf);
   });

@@ -2,7 +2,6 @@
 //! the layer runs.
 
 use crate::native::shim::{self, CError, CTensor};
-use std::cell::Cell;
 use std::ffi::c_int;
 use tch::{Device, Kind, TchError, Tensor};
 
@@ -24,8 +23,6 @@ unsafe extern "C" {
 #[derive(Debug)]
 pub struct Buffer {
     flat: Tensor,
-    /// Whether it has memory.
-    present: Cell<bool>,
 }
 
 impl Buffer {
@@ -35,7 +32,7 @@ impl Buffer {
     /// libtorch's.
     pub fn new(elements: i64, kind: Kind, device: Device) -> Result<Buffer, TchError> {
         let flat = Tensor::f_empty([elements], (kind, device))?;
-        let buffer = Buffer { flat, present: Cell::new(true) };
+        let buffer = Buffer { flat };
         buffer.release()?;
         Ok(buffer)
     }
@@ -51,9 +48,7 @@ impl Buffer {
     /// It has memory, or there is none left.
     pub fn allocate(&self) -> Result<(), TchError> {
         // SAFETY: a live tensor for the time of the call.
-        shim::check(|error| unsafe { shearling_storage_allocate(shim::pointer(&self.flat), error) })?;
-        self.present.set(true);
-        Ok(())
+        shim::check(|error| unsafe { shearling_storage_allocate(shim::pointer(&self.flat), error) })
     }
 
     /// Gives its memory back.
@@ -62,9 +57,7 @@ impl Buffer {
     /// libtorch's.
     pub fn release(&self) -> Result<(), TchError> {
         // SAFETY: a live tensor for the time of the call.
-        shim::check(|error| unsafe { shearling_storage_release(shim::pointer(&self.flat), error) })?;
-        self.present.set(false);
-        Ok(())
+        shim::check(|error| unsafe { shearling_storage_release(shim::pointer(&self.flat), error) })
     }
 
     /// A part of it, from element `start`, in the shape `sizes`: a view that autograd does not connect with others. With
@@ -73,20 +66,11 @@ impl Buffer {
     /// # Errors
     /// A part outside of the buffer, or a dtype that has no gradients.
     pub fn part(&self, start: i64, sizes: &[i64], trains: bool) -> Result<Tensor, TchError> {
-        // libtorch makes no view of memory that is not there.
-        let lent = !self.present.get();
-        if lent {
-            self.allocate()?;
-        }
         let (flat, count) = (shim::pointer(&self.flat), sizes.len());
         // SAFETY: `sizes` has `count` numbers, and the tensor is alive for the time of the call.
-        let part = shim::tensor(|out, error| unsafe {
+        shim::tensor(|out, error| unsafe {
             shearling_storage_leaf(flat, start, sizes.as_ptr(), count, c_int::from(trains), out, error)
-        });
-        if lent {
-            self.release()?;
-        }
-        part
+        })
     }
 }
 

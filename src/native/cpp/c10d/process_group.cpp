@@ -131,6 +131,11 @@ int shearling_group_barrier(GroupHandle* group, WorkHandle** out, char** error) 
   return guarded(error, [&] { *out = new WorkHandle((*group)->barrier()); });
 }
 
+// Ends what waits for others, here and, since connections close, there.
+int shearling_group_abort(GroupHandle* group, char** error) {
+  return guarded(error, [&] { (*group)->abort(); });
+}
+
 void shearling_group_free(GroupHandle* group) {
   try {
     delete group;
