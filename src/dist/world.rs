@@ -4,7 +4,6 @@ use super::error::first_line;
 use super::notes::{Board, Verdict, patiently};
 use super::{Error, Place};
 use crate::native::c10d::{Pending, ProcessGroup, Reduction, Store};
-use std::sync::atomic::{AtomicU64, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 use tch::{Device, Kind, TchError, Tensor};
@@ -28,7 +27,6 @@ struct Peers {
     board: Arc<Board>,
     /// Of which these are some; none where these are all.
     all: Option<Arc<Peers>>,
-    reduced_bytes: AtomicU64,
 }
 
 /// A collective that goes on beside what this process does. All ranks start the same ones in the same order.
@@ -58,9 +56,9 @@ impl World {
     }
 
     pub(super) fn of(place: Place, device: Device, group: ProcessGroup, board: Board) -> World {
-        let (group, reduced_bytes) = (Mutex::new(Some(group)), AtomicU64::new(0));
+        let group = Mutex::new(Some(group));
         let (rank, size, board) = (place.rank, place.size, Arc::new(board));
-        World(Some(Arc::new(Peers { place, rank, size, device, group, board, all: None, reduced_bytes })))
+        World(Some(Arc::new(Peers { place, rank, size, device, group, board, all: None })))
     }
 
     /// Some of these ranks, connected by `connect`, of which this is number `rank` of `size`; one by itself needs no
@@ -74,8 +72,8 @@ impl World {
         let Some(all) = self.0.as_ref().filter(|_| size > 1) else { return Ok(World::alone()) };
         let group = connect(all.board.store(), all.device).map_err(|problem| all.fault("connecting", &problem))?;
         let (place, device, board) = (all.place.clone(), all.device, Arc::clone(&all.board));
-        let (group, reduced_bytes, all) = (Mutex::new(Some(group)), AtomicU64::new(0), Some(Arc::clone(all)));
-        Ok(World(Some(Arc::new(Peers { place, rank, size, device, group, board, all, reduced_bytes }))))
+        let (group, all) = (Mutex::new(Some(group)), Some(Arc::clone(all)));
+        Ok(World(Some(Arc::new(Peers { place, rank, size, device, group, board, all }))))
     }
 
     /// Where this process is, among others.
@@ -113,11 +111,6 @@ impl World {
         self.0.as_ref().map_or(Device::Cpu, |peers| peers.device)
     }
 
-    /// Bytes of the tensors that were reduced so far.
-    pub fn reduced_bytes(&self) -> u64 {
-        self.0.as_ref().map_or(0, |peers| peers.reduced_bytes.load(Ordering::Relaxed))
-    }
-
     /// `tensor` becomes the reduction of those of all ranks, the same bits everywhere.
     ///
     /// # Errors
@@ -131,7 +124,7 @@ impl World {
     /// # Errors
     /// As [`World::all_reduce`].
     pub fn start_all_reduce(&self, tensor: &Tensor, reduction: Reduction) -> Result<Started, Error> {
-        self.start("all_reduce", &[tensor], bytes_of(tensor), |group| group.all_reduce(tensor, reduction))
+        self.start("all_reduce", &[tensor], |group| group.all_reduce(tensor, reduction))
     }
 
     /// `tensor` becomes that of rank 0.
@@ -139,7 +132,7 @@ impl World {
     /// # Errors
     /// As [`World::all_reduce`].
     pub fn broadcast(&self, tensor: &Tensor) -> Result<(), Error> {
-        self.start("broadcast", &[tensor], 0, |group| group.broadcast(tensor, 0))?.wait()
+        self.start("broadcast", &[tensor], |group| group.broadcast(tensor, 0))?.wait()
     }
 
     /// The tensors of all ranks, `[size, ..]`.
@@ -164,7 +157,7 @@ impl World {
         if self.is_alone() {
             return copied(all, own, what);
         }
-        self.start(what, &[all, own], 0, |group| group.all_gather(all, own))
+        self.start(what, &[all, own], |group| group.all_gather(all, own))
     }
 
     /// The block of this rank of the reduction of all `all [size, ..]`.
@@ -193,20 +186,18 @@ impl World {
         if self.is_alone() {
             return copied(own, all, what);
         }
-        self.start(what, &[own, all], 0, |group| group.reduce_scatter(own, all, reduction))
+        self.start(what, &[own, all], |group| group.reduce_scatter(own, all, reduction))
     }
 
-    /// Begins a collective on `tensors`; `reduced` bytes are counted.
+    /// Begins a collective on `tensors`.
     fn start(
         &self,
         what: &'static str,
         tensors: &[&Tensor],
-        reduced: u64,
         start: impl FnOnce(&ProcessGroup) -> Result<Pending, TchError>,
     ) -> Result<Started, Error> {
         let Some(peers) = self.0.as_ref() else { return Ok(Started { what, pending: None }) };
         tensors.iter().try_for_each(|tensor| peers.check(tensor, what))?;
-        peers.reduced_bytes.fetch_add(reduced, Ordering::Relaxed);
         let pending = peers.start(what, start)?;
         Ok(Started { what, pending: Some((Arc::clone(peers), pending)) })
     }
@@ -288,10 +279,6 @@ fn copied(to: &Tensor, from: &Tensor, what: &'static str) -> Result<Started, Err
     let copy = from.f_view_as(to).and_then(|from| to.shallow_clone().f_copy_(&from));
     copy.map_err(|error| tensor_error(what, &error))?;
     Ok(Started { what, pending: None })
-}
-
-fn bytes_of(tensor: &Tensor) -> u64 {
-    (tensor.numel() * tensor.kind().elt_size_in_bytes()) as u64
 }
 
 pub(super) fn tensor_error(what: &'static str, error: &TchError) -> Error {

@@ -93,12 +93,6 @@ impl Exchange {
         self.last.store(last, Ordering::Relaxed);
     }
 
-    /// Bytes of gradients that are summed at every step.
-    pub(super) fn gradient_bytes(&self) -> u64 {
-        let bytes = |buckets: &[Tensor]| buckets.iter().map(|bucket| 4 * bucket.numel() as u64).sum::<u64>();
-        bytes(&self.buckets) + self.layers.iter().map(|layer| bytes(&layer.sums().buckets)).sum::<u64>()
-    }
-
     /// Sums the gradients over all ranks, or waits for the sums that were begun.
     pub(super) fn sum_gradients(&self) -> Result<(), Error> {
         self.layers.iter().rev().try_for_each(|layer| layer.finish())?;

@@ -24,11 +24,6 @@ impl Trainer {
         self.exchange.world.is_first()
     }
 
-    /// Bytes of gradients that a rank gives to the others at every step; 0 alone.
-    pub fn exchanged_bytes(&self) -> u64 {
-        self.exchange.gradient_bytes()
-    }
-
     /// The next batch, once all ranks have it.
     pub(super) fn agreed_batch(&mut self) -> Result<Batch, Error> {
         let batch = self.loader.next_batch();
@@ -46,12 +41,12 @@ impl Trainer {
 
     /// Sums over all ranks: gradients, losses by row, counts of routers. `rows` has zeros for rows of other ranks.
     pub(super) fn exchange_sums(&mut self, rows: RowSums, batch: &Batch) -> Result<RowSums, Error> {
+        let _no_grad = tch::no_grad_guard();
+        self.weights.shards.as_ref().map_or(Ok(()), Shards::finish_step)?;
         let exchange = &self.exchange;
         if exchange.world.is_alone() {
             return Ok(rows);
         }
-        let _no_grad = tch::no_grad_guard();
-        self.weights.shards.as_ref().map_or(Ok(()), Shards::finish_step)?;
         exchange.sum_gradients()?;
         let counts = self.routers.as_ref().and_then(|routers| routers.seen());
         let parts: Vec<&Tensor> =

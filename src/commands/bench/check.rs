@@ -1,5 +1,5 @@
 //! `shearling bench check`: every fast operation of a forward and backward on a device against plain operators in fp64
-//! on the CPU, and three steps of pruning and decoding with a cache against the same on the CPU. The tests compare the
+//! on the CPU, and three steps of pruning and decoding with a cache against the same on the CPU; and what ranks exchange, with one rank. The tests compare the
 //! CPU's kernels with plain operators; this carries the comparison to a device that has no tests.
 
 use super::subject::Subject;
@@ -8,7 +8,9 @@ use crate::cli::arguments::BenchCheck;
 use crate::cli::table::Table;
 use crate::commands::ExitStatus;
 use crate::commands::place::dtype_name;
+use crate::dist::{Split, World};
 use crate::model::{Decoder, ForwardContext, KvCache, ModelGates};
+use crate::native::c10d::{ProcessGroup, Reduction, Store};
 use crate::native::kernels;
 use crate::native::ops::adamw::{AdamwRule, AdamwTensor, adamw, adamw_reference};
 use crate::native::ops::sparse_feed_forward::{PackedExperts, sparse_feed_forward, sparse_feed_forward_reference};
@@ -19,10 +21,13 @@ use crate::native::runtime::device;
 use crate::train::Trainer;
 use crate::train::setup::Device;
 use serde_json::json;
+use std::time::Duration;
 use tch::{Kind, TchError, Tensor};
 
 /// Steps of pruning that are compared.
 const STEPS: usize = 3;
+/// How long a group of one rank may take to connect.
+const PATIENCE: Duration = Duration::from_secs(60);
 /// Tokens that are decoded.
 const DECODED: i64 = 40;
 
@@ -42,7 +47,15 @@ pub(super) fn run(arguments: &BenchCheck) -> anyhow::Result<ExitStatus> {
         results.push(Compared { name, error: adamw_error(kind, device)?, tolerance });
     }
     results.push(Compared { name: "gate noise".to_string(), error: noise_error(device)?, tolerance: 0.0 });
-    results.push(Compared { name: "three steps of pruning fp32".into(), error: steps_error(device)?, tolerance: 1e-3 });
+    for (name, divided) in [("three steps of pruning fp32", false), ("the same, weights fetched by layer", true)] {
+        results.push(Compared { name: name.into(), error: steps_error(device, divided)?, tolerance: 1e-3 });
+    }
+    let name = format!("collectives of one rank ({})", if device == Device::Cpu { "Gloo" } else { "NCCL" });
+    let error = collectives_error(device).unwrap_or_else(|problem| {
+        printer.warn(&format!("{name}: {problem:#}"));
+        f64::NAN
+    });
+    results.push(Compared { name, error, tolerance: 0.0 });
     results.push(Compared {
         name: "decoding with a cache fp32".into(),
         error: decoding_error(device)?,
@@ -324,9 +337,31 @@ fn decoding_error(device: Device) -> anyhow::Result<f64> {
     Ok(relative(&expected, &Tensor::f_cat(&found, 1)?)?)
 }
 
-/// Largest relative difference of the losses of a few steps from the same weights.
-fn steps_error(device: Device) -> anyhow::Result<f64> {
-    let (cpu, other) = (Subject::tiny(Device::Cpu)?, Subject::tiny(device)?);
+/// Largest difference of what the collectives of a group of one rank give from what it gave them.
+fn collectives_error(device: Device) -> anyhow::Result<f64> {
+    let store = Store::serve("127.0.0.1", 0, PATIENCE)?;
+    let group = ProcessGroup::connect(&store, 0, 1, device, PATIENCE)?;
+    let mut worst: f64 = 0.0;
+    for kind in [Kind::Float, Kind::BFloat16] {
+        let own = Tensor::f_arange(1 << 12, (kind, device))?;
+        let [summed, told, gathered, scattered] =
+            [own.f_add_scalar(0.0)?, own.f_add_scalar(0.0)?, own.f_zeros_like()?, own.f_zeros_like()?];
+        group.all_reduce(&summed, Reduction::Sum)?.wait()?;
+        group.broadcast(&told, 0)?.wait()?;
+        group.all_gather(&gathered, &own)?.wait()?;
+        group.reduce_scatter(&scattered, &own, Reduction::Sum)?.wait()?;
+        for found in [summed, told, gathered, scattered] {
+            worst = larger(worst, relative(&own, &found)?);
+        }
+    }
+    Ok(worst)
+}
+
+/// Largest relative difference of the losses of a few steps from the same weights; with `divided` the weights of a layer have
+/// memory only while it runs, as those that ranks divide.
+fn steps_error(device: Device, divided: bool) -> anyhow::Result<f64> {
+    let (cpu, mut other) = (Subject::tiny(Device::Cpu)?, Subject::tiny(device)?);
+    other.setup.split = divided.then(|| Split { block: World::alone(), replicas: World::alone() });
     let weights = || cpu.normal_weights(Device::Cpu);
     let moved = weights()?.into_iter().map(|(name, weight)| Ok((name, weight.f_to_device(device)?)));
     let moved = moved.collect::<Result<Vec<_>, TchError>>()?;
