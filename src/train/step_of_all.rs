@@ -69,8 +69,9 @@ impl Trainer {
 #[cfg(test)]
 mod tests {
     use super::super::setup::{Device, Setup};
+    use super::super::start::{Weight, stored_weights};
     use super::*;
-    use crate::config::{Stage, parse};
+    use crate::config::{Stage, Strategy, parse};
     use crate::dist::{Place, join};
     use crate::native::c10d::Store;
     use std::path::Path;
@@ -81,6 +82,16 @@ mod tests {
 
     /// Ranks as threads of one process, each with a trainer of the small model of the fixtures.
     fn ranks(size: usize, body: impl Fn(usize, &mut Trainer) + Sync) {
+        ranks_from(size, Strategy::Ddp, |_, _| (), body);
+    }
+
+    /// The same under a strategy, from weights that `change` may change.
+    fn ranks_from(
+        size: usize,
+        strategy: Strategy,
+        change: impl Fn(usize, &mut Vec<Weight>) + Sync,
+        body: impl Fn(usize, &mut Trainer) + Sync,
+    ) {
         let fixtures = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/formats");
         let text = format!(
             "[run]\ndirectory = 'none'\n[model]\nsource = '{0}/source/model'\n[data]\npath = '{0}/data'\nmax_epochs = 100\n\
@@ -90,12 +101,19 @@ mod tests {
         let served = Store::serve("127.0.0.1", 0, PATIENCE).unwrap();
         std::thread::scope(|scope| {
             for rank in 0..size {
-                let (body, text, port) = (&body, &text, served.port());
+                let (body, change, text, port) = (&body, &change, &text, served.port());
                 scope.spawn(move || {
                     let place = Place::of_thread(rank, size, port);
                     let world = join(&place, Device::Cpu, PATIENCE).unwrap();
-                    let setup = Setup::new(parse(text, "test", &[]).unwrap(), Stage::Pretrain, Device::Cpu).unwrap();
-                    let mut trainer = Trainer::new(&setup.among(world.clone()).unwrap()).unwrap();
+                    let sets = [format!("dist.strategy={}", strategy.name())];
+                    let config = parse(text, "test", &sets).unwrap();
+                    let setup = Setup::new(config, Stage::Pretrain, Device::Cpu).unwrap();
+                    let setup = setup.among(world.clone()).unwrap();
+                    let source = setup.source.as_ref().unwrap();
+                    let weights = stored_weights(source, &setup.model, Kind::Float, Device::Cpu);
+                    let mut weights = weights.collect::<Result<Vec<_>, Error>>().unwrap();
+                    change(rank, &mut weights);
+                    let mut trainer = Trainer::with_weights(&setup, weights).unwrap();
                     body(rank, &mut trainer);
                     world.barrier().unwrap();
                 });
@@ -109,19 +127,45 @@ mod tests {
 
     #[test]
     fn a_number_that_is_not_finite_in_one_rank_skips_the_step_in_all() {
-        ranks(2, |rank, trainer| {
-            let before = first_weight(trainer);
-            if rank == 1 {
-                let _ = trainer.weights.group.slots()[3].gradient().shallow_clone().fill_(f64::NAN);
-            }
-            let report = trainer.step().unwrap();
-            assert!(!report.applied && report.norms.total.is_nan(), "rank {rank}");
-            assert!(first_weight(trainer).equal(&before), "rank {rank}");
-            let report = trainer.step().unwrap();
-            assert!(report.applied && report.cross_entropy.is_finite(), "rank {rank}");
-            assert!(!first_weight(trainer).equal(&before), "rank {rank}");
-            trainer.check_replicas(true).unwrap();
-        });
+        for strategy in [Strategy::Ddp, Strategy::Fsdp] {
+            one_rank_is_not_finite(strategy);
+        }
+    }
+
+    fn one_rank_is_not_finite(strategy: Strategy) {
+        ranks_from(
+            2,
+            strategy,
+            |_, _| (),
+            |rank, trainer| {
+                let before = first_weight(trainer);
+                if rank == 1 {
+                    let _ = trainer.weights.group.slots()[3].gradient().shallow_clone().fill_(f64::NAN);
+                }
+                let report = trainer.step().unwrap();
+                assert!(!report.applied && report.norms.total.is_nan(), "rank {rank}");
+                assert!(first_weight(trainer).equal(&before), "rank {rank}");
+                let report = trainer.step().unwrap();
+                assert!(report.applied && report.cross_entropy.is_finite(), "rank {rank}");
+                assert!(!first_weight(trainer).equal(&before), "rank {rank}");
+                trainer.check_replicas(true).unwrap();
+            },
+        );
+    }
+
+    #[test]
+    fn a_rank_with_other_weights_is_found_at_the_start() {
+        for strategy in [Strategy::Ddp, Strategy::Fsdp] {
+            let change = |rank: usize, weights: &mut Vec<Weight>| {
+                if rank == 1 {
+                    weights[5].1 = &weights[5].1 * 1.01;
+                }
+            };
+            ranks_from(2, strategy, change, |_, trainer| {
+                let message = trainer.agree_on_start().unwrap_err().to_string();
+                assert!(message.contains("rank 1 has another model (squared norms"), "{strategy:?}: {message}");
+            });
+        }
     }
 
     #[test]

@@ -447,7 +447,7 @@ fn a_run_that_fits_no_rank_is_refused_with_what_would_fit() {
         problem.contains("does not fit in RTX 4090") && problem.contains("each rank holds the whole run"),
         "{problem}"
     );
-    assert!(problem.contains("ranks does"), "{problem}");
+    assert!(problem.contains("dist.strategy = \"fsdp\" does"), "{problem}");
     // Which is what then fits.
     let recomputed = ["--set", "train.activation_checkpointing=1", "--set", "dist.strategy=fsdp"];
     let (code, answer, _) = plan(&file, &[&rows[..], &recomputed, &["--card", "rtx4090", "--gpus", "16"]].concat());
