@@ -81,7 +81,9 @@ fn paths_of(option: &str, paths: &str) -> anyhow::Result<Vec<PathBuf>> {
 /// One domain per folder in `root`, by name. Hidden entries are not looked at; files beside the folders are named.
 pub(super) fn folders(root: &Path) -> anyhow::Result<Vec<DomainSource>> {
     let shown = root.display();
-    let entries = std::fs::read_dir(root).with_context(|| format!("cannot read {shown}"))?;
+    let entries = std::fs::read_dir(root).with_context(|| {
+        format!("--from {shown}: expected a folder with one folder per domain, and it cannot be read")
+    })?;
     let (mut found, mut others) = (Vec::new(), Vec::new());
     for entry in entries {
         let path = entry.with_context(|| format!("cannot read {shown}"))?.path();

@@ -8,9 +8,10 @@ use crate::files::available_bytes;
 use crate::native::kernels;
 use crate::native::ops::self_check::check_kernels;
 use crate::native::runtime::cuda::{CudaLibrary, torch_cpu_path};
+use crate::native::runtime::device::{self, DeviceError};
 use crate::native::runtime::precision::has_bf16;
 use crate::native::runtime::threads::Threads;
-use crate::native::runtime::{device, waiting};
+use crate::native::runtime::waiting;
 use serde::Serialize;
 use serde_json::json;
 use std::path::Path;
@@ -54,6 +55,10 @@ pub fn run(arguments: &Doctor, cuda: &CudaLibrary, threads: &Threads) -> anyhow:
             checks.push(kernels_check(device));
             checks.push(matmul(device));
             checks.push(bf16(device));
+        }
+        Err(DeviceError::NoCuda(name)) => {
+            let found = format!("{name:?} was asked for, and libtorch sees no CUDA device: the rest was not looked at");
+            checks.push(Check::bad("device", Level::Error, found, "see the line on CUDA above, or use --device cpu"));
         }
         Err(error) => checks.push(Check::bad("device", Level::Error, error.to_string(), "choose another --device")),
     }
@@ -134,7 +139,11 @@ fn kernels_check(device: Device) -> Check {
     const THEIRS: &str = "matrix products and attention by libtorch";
     let ours = kernels::SOURCES.map(|source| source.name.replace('_', " ")).join(", ");
     let Device::Cuda(gpu) = device else {
-        return Check::ok("kernels", format!("the CPU's own; compiled on the first use of a GPU: {ours}"));
+        let found = match Cuda::is_available() {
+            true => format!("the CPU's own; compiled on the first use of a GPU: {ours}"),
+            false => "the CPU's own".to_string(),
+        };
+        return Check::ok("kernels", found);
     };
     // What libtorch says is said by the checks below.
     let _ = check_kernels(device);

@@ -53,7 +53,7 @@ fn lte(config: &RunConfig, model: &Path) -> String {
     let (shown, rows, data) = (word(model), config.eval.rows_per_domain, word(&config.data.path));
     let packed = word(&config.run.directory.join("packed"));
     format!(
-        "shearling lte eval {shown} --data {data} --rows {rows}{dense}\n      shearling lte pack {shown} --out {packed}\n      shearling report {} -o report.html",
+        "shearling lte eval {shown} --data {data} --rows {rows}{dense}\n      shearling lte pack {shown} --out {packed}\n      shearling report {} -o lte-report.html",
         word(&config.run.directory)
     )
 }

@@ -115,7 +115,7 @@ impl Observer for TerminalObserver {
 
     fn evaluating(&mut self, what: &str, done: usize, of: usize) {
         let (label, what) = (&self.label, if what == "model" { String::new() } else { format!(" ({what})") });
-        self.progress.show_on_terminal(|| format!("{label}: evaluating{what}, {done} of {of} rows"));
+        self.progress.show(|| format!("{label}: evaluating{what}, {done} of {of} rows"));
     }
 
     fn evaluated(&mut self, trainer: &Trainer, report: &EvalReport) {

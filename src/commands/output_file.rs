@@ -54,7 +54,7 @@ impl<'a> OutputFile<'a> {
             Ok(write_atomic(self.path, text.as_bytes())?)
         };
         write().with_context(|| format!("{} {shown}: {what} cannot be written", self.option))?;
-        printer.note(format!("{what} written to {shown}"));
+        printer.note(format!("wrote {what} to {shown}"));
         Ok(())
     }
 }

@@ -52,7 +52,7 @@ pub(super) fn run(arguments: &BenchCheck) -> anyhow::Result<ExitStatus> {
     }
     let name = format!("collectives of one rank ({})", if device == Device::Cpu { "Gloo" } else { "NCCL" });
     let error = collectives_error(device).unwrap_or_else(|problem| {
-        printer.warn(&format!("{name}: {problem:#}"));
+        printer.warn(format!("{name}: {problem:#}"));
         f64::NAN
     });
     results.push(Compared { name, error, tolerance: 0.0 });

@@ -61,6 +61,26 @@ impl Recipe {
     /// From the command line; reads the model's config.json and the manifest of the data, and measures this machine
     /// unless a card is named.
     pub(super) fn new(arguments: &Init) -> anyhow::Result<Recipe> {
+        let place = Place::new(arguments.card.as_deref())?;
+        let mut budget = budget(arguments, &place)?;
+        let mut recipe = Recipe::within(arguments, &place, budget)?;
+        // The cut and evaluations take their part of the time, and steps what is left of it.
+        for _ in 0..MOST_ATTEMPTS {
+            let (Budget::Flops(flops), Some(over)) = (budget, recipe.over_time(arguments.hours)) else { break };
+            budget = Budget::Flops(flops / over);
+            let shorter = Recipe::within(arguments, &place, budget)?;
+            if shorter.exceeded {
+                break;
+            }
+            recipe = shorter;
+        }
+        let warning = recipe.too_long(arguments.hours);
+        recipe.warnings.extend(warning);
+        Ok(recipe)
+    }
+
+    /// The same with a budget for the steps of both stages.
+    fn within(arguments: &Init, place: &Place, budget: Budget) -> anyhow::Result<Recipe> {
         let folder = config_folder(&arguments.model)?;
         let model = RawConfig::read(&folder.join(RawConfig::FILE_NAME))?.model()?;
         let shape = find(&model, &wish(arguments))?;
@@ -73,9 +93,7 @@ impl Recipe {
         let data = arguments.data.clone().unwrap_or_else(|| Path::new("data").join(&name));
         let next_data = arguments.continue_data.clone().unwrap_or_else(|| data.clone());
         let (dataset, next_dataset) = (open(&data)?, open(&next_data)?);
-        let place = Place::new(arguments.card.as_deref())?;
-        let row_tokens = row_tokens(arguments, &model, &place, [&dataset, &next_dataset])?;
-        let budget = budget(arguments, &place)?;
+        let row_tokens = row_tokens(arguments, &model, place, [&dataset, &next_dataset])?;
         let masks = arguments.masks.map(preset);
         let stages = match masks {
             Some(preset) => Stages::new(&model, &target, row_tokens, budget, least_steps(preset)),
@@ -127,30 +145,35 @@ impl Recipe {
             next_file,
             warnings,
         };
-        recipe.fit(&place)?;
+        recipe.fit(place)?;
         recipe.time()?;
         if let Some(shorter) = exceeded {
             let warning = too_small(&recipe, shorter);
-            recipe.warnings.push(warning);
-        } else if let Some(warning) = recipe.over_time(arguments.hours) {
             recipe.warnings.push(warning);
         }
         Ok(recipe)
     }
 
-    /// What to say where both stages take noticeably longer than the `hours` that were given.
-    fn over_time(&self, hours: Option<f64>) -> Option<String> {
-        let asked = 3600.0 * hours?;
-        let takes = self.prune.time.as_ref()?.0 + self.next.time.as_ref()?.0;
+    /// Seconds of both stages.
+    fn takes(&self) -> Option<f64> {
+        Some(self.prune.time.as_ref()?.0 + self.next.time.as_ref()?.0)
+    }
+
+    /// By which factor both stages take longer than the `hours` that were given, where that is noticeable.
+    fn over_time(&self, hours: Option<f64>) -> Option<f64> {
+        Some(self.takes()? / (3600.0 * hours?)).filter(|over| *over > OVER_TIME)
+    }
+
+    /// What to say where they take longer all the same.
+    fn too_long(&self, hours: Option<f64>) -> Option<String> {
+        self.over_time(hours).filter(|_| !self.exceeded)?;
         let unknown = if self.next.rows.is_none() { ", evaluations not counted" } else { "" };
-        (takes > OVER_TIME * asked).then(|| {
-            format!(
-                "both stages take about {}{unknown}, more than the {} of --hours: the cut and evaluations come on top of the \
-                 steps that fill it",
-                duration(takes),
-                duration(asked)
-            )
-        })
+        Some(format!(
+            "both stages take about {}{unknown}, more than the {} of --hours: the cut and evaluations alone leave little of it, \
+             and fewer steps make no sense",
+            duration(self.takes()?),
+            duration(3600.0 * hours?)
+        ))
     }
 
     /// Tells both stages how long they take, as `plan` counts it.
@@ -281,8 +304,10 @@ fn budget(arguments: &Init, place: &Place) -> anyhow::Result<Budget> {
     Ok(Budget::Flops(hours * 3600.0 * rate))
 }
 
-/// Beyond the budget by this factor is told.
+/// Beyond the budget by this factor is too long.
 const OVER_TIME: f64 = 1.02;
+/// How often a budget is lowered to what the cut and evaluations leave.
+const MOST_ATTEMPTS: usize = 4;
 
 /// Rows below which text is cut into pieces too small to learn from.
 const SHORTEST_ROWS: i64 = 128;

@@ -171,7 +171,7 @@ fn taken(recipe: &Recipe, part: &Part) -> String {
     let time = part.time.as_ref().map_or(String::new(), |(_, said)| format!(", about {said}, {}", recipe.rate_said));
     // The comparison is made on rows of every domain.
     let assumed = recipe.masks.is_none() && part.prunes() && part.rows.is_none() && !time.is_empty();
-    let time = if assumed { format!("{time}, with {ASSUMED_DOMAINS} domains") } else { time };
+    let time = if assumed { format!("{time}, if there are {ASSUMED_DOMAINS} domains") } else { time };
     format!("{tokens} tokens{time}.")
 }
 

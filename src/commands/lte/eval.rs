@@ -163,7 +163,7 @@ impl Report {
         for row in &self.worst_rows {
             rows.row([row.name.clone(), optional(row.dense, 4), optional(row.taught, 4), signed(row.difference)]);
         }
-        format!("{table}\n{rows}\n{}", self.lines(arguments).join("\n"))
+        format!("{table}\n{rows}\n{}\n", self.lines(arguments).join("\n"))
     }
 
     fn lines(&self, arguments: &LteEval) -> Vec<String> {

@@ -28,7 +28,7 @@ pub fn run(arguments: &LtePack) -> anyhow::Result<ExitStatus> {
         format!("{} has no {}: give a folder that `lte train` wrote", folder.display(), file::FILE_NAME)
     })?;
     let mut progress = Progress::default();
-    let mut show = |done: usize, all: usize| progress.show(|| format!("packed layer {done} of {all}"));
+    let mut show = |done: usize, all: usize| progress.show_on_terminal(|| format!("packed layer {done} of {all}"));
     let packed = pack::write(&checkpoint, &experts, &arguments.out, &mut show)?;
     progress.finish();
     printer.note(summary(&packed));

@@ -64,6 +64,7 @@ pub fn run(arguments: &Plan) -> anyhow::Result<ExitStatus> {
     let planned = planned_stages(&config, source, device, arguments)?;
     let mut reports: Vec<(Outline, PlanReport)> = Vec::new();
     for mut outline in planned {
+        outline.findings.not_checked.extend(not_here(&config, card));
         fill_micro_batch(&mut outline, arguments, card);
         let report = PlanReport::new(&outline, arguments, card);
         outline.findings.problems.extend(report.rank_problems());
@@ -160,6 +161,12 @@ pub(super) fn outline(
 ) -> anyhow::Result<Outline> {
     let stage = Stage::of(&config);
     Ok(Outline::new(config, stage, device, source, row_tokens)?)
+}
+
+/// What to say of a plan for a GPU that this machine does not have.
+fn not_here(config: &RunConfig, card: Option<&Card>) -> Option<String> {
+    let problem = device::parse(&config.run.device).err().filter(|_| card.is_none())?;
+    Some(format!("run.device on this machine ({problem}): the plan is for another that has it"))
 }
 
 /// What `train.micro_batch_rows = "auto"` comes to, on the card or device of the plan and among its ranks.

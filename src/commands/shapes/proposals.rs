@@ -74,7 +74,7 @@ fn largest_first(model: &ModelConfig, proposals: &mut [Proposal]) {
     let most = proposals.iter().map(size).fold(0.0, f64::max);
     let large = proposals.iter().position(|proposal| size(proposal) >= NEARLY_THE_LARGEST * most);
     if let Some(at) = large.filter(|at| *at > 0) {
-        proposals[at].why = format!("the most parameters within the limit; {}", proposals[at].why);
+        proposals[at].why = format!("nearly the most parameters within the limit; {}", proposals[at].why);
         proposals[..=at].rotate_right(1);
     }
 }

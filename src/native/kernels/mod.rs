@@ -135,6 +135,10 @@ pub fn compute_on(device: Device) -> bool {
 /// Why kernels that were wanted are not there: for whoever waits longer without them.
 pub fn complaint(device: Device) -> Option<String> {
     let Device::Cuda(gpu) = device else { return None };
+    if gpu as i64 >= tch::Cuda::device_count() {
+        // A plan for a GPU that is elsewhere.
+        return None;
+    }
     match state(gpu) {
         Ok(_) | Err(KernelError::SwitchedOff) => None,
         Err(error) => Some(format!(

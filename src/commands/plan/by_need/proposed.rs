@@ -130,7 +130,7 @@ impl ProposedShapes {
             format!("to serve: weights and cache in {dtype}, {rows} of {} tokens; nothing else\n", grouped(context));
         text.push_str(&match &self.rate {
             Some(Rate { bytes_per_second, said, .. }) => format!(
-                "ms/token, tokens/s (of a row): an estimate, what a step of {rows} cannot but read (weights once, full caches) at {:.0} \
+                "ms/token, tokens/s (of a row): an estimate, what a step of {rows} cannot but read (weights once, full caches) at {:.1} \
                  GB/s {said}; shearling bench latency measures\n",
                 bytes_per_second / 1e9
             ),
