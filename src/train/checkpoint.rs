@@ -18,9 +18,10 @@ use super::memory::checkpoint_bytes;
 use super::optimizer::{Group, Moment};
 use super::setup::{Device, Setup};
 use super::sharding::Gatherer;
-use super::start::{Start, stored_weights};
+use super::start::Start;
 
 use super::trainer::{Counters, Trainer};
+use super::weight_stream::stored_weights;
 use super::weights::{stored_dtype, stored_kind};
 use crate::files::{DType, MappedTensors, TensorFile, ensure_space};
 use crate::hf::{Checkpoint, ModelConfig, ShardWriter, TensorPlan};

@@ -1,7 +1,7 @@
 //! Whether a run fits into a memory, and with which settings it would.
 
+use super::compute::Device;
 use super::memory::MemoryEstimate;
-use super::setup::Device;
 use crate::config::{MicroBatchRows, MomentKind, RunConfig};
 use crate::model::ModelConfig;
 use crate::native::runtime::memory;

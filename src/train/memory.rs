@@ -15,6 +15,7 @@
 //! (`tests/integration/gpu_kernels.rs`). Without them norms, SwiGLU, rotary embedding and gates are composed operators, which
 //! keep fp32 copies that nobody counted here tensor by tensor: `composed_bytes` adds them by measured factors.
 
+use super::compute::{Device, compute_dtype};
 use crate::config::{MomentKind, RunConfig};
 use crate::files::DType;
 use crate::model::ModelConfig;
@@ -22,7 +23,6 @@ use crate::model::count::ParameterCount;
 use crate::model::loss::chunk_tokens;
 use crate::model::routed_count::RoutedCount;
 use crate::native::kernels;
-use crate::train::setup::{Device, compute_dtype};
 use serde::Serialize;
 
 /// Bytes by use while training, on the device of the run.

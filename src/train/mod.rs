@@ -12,6 +12,7 @@
 
 pub mod calibration;
 pub mod checkpoint;
+mod compute;
 mod deal;
 pub mod decide;
 mod error;
@@ -52,6 +53,7 @@ pub mod tensorboard;
 pub mod traffic;
 pub mod trainer;
 pub mod watchdog;
+mod weight_stream;
 mod weights;
 pub mod written_dtype;
 

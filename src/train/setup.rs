@@ -2,21 +2,19 @@
 //! data, source model, masks' shapes.
 
 use super::Error;
+pub use super::compute::{Device, compute_dtype, kind};
 use super::deal::check_deal;
 use super::fit::{Sharing, filling_rows, memory_to_fill};
 use super::loader_config::loader_config;
 use super::references::{References, initial_proportions};
 use super::routers::check_experts;
 use super::teacher::check_teacher;
-use crate::config::{
-    ComputeDtype, Dist, MicroBatchRows, Mixer as MixerTable, RandomModel, RunConfig, Stage, Strategy, validate,
-};
+use crate::config::{Dist, MicroBatchRows, Mixer as MixerTable, RandomModel, RunConfig, Stage, Strategy, validate};
 use crate::dist::{Split as RankSplit, World};
 use crate::files::DType;
 use crate::hf::{Architecture, Checkpoint, ModelConfig, NewLlama, RawConfig, vocabulary_difference};
 use crate::native::kernels;
 use crate::native::ops::self_check::check_kernels;
-use crate::native::runtime::precision::has_bf16;
 use crate::prune::{convert::require_complete, shape};
 use shearling_domains::{Dataset, MAX_CHANGE, MAX_DRIFT, Mixer, MixerConfig, MixerKind, MixerState, Split};
 use shearling_masks::MaskSpec;
@@ -24,9 +22,6 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::Duration;
 use tch::Kind;
-
-/// Where tensors live (libtorch's device).
-pub type Device = tch::Device;
 
 /// A run, ready to start or to resume.
 #[derive(Debug)]
@@ -266,25 +261,6 @@ pub(super) fn mixer_config(table: &MixerTable) -> MixerConfig {
     let (eta, smoothing, floor, cap) = (table.eta, table.smoothing, table.floor.unwrap_or(0.0), table.cap);
     let (max_change, max_drift) = (table.max_change, table.max_drift);
     MixerConfig { kind: table.kind, eta, smoothing, floor, cap, max_change, max_drift }
-}
-
-/// What `run.dtype` means on `device`. A run writes the answer into its resolved.toml, so a resume on another machine
-/// keeps it.
-pub fn compute_dtype(asked: ComputeDtype, device: Device) -> DType {
-    match asked {
-        ComputeDtype::Fixed(dtype) => dtype,
-        ComputeDtype::Auto if has_bf16(device) => DType::BF16,
-        ComputeDtype::Auto => DType::F32,
-    }
-}
-
-/// libtorch's kind of a dtype.
-pub fn kind(dtype: DType) -> Kind {
-    match dtype {
-        DType::F32 => Kind::Float,
-        DType::BF16 => Kind::BFloat16,
-        DType::F16 => Kind::Half,
-    }
 }
 
 fn open_model(config: &RunConfig, dataset: &Dataset) -> Result<(Option<Checkpoint>, RawConfig, PathBuf), Error> {

@@ -3,27 +3,22 @@
 
 use super::Error;
 use super::calibration::calibration;
-use super::setup::{Device, Setup};
+use super::setup::Setup;
+use super::weight_stream::{WeightStream, each_parameter, given, stored_weights};
 use super::weights::stored_kind;
 use crate::config::{HiddenBasis, MaskInit, PruneMethod};
-use crate::hf::{Checkpoint, ModelConfig};
+use crate::hf::Checkpoint;
 use crate::lte::Experts;
-use crate::model::{Parameter, init, parameters::parameters};
+use crate::model::{Parameter, init};
 use crate::prune::principal::{Basis, basis, rotated_weight};
 use crate::prune::scores::{Calibration, Progress, Scoring, scores};
 use shearling_masks::{MaskSet, MaskSpec, UnitKind};
-use tch::{Kind, Tensor};
-
-/// A weight by its Hugging Face name.
-pub(super) type Weight = (String, Tensor);
-
-/// Weights one after the other, in the order of the model: ranks that divide them never hold them all.
-pub(super) type Weights<'a> = Box<dyn Iterator<Item = Result<Weight, Error>> + 'a>;
+use tch::Kind;
 
 /// A run at step 0.
 pub(super) struct Start<'a> {
     /// fp32 masters, or frozen weights, on the run's device.
-    pub(super) weights: Weights<'a>,
+    pub(super) weights: WeightStream<'a>,
     /// Masks of a prune run.
     pub(super) masks: Option<MaskSet>,
     /// Grouping and routers of an `lte` run.
@@ -90,46 +85,16 @@ fn initial_masks(
     Ok(MaskSet::from_scores(spec.clone(), gating, warmup, &scores, table.init_strength, setup.device)?)
 }
 
-fn random_weights(setup: &Setup) -> Result<Weights<'_>, Error> {
+fn random_weights(setup: &Setup) -> Result<WeightStream<'_>, Error> {
     let weights = init::random_weights(&setup.model, setup.config.run.seed)?;
     Ok(given(weights.into_iter().map(|(name, weight)| Ok((name, weight.f_to_device(setup.device)?)))))
 }
 
-/// Weights that are there already.
-pub(super) fn given<'a>(weights: impl Iterator<Item = Result<Weight, Error>> + 'a) -> Weights<'a> {
-    Box::new(weights)
-}
-
-/// All weights in `kind`, tensor by tensor from the mapped file to the device.
-pub(super) fn stored_weights<'a>(
-    source: &'a Checkpoint,
-    model: &ModelConfig,
-    kind: Kind,
-    device: Device,
-) -> Weights<'a> {
-    let load = move |p: Parameter| Ok((p.name.clone(), source.finite_tensor(&p.name, kind, device)?));
-    each_parameter(source, model, load)
-}
-
 /// The same in the principal basis.
-fn rotated_weights<'a>(source: &'a Checkpoint, basis: Basis, setup: &'a Setup, kind: Kind) -> Weights<'a> {
+fn rotated_weights<'a>(source: &'a Checkpoint, basis: Basis, setup: &'a Setup, kind: Kind) -> WeightStream<'a> {
     let rotate = move |p: Parameter| -> Result<_, Error> {
         let weight = rotated_weight(source, &basis, &p, setup.device)?.f_to_kind(kind)?;
         Ok((p.name.clone(), weight))
     };
     each_parameter(source, &setup.model, rotate)
-}
-
-/// What `make` makes of each weight of `source`, whose pages are let go at the end: they are not needed again soon, and would
-/// count as this process's memory.
-pub(super) fn each_parameter<'a>(
-    source: &'a Checkpoint,
-    model: &ModelConfig,
-    make: impl FnMut(Parameter) -> Result<Weight, Error> + 'a,
-) -> Weights<'a> {
-    let release = std::iter::from_fn(|| {
-        source.release();
-        None
-    });
-    given(parameters(model).into_iter().map(make).chain(release))
 }

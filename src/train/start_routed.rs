@@ -7,8 +7,8 @@
 use super::Error;
 use super::calibration::calibration_of;
 use super::setup::Setup;
-use super::start::{Start, Weight, each_parameter, given, stored_weights};
-use super::weights::decoder_over;
+use super::start::Start;
+use super::weight_stream::{Weight, decoder_over, each_parameter, given, stored_weights};
 use crate::config::{Lte, LteMode};
 use crate::hf::Checkpoint;
 use crate::lte::grouping::{GroupingOptions, group};

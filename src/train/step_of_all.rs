@@ -69,7 +69,7 @@ impl Trainer {
 #[cfg(test)]
 mod tests {
     use super::super::setup::{Device, Setup};
-    use super::super::start::{Weight, stored_weights};
+    use super::super::weight_stream::{Weight, stored_weights};
     use super::*;
     use crate::config::{Stage, Strategy, parse};
     use crate::dist::{Place, join};

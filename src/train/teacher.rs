@@ -9,7 +9,7 @@
 //! holds, a checkpoint names the teacher by the hash of what is in its folder.
 
 use super::Error;
-use super::weights::decoder_over;
+use super::weight_stream::decoder_over;
 use crate::eval::{Deal, EvalRows, RowLosses, dealt_row_losses};
 use crate::files::{sha256_of_file, sha256_of_text};
 use crate::hf::{Checkpoint, ModelConfig};

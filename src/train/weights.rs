@@ -14,12 +14,11 @@ use super::fault::Fault;
 use super::optimizer::{Direction, Group};
 use super::setup::Setup;
 use super::sharding::{Dividing, Gatherer, Shards};
-use super::start;
+use super::weight_stream::{WeightStream, decoder_over};
 use crate::config::RunConfig;
 use crate::files::DType;
 use crate::model::Decoder;
 use crate::model::ModelConfig;
-use std::collections::HashMap;
 use tch::{Kind, TchError, Tensor};
 
 /// The weights of a run.
@@ -45,7 +44,7 @@ pub(super) fn stored_dtype(config: &RunConfig, compute: Kind) -> DType {
 
 impl Weights {
     /// Of `tensors`, in the dtype of [`stored_kind`].
-    pub(super) fn new(setup: &Setup, tensors: start::Weights, fault: &Fault) -> Result<Weights, Error> {
+    pub(super) fn new(setup: &Setup, tensors: WeightStream, fault: &Fault) -> Result<Weights, Error> {
         let (config, compute) = (&setup.config, setup.compute_kind());
         let (train, freezes) = (&config.train, config.freezes_weights());
         if let Some(split) = &setup.split {
@@ -97,16 +96,4 @@ impl Weights {
         let frozen = self.frozen.iter().map(|(name, tensor)| (name.as_str(), tensor.shallow_clone()));
         decoder_over(model, leaves.chain(frozen))
     }
-}
-
-/// The network over tensors by Hugging Face name.
-pub(super) fn decoder_over<'a>(
-    model: &ModelConfig,
-    tensors: impl Iterator<Item = (&'a str, Tensor)>,
-) -> Result<Decoder, Error> {
-    let all: HashMap<&str, Tensor> = tensors.collect();
-    Decoder::build(model, &mut |name| {
-        let weight = all.get(name).map(Tensor::shallow_clone);
-        weight.ok_or_else(|| Error::Mismatch(format!("the model asks for a weight {name} that was not loaded")))
-    })
 }

@@ -3,7 +3,8 @@
 //! leave the others waiting, whoever gathers goes through the rest of the sequence too.
 
 use super::layout::{Layout, Placed};
-use super::{Shards, lock};
+use super::shards::Shards;
+use super::unit::lock;
 use crate::dist::Error as RankError;
 use crate::train::Error;
 use crate::train::optimizer::{Group, Moment};

@@ -11,6 +11,7 @@ use super::layout::{Layout, Piece, Placed};
 use crate::dist::{Error, Reduction, Started, World};
 use crate::native::ops::gradient::set_gradient_buffer;
 use crate::native::runtime::storage::Buffer;
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tch::{Device, Kind, TchError, Tensor};
 
 /// What of a chunk is where.
@@ -148,6 +149,13 @@ impl Unit {
         let _ = own.shallow_clone().f_add_(&arrived).map_err(failed)?;
         gradients.release().map_err(failed)
     }
+}
+
+/// Tensors are used by one thread at a time: on a GPU the backward has one of its own.
+pub(super) type Units = Arc<Vec<Mutex<Unit>>>;
+
+pub(super) fn lock(unit: &Mutex<Unit>) -> MutexGuard<'_, Unit> {
+    unit.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
 /// A part of a rank's chunks, as the optimiser takes it.

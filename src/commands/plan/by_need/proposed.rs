@@ -130,9 +130,10 @@ impl ProposedShapes {
             format!("to serve: weights and cache in {dtype}, {rows} of {} tokens; nothing else\n", grouped(context));
         text.push_str(&match &self.rate {
             Some(Rate { bytes_per_second, said, .. }) => format!(
-                "ms/token, tokens/s (of a row): an estimate, what a step of {rows} cannot but read (weights once, full caches) at {:.1} \
+                "ms/token, tokens/s (of a row): an estimate, what a step of {rows} cannot but read (weights once, full caches) at {} \
                  GB/s {said}; shearling bench latency measures\n",
-                bytes_per_second / 1e9
+                // 8.4, but 3350.
+                (bytes_per_second / 1e8).round() / 10.0
             ),
             None => "ms/token, tokens/s: not known, the memory could not be measured; give --bandwidth or --card\n".to_string(),
         });
