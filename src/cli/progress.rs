@@ -43,6 +43,13 @@ impl Progress {
         }
     }
 
+    /// Elsewhere than on a terminal nothing is shown for a few seconds from here on: what is soon over needs no line.
+    pub fn hold(&mut self) {
+        if !self.terminal {
+            self.last = Some(Instant::now());
+        }
+    }
+
     /// The same, but nothing elsewhere: for work that is told of when it is done.
     pub fn show_on_terminal(&mut self, line: impl FnOnce() -> String) {
         if self.terminal {

@@ -115,6 +115,9 @@ impl Observer for TerminalObserver {
 
     fn evaluating(&mut self, what: &str, done: usize, of: usize) {
         let (label, what) = (&self.label, if what == "model" { String::new() } else { format!(" ({what})") });
+        if done == 0 {
+            self.progress.hold();
+        }
         self.progress.show(|| format!("{label}: evaluating{what}, {done} of {of} rows"));
     }
 
