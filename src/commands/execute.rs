@@ -100,8 +100,8 @@ fn shown(
         let strategy = setup.config.dist.strategy;
         let each = match strategy {
             Strategy::Ddp => "each with the whole model",
-            Strategy::Fsdp => "each with its part of weights, gradients and moments",
-            Strategy::Hybrid => "weights, gradients and moments divided within each machine",
+            Strategy::Fsdp => "each with its shard of weights, gradients and moments",
+            Strategy::Hybrid => "weights, gradients and moments sharded within each machine",
         };
         printer.note(format!("{ranks} ranks, {each} (dist.strategy = \"{}\")", strategy.name()));
     }

@@ -19,9 +19,9 @@ pub enum Strategy {
     /// The whole run; gradients are summed over ranks at every step.
     #[default]
     Ddp,
-    /// Its part of weights, gradients and moments: a layer is whole while it runs.
+    /// Its shard of weights, gradients and moments: a layer is whole while it runs.
     Fsdp,
-    /// Its part of those within its machine, which every machine has as a whole.
+    /// The same, sharded within each machine and replicated on every machine.
     Hybrid,
 }
 
@@ -35,9 +35,18 @@ impl Strategy {
         }
     }
 
-    /// Whether ranks divide the state among them.
+    /// Whether the state is sharded.
     pub fn shards(self) -> bool {
         self != Strategy::Ddp
+    }
+
+    /// Over how many of `ranks` it is sharded, with `on_machine` of them on each machine; 1 where each holds all of it.
+    pub fn shard_ranks(self, ranks: usize, on_machine: usize) -> usize {
+        match self {
+            Strategy::Ddp => 1,
+            Strategy::Fsdp => ranks,
+            Strategy::Hybrid => on_machine,
+        }
     }
 }
 

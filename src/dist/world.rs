@@ -38,7 +38,8 @@ pub struct Started {
 }
 
 impl Started {
-    /// Waits for its end; on a GPU what is computed from here on waits, and this process does not.
+    /// Waits for its end, on a GPU too: a rank that is gone is found here (`TORCH_NCCL_BLOCKING_WAIT`, which the group sets).
+    /// What was begun before goes on on the device meanwhile.
     ///
     /// # Errors
     /// A rank that is gone or late.
@@ -63,7 +64,7 @@ impl World {
 
     /// Some of these ranks, connected by `connect`, of which this is number `rank` of `size`; one by itself needs no
     /// connection.
-    pub(super) fn some(
+    pub(super) fn subgroup(
         &self,
         rank: usize,
         size: usize,

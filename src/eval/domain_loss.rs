@@ -100,7 +100,7 @@ pub struct Deal {
     pub rank: usize,
     /// How many there are.
     pub ranks: usize,
-    /// Whether all go through the model together, since they divide its weights.
+    /// Whether all go through the model together, since its weights are sharded over them.
     pub together: bool,
 }
 
@@ -202,7 +202,7 @@ mod tests {
     }
 
     #[test]
-    fn whoever_divides_a_model_goes_through_it_as_often_as_the_others() {
+    fn ranks_of_a_sharded_model_go_through_it_equally_often() {
         for (micro_batches, ranks) in [(1, 4), (4, 4), (7, 3), (9, 2), (2, 5)] {
             for rank in 0..ranks {
                 let deal = Deal { rank, ranks, together: true };

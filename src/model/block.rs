@@ -1,5 +1,5 @@
 //! One layer, and the one place where its forward begins and ends: plain, or with its input alone kept for a backward that
-//! computes it again. Whatever has to happen around a layer (weights that are fetched before and let go after, gradients
+//! computes it again. Whatever has to happen around a layer (weights that are gathered before and freed after, gradients
 //! that are sent while the backward goes on) happens in [`Block::run`], which tells [`AroundLayer`].
 
 use super::ModelConfig;

@@ -19,7 +19,6 @@ use super::optimizer::{Group, Moment};
 use super::setup::{Device, Setup};
 use super::sharding::Gatherer;
 use super::start::Start;
-
 use super::trainer::{Counters, Trainer};
 use super::weight_stream::stored_weights;
 use super::weights::{stored_dtype, stored_kind};
@@ -56,20 +55,20 @@ struct State {
 
 impl Trainer {
     /// Writes a checkpoint of the present step; it is there as a whole or not at all. Of several ranks the first writes, and
-    /// those that have parts of the state [give](Trainer::give_parts) them.
+    /// the others [take part](Trainer::save_shards) where the state is sharded.
     pub fn save(&mut self, run: &RunDir, max_shard_bytes: u64, stage: &str) -> Result<StepDir, Error> {
         let _no_grad = tch::no_grad_guard();
         let mut gatherer = self.weights.gatherer();
         let written = self.stage(run, max_shard_bytes, gatherer.as_mut());
-        // What the others still give is taken though it is of no use: they wait for it.
-        let given = gatherer.map_or(Ok(()), Gatherer::finish);
+        // After a failure too: the others wait for it.
+        let gathered = gatherer.map_or(Ok(()), Gatherer::finish);
         let written = written?;
-        given?;
+        gathered?;
         Ok(written.commit(self.counters.tokens, stage)?)
     }
 
     /// What the other ranks do while the first one saves.
-    pub(super) fn give_parts(&self) -> Result<(), Error> {
+    pub(super) fn save_shards(&self) -> Result<(), Error> {
         let _no_grad = tch::no_grad_guard();
         Ok(self.weights.gatherer().map_or(Ok(()), Gatherer::finish)?)
     }
@@ -141,10 +140,10 @@ impl Trainer {
         };
         let own: BTreeMap<String, Tensor> = self.all_groups().skip(1).flat_map(Group::moments).collect();
         let kind = self.weights.group.moment_kind();
-        let divided = if self.config.freezes_weights() { Vec::new() } else { parameters(&self.model_config) };
+        let sharded = if self.config.freezes_weights() { Vec::new() } else { parameters(&self.model_config) };
         let mut weights = BTreeMap::new();
         let mut plan = Vec::new();
-        for Parameter { name, shape, .. } in divided {
+        for Parameter { name, shape, .. } in sharded {
             for moment in Moment::BOTH {
                 plan.push((moment.of(&name), shape.clone(), kind));
                 weights.insert(moment.of(&name), (moment, name.clone()));

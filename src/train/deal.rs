@@ -31,7 +31,7 @@ pub fn check_deal(config: &RunConfig, ranks: usize) -> Result<(), Error> {
     )))
 }
 
-/// Ranks that divide the weights go through the layers together: each has as many micro-batches.
+/// Ranks with sharded weights go through the layers together: each has as many micro-batches.
 fn check_even(config: &RunConfig, ranks: usize, micro_batches: usize) -> Result<(), Error> {
     let strategy = config.dist.strategy;
     if !strategy.shards() || micro_batches.is_multiple_of(ranks) {

@@ -1,5 +1,5 @@
-//! What the ranks of a run sum at every step, where each holds the whole of it (`dist.strategy = "ddp"`): each does some of
-//! the micro-batches, and adds what it found to what the others found.
+//! What the ranks of a run sum at every step, where each holds all of its state (`dist.strategy = "ddp"`): each does some of the
+//! micro-batches.
 //!
 //! ```text
 //! before       is one of us asked to stop, or out of data?            the same answer for all
@@ -11,7 +11,7 @@
 //! A micro-batch's loss is divided by the target tokens of the whole batch wherever it is done, so sums are what one process
 //! has, but for the order in which they are added. All that follows (norms, clipping, skipped steps, updates) is computed
 //! from sums that are the same bits in every rank. Gradients lie side by side in their buckets from the start: nothing is
-//! copied to be sent. Weights that ranks divide have a way of their own (`sharding`); masks and routers go this one always.
+//! copied to be sent. Sharded weights are summed in `sharding`; masks and routers always here.
 
 use super::fault::Fault;
 use super::optimizer::{Group, Slot};

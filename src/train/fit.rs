@@ -28,13 +28,13 @@ pub fn memory_to_fill(device: Device) -> Option<f64> {
 pub struct Sharing {
     /// How many share its micro-batches.
     pub ranks: usize,
-    /// How many divide its states; 1 where each holds them all.
-    pub dividing: usize,
+    /// Over how many of them its state is sharded; 1 where each holds all of it.
+    pub shard_ranks: usize,
 }
 
 impl Sharing {
     /// A process by itself.
-    pub const ALONE: Sharing = Sharing { ranks: 1, dividing: 1 };
+    pub const ALONE: Sharing = Sharing { ranks: 1, shard_ranks: 1 };
 }
 
 /// Whether a run goes into a memory.
@@ -115,8 +115,8 @@ impl Settings {
 }
 
 /// The settings that cost the least speed and still fit into `bytes`: as many rows at a time as possible, at most
-/// `most_rows`; then blocks computed again, then moments in bf16, then moments on the host. `None` if nothing fits. `ranks`
-/// divide the states of the run among them; 1 holds them all.
+/// `most_rows`; then blocks computed again, then moments in bf16, then moments on the host. `None` if nothing fits. The state is
+/// sharded over `ranks`; 1 holds all of it.
 #[allow(clippy::too_many_arguments)]
 pub fn fitting(
     config: &RunConfig,
@@ -143,7 +143,7 @@ pub fn fitting(
     settings.find(|settings| {
         let config = settings.applied(config);
         let estimate = MemoryEstimate::new(model, teacher, &config, tokens, device);
-        let estimate = estimate.divided(ranks, model, &config, device);
+        let estimate = estimate.sharded(ranks, model, &config, device);
         Fit::of(&estimate, bytes, device) == Fit::Yes
     })
 }
@@ -167,7 +167,7 @@ pub fn filling_rows(
         let mut config = config.clone();
         config.train.micro_batch_rows = Some(MicroBatchRows::Rows(*rows));
         let estimate = MemoryEstimate::new(model, teacher, &config, tokens, device);
-        Fit::of(&estimate.divided(sharing.dividing, model, &config, device), bytes, device) == Fit::Yes
+        Fit::of(&estimate.sharded(sharing.shard_ranks, model, &config, device), bytes, device) == Fit::Yes
     };
     dealt(ranks).find(fits).or_else(|| dealt(1).find(fits)).unwrap_or(1)
 }
@@ -180,7 +180,7 @@ mod tests {
     fn auto_takes_as_many_rows_as_fit_and_can_be_dealt() {
         let (config, model, gib) = (config(), llama2_7b(), (1u64 << 30) as f64);
         let of = |device, memory: f64, ranks| {
-            let sharing = Sharing { ranks, dividing: 1 };
+            let sharing = Sharing { ranks, shard_ranks: 1 };
             filling_rows(&config, &model, None, 4096, device, Some(memory * gib), sharing)
         };
         let gpu = Device::Cuda(0);

@@ -5,7 +5,7 @@
 //! peak = states + activations kept for the backward + max(what the loss, what the backward of a block needs besides)
 //! ```
 //!
-//! Ranks that divide the states among them (`dist.strategy = "fsdp"`) hold their share, and whole what is at work:
+//! Ranks over which the state is sharded (`dist.strategy = "fsdp"`) hold their shard, and unsharded what is at work:
 //!
 //! ```text
 //! states / n + outside of the layers (working copy, gradient) + two layers (working copies, gradients)
@@ -40,8 +40,8 @@ pub struct MemoryEstimate {
     pub transient_bytes: f64,
     /// What composed operators keep besides, on a GPU without kernels of ours: measured, not counted.
     pub composed_bytes: f64,
-    /// What is whole for a while of weights and gradients that ranks divide; 0 where each holds everything.
-    pub whole_bytes: f64,
+    /// What is unsharded at a time of sharded weights and gradients; 0 where each rank holds all of them.
+    pub unsharded_bytes: f64,
     /// What layers with a router keep besides, and the routers with gradients and moments; 0 without.
     pub router_bytes: f64,
     /// A teacher's weights, and its residual stream until the loss; 0 without one.
@@ -108,7 +108,7 @@ impl MemoryEstimate {
             activation_bytes,
             transient_bytes,
             composed_bytes: composed * (activation_bytes + transient_bytes),
-            whole_bytes: 0.0,
+            unsharded_bytes: 0.0,
             router_bytes: routers.states + routers.kept(layers, recomputed),
             teacher_bytes: teacher.weights + teacher.stream,
             workspace_bytes: workspace_bytes(device),
@@ -124,15 +124,15 @@ impl MemoryEstimate {
             activation_bytes: 0.0,
             transient_bytes: bytes,
             composed_bytes: 0.0,
-            whole_bytes: 0.0,
+            unsharded_bytes: 0.0,
             router_bytes: 0.0,
             teacher_bytes: 0.0,
             workspace_bytes: workspace_bytes(device),
         }
     }
 
-    /// Of one of `ranks` that divide the states of the run among them; 1 leaves it as it is.
-    pub fn divided(self, ranks: usize, model: &ModelConfig, config: &RunConfig, device: Device) -> MemoryEstimate {
+    /// Of one of `ranks` over which the state of the run is sharded; 1 leaves it as it is.
+    pub fn sharded(self, ranks: usize, model: &ModelConfig, config: &RunConfig, device: Device) -> MemoryEstimate {
         if ranks == 1 {
             return self;
         }
@@ -147,7 +147,7 @@ impl MemoryEstimate {
             gradient_bytes: self.gradient_bytes * share,
             optimizer_bytes: self.optimizer_bytes * share,
             // The sum of a layer's gradients arrives beside those of the step so far.
-            whole_bytes: (outside + 2.0 * layer) * (element + gradient) + layer * gradient * share,
+            unsharded_bytes: (outside + 2.0 * layer) * (element + gradient) + layer * gradient * share,
             ..self
         }
     }
@@ -157,7 +157,7 @@ impl MemoryEstimate {
         let states = self.weight_bytes
             + self.gradient_bytes
             + self.optimizer_bytes
-            + self.whole_bytes
+            + self.unsharded_bytes
             + self.teacher_bytes
             + self.router_bytes;
         states + self.activation_bytes + self.transient_bytes + self.composed_bytes + self.workspace_bytes
@@ -311,7 +311,7 @@ impl std::fmt::Display for MemoryEstimate {
             ("weights", self.weight_bytes),
             ("gradients", self.gradient_bytes),
             ("optimiser", self.optimizer_bytes),
-            ("whole for a while", self.whole_bytes),
+            ("unsharded", self.unsharded_bytes),
             ("activations", self.activation_bytes),
             ("transient", self.transient_bytes),
             ("composed operators", self.composed_bytes),
@@ -447,21 +447,21 @@ mod tests {
     }
 
     #[test]
-    fn ranks_that_divide_the_states_hold_their_share_and_two_layers() {
+    fn a_rank_holds_its_shard_and_two_layers() {
         let text = "[run]\ndirectory = 'a'\ndtype = 'bf16'\n[model]\nsource = 'm'\n[target]\n[data]\npath = 'd'\n\
                     [train]\nsteps = 4\nbatch_rows = 32\nmicro_batch_rows = 1\nlearning_rate = 0.1\n";
         let config = crate::config::parse(text, "test", &[]).unwrap();
         let (model, device) = (llama2_7b(), Device::Cuda(0));
         let whole = MemoryEstimate::new(&model, None, &config, 4096, device);
-        assert_eq!(whole.divided(1, &model, &config, device), whole);
-        let divided = whole.divided(8, &model, &config, device);
+        assert_eq!(whole.sharded(1, &model, &config, device), whole);
+        let sharded = whole.sharded(8, &model, &config, device);
         let states =
             |estimate: &MemoryEstimate| estimate.weight_bytes + estimate.gradient_bytes + estimate.optimizer_bytes;
-        assert_eq!(states(&divided), states(&whole) / 8.0);
+        assert_eq!(states(&sharded), states(&whole) / 8.0);
         // Embedding and head of 32,000 rows of 4,096, the final norm; layers of 202,383,360.
         let (outside, layer) = (2.0 * 32_000.0 * 4096.0 + 4096.0, 202_383_360.0);
-        assert_eq!(divided.whole_bytes, 6.0 * (outside + 2.0 * layer) + 4.0 * layer / 8.0);
-        assert_eq!(divided.activation_bytes, whole.activation_bytes);
+        assert_eq!(sharded.unsharded_bytes, 6.0 * (outside + 2.0 * layer) + 4.0 * layer / 8.0);
+        assert_eq!(sharded.activation_bytes, whole.activation_bytes);
     }
 
     #[test]

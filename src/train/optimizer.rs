@@ -27,7 +27,7 @@ pub struct Slot {
     exp_avg: Tensor,
     exp_avg_sq: Tensor,
     weight_decay: f64,
-    /// Where it is a part of a tensor that ranks divide among them.
+    /// Where it is a part of a tensor that is sharded over ranks.
     part: Option<Part>,
 }
 

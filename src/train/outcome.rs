@@ -32,7 +32,7 @@ pub struct Outcome {
 pub(super) fn predicted_memory(setup: &Setup) -> MemoryEstimate {
     let teacher = setup.teacher.as_ref().map(Checkpoint::model);
     let (model, config, device) = (&setup.model, &setup.config, setup.device);
-    let ranks = setup.split.as_ref().map_or(1, |split| split.block.size());
+    let ranks = setup.mesh.as_ref().map_or(1, |mesh| mesh.shard.size());
     let estimate = MemoryEstimate::new(model, teacher, config, setup.dataset.sequence_length() as i64, device);
-    estimate.divided(ranks, model, config, device)
+    estimate.sharded(ranks, model, config, device)
 }

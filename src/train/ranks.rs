@@ -82,9 +82,9 @@ impl Trainer {
         for weight in &frozen {
             world.broadcast(weight)?;
         }
-        // Ranks that divide the weights have taken those of rank 0 as they loaded them.
-        let divided = usize::from(self.weights.shards.is_some());
-        for slot in self.groups().skip(divided).flat_map(|group| group.slots_mut()) {
+        // Sharded weights were taken from rank 0 as they were loaded.
+        let sharded = usize::from(self.weights.shards.is_some());
+        for slot in self.groups().skip(sharded).flat_map(|group| group.slots_mut()) {
             world.broadcast(&slot.master.f_detach()?)?;
             slot.follow_master()?;
         }

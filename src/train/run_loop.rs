@@ -318,7 +318,7 @@ fn save(
     keep.extend(best.into_iter().chain(good).filter(|kept| *kept != step));
     keep.dedup();
     if !setup.world.is_first() {
-        trainer.give_parts()?;
+        trainer.save_shards()?;
     }
     let written = setup.world.told(|| match write_step(trainer, setup, folder, &keep) {
         Err(Error::Checkpoint(error @ CheckpointError::NoSpace { .. })) if !last => {

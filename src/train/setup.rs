@@ -10,7 +10,7 @@ use super::references::{References, initial_proportions};
 use super::routers::check_experts;
 use super::teacher::check_teacher;
 use crate::config::{Dist, MicroBatchRows, Mixer as MixerTable, RandomModel, RunConfig, Stage, Strategy, validate};
-use crate::dist::{Split as RankSplit, World};
+use crate::dist::{Mesh, World};
 use crate::files::DType;
 use crate::hf::{Architecture, Checkpoint, ModelConfig, NewLlama, RawConfig, vocabulary_difference};
 use crate::native::kernels;
@@ -52,8 +52,8 @@ pub struct Setup {
     pub references: References,
     /// The processes that do it together.
     pub world: World,
-    /// How they divide its state, where they do.
-    pub split: Option<RankSplit>,
+    /// How its state is sharded over them, where it is.
+    pub mesh: Option<Mesh>,
     /// Whether rows per forward are as many as fit.
     fills_memory: bool,
 }
@@ -106,7 +106,7 @@ impl Setup {
             proportions,
             references,
             world: World::alone(),
-            split: None,
+            mesh: None,
             fills_memory,
         };
         if fills_memory {
@@ -122,13 +122,13 @@ impl Setup {
     /// The same run, done by all processes of `world` together.
     ///
     /// # Errors
-    /// Micro-batches that cannot be dealt to all; machines that cannot divide the state as the strategy says.
+    /// Micro-batches that cannot be dealt to all; ranks over which the state cannot be sharded as the strategy says.
     pub fn among(mut self, world: World) -> Result<Setup, Error> {
         if self.fills_memory {
             self.config.train.micro_batch_rows = Some(self.rows_that_fit_all(&world)?.into());
         }
         check_deal(&self.config, world.size())?;
-        self.split = if self.config.cuts_at_once() { None } else { split(&self.config.dist, &world)? };
+        self.mesh = if self.config.cuts_at_once() { None } else { mesh(&self.config.dist, &world)? };
         self.world = world;
         Ok(self)
     }
@@ -143,15 +143,11 @@ impl Setup {
     fn rows_that_fit_all(&self, world: &World) -> Result<usize, Error> {
         let ranks = world.size();
         let here = world.place().map_or(1, |place| place.local_size);
-        let dividing = match self.config.dist.strategy {
-            Strategy::Ddp => 1,
-            Strategy::Fsdp => ranks,
-            Strategy::Hybrid => here,
-        };
+        let shard_ranks = self.config.dist.strategy.shard_ranks(ranks, here);
         // Ranks of one machine share its memory, unless each has a GPU's.
         let neighbours = if self.device.is_cuda() { 1 } else { here };
         let bytes = memory_to_fill(self.device).map(|bytes| bytes / neighbours as f64);
-        let own = self.filling_rows(bytes, Sharing { ranks, dividing });
+        let own = self.filling_rows(bytes, Sharing { ranks, shard_ranks });
         let all = world.numbers(&[own as f64])?;
         Ok(all.iter().map(|rows| rows[0] as usize).min().unwrap_or(own))
     }
@@ -211,15 +207,12 @@ impl Setup {
     }
 }
 
-/// The ranks that divide the state of a run among them, where they do.
-fn split(dist: &Dist, world: &World) -> Result<Option<RankSplit>, Error> {
-    let Some(place) = world.place() else { return Ok(None) };
-    let block = match dist.strategy {
-        Strategy::Ddp => return Ok(None),
-        Strategy::Fsdp => world.size(),
-        Strategy::Hybrid => same_on_all_machines(world, place.local_size)?,
-    };
-    Ok(Some(world.split(block, Duration::from_secs(dist.timeout_seconds))?))
+/// How the state of a run is sharded over its ranks, where it is.
+fn mesh(dist: &Dist, world: &World) -> Result<Option<Mesh>, Error> {
+    let Some(place) = world.place().filter(|_| dist.strategy.shards()) else { return Ok(None) };
+    let on_machine = if dist.strategy == Strategy::Hybrid { same_on_all_machines(world, place.local_size)? } else { 1 };
+    let ranks = dist.strategy.shard_ranks(world.size(), on_machine);
+    Ok(Some(world.mesh(ranks, Duration::from_secs(dist.timeout_seconds))?))
 }
 
 /// The ranks of a machine, the same number on each.
@@ -227,7 +220,7 @@ fn same_on_all_machines(world: &World, here: usize) -> Result<usize, Error> {
     let all: Vec<usize> = world.numbers(&[here as f64])?.iter().map(|ranks| ranks[0] as usize).collect();
     if let Some(other) = all.iter().find(|ranks| **ranks != all[0]) {
         return Err(Error::Mismatch(format!(
-            "dist.strategy = \"hybrid\" divides the state among the ranks of a machine, of which one has {} and another {other}: \
+            "dist.strategy = \"hybrid\" shards the state over the ranks of a machine, of which one has {} and another {other}: \
              start as many on each, or take \"fsdp\"",
             all[0]
         )));

@@ -146,7 +146,7 @@ impl Trainer {
                 group.update(scale, &verdict.skip, learning_rate_factor)?;
             }
         }
-        self.weights.shards.as_ref().map_or(Ok(()), Shards::follow)?;
+        self.weights.shards.as_ref().map_or(Ok(()), Shards::follow_update)?;
         if let Some(routers) = &mut self.routers {
             routers.shift(self.counters.step, &verdict.skip)?;
         }

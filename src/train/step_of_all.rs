@@ -168,6 +168,32 @@ mod tests {
         }
     }
 
+    /// A checkpoint that rank 0 cannot write costs the others nothing, who take part in its all-gathers.
+    #[test]
+    fn a_failed_save_of_sharded_state_leaves_no_rank_waiting() {
+        let folder = tempfile::tempdir().unwrap();
+        let run = crate::run_dir::RunDir::create(&folder.path().join("run")).unwrap();
+        let run = &std::sync::Mutex::new(run);
+        ranks_from(
+            2,
+            Strategy::Fsdp,
+            |_, _| (),
+            |rank, trainer| {
+                // The second one is refused: the step is there.
+                for fits in [true, false] {
+                    match rank {
+                        0 => {
+                            let saved = trainer.save(&run.lock().unwrap(), u64::MAX, "pretrain");
+                            assert_eq!(saved.is_ok(), fits, "{saved:?}");
+                        }
+                        _ => trainer.save_shards().unwrap(),
+                    }
+                }
+                assert!(trainer.step().unwrap().applied, "rank {rank}");
+            },
+        );
+    }
+
     #[test]
     fn ranks_that_have_drifted_apart_are_found() {
         ranks(2, |rank, trainer| {

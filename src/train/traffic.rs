@@ -18,7 +18,7 @@ pub struct Payload {
     pub layers: f64,
     /// Parameters outside of the layers.
     pub outside: f64,
-    /// Parameters that are never divided: masks, multipliers, routers.
+    /// Parameters that are never sharded: masks, multipliers, routers.
     pub replicated: f64,
     /// Bytes of a parameter in the dtype of the computation.
     pub element: f64,
@@ -74,13 +74,13 @@ impl Traffic {
                 after: ring_bytes(gradient * payload.outside, all) + replicated,
             }),
             Strategy::Fsdp => {
-                let sent = divided(payload, gradient, all, ranks.micro_batches);
+                let sent = sharded(payload, gradient, all, ranks.micro_batches);
                 over_all(Sent { after: sent.after + replicated, ..sent })
             }
             Strategy::Hybrid => {
                 let own = gradient * (payload.layers + payload.outside) / ranks.gpus.max(1) as f64;
                 let across = Sent { beside: 0.0, after: ring_bytes(own, ranks.nodes) + replicated };
-                Traffic { within: divided(payload, gradient, ranks.gpus, ranks.micro_batches), across }
+                Traffic { within: sharded(payload, gradient, ranks.gpus, ranks.micro_batches), across }
             }
         }
     }
@@ -91,9 +91,9 @@ impl Traffic {
     }
 }
 
-/// Of weights that `ranks` divide: layers are gathered for a forward and again for its backward, and their gradients reduced
+/// Of weights that are sharded over `ranks`: layers are gathered for a forward and again for its backward, and their gradients reduced
 /// in parts, in every micro-batch; the rest once in a step.
-fn divided(payload: &Payload, gradient: f64, ranks: usize, micro_batches: usize) -> Sent {
+fn sharded(payload: &Payload, gradient: f64, ranks: usize, micro_batches: usize) -> Sent {
     let of_layers = (2.0 * payload.element + gradient) * payload.layers;
     let of_rest = (payload.element + gradient) * payload.outside;
     Sent { beside: micro_batches as f64 * pass_bytes(of_layers, ranks), after: pass_bytes(of_rest, ranks) }
@@ -117,7 +117,7 @@ mod tests {
     }
 
     #[test]
-    fn replicated_weights_are_summed_once_a_step_and_divided_ones_pass_in_every_micro_batch() {
+    fn replicated_weights_are_summed_once_a_step_and_sharded_ones_pass_in_every_micro_batch() {
         let ddp = traffic(Strategy::Ddp, 1, 2, 4);
         assert_eq!(ddp.within, Sent { beside: 4000.0, after: 440.0 });
         let fsdp = traffic(Strategy::Fsdp, 1, 2, 4);

@@ -9,7 +9,7 @@ use tch::{Device, Kind, Tensor};
 /// A weight by its Hugging Face name.
 pub(super) type Weight = (String, Tensor);
 
-/// Weights one after the other, in the order of the model: ranks that divide them never hold them all.
+/// Weights one after the other, in the order of the model: where they are sharded, no rank ever holds all of them.
 pub(super) type WeightStream<'a> = Box<dyn Iterator<Item = Result<Weight, Error>> + 'a>;
 
 /// Weights that are there already.
@@ -28,7 +28,7 @@ pub(super) fn stored_weights<'a>(
     each_parameter(source, model, load)
 }
 
-/// What `make` makes of each weight of `source`, whose pages are let go at the end: they are not needed again soon, and would
+/// What `make` makes of each weight of `source`, whose pages are released at the end: they are not needed again soon, and would
 /// count as this process's memory.
 pub(super) fn each_parameter<'a>(
     source: &'a Checkpoint,

@@ -6,14 +6,14 @@
 //! frozen, bf16:    2
 //! ```
 //!
-//! Ranks may divide them (`sharding`): then a rank has its part of each. A frozen weight has no gradient; what the gates need of the product that would be one is formed weight by weight, in
+//! They may be sharded over ranks (`sharding`). A frozen weight has no gradient; what the gates need of the product that would be one is formed weight by weight, in
 //! the backward of its map.
 
 use super::Error;
 use super::fault::Fault;
 use super::optimizer::{Direction, Group};
 use super::setup::Setup;
-use super::sharding::{Dividing, Gatherer, Shards};
+use super::sharding::{Gatherer, Sharding, Shards};
 use super::weight_stream::{WeightStream, decoder_over};
 use crate::config::RunConfig;
 use crate::files::DType;
@@ -24,11 +24,11 @@ use tch::{Kind, TchError, Tensor};
 /// The weights of a run.
 #[derive(Debug)]
 pub(super) struct Weights {
-    /// Those that are trained, or this rank's parts of them; empty where they are frozen.
+    /// Those that are trained, or this rank's shard of them; empty where they are frozen.
     pub(super) group: Group,
-    /// Frozen ones by Hugging Face name; empty where they are trained, or divided.
+    /// Frozen ones by Hugging Face name; empty where they are trained, or sharded.
     frozen: Vec<(String, Tensor)>,
-    /// Where ranks divide them.
+    /// Where they are sharded.
     pub(super) shards: Option<Shards>,
 }
 
@@ -47,18 +47,18 @@ impl Weights {
     pub(super) fn new(setup: &Setup, tensors: WeightStream, fault: &Fault) -> Result<Weights, Error> {
         let (config, compute) = (&setup.config, setup.compute_kind());
         let (train, freezes) = (&config.train, config.freezes_weights());
-        if let Some(split) = &setup.split {
-            let dividing = Dividing {
+        if let Some(mesh) = &setup.mesh {
+            let sharding = Sharding {
                 model: &setup.model,
                 world: &setup.world,
-                split,
+                mesh,
                 kind: compute,
                 trains: !freezes,
                 device: setup.device,
                 fault: fault.clone(),
             };
-            let (shards, parts) = Shards::load(&dividing, tensors)?;
-            return Ok(Weights { group: Group::of_parts(train, parts)?, frozen: Vec::new(), shards: Some(shards) });
+            let (shards, own) = Shards::load(&sharding, tensors)?;
+            return Ok(Weights { group: Group::of_parts(train, own)?, frozen: Vec::new(), shards: Some(shards) });
         }
         let all = tensors.collect::<Result<Vec<_>, Error>>()?;
         let (trained, frozen) = if freezes { (Vec::new(), all) } else { (all, Vec::new()) };
@@ -67,12 +67,12 @@ impl Weights {
         Ok(Weights { group, frozen: frozen.collect::<Result<_, TchError>>()?, shards: None })
     }
 
-    /// Divided state as whole tensors.
+    /// Sharded state as whole tensors.
     pub(super) fn gatherer(&self) -> Option<Gatherer<'_>> {
         self.shards.as_ref().map(|shards| Gatherer::new(shards, &self.group))
     }
 
-    /// The weights as they are kept, with their names: fp32 masters, or frozen ones; not those that are divided.
+    /// The weights as they are kept, with their names: fp32 masters, or frozen ones; not those that are sharded.
     pub(super) fn kept(&self) -> impl Iterator<Item = (&String, &Tensor)> {
         let masters = self.group.slots().iter().map(|slot| (&slot.name, &slot.master));
         masters.chain(self.frozen.iter().map(|(name, tensor)| (name, tensor)))

@@ -3,9 +3,9 @@
 //! The test serves the store at a free port, as torchrun's agent does, so that tests may run side by side. Every process
 //! has a limit of time, and is ended when its test ends.
 
-mod divided;
 mod equal;
 mod faults;
+mod sharded;
 mod traffic;
 
 use super::support::{data, data_path};
@@ -79,22 +79,11 @@ pub struct Ended {
 impl Ranks {
     /// Starts `size` ranks of `command` (`prune`, `lte train`) with `arguments`, as the `restart`-th start of a launcher.
     pub fn start(size: usize, command: &str, arguments: &[&str], restart: usize) -> Ranks {
-        Ranks::start_some(size, 0..size, command, |_| arguments.iter().map(|one| one.to_string()).collect(), restart)
+        Ranks::start_some(1, size, 0..size, command, |_| arguments.iter().map(|one| one.to_string()).collect(), restart)
     }
 
-    /// Starts some of `size` ranks, each with arguments of its own.
+    /// Starts some of `size` ranks of so many machines, each with arguments of its own.
     pub fn start_some(
-        size: usize,
-        ranks: impl Iterator<Item = usize>,
-        command: &str,
-        arguments: impl Fn(usize) -> Vec<String>,
-        restart: usize,
-    ) -> Ranks {
-        Ranks::start_on(1, size, ranks, command, arguments, restart)
-    }
-
-    /// The same as if the ranks were on so many machines.
-    pub fn start_on(
         machines: usize,
         size: usize,
         ranks: impl Iterator<Item = usize>,

@@ -457,7 +457,22 @@ fn a_run_that_fits_no_rank_is_refused_with_what_would_fit() {
     assert!(ranks["memory_bytes"].as_f64().unwrap() < 23e9, "{ranks}");
 }
 
-/// The states of a run are divided within each machine, and every machine sends the others one share of its gradients.
+/// A plan for a GPU that is elsewhere says so; that it cannot run here is found by the run.
+#[test]
+fn a_device_that_is_not_here_is_said() {
+    if tch::Cuda::is_available() {
+        return;
+    }
+    let desk = Desk::published();
+    let file = desk.at("llama2-7b-to-1.3b-continue.toml");
+    let (_, answer, stderr) = plan(&file, &["--set", "run.device=cuda"]);
+    assert!(said(&answer, "not_checked").contains("run.device = \"cuda\": this machine has no such device"), "{answer}");
+    assert!(!stderr.contains("no kernels of ours"), "{stderr}");
+    let (_, answer, _) = plan(&file, &["--set", "run.device=cuda", "--card", "h100"]);
+    assert!(!said(&answer, "not_checked").contains("no such device"), "{answer}");
+}
+
+/// The state of a run is sharded within each machine, and a rank exchanges its shard of the gradients with other machines.
 #[test]
 fn a_hybrid_plan_names_both_kinds_of_links() {
     let desk = Desk::published();

@@ -8,7 +8,7 @@ use crate::cli::arguments::BenchCheck;
 use crate::cli::table::Table;
 use crate::commands::ExitStatus;
 use crate::commands::place::dtype_name;
-use crate::dist::{Split, World};
+use crate::dist::Mesh;
 use crate::model::{Decoder, ForwardContext, KvCache, ModelGates};
 use crate::native::c10d::{ProcessGroup, Reduction, Store};
 use crate::native::kernels;
@@ -47,8 +47,8 @@ pub(super) fn run(arguments: &BenchCheck) -> anyhow::Result<ExitStatus> {
         results.push(Compared { name, error: adamw_error(kind, device)?, tolerance });
     }
     results.push(Compared { name: "gate noise".to_string(), error: noise_error(device)?, tolerance: 0.0 });
-    for (name, divided) in [("three steps of pruning fp32", false), ("the same, weights fetched by layer", true)] {
-        results.push(Compared { name: name.into(), error: steps_error(device, divided)?, tolerance: 1e-3 });
+    for (name, sharded) in [("three steps of pruning fp32", false), ("the same, weights gathered by layer", true)] {
+        results.push(Compared { name: name.into(), error: steps_error(device, sharded)?, tolerance: 1e-3 });
     }
     let name = format!("collectives of one rank ({})", if device == Device::Cpu { "Gloo" } else { "NCCL" });
     let error = collectives_error(device).unwrap_or_else(|problem| {
@@ -357,11 +357,11 @@ fn collectives_error(device: Device) -> anyhow::Result<f64> {
     Ok(worst)
 }
 
-/// Largest relative difference of the losses of a few steps from the same weights; with `divided` the weights of a layer have
-/// memory only while it runs, as those that ranks divide.
-fn steps_error(device: Device, divided: bool) -> anyhow::Result<f64> {
+/// Largest relative difference of the losses of a few steps from the same weights; with `sharded` the weights of a layer have
+/// memory only while it runs, as those that are sharded over ranks.
+fn steps_error(device: Device, sharded: bool) -> anyhow::Result<f64> {
     let (cpu, mut other) = (Subject::tiny(Device::Cpu)?, Subject::tiny(device)?);
-    other.setup.split = divided.then(|| Split { block: World::alone(), replicas: World::alone() });
+    other.setup.mesh = sharded.then(Mesh::alone);
     let weights = || cpu.normal_weights(Device::Cpu);
     let moved = weights()?.into_iter().map(|(name, weight)| Ok((name, weight.f_to_device(device)?)));
     let moved = moved.collect::<Result<Vec<_>, TchError>>()?;

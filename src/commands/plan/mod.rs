@@ -165,8 +165,8 @@ pub(super) fn outline(
 
 /// What to say of a plan for a GPU that this machine does not have.
 fn not_here(config: &RunConfig, card: Option<&Card>) -> Option<String> {
-    let problem = device::parse(&config.run.device).err().filter(|_| card.is_none())?;
-    Some(format!("run.device on this machine ({problem}): the plan is for another that has it"))
+    device::parse(&config.run.device).err().filter(|_| card.is_none())?;
+    Some(format!("run.device = {:?}: this machine has no such device, the plan is for one that has", config.run.device))
 }
 
 /// What `train.micro_batch_rows = "auto"` comes to, on the card or device of the plan and among its ranks.

@@ -32,7 +32,7 @@ struct Own {
 }
 
 impl Places {
-    /// Of a run whose states `ranks` divide among them; 1 holds them all.
+    /// Of a run whose state is sharded over `ranks`; 1 holds all of it.
     pub(super) fn new(outline: &Outline, cost: &RunCost, card: Option<&Card>, ranks: usize) -> Places {
         let (model, tokens, device) = (&outline.model, outline.row_tokens, outline.device);
         let teacher = outline.teacher.as_ref();
@@ -40,7 +40,7 @@ impl Places {
             Some(cost) => MemoryEstimate::of_work(cost.memory_bytes, device),
             None => {
                 let whole = MemoryEstimate::new(model, teacher, &outline.config, tokens, device);
-                whole.divided(ranks, model, &outline.config, device)
+                whole.sharded(ranks, model, &outline.config, device)
             }
         };
         let memory = on(device);

@@ -52,20 +52,16 @@ impl Ranks {
 
     /// How they share the run.
     pub(super) fn sharing(&self) -> Sharing {
-        Sharing { ranks: self.all(), dividing: self.dividing() }
+        Sharing { ranks: self.all(), shard_ranks: self.shard_ranks() }
     }
 
     fn all(&self) -> usize {
         self.nodes.saturating_mul(self.gpus)
     }
 
-    /// How many divide the states of the run among them.
-    pub(super) fn dividing(&self) -> usize {
-        match self.strategy {
-            Strategy::Ddp => 1,
-            Strategy::Fsdp => self.all(),
-            Strategy::Hybrid => self.gpus,
-        }
+    /// Over how many of them the state of the run is sharded.
+    pub(super) fn shard_ranks(&self) -> usize {
+        self.strategy.shard_ranks(self.all(), self.gpus)
     }
 
     /// Seconds that `sent` takes; `None` where a bandwidth is missing that it needs.
@@ -148,8 +144,8 @@ impl RankPlan {
         let nodes = counted(self.ranks.nodes as u64, "node");
         let holds = match self.ranks.strategy {
             Strategy::Ddp => "each holds the whole run",
-            Strategy::Fsdp => "each holds its part",
-            Strategy::Hybrid => "each holds its part of those of its machine",
+            Strategy::Fsdp => "each holds its shard",
+            Strategy::Hybrid => "sharded within each machine",
         };
         let mut text = format!(
             "{all} ranks ({nodes} × {each}), dist.strategy = \"{}\": {holds}, {}\n\
@@ -245,15 +241,15 @@ fn payload(outline: &Outline) -> Payload {
     }
 }
 
-/// Why a rank's part does not fit, and what would.
+/// Why a rank's share does not fit, and what would.
 fn does_not_fit(ranks: Ranks, outline: &Outline, places: &Places) -> Option<String> {
     let (name, remedy) = places.lacking()?;
     let with = remedy.map_or(String::new(), |keys| format!("; with {} it fits here", keys.join(", ")));
     let (_, bytes) = places.device()?;
-    let fits = |dividing: usize| {
+    let fits = |shard_ranks: usize| {
         let (model, config, device) = (&outline.model, &outline.config, outline.device);
         let whole = MemoryEstimate::new(model, outline.teacher.as_ref(), config, outline.row_tokens, device);
-        Fit::of(&whole.divided(dividing, model, config, device), bytes, device) == Fit::Yes
+        Fit::of(&whole.sharded(shard_ranks, model, config, device), bytes, device) == Fit::Yes
     };
     let other = |strategy: Strategy| format!("dist.strategy = \"{}\" does", strategy.name());
     let all = ranks.all();
@@ -266,7 +262,7 @@ fn does_not_fit(ranks: Ranks, outline: &Outline, places: &Places) -> Option<Stri
     };
     let holds = match ranks.strategy {
         Strategy::Ddp => "each rank holds the whole run",
-        Strategy::Fsdp | Strategy::Hybrid => "each rank holds its part, and whole layers while they run",
+        Strategy::Fsdp | Strategy::Hybrid => "each rank holds its shard, and whole layers while they run",
     };
     Some(format!(
         "{holds} (dist.strategy = \"{}\"), which does not fit in {name}: {remedy}{with}",

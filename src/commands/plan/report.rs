@@ -78,8 +78,8 @@ impl PlanReport {
             (None, None, None) => measured_seconds(outline, cost.flops(), &mut busy),
         };
         let ranks = Ranks::asked(outline, arguments);
-        let divided = ranks.as_ref().map_or(1, Ranks::dividing);
-        let places = Places::new(outline, &cost, card, divided);
+        let shard_ranks = ranks.as_ref().map_or(1, Ranks::shard_ranks);
+        let places = Places::new(outline, &cost, card, shard_ranks);
         let checkpoint_bytes = if cost.one_shot.is_some() { 0.0 } else { checkpoint_bytes(&outline.model, config) };
         let written = ParameterCount::of(small.as_ref().unwrap_or(&outline.model)).total() as f64;
         let element_bytes = written_dtype(outline).1.bytes() as i64;

@@ -115,7 +115,7 @@ impl Pending {
         Ok(Pending { work, _tensors: tensors })
     }
 
-    /// Waits for its end; on a GPU what is computed from here on waits, and this process does not.
+    /// Waits for its end.
     ///
     /// # Errors
     /// Another process is gone or late.

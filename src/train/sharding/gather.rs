@@ -1,6 +1,6 @@
-//! Divided state as whole tensors, for a checkpoint in the layout of one process. All ranks that hold a part go through the same
-//! sequence of units; rank 0 writes what it is asked for by name, the others only give. So that a failure to write does not
-//! leave the others waiting, whoever gathers goes through the rest of the sequence too.
+//! Sharded state as whole tensors, for a checkpoint in the layout of one process. All ranks whose shards it takes go through the
+//! same sequence of all-gathers; rank 0 writes what it is asked for by name, the others only take part. So that a failure to
+//! write does not leave the others waiting, whoever gathers goes through the rest of the sequence too.
 
 use super::layout::{Layout, Placed};
 use super::shards::Shards;
@@ -51,7 +51,7 @@ impl<'a> Gatherer<'a> {
         self.take(What::Moment(moment), name)
     }
 
-    /// Gives what the others still wait for.
+    /// Takes part in what the others still wait for.
     pub(in crate::train) fn finish(mut self) -> Result<(), RankError> {
         while self.next()? {}
         Ok(())
@@ -64,7 +64,7 @@ impl<'a> Gatherer<'a> {
                 return Ok(tensor.shallow_clone());
             }
             if !self.next()? {
-                return Err(Error::Mismatch(format!("{name} is not among the divided weights")));
+                return Err(Error::Mismatch(format!("{name} is not among the sharded weights")));
             }
         }
     }
@@ -76,7 +76,7 @@ impl<'a> Gatherer<'a> {
         let of_file = |held: What| (held == What::Weights) == (what == What::Weights);
         self.held.retain(|(held, unit, _)| *unit == at || (*unit == 0 && of_file(*held)));
         let own = self.own(what, at).map_err(failed)?;
-        let all = self.shards.split.block.all_gather(&own)?;
+        let all = self.shards.mesh.shard.all_gather(&own)?;
         let tensors = whole(&lock(&self.shards.units[at]).layout, &all).map_err(failed)?;
         self.held.push((what, at, tensors));
         Ok(true)
@@ -87,8 +87,9 @@ impl<'a> Gatherer<'a> {
         let unit = lock(&self.shards.units[at]);
         let What::Moment(moment) = what else { return Ok(unit.kept().shallow_clone()) };
         let chunk = Tensor::f_zeros([unit.layout.chunk], (self.group.moment_kind(), unit.kept().device()))?;
-        let (slots, pieces) = &self.shards.parts[at];
-        for (slot, piece) in self.group.slots()[slots.clone()].iter().zip(pieces) {
+        // The optimiser has the pieces of all units, one after the other.
+        let before: usize = self.shards.units[..at].iter().map(|unit| lock(unit).pieces.len()).sum();
+        for (slot, piece) in self.group.slots()[before..].iter().zip(&unit.pieces) {
             chunk.f_narrow(0, piece.in_chunk, piece.length)?.f_copy_(slot.moment(moment))?;
         }
         Ok(chunk)

@@ -10,7 +10,7 @@
 /// Elements that tensors and chunks are aligned to.
 const ALIGNMENT: i64 = 16;
 
-/// A flat buffer of weights that `ranks` ranks divide among them.
+/// A flat buffer of weights that is sharded over `ranks`.
 #[derive(Clone, Debug)]
 pub(super) struct Layout {
     pub(super) tensors: Vec<Placed>,

@@ -1,9 +1,9 @@
-//! The divided weights of a run: loaded, stepped with, summed.
+//! The sharded weights of a run: loaded, stepped with, summed.
 
-use super::layout::{Layout, Piece};
-use super::passing::Passing;
+use super::layer::ShardedLayer;
+use super::layout::Layout;
 use super::unit::{Unit, Units, lock};
-use crate::dist::{Error as RankError, Reduction, Split, World};
+use crate::dist::{Error as RankError, Mesh, Reduction, World};
 use crate::model::parameters::{Parameter, layer_parameters, parameters};
 use crate::model::{AroundLayer, ModelConfig};
 use crate::native::ops::gradient_norm::squared_norm_reference;
@@ -12,28 +12,25 @@ use crate::train::fault::Fault;
 use crate::train::optimizer::OwnPart;
 use crate::train::weight_stream::Weight;
 use std::collections::HashMap;
-use std::ops::Range;
 use std::sync::{Arc, Mutex, MutexGuard};
 use tch::{Device, Kind, TchError, Tensor};
 
-/// The divided weights of a run.
+/// The sharded weights of a run.
 #[derive(Debug)]
 pub(in crate::train) struct Shards {
     /// Embedding, final norm, head; then the layers.
     pub(super) units: Units,
-    pub(super) split: Split,
-    /// Which of the optimiser's tensors are parts of a unit, and where in the chunk they lie.
-    pub(super) parts: Vec<(Range<usize>, Vec<Piece>)>,
+    pub(super) mesh: Mesh,
     /// Σ w² of the whole weights as this rank has loaded them, before it took those of rank 0.
     pub(in crate::train) loaded_squares: f64,
     fault: Fault,
 }
 
-/// What a run needs to know to divide its weights.
-pub(in crate::train) struct Dividing<'a> {
+/// Which weights are sharded, and among whom.
+pub(in crate::train) struct Sharding<'a> {
     pub(in crate::train) model: &'a ModelConfig,
     pub(in crate::train) world: &'a World,
-    pub(in crate::train) split: &'a Split,
+    pub(in crate::train) mesh: &'a Mesh,
     /// Of the computation.
     pub(in crate::train) kind: Kind,
     pub(in crate::train) trains: bool,
@@ -42,30 +39,22 @@ pub(in crate::train) struct Dividing<'a> {
 }
 
 impl Shards {
-    /// Takes this rank's parts of `weights`, one after the other, as rank 0 has them; and the tensors for the optimiser.
+    /// Takes this rank's shard of `weights`, one after the other, as rank 0 has them; and what of it the optimiser updates.
     pub(in crate::train) fn load<'a>(
-        dividing: &Dividing,
+        sharding: &Sharding,
         weights: impl Iterator<Item = Result<Weight, Error>> + 'a,
     ) -> Result<(Shards, Vec<OwnPart>), Error> {
         let _no_grad = tch::no_grad_guard();
-        let block = &dividing.split.block;
-        let unit = |layout| Unit::new(layout, block.clone(), dividing.kind, dividing.trains, dividing.device);
-        let units = layouts(dividing.model, block.size()).into_iter().map(unit);
+        let ranks = &sharding.mesh.shard;
+        let unit = |layout| Unit::new(layout, ranks.clone(), sharding.kind, sharding.trains, sharding.device);
+        let units = layouts(sharding.model, ranks.size()).into_iter().map(unit);
         let mut units = units.collect::<Result<Vec<Unit>, TchError>>()?;
-        let pieces: Vec<Vec<Piece>> = units.iter().map(|unit| unit.layout.pieces(block.rank())).collect();
-        let loaded_squares = fill(&units, &pieces, weights, dividing.world)?;
-        units[0].fetch()?;
-        let (mut parts, mut own) = (Vec::new(), Vec::new());
-        for (unit, pieces) in units.iter().zip(pieces) {
-            let begin = own.len();
-            if dividing.trains {
-                own.extend(pieces.iter().map(|piece| own_part(unit, *piece)).collect::<Result<Vec<_>, TchError>>()?);
-            }
-            parts.push((begin..own.len(), pieces));
-        }
-        let (split, fault) = (dividing.split.clone(), dividing.fault.clone());
+        let loaded_squares = fill(&units, weights, sharding.world)?;
+        units[0].unshard()?;
+        let own = units.iter().map(Unit::own_parts).collect::<Result<Vec<_>, _>>()?;
+        let (mesh, fault) = (sharding.mesh.clone(), sharding.fault.clone());
         let units = Arc::new(units.into_iter().map(Mutex::new).collect());
-        Ok((Shards { units, split, parts, loaded_squares, fault }, own))
+        Ok((Shards { units, mesh, loaded_squares, fault }, own.into_iter().flatten().collect()))
     }
 
     /// The weights as forward uses them, by name.
@@ -76,30 +65,36 @@ impl Shards {
 
     /// What is told of the passes of each layer.
     pub(in crate::train) fn around(&self) -> impl Iterator<Item = Arc<dyn AroundLayer>> {
-        (1..self.units.len())
-            .map(|at| Arc::new(Passing::of(Arc::clone(&self.units), at, self.fault.clone())) as Arc<dyn AroundLayer>)
+        (1..self.units.len()).map(|at| {
+            let layer = ShardedLayer { units: Arc::clone(&self.units), at, fault: self.fault.clone() };
+            Arc::new(layer) as Arc<dyn AroundLayer>
+        })
     }
 
     /// Before the first micro-batch of a step.
     pub(in crate::train) fn begin_step(&self) -> Result<(), RankError> {
-        self.outside().open_gradients()
+        self.outside().allocate_gradients()
     }
 
-    /// After the last one: each rank has the sums of its part.
+    /// After the last one: each rank has the sums of its shard.
     pub(in crate::train) fn finish_step(&self) -> Result<(), RankError> {
-        self.outside().start_giving()?;
-        self.outside().finish_giving()?;
+        self.outside().start_reduce()?;
+        self.outside().finish_reduce()?;
         let sum = |unit: &Mutex<Unit>| match lock(unit).gradient() {
-            Some(gradient) => self.split.replicas.all_reduce(gradient, Reduction::Sum),
+            Some(gradient) => self.mesh.replicate.all_reduce(gradient, Reduction::Sum),
             None => Ok(()),
         };
         self.units.iter().try_for_each(sum)
     }
 
-    /// After the update: what stays whole follows the parts.
-    pub(in crate::train) fn follow(&self) -> Result<(), RankError> {
-        self.outside().let_go()?;
-        self.outside().fetch()
+    /// After the update: what stays unsharded is gathered again, unless it is frozen.
+    pub(in crate::train) fn follow_update(&self) -> Result<(), RankError> {
+        let mut outside = self.outside();
+        if outside.gradient().is_none() {
+            return Ok(());
+        }
+        outside.reshard()?;
+        outside.unshard()
     }
 
     /// What is outside of the layers.
@@ -107,29 +102,27 @@ impl Shards {
         lock(&self.units[0])
     }
 
-    /// A sum over the parts of all ranks, from this rank's.
+    /// Sums a number of each shard over all shards.
     pub(in crate::train) fn sum(&self, own: &Tensor) -> Result<(), RankError> {
-        self.split.block.all_reduce(own, Reduction::Sum)
+        self.mesh.shard.all_reduce(own, Reduction::Sum)
     }
 
-    /// Whether this rank is among those whose parts make up a checkpoint.
+    /// Whether this rank's shard goes into a checkpoint: one replica is enough.
     pub(super) fn saves(&self) -> bool {
-        self.split.replicas.is_first()
+        self.mesh.replicate.is_first()
     }
 }
 
-/// Gives each unit its `pieces` of `weights`, which all take from rank 0; Σ w² of what this rank had.
+/// Gives each unit its weights, which all ranks take from rank 0; Σ w² of what this rank had.
 fn fill<'a>(
     units: &[Unit],
-    pieces: &[Vec<Piece>],
     weights: impl Iterator<Item = Result<Weight, Error>> + 'a,
     world: &World,
 ) -> Result<f64, Error> {
-    let mut places: HashMap<&str, (usize, usize)> = HashMap::new();
-    for (at, unit) in units.iter().enumerate() {
-        places.extend(
-            unit.layout.tensors.iter().enumerate().map(|(tensor, placed)| (placed.name.as_str(), (at, tensor))),
-        );
+    let mut places: HashMap<&str, (&Unit, usize)> = HashMap::new();
+    for unit in units {
+        let tensors = unit.layout.tensors.iter().enumerate();
+        places.extend(tensors.map(|(tensor, placed)| (placed.name.as_str(), (unit, tensor))));
     }
     let mut squares = 0.0;
     for weight in weights {
@@ -137,9 +130,9 @@ fn fill<'a>(
         let weight = weight.f_detach()?.f_contiguous()?;
         squares += squared_norm_reference(&[weight.shallow_clone()])?.f_double_value(&[])?;
         world.broadcast(&weight)?;
-        let Some((at, tensor)) = places.remove(name.as_str()) else { continue };
-        let mut own = pieces[at].iter().filter(|piece| piece.tensor == tensor);
-        own.try_for_each(|piece| units[at].fill(*piece, &weight))?;
+        if let Some((unit, tensor)) = places.remove(name.as_str()) {
+            unit.fill(tensor, &weight)?;
+        }
     }
     match places.into_keys().next() {
         Some(name) => Err(Error::Mismatch(format!("the model asks for a weight {name} that was not loaded"))),
@@ -153,16 +146,4 @@ fn layouts(model: &ModelConfig, ranks: usize) -> Vec<Layout> {
     let outside = parameters(model).into_iter().filter(|p| p.layer.is_none()).collect();
     let layers = (0..model.num_hidden_layers).map(|layer| layer_parameters(model, layer));
     std::iter::once(outside).chain(layers).map(layout).collect()
-}
-
-fn own_part(unit: &Unit, piece: Piece) -> Result<OwnPart, TchError> {
-    let (placed, part) = (&unit.layout.tensors[piece.tensor], unit.part(piece)?);
-    Ok(OwnPart {
-        name: placed.name.clone(),
-        whole: placed.shape.clone(),
-        start: piece.in_tensor,
-        master: part.master,
-        working: part.working,
-        gradient: part.gradient,
-    })
 }

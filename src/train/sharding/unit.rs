@@ -1,72 +1,85 @@
-//! Weights that are fetched and let go together: those of a layer, or those outside of all layers.
+//! Weights that are gathered and freed together: those of a layer, or those outside of all layers.
 //!
 //! ```text
 //! a rank keeps      its chunk of master (fp32), working copy (in bf16), gradient (fp32); moments are in the optimiser
-//! fetch             chunks of all ranks ─► weights, whole              before a forward, and again before its backward
-//! let go            their memory is given back                         after it
-//! give              gradients, whole ─► the sum of this rank's chunk   after the backward of each micro-batch
+//! unshard           all-gather: chunks of all ranks ─► whole weights            before a forward, and before its backward
+//! reshard           the memory of the whole weights is freed                    after it
+//! reduce            reduce-scatter: whole gradients ─► this rank's chunk of the sum   after the backward of each micro-batch
 //! ```
 
 use super::layout::{Layout, Piece, Placed};
 use crate::dist::{Error, Reduction, Started, World};
 use crate::native::ops::gradient::set_gradient_buffer;
 use crate::native::runtime::storage::Buffer;
+use crate::train::optimizer::OwnPart;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use tch::{Device, Kind, TchError, Tensor};
 
-/// What of a chunk is where.
+/// Weights in a flat buffer, and this rank's chunk of them.
 #[derive(Debug)]
 pub(super) struct Unit {
     pub(super) layout: Layout,
-    /// The ranks that divide it.
-    block: World,
-    /// In the dtype of the computation.
+    /// What this rank's chunk has of which weight.
+    pub(super) pieces: Vec<Piece>,
+    /// The ranks that shard it.
+    ranks: World,
+    /// Whole, in the dtype of the computation.
     weights: Buffer,
-    /// fp32; none where the weights are frozen.
+    /// Whole, fp32; none where the weights are frozen.
     gradients: Option<Buffer>,
     /// This rank's chunk `[chunk]` in the dtype of the computation: what is sent.
-    own: Tensor,
-    /// This rank's chunk in fp32; `own` itself in fp32.
+    shard: Tensor,
+    /// This rank's chunk in fp32; `shard` itself in fp32, or where the weights are frozen.
     master: Tensor,
     /// This rank's chunk of the gradient's sum; none where the weights are frozen.
     gradient: Option<Tensor>,
-    /// Weights on their way.
-    fetching: Option<Started>,
+    /// An all-gather that goes on.
+    gathering: Option<Started>,
     /// Whether the weights are whole.
-    here: bool,
-    /// Gradients on their way, and where they arrive.
-    giving: Option<(Started, Tensor)>,
+    is_unsharded: bool,
+    /// A reduce-scatter that goes on, and where its result arrives.
+    reducing: Option<(Started, Tensor)>,
 }
 
 impl Unit {
     /// Of zeros, to be [filled](Unit::fill).
     pub(super) fn new(
         layout: Layout,
-        block: World,
+        ranks: World,
         compute: Kind,
         trains: bool,
         device: Device,
     ) -> Result<Unit, TchError> {
         let zeros = |kind| Tensor::f_zeros([layout.chunk], (kind, device));
-        let own = zeros(compute)?;
-        let master = if trains && compute != Kind::Float { zeros(Kind::Float)? } else { own.shallow_clone() };
-        let gradient = trains.then(|| zeros(Kind::Float)).transpose()?;
-        let weights = Buffer::new(layout.elements(), compute, device)?;
-        let gradients = trains.then(|| Buffer::new(layout.elements(), Kind::Float, device)).transpose()?;
-        let (fetching, here, giving) = (None, false, None);
-        Ok(Unit { layout, block, weights, gradients, own, master, gradient, fetching, here, giving })
+        let shard = zeros(compute)?;
+        let master = if trains && compute != Kind::Float { zeros(Kind::Float)? } else { shard.shallow_clone() };
+        Ok(Unit {
+            pieces: layout.pieces(ranks.rank()),
+            ranks,
+            weights: Buffer::new(layout.elements(), compute, device)?,
+            gradients: trains.then(|| Buffer::new(layout.elements(), Kind::Float, device)).transpose()?,
+            gradient: trains.then(|| zeros(Kind::Float)).transpose()?,
+            shard,
+            master,
+            gathering: None,
+            is_unsharded: false,
+            reducing: None,
+            layout,
+        })
     }
 
-    /// Takes this rank's part of a weight.
-    pub(super) fn fill(&self, piece: Piece, weight: &Tensor) -> Result<(), TchError> {
-        let part = weight.f_flatten(0, -1)?.f_narrow(0, piece.in_tensor, piece.length)?;
-        for chunk in [&self.master, &self.own] {
-            chunk.f_narrow(0, piece.in_chunk, piece.length)?.f_copy_(&part)?;
+    /// Takes what this rank's chunk has of weight number `tensor`.
+    pub(super) fn fill(&self, tensor: usize, weight: &Tensor) -> Result<(), TchError> {
+        for piece in self.pieces.iter().filter(|piece| piece.tensor == tensor) {
+            let part = weight.f_flatten(0, -1)?.f_narrow(0, piece.in_tensor, piece.length)?;
+            for chunk in [&self.master, &self.shard] {
+                chunk.f_narrow(0, piece.in_chunk, piece.length)?.f_copy_(&part)?;
+            }
         }
         Ok(())
     }
 
-    /// The weights as forward uses them, by name. They have memory while they are fetched.
+    /// The weights as forward uses them, by name. They have memory while they are unsharded.
     pub(super) fn leaves(&self) -> Result<Vec<(String, Tensor)>, TchError> {
         let leaf = |placed: &Placed| {
             let leaf = self.weights.part(placed.start, &placed.shape, self.gradients.is_some())?;
@@ -78,73 +91,78 @@ impl Unit {
         self.layout.tensors.iter().map(leaf).collect()
     }
 
-    /// A part of this rank's chunks: master, gradient and, in bf16, working copy.
-    pub(super) fn part(&self, piece: Piece) -> Result<Part, TchError> {
-        let narrow = |chunk: &Tensor| chunk.f_narrow(0, piece.in_chunk, piece.length);
-        let gradient = self.gradient.as_ref().map(narrow).transpose()?;
-        let gradient = gradient.ok_or_else(|| TchError::Torch("frozen weights have no gradient".to_string()))?;
-        let working = (self.own.kind() != Kind::Float).then(|| narrow(&self.own)).transpose()?;
-        Ok(Part { master: narrow(&self.master)?, gradient, working })
+    /// What the optimiser updates: the pieces of this rank's chunk; nothing where the weights are frozen.
+    pub(super) fn own_parts(&self) -> Result<Vec<OwnPart>, TchError> {
+        let Some(gradient) = &self.gradient else { return Ok(Vec::new()) };
+        let part = |piece: &Piece| {
+            let narrow = |chunk: &Tensor| chunk.f_narrow(0, piece.in_chunk, piece.length);
+            let placed = &self.layout.tensors[piece.tensor];
+            Ok(OwnPart {
+                name: placed.name.clone(),
+                whole: placed.shape.clone(),
+                start: piece.in_tensor,
+                master: narrow(&self.master)?,
+                working: (self.shard.kind() != Kind::Float).then(|| narrow(&self.shard)).transpose()?,
+                gradient: narrow(gradient)?,
+            })
+        };
+        self.pieces.iter().map(part).collect()
     }
 
-    /// This rank's chunk `[chunk]` of what is kept: the fp32 master, or a frozen weight.
+    /// This rank's chunk `[chunk]` as it is kept: the fp32 master, or frozen weights.
     pub(super) fn kept(&self) -> &Tensor {
         &self.master
     }
 
-    /// The sum of this rank's chunk of the gradient, if there is one.
+    /// This rank's chunk of the gradient's sum, if the weights train.
     pub(super) fn gradient(&self) -> Option<&Tensor> {
         self.gradient.as_ref()
     }
 
-    /// Begins to fetch, unless that has been done.
-    pub(super) fn start_fetch(&mut self) -> Result<(), Error> {
-        if !self.here && self.fetching.is_none() {
+    /// Begins to gather the weights, unless that has been done.
+    pub(super) fn start_unshard(&mut self) -> Result<(), Error> {
+        if !self.is_unsharded && self.gathering.is_none() {
             self.weights.allocate().map_err(failed)?;
-            self.fetching = Some(self.block.start_all_gather(self.weights.flat(), &self.own)?);
+            self.gathering = Some(self.ranks.start_all_gather(self.weights.flat(), &self.shard)?);
         }
         Ok(())
     }
 
     /// The weights are whole.
-    pub(super) fn fetch(&mut self) -> Result<(), Error> {
-        self.start_fetch()?;
-        self.fetching.take().map_or(Ok(()), Started::wait)?;
-        self.here = true;
+    pub(super) fn unshard(&mut self) -> Result<(), Error> {
+        self.start_unshard()?;
+        self.gathering.take().map_or(Ok(()), Started::wait)?;
+        self.is_unsharded = true;
         Ok(())
     }
 
-    /// The weights are no longer needed.
-    pub(super) fn let_go(&mut self) -> Result<(), Error> {
-        self.fetching.take().map_or(Ok(()), Started::wait)?;
-        self.here = false;
+    /// Frees the whole weights.
+    pub(super) fn reshard(&mut self) -> Result<(), Error> {
+        self.gathering.take().map_or(Ok(()), Started::wait)?;
+        self.is_unsharded = false;
         self.weights.release().map_err(failed)
     }
 
-    /// Makes room for gradients, all zero.
-    pub(super) fn open_gradients(&mut self) -> Result<(), Error> {
+    /// Makes room for whole gradients, all zero.
+    pub(super) fn allocate_gradients(&mut self) -> Result<(), Error> {
         let Some(gradients) = &self.gradients else { return Ok(()) };
-        let zero = || -> Result<(), TchError> {
-            gradients.allocate()?;
-            let _ = gradients.flat().shallow_clone().f_zero_()?;
-            Ok(())
-        };
-        zero().map_err(failed)
+        gradients.allocate().map_err(failed)?;
+        gradients.flat().shallow_clone().f_zero_().map(|_| ()).map_err(failed)
     }
 
     /// Begins to sum the gradients of all ranks.
-    pub(super) fn start_giving(&mut self) -> Result<(), Error> {
+    pub(super) fn start_reduce(&mut self) -> Result<(), Error> {
         let (Some(gradients), Some(own)) = (&self.gradients, &self.gradient) else { return Ok(()) };
         let arrived = own.f_empty_like().map_err(failed)?;
-        let started = self.block.start_reduce_scatter(&arrived, gradients.flat(), Reduction::Sum)?;
-        self.giving = Some((started, arrived));
+        let started = self.ranks.start_reduce_scatter(&arrived, gradients.flat(), Reduction::Sum)?;
+        self.reducing = Some((started, arrived));
         Ok(())
     }
 
-    /// Adds what was begun to be summed to this rank's chunk, and gives the memory of the gradients back.
-    pub(super) fn finish_giving(&mut self) -> Result<(), Error> {
+    /// Adds the sum that was begun, if one was, to this rank's chunk, and frees the whole gradients.
+    pub(super) fn finish_reduce(&mut self) -> Result<(), Error> {
         let (Some(gradients), Some(own)) = (&self.gradients, &self.gradient) else { return Ok(()) };
-        let Some((started, arrived)) = self.giving.take() else { return Ok(()) };
+        let Some((started, arrived)) = self.reducing.take() else { return Ok(()) };
         started.wait()?;
         let _ = own.shallow_clone().f_add_(&arrived).map_err(failed)?;
         gradients.release().map_err(failed)
@@ -158,13 +176,6 @@ pub(super) fn lock(unit: &Mutex<Unit>) -> MutexGuard<'_, Unit> {
     unit.lock().unwrap_or_else(PoisonError::into_inner)
 }
 
-/// A part of a rank's chunks, as the optimiser takes it.
-pub(super) struct Part {
-    pub(super) master: Tensor,
-    pub(super) gradient: Tensor,
-    pub(super) working: Option<Tensor>,
-}
-
 fn failed(problem: TchError) -> Error {
-    Error::Tensor { what: "weights of a layer", problem: problem.to_string() }
+    Error::Tensor { what: "sharded weights", problem: problem.to_string() }
 }

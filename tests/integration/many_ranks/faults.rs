@@ -88,7 +88,7 @@ fn a_signal_to_one_stops_all() {
 fn a_rank_that_never_comes_is_named() {
     let place = Place::new();
     let config = place.config("alone", "[dist]\ntimeout_seconds = 2\n").display().to_string();
-    let mut ranks = Ranks::start_some(3, [0, 2].into_iter(), "pretrain", |_| own_timeout(&config), 0);
+    let mut ranks = Ranks::start_some(1, 3, [0, 2].into_iter(), "pretrain", |_| own_timeout(&config), 0);
     for place in 0..2 {
         let ended = ranks.end_of(place);
         assert_eq!(ended.code, Some(2), "{ended:?}");
@@ -108,7 +108,7 @@ fn ranks_that_were_given_something_else_are_told_what() {
     let arguments = |rank: usize| {
         ["--config".to_string(), config.clone(), "--set".to_string(), format!("run.seed={rank}")].to_vec()
     };
-    let mut ranks = Ranks::start_some(2, 0..2, "pretrain", arguments, 0);
+    let mut ranks = Ranks::start_some(1, 2, 0..2, "pretrain", arguments, 0);
     for rank in 0..2 {
         let ended = ranks.end_of(rank);
         assert_eq!(ended.code, Some(2), "{ended:?}");
@@ -130,7 +130,7 @@ fn the_reason_of_one_rank_is_told_by_all() {
         }
         given
     };
-    let mut ranks = Ranks::start_some(2, 0..2, "pretrain", arguments, 0);
+    let mut ranks = Ranks::start_some(1, 2, 0..2, "pretrain", arguments, 0);
     let ended = [ranks.end_of(0), ranks.end_of(1)];
     assert!(ended.iter().all(|ended| ended.code == Some(2)), "{ended:?}");
     assert!(ended[0].stderr.contains("rank 1 ended: ") && ended[0].stderr.contains("nowhere"), "{}", ended[0].stderr);
@@ -169,9 +169,9 @@ fn a_pretrain_run_that_is_started_again_comes_to_the_same_end() {
     started_again("pretrain", "", &sets, &[(1, 25), (0, 50)]);
 }
 
-/// The same where all give their part of a checkpoint.
+/// The same where all take part in a checkpoint.
 #[test]
-fn a_run_of_divided_weights_that_is_started_again_comes_to_the_same_end() {
+fn a_sharded_run_that_is_started_again_comes_to_the_same_end() {
     let sets = ["train.steps=40", "checkpoint.every_steps=2", "eval.every_steps=50", "dist.strategy=fsdp"];
     started_again("prune", TARGET, &sets, &[(0, 7), (1, 12)]);
 }

@@ -1,5 +1,5 @@
-//! Runs whose ranks divide weights, gradients and moments among them: the same run as that of one process, with checkpoints
-//! in its layout.
+//! Runs whose weights, gradients and moments are sharded over their ranks: the same run as that of one process, with
+//! checkpoints in its layout.
 
 use super::super::support::tensors;
 use super::equal::{apart, compare_with, same_history};
@@ -48,18 +48,18 @@ fn states_apart(a: &Path, b: &Path) -> f64 {
 /// With a micro-batch for each of two ranks sums have two terms, in whatever order: not a bit may differ from ranks that hold
 /// everything, in bf16 with bf16 moments too.
 #[test]
-fn two_ranks_do_what_two_do_that_hold_everything() {
+fn fsdp_of_two_ranks_is_ddp_of_two_ranks_to_the_bit() {
     let place = Place::new();
     for (name, more) in [("fp32", ""), ("bf16", "train.moments='bf16'")] {
         let dtype = format!("run.dtype='{name}'");
         let mut sets = vec![dtype.as_str(), "train.micro_batch_rows=4", "train.clip_norm=1e9"];
         sets.extend(Some(more).filter(|more| !more.is_empty()));
-        let [whole, divided] = ["whole", "divided"].map(|kind| format!("{name}-{kind}"));
+        let [whole, sharded] = ["whole", "sharded"].map(|kind| format!("{name}-{kind}"));
         run(2, "prune", &place.config(&whole, TARGET), &sets);
         sets.push(FSDP);
-        run(2, "prune", &place.config(&divided, TARGET), &sets);
-        assert_eq!(states_apart(&place.at(&whole), &place.at(&divided)), 0.0, "{name}");
-        let masks = [&whole, &divided].map(|name| mask_file(&last_step(&place.at(name))));
+        run(2, "prune", &place.config(&sharded, TARGET), &sets);
+        assert_eq!(states_apart(&place.at(&whole), &place.at(&sharded)), 0.0, "{name}");
+        let masks = [&whole, &sharded].map(|name| mask_file(&last_step(&place.at(name))));
         assert_eq!(apart(&masks[0], &masks[1]), 0.0, "{name}");
     }
 }
@@ -67,7 +67,7 @@ fn two_ranks_do_what_two_do_that_hold_everything() {
 /// Four ranks of two machines.
 fn on_two_machines(command: &str, arguments: &[&str]) {
     let all = |_| arguments.iter().map(|one| one.to_string()).collect();
-    Ranks::start_on(2, 4, 0..4, command, all, 0).succeed();
+    Ranks::start_some(2, 4, 0..4, command, all, 0).succeed();
 }
 
 #[test]
@@ -76,7 +76,7 @@ fn machines_that_each_hold_everything_learn_alike() {
     run(1, "prune", &place.config("one", TARGET), &[]);
     let config = place.config("hybrid", TARGET).display().to_string();
     on_two_machines("prune", &["--config", &config, "--set", "dist.strategy=hybrid", "--stop-at", "5"]);
-    // What four ranks saved, two go on with.
+    // Two ranks resume what four have saved.
     go(2, "prune", &["--resume", &place.at("hybrid").display().to_string(), "--set", FSDP]);
     same_history(&place.at("one"), &place.at("hybrid"));
     assert!(states_apart(&place.at("one"), &place.at("hybrid")) < 1e-4);
@@ -85,21 +85,21 @@ fn machines_that_each_hold_everything_learn_alike() {
     same_history(&place.at("one"), &place.at("whole"));
 }
 
-/// With one rank on each machine there is nobody to divide with: it holds everything, as under `ddp`.
+/// With one rank on each machine nothing is sharded: it holds everything, as under `ddp`.
 #[test]
 fn machines_of_one_rank_hold_everything() {
     let place = Place::new();
     run(1, "prune", &place.config("one", TARGET), &[]);
     let config = place.config("single", TARGET).display().to_string();
     let all = |_| ["--config", &config, "--set", "dist.strategy=hybrid"].map(String::from).to_vec();
-    Ranks::start_on(2, 2, 0..2, "prune", all, 0).succeed();
+    Ranks::start_some(2, 2, 0..2, "prune", all, 0).succeed();
     same_history(&place.at("one"), &place.at("single"));
     assert!(states_apart(&place.at("one"), &place.at("single")) < 1e-4);
 }
 
-/// Any number of ranks goes on with what any other number has saved, in whatever way they divide it.
+/// Any number of ranks resumes what any other number has saved, under any strategy.
 #[test]
-fn a_run_goes_on_with_another_number_of_ranks_and_another_strategy() {
+fn a_run_is_resumed_by_another_number_of_ranks_under_another_strategy() {
     let place = Place::new();
     run(1, "prune", &place.config("one", TARGET), &[]);
     for (name, before, after) in [
@@ -127,6 +127,25 @@ fn two_ranks_stop_and_resume_bit_for_bit() {
     assert_eq!(states_apart(&place.at("whole"), &place.at("parts")), 0.0);
     let files = tensors(&last_step(&place.at("parts")).join("optimizer.safetensors"));
     assert!(files.contains_key("exp_avg_sq.model.embed_tokens.weight"), "the layout of one process");
+}
+
+/// Rows per forward that fill the memory: with little data that is as many as the ranks can share evenly. The run keeps the number.
+#[test]
+fn rows_that_fill_memory_are_dealt_evenly_and_kept() {
+    let place = Place::new();
+    let auto = "train.micro_batch_rows='auto'";
+    let rows = |name: &str| {
+        let text = std::fs::read_to_string(place.at(name).join("resolved.toml")).unwrap();
+        let config: toml::Table = toml::from_str(&text).unwrap();
+        config["train"]["micro_batch_rows"].as_integer().unwrap()
+    };
+    run(1, "pretrain", &place.config("one", ""), &[auto]);
+    assert_eq!(rows("one"), 8, "all rows of a step");
+    let config = place.config("two", "").display().to_string();
+    go(2, "pretrain", &["--config", &config, "--set", auto, "--set", FSDP, "--stop-at", "5"]);
+    assert_eq!(rows("two"), 4, "half of them for each rank");
+    go(2, "pretrain", &["--resume", &place.at("two").display().to_string()]);
+    same_history(&place.at("one"), &place.at("two"));
 }
 
 /// What cannot be dealt evenly is refused before anything is begun.
