@@ -36,31 +36,30 @@ pub(super) fn run(arguments: &BenchCheck) -> anyhow::Result<ExitStatus> {
     let printer = Printer::new(arguments.json);
     let device = device::parse(&arguments.device)?;
     let mut results = Vec::new();
+    // One that fails is no reason not to see the others.
+    let mut compared = |name: String, error: anyhow::Result<f64>, tolerance: f64| {
+        let error = error.unwrap_or_else(|problem| {
+            printer.warn(format!("{name}: {problem:#}"));
+            f64::NAN
+        });
+        results.push(Compared { name, error, tolerance });
+    };
     for (kind, tolerance) in [(Kind::Float, 1e-4), (Kind::BFloat16, 2e-2)] {
+        let dtype = dtype_name(kind);
         for case in cases()? {
-            let error = case.compare(kind, device)?;
-            results.push(Compared { name: format!("{} {}", case.name, dtype_name(kind)), error, tolerance });
+            compared(format!("{} {dtype}", case.name), case.compare(kind, device).map_err(Into::into), tolerance);
         }
-        let name = format!("sparse_feed_forward {}", dtype_name(kind));
-        results.push(Compared { name, error: experts_error(kind, device)?, tolerance });
-        let name = format!("adamw, moments in {}", dtype_name(kind));
-        results.push(Compared { name, error: adamw_error(kind, device)?, tolerance });
+        let error = experts_error(kind, device).map_err(Into::into);
+        compared(format!("sparse_feed_forward {dtype}"), error, tolerance);
+        compared(format!("adamw, moments in {dtype}"), adamw_error(kind, device).map_err(Into::into), tolerance);
     }
-    results.push(Compared { name: "gate noise".to_string(), error: noise_error(device)?, tolerance: 0.0 });
+    compared("gate noise".into(), noise_error(device), 0.0);
     for (name, sharded) in [("three steps of pruning fp32", false), ("the same, weights gathered by layer", true)] {
-        results.push(Compared { name: name.into(), error: steps_error(device, sharded)?, tolerance: 1e-3 });
+        compared(name.into(), steps_error(device, sharded), 1e-3);
     }
-    let name = format!("collectives of one rank ({})", if device == Device::Cpu { "Gloo" } else { "NCCL" });
-    let error = collectives_error(device).unwrap_or_else(|problem| {
-        printer.warn(format!("{name}: {problem:#}"));
-        f64::NAN
-    });
-    results.push(Compared { name, error, tolerance: 0.0 });
-    results.push(Compared {
-        name: "decoding with a cache fp32".into(),
-        error: decoding_error(device)?,
-        tolerance: 1e-4,
-    });
+    compared("decoding with a cache fp32".into(), decoding_error(device), 1e-4);
+    let by = if device == Device::Cpu { "Gloo" } else { "NCCL" };
+    compared(format!("collectives of one rank ({by})"), collectives_error(device), 0.0);
     let passed = results.iter().all(Compared::passed);
     if device != Device::Cpu {
         let by = if kernels::compute_on(device) { "kernels of ours" } else { "operators composed of libtorch's" };
