@@ -74,6 +74,22 @@ fn a_config_json_gives_two_configurations_that_plan_takes() {
 }
 
 #[test]
+fn a_budget_of_hours_is_kept() {
+    for hours in [30.0, 200.0] {
+        let desk = Desk::new();
+        let folder = desk.config_alone("llama2-7b.json");
+        let text = hours.to_string();
+        let answer = desk.init(&folder, &["--target-params", "1.3B", "--card", "h200", "--hours", &text]);
+        let stage = |name: &str| answer[name]["seconds"].as_f64().unwrap() / 3600.0;
+        // Cut, evaluations and comparison in them; not far below either, so that the time is used.
+        let planned = stage("prune") + stage("continue");
+        assert!(planned <= 1.03 * hours && planned > 0.8 * hours, "{planned} of {hours} hours: {answer}");
+        let warnings = answer["warnings"].as_array().unwrap();
+        assert!(warnings.iter().all(|warning| !warning.to_string().contains("--hours")), "{warnings:?}");
+    }
+}
+
+#[test]
 fn the_second_stage_starts_from_what_the_first_writes() {
     let desk = Desk::new();
     let folder = desk.config_alone("llama2-7b.json");
