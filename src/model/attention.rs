@@ -111,6 +111,17 @@ impl Attention {
 
     /// Queries, keys and values of `x [B, T, D]`, with their positions.
     pub(super) fn heads(&self, x: &Tensor, context: &LayerContext, probe: &mut Probe) -> Result<Heads, TchError> {
+        let Heads { query, key, value, x } = self.heads_without_positions(x, context, probe)?;
+        Ok(Heads { query: context.rope.rotate(&query)?, key: context.rope.rotate(&key)?, value, x })
+    }
+
+    /// Queries, keys and values of `x [B, T, D]`, normed where the family does that.
+    pub(super) fn heads_without_positions(
+        &self,
+        x: &Tensor,
+        context: &LayerContext,
+        probe: &mut Probe,
+    ) -> Result<Heads, TchError> {
         let (rows, tokens, _) = x.size3()?;
         probe(Site::AttentionInput, x)?;
         let (normed, x) = rms_norm(x, &self.norm, self.eps, context.hidden.as_ref())?;
@@ -119,20 +130,15 @@ impl Attention {
         let split = |x: &Tensor, heads: i64| x.f_view([rows, tokens, heads, self.layout.head_dim]);
         let (heads, kv_heads) = (self.layout.num_attention_heads, self.layout.num_key_value_heads);
         Ok(Heads {
-            query: self.rotated(split(&query, heads)?, self.query_norm.as_ref(), context)?,
-            key: self.rotated(split(&key, kv_heads)?, self.key_norm.as_ref(), context)?,
+            query: self.normed(split(&query, heads)?, self.query_norm.as_ref())?,
+            key: self.normed(split(&key, kv_heads)?, self.key_norm.as_ref())?,
             value: split(&value, kv_heads)?,
             x,
         })
     }
 
-    /// Heads `[B, T, H, E]`, normed where the family does that, with their positions.
-    fn rotated(&self, heads: Tensor, norm: Option<&Tensor>, context: &LayerContext) -> Result<Tensor, TchError> {
-        let heads = match norm {
-            Some(weight) => rms_norm(&heads, weight, self.eps, None)?.0,
-            None => heads,
-        };
-        context.rope.rotate(&heads)
+    fn normed(&self, heads: Tensor, norm: Option<&Tensor>) -> Result<Tensor, TchError> {
+        norm.map_or(Ok(heads.shallow_clone()), |weight| Ok(rms_norm(&heads, weight, self.eps, None)?.0))
     }
 
     /// The same tensors again.

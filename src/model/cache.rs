@@ -8,6 +8,7 @@
 //! The cache knows shapes and positions; what is computed with it is in `decode.rs`.
 
 use super::ModelConfig;
+use super::recorded_token::RecordedToken;
 use super::rope::RopeTable;
 use crate::hf::Rope;
 use tch::{Device, Kind, TchError, Tensor};
@@ -49,6 +50,8 @@ pub enum DecodeError {
 #[derive(Debug)]
 pub struct KvCache {
     layers: Vec<LayerCache>,
+    /// A token after those of this cache, recorded.
+    pub(super) recorded: Option<Box<RecordedToken>>,
     rope: Rope,
     head_dim: i64,
     rotary: RopeTable,
@@ -75,6 +78,7 @@ impl KvCache {
         });
         Ok(KvCache {
             layers: layers.collect::<Result<_, _>>()?,
+            recorded: None,
             rope: model.rope,
             head_dim: model.head_dim,
             rotary: RopeTable::new(&model.rope, model.head_dim, expected, device)?,
@@ -102,6 +106,11 @@ impl KvCache {
         self.layers.iter().map(|layer| bytes(&layer.key) + bytes(&layer.value)).sum()
     }
 
+    /// Why tokens are not launched as one CUDA graph, where that was tried.
+    pub fn recording_refusal(&self) -> Option<&str> {
+        self.recorded.as_ref()?.refusal()
+    }
+
     /// Forgets all tokens and keeps the memory.
     pub fn clear(&mut self) {
         self.length = 0;
@@ -110,6 +119,28 @@ impl KvCache {
 
     /// Checks ids `[B, T]`, makes room for them and gives the rotary table of their positions.
     pub(super) fn begin(&mut self, input_ids: &Tensor) -> Result<RopeTable, DecodeError> {
+        let tokens = self.make_room(input_ids)?;
+        Ok(self.rotary.narrow(self.length, tokens)?)
+    }
+
+    /// The rotary table of all positions that there is room for.
+    pub(super) fn rotary(&self) -> RopeTable {
+        self.rotary.shallow_clone()
+    }
+
+    /// Whether a layer forgets tokens.
+    pub(super) fn has_windows(&self) -> bool {
+        self.layers.iter().any(|layer| layer.window.is_some())
+    }
+
+    /// Where its memory lies: another place after it grew.
+    pub(super) fn memory(&self) -> [usize; 2] {
+        let key = self.layers.first().map_or(0, |layer| layer.key.data_ptr() as usize);
+        [key, self.rotary.memory()]
+    }
+
+    /// Checks ids `[B, T]` and makes room for them; T.
+    pub(super) fn make_room(&mut self, input_ids: &Tensor) -> Result<i64, DecodeError> {
         let found = input_ids.size();
         let tokens = match found[..] {
             [rows, tokens] if rows == self.rows && tokens > 0 => tokens,
@@ -127,15 +158,14 @@ impl KvCache {
         for layer in &mut self.layers {
             layer.reserve(self.length, tokens)?;
         }
-        Ok(self.rotary.narrow(self.length, tokens)?)
+        Ok(tokens)
     }
 
-    /// The cache of a layer and the position at which the new tokens begin.
-    pub(super) fn layer(&mut self, layer: usize) -> Result<(&mut LayerCache, i64), DecodeError> {
+    /// The cache of a layer.
+    pub(super) fn layer(&self, layer: usize) -> Result<&LayerCache, DecodeError> {
         let layers = self.layers.len();
-        let cache = self.layers.get_mut(layer);
-        let cache = cache.ok_or_else(|| TchError::Shape(format!("layer {layer} of a cache for {layers} layers")))?;
-        Ok((cache, self.length))
+        let cache = self.layers.get(layer);
+        Ok(cache.ok_or_else(|| TchError::Shape(format!("layer {layer} of a cache for {layers} layers")))?)
     }
 
     /// Takes the new tokens as read, after all layers have them. A step that failed before is as if it had not been.
@@ -199,12 +229,17 @@ impl LayerCache {
     }
 
     /// Stores keys and values `[B, T, K, E]` of the tokens from `position` on.
-    pub(super) fn store(&mut self, position: i64, key: &Tensor, value: &Tensor) -> Result<(), TchError> {
+    pub(super) fn store(&self, position: i64, key: &Tensor, value: &Tensor) -> Result<(), TchError> {
         for (into, from) in [(&self.key, key), (&self.value, value)] {
             let (_, tokens, _, _) = from.size4()?;
             into.f_narrow(2, position - self.first, tokens)?.f_copy_(&from.f_transpose(1, 2)?)?;
         }
         Ok(())
+    }
+
+    /// Keys and values of all positions that there is room for, `[B, K, capacity, E]` each, used or not.
+    pub(super) fn whole(&self) -> (&Tensor, &Tensor) {
+        (&self.key, &self.value)
     }
 
     /// What `tokens` queries from `position` on may read, their own keys included.

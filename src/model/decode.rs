@@ -6,7 +6,8 @@
 //!                                             ─► norm ─► logits of the last token, or of all
 //! ```
 //!
-//! The first tokens of a text go through the attention of training, later ones through that of a cache.
+//! The first tokens of a text go through the attention of training, later ones through that of a cache. On a GPU a single token is
+//! recorded once and launched as one from then on (`recorded_token.rs`).
 
 use super::attention::{Attention, Heads};
 use super::block::Block;
@@ -16,10 +17,20 @@ use super::decoder::{Decoder, Embedding, Head};
 use super::norm::rms_norm;
 use super::probe::unseen;
 use crate::native::ops::attention::causal_attention;
-use crate::native::ops::cached_attention::cached_attention;
+use crate::native::ops::cached_attention::{cached_attention, cached_attention_up_to};
+use crate::native::ops::cached_heads::TokenHeads;
 use crate::native::ops::embedding::embedding;
 use crate::native::ops::projection;
 use tch::{TchError, Tensor};
+
+/// Where new tokens go.
+#[derive(Clone, Copy)]
+enum Place<'a> {
+    /// From this position on.
+    From(i64),
+    /// One token, to the position that the device reads from `[1]` (int64): the same launches for every token.
+    OnDevice(&'a Tensor),
+}
 
 impl Decoder {
     /// Logits `[B, T, V]` of `input_ids [B, T]` (int64), which follow what `cache` holds and are then held too.
@@ -40,6 +51,9 @@ impl Decoder {
     /// Those of [`Decoder::forward_cached`].
     pub fn next_logits(&self, input_ids: &Tensor, cache: &mut KvCache) -> Result<Tensor, DecodeError> {
         tch::no_grad(|| {
+            if let Some(logits) = self.recorded_logits(input_ids, cache)? {
+                return Ok(logits);
+            }
             let x = self.cached_stream(input_ids, cache)?;
             let (_, tokens, _) = x.size3()?;
             let last = x.f_narrow(1, tokens - 1, 1)?;
@@ -50,12 +64,35 @@ impl Decoder {
     /// The residual stream `[B, T, D]` of new tokens after the last block.
     fn cached_stream(&self, input_ids: &Tensor, cache: &mut KvCache) -> Result<Tensor, DecodeError> {
         let context = LayerContext::plain(cache.begin(input_ids)?);
+        let x = self.through_blocks(input_ids, &context, cache, Place::From(cache.length()))?;
+        cache.commit(x.size3()?.1);
+        Ok(x)
+    }
+
+    /// Logits `[B, V]` after one token a row, `input_ids [B, 1]`, which goes to the position that the device reads; the cache has room
+    /// for it, and does not know of it afterwards.
+    pub(super) fn token_logits(
+        &self,
+        input_ids: &Tensor,
+        cache: &KvCache,
+        position: &Tensor,
+    ) -> Result<Tensor, DecodeError> {
+        let context = LayerContext::plain(cache.rotary());
+        let x = self.through_blocks(input_ids, &context, cache, Place::OnDevice(position))?;
+        Ok(self.head.logits(self.model().rms_norm_eps, &x)?.f_squeeze_dim(1)?)
+    }
+
+    fn through_blocks(
+        &self,
+        input_ids: &Tensor,
+        context: &LayerContext,
+        cache: &KvCache,
+        place: Place,
+    ) -> Result<Tensor, DecodeError> {
         let mut x = self.embedding.look_up(input_ids)?;
         for (layer, block) in self.blocks.iter().enumerate() {
-            let (cache, position) = cache.layer(layer)?;
-            x = block.forward_cached(&x, &context, cache, position)?;
+            x = block.forward_cached(&x, context, cache.layer(layer)?, place)?;
         }
-        cache.commit(x.size3()?.1);
         Ok(x)
     }
 }
@@ -78,10 +115,10 @@ impl Block {
         &self,
         x: &Tensor,
         context: &LayerContext,
-        cache: &mut LayerCache,
-        position: i64,
+        cache: &LayerCache,
+        place: Place,
     ) -> Result<Tensor, TchError> {
-        self.feed_forward.forward(&self.attention.forward_cached(x, context, cache, position)?, context)
+        self.feed_forward.forward(&self.attention.forward_cached(x, context, cache, place)?, context)
     }
 }
 
@@ -90,9 +127,13 @@ impl Attention {
         &self,
         x: &Tensor,
         context: &LayerContext,
-        cache: &mut LayerCache,
-        position: i64,
+        cache: &LayerCache,
+        place: Place,
     ) -> Result<Tensor, TchError> {
+        let position = match place {
+            Place::From(position) => position,
+            Place::OnDevice(position) => return self.forward_token(x, context, cache, position),
+        };
         let Heads { query, key, value, x } = self.heads(x, context, &mut unseen)?;
         let (rows, tokens, _) = x.size3()?;
         cache.store(position, &key, &value)?;
@@ -108,5 +149,21 @@ impl Attention {
             }
         };
         self.output.forward_gated(&joined.f_reshape([rows, tokens, -1])?, None, None, &x)
+    }
+
+    /// One token a row, to the position that the device reads.
+    fn forward_token(
+        &self,
+        x: &Tensor,
+        context: &LayerContext,
+        cache: &LayerCache,
+        position: &Tensor,
+    ) -> Result<Tensor, TchError> {
+        let Heads { query, key, value, x } = self.heads_without_positions(x, context, &mut unseen)?;
+        let (keys, values) = cache.whole();
+        let heads = TokenHeads { query: &query, key: &key, value: &value };
+        let query = context.rope.place(heads, position, (keys, values))?;
+        let joined = cached_attention_up_to(&query, keys, values, position)?;
+        self.output.forward_gated(&joined.f_reshape([x.size3()?.0, 1, -1])?, None, None, &x)
     }
 }

@@ -37,6 +37,7 @@ pub mod norm;
 pub mod packed_feed_forward;
 pub mod parameters;
 pub mod probe;
+mod recorded_token;
 pub mod rope;
 pub mod routed_count;
 pub mod router;

@@ -10,6 +10,7 @@
 //! `head_dim` and the order inside a head never change.
 
 use crate::hf::{Rope, RopeKind};
+use crate::native::ops::cached_heads::{TokenHeads, place_token};
 use crate::native::ops::rope::rope;
 use std::f64::consts::PI;
 use tch::{Device, Kind, TchError, Tensor};
@@ -40,6 +41,21 @@ impl RopeTable {
     /// Tables for positions `start..start + tokens` of these.
     pub fn narrow(&self, start: i64, tokens: i64) -> Result<RopeTable, TchError> {
         Ok(RopeTable { cos: self.cos.f_narrow(0, start, tokens)?, sin: self.sin.f_narrow(0, start, tokens)? })
+    }
+
+    /// Puts key and value of a token to the position in `position` (`[1]`, int64, on the device) of a cache; the query, turned.
+    pub(super) fn place(
+        &self,
+        heads: TokenHeads,
+        position: &Tensor,
+        cache: (&Tensor, &Tensor),
+    ) -> Result<Tensor, TchError> {
+        place_token(heads, (&self.cos, &self.sin), position, cache)
+    }
+
+    /// Where it lies.
+    pub(super) fn memory(&self) -> usize {
+        self.cos.data_ptr() as usize
     }
 
     /// The same tensors again.

@@ -466,7 +466,10 @@ fn a_device_that_is_not_here_is_said() {
     let desk = Desk::published();
     let file = desk.at("llama2-7b-to-1.3b-continue.toml");
     let (_, answer, stderr) = plan(&file, &["--set", "run.device=cuda"]);
-    assert!(said(&answer, "not_checked").contains("run.device = \"cuda\": this machine has no such device"), "{answer}");
+    assert!(
+        said(&answer, "not_checked").contains("run.device = \"cuda\": this machine has no such device"),
+        "{answer}"
+    );
     assert!(!stderr.contains("no kernels of ours"), "{stderr}");
     let (_, answer, _) = plan(&file, &["--set", "run.device=cuda", "--card", "h100"]);
     assert!(!said(&answer, "not_checked").contains("no such device"), "{answer}");

@@ -112,16 +112,19 @@ void check(const Tensor& query, const Tensor& key, const Tensor& value) {
               "queries of ", query.sizes(), " for keys of ", key.sizes());
 }
 
-Tensor cached_attention(const Tensor& query, const Tensor& key, const Tensor& value) {
+Tensor cached_attention(const Tensor& query, const Tensor& key, const Tensor& value, const Tensor& last) {
   check(query, key, value);
+  TORCH_CHECK(!last.defined() || (last.scalar_type() == at::kLong && last.numel() == 1 && last.device() == query.device()),
+              "the last key of a cache is one int64 on its device, not ", last.options());
   TORCH_CHECK(!at::GradMode::is_enabled() || !query.requires_grad(), "attention to a cache has no gradient");
   const int64_t rows = key.size(0), groups = key.size(1), tokens = key.size(2), dim = key.size(3);
   const int64_t each = query.size(2) / groups;
   if (has_device_kernels(query.device())) {
     Tensor out = at::empty(query.sizes(), query.options());
-    device::cached_attention(query.contiguous(), key, value, out);
+    device::cached_attention(query.contiguous(), key, value, last, out);
     return out;
   }
+  TORCH_CHECK(!last.defined(), "the CPU's kernel takes the keys that count, not a number of them");
   const auto wide = at::TensorOptions(at::kFloat);
   const Tensor wide_query = query.to(at::kFloat).contiguous();
   const auto scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(dim)));
@@ -148,6 +151,9 @@ extern "C" int shearling_takes_cached_attention(int64_t each, int64_t dim) {
   return shearling::device::takes_cached_attention(each, dim);
 }
 
-extern "C" int shearling_cached_attention(Tensor* query, Tensor* key, Tensor* value, Tensor** out, char** error) {
-  return shearling::guarded(error, [&] { shearling::give(out, shearling::cached_attention(*query, *key, *value)); });
+extern "C" int shearling_cached_attention(Tensor* query, Tensor* key, Tensor* value, Tensor* last, Tensor** out,
+                                          char** error) {
+  return shearling::guarded(error, [&] {
+    shearling::give(out, shearling::cached_attention(*query, *key, *value, shearling::optional(last)));
+  });
 }

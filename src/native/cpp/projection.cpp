@@ -1,5 +1,6 @@
 // Linear maps as single autograd nodes whose products add up in place: several maps of one input, and a gated map
 // onto a residual. Both keep their input and parameters for backward, nothing else.
+#include "device/kernels.h"
 #include "folded_weight.h"
 #include "kernel.h"
 #include "leaf_gradient.h"
@@ -61,6 +62,18 @@ void map_into(const Tensor& rows, const Tensor& weight, const Tensor& bias, Tens
   }
 }
 
+using device::Map;
+
+// Every map of `rows`; where a GPU decodes, all of them in one launch.
+void map_all(const Tensor& rows, std::vector<Map> maps) {
+  if (device::takes_matvec(rows)) {
+    for (Map& map : maps) map.weight = map.weight.contiguous();
+    device::matvec(rows, maps);
+    return;
+  }
+  for (const Map& map : maps) map_into(rows, map.weight, map.bias, map.out.view({rows.size(0), map.weight.size(0)}));
+}
+
 Tensor bias_gradient(const Tensor& bias, const Tensor& gradient) {
   return deliver(bias, gradient.sum({0}, false, at::kFloat));
 }
@@ -71,14 +84,15 @@ struct Projection : Function<Projection> {
                                const std::vector<bool>& biased) {
     const Tensor kept = x.contiguous(), rows = as_rows(kept);
     variable_list saved{kept}, outputs;
+    std::vector<Map> maps;
     size_t next = 0;
     for (const bool has_bias : biased) {
       const Tensor weight = parameters[next++], bias = has_bias ? parameters[next++] : Tensor();
-      Tensor out = at::empty(mapped_sizes(x, weight), x.options());
-      map_into(rows, weight, bias, out.view({rows.size(0), weight.size(0)}));
-      outputs.push_back(out);
+      outputs.push_back(at::empty(mapped_sizes(x, weight), x.options()));
+      maps.push_back({weight, bias, Tensor(), outputs.back()});
       saved.insert(saved.end(), {weight, bias});
     }
+    map_all(rows, std::move(maps));
     ctx->set_materialize_grads(false);
     ctx->save_for_backward(std::move(saved));
     return outputs;
@@ -128,10 +142,15 @@ struct GatedProjection : Function<GatedProjection> {
                         const std::optional<Tensor>& bias_or_none, const Tensor& residual) {
     const Gates gates{or_undefined(row_gate), or_undefined(column_gate)};
     const Tensor bias = or_undefined(bias_or_none), kept = x.contiguous();
+    const Tensor rows = as_rows(kept), folded = fold(weight, gates);
     Tensor out = at::empty(residual.sizes(), residual.options());
-    bias.defined() ? out.copy_(residual).add_(bias) : out.copy_(residual);
-    Tensor into = out.view({kept.numel() / kept.size(-1), weight.size(0)});
-    gemm(as_rows(kept), fold(weight, gates).t(), into, true);
+    if (device::takes_matvec(rows)) {
+      device::matvec(rows, {{folded.contiguous(), bias, residual.contiguous(), out}});
+    } else {
+      bias.defined() ? out.copy_(residual).add_(bias) : out.copy_(residual);
+      Tensor into = out.view({rows.size(0), weight.size(0)});
+      gemm(rows, folded.t(), into, true);
+    }
     ctx->save_for_backward({kept, weight, gates.row, gates.column, bias});
     return out;
   }

@@ -20,6 +20,7 @@ struct CachedAttentionPart {
   const T* query;  // [B K, G, E]
   const T* key;    // [B, K, S, E]; rows of E lie one after the other
   const T* value;  // likewise
+  const i64* last; // index of the last key that counts, or null: all do
   float* tops;     // [B K, parts, G]
   float* sums;     // likewise
   float* mixed;    // [B K, parts, G, E]
@@ -35,8 +36,9 @@ struct CachedAttentionPart {
   template <class Team>
   SHEARLING_DEVICE void operator()(Team& team) const {
     const i64 group = team.block(), row = group / groups, in_row = group % groups;
-    const i64 begin = team.part() * ATTENTION_KEYS;
-    const u32 count = static_cast<u32>(tokens - begin < ATTENTION_KEYS ? tokens - begin : ATTENTION_KEYS);
+    const i64 begin = team.part() * ATTENTION_KEYS, end = last ? *last + 1 : tokens;
+    if (begin >= end) return;
+    const u32 count = static_cast<u32>(end - begin < ATTENTION_KEYS ? end - begin : ATTENTION_KEYS);
     float *scores = team.shared(), *room = scores + each * ATTENTION_KEYS;
     score(team, query + group * each * dim, key + row * key_row + in_row * key_group + begin * dim, count, scores);
     const i64 place = (group * parts + team.part()) * each;
@@ -109,20 +111,22 @@ struct CachedAttentionJoin {
   const float* tops;
   const float* sums;
   const float* mixed;
-  T* out;  // [B K, G, E]
+  T* out;           // [B K, G, E]
+  const i64* last;  // as above
   i64 parts;
   u32 each, dim;
 
   template <class Team>
   SHEARLING_DEVICE void operator()(Team& team) const {
     const u32 across = dim / W;
+    const i64 filled = last ? *last / ATTENTION_KEYS + 1 : parts;
     for (u32 item = team.thread(); item < each * across; item += team.threads()) {
       const u32 g = item / across, column = item % across * W;
       const i64 first = team.block() * parts * each + g;
       float top = lowest(), sum = 0.0f;
-      for (i64 part = 0; part < parts; ++part) top = larger(tops[first + part * each], top);
+      for (i64 part = 0; part < filled; ++part) top = larger(tops[first + part * each], top);
       Wide<W> total{};
-      for (i64 part = 0; part < parts; ++part) {
+      for (i64 part = 0; part < filled; ++part) {
         const i64 place = first + part * each;
         const float weight = exponential(tops[place] - top);
         sum += weight * sums[place];

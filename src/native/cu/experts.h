@@ -3,12 +3,12 @@
 // fixed (the blocks read how much there is), and the sum over blocks in one order.
 #pragma once
 
-#include "portable.h"
+#include "dot.h"
 
 namespace shearling {
 namespace cu {
 
-// Units of an expert that a block of 32 threads for each takes at a time.
+// Units that a block of 32 threads for each takes at a time.
 constexpr u32 EXPERT_UNITS = 8;
 
 // A block per expert: 1 where its logit x · r + β is above 0, or NaN, so that a broken number stays visible; else 0.
@@ -34,9 +34,9 @@ struct ExpertsRoute {
   }
 };
 
-// The experts that run, shared out over the blocks by parts of EXPERT_UNITS units: a warp takes a unit's gate and up row, then
-// all threads add the units' down rows to the block's own sum, `partial [blocks, D]`. The block's memory holds x, the sum,
-// the units' values and the list of experts.
+// The units of the experts that run, shared out evenly over the blocks, EXPERT_UNITS at a time: a warp takes a unit's gate and
+// up row, then all threads add the units' down rows to the block's own sum, `partial [blocks, D]`. The block's memory holds
+// x, the sum, the units' values and rows, and the list of experts.
 template <class T, int W>
 struct ExpertsForward {
   static constexpr bool MEETS = true;
@@ -48,66 +48,89 @@ struct ExpertsForward {
   float* partial;
   i64 experts, size, dim;
 
-  static SHEARLING_DEVICE constexpr i64 shared_floats(i64 experts, i64 dim) { return 2 * dim + EXPERT_UNITS + experts; }
+  static SHEARLING_DEVICE constexpr i64 shared_floats(i64 experts, i64 dim) {
+    return 2 * dim + 2 * EXPERT_UNITS + 2 * experts + 1;
+  }
+
+  // What the block's memory holds.
+  struct Shared {
+    float* input;  // [D]
+    float* sum;    // [D]
+    float* units;  // [EXPERT_UNITS], values of the units in hand
+    int* rows;     // [EXPERT_UNITS], their down rows, among all rows of `packed`
+    int* flags;    // [N]
+    int* list;     // [N], the experts that run, in order
+    int* running;  // how many there are
+  };
 
   template <class Team>
   SHEARLING_DEVICE void operator()(Team& team) const {
-    float *input = team.shared(), *sum = input + dim, *units = sum + dim;
-    int* list = reinterpret_cast<int*>(units + EXPERT_UNITS);
+    float* memory = team.shared();
+    int* whole = reinterpret_cast<int*>(memory + 2 * dim + EXPERT_UNITS);
+    const Shared shared{memory,
+                        memory + dim,
+                        memory + 2 * dim,
+                        whole,
+                        whole + EXPERT_UNITS,
+                        whole + EXPERT_UNITS + experts,
+                        whole + EXPERT_UNITS + 2 * experts};
     for_packs<W>(team, dim, [&](i64 j) {
-      store<W>(input + j, load<W>(x + j));
-      store<W>(sum + j, Wide<W>{});
+      store<W>(shared.input + j, load<W>(x + j));
+      store<W>(shared.sum + j, Wide<W>{});
     });
-    const i64 running = list_running(team, list);
-    team.sync();
-    const i64 parts = (size + EXPERT_UNITS - 1) / EXPERT_UNITS;
-    for (i64 item = team.block(); item < running * parts; item += team.blocks()) {
-      add_units(team, list[item / parts], item % parts * EXPERT_UNITS, input, units, sum);
+    list_running(team, shared);
+    const i64 units = *shared.running * size;
+    const i64 begin = team.block() * units / team.blocks(), end = (team.block() + 1) * units / team.blocks();
+    for (i64 first = begin; first < end; first += EXPERT_UNITS) {
+      add_units(team, first, static_cast<u32>(end - first < EXPERT_UNITS ? end - first : EXPERT_UNITS), shared);
     }
     float* mine = partial + team.block() * dim;
-    for_packs<W>(team, dim, [&](i64 j) { store<W>(mine + j, load<W>(sum + j)); });
+    for_packs<W>(team, dim, [&](i64 j) { store<W>(mine + j, load<W>(shared.sum + j)); });
   }
 
-  // The numbers of the experts that run, in order; how many there are. Every block makes its own: that is faster than
-  // another launch.
+  // The numbers of the experts that run. Every block makes its own list: that is faster than another launch.
   template <class Team>
-  SHEARLING_DEVICE i64 list_running(Team& team, int* list) const {
-    int seen = 0;
-    for (u32 e = 0; e < experts; ++e) {
-      const int run = runs[e];
-      if (run && e % team.threads() == team.thread()) list[seen] = static_cast<int>(e);
-      seen += run;
-    }
-    return seen;
-  }
-
-  template <class Team>
-  SHEARLING_DEVICE void add_units(Team& team, i64 expert, i64 first, const float* input, float* units,
-                                  float* sum) const {
-    const T* gate = packed + expert * 3 * size * dim;
-    const T *up = gate + size * dim, *down = up + size * dim;
-    const u32 warp = team.thread() / 32, lane = team.thread() % 32;
-    const i64 unit = first + warp;
-    float g = 0.0f, u = 0.0f;
-    for (i64 j = static_cast<i64>(lane) * W; unit < size && j < dim; j += 32 * W) {
-      const Wide<W> value = load<W>(input + j), a = load<W>(gate + unit * dim + j), b = load<W>(up + unit * dim + j);
-      for (int k = 0; k < W; ++k) {
-        g += a.at[k] * value.at[k];
-        u += b.at[k] * value.at[k];
-      }
-    }
-    g = team.warp_sum(g);
-    u = team.warp_sum(u);
-    if (lane == 0) units[warp] = unit < size ? activated(expert * size + unit, g, u) : 0.0f;
+  SHEARLING_DEVICE void list_running(Team& team, const Shared& shared) const {
+    for (u32 e = team.thread(); e < experts; e += team.threads()) shared.flags[e] = runs[e];
     team.sync();
-    const i64 count = size - first < EXPERT_UNITS ? size - first : EXPERT_UNITS;
+    for (u32 e = team.thread(); e < experts; e += team.threads()) {
+      int before = 0;
+      for (u32 other = 0; other < e; ++other) before += shared.flags[other];
+      if (shared.flags[e]) shared.list[before] = static_cast<int>(e);
+      if (e + 1 == experts) *shared.running = before + shared.flags[e];
+    }
+    team.sync();
+  }
+
+  // Units from `first` on among those that run.
+  template <class Team>
+  SHEARLING_DEVICE void add_units(Team& team, i64 first, u32 count, const Shared& shared) const {
+    const u32 warp = team.thread() / 32, lane = team.thread() % 32;
+    Wide<2> dots{};
+    i64 expert = 0, unit = 0;
+    if (warp < count) {
+      expert = shared.list[(first + warp) / size];
+      unit = (first + warp) % size;
+      const T* gate = packed + (expert * 3 * size + unit) * dim;
+      const T* const rows[2] = {gate, gate + size * dim};
+      dots = lane_dots<W>(rows, shared.input, dim, lane);
+    }
+    const float g = team.warp_sum(dots.at[0]), u = team.warp_sum(dots.at[1]);
+    if (lane == 0 && warp < count) {
+      shared.units[warp] = activated(expert * size + unit, g, u);
+      shared.rows[warp] = static_cast<int>((expert * 3 + 2) * size + unit);
+    }
+    team.sync();
     for_packs<W>(team, dim, [&](i64 j) {
-      Wide<W> total = load<W>(sum + j);
-      for (i64 r = 0; r < count; ++r) {
-        const Wide<W> row = load<W>(down + (first + r) * dim + j);
-        for (int k = 0; k < W; ++k) total.at[k] += units[r] * row.at[k];
+      Pack<T, W> down[EXPERT_UNITS] = {};
+      for (u32 r = 0; r < EXPERT_UNITS; ++r) {
+        if (r < count) down[r] = *reinterpret_cast<const Pack<T, W>*>(packed + shared.rows[r] * dim + j);
       }
-      store<W>(sum + j, total);
+      Wide<W> total = load<W>(shared.sum + j);
+      for (u32 r = 0; r < EXPERT_UNITS; ++r) {
+        for (int k = 0; k < W && r < count; ++k) total.at[k] += shared.units[r] * widen(down[r].at[k]);
+      }
+      store<W>(shared.sum + j, total);
     });
     team.sync();
   }
@@ -119,23 +142,36 @@ struct ExpertsForward {
   }
 };
 
-// A thread per W columns: the residual stream, the blocks' sums in order, and the bias of the down projection.
+// A block per 32 packs of columns: each of its warps adds up a share of the blocks' sums, then the shares, the bias of the down
+// projection and the residual stream are added in order.
 template <class T, int W>
 struct ExpertsSum {
-  static constexpr bool MEETS = false;
+  static constexpr bool MEETS = true;
   const float* partial;
   const float* bias;
   const T* residual;
   T* out;
   i64 count, dim;
 
+  static SHEARLING_DEVICE constexpr i64 shared_floats(i64 threads) { return threads * W; }
+
   template <class Team>
   SHEARLING_DEVICE void operator()(Team& team) const {
-    const i64 column = (team.block() * team.threads() + team.thread()) * W;
-    if (column >= dim) return;
-    Wide<W> total = load_or<W>(bias, column, 0.0f);
-    for (i64 i = 0; i < count; ++i) {
+    const u32 warps = team.threads() / 32, warp = team.thread() / 32, lane = team.thread() % 32;
+    const i64 column = (team.block() * 32 + lane) * W;
+    const i64 begin = count * warp / warps, end = count * (warp + 1) / warps;
+    Wide<W> total{};
+    for (i64 i = begin; i < end && column < dim; ++i) {
       const Wide<W> part = load<W>(partial + i * dim + column);
+      for (int k = 0; k < W; ++k) total.at[k] += part.at[k];
+    }
+    float* shares = team.shared();
+    store<W>(shares + team.thread() * W, total);
+    team.sync();
+    if (warp != 0 || column >= dim) return;
+    total = load_or<W>(bias, column, 0.0f);
+    for (u32 share = 0; share < warps; ++share) {
+      const Wide<W> part = load<W>(shares + (share * 32 + lane) * W);
       for (int k = 0; k < W; ++k) total.at[k] += part.at[k];
     }
     const Wide<W> stream = load<W>(residual + column);

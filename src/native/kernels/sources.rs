@@ -12,8 +12,11 @@ pub struct Source {
 }
 
 /// What sources include: file names and texts.
-pub(super) const HEADERS: [(&str, &str); 2] =
-    [("portable.h", include_str!("../cu/portable.h")), ("softmax.h", include_str!("../cu/softmax.h"))];
+pub(super) const HEADERS: [(&str, &str); 3] = [
+    ("dot.h", include_str!("../cu/dot.h")),
+    ("portable.h", include_str!("../cu/portable.h")),
+    ("softmax.h", include_str!("../cu/softmax.h")),
+];
 
 macro_rules! source {
     ($name:ident) => {
@@ -26,14 +29,16 @@ macro_rules! source {
 }
 
 /// Every source with kernels.
-pub const SOURCES: [Source; 10] = [
+pub const SOURCES: [Source; 12] = [
     source!(adamw),
     source!(cached_attention),
+    source!(cached_heads),
     source!(cross_entropy),
     source!(distillation),
     source!(embedding),
     source!(experts),
     source!(folded_weight),
+    source!(matvec),
     source!(rms_norm),
     source!(rope),
     source!(swiglu),

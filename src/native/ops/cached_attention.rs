@@ -16,6 +16,7 @@ unsafe extern "C" {
         query: CTensor,
         key: CTensor,
         value: CTensor,
+        last: CTensor,
         out: *mut CTensor,
         error: CError,
     ) -> c_int;
@@ -39,8 +40,25 @@ pub fn cached_attention(
         return cached_attention_reference(query, key, value, mask);
     }
     let [query, key, value] = [query, key, value].map(shim::pointer);
+    let all = shim::optional(None);
     // SAFETY: three live tensors; dtypes, sizes and layout are checked on the other side.
-    shim::tensor(|out, error| unsafe { shearling_cached_attention(query, key, value, out, error) })
+    shim::tensor(|out, error| unsafe { shearling_cached_attention(query, key, value, all, out, error) })
+}
+
+/// [`cached_attention`] of one token, `query [B, 1, H, E]`, to the first keys and values of a cache with room for more,
+/// `key`, `value [B, K, capacity, E]`: up to and with the one whose index is in `last` (`[1]`, int64, on the device). Where a
+/// GPU has kernels, the host need not know the index: the launch is the same for every token.
+///
+/// # Errors
+/// Those of [`cached_attention`].
+pub fn cached_attention_up_to(query: &Tensor, key: &Tensor, value: &Tensor, last: &Tensor) -> Result<Tensor, TchError> {
+    if !suits_gpu(query, key)? {
+        let count = last.f_int64_value(&[0])? + 1;
+        return cached_attention(query, &key.f_narrow(2, 0, count)?, &value.f_narrow(2, 0, count)?, None);
+    }
+    let [query, key, value, last] = [query, key, value, last].map(shim::pointer);
+    // SAFETY: four live tensors; dtypes, sizes and layout are checked on the other side.
+    shim::tensor(|out, error| unsafe { shearling_cached_attention(query, key, value, last, out, error) })
 }
 
 /// Whether a GPU's kernel takes heads and groups like these.
@@ -98,6 +116,32 @@ mod tests {
                     let found = cached_attention(&query, &key, &value, None).unwrap();
                     assert_eq!((found.size(), found.kind()), (query.size(), kind));
                     assert_close(&format!("{size:?} {kept} {kind:?}"), &found, &expected, tolerance);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn the_first_keys_of_a_cache_with_room_are_those_alone() {
+        on_every_backend(the_first_keys_of_a_cache_with_room_are_those_alone_here);
+    }
+
+    fn the_first_keys_of_a_cache_with_room_are_those_alone_here() {
+        // Parts of 128 keys, whole, in part and empty; what lies behind the last key must not be read.
+        for size in [[1, 1, 1, 1, 8], [2, 1, 4, 2, 16], [1, 1, 6, 2, 64]] {
+            for kind in [Kind::Float, Kind::BFloat16] {
+                let [query, key, value] = inputs(size, 400, kind);
+                for count in [1, 127, 128, 129, 256, 399, 400] {
+                    let [key, value] = [&key, &value].map(|cache| {
+                        let cache = cache.copy();
+                        let _ = cache.narrow(2, count, 400 - count).fill_(f64::NAN);
+                        cache
+                    });
+                    let [first, its] = [&key, &value].map(|cache| cache.narrow(2, 0, count));
+                    let expected = cached_attention(&query, &first, &its, None).unwrap();
+                    let last = Tensor::from_slice(&[count - 1]);
+                    let found = cached_attention_up_to(&query, &key, &value, &last).unwrap();
+                    assert_eq!(found, expected, "{size:?} {kind:?} {count}");
                 }
             }
         }

@@ -6,6 +6,7 @@ pub mod adamw;
 pub mod attention;
 pub mod autograd;
 pub mod cached_attention;
+pub mod cached_heads;
 mod closure;
 pub mod cross_entropy;
 mod dispatch;

@@ -101,7 +101,7 @@ pub fn project_gated_reference(
 #[cfg(test)]
 mod tests {
     use super::super::gradient::set_gradient_buffer;
-    use super::super::test_support::{as_leaf, assert_close, compare, sample};
+    use super::super::test_support::{as_leaf, assert_close, compare, on_every_backend, sample};
     use super::*;
     use tch::{Device, Kind};
 
@@ -130,6 +130,36 @@ mod tests {
         check_project(&[3, 7, 33], [17, 50], true);
         check_project(&[7, 64], [48, 16], true);
         check_project(&[40], [9, 31], false);
+    }
+
+    #[test]
+    fn one_row_matches_the_reference() {
+        on_every_backend(one_row_matches_the_reference_here);
+    }
+
+    fn one_row_matches_the_reference_here() {
+        // Columns in packs of 16 bytes and not, many and few; one to four maps; a weight that is a transposed view.
+        for columns in [5, 64, 300, 1040] {
+            for kind in [Kind::Float, Kind::BFloat16] {
+                let tolerance = if kind == Kind::Float { 1e-5 } else { 3e-2 };
+                let x = sample(&[1, 1, columns], 1).to_kind(kind);
+                let weights: Vec<Tensor> = [9, 31, 8, 70].map(|o| sample(&[columns, o], o).to_kind(kind).tr()).into();
+                let bias = sample(&[31], 9).to_kind(kind);
+                for count in 1..=4 {
+                    let maps: Vec<_> =
+                        weights[..count].iter().map(|w| (w, (w.size()[0] == 31).then_some(&bias))).collect();
+                    let (found, expected) = (project(&x, &maps).unwrap(), project_reference(&x, &maps).unwrap());
+                    for (found, expected) in found.iter().zip(&expected) {
+                        assert_eq!((found.size(), found.kind()), (expected.size(), kind));
+                        assert_close(&format!("{columns} {kind:?} {count}"), found, expected, tolerance);
+                    }
+                }
+                let (residual, bias) = (sample(&[1, 1, 31], 3).to_kind(kind), Some(&bias));
+                let found = project_gated(&x, &weights[1], None, None, bias, &residual).unwrap();
+                let expected = project_gated_reference(&x, &weights[1], None, None, bias, &residual).unwrap();
+                assert_close(&format!("onto a residual {columns} {kind:?}"), &found, &expected, tolerance);
+            }
+        }
     }
 
     #[test]

@@ -5,6 +5,7 @@ pub mod bandwidth;
 pub mod cards;
 pub mod contention;
 pub mod cuda;
+pub mod cuda_graph;
 pub mod device;
 pub mod mapped_tensor;
 pub mod memory;

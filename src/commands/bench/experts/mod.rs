@@ -43,7 +43,7 @@ pub(super) fn run(arguments: &BenchExperts) -> anyhow::Result<ExitStatus> {
     if let Some(busy) = &busy {
         printer.warn(format!("this machine was busy: {busy}; measure again when it is quiet"));
     }
-    let report = ExpertsReport { shape: shape.name, whole: arguments.whole, kind, measured, busy };
+    let report = ExpertsReport { shape: shape.name, whole: arguments.whole, kind, device, measured, busy };
     printer.data(report.text(), || report.json());
     Ok(ExitStatus::Done)
 }

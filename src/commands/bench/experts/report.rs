@@ -38,6 +38,7 @@ pub(super) struct ExpertsReport {
     pub(super) shape: &'static str,
     pub(super) whole: bool,
     pub(super) kind: Kind,
+    pub(super) device: Device,
     pub(super) measured: Measured,
     pub(super) busy: Option<Contention>,
 }
@@ -62,7 +63,7 @@ impl ExpertsReport {
         format!(
             "{table}\n{}: {what}, {}, {}; memory bandwidth {:.1} GB/s\n",
             self.shape,
-            place(self.kind, Device::Cpu),
+            place(self.kind, self.device),
             threads::in_words(),
             bandwidth / 1e9
         )

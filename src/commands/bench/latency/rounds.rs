@@ -48,6 +48,9 @@ pub(super) fn run(
                 rates.1
             ));
             decodes.push(times);
+            if let Some(problem) = contestant.cache.recording_refusal().filter(|_| round == 1) {
+                printer.warn(format!("{name}: tokens are not launched as one CUDA graph: {problem}"));
+            }
         }
     }
     Ok(measured)

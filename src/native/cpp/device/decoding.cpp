@@ -1,5 +1,7 @@
-// Launches for one token that is decoded: attention to the cache.
+// Launches for one token that is decoded: its linear maps, its heads and its attention to the cache.
 #include "../../cu/cached_attention.h"
+#include "../../cu/cached_heads.h"
+#include "../../cu/matvec.h"
 #include "kernels.h"
 
 #include <ATen/ops/empty.h>
@@ -9,12 +11,72 @@
 
 namespace shearling::device {
 
+namespace {
+
+// Rows of weights that a block takes, a warp for each.
+constexpr int64_t ROWS = 8;
+
+void launch_maps(const Tensor& row, const Map* maps, int64_t count) {
+  const int64_t columns = row.size(-1);
+  Tensor biases[cu::MATVEC_MAPS];  // in fp32, alive until the launch
+  bool packs = in_packs(columns, row.element_size(), {row.data_ptr()});
+  int64_t rows = 0;
+  for (int64_t m = 0; m < count; ++m) {
+    packs = packs && in_packs(columns, row.element_size(), {maps[m].weight.data_ptr()});
+    if (maps[m].bias.defined()) biases[m] = maps[m].bias.to(at::kFloat).contiguous();
+    rows += maps[m].weight.size(0);
+  }
+  by_pack(row.scalar_type(), packs, [&](auto number, auto width) {
+    using T = decltype(number);
+    cu::Matvec<T, width> kernel{numbers<T>(row), {}, columns};
+    for (int64_t m = 0; m < count; ++m) {
+      kernel.maps[m] = {numbers<T>(maps[m].weight), numbers<float>(biases[m]), numbers<T>(maps[m].residual),
+                        numbers<T>(maps[m].out), maps[m].weight.size(0)};
+    }
+    launch(row, Geometry{divup(rows, ROWS), 1, 32 * ROWS, 0}, kernel);
+  });
+}
+
+}  // namespace
+
+bool takes_matvec(const Tensor& rows) {
+  const auto kind = rows.scalar_type();
+  return has_device_kernels(rows.device()) && rows.size(0) == 1 && (kind == at::kFloat || kind == at::kBFloat16);
+}
+
+void matvec(const Tensor& row, const std::vector<Map>& maps) {
+  for (size_t first = 0; first < maps.size(); first += cu::MATVEC_MAPS) {
+    launch_maps(row, maps.data() + first, std::min<int64_t>(cu::MATVEC_MAPS, maps.size() - first));
+  }
+}
+
+void cached_heads(const Tensor& query, const Tensor& key, const Tensor& value, const Tensor& cos, const Tensor& sin,
+                  const Tensor& position, const Tensor& turned, const Tensor& keys, const Tensor& values) {
+  const int64_t rows = query.size(0), heads = query.size(1), groups = key.size(1), half = query.size(2) / 2;
+  bool packs = in_packs(half, query.element_size(),
+                        {query.data_ptr(), key.data_ptr(), value.data_ptr(), cos.data_ptr(), sin.data_ptr(),
+                         turned.data_ptr(), keys.data_ptr(), values.data_ptr()});
+  for (const Tensor& cached : {keys, values}) {
+    for (int64_t dim = 0; dim < 2; ++dim) packs = packs && cached.stride(dim) * cached.element_size() % 16 == 0;
+  }
+  by_pack(query.scalar_type(), packs, [&](auto number, auto width) {
+    using T = decltype(number);
+    launch(query, Geometry{rows * (heads + 2 * groups), 1, 32, 0},
+           cu::CachedHeads<T, width>{numbers<T>(query), numbers<T>(key), numbers<T>(value), numbers<float>(cos),
+                                     numbers<float>(sin), reinterpret_cast<const cu::i64*>(position.data_ptr()),
+                                     numbers<T>(turned), numbers<T>(keys), numbers<T>(values), keys.stride(0),
+                                     keys.stride(1), values.stride(0), values.stride(1), static_cast<uint32_t>(heads),
+                                     static_cast<uint32_t>(groups), static_cast<uint32_t>(half)});
+  });
+}
+
 bool takes_cached_attention(int64_t each, int64_t dim) {
   const int64_t floats = cu::CachedAttentionPart<cu::Bf16, 8>::shared_floats(each);
   return dim <= cu::ATTENTION_DIM && floats * static_cast<int64_t>(sizeof(float)) <= MOST_SHARED_BYTES;
 }
 
-void cached_attention(const Tensor& query, const Tensor& key, const Tensor& value, const Tensor& out) {
+void cached_attention(const Tensor& query, const Tensor& key, const Tensor& value, const Tensor& last,
+                      const Tensor& out) {
   const int64_t rows = key.size(0), groups = key.size(1), tokens = key.size(2), dim = key.size(3);
   const int64_t each = query.size(2) / groups, parts = divup(tokens, int64_t{cu::ATTENTION_KEYS});
   const auto fp32 = query.options().dtype(at::kFloat);
@@ -25,16 +87,18 @@ void cached_attention(const Tensor& query, const Tensor& key, const Tensor& valu
     for (int64_t step = 0; step < 2; ++step) packs = packs && cached.stride(step) * cached.element_size() % 16 == 0;
   }
   const auto scale = static_cast<float>(1.0 / std::sqrt(static_cast<double>(dim)));
+  const auto* end = last.defined() ? last.const_data_ptr<int64_t>() : nullptr;
   by_pack(query.scalar_type(), packs, [&](auto number, auto width) {
     using T = decltype(number);
     using Part = cu::CachedAttentionPart<T, width>;
     launch(query, Geometry{rows * groups, parts, cu::ATTENTION_THREADS, Part::shared_floats(each) * sizeof(float)},
-           Part{numbers<T>(query), numbers<T>(key), numbers<T>(value), numbers<float>(tops), numbers<float>(sums),
-                numbers<float>(mixed), key.stride(0), key.stride(1), value.stride(0), value.stride(1), groups, tokens,
+           Part{numbers<T>(query), numbers<T>(key), numbers<T>(value), reinterpret_cast<const cu::i64*>(end),
+                numbers<float>(tops), numbers<float>(sums), numbers<float>(mixed), key.stride(0), key.stride(1), value.stride(0), value.stride(1), groups, tokens,
                 parts, static_cast<uint32_t>(each), static_cast<uint32_t>(dim), scale});
     launch(query, Geometry{rows * groups, 1, row_threads(each * dim, width), 0},
            cu::CachedAttentionJoin<T, width>{numbers<float>(tops), numbers<float>(sums), numbers<float>(mixed),
-                                             numbers<T>(out), parts, static_cast<uint32_t>(each),
+                                             numbers<T>(out), reinterpret_cast<const cu::i64*>(end), parts,
+                                             static_cast<uint32_t>(each),
                                              static_cast<uint32_t>(dim)});
   });
 }

@@ -8,9 +8,11 @@
 namespace shearling::device {
 namespace {
 
-// Blocks of the experts' work: two for each multiprocessor of the largest GPUs. A constant, so that the order of sums does
+// Blocks of the experts' work: three for each multiprocessor of the largest GPUs. A constant, so that the order of sums does
 // not depend on the GPU.
-constexpr int64_t BLOCKS = 264;
+constexpr int64_t BLOCKS = 396;
+// Threads that add up the blocks' sums.
+constexpr uint32_t SUM_THREADS = 512;
 
 // Which experts run, 1 or 0 into `runs`.
 void route(const Tensor& x, const Tensor& router, const Tensor& bias, const Tensor& runs, bool packs) {
@@ -49,10 +51,10 @@ void experts(const Tensor& x, const Tensor& residual, const Tensor& packed, cons
            cu::ExpertsForward<T, width>{numbers<T>(x), numbers<T>(packed), numbers<int>(runs),
                                         numbers<float>(gate_bias), numbers<float>(up_bias), numbers<float>(partial),
                                         count, size, dim});
-    const uint32_t threads = row_threads(dim, width, 64);
-    launch(packed, Geometry{divup(dim, threads * width), 1, threads, 0},
-           cu::ExpertsSum<T, width>{numbers<float>(partial), numbers<float>(down_bias), numbers<T>(residual),
-                                    numbers<T>(out), blocks, dim});
+    using Sum = cu::ExpertsSum<T, width>;
+    const size_t shares = Sum::shared_floats(SUM_THREADS) * sizeof(float);
+    launch(packed, Geometry{divup(dim, 32 * width), 1, SUM_THREADS, shares},
+           Sum{numbers<float>(partial), numbers<float>(down_bias), numbers<T>(residual), numbers<T>(out), blocks, dim});
   });
 }
 

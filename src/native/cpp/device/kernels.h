@@ -5,6 +5,7 @@
 #include "launch.h"
 
 #include <utility>
+#include <vector>
 
 namespace shearling::device {
 
@@ -54,6 +55,16 @@ void distillation(const Tensor& student, const Tensor& teacher, const Tensor& ta
                   const Tensor& divergences, int64_t ignored, double share, double temperature, double scale,
                   bool gradient);
 
+// A linear map of one row into `out`, y = residual + W x + b: bias and residual may be undefined.
+struct Map {
+  Tensor weight, bias, residual, out;
+};
+
+// Whether `rows [N, I]` are one row, of a dtype that has a kernel.
+bool takes_matvec(const Tensor& rows);
+
+void matvec(const Tensor& row, const std::vector<Map>& maps);
+
 // Whether layers of so many experts over D have room in a block's memory.
 bool takes_experts(int64_t experts, int64_t dim);
 
@@ -63,10 +74,16 @@ void experts(const Tensor& x, const Tensor& residual, const Tensor& packed, cons
              const Tensor& router_bias, const Tensor& gate_bias, const Tensor& up_bias, const Tensor& down_bias,
              const Tensor& out);
 
+// Heads of one token, query `[B, H, E]`, key and value `[B, K, E]`, contiguous: the query turned by its position, into `turned`,
+// key and value into caches `[B, K, capacity, E]` with rows of E together.
+void cached_heads(const Tensor& query, const Tensor& key, const Tensor& value, const Tensor& cos, const Tensor& sin,
+                  const Tensor& position, const Tensor& turned, const Tensor& keys, const Tensor& values);
+
 // Whether `each` queries of a group and heads of `dim` have room in a block.
 bool takes_cached_attention(int64_t each, int64_t dim);
 
 // One token's attention to a cache: query `[B, 1, H, E]` contiguous, key and value `[B, K, S, E]` with rows of E together.
-void cached_attention(const Tensor& query, const Tensor& key, const Tensor& value, const Tensor& out);
+void cached_attention(const Tensor& query, const Tensor& key, const Tensor& value, const Tensor& last,
+                      const Tensor& out);
 
 }  // namespace shearling::device
