@@ -10,11 +10,12 @@
 use super::ModelConfig;
 use super::context::LayerContext;
 use super::layer_weights::LayerWeights;
-use super::linear::{Linear, project};
+use super::linear::{Linear, project, project_normed};
 use super::norm::rms_norm;
 use super::parameters::Role;
 use super::probe::{Probe, Site, unseen};
 use crate::native::ops::attention::causal_attention;
+use crate::native::ops::token_maps::Norm;
 use tch::{TchError, Tensor};
 
 /// Weights of the attention half of a layer.
@@ -111,22 +112,23 @@ impl Attention {
 
     /// Queries, keys and values of `x [B, T, D]`, with their positions.
     pub(super) fn heads(&self, x: &Tensor, context: &LayerContext, probe: &mut Probe) -> Result<Heads, TchError> {
-        let Heads { query, key, value, x } = self.heads_without_positions(x, context, probe)?;
-        Ok(Heads { query: context.rope.rotate(&query)?, key: context.rope.rotate(&key)?, value, x })
-    }
-
-    /// Queries, keys and values of `x [B, T, D]`, normed where the family does that.
-    pub(super) fn heads_without_positions(
-        &self,
-        x: &Tensor,
-        context: &LayerContext,
-        probe: &mut Probe,
-    ) -> Result<Heads, TchError> {
-        let (rows, tokens, _) = x.size3()?;
         probe(Site::AttentionInput, x)?;
         let (normed, x) = rms_norm(x, &self.norm, self.eps, context.hidden.as_ref())?;
         probe(Site::AttentionNorm, &normed)?;
-        let [query, key, value] = project(&normed, [&self.query, &self.key, &self.value])?;
+        let products = project(&normed, [&self.query, &self.key, &self.value])?;
+        let Heads { query, key, value, x } = self.split(products, x)?;
+        Ok(Heads { query: context.rope.rotate(&query)?, key: context.rope.rotate(&key)?, value, x })
+    }
+
+    /// The heads of one token of each row, `x [B, 1, D]`, without their position or a gradient.
+    pub(super) fn token_heads(&self, x: &Tensor) -> Result<Heads, TchError> {
+        let norm = Norm { weight: &self.norm, eps: self.eps };
+        self.split(project_normed(x, norm, [&self.query, &self.key, &self.value])?, x.shallow_clone())
+    }
+
+    /// Products of query, key and value as heads, normed where the family does that.
+    fn split(&self, [query, key, value]: [Tensor; 3], x: Tensor) -> Result<Heads, TchError> {
+        let (rows, tokens, _) = x.size3()?;
         let split = |x: &Tensor, heads: i64| x.f_view([rows, tokens, heads, self.layout.head_dim]);
         let (heads, kv_heads) = (self.layout.num_attention_heads, self.layout.num_key_value_heads);
         Ok(Heads {

@@ -21,6 +21,7 @@ use crate::native::ops::cached_attention::{cached_attention, cached_attention_up
 use crate::native::ops::cached_heads::TokenHeads;
 use crate::native::ops::embedding::embedding;
 use crate::native::ops::projection;
+use crate::native::ops::token_maps::{Norm, project_normed};
 use tch::{TchError, Tensor};
 
 /// Where new tokens go.
@@ -79,7 +80,7 @@ impl Decoder {
     ) -> Result<Tensor, DecodeError> {
         let context = LayerContext::plain(cache.rotary());
         let x = self.through_blocks(input_ids, &context, cache, Place::OnDevice(position))?;
-        Ok(self.head.logits(self.model().rms_norm_eps, &x)?.f_squeeze_dim(1)?)
+        Ok(self.head.token_logits(self.model().rms_norm_eps, &x)?.f_squeeze_dim(1)?)
     }
 
     fn through_blocks(
@@ -108,6 +109,11 @@ impl Head {
         let (normed, _) = rms_norm(x, &self.norm, eps, None)?;
         Ok(projection::project(&normed, &[(&self.weight, None)])?.remove(0))
     }
+
+    fn token_logits(&self, eps: f64, x: &Tensor) -> Result<Tensor, TchError> {
+        let norm = Norm { weight: &self.norm, eps };
+        Ok(project_normed(x, norm, &[(&self.weight, None)])?.remove(0))
+    }
 }
 
 impl Block {
@@ -118,7 +124,14 @@ impl Block {
         cache: &LayerCache,
         place: Place,
     ) -> Result<Tensor, TchError> {
-        self.feed_forward.forward(&self.attention.forward_cached(x, context, cache, place)?, context)
+        match place {
+            Place::From(position) => {
+                self.feed_forward.forward(&self.attention.forward_cached(x, context, cache, position)?, context)
+            }
+            Place::OnDevice(position) => {
+                self.feed_forward.forward_token(&self.attention.forward_token(x, context, cache, position)?, context)
+            }
+        }
     }
 }
 
@@ -128,12 +141,8 @@ impl Attention {
         x: &Tensor,
         context: &LayerContext,
         cache: &LayerCache,
-        place: Place,
+        position: i64,
     ) -> Result<Tensor, TchError> {
-        let position = match place {
-            Place::From(position) => position,
-            Place::OnDevice(position) => return self.forward_token(x, context, cache, position),
-        };
         let Heads { query, key, value, x } = self.heads(x, context, &mut unseen)?;
         let (rows, tokens, _) = x.size3()?;
         cache.store(position, &key, &value)?;
@@ -159,7 +168,7 @@ impl Attention {
         cache: &LayerCache,
         position: &Tensor,
     ) -> Result<Tensor, TchError> {
-        let Heads { query, key, value, x } = self.heads_without_positions(x, context, &mut unseen)?;
+        let Heads { query, key, value, x } = self.token_heads(x)?;
         let (keys, values) = cache.whole();
         let heads = TokenHeads { query: &query, key: &key, value: &value };
         let query = context.rope.place(heads, position, (keys, values))?;

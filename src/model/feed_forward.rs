@@ -11,6 +11,7 @@ use super::parameters::Role;
 use super::probe::{Probe, Site, unseen};
 use super::router::Routed;
 use crate::native::ops::swiglu::swiglu;
+use crate::native::ops::token_maps::{Norm, swiglu_normed};
 use tch::{TchError, Tensor};
 
 /// Weights of the feed-forward half of a layer.
@@ -66,6 +67,16 @@ impl FeedForward {
             None => inner,
         };
         self.down.forward_gated(&inner, context.gates.residual.as_ref(), None, &x)
+    }
+
+    /// As [`FeedForward::forward`] of one token of each row, `x [B, 1, D]`, without gates or a gradient.
+    pub(super) fn forward_token(&self, x: &Tensor, context: &LayerContext) -> Result<Tensor, TchError> {
+        if self.routed.is_some() {
+            return self.forward(x, context);
+        }
+        let norm = Norm { weight: &self.norm, eps: self.eps };
+        let inner = swiglu_normed(x, norm, self.gate.as_map(), self.up.as_map())?;
+        self.down.forward_gated(&inner, None, None, x)
     }
 
     /// The same tensors again.

@@ -1,6 +1,7 @@
 //! The weights of a linear map with an optional bias, `y = x Wᵀ + b`, and the two ways in which a layer uses them.
 
 use crate::native::ops::projection;
+use crate::native::ops::token_maps::{self, Norm};
 use tch::{TchError, Tensor};
 
 /// Weight `[out, in]` and bias `[out]` as stored in the checkpoint.
@@ -16,6 +17,11 @@ impl Linear {
     /// The same tensors again.
     pub fn shallow_clone(&self) -> Linear {
         Linear { weight: self.weight.shallow_clone(), bias: self.bias.as_ref().map(Tensor::shallow_clone) }
+    }
+
+    /// As operations take it.
+    pub(super) fn as_map(&self) -> token_maps::Map<'_> {
+        (&self.weight, self.bias.as_ref())
     }
 
     /// Adds the map of `x [.., in]` to `residual [.., out]`: `residual + row ⊙ (W (column ⊙ x) + b)`.
@@ -34,10 +40,21 @@ impl Linear {
     }
 }
 
+/// Maps the norm of `x [.., in]` by several maps at once, each to `[.., out]`, without a gradient: for a token that is decoded.
+pub(super) fn project_normed<const N: usize>(
+    x: &Tensor,
+    norm: Norm,
+    maps: [&Linear; N],
+) -> Result<[Tensor; N], TchError> {
+    as_many(token_maps::project_normed(x, norm, &maps.map(Linear::as_map))?)
+}
+
 /// Maps `x [.., in]` by several maps at once, each to `[.., out]`.
 pub fn project<const N: usize>(x: &Tensor, maps: [&Linear; N]) -> Result<[Tensor; N], TchError> {
-    let maps = maps.map(|map| (&map.weight, map.bias.as_ref()));
-    let outputs = projection::project(x, &maps)?;
+    as_many(projection::project(x, &maps.map(Linear::as_map))?)
+}
+
+fn as_many<const N: usize>(outputs: Vec<Tensor>) -> Result<[Tensor; N], TchError> {
     let found = outputs.len();
     outputs.try_into().map_err(|_| TchError::Shape(format!("{N} maps gave {found} outputs")))
 }

@@ -48,6 +48,14 @@ impl FeedForwardHalf {
         }
     }
 
+    /// As [`FeedForwardHalf::forward`] of one token of each row, `x [B, 1, D]`, without gates or a gradient.
+    pub(super) fn forward_token(&self, x: &Tensor, context: &LayerContext) -> Result<Tensor, TchError> {
+        match self {
+            FeedForwardHalf::Plain(half) => half.forward_token(x, context),
+            FeedForwardHalf::Packed(half) => half.forward(x, context),
+        }
+    }
+
     /// As [`FeedForwardHalf::forward`], showing what is inside to `probe`.
     pub(super) fn forward_probed(
         &self,

@@ -68,7 +68,7 @@ using device::Map;
 void map_all(const Tensor& rows, std::vector<Map> maps) {
   if (device::takes_matvec(rows)) {
     for (Map& map : maps) map.weight = map.weight.contiguous();
-    device::matvec(rows, maps);
+    device::matvec({rows}, maps);
     return;
   }
   for (const Map& map : maps) map_into(rows, map.weight, map.bias, map.out.view({rows.size(0), map.weight.size(0)}));
@@ -145,7 +145,7 @@ struct GatedProjection : Function<GatedProjection> {
     const Tensor rows = as_rows(kept), folded = fold(weight, gates);
     Tensor out = at::empty(residual.sizes(), residual.options());
     if (device::takes_matvec(rows)) {
-      device::matvec(rows, {{folded.contiguous(), bias, residual.contiguous(), out}});
+      device::matvec({rows}, {{folded.contiguous(), bias, residual.contiguous(), out}});
     } else {
       bias.defined() ? out.copy_(residual).add_(bias) : out.copy_(residual);
       Tensor into = out.view({rows.size(0), weight.size(0)});
@@ -216,6 +216,33 @@ extern "C" int shearling_project(Tensor* x, Tensor* const* weights, Tensor* cons
     }
     const auto outputs = shearling::Projection::apply(*x, at::TensorList(parameters), biased);
     for (size_t map = 0; map < count; ++map) shearling::give(out + map, outputs[map]);
+  });
+}
+
+// One row `x [.., I]` on a device with kernels through its norm and maps, without a gradient; with `swiglu` the two maps are the
+// gate and the up projection, and one tensor comes out. `biases` as above.
+extern "C" int shearling_project_token(Tensor* x, Tensor* norm, double eps, Tensor* const* weights,
+                                       Tensor* const* biases, size_t count, int swiglu, Tensor** out, char** error) {
+  using namespace shearling;
+  return guarded(error, [&] {
+    const device::Row row{as_rows(*x), norm->contiguous(), eps};
+    TORCH_CHECK(device::takes_matvec(row.x), "no kernel takes an input of ", x->sizes(), " of kind ",
+                x->scalar_type(), " on ", x->device(), " as one row");
+    TORCH_CHECK(norm->dim() == 1 && norm->size(0) == x->size(-1) && norm->scalar_type() == x->scalar_type() &&
+                    norm->device() == x->device(),
+                "a norm of ", norm->sizes(), " and kind ", norm->scalar_type(), " for an input of ", x->sizes());
+    TORCH_CHECK(!swiglu || (count == 2 && weights[0]->sizes() == weights[1]->sizes()),
+                "gate and up are two maps of one size");
+    std::vector<device::Map> maps;
+    for (size_t map = 0; map < count; ++map) {
+      const Tensor bias = shearling::optional(biases[map]), weight = *weights[map];
+      check_map(*x, weight, bias);
+      const bool own = !swiglu || map == 0;
+      maps.push_back({weight.contiguous(), bias, Tensor(),
+                      own ? at::empty(mapped_sizes(*x, weight), x->options()) : Tensor()});
+    }
+    swiglu ? device::matvec_swiglu(row, maps[0], maps[1], maps[0].out) : device::matvec(row, maps);
+    for (size_t map = 0; map < (swiglu ? 1 : count); ++map) give(out + map, maps[map].out);
   });
 }
 

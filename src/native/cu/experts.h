@@ -40,6 +40,7 @@ struct ExpertsRoute {
 template <class T, int W>
 struct ExpertsForward {
   static constexpr bool MEETS = true;
+  static constexpr u32 THREADS = 32 * EXPERT_UNITS, RESIDENT = 2;
   const T* x;
   const T* packed;  // [N, 3m, D]
   const int* runs;
@@ -113,7 +114,7 @@ struct ExpertsForward {
       unit = (first + warp) % size;
       const T* gate = packed + (expert * 3 * size + unit) * dim;
       const T* const rows[2] = {gate, gate + size * dim};
-      dots = lane_dots<W>(rows, shared.input, dim, lane);
+      dots = lane_dots<W>(rows, dim, lane, [&](i64 j) { return load<W>(shared.input + j); });
     }
     const float g = team.warp_sum(dots.at[0]), u = team.warp_sum(dots.at[1]);
     if (lane == 0 && warp < count) {
@@ -159,9 +160,9 @@ struct ExpertsSum {
   SHEARLING_DEVICE void operator()(Team& team) const {
     const u32 warps = team.threads() / 32, warp = team.thread() / 32, lane = team.thread() % 32;
     const i64 column = (team.block() * 32 + lane) * W;
-    const i64 begin = count * warp / warps, end = count * (warp + 1) / warps;
+    const u32 end = column < dim ? static_cast<u32>(count) * (warp + 1) / warps : 0;
     Wide<W> total{};
-    for (i64 i = begin; i < end && column < dim; ++i) {
+    for (u32 i = static_cast<u32>(count) * warp / warps; i < end; ++i) {
       const Wide<W> part = load<W>(partial + i * dim + column);
       for (int k = 0; k < W; ++k) total.at[k] += part.at[k];
     }

@@ -1,6 +1,11 @@
-// One row through up to three linear maps, which is what decoding a token consists of: y = residual + W x + b. Libraries' matrix
-// products are made for many rows; a warp for each row of a weight reads it as fast as memory gives it, and the maps of one
-// input are one launch. cpp/projection.cpp has the maps of many rows.
+// One row through linear maps, which is what decoding a token consists of. Libraries' matrix products are made for many rows; a
+// warp for each row of a weight reads it as fast as memory gives it, and what stands around a map goes along in the same
+// launch:
+//
+//   y = residual + W n(x) + b      for up to three maps of one x
+//   y = silu(G n(x) + b_g) ⊙ (U n(x) + b_u)
+//
+// with n the RMSNorm, or nothing. cpp/projection.cpp has the maps of many rows.
 #pragma once
 
 #include "dot.h"
@@ -9,6 +14,7 @@ namespace shearling {
 namespace cu {
 
 constexpr int MATVEC_MAPS = 3;
+constexpr u32 MATVEC_THREADS = 256;
 
 // `bias` and `residual` may be null.
 template <class T>
@@ -20,17 +26,52 @@ struct MatvecMap {
   i64 rows;
 };
 
+// What the maps are of: x, or its norm where there is one. The norm's factor 1 / √(mean x² + ε) is the same for all columns, so it
+// is put on at the end, and every warp finds it on its way.
+template <class T>
+struct MatvecInput {
+  const T* x;
+  const T* norm;  // [D], or null
+  float eps;
+  i64 columns;
+
+  // The dots of a warp with R rows of weights; every warp of the block comes by, those without rows too.
+  template <int W, int R, class Team>
+  SHEARLING_DEVICE Wide<R> dots(Team& team, const T* const (&rows)[R]) const {
+    float squares = 0.0f;
+    Wide<R> sums{};
+    if (rows[0]) {
+      sums = lane_dots<W>(rows, columns, team.thread() % 32, [&](i64 at) {
+        Wide<W> value = load<W>(x + at);
+        if (norm) {
+          const Wide<W> weight = load<W>(norm + at);
+          for (int k = 0; k < W; ++k) {
+            squares += value.at[k] * value.at[k];
+            value.at[k] *= weight.at[k];
+          }
+        }
+        return value;
+      });
+    }
+    for (int r = 0; r < R; ++r) sums.at[r] = team.warp_sum(sums.at[r]);
+    if (!norm) return sums;
+    const float factor = 1.0f / square_root(team.warp_sum(squares) / static_cast<float>(columns) + eps);
+    for (int r = 0; r < R; ++r) sums.at[r] *= factor;
+    return sums;
+  }
+};
+
+// A warp for each row of the maps, one map after the other.
 template <class T, int W>
 struct Matvec {
   static constexpr bool MEETS = true;
-  const T* x;
+  static constexpr u32 THREADS = MATVEC_THREADS, RESIDENT = 3;
+  MatvecInput<T> input;
   MatvecMap<T> maps[MATVEC_MAPS];
-  i64 columns;
 
   template <class Team>
   SHEARLING_DEVICE void operator()(Team& team) const {
-    const u32 warps = team.threads() / 32, warp = team.thread() / 32, lane = team.thread() % 32;
-    i64 left = team.block() * warps + warp, row = 0;
+    i64 left = team.block() * (team.threads() / 32) + team.thread() / 32, row = 0;
     MatvecMap<T> map{};
     for (int m = 0; m < MATVEC_MAPS; ++m) {
       if (left >= 0 && left < maps[m].rows) {
@@ -39,16 +80,34 @@ struct Matvec {
       }
       left -= maps[m].rows;
     }
-    float dot = 0.0f;
-    if (map.weight) {
-      const T* const rows[1] = {map.weight + row * columns};
-      dot = lane_dots<W>(rows, x, columns, lane).at[0];
-    }
-    dot = team.warp_sum(dot);
-    if (!map.weight || lane != 0) return;
-    if (map.bias) dot += map.bias[row];
-    if (map.residual) dot += widen(map.residual[row]);
-    narrow(dot, map.out[row]);
+    const T* const rows[1] = {map.weight ? map.weight + row * input.columns : nullptr};
+    float y = input.template dots<W>(team, rows).at[0];
+    if (!map.weight || team.thread() % 32 != 0) return;
+    if (map.bias) y += map.bias[row];
+    if (map.residual) y += widen(map.residual[row]);
+    narrow(y, map.out[row]);
+  }
+};
+
+// A warp for each unit: its rows of both maps.
+template <class T, int W>
+struct MatvecSwiglu {
+  static constexpr bool MEETS = true;
+  static constexpr u32 THREADS = MATVEC_THREADS, RESIDENT = 4;
+  MatvecInput<T> input;
+  MatvecMap<T> gate, up;
+  T* out;
+
+  template <class Team>
+  SHEARLING_DEVICE void operator()(Team& team) const {
+    const i64 row = team.block() * (team.threads() / 32) + team.thread() / 32;
+    const bool there = row < gate.rows;
+    const T* const rows[2] = {there ? gate.weight + row * input.columns : nullptr, up.weight + row * input.columns};
+    const Wide<2> dots = input.template dots<W>(team, rows);
+    if (!there || team.thread() % 32 != 0) return;
+    const float a = dots.at[0] + (gate.bias ? gate.bias[row] : 0.0f);
+    const float u = dots.at[1] + (up.bias ? up.bias[row] : 0.0f);
+    narrow(a * sigmoid(a) * u, out[row]);
   }
 };
 
@@ -56,3 +115,4 @@ struct Matvec {
 }  // namespace shearling
 
 SHEARLING_ENTRIES(matvec, shearling::cu::Matvec)
+SHEARLING_ENTRIES(matvec_swiglu, shearling::cu::MatvecSwiglu)

@@ -206,10 +206,27 @@ struct Team {
   }
 };
 
-#define SHEARLING_ENTRY(name, ...)                                                                        \
-  extern "C" __global__ void __launch_bounds__(shearling::cu::MOST_THREADS) name(const __VA_ARGS__ kernel) { \
-    shearling::cu::Team team;                                                                             \
-    kernel(team);                                                                                         \
+// Threads of a block, and how many blocks a multiprocessor has at once at least (0: as the compiler likes), which bounds the
+// registers of a thread: what the kernel says as THREADS and RESIDENT, if it does.
+template <class Kernel, class = void>
+struct Bounds {
+  static constexpr u32 threads = MOST_THREADS, resident = 0;
+};
+
+template <class>
+using Void = void;
+
+template <class Kernel>
+struct Bounds<Kernel, Void<decltype(Kernel::RESIDENT)>> {
+  static constexpr u32 threads = Kernel::THREADS, resident = Kernel::RESIDENT;
+};
+
+#define SHEARLING_ENTRY(name, ...)                                                              \
+  extern "C" __global__ void __launch_bounds__(shearling::cu::Bounds<__VA_ARGS__>::threads,     \
+                                               shearling::cu::Bounds<__VA_ARGS__>::resident)    \
+      name(const __VA_ARGS__ kernel) {                                                          \
+    shearling::cu::Team team;                                                                   \
+    kernel(team);                                                                               \
   }
 
 #else

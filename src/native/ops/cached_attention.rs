@@ -36,7 +36,7 @@ pub fn cached_attention(
 ) -> Result<Tensor, TchError> {
     let (_, tokens, _, _) = query.size4()?;
     let one = tokens == 1 && mask.is_none();
-    if !one || (cpu_backend(query)? == Backend::Composed && !suits_gpu(query, key)?) {
+    if !one || (cpu_backend(query)? == Backend::Composed && !on_gpu(query, key)?) {
         return cached_attention_reference(query, key, value, mask);
     }
     let [query, key, value] = [query, key, value].map(shim::pointer);
@@ -52,7 +52,7 @@ pub fn cached_attention(
 /// # Errors
 /// Those of [`cached_attention`].
 pub fn cached_attention_up_to(query: &Tensor, key: &Tensor, value: &Tensor, last: &Tensor) -> Result<Tensor, TchError> {
-    if !suits_gpu(query, key)? {
+    if !on_gpu(query, key)? {
         let count = last.f_int64_value(&[0])? + 1;
         return cached_attention(query, &key.f_narrow(2, 0, count)?, &value.f_narrow(2, 0, count)?, None);
     }
@@ -61,12 +61,12 @@ pub fn cached_attention_up_to(query: &Tensor, key: &Tensor, value: &Tensor, last
     shim::tensor(|out, error| unsafe { shearling_cached_attention(query, key, value, last, out, error) })
 }
 
-/// Whether a GPU's kernel takes heads and groups like these.
-fn suits_gpu(query: &Tensor, key: &Tensor) -> Result<bool, TchError> {
+/// Whether a GPU's kernel computes, and takes heads and groups like these.
+fn on_gpu(query: &Tensor, key: &Tensor) -> Result<bool, TchError> {
     let ((_, _, heads, dim), (_, groups, _, _)) = (query.size4()?, key.size4()?);
     // SAFETY: numbers go in, a number comes out.
     let fits = || unsafe { shearling_takes_cached_attention(heads / groups.max(1), dim) != 0 };
-    Ok(backend(query)? == Backend::Kernel && fits())
+    Ok(cpu_backend(query)? == Backend::Composed && backend(query)? == Backend::Kernel && fits())
 }
 
 /// The same in libtorch's operators.

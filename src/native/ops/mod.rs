@@ -24,3 +24,4 @@ pub mod sparse_feed_forward;
 pub mod swiglu;
 #[cfg(test)]
 mod test_support;
+pub mod token_maps;

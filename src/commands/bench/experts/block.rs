@@ -9,10 +9,10 @@ use crate::cli::Printer;
 use crate::lte::experts::EXPERT_SIZE;
 use crate::model::ModelConfig;
 use crate::native::kernels;
-use crate::native::ops::projection::{project, project_gated};
+use crate::native::ops::projection::project_gated;
 use crate::native::ops::rms_norm::rms_norm;
 use crate::native::ops::sparse_feed_forward::{PackedExperts, running_experts, sparse_feed_forward};
-use crate::native::ops::swiglu::swiglu;
+use crate::native::ops::token_maps::{Norm, swiglu_normed};
 use crate::native::runtime::bandwidth::Bandwidth;
 use crate::native::runtime::cuda_graph::CudaGraph;
 use tch::{Device, Kind, TchError, Tensor};
@@ -44,10 +44,9 @@ impl Layer {
 
     /// As `model::feed_forward` does it.
     fn dense(&self, x: &Tensor, eps: f64) -> Result<Tensor, TchError> {
-        let (normed, x) = rms_norm(x, &self.norm, None, eps)?;
-        let products = project(&normed, &[(&self.gate, None), (&self.up, None)])?;
-        let inner = swiglu(&products[0], &products[1], None)?;
-        project_gated(&inner, &self.down, None, None, None, &x)
+        let norm = Norm { weight: &self.norm, eps };
+        let inner = swiglu_normed(x, norm, (&self.gate, None), (&self.up, None))?;
+        project_gated(&inner, &self.down, None, None, None, x)
     }
 
     /// As `model::packed_feed_forward` does it.
@@ -135,7 +134,7 @@ impl Recorded {
         let dense = || through(&|layer, x| layer.dense(x, eps));
         let sparse = || through(&|layer, x| layer.sparse(x, eps));
         // Once as they are: what is loaded at first use cannot be recorded.
-        (dense()?, sparse()?);
+        drop((dense()?, sparse()?));
         let ((dense, of_dense), (sparse, of_sparse)) =
             (CudaGraph::record(gpu, dense)?, CudaGraph::record(gpu, sparse)?);
         Ok(Recorded { device, input, dense, sparse, _outputs: [of_dense, of_sparse] })

@@ -14,26 +14,43 @@ namespace shearling::device {
 namespace {
 
 // Rows of weights that a block takes, a warp for each.
-constexpr int64_t ROWS = 8;
+constexpr int64_t ROWS = cu::MATVEC_THREADS / 32;
 
-void launch_maps(const Tensor& row, const Map* maps, int64_t count) {
-  const int64_t columns = row.size(-1);
-  Tensor biases[cu::MATVEC_MAPS];  // in fp32, alive until the launch
-  bool packs = in_packs(columns, row.element_size(), {row.data_ptr()});
+bool maps_in_packs(const Row& row, const Map* maps, int64_t count) {
+  const int64_t columns = row.x.size(-1);
+  bool packs = in_packs(columns, row.x.element_size(), {row.x.data_ptr(), numbers<char>(row.norm)});
+  for (int64_t m = 0; m < count; ++m) {
+    packs = packs && in_packs(columns, row.x.element_size(), {maps[m].weight.data_ptr()});
+  }
+  return packs;
+}
+
+// A bias as the kernels take it; the tensor has to live until the launch.
+Tensor in_fp32(const Tensor& bias) { return bias.defined() ? bias.to(at::kFloat).contiguous() : bias; }
+
+template <class T>
+cu::MatvecInput<T> input_of(const Row& row) {
+  return {numbers<T>(row.x), numbers<T>(row.norm), static_cast<float>(row.eps), row.x.size(-1)};
+}
+
+template <class T>
+cu::MatvecMap<T> map_of(const Map& map, const Tensor& bias) {
+  return {numbers<T>(map.weight), numbers<float>(bias), numbers<T>(map.residual), numbers<T>(map.out),
+          map.weight.size(0)};
+}
+
+void launch_maps(const Row& row, const Map* maps, int64_t count) {
+  Tensor biases[cu::MATVEC_MAPS];
   int64_t rows = 0;
   for (int64_t m = 0; m < count; ++m) {
-    packs = packs && in_packs(columns, row.element_size(), {maps[m].weight.data_ptr()});
-    if (maps[m].bias.defined()) biases[m] = maps[m].bias.to(at::kFloat).contiguous();
+    biases[m] = in_fp32(maps[m].bias);
     rows += maps[m].weight.size(0);
   }
-  by_pack(row.scalar_type(), packs, [&](auto number, auto width) {
+  by_pack(row.x.scalar_type(), maps_in_packs(row, maps, count), [&](auto number, auto width) {
     using T = decltype(number);
-    cu::Matvec<T, width> kernel{numbers<T>(row), {}, columns};
-    for (int64_t m = 0; m < count; ++m) {
-      kernel.maps[m] = {numbers<T>(maps[m].weight), numbers<float>(biases[m]), numbers<T>(maps[m].residual),
-                        numbers<T>(maps[m].out), maps[m].weight.size(0)};
-    }
-    launch(row, Geometry{divup(rows, ROWS), 1, 32 * ROWS, 0}, kernel);
+    cu::Matvec<T, width> kernel{input_of<T>(row), {}};
+    for (int64_t m = 0; m < count; ++m) kernel.maps[m] = map_of<T>(maps[m], biases[m]);
+    launch(row.x, Geometry{divup(rows, ROWS), 1, cu::MATVEC_THREADS, 0}, kernel);
   });
 }
 
@@ -44,10 +61,21 @@ bool takes_matvec(const Tensor& rows) {
   return has_device_kernels(rows.device()) && rows.size(0) == 1 && (kind == at::kFloat || kind == at::kBFloat16);
 }
 
-void matvec(const Tensor& row, const std::vector<Map>& maps) {
+void matvec(const Row& row, const std::vector<Map>& maps) {
   for (size_t first = 0; first < maps.size(); first += cu::MATVEC_MAPS) {
     launch_maps(row, maps.data() + first, std::min<int64_t>(cu::MATVEC_MAPS, maps.size() - first));
   }
+}
+
+void matvec_swiglu(const Row& row, const Map& gate, const Map& up, const Tensor& out) {
+  const Map both[2] = {gate, up};
+  const Tensor biases[2] = {in_fp32(gate.bias), in_fp32(up.bias)};
+  by_pack(row.x.scalar_type(), maps_in_packs(row, both, 2), [&](auto number, auto width) {
+    using T = decltype(number);
+    launch(row.x, Geometry{divup(gate.weight.size(0), ROWS), 1, cu::MATVEC_THREADS, 0},
+           cu::MatvecSwiglu<T, width>{input_of<T>(row), map_of<T>(gate, biases[0]), map_of<T>(up, biases[1]),
+                                      numbers<T>(out)});
+  });
 }
 
 void cached_heads(const Tensor& query, const Tensor& key, const Tensor& value, const Tensor& cos, const Tensor& sin,

@@ -8,9 +8,9 @@
 namespace shearling::device {
 namespace {
 
-// Blocks of the experts' work: three for each multiprocessor of the largest GPUs. A constant, so that the order of sums does
+// Blocks of the experts' work: two for each multiprocessor of the largest GPUs. A constant, so that the order of sums does
 // not depend on the GPU.
-constexpr int64_t BLOCKS = 396;
+constexpr int64_t BLOCKS = 264;
 // Threads that add up the blocks' sums.
 constexpr uint32_t SUM_THREADS = 512;
 
@@ -47,7 +47,7 @@ void experts(const Tensor& x, const Tensor& residual, const Tensor& packed, cons
   by_pack(packed.scalar_type(), packs, [&](auto number, auto width) {
     using T = decltype(number);
     const size_t shared = cu::ExpertsForward<T, width>::shared_floats(count, dim) * sizeof(float);
-    launch(packed, Geometry{blocks, 1, 32 * cu::EXPERT_UNITS, shared},
+    launch(packed, Geometry{blocks, 1, cu::ExpertsForward<T, width>::THREADS, shared},
            cu::ExpertsForward<T, width>{numbers<T>(x), numbers<T>(packed), numbers<int>(runs),
                                         numbers<float>(gate_bias), numbers<float>(up_bias), numbers<float>(partial),
                                         count, size, dim});

@@ -60,10 +60,20 @@ struct Map {
   Tensor weight, bias, residual, out;
 };
 
+// A row `[1, I]`, or its RMSNorm where `norm [I]` (of the row's dtype) is defined.
+struct Row {
+  Tensor x, norm;
+  double eps = 0.0;
+};
+
 // Whether `rows [N, I]` are one row, of a dtype that has a kernel.
 bool takes_matvec(const Tensor& rows);
 
-void matvec(const Tensor& row, const std::vector<Map>& maps);
+// Weights are contiguous.
+void matvec(const Row& row, const std::vector<Map>& maps);
+
+// silu(gate) ⊙ up into `out`.
+void matvec_swiglu(const Row& row, const Map& gate, const Map& up, const Tensor& out);
 
 // Whether layers of so many experts over D have room in a block's memory.
 bool takes_experts(int64_t experts, int64_t dim);
