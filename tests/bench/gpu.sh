@@ -10,21 +10,24 @@
 # at its limit and costs no other part anything.
 #
 #   check       45 s  every kernel and three steps of pruning, CUDA against CPU; kernels are compiled here, once
-#   masked-1.3b 90 s  1.3B, 4 rows per micro-batch: masked and plain with kernels, masked without: what kernels and masks cost
-#   versus-7b  240 s  a prune step of the 7B shape in turn with the PyTorch peer, first with nothing recomputed
+#   masked-1.3b 40 s  1.3B, 4 rows per micro-batch: masked and plain with kernels, masked without: what kernels and masks cost
+#   decode      30 s  prompt and answer of a 7B and a 1.3B
+#   experts     25 s  feed-forward of experts that are skipped, at several densities (LTE), and a whole 7B of them
+#   profile     90 s  by kernel, where ncu is there: one step of the 1.3B shape, tokens of a 1.3B
+#   versus-7b  150 s  a prune step of the 7B shape in turn with the PyTorch peer, first with nothing recomputed
+#   small-7b    70 s  a 7B step in less memory: everything recomputed, with moments in bf16 and on the host
+#   memory      60 s  eight configurations: predicted, allocated and reserved
+#   peer-decode       transformers' forward with a static cache
+#             100 s
 #   pretrain-1.3b     a plain step beside transformers' (eager, compiled)
-#             120 s
-#   memory      75 s  eight configurations: predicted, allocated and reserved
-#   latency    120 s  prompt and answer, ours and transformers' forward with a static cache
-#   experts     30 s  feed-forward of experts that are skipped, at several densities (LTE)
+#             170 s
 #   doctor      15 s  the machine, the versions, which path each operation takes
-#   profile     80 s  time by phase of prune steps, and by kernel of one step of the 1.3B shape where ncu is there
 #   ceilings    30 s  rate of a large matrix product and bandwidth of a copy: what no step can exceed
 #   pretrain-2.7b     a plain step beside transformers'; not in `all`
 #   prune-7b, peer-7b the halves of versus-7b by themselves; not in `all`
 #
 # Environment: SHEARLING (./shearling-gpu), PYTHON (python3), OUT (runs/gpu), ROWS (16), STEPS (3), WARMUP (1),
-# BUDGET_SECONDS (470) of one part, TOTAL_SECONDS (890) of `all`, SHAPES (7b 1.3b) of the latency part;
+# BUDGET_SECONDS (470) of one part, TOTAL_SECONDS (890) of `all`, SHAPES (7b 1.3b) of the decode parts;
 # SHEARLING_ARGS, PEER_ARGS: more arguments for `shearling bench step` and for peer/step.py.
 #
 # A failure inside a part does not end the script (`set -e` does not reach there): parts look at what they run.
@@ -42,8 +45,8 @@ read -ra MORE_PEER <<<"${PEER_ARGS:-}"
 BUDGET_SECONDS=${BUDGET_SECONDS:-470} # of one part
 TOTAL_SECONDS=${TOTAL_SECONDS:-890}   # of all of them
 # What is worth most comes first: a machine may be taken away.
-ORDER=(check:45 masked-1.3b:90 versus-7b:240 pretrain-1.3b:120 memory:75 latency:120 experts:30 doctor:15 profile:80
-    ceilings:30)
+ORDER=(check:45 masked-1.3b:40 decode:30 experts:25 profile:90 versus-7b:150 small-7b:70 memory:60 peer-decode:100
+    pretrain-1.3b:170 doctor:15 ceilings:30)
 
 # Both sides use the same allocator of libtorch; whole 7B states fit only without fragmentation.
 export PYTORCH_CUDA_ALLOC_CONF=${PYTORCH_CUDA_ALLOC_CONF:-expandable_segments:True}
@@ -201,33 +204,54 @@ part_pretrain-2.7b() { pretrain 2.7b 2; }
 
 part_pretrain-1.3b() { pretrain 1.3b 4; }
 
-part_latency() {
-    local lengths=(--dtype bf16 --prompt-tokens 2048 --new-tokens 128 --rounds 3) shapes=() shape status=0
+lengths_and_shapes() {
+    local shape
+    LENGTHS=(--dtype bf16 --prompt-tokens 2048 --new-tokens 128 --rounds 3)
     for shape in ${SHAPES:-7b 1.3b}; do
-        shapes+=(--shape "$shape")
+        LENGTHS+=(--shape "$shape")
     done
-    record "shearling" ours bench latency --device cuda --json "${lengths[@]}" "${shapes[@]}" || status=$?
-    for cache in static dynamic; do
-        record "peer, $cache cache" limited "$PYTHON" "$FOLDER/peer/decode.py" --device cuda --json --cache "$cache" \
-            "${lengths[@]}" "${shapes[@]}" || status=$?
+}
+
+part_decode() {
+    lengths_and_shapes
+    record "shearling" ours bench latency --device cuda --json "${LENGTHS[@]}"
+}
+
+part_peer-decode() {
+    lengths_and_shapes
+    record "peer, static cache" limited "$PYTHON" "$FOLDER/peer/decode.py" --device cuda --json --cache static \
+        "${LENGTHS[@]}"
+}
+
+part_small-7b() {
+    local status=0 ROWS=16 STEPS=1 WARMUP=1 options words
+    for options in "--moments-bf16" "--moments-on-host"; do
+        read -ra words <<<"--activation-checkpointing 1 --micro-rows 1 $options"
+        record "shearling 7b plain $options" ours_step --shape 7b --masks off "${words[@]}" || status=$?
     done
     return "$status"
 }
 
+# by_kernel NAME COMMAND...: the command's kernels under ncu. One metric, read in one pass; kernels run one after the other, so
+# gaps between them do not show.
+by_kernel() {
+    local name=$1
+    shift
+    say "times by kernel: $name"
+    LD_LIBRARY_PATH="$TORCH_LIB" limited ncu --metrics gpu__time_duration.sum --clock-control none --csv --page raw \
+        --print-units base "$SHEARLING" "$@" --device cuda --json >"$OUT/.kernels.csv" || say "ncu: exit code $?"
+    "$PYTHON" "$FOLDER/kernel_times.py" <"$OUT/.kernels.csv" || say "no kernel times in ncu's output"
+    rm -f "$OUT/.kernels.csv"
+}
+
 part_profile() {
-    local ROWS=4
-    first_that_fits "shearling 7b masked, 4 rows" "${OURS_7B[@]}" -- ours_step --shape 7b --masks on || return 1
     if ! command -v ncu >/dev/null; then
         say "ncu is not here: no times by kernel"
         return 0
     fi
-    # One metric, read in one pass; kernels run one after the other, so gaps between them do not show.
-    say "times by kernel of one step: 1.3b, masked, 1 row"
-    LD_LIBRARY_PATH="$TORCH_LIB" limited ncu --metrics gpu__time_duration.sum --clock-control none --csv --page raw \
-        --print-units base "$SHEARLING" bench step --shape 1.3b --masks on --dtype bf16 --tokens 4096 --rows 1 \
-        --steps 1 --warmup 0 --device cuda --json "${MORE_OURS[@]}" >"$OUT/.kernels.csv" || say "ncu: exit code $?"
-    "$PYTHON" "$FOLDER/kernel_times.py" <"$OUT/.kernels.csv" || say "no kernel times in ncu's output"
-    rm -f "$OUT/.kernels.csv"
+    by_kernel "one step, 1.3b, masked, 1 row" bench step --shape 1.3b --masks on --dtype bf16 --tokens 4096 --rows 1 \
+        --steps 1 --warmup 0 "${MORE_OURS[@]}"
+    by_kernel "a few tokens, 1.3b" bench latency --shape 1.3b --dtype bf16 --prompt-tokens 512 --new-tokens 4 --rounds 1
 }
 
 run_part() {
