@@ -8,6 +8,7 @@ use super::resumed::refuse_cut_at_once;
 use crate::cli::Printer;
 use crate::cli::arguments::Export;
 use crate::cli::progress::Progress;
+use crate::cli::table::duration;
 use crate::config::{self, RunConfig, Stage, Target};
 use crate::export::{Job, Observer, Written, open_step};
 use crate::files::refuse_taken;
@@ -20,6 +21,7 @@ use crate::words::counted;
 use anyhow::Context;
 use shearling_masks::MaskReport;
 use std::path::{Path, PathBuf};
+use std::time::Instant;
 
 /// `RUN` or `RUN@STEP`.
 pub(super) fn split_step(text: &str) -> anyhow::Result<(PathBuf, Option<u64>)> {
@@ -104,12 +106,25 @@ struct Shown {
     run: PathBuf,
     printer: Printer,
     progress: Progress,
+    /// What is being done, and since when.
+    pass: Option<(String, Instant)>,
 }
 
 impl Shown {
     fn new(run: &Path, printer: Printer) -> Shown {
-        Shown { run: run.to_path_buf(), printer, progress: Progress::default() }
+        Shown { run: run.to_path_buf(), printer, progress: Progress::default(), pass: None }
     }
+}
+
+/// Seconds of a pass before which its pace says nothing.
+const PACE_SECONDS: f64 = 3.0;
+
+/// `, 12 s left of this pass`, once there is a pace.
+fn rest_of_pass(taken: f64, done: usize, of: usize) -> String {
+    if taken < PACE_SECONDS || done == 0 || done >= of {
+        return String::new();
+    }
+    format!(", {} left of this pass", duration(taken / done as f64 * (of - done) as f64))
 }
 
 impl Observer for Shown {
@@ -130,7 +145,11 @@ impl Observer for Shown {
     }
 
     fn progress(&mut self, what: &str, done: usize, of: usize) {
-        self.progress.show(|| format!("{what} {done}/{of}"));
+        if self.pass.as_ref().is_none_or(|(own, _)| own != what) {
+            self.pass = Some((what.to_string(), Instant::now()));
+        }
+        let taken = self.pass.as_ref().map_or(0.0, |(_, start)| start.elapsed().as_secs_f64());
+        self.progress.show(|| format!("{what} {done}/{of}{}", rest_of_pass(taken, done, of)));
     }
 
     fn degraded(&mut self, rows: i64, before: f64, after: f64) {
@@ -158,5 +177,18 @@ fn report_equivalence(equivalence: &Equivalence, printer: &Printer) {
             "this model loses more than usual by being stored in {dtype}: prune.dtype = \"fp32\" (or export --dtype fp32) \
              keeps its weights as they were trained"
         ));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::rest_of_pass;
+
+    #[test]
+    fn a_pass_says_what_is_left_once_it_has_a_pace() {
+        assert_eq!(rest_of_pass(10.0, 5, 30), ", 50 s left of this pass");
+        for nothing in [rest_of_pass(1.0, 5, 30), rest_of_pass(10.0, 0, 30), rest_of_pass(10.0, 30, 30)] {
+            assert_eq!(nothing, "");
+        }
     }
 }

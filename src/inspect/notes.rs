@@ -53,6 +53,7 @@ pub(super) fn of_history(history: &RunHistory) -> Vec<Note> {
     let mut notes = Vec::new();
     notes.extend(progress(history));
     notes.extend(skipped(history));
+    notes.extend(clipped(history));
     notes.extend(overshoot(history));
     for kind in ["ended", "divergence", "not_saved", "mixer", "exhausted"] {
         notes.extend(told(history, kind));
@@ -127,6 +128,26 @@ fn skipped(history: &RunHistory) -> Option<Note> {
     let were = if steps.len() == 1 { "was" } else { "were" };
     let (skipped, all) = (thousands(steps.len() as u64), counted(history.steps.len() as u64, "update"));
     (!steps.is_empty()).then(|| Note::warning(format!("{skipped} of {all} {were} skipped (not finite): {named}")))
+}
+
+/// Steps from which on a run of clipped ones is no beginning any more.
+const MANY_STEPS: usize = 20;
+
+/// That clipping was the rule.
+fn clipped(history: &RunHistory) -> Option<Note> {
+    let scales: Vec<f64> = history.steps.clip_scale.iter().flatten().copied().collect();
+    let clipped: Vec<f64> = scales.iter().copied().filter(|scale| *scale < 1.0).collect();
+    if scales.len() < MANY_STEPS || 10 * clipped.len() < 9 * scales.len() {
+        return None;
+    }
+    let (least, most) =
+        clipped.iter().fold((1.0_f64, 0.0_f64), |(least, most), scale| (least.min(*scale), most.max(*scale)));
+    Some(Note::info(format!(
+        "{} of {} were clipped to train.clip_norm (factors {least:.2} to {most:.2}): usual for a model that was just cut, and AdamW \
+         does not depend on the size that all gradients share; single spikes do not show in this run",
+        thousands(clipped.len() as u64),
+        counted(scales.len() as u64, "step")
+    )))
 }
 
 /// Whether the expected sizes were at their targets in the last step.
@@ -332,6 +353,18 @@ mod tests {
         assert!(text.contains("9 units are removed with a gate above 0.5 (kv_head 2, intermediate 7). "), "{text}");
         assert!(!text.contains("hidden"), "{text}");
         assert!(of(vec![module("layer", [20, 0, 0])]).is_none(), "nothing went against a gate");
+    }
+
+    #[test]
+    fn clipping_that_is_the_rule_is_a_note() {
+        let of = |scales: &[f64]| {
+            let mut history = RunHistory::default();
+            history.steps.clip_scale = scales.iter().map(|scale| Some(*scale)).collect();
+            clipped(&history).map(|note| note.text)
+        };
+        let text = of(&[[0.25; 19].as_slice(), &[0.5, 1.0]].concat()).unwrap();
+        assert!(text.starts_with("20 of 21 steps were clipped to train.clip_norm (factors 0.25 to 0.50)"), "{text}");
+        assert!(of(&[0.25; 19]).is_none() && of(&[[0.25; 10], [1.0; 10]].concat()).is_none());
     }
 
     #[test]

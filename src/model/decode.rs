@@ -16,6 +16,7 @@ use super::context::{LayerContext, window_mask};
 use super::decoder::{Decoder, Embedding, Head};
 use super::norm::rms_norm;
 use super::probe::unseen;
+use super::recorded_token::{RecordedToken, is_launched_on};
 use crate::native::ops::attention::causal_attention;
 use crate::native::ops::cached_attention::{cached_attention, cached_attention_up_to};
 use crate::native::ops::cached_heads::TokenHeads;
@@ -70,14 +71,29 @@ impl Decoder {
         Ok(x)
     }
 
+    /// [`Decoder::next_logits`] of one token a row on a GPU with kernels; `None` for what goes another way.
+    fn recorded_logits(&self, input_ids: &Tensor, cache: &mut KvCache) -> Result<Option<Tensor>, DecodeError> {
+        let one_token = input_ids.size().get(1) == Some(&1) && cache.length() > 0;
+        if !one_token || cache.has_windows() || !is_launched_on(input_ids.device()) {
+            return Ok(None);
+        }
+        cache.make_room(input_ids)?;
+        let [keys, rotary] = cache.memory();
+        let memory = [self.embedding.weight.data_ptr() as usize, self.head.norm.data_ptr() as usize, keys, rotary];
+        let mut token = match cache.recorded.take() {
+            Some(token) if token.is_about(memory) => token,
+            _ => Box::new(RecordedToken::new(input_ids, memory)?),
+        };
+        let logits = token.next(input_ids, cache.length(), |ids, position| self.token_logits(ids, cache, position));
+        cache.recorded = Some(token);
+        let logits = logits?;
+        cache.commit(1);
+        Ok(Some(logits))
+    }
+
     /// Logits `[B, V]` after one token a row, `input_ids [B, 1]`, which goes to the position that the device reads; the cache has room
     /// for it, and does not know of it afterwards.
-    pub(super) fn token_logits(
-        &self,
-        input_ids: &Tensor,
-        cache: &KvCache,
-        position: &Tensor,
-    ) -> Result<Tensor, DecodeError> {
+    fn token_logits(&self, input_ids: &Tensor, cache: &KvCache, position: &Tensor) -> Result<Tensor, DecodeError> {
         let context = LayerContext::plain(cache.rotary());
         let x = self.through_blocks(input_ids, &context, cache, Place::OnDevice(position))?;
         Ok(self.head.token_logits(self.model().rms_norm_eps, &x)?.f_squeeze_dim(1)?)
@@ -174,5 +190,81 @@ impl Attention {
         let query = context.rope.place(heads, position, (keys, values))?;
         let joined = cached_attention_up_to(&query, keys, values, position)?;
         self.output.forward_gated(&joined.f_reshape([x.size3()?.0, 1, -1])?, None, None, &x)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::super::init::random_weights;
+    use super::*;
+    use crate::files::DType;
+    use crate::hf::{ModelConfig, NewLlama, RawConfig};
+    use crate::native::kernels::{Path, compute_by};
+    use tch::{Device, Kind};
+
+    fn model() -> ModelConfig {
+        let config = RawConfig::new_llama(&NewLlama {
+            vocab_size: 50,
+            hidden_size: 32,
+            intermediate_size: 48,
+            num_hidden_layers: 2,
+            num_attention_heads: 4,
+            num_key_value_heads: 2,
+            head_dim: 8,
+            max_position_embeddings: 1 << 10,
+            rope_theta: 10_000.0,
+            rms_norm_eps: 1e-5,
+            initializer_range: 0.02,
+            tie_word_embeddings: false,
+            bos_token_id: None,
+            eos_token_id: None,
+            dtype: DType::F32,
+        });
+        config.unwrap().model().unwrap()
+    }
+
+    /// Logits of some tokens after a prompt of 126, from its cache and from `next`.
+    fn logits(next: impl Fn(&Decoder, &mut KvCache, &Tensor) -> Tensor) -> Vec<Tensor> {
+        let model = model();
+        let weights = random_weights(&model, 3).unwrap();
+        let decoder = Decoder::build(&model, &mut |name| {
+            let (_, weight) = weights.iter().find(|(own, _)| own == name).unwrap();
+            Ok::<_, TchError>(weight * 5.0)
+        });
+        let decoder = decoder.unwrap();
+        let mut cache = KvCache::new(&model, 2, 300, Kind::Float, Device::Cpu).unwrap();
+        let ids = |count: i64| (Tensor::arange(count, (Kind::Int64, Device::Cpu)) * 7).remainder(50).view([2, -1]);
+        let _ = decoder.next_logits(&ids(252), &mut cache).unwrap();
+        (0..4).map(|token| next(&decoder, &mut cache, &(ids(2) + token))).collect()
+    }
+
+    fn as_ever(decoder: &Decoder, cache: &mut KvCache, ids: &Tensor) -> Tensor {
+        decoder.next_logits(ids, cache).unwrap()
+    }
+
+    fn read_by_the_device(decoder: &Decoder, cache: &mut KvCache, ids: &Tensor) -> Tensor {
+        cache.make_room(ids).unwrap();
+        let position = Tensor::from_slice(&[cache.length()]);
+        let logits = tch::no_grad(|| decoder.token_logits(ids, cache, &position)).unwrap();
+        cache.commit(1);
+        logits
+    }
+
+    #[test]
+    fn a_token_whose_position_the_device_reads_is_the_same_token() {
+        let expected = logits(as_ever);
+        let compare = |name: &str, found: Vec<Tensor>| {
+            for (token, (found, expected)) in found.iter().zip(&expected).enumerate() {
+                let difference = (found - expected).abs().max().double_value(&[]);
+                let largest = expected.abs().max().double_value(&[]);
+                assert!(difference <= 1e-4 * largest, "{name}, token {token}: {difference} of {largest}");
+            }
+        };
+        for path in [Path::Own, Path::DeviceKernels, Path::Composed] {
+            let _path = compute_by(path);
+            compare(&format!("{path:?}"), logits(read_by_the_device));
+        }
+        let _path = compute_by(Path::DeviceKernels);
+        compare("as a GPU does", logits(as_ever));
     }
 }

@@ -276,7 +276,8 @@ fn mix(
     let references = findings.keep(References::of(&mut config.mixer, names));
     let Some(shares) = findings.keep(initial_proportions(&config.mixer, names)) else { return (Vec::new(), None) };
     let mixer = references.and_then(|references| {
-        findings.warnings.extend(references.warning.into_iter().chain(references.noise));
+        let of_other_rows = references.of_other_rows(dataset, &config.eval);
+        findings.warnings.extend([references.warning, references.noise, of_other_rows].into_iter().flatten());
         let losses = references.losses.unwrap_or_default();
         findings.keep(Mixer::new(mixer_config(&config.mixer), &shares, &losses))
     });

@@ -2,12 +2,12 @@
 //! names, in the order of the data's domains.
 
 use super::Error;
-use crate::config::Mixer;
+use crate::config::{Eval, Mixer};
 use crate::eval::DomainLoss;
 use crate::run_dir::record::{ReferenceDomain, ReferenceRows};
 use crate::words::counted;
 use serde_json::Value;
-use shearling_domains::MixerKind;
+use shearling_domains::{Dataset, MixerKind, Split};
 use std::collections::BTreeMap;
 use std::path::Path;
 
@@ -46,6 +46,24 @@ impl References {
             }
             result => result,
         }
+    }
+
+    /// That they were measured on other rows than a run evaluates: the mixer compares losses of the first
+    /// `eval.rows_per_domain` rows with them, and on other rows the source itself is above or below them. Not said of too few rows, which
+    /// are to be measured anew, and evaluated alike: one advice.
+    pub(super) fn of_other_rows(&self, dataset: &Dataset, eval: &Eval) -> Option<String> {
+        let evaluated = eval.rows_per_domain as u64;
+        let differs = |(index, name): (usize, &String)| {
+            let measured = *self.rows.get(name)?;
+            let rows = dataset.rows(index, Split::Validation).min(evaluated);
+            (measured != rows).then_some((name.clone(), measured, rows))
+        };
+        let names = dataset.domain_names().iter().enumerate();
+        let (name, measured, rows) = names.filter_map(differs).next().filter(|_| self.noise.is_none())?;
+        Some(format!(
+            "mixer.reference_file was measured on {measured} rows of {name:?}, the run evaluates {rows}: measure it with \
+             shearling eval --rows {evaluated}"
+        ))
     }
 
     fn read(mixer: &mut Mixer, names: &[String]) -> Result<References, Error> {

@@ -158,7 +158,7 @@ impl Setup {
         let mut warnings: Vec<String> = self.references.warning.iter().cloned().collect();
         warnings.extend(kernels::complaint(self.device));
         // Too few rows are to be measured anew, and evaluated alike: one advice.
-        warnings.extend(self.references_of_other_rows().filter(|_| self.references.noise.is_none()));
+        warnings.extend(self.references.of_other_rows(&self.dataset, &self.config.eval));
         warnings.extend(self.teacher.as_ref().and_then(|teacher| other_tokenizer(&self.dataset, teacher.dir())));
         let Some(source) = &self.source else { return warnings };
         warnings.extend(source.tokenizer_hint());
@@ -168,23 +168,6 @@ impl Setup {
         let written = self.spec.as_ref().map(|spec| shape::resized(&self.model, spec.target()));
         warnings.extend(loads_in_some_only(written.as_ref().unwrap_or(&self.model)));
         warnings
-    }
-
-    /// The mixer compares losses of the first `eval.rows_per_domain` rows with the references: on other rows the source
-    /// itself is above or below them.
-    fn references_of_other_rows(&self) -> Option<String> {
-        let evaluated = self.config.eval.rows_per_domain as u64;
-        let names = self.dataset.domain_names().iter().enumerate();
-        let differs = |(index, name): (usize, &String)| {
-            let measured = *self.references.rows.get(name)?;
-            let rows = self.dataset.rows(index, Split::Validation).min(evaluated);
-            (measured != rows).then_some((name.clone(), measured, rows))
-        };
-        let (name, measured, rows) = names.filter_map(differs).next()?;
-        Some(format!(
-            "mixer.reference_file was measured on {measured} rows of {name:?}, the run evaluates {rows}: measure it with \
-             shearling eval --rows {evaluated}"
-        ))
     }
 
     /// Kind of forward and backward.

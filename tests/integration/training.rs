@@ -3,10 +3,11 @@
 
 use super::support::{data, tensors, write_tiny_source};
 use shearling::config::{RunConfig, Stage, parse};
+use shearling::hf::RawConfig;
 use shearling::run_dir::RunDir;
 use shearling::run_dir::layout::METRICS;
 use shearling::train::step::StepReport;
-use shearling::train::{Error, Observer, Setup, Trainer, metrics, run};
+use shearling::train::{Error, Observer, Outline, Setup, Trainer, metrics, run};
 use std::path::Path;
 use tch::Device;
 
@@ -149,8 +150,15 @@ fn references_of_other_rows_than_the_run_evaluates_are_warned_of() {
         std::fs::write(&file, json.to_string()).unwrap();
         let sets = ["mixer.kind=dynamic".to_string(), format!("mixer.reference_file={}", file.display())];
         let sets: Vec<&str> = sets.iter().map(String::as_str).collect();
-        let warnings = setup(folder.path(), &sets, Stage::Pretrain).warnings();
-        warnings.into_iter().filter(|warning| warning.contains("reference_file")).collect::<Vec<_>>()
+        let about = |warnings: Vec<String>| -> Vec<String> {
+            warnings.into_iter().filter(|warning| warning.contains("reference_file")).collect()
+        };
+        let warned = about(setup(folder.path(), &sets, Stage::Pretrain).warnings());
+        let config = config(folder.path(), &sets);
+        let source = RawConfig::read(&folder.path().join("source/config.json")).unwrap();
+        let planned = Outline::new(config, Stage::Pretrain, Device::Cpu, Some(source), None).unwrap();
+        assert_eq!(about(planned.findings.warnings), warned, "plan says what the run will say");
+        warned
     };
     let warned = warnings(Some(5));
     assert!(

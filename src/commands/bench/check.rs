@@ -332,7 +332,7 @@ fn decoding_error(device: Device) -> anyhow::Result<f64> {
         let tokens = if cache.length() < 30 { 10 } else { 1 };
         let chunk = ids.f_narrow(1, cache.length(), tokens)?.f_to_device(device)?;
         let logits = match tokens {
-            // On a GPU these are launched as one, from the third on.
+            // On a GPU these are launched as one, from the second on.
             1 => decoder.next_logits(&chunk, &mut cache)?.f_unsqueeze(1)?,
             _ => decoder.forward_cached(&chunk, &mut cache)?,
         };

@@ -70,7 +70,7 @@ impl PlanReport {
             (None, None, Some(card)) => {
                 let rate = CARD_UTILISATION * card.bf16_tflops;
                 let said = format!(
-                    "on one {} at {rate:.0} TFLOP/s, 28 % of its peak as measured with a 7B on an H200",
+                    "on one {} at {rate:.0} TFLOP/s, 43 % of its peak as measured with a 1.3B on an H200",
                     card.name
                 );
                 Some((cost.flops() / (rate * 1e12), said))
