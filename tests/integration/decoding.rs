@@ -5,6 +5,7 @@ use super::support::{apart, families, fixture, tensors, write_model};
 use serde_json::json;
 use shearling::hf::Checkpoint;
 use shearling::model::{DecodeError, Decoder, ForwardContext, KvCache, ModelGates};
+use shearling::native::kernels::{self, compute_by};
 use std::path::{Path, PathBuf};
 use tch::{Device, Kind, Tensor};
 
@@ -121,6 +122,28 @@ fn the_next_logits_are_those_of_the_last_token_in_bf16_too() {
             let expected = expected.select(1, step);
             let scale = expected.abs().max().to_kind(Kind::Double).double_value(&[]);
             assert!(apart(&found, &expected) < 0.05 * scale, "{folder} at {step}");
+        }
+    }
+}
+
+/// On a GPU a single token goes a way of its own, launch by launch the same for every token.
+#[test]
+fn tokens_as_a_gpu_launches_them_are_those_of_the_full_forward() {
+    let (_made, folders) = folders();
+    for (name, folder) in &folders {
+        let decoder = open(folder, Kind::Float);
+        for rows in [1, 2] {
+            // Over the end of a block of the cache, where the model goes that far.
+            let count = decoder.model().max_position_embeddings.min(260);
+            let (input_ids, start) = (tokens(rows, count), count - 8);
+            let expected = whole(&decoder, &input_ids);
+            let mut cache = KvCache::new(decoder.model(), rows, 8, Kind::Float, Device::Cpu).unwrap();
+            let _ = decoder.forward_cached(&input_ids.narrow(1, 0, start), &mut cache).unwrap();
+            let _path = compute_by(kernels::Path::DeviceKernels);
+            for step in start..count {
+                let found = decoder.next_logits(&input_ids.narrow(1, step, 1), &mut cache).unwrap();
+                check(&format!("{name}, {rows} rows, token {step}"), &found, &expected.select(1, step), 1e-4);
+            }
         }
     }
 }
