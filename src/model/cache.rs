@@ -50,7 +50,7 @@ pub enum DecodeError {
 #[derive(Debug)]
 pub struct KvCache {
     layers: Vec<LayerCache>,
-    /// A token after those of this cache, recorded.
+    /// A token after those of this cache, recorded; none where its memory is another since.
     pub(super) recorded: Option<Box<RecordedToken>>,
     rope: Rope,
     head_dim: i64,
@@ -133,12 +133,6 @@ impl KvCache {
         self.layers.iter().any(|layer| layer.window.is_some())
     }
 
-    /// Where its memory lies: another place after it grew.
-    pub(super) fn memory(&self) -> [usize; 2] {
-        let key = self.layers.first().map_or(0, |layer| layer.key.data_ptr() as usize);
-        [key, self.rotary.memory()]
-    }
-
     /// Checks ids `[B, T]` and makes room for them; T.
     pub(super) fn make_room(&mut self, input_ids: &Tensor) -> Result<i64, DecodeError> {
         let found = input_ids.size();
@@ -154,9 +148,13 @@ impl KvCache {
             let positions = in_blocks(end).min(self.limit);
             self.rotary = RopeTable::new(&self.rope, self.head_dim, positions, self.device)?;
             self.rotary_tokens = positions;
+            self.recorded = None;
         }
         for layer in &mut self.layers {
-            layer.reserve(self.length, tokens)?;
+            if layer.reserve(self.length, tokens)? {
+                // What was recorded is about memory that is gone.
+                self.recorded = None;
+            }
         }
         Ok(tokens)
     }
@@ -213,19 +211,19 @@ impl LayerCache {
         self.window
     }
 
-    /// Makes room for `tokens` after `length`.
-    fn reserve(&mut self, length: i64, tokens: i64) -> Result<(), TchError> {
+    /// Makes room for `tokens` after `length`; whether that took other memory.
+    fn reserve(&mut self, length: i64, tokens: i64) -> Result<bool, TchError> {
         let (_, _, capacity, _) = self.key.size4()?;
         let stored = length - self.first;
         if stored + tokens <= capacity {
-            return Ok(());
+            return Ok(false);
         }
         let kept = self.window.map_or(stored, |window| stored.min(window - 1));
         // Both before either is replaced: without memory for the second the cache stays as it was.
         let larger = |tensor: &Tensor| moved(tensor, stored - kept, kept, in_blocks(kept + tokens));
         (self.key, self.value) = (larger(&self.key)?, larger(&self.value)?);
         self.first = length - kept;
-        Ok(())
+        Ok(true)
     }
 
     /// Stores keys and values `[B, T, K, E]` of the tokens from `position` on.

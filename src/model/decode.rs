@@ -78,11 +78,10 @@ impl Decoder {
             return Ok(None);
         }
         cache.make_room(input_ids)?;
-        let [keys, rotary] = cache.memory();
-        let memory = [self.embedding.weight.data_ptr() as usize, self.head.norm.data_ptr() as usize, keys, rotary];
+        let weights = [&self.embedding.weight, &self.head.norm];
         let mut token = match cache.recorded.take() {
-            Some(token) if token.is_about(memory) => token,
-            _ => Box::new(RecordedToken::new(input_ids, memory)?),
+            Some(token) if token.is_of(weights) => token,
+            _ => Box::new(RecordedToken::new(input_ids, weights)?),
         };
         let logits = token.next(input_ids, cache.length(), |ids, position| self.token_logits(ids, cache, position));
         cache.recorded = Some(token);

@@ -7,7 +7,8 @@
 //! ```
 //!
 //! A token of a 7B is hundreds of launches; the host takes longer to make them than the GPU to run them. What is recorded
-//! belongs to a cache, whose memory it reads and writes: where that has grown or the weights are others, it is made again.
+//! belongs to a cache, whose memory it reads and writes and which drops it when it takes other memory; with other weights it is
+//! made again.
 
 use crate::native::kernels::{self, Path};
 use crate::native::runtime::cuda_graph::CudaGraph;
@@ -21,13 +22,10 @@ pub(super) struct RecordedToken {
     ids: Tensor,
     /// `[1]`, int64.
     position: Tensor,
-    /// Where weights and cache lie.
-    memory: Memory,
+    /// Of the decoder that it is a token of: held, so that no other decoder's can come to lie in the same place.
+    weights: [Tensor; 2],
     launches: Launches,
 }
-
-/// Addresses.
-pub(super) type Memory = [usize; 4];
 
 /// How it is launched.
 #[derive(Debug)]
@@ -43,16 +41,17 @@ enum Launches {
 }
 
 impl RecordedToken {
-    /// A token of ids like these, launched by what reads and writes `memory`.
-    pub(super) fn new(input_ids: &Tensor, memory: Memory) -> Result<RecordedToken, TchError> {
+    /// A token of ids like these of the decoder with these weights.
+    pub(super) fn new(input_ids: &Tensor, weights: [&Tensor; 2]) -> Result<RecordedToken, TchError> {
         let position = Tensor::f_zeros([1], (Kind::Int64, input_ids.device()))?;
         let ids = input_ids.f_empty_like()?;
-        Ok(RecordedToken { ids, position, memory, launches: Launches::Unloaded })
+        let weights = weights.map(Tensor::shallow_clone);
+        Ok(RecordedToken { ids, position, weights, launches: Launches::Unloaded })
     }
 
-    /// Whether it is about this memory.
-    pub(super) fn is_about(&self, memory: Memory) -> bool {
-        self.memory == memory
+    /// Whether it is a token of the decoder with these weights.
+    pub(super) fn is_of(&self, weights: [&Tensor; 2]) -> bool {
+        self.weights.iter().zip(weights).all(|(own, given)| own.data_ptr() == given.data_ptr())
     }
 
     /// Why tokens are launched one by one though they were to be recorded.
@@ -100,7 +99,7 @@ impl RecordedToken {
 /// Whether a token is launched on `device` by kernels of ours; on a CPU for a count or a proof of what a GPU does.
 pub(super) fn is_launched_on(device: Device) -> bool {
     match device {
-        Device::Cuda(gpu) => kernels::state(gpu).is_ok(),
+        Device::Cuda(_) => kernels::compute_on(device),
         _ => Path::current() == Path::DeviceKernels,
     }
 }

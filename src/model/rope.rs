@@ -53,11 +53,6 @@ impl RopeTable {
         place_token(heads, (&self.cos, &self.sin), position, cache)
     }
 
-    /// Where it lies.
-    pub(super) fn memory(&self) -> usize {
-        self.cos.data_ptr() as usize
-    }
-
     /// The same tensors again.
     pub fn shallow_clone(&self) -> RopeTable {
         RopeTable { cos: self.cos.shallow_clone(), sin: self.sin.shallow_clone() }

@@ -6,7 +6,7 @@
 //! `scaled_dot_product_attention`, with the G queries of a group laid out as rows of one matrix, so that grouped keys
 //! are not repeated in memory there either.
 
-use super::dispatch::{Backend, backend, cpu_backend};
+use super::dispatch::{Backend, cpu_backend, device_kernels};
 use crate::native::shim::{self, CError, CTensor};
 use std::ffi::c_int;
 use tch::{TchError, Tensor};
@@ -66,7 +66,7 @@ fn on_gpu(query: &Tensor, key: &Tensor) -> Result<bool, TchError> {
     let ((_, _, heads, dim), (_, groups, _, _)) = (query.size4()?, key.size4()?);
     // SAFETY: numbers go in, a number comes out.
     let fits = || unsafe { shearling_takes_cached_attention(heads / groups.max(1), dim) != 0 };
-    Ok(cpu_backend(query)? == Backend::Composed && backend(query)? == Backend::Kernel && fits())
+    Ok(device_kernels(query)? && fits())
 }
 
 /// The same in libtorch's operators.

@@ -2,7 +2,7 @@
 //! position comes from the device's memory, so that what is launched is the same for every token and can be recorded
 //! (`model/recorded_token.rs`); on a GPU with kernels it is one launch (`cu/cached_heads.h`).
 
-use super::dispatch::{Backend, backend, cpu_backend};
+use super::dispatch::device_kernels;
 use super::rope::rope_reference;
 use crate::native::shim::{self, CError, CTensor};
 use std::ffi::c_int;
@@ -45,8 +45,7 @@ pub fn place_token(
     position: &Tensor,
     (keys, values): (&Tensor, &Tensor),
 ) -> Result<Tensor, TchError> {
-    let gpu = cpu_backend(heads.query)? == Backend::Composed && backend(heads.query)? == Backend::Kernel;
-    if !gpu {
+    if !device_kernels(heads.query)? {
         return place_token_reference(heads, (cos, sin), position, (keys, values));
     }
     let TokenHeads { query, key, value } = heads;

@@ -28,6 +28,11 @@ pub(super) fn cpu_backend(x: &Tensor) -> Result<Backend, TchError> {
     })
 }
 
+/// Whether kernels of `cu/` compute activations like `x`: on a GPU, or on the CPU as a GPU does.
+pub(super) fn device_kernels(x: &Tensor) -> Result<bool, TchError> {
+    Ok(backend(x)? == Backend::Kernel && cpu_backend(x)? == Backend::Composed)
+}
+
 /// The dtype that a reference computes in: fp32, or f64 for f64.
 pub(super) fn wide(kind: Kind) -> Kind {
     if kind == Kind::Double { Kind::Double } else { Kind::Float }

@@ -1,7 +1,7 @@
 //! The linear maps of one token that is decoded, behind their norm: on a GPU with kernels one launch (`cu/matvec.h`), which reads the
 //! weights once and nothing else to speak of. Everywhere else, and for several tokens, norm and maps as training has them.
 
-use super::dispatch::{Backend, backend, cpu_backend};
+use super::dispatch::device_kernels;
 use super::projection::project;
 use super::rms_norm::rms_norm;
 use super::swiglu::swiglu;
@@ -60,8 +60,7 @@ pub fn swiglu_normed(x: &Tensor, norm: Norm, gate: Map, up: Map) -> Result<Tenso
 
 fn one_row_on_gpu(x: &Tensor, norm: Norm) -> Result<bool, TchError> {
     let columns = x.size().last().copied().unwrap_or(0);
-    let gpu = cpu_backend(x)? == Backend::Composed && backend(x)? == Backend::Kernel;
-    Ok(gpu && x.numel() as i64 == columns && norm.weight.f_kind()? == x.f_kind()?)
+    Ok(device_kernels(x)? && x.numel() as i64 == columns && norm.weight.f_kind()? == x.f_kind()?)
 }
 
 fn launch(x: &Tensor, norm: Norm, maps: &[Map], swiglu: bool) -> Result<Vec<Tensor>, TchError> {

@@ -81,7 +81,7 @@ pub(super) fn measure(
     let layers = (0..count).map(|_| Layer::new(&source, model));
     let mut layers = layers.collect::<Result<Vec<_>, TchError>>()?;
     let recorded = match device {
-        Device::Cuda(gpu) if kernels::state(gpu).is_ok() => Some(Recorded::new(&layers, model, (kind, gpu))?),
+        Device::Cuda(gpu) if kernels::compute_on(device) => Some(Recorded::new(&layers, model, (kind, gpu))?),
         _ => None,
     };
     let bandwidth = Bandwidth::in_huge_pages(device)?;
