@@ -81,6 +81,23 @@ pub enum Error {
         /// What libtorch says.
         problem: String,
     },
+    /// Processes that are there and did not come to a collective.
+    #[error(
+        "{what} failed ({problem}): {} of {size} {} alive and did not come to it; busy for longer than \
+         dist.timeout_seconds, or hung",
+        ranks(busy),
+        if busy.len() == 1 { "is" } else { "are" }
+    )]
+    Busy {
+        /// Their ranks.
+        busy: Vec<usize>,
+        /// All.
+        size: usize,
+        /// What was being done.
+        what: &'static str,
+        /// What libtorch says.
+        problem: String,
+    },
     /// A collective that failed although every process is there.
     #[error("{what} failed among {}, which all answer: {problem}", counted(*size as u64, "rank"))]
     Collective {

@@ -157,11 +157,47 @@ mod tests {
     #[test]
     fn whoever_goes_without_a_word_is_named_by_all() {
         ranks(3, |world| {
+            // All are connected.
+            world.barrier().unwrap();
             if world.rank() == 1 {
                 return;
             }
             let found = world.barrier().unwrap_err().to_string();
             assert!(found.starts_with("rank 1 of 3 no longer answers"), "{found}");
+        });
+    }
+
+    /// Rank 2 computes for longer than rank 0 waits for words, and comes when rank 0 has given up.
+    #[test]
+    fn whoever_is_busy_is_not_taken_for_the_one_that_is_gone() {
+        ranks(3, |world| {
+            let rank = world.rank();
+            world.barrier().unwrap();
+            if rank == 1 {
+                return;
+            }
+            if rank == 2 {
+                std::thread::sleep(PATIENCE / 10);
+            }
+            let found = world.barrier().unwrap_err().to_string();
+            assert!(found.starts_with("rank 1 of 3 no longer answers"), "rank {rank}: {found}");
+        });
+    }
+
+    /// Rank 0 has given up, but what it had begun keeps its connections: rank 2 waits for nobody else.
+    #[test]
+    fn whoever_waits_for_one_that_has_given_up_is_told() {
+        ranks(3, |world| {
+            world.barrier().unwrap();
+            if world.rank() == 1 {
+                return std::thread::sleep(Duration::from_secs(2));
+            }
+            let begun = Instant::now();
+            if world.rank() == 0 {
+                return world.leave("no room");
+            }
+            assert_eq!(world.barrier().unwrap_err().to_string(), "rank 0 ended: no room");
+            assert!(begun.elapsed() < PATIENCE / 2, "nobody waited for the timeout");
         });
     }
 

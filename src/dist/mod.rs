@@ -8,14 +8,16 @@
 //! A process is called by its rank, 0 to size − 1. A world of one makes no call and no copy: every function of it returns
 //! what it was given. The engine is libtorch's c10d (`native::c10d`): Gloo between CPUs, NCCL between GPUs.
 //!
-//! When a rank fails, the others find out in their next collective. Before they end they leave a note in the store, and wait
-//! a moment for the notes of the others: so that the message names the rank that is gone, and its reason if it left one
-//! (`notes`).
+//! When a rank fails, the others find out in their next collective, or, where that goes on, from a note in the store that
+//! whoever finds out first leaves there. Before they end they wait a moment for the notes of the others: so that the message
+//! names the rank that is gone, and its reason if it left one (`notes`); a thread answers for those that are busy
+//! (`lookout`).
 
 mod error;
 mod error_file;
 mod host_list;
 mod join;
+mod lookout;
 mod mesh;
 mod notes;
 mod place;

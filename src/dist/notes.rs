@@ -1,23 +1,29 @@
 //! Who is gone, and why. libtorch's collectives say that a connection closed or a time passed, not which rank was at fault:
 //! a rank that has failed ends, and so the failure runs through all of them. So whoever notices one leaves a note in the
-//! store and waits a moment for the notes of the others: a rank that ended by an error of its own has left its reason, and
-//! one that leaves no note at all is the one that is gone.
+//! store and waits a moment for the words of the others: a rank that ended by an error of its own has left its reason, one
+//! that is in the middle of its work lets its lookout answer for it (`lookout`), and one of which there is no word at all is
+//! the one that is gone.
 
 use super::Place;
+use super::lookout::Lookout;
 use crate::native::c10d::Store;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
+use tch::TchError;
 
-/// How long the notes of the others are waited for.
-const PATIENCE: Duration = Duration::from_secs(4);
+/// How long the words of the others are waited for.
+pub(super) const PATIENCE: Duration = Duration::from_secs(4);
 const PAUSE: Duration = Duration::from_millis(50);
 /// How a note of a rank begins that ended by an error of its own; the reason follows.
 const ENDED: &str = "ended: ";
 const NOTICED: &str = "noticed";
+/// Is there when one rank has left a note.
+const INQUIRY: &str = "inquiry";
 
 /// Where notes are left.
 #[derive(Debug)]
 pub(super) struct Board {
+    lookout: Lookout,
     store: Arc<Store>,
     /// What serves the store in rank 0 must outlive the last note.
     _served: Store,
@@ -31,22 +37,37 @@ pub(super) struct Board {
 pub(super) enum Verdict {
     /// A rank ended by an error of its own.
     Ended(usize, String),
-    /// Ranks that left no note.
+    /// Ranks of which there is no word.
     Silent(Vec<usize>),
+    /// Ranks that are there and have noticed nothing.
+    Busy(Vec<usize>),
     /// All have noticed, none is at fault.
-    AllAnswer,
+    AllNoticed,
 }
 
-/// Notes by rank, as far as they are known; and whether the store could be reached at all.
+/// What is known of the ranks, and whether the store could be reached at all.
 #[derive(Clone, Debug, Default)]
-struct Notes {
-    found: Vec<Option<String>>,
-    reached: bool,
+pub(super) struct Notes {
+    found: Vec<Word>,
+    pub(super) reached: bool,
+}
+
+/// What there is of one rank.
+#[derive(Clone, Debug, Default, PartialEq, Eq)]
+enum Word {
+    #[default]
+    Nothing,
+    /// It answers, from the middle of its work.
+    Alive,
+    /// Its note.
+    Note(String),
 }
 
 impl Board {
     pub(super) fn new(store: Arc<Store>, served: Store, place: &Place) -> Board {
-        Board { store, _served: served, rank: place.rank, size: place.size, serves: place.serves() }
+        let (rank, size, serves) = (place.rank, place.size, place.serves());
+        let lookout = Lookout::start(Arc::clone(&store), rank, size);
+        Board { lookout, store, _served: served, rank, size, serves }
     }
 
     /// The store of the run.
@@ -54,9 +75,16 @@ impl Board {
         &self.store
     }
 
+    /// Whether another rank has found a failure.
+    pub(super) fn is_inquired(&self) -> bool {
+        self.lookout.is_inquired()
+    }
+
     /// After a collective failed: who is at fault.
     pub(super) fn inquire(&self) -> Verdict {
-        self.exchange(NOTICED.to_string()).verdict(self.rank)
+        let now = self.exchange(NOTICED.to_string());
+        // A rank that was busy comes when the others, and the store with them, may have gone.
+        self.lookout.found().map_or(now.clone(), |earlier| now.after(earlier)).verdict(self.rank)
     }
 
     /// Says why this rank ends. Whoever serves the store stays until the others have read it.
@@ -65,60 +93,110 @@ impl Board {
         if self.serves {
             self.exchange(note);
         } else {
-            let store = Arc::clone(&self.store);
-            let key = key(self.rank);
-            patiently(move || _ = store.set(&key, &note), PATIENCE);
+            let (store, rank) = (Arc::clone(&self.store), self.rank);
+            patiently(move || _ = write(&store, rank, &note), PATIENCE);
         }
     }
 
     /// Leaves a note and collects those of the others, for a limited time: a store whose server hangs does not answer.
     fn exchange(&self, note: String) -> Notes {
-        let notes = Arc::new(Mutex::new(Notes { found: vec![None; self.size], reached: false }));
+        let notes = Arc::new(Mutex::new(Notes::none(self.size)));
         let (store, shared, rank) = (Arc::clone(&self.store), Arc::clone(&notes), self.rank);
         let until = Instant::now() + PATIENCE;
-        patiently(move || collect(&store, rank, &note, &shared, until), PATIENCE + PAUSE * 4);
+        let work = move || {
+            if write(&store, rank, &note).is_ok() {
+                collect(&store, &shared, until);
+            }
+        };
+        patiently(work, PATIENCE + PAUSE * 4);
         let notes = notes.lock().unwrap_or_else(PoisonError::into_inner);
         notes.clone()
     }
 }
 
 impl Notes {
+    pub(super) fn none(size: usize) -> Notes {
+        Notes { found: vec![Word::Nothing; size], reached: false }
+    }
+
+    /// These, and what was known before of ranks that say nothing now.
+    fn after(self, earlier: Notes) -> Notes {
+        let newer = |(now, before): (Word, Word)| if matches!(now, Word::Note(_)) { now } else { before };
+        let reached = self.reached || earlier.reached;
+        Notes { found: self.found.into_iter().zip(earlier.found).map(newer).collect(), reached }
+    }
+
     fn verdict(&self, own: usize) -> Verdict {
         if !self.reached {
             // The store goes with the rank that serves it.
             return Verdict::Silent(vec![0]);
         }
         let others = || self.found.iter().enumerate().filter(|(rank, _)| *rank != own);
-        let ended = others().find_map(|(rank, note)| Some((rank, note.as_deref()?.strip_prefix(ENDED)?)));
-        if let Some((rank, reason)) = ended {
-            return Verdict::Ended(rank, reason.to_string());
+        let reason = |word: &Word| match word {
+            Word::Note(note) => note.strip_prefix(ENDED).map(String::from),
+            _ => None,
+        };
+        if let Some((rank, reason)) = others().find_map(|(rank, word)| Some((rank, reason(word)?))) {
+            return Verdict::Ended(rank, reason);
         }
-        let silent: Vec<usize> = others().filter(|(_, note)| note.is_none()).map(|(rank, _)| rank).collect();
-        if silent.is_empty() { Verdict::AllAnswer } else { Verdict::Silent(silent) }
+        let with = |wanted: Word| others().filter(|(_, word)| **word == wanted).map(|(rank, _)| rank).collect();
+        let (silent, busy): (Vec<usize>, Vec<usize>) = (with(Word::Nothing), with(Word::Alive));
+        match (silent.is_empty(), busy.is_empty()) {
+            (false, _) => Verdict::Silent(silent),
+            (true, false) => Verdict::Busy(busy),
+            (true, true) => Verdict::AllNoticed,
+        }
     }
 
     fn is_complete(&self) -> bool {
-        self.found.iter().all(Option::is_some)
+        self.found.iter().all(|word| matches!(word, Word::Note(_)))
+    }
+
+    /// Looks for what is still to come of each rank.
+    fn look(&mut self, store: &Store) -> Result<(), TchError> {
+        for (rank, word) in self.found.iter_mut().enumerate().filter(|(_, word)| !matches!(word, Word::Note(_))) {
+            if let Some(note) = store.get(&note_key(rank))? {
+                *word = Word::Note(note);
+            } else if *word == Word::Nothing && store.has(&alive_key(rank))? {
+                *word = Word::Alive;
+            }
+        }
+        self.reached = true;
+        Ok(())
     }
 }
 
-fn key(rank: usize) -> String {
+fn note_key(rank: usize) -> String {
     format!("note/{rank}")
 }
 
-fn collect(store: &Store, own: usize, note: &str, shared: &Mutex<Notes>, until: Instant) {
-    if store.set(&key(own), note).is_err() {
-        return;
-    }
+fn alive_key(rank: usize) -> String {
+    format!("alive/{rank}")
+}
+
+/// Leaves a note, then calls for those of the others.
+fn write(store: &Store, rank: usize, note: &str) -> Result<(), TchError> {
+    store.set(&note_key(rank), note)?;
+    store.set(INQUIRY, "")
+}
+
+/// Whether a rank has called for the words of all.
+pub(super) fn is_called(store: &Store) -> Result<bool, TchError> {
+    store.has(INQUIRY)
+}
+
+/// Answers for a rank that may be in the middle of its work.
+pub(super) fn answer(store: &Store, rank: usize) -> Result<(), TchError> {
+    store.set(&alive_key(rank), "")
+}
+
+/// Collects what there is of all ranks until all have left notes or the time is over.
+pub(super) fn collect(store: &Store, shared: &Mutex<Notes>, until: Instant) {
     let mut known = shared.lock().unwrap_or_else(PoisonError::into_inner).clone();
     while Instant::now() < until && !known.is_complete() {
-        for rank in 0..known.found.len() {
-            if known.found[rank].is_none() {
-                let Ok(found) = store.get(&key(rank)) else { return };
-                known.found[rank] = found;
-            }
+        if known.look(store).is_err() {
+            return;
         }
-        known.reached = true;
         *shared.lock().unwrap_or_else(PoisonError::into_inner) = known.clone();
         std::thread::sleep(PAUSE);
     }
@@ -141,17 +219,33 @@ pub(super) fn patiently(work: impl FnOnce() + Send + 'static, patience: Duration
 mod tests {
     use super::*;
 
-    fn notes(found: &[Option<&str>], reached: bool) -> Notes {
-        Notes { found: found.iter().map(|note| note.map(String::from)).collect(), reached }
+    /// `-`: nothing, `alive`, or a note.
+    fn notes(found: &[&str], reached: bool) -> Notes {
+        let word = |text: &&str| match *text {
+            "-" => Word::Nothing,
+            "alive" => Word::Alive,
+            note => Word::Note(note.to_string()),
+        };
+        Notes { found: found.iter().map(word).collect(), reached }
     }
 
     #[test]
-    fn the_rank_with_a_reason_is_at_fault_then_the_one_without_a_note() {
-        let ended = notes(&[Some(NOTICED), Some("ended: no memory"), None], true);
+    fn the_rank_with_a_reason_is_at_fault_then_the_one_without_a_word_then_the_one_without_a_note() {
+        let ended = notes(&[NOTICED, "ended: no memory", "-", "alive"], true);
         assert_eq!(ended.verdict(0), Verdict::Ended(1, "no memory".into()));
-        assert_eq!(notes(&[Some(NOTICED), Some(NOTICED), None], true).verdict(0), Verdict::Silent(vec![2]));
-        assert_eq!(notes(&[Some(NOTICED), Some(NOTICED)], true).verdict(1), Verdict::AllAnswer);
-        assert_eq!(notes(&[None, None, None], false).verdict(2), Verdict::Silent(vec![0]));
+        assert_eq!(notes(&[NOTICED, "alive", "-"], true).verdict(0), Verdict::Silent(vec![2]));
+        assert_eq!(notes(&[NOTICED, NOTICED, "alive"], true).verdict(1), Verdict::Busy(vec![2]));
+        assert_eq!(notes(&[NOTICED, NOTICED], true).verdict(1), Verdict::AllNoticed);
+        assert_eq!(notes(&["-", "-", "-"], false).verdict(2), Verdict::Silent(vec![0]));
+    }
+
+    /// Rank 2 was busy while rank 0, which serves the store, found that rank 1 is gone, and ended.
+    #[test]
+    fn what_was_read_while_the_store_was_there_counts_later() {
+        let earlier = notes(&[NOTICED, "-", "alive"], true);
+        assert_eq!(notes(&["-", "-", "-"], false).after(earlier).verdict(2), Verdict::Silent(vec![1]));
+        let earlier = notes(&["alive", "alive", "alive"], true);
+        assert_eq!(notes(&[NOTICED, NOTICED, NOTICED], true).after(earlier).verdict(2), Verdict::AllNoticed);
     }
 
     #[test]

@@ -11,6 +11,9 @@ use tch::{Device, Kind, TchError, Tensor};
 /// How long connections that no longer serve are closed for.
 const CLOSING: Duration = Duration::from_secs(2);
 
+/// How often a rank that waits looks whether another has found a failure.
+const LOOK: Duration = Duration::from_millis(200);
+
 /// All processes of a run; a copy is the same world.
 #[derive(Clone, Debug, Default)]
 pub struct World(Option<Arc<Peers>>);
@@ -46,7 +49,7 @@ impl Started {
     pub fn wait(self) -> Result<(), Error> {
         let Some((peers, pending)) = self.pending else { return Ok(()) };
         let _no_grad = tch::no_grad_guard();
-        pending.wait().map_err(|problem| peers.fault(self.what, &problem))
+        peers.wait(&pending).map_err(|problem| peers.fault(self.what, &problem))
     }
 }
 
@@ -249,6 +252,17 @@ impl Peers {
         started.map_err(|problem| self.fault(what, &problem))
     }
 
+    /// Waits for the end of a collective, or for a failure that another rank has found. Between ranks of which none has
+    /// failed connections stay open, and one of them may wait for another that has given up.
+    fn wait(&self, pending: &Pending) -> Result<(), TchError> {
+        while !pending.wait_for(LOOK)? {
+            if self.board.is_inquired() {
+                return Err(TchError::Torch("another rank has found a failure".to_string()));
+            }
+        }
+        Ok(())
+    }
+
     /// Closes all connections, so that every rank that waits for this one notices; false if they were closed before.
     fn close(&self) -> bool {
         let group = self.group.lock().unwrap_or_else(PoisonError::into_inner).take();
@@ -269,7 +283,8 @@ impl Peers {
         match self.board.inquire() {
             Verdict::Ended(rank, reason) => Error::Ended { rank, reason },
             Verdict::Silent(silent) => Error::Silent { silent, size, what, problem },
-            Verdict::AllAnswer => Error::Collective { size, what, problem },
+            Verdict::Busy(busy) => Error::Busy { busy, size, what, problem },
+            Verdict::AllNoticed => Error::Collective { size, what, problem },
         }
     }
 }

@@ -72,7 +72,13 @@ unsafe extern "C" {
     fn shearling_group_barrier(group: *mut GroupHandle, out: *mut *mut WorkHandle, error: CError) -> c_int;
     fn shearling_group_abort(group: *mut GroupHandle, error: CError) -> c_int;
     fn shearling_group_free(group: *mut GroupHandle);
-    fn shearling_work_wait(work: *mut WorkHandle, error: CError) -> c_int;
+    fn shearling_work_wait(
+        work: *mut WorkHandle,
+        on_cpu: c_int,
+        timeout_ms: i64,
+        ended: *mut c_int,
+        error: CError,
+    ) -> c_int;
     fn shearling_work_free(work: *mut WorkHandle);
 }
 
@@ -98,6 +104,8 @@ impl Reduction {
 #[derive(Debug)]
 pub struct Pending {
     work: *mut WorkHandle,
+    /// Gloo's work, not NCCL's.
+    on_cpu: bool,
     /// What it reads and writes.
     _tensors: Vec<Tensor>,
 }
@@ -106,13 +114,15 @@ pub struct Pending {
 unsafe impl Send for Pending {}
 
 impl Pending {
-    fn start(
-        tensors: Vec<Tensor>,
-        start: impl FnOnce(*mut *mut WorkHandle, CError) -> c_int,
-    ) -> Result<Pending, TchError> {
-        let mut work = std::ptr::null_mut();
-        shim::check(|error| start(&mut work, error))?;
-        Ok(Pending { work, _tensors: tensors })
+    /// Waits for its end for at most `timeout`, and says whether it has ended.
+    ///
+    /// # Errors
+    /// Another process is gone or late.
+    pub fn wait_for(&self, timeout: Duration) -> Result<bool, TchError> {
+        let (on_cpu, timeout, mut ended) = (c_int::from(self.on_cpu), milliseconds(timeout), 0);
+        // SAFETY: a successful start has put a handle there, which `drop` frees; the call fills the out-pointer.
+        shim::check(|error| unsafe { shearling_work_wait(self.work, on_cpu, timeout, &mut ended, error) })?;
+        Ok(ended != 0)
     }
 
     /// Waits for its end.
@@ -120,8 +130,8 @@ impl Pending {
     /// # Errors
     /// Another process is gone or late.
     pub fn wait(self) -> Result<(), TchError> {
-        // SAFETY: a successful start has put a handle there, which `drop` frees.
-        shim::check(|error| unsafe { shearling_work_wait(self.work, error) })
+        while !self.wait_for(Duration::from_secs(60))? {}
+        Ok(())
     }
 }
 
@@ -136,6 +146,7 @@ impl Drop for Pending {
 #[derive(Debug)]
 pub struct ProcessGroup {
     handle: *mut GroupHandle,
+    on_cpu: bool,
 }
 
 // SAFETY: c10d's groups may be used from any thread, and lock inside; the handle is freed once, by `drop`.
@@ -156,12 +167,13 @@ impl ProcessGroup {
         device: Device,
         timeout: Duration,
     ) -> Result<ProcessGroup, TchError> {
-        let connect = if device == Device::Cpu { shearling_group_gloo } else { shearling_group_nccl };
+        let on_cpu = device == Device::Cpu;
+        let connect = if on_cpu { shearling_group_gloo } else { shearling_group_nccl };
         let (rank, size, timeout) = (number(rank)?, number(size)?, milliseconds(timeout));
         let mut handle = std::ptr::null_mut();
         // SAFETY: the store's handle is alive; the call fills the out-pointer.
         shim::check(|error| unsafe { connect(store.handle, rank, size, timeout, &mut handle, error) })?;
-        Ok(ProcessGroup { handle })
+        Ok(ProcessGroup { handle, on_cpu })
     }
 
     /// Every process has the reduction of all tensors in its own; of one shape and dtype everywhere.
@@ -171,7 +183,7 @@ impl ProcessGroup {
     pub fn all_reduce(&self, tensor: &Tensor, reduction: Reduction) -> Result<Pending, TchError> {
         let (pointer, op) = (shim::pointer(tensor), reduction.code());
         // SAFETY: group and tensor are alive through the call.
-        Pending::start(vec![tensor.shallow_clone()], |out, error| unsafe {
+        self.start(vec![tensor.shallow_clone()], |out, error| unsafe {
             shearling_group_all_reduce(self.handle, pointer, op, out, error)
         })
     }
@@ -183,7 +195,7 @@ impl ProcessGroup {
     pub fn broadcast(&self, tensor: &Tensor, root: usize) -> Result<Pending, TchError> {
         let (pointer, root) = (shim::pointer(tensor), number(root)?);
         // SAFETY: group and tensor are alive through the call.
-        Pending::start(vec![tensor.shallow_clone()], |out, error| unsafe {
+        self.start(vec![tensor.shallow_clone()], |out, error| unsafe {
             shearling_group_broadcast(self.handle, pointer, root, out, error)
         })
     }
@@ -197,7 +209,7 @@ impl ProcessGroup {
         let tensors = vec![all.f_view([-1])?, own.f_view([-1])?];
         let (all, own) = (shim::pointer(&tensors[0]), shim::pointer(&tensors[1]));
         // SAFETY: group and tensors are alive through the call.
-        Pending::start(tensors, |out, error| unsafe { shearling_group_all_gather(self.handle, all, own, out, error) })
+        self.start(tensors, |out, error| unsafe { shearling_group_all_gather(self.handle, all, own, out, error) })
     }
 
     /// Process r has block r of the reduction of all `all [size, ..]` in `own`.
@@ -208,7 +220,7 @@ impl ProcessGroup {
         let tensors = vec![all.f_view([-1])?, own.f_view([-1])?];
         let (all, own, op) = (shim::pointer(&tensors[0]), shim::pointer(&tensors[1]), reduction.code());
         // SAFETY: group and tensors are alive through the call.
-        Pending::start(tensors, |out, error| unsafe {
+        self.start(tensors, |out, error| unsafe {
             shearling_group_reduce_scatter(self.handle, own, all, op, out, error)
         })
     }
@@ -219,13 +231,23 @@ impl ProcessGroup {
     /// As [`ProcessGroup::all_reduce`].
     pub fn barrier(&self) -> Result<Pending, TchError> {
         // SAFETY: the group is alive through the call.
-        Pending::start(Vec::new(), |out, error| unsafe { shearling_group_barrier(self.handle, out, error) })
+        self.start(Vec::new(), |out, error| unsafe { shearling_group_barrier(self.handle, out, error) })
     }
 }
 
 impl ProcessGroup {
-    /// Closes all connections at once: whoever waits for this process, or in it, fails. Without it a group that is dropped
-    /// waits for what has begun.
+    fn start(
+        &self,
+        tensors: Vec<Tensor>,
+        start: impl FnOnce(*mut *mut WorkHandle, CError) -> c_int,
+    ) -> Result<Pending, TchError> {
+        let mut work = std::ptr::null_mut();
+        shim::check(|error| start(&mut work, error))?;
+        Ok(Pending { work, on_cpu: self.on_cpu, _tensors: tensors })
+    }
+
+    /// Ends what has begun over NCCL. Gloo has nothing of the kind: its connections close when the group and all that it
+    /// has begun are dropped.
     ///
     /// # Errors
     /// libtorch's; the connections may be closed all the same.
@@ -317,7 +339,7 @@ mod tests {
 
     /// Rank 0 waits for a sum that rank 1 has begun on another tensor only; what ends the one ends the other.
     #[test]
-    fn an_abort_ends_what_waits_in_all_processes() {
+    fn a_process_that_goes_ends_what_waits_in_all() {
         let begun = std::time::Instant::now();
         let served = Store::serve("127.0.0.1", 0, PATIENCE).unwrap();
         std::thread::scope(|scope| {
@@ -330,16 +352,31 @@ mod tests {
                     let sums: Vec<Tensor> = (0..4).map(|_| Tensor::ones([1000], (Kind::Float, Device::Cpu))).collect();
                     if rank == 1 {
                         std::thread::sleep(Duration::from_millis(300));
-                        return group.abort().unwrap();
+                        return;
                     }
                     let started = sums.iter().map(|sum| group.all_reduce(sum, Reduction::Sum).unwrap());
                     let started: Vec<Pending> = started.collect();
                     assert!(started.into_iter().any(|pending| pending.wait().is_err()), "rank {rank}");
-                    group.abort().unwrap();
                 });
             }
         });
         assert!(begun.elapsed() < PATIENCE / 2, "nobody waited for the timeout");
+    }
+
+    #[test]
+    fn what_has_not_ended_yet_is_no_error() {
+        together(2, |rank, group| {
+            if rank == 1 {
+                std::thread::sleep(Duration::from_millis(400));
+            }
+            let sum = Tensor::ones([3], (Kind::Float, Device::Cpu));
+            let pending = group.all_reduce(&sum, Reduction::Sum).unwrap();
+            if rank == 0 {
+                assert!(!pending.wait_for(Duration::from_millis(20)).unwrap(), "rank 1 has not come");
+            }
+            while !pending.wait_for(Duration::from_millis(20)).unwrap() {}
+            assert_eq!(values(&sum), [2.0; 3]);
+        });
     }
 
     #[test]

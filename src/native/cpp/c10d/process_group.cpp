@@ -11,6 +11,8 @@
 #include <dlfcn.h>
 
 #include <cstdlib>
+#include <mutex>
+#include <thread>
 
 namespace shearling {
 namespace {
@@ -32,6 +34,13 @@ constexpr const char* OPTIONS_CONSTRUCTOR = "_ZN4c10d16ProcessGroupNCCL7OptionsC
 constexpr const char* GROUP_CONSTRUCTOR =
     "_ZN4c10d16ProcessGroupNCCLC1EN3c1013intrusive_ptrINS_5StoreENS1_6detail34intrusive_target_default_null_typeIS3_"
     "EEEEiiNS2_INS0_7OptionsENS5_IS8_EEEE";
+
+// libtorch keeps a record of all collectives for its own debugger, in one table of the process that groups of several
+// threads fill at once without a lock. It is read when the first collective begins.
+void keep_no_flight_record() {
+  static std::once_flag once;
+  std::call_once(once, [] { setenv("TORCH_FR_BUFFER_SIZE", "0", /*overwrite=*/0); });
+}
 
 void* zeroed(size_t bytes) {
   void* storage = ::operator new(bytes);
@@ -62,6 +71,32 @@ GroupHandle nccl_group(const StoreHandle& store, int rank, int size, Millisecond
   return GroupHandle::unsafe_steal_from_new(static_cast<c10d::Backend*>(group));
 }
 
+void finish(c10d::Work& work) { TORCH_CHECK(work.wait(), "the collective was aborted"); }
+
+// Gloo's work wakes who waits for it. That the time is over is an error, which says nothing of the work.
+bool gloo_ends(c10d::Work& work, Milliseconds timeout) {
+  try {
+    TORCH_CHECK(work.wait(timeout), "the collective was aborted");
+    return true;
+  } catch (...) {
+    if (!work.isCompleted()) return false;
+  }
+  finish(work);
+  return true;
+}
+
+// NCCL's work, waited for with a time, ends its group when the time is over; so it is asked, as often as libtorch itself
+// asks.
+bool nccl_ends(c10d::Work& work, Milliseconds timeout) {
+  const auto until = std::chrono::steady_clock::now() + timeout;
+  while (!work.isCompleted()) {
+    if (std::chrono::steady_clock::now() > until) return false;
+    std::this_thread::sleep_for(Milliseconds(1));
+  }
+  finish(work);
+  return true;
+}
+
 }  // namespace
 }  // namespace shearling
 
@@ -77,6 +112,7 @@ extern "C" {
 
 int shearling_group_gloo(StoreHandle* store, int rank, int size, int64_t timeout_ms, GroupHandle** out, char** error) {
   return guarded(error, [&] {
+    shearling::keep_no_flight_record();
     auto options = c10d::ProcessGroupGloo::Options::create_default(Milliseconds(timeout_ms));
     *out = new GroupHandle(c10::make_intrusive<c10d::ProcessGroupGloo>(*store, rank, size, options));
   });
@@ -84,6 +120,7 @@ int shearling_group_gloo(StoreHandle* store, int rank, int size, int64_t timeout
 
 int shearling_group_nccl(StoreHandle* store, int rank, int size, int64_t timeout_ms, GroupHandle** out, char** error) {
   return guarded(error, [&] {
+    shearling::keep_no_flight_record();
     *out = new GroupHandle(shearling::nccl_group(*store, rank, size, Milliseconds(timeout_ms)));
   });
 }
@@ -131,7 +168,7 @@ int shearling_group_barrier(GroupHandle* group, WorkHandle** out, char** error) 
   return guarded(error, [&] { *out = new WorkHandle((*group)->barrier()); });
 }
 
-// Ends what waits for others, here and, since connections close, there.
+// Ends what has begun, where the backend can (NCCL).
 int shearling_group_abort(GroupHandle* group, char** error) {
   return guarded(error, [&] { (*group)->abort(); });
 }
@@ -144,9 +181,12 @@ void shearling_group_free(GroupHandle* group) {
   }
 }
 
-// Waits for a collective.
-int shearling_work_wait(WorkHandle* work, char** error) {
-  return guarded(error, [&] { TORCH_CHECK((*work)->wait(), "the collective was aborted"); });
+// Waits for a collective for at most so long.
+int shearling_work_wait(WorkHandle* work, int on_cpu, int64_t timeout_ms, int* ended, char** error) {
+  return guarded(error, [&] {
+    *ended = on_cpu ? shearling::gloo_ends(**work, Milliseconds(timeout_ms))
+                    : shearling::nccl_ends(**work, Milliseconds(timeout_ms));
+  });
 }
 
 // A collective that nobody waits for goes on until it ends.
