@@ -49,7 +49,7 @@ pub(super) fn not_toml(error: &toml::de::Error) -> String {
 fn key_advice(place: &str, found: &str, siblings: &[&str], table: &Table) -> Option<String> {
     let meant = || meant_key(place, found).map(|key| format!("`{key}`"));
     // A misspelt key of this very table, if hardly misspelt; else by meaning; else anything like it.
-    let near = |threshold: f64| nearest(found, siblings, threshold).map(|key| format!("`{key}`"));
+    let near = |threshold: f64| nearest(found, siblings, threshold).map(|key| format!("`{}`", joined(place, key)));
     let inside = || inner_keys(found, table);
     near(0.92).or_else(inside).or_else(meant).or_else(|| near(0.75)).map(|key| format!("did you mean {key}?"))
 }

@@ -63,7 +63,7 @@ mod tests {
         let text = "[run]\ndirectory = 'a'\n[model]\nsource = 'm'\n[data]\npath = 'd'\n[target]\nhidden_sise = 8\n\
                     [train]\nsteps = 'many'\nbatch_rows = 2\nlearning_rat = 0.1\n[prune]\nmethod = 'activation'\n";
         let message = parse(text, "test", &[]).unwrap_err().to_string();
-        for part in ["hidden_sise", "did you mean `hidden_size`?", "train.steps", "learning_rat", "activation"] {
+        for part in ["hidden_sise", "did you mean `target.hidden_size`?", "train.steps", "learning_rat", "activation"] {
             assert!(message.contains(part), "{part} in {message}");
         }
         assert_eq!(message.matches("hidden_sise").count(), 2, "the line and what is wrong with it: {message}");

@@ -164,9 +164,15 @@ mod tests {
     #[test]
     fn an_unknown_key_names_the_one_that_was_meant() {
         let message = refused(&MINIMAL.replace("learning_rate", "learning_rat"), &[]);
-        assert!(message.contains("learning_rat") && message.contains("did you mean `learning_rate`?"), "{message}");
+        assert!(
+            message.contains("learning_rat") && message.contains("did you mean `train.learning_rate`?"),
+            "{message}"
+        );
         let message = refused(MINIMAL, &["train.stepz=3"]);
-        assert!(message.starts_with("--set train.stepz=3: ") && message.contains("did you mean `steps`?"), "{message}");
+        assert!(
+            message.starts_with("--set train.stepz=3: ") && message.contains("did you mean `train.steps`?"),
+            "{message}"
+        );
         for (set, meant) in [
             ("train.lr=1e-3", "`train.learning_rate`"),
             ("train.batch_size=8", "`train.batch_rows`"),
@@ -178,7 +184,7 @@ mod tests {
             ("data.dataset=x", "`data.path`"),
             ("model.name_or_path=x", "`model.source`"),
             ("model.random.n_layers=2", "`model.random.num_hidden_layers`"),
-            ("mixer.proportion.a=0.5", "`proportions`"),
+            ("mixer.proportion.a=0.5", "`mixer.proportions`"),
         ] {
             let message = refused(MINIMAL, &[set]);
             assert!(message.starts_with(&format!("--set {set}: ")), "{message}");

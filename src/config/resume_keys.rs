@@ -63,6 +63,15 @@ impl Change {
         }
     }
 
+    /// What a change that is refused lacks.
+    fn limit(self) -> &'static str {
+        match self {
+            Change::Freely => "",
+            Change::Down => " (it may only be lowered)",
+            Change::Up => " (it may only be raised)",
+        }
+    }
+
     fn named(self, key: &str) -> String {
         match self {
             Change::Freely => key.to_string(),
@@ -83,12 +92,15 @@ pub fn refused_changes(saved: &RunConfig, now: &RunConfig) -> Result<Vec<String>
     let (saved, now) = (comparable(saved)?, comparable(now)?);
     let keys: BTreeSet<&String> = saved.keys().chain(now.keys()).collect();
     let shown = |value: Option<&Value>| value.map_or("absent".to_string(), Value::to_string);
+    let rule = |key: &String| RESUME_KEYS.iter().find(|(known, _)| known == key).map(|(_, change)| *change);
     let refused = |key: &&String| {
         let (saved, now) = (saved.get(*key), now.get(*key));
-        let rule = RESUME_KEYS.iter().find(|(known, _)| known == key).map(|(_, change)| *change);
-        saved != now && !rule.is_some_and(|change| change.allows(saved, now))
+        saved != now && !rule(key).is_some_and(|change| change.allows(saved, now))
     };
-    let told = |key: &String| format!("{key}: was {}, now {}", shown(saved.get(key)), shown(now.get(key)));
+    let told = |key: &String| {
+        let limit = rule(key).map_or("", Change::limit);
+        format!("{key}: was {}, now {}{limit}", shown(saved.get(key)), shown(now.get(key)))
+    };
     Ok(keys.into_iter().filter(refused).map(told).collect())
 }
 

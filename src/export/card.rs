@@ -1,6 +1,7 @@
 //! The model card of a written folder: where it comes from and what was done to it.
 
 use super::Error;
+use super::held_out::held_out;
 use crate::config::{HiddenBasis, RunConfig, Stage};
 use crate::hf::{CardShape, ModelCard, ModelConfig};
 use crate::model::count::ParameterCount;
@@ -45,6 +46,7 @@ pub(super) fn card(
         target_shape: Some(target_shape),
         stages,
         domains: step.map(checkpoint::shares_seen).transpose()?.unwrap_or_default(),
+        held_out: step.and_then(|step| held_out(step, stage)),
         equivalence: before.equivalence,
         cut: before.cut,
         config_digest: Some(digest.to_string()),

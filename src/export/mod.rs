@@ -13,6 +13,7 @@ mod card;
 mod check_rows;
 mod error;
 mod folder;
+mod held_out;
 mod job;
 mod observer;
 mod one_shot_cost;

@@ -100,6 +100,21 @@ pub struct CutLoss {
     pub cut: f64,
 }
 
+/// The loss of a model on held-out rows.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct HeldOut {
+    /// Rows of all domains.
+    pub rows: u64,
+    /// Mean over the domains, nats per token.
+    pub loss: f64,
+    /// Of that mean.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub standard_error: Option<f64>,
+    /// By domain.
+    pub domains: Vec<(String, f64)>,
+}
+
 /// What a model card can say.
 #[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
 #[serde(deny_unknown_fields)]
@@ -116,6 +131,9 @@ pub struct ModelCard {
     pub stages: Vec<(String, u64, u64)>,
     /// Domains with their share of the last stage's tokens, 0 to 1.
     pub domains: Vec<(String, f64)>,
+    /// What the run of the last stage measured of this model.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub held_out: Option<HeldOut>,
     /// Exactness of the export.
     pub equivalence: Option<Equivalence>,
     /// What the cut did to the loss, where the source was cut at once.
@@ -164,6 +182,7 @@ impl ModelCard {
             self.shapes(),
             self.training(),
             self.mixture(),
+            self.loss(),
             self.cost_of_the_cut(),
             self.exactness(),
             self.provenance(),
@@ -222,7 +241,23 @@ impl ModelCard {
 
     fn mixture(&self) -> Option<String> {
         let rows = self.domains.iter().map(|(name, share)| format!("| {} | {:.4} |\n", cell(name), share));
-        section("## Data\n\n| domain | share of tokens |\n|---|---:|\n", rows)
+        let of = match self.stages.last() {
+            Some((stage, _, tokens)) if self.stages.len() > 1 => {
+                format!("Of the last stage, {} ({} tokens).\n\n", one_line(stage), grouped(*tokens))
+            }
+            _ => String::new(),
+        };
+        section(&format!("## Data\n\n{of}| domain | share of tokens |\n|---|---:|\n"), rows)
+    }
+
+    fn loss(&self) -> Option<String> {
+        let HeldOut { rows, loss, standard_error, domains } = self.held_out.as_ref()?;
+        let error = standard_error.map_or(String::new(), |error| format!(" ± {error:.4}"));
+        let of = format!("{} held-out {}", grouped(*rows), if *rows == 1 { "row" } else { "rows" });
+        let rows: String = domains.iter().map(|(name, loss)| format!("| {} | {loss:.4} |\n", cell(name))).collect();
+        Some(format!(
+            "## Loss\n\n{loss:.4}{error} nats per token on {of}, mean over the domains.\n\n| domain | loss |\n|---|---:|\n{rows}"
+        ))
     }
 
     fn cost_of_the_cut(&self) -> Option<String> {
@@ -354,6 +389,12 @@ mod tests {
             target_shape: Some(CardShape { hidden_size: 2048, parameters: None, ..SHAPE }),
             stages: vec![("prune".into(), 3200, 419_430_400)],
             domains: vec![("c4".into(), 0.67), ("a|b".into(), 0.33)],
+            held_out: Some(HeldOut {
+                rows: 1,
+                loss: 2.5,
+                standard_error: Some(0.05),
+                domains: vec![("c4".into(), 2.25), ("a|b".into(), 2.75)],
+            }),
             equivalence: Some(Equivalence { error: 1.25e-12, bound: 1e-9, ..Equivalence::default() }),
             cut: Some(CutLoss { rows: 22, source: 2.87264, cut: 6.4394 }),
             config_digest: Some("abc".into()),
@@ -368,6 +409,8 @@ mod tests {
             "| prune | 3,200 | 419,430,400 |",
             "| c4 | 0.6700 |",
             "| a\\|b | 0.3300 |",
+            "2.5000 ± 0.0500 nats per token on 1 held-out row, mean over the domains.\n\n",
+            "| c4 | 2.2500 |\n| a\\|b | 2.7500 |",
             "1.25e-12 (bound 1e-9)",
             "Loss on 22 held-out rows: 2.8726 nats per token before the cut, 6.4394 after it",
             "- libtorch: 2.11.0",
@@ -404,6 +447,15 @@ mod tests {
         };
         let trained = "before the training that followed";
         assert!(!text(&["pruning (learned)", "grouping (k-means, experts of 32)"]).contains(trained));
+        let card = |stages: &[&str]| ModelCard {
+            stages: stages.iter().map(|name| (name.to_string(), 2, 512)).collect(),
+            domains: vec![("c4".into(), 1.0)],
+            ..ModelCard::default()
+        };
+        assert!(
+            card(&["pruning", "LTE"]).render().contains("## Data\n\nOf the last stage, LTE (512 tokens).\n\n| domain")
+        );
+        assert!(card(&["LTE"]).render().contains("## Data\n\n| domain"));
         assert!(text(&["pruning (learned)", "training", "grouping (k-means, experts of 32)"]).contains(trained));
         assert!(!text(&["training", "pruning (learned)"]).contains(trained));
         assert_eq!(ModelCard::grouped_title("models/SmolLM2"), "SmolLM2, intermediate units grouped into experts");

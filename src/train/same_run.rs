@@ -31,6 +31,8 @@ mod tests {
         let saved = with("train.steps=4");
         check_same_run(&saved, &with("run.device=cpu")).unwrap();
         let message = check_same_run(&saved, &with("train.batch_rows=4")).unwrap_err().to_string();
+        let raised = check_same_run(&saved, &with("train.learning_rate=0.5")).unwrap_err().to_string();
+        assert!(raised.contains("train.learning_rate: was 0.1, now 0.5 (it may only be lowered)"), "{raised}");
         for part in ["train.batch_rows: was 2, now 4", "train.learning_rate (lower)", "train.steps", "data.path"] {
             assert!(message.contains(part), "{message}");
         }

@@ -308,6 +308,9 @@ fn masks_without_time_and_dtypes_that_cost_are_warned_of() {
     assert!(!enough.contains("settle"), "{enough}");
     let written = warned(&[("prune.dtype", "fp16")]);
     assert!(written.contains("prune.dtype") && written.contains("65,504"), "{written}");
+    let crowded = warned(&[("run.threads", "1000"), ("run.device", "cpu")]);
+    assert!(crowded.contains("run.threads = 1000 on"), "{crowded}");
+    assert!(!warned(&[("run.threads", "1"), ("run.device", "cpu")]).contains("run.threads"));
 
     let published = Desk::published();
     let file = published.at("llama2-7b-to-1.3b.toml");

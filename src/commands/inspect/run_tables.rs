@@ -157,11 +157,13 @@ pub(super) fn step(step: &u64) -> String {
 
 /// What happened to each domain.
 pub(super) fn stories(history: &RunHistory) -> Table {
+    // Errors of two means that are taken as independent are larger than those of the differences row by row.
+    let paired = history.stories.iter().all(|story| story.paired || story.degradation_tenths().is_none());
     let mut table = Table::new([
         "domain",
         "source",
         "just cut",
-        "degraded by",
+        if paired { "degraded by" } else { "degraded by (unpaired)" },
         "last",
         "recovered",
         "first share",
@@ -178,10 +180,10 @@ pub(super) fn stories(history: &RunHistory) -> Table {
             story.degradation_tenths().map_or("–".to_string(), |errors| format!("{errors:+.1} SE")),
             loss(story.last),
             story.recovered.map_or("–".to_string(), |share| format!("{:.0} %", 100.0 * share)),
-            optional(story.first_proportion, 3),
-            optional(story.last_proportion, 3),
+            story.first_proportion.map_or("–".to_string(), |share| format!("{:.1} %", 100.0 * share)),
+            story.last_proportion.map_or("–".to_string(), |share| format!("{:.1} %", 100.0 * share)),
             story.rows.map_or("–".to_string(), |rows| grouped(rows as i128)),
-            optional(story.epochs, 2),
+            optional(story.epochs, 3),
         ]);
     }
     table.without_empty_columns()

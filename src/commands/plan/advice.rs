@@ -10,10 +10,12 @@ use crate::files::DType;
 use crate::model::ModelConfig;
 use crate::model::count::ParameterCount;
 use crate::native::runtime::precision::has_bf16;
+use crate::native::runtime::threads;
 use crate::train::Outline;
 use crate::train::settling::{ENOUGH_CROSSINGS, crossings};
 use crate::train::setup::{Device, compute_dtype};
 use crate::train::written_dtype;
+use crate::words::counted;
 use shearling_domains::MixerKind;
 use shearling_masks::MaskPreset;
 
@@ -30,6 +32,7 @@ pub(super) fn warnings(
     warnings.extend(learning_rate(outline));
     warnings.extend(experts::warnings(outline));
     warnings.extend(computing(outline));
+    warnings.extend(crowded(outline));
     warnings.extend(writing(outline));
     warnings.extend(odd_sizes(small));
     warnings.extend(running_out(outline, domains, mix));
@@ -115,6 +118,15 @@ fn computing(outline: &Outline) -> Option<String> {
         }
         _ => None,
     }
+}
+
+/// Threads that wait for one another.
+fn crowded(outline: &Outline) -> Option<String> {
+    let (asked, cpus) = (outline.config.run.threads?.get(), threads::available());
+    (asked > cpus && outline.device == Device::Cpu).then(|| {
+        let cpus = counted(cpus as u64, "CPU");
+        format!("run.threads = {asked} on {cpus}: slower than a thread on each; leave it out, or set it on the machine that runs it")
+    })
 }
 
 /// What the dtype of the written model loses.

@@ -105,6 +105,11 @@ pub fn in_words() -> String {
     format!("{count} thread{}", if count == 1 { "" } else { "s" })
 }
 
+/// CPUs that this process has a right to.
+pub fn available() -> usize {
+    Machine::read().available
+}
+
 /// CPUs, counted in four ways.
 #[derive(Clone, Copy, Debug)]
 struct Machine {

@@ -5,6 +5,7 @@ use super::{
     Over, Section, add, add_over_tokens, by_run, domain_names, eval_series, marks, rows_differ, run_dash, run_style,
     step_places, step_series,
 };
+use crate::inspect::Evaluation;
 use crate::report::chart::{COLOURS, Caption, LineSpec, REFERENCE_DASH, Series};
 use crate::report::lineage::RunView;
 use crate::report::number::Unit;
@@ -29,12 +30,7 @@ pub(super) fn section(runs: &[RunView]) -> Section {
     add(&mut figures, spec, distillation(runs), marks(runs.iter(), runs.len() > 1));
 
     let differ = rows_differ(runs);
-    let about = format!(
-        "Mean over the domains on held-out rows. While pruning, the solid line has as many units open as the masks expect; \
-         the dotted one is the model cut to its target, which is the one that gets exported. Of a run that teaches to activate \
-         fewer neurons, the first point is the dense model, all others run the chosen experts; dotted: experts multiplied by \
-         their scores. Level and dotted: a teacher.{differ}"
-    );
+    let about = format!("Mean over the domains on held-out rows.{}{differ}", lines_of(runs));
     let caption = Caption::new("loss-heldout", "Held-out loss", about);
     let spec = LineSpec::new(caption, "step", "nats per token", Unit::Plain).past_the_start();
     add(&mut figures, spec, held_out(runs, Over::Steps), marks(runs.iter(), runs.len() > 1));
@@ -87,6 +83,26 @@ fn tokens_tell_more(runs: &[RunView]) -> bool {
     let of_steps: Vec<f64> = runs.iter().filter_map(of_step).collect();
     let (least, most) = of_steps.iter().fold((f64::INFINITY, 0.0), |(low, high), t| (t.min(low), t.max(high)));
     runs.iter().any(|run| run.tokens_before > 0.0) || most > 1.01 * least
+}
+
+/// What the lines of held-out losses are, as far as these runs have them.
+fn lines_of(runs: &[RunView]) -> String {
+    let has = |kind: fn(&Evaluation) -> bool| runs.iter().any(|run| run.history.evaluations.iter().any(kind));
+    let told = |there: bool, text: &str| if there { format!(" {text}") } else { String::new() };
+    [
+        told(
+            has(|evaluation| evaluation.gates == "expected"),
+            "While masks are learned, the solid line has as many units open as the masks expect; the dotted one is the model cut to \
+             its target, which is the one that gets exported.",
+        ),
+        told(
+            has(|evaluation| evaluation.experts.is_some()),
+            "Of a run that teaches to activate fewer neurons, the first point is the dense model, all others run the chosen experts.",
+        ),
+        told(has(Evaluation::is_soft), "Dotted: experts multiplied by their scores."),
+        told(has(|evaluation| evaluation.teacher_loss.is_some()), "Level and dotted: a teacher."),
+    ]
+    .concat()
 }
 
 /// What colours, shapes and dashes mean in a figure of domains.
