@@ -178,7 +178,7 @@ mod tests {
             assert!(refused(set).is_empty(), "{set}: {:?}", refused(set));
         }
         for (set, expected) in [
-            ("train.learning_rate=0.2", "train.learning_rate: was 0.1, now 0.2"),
+            ("train.learning_rate=0.2", "train.learning_rate: was 0.1, now 0.2 (it may only be lowered)"),
             ("train.moments=bf16", "train.moments: was \"fp32\", now \"bf16\""),
             ("prune.method=magnitude", "prune.method: was absent, now \"magnitude\""),
             ("mixer.cap=0.5", "mixer.cap: was absent, now 0.5"),

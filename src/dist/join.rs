@@ -1,7 +1,7 @@
 //! How the processes of a run find each other: a store, a roll-call in it, then connections among all.
 
+use super::board::Board;
 use super::error::first_line;
-use super::notes::Board;
 use super::world::World;
 use super::{Error, Place};
 use crate::native::c10d::{ProcessGroup, Store};

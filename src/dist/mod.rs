@@ -13,6 +13,7 @@
 //! names the rank that is gone, and its reason if it left one (`notes`); a thread answers for those that are busy
 //! (`lookout`).
 
+mod board;
 mod error;
 mod error_file;
 mod host_list;

@@ -1,36 +1,24 @@
-//! Who is gone, and why. libtorch's collectives say that a connection closed or a time passed, not which rank was at fault:
-//! a rank that has failed ends, and so the failure runs through all of them. So whoever notices one leaves a note in the
-//! store and waits a moment for the words of the others: a rank that ended by an error of its own has left its reason, one
-//! that is in the middle of its work lets its lookout answer for it (`lookout`), and one of which there is no word at all is
-//! the one that is gone.
+//! What ranks say of a failure, in the store where all read it. libtorch's collectives say that a connection closed or a time
+//! passed, not which rank was at fault: a rank that has failed ends, and so the failure runs through all of them. So whoever
+//! notices one leaves a note and waits a moment for the words of the others: a rank that ended by an error of its own has left
+//! its reason, one that is in the middle of its work lets its lookout answer for it (`lookout`), and one of which there is no
+//! word at all is the one that is gone. Who writes and asks when is in `board`.
 
-use super::Place;
-use super::lookout::Lookout;
 use crate::native::c10d::Store;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 use tch::TchError;
 
 /// How long the words of the others are waited for.
 pub(super) const PATIENCE: Duration = Duration::from_secs(4);
-const PAUSE: Duration = Duration::from_millis(50);
+/// Between two looks.
+pub(super) const PAUSE: Duration = Duration::from_millis(50);
 /// How a note of a rank begins that ended by an error of its own; the reason follows.
 const ENDED: &str = "ended: ";
-const NOTICED: &str = "noticed";
+/// The note of a rank that has found a failure.
+pub(super) const NOTICED: &str = "noticed";
 /// Is there when one rank has left a note.
 const INQUIRY: &str = "inquiry";
-
-/// Where notes are left.
-#[derive(Debug)]
-pub(super) struct Board {
-    lookout: Lookout,
-    store: Arc<Store>,
-    /// What serves the store in rank 0 must outlive the last note.
-    _served: Store,
-    rank: usize,
-    size: usize,
-    serves: bool,
-}
 
 /// What the notes tell.
 #[derive(Debug, PartialEq, Eq)]
@@ -49,7 +37,7 @@ pub(super) enum Verdict {
 #[derive(Clone, Debug, Default)]
 pub(super) struct Notes {
     found: Vec<Word>,
-    pub(super) reached: bool,
+    reached: bool,
 }
 
 /// What there is of one rank.
@@ -63,70 +51,20 @@ enum Word {
     Note(String),
 }
 
-impl Board {
-    pub(super) fn new(store: Arc<Store>, served: Store, place: &Place) -> Board {
-        let (rank, size, serves) = (place.rank, place.size, place.serves());
-        let lookout = Lookout::start(Arc::clone(&store), rank, size);
-        Board { lookout, store, _served: served, rank, size, serves }
-    }
-
-    /// The store of the run.
-    pub(super) fn store(&self) -> &Store {
-        &self.store
-    }
-
-    /// Whether another rank has found a failure.
-    pub(super) fn is_inquired(&self) -> bool {
-        self.lookout.is_inquired()
-    }
-
-    /// After a collective failed: who is at fault.
-    pub(super) fn inquire(&self) -> Verdict {
-        let now = self.exchange(NOTICED.to_string());
-        // A rank that was busy comes when the others, and the store with them, may have gone.
-        self.lookout.found().map_or(now.clone(), |earlier| now.after(earlier)).verdict(self.rank)
-    }
-
-    /// Says why this rank ends. Whoever serves the store stays until the others have read it.
-    pub(super) fn leave(&self, reason: &str) {
-        let note = format!("{ENDED}{reason}");
-        if self.serves {
-            self.exchange(note);
-        } else {
-            let (store, rank) = (Arc::clone(&self.store), self.rank);
-            patiently(move || _ = write(&store, rank, &note), PATIENCE);
-        }
-    }
-
-    /// Leaves a note and collects those of the others, for a limited time: a store whose server hangs does not answer.
-    fn exchange(&self, note: String) -> Notes {
-        let notes = Arc::new(Mutex::new(Notes::none(self.size)));
-        let (store, shared, rank) = (Arc::clone(&self.store), Arc::clone(&notes), self.rank);
-        let until = Instant::now() + PATIENCE;
-        let work = move || {
-            if write(&store, rank, &note).is_ok() {
-                collect(&store, &shared, until);
-            }
-        };
-        patiently(work, PATIENCE + PAUSE * 4);
-        let notes = notes.lock().unwrap_or_else(PoisonError::into_inner);
-        notes.clone()
-    }
-}
-
 impl Notes {
     pub(super) fn none(size: usize) -> Notes {
         Notes { found: vec![Word::Nothing; size], reached: false }
     }
 
     /// These, and what was known before of ranks that say nothing now.
-    fn after(self, earlier: Notes) -> Notes {
+    pub(super) fn after(self, earlier: Notes) -> Notes {
         let newer = |(now, before): (Word, Word)| if matches!(now, Word::Note(_)) { now } else { before };
         let reached = self.reached || earlier.reached;
         Notes { found: self.found.into_iter().zip(earlier.found).map(newer).collect(), reached }
     }
 
-    fn verdict(&self, own: usize) -> Verdict {
+    /// Who is at fault, for rank `own`.
+    pub(super) fn verdict(&self, own: usize) -> Verdict {
         if !self.reached {
             // The store goes with the rank that serves it.
             return Verdict::Silent(vec![0]);
@@ -175,9 +113,14 @@ fn alive_key(rank: usize) -> String {
 }
 
 /// Leaves a note, then calls for those of the others.
-fn write(store: &Store, rank: usize, note: &str) -> Result<(), TchError> {
+pub(super) fn write(store: &Store, rank: usize, note: &str) -> Result<(), TchError> {
     store.set(&note_key(rank), note)?;
     store.set(INQUIRY, "")
+}
+
+/// The note of a rank that ends for this reason.
+pub(super) fn ended(reason: &str) -> String {
+    format!("{ENDED}{reason}")
 }
 
 /// Whether a rank has called for the words of all.

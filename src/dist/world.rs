@@ -1,7 +1,8 @@
 //! The processes of a run, as one of them sees them: collectives on tensors, checked, with errors that name who is gone.
 
+use super::board::Board;
 use super::error::first_line;
-use super::notes::{Board, Verdict, patiently};
+use super::notes::{Verdict, patiently};
 use super::{Error, Place};
 use crate::native::c10d::{Pending, ProcessGroup, Reduction, Store};
 use std::sync::{Arc, Mutex, PoisonError};

@@ -126,7 +126,7 @@ fn a_config_that_cannot_be_read_as_meant_names_key_and_line() {
     let file = place.at("config.toml");
     let line = 1 + text.lines().position(|line| line.starts_with("learning_rate = 1e-3")).unwrap();
     let cases = [
-        (text.replace("learning_rate = 1e-3", "learning_rat = 1e-3"), "did you mean `learning_rate`?"),
+        (text.replace("learning_rate = 1e-3", "learning_rat = 1e-3"), "did you mean `train.learning_rate`?"),
         (
             text.replace("learning_rate = 1e-3", "learning_rate = 'fast'"),
             "`train.learning_rate` expects a number, found the text \"fast\"",
@@ -152,7 +152,7 @@ fn a_bad_override_is_quoted() {
         ("train.steps", &["no '='", "--set table.key=value"]),
         ("=3", &["the key", "--set table.key=value"]),
         ("train.steps.more=3", &["steps is a value"]),
-        ("train.stepz=3", &["no key `train.stepz`", "did you mean `steps`?"]),
+        ("train.stepz=3", &["no key `train.stepz`", "did you mean `train.steps`?"]),
         ("train.steps=many", &["`train.steps` expects a whole number", "the text \"many\""]),
         ("mixer.kind=dynamik", &["`mixer.kind` does not know \"dynamik\"", "did you mean \"dynamic\"?"]),
     ];
