@@ -37,7 +37,7 @@ pub struct TerminalObserver {
 impl TerminalObserver {
     /// Shows a run of `config`; `label` starts every line.
     pub fn new(printer: Printer, label: impl Into<String>, config: &RunConfig) -> TerminalObserver {
-        let answer = "stopping after this step with a checkpoint; press Ctrl-C again to quit now";
+        let answer = "stopping after this step or evaluation, with a checkpoint; press Ctrl-C again to quit now";
         TerminalObserver {
             printer,
             progress: Progress::default(),

@@ -88,7 +88,7 @@ fn check_model(config: &RunConfig, stage: Stage, problems: &mut Problems) {
     } else {
         let command = stage.command();
         problems.unless(config.target.is_none(), || {
-            format!("[target] is for prune; {command} keeps the shape of its model, remove the table")
+            format!("[target] is for prune; {command} keeps the shape of its model: run shearling prune with this file, or remove the table to {command}")
         });
     }
     if let Some(random) = &model.random {

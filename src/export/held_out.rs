@@ -14,12 +14,13 @@ pub(super) fn held_out(step: &StepDir, stage: Stage) -> Option<HeldOut> {
     let run = step.path().parent()?.parent()?;
     let at_step =
         metrics::records(&run.join(METRICS)).ok()?.into_iter().filter(|record| record.step == Some(step.step()));
-    let evaluations = at_step.filter_map(|record| match record.what {
+    let mut evaluations = at_step.filter_map(|record| match record.what {
         What::Eval(eval) => Some(eval),
         _ => None,
     });
     let is_written = |eval: &Eval| if stage == Stage::Prune { eval.is_cut() } else { eval.is_as_run() };
-    of(&*evaluations.filter(|eval| is_written(eval)).last()?)
+    let last = evaluations.rfind(|eval| is_written(eval))?;
+    of(&last)
 }
 
 fn of(eval: &Eval) -> Option<HeldOut> {

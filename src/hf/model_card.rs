@@ -256,7 +256,8 @@ impl ModelCard {
         let of = format!("{} held-out {}", grouped(*rows), if *rows == 1 { "row" } else { "rows" });
         let rows: String = domains.iter().map(|(name, loss)| format!("| {} | {loss:.4} |\n", cell(name))).collect();
         Some(format!(
-            "## Loss\n\n{loss:.4}{error} nats per token on {of}, mean over the domains.\n\n| domain | loss |\n|---|---:|\n{rows}"
+            "## Loss\n\n{loss:.4}{error} nats per token on {of}, mean over the domains; measured in training, before the weights \
+             were stored.\n\n| domain | loss |\n|---|---:|\n{rows}"
         ))
     }
 
@@ -409,7 +410,7 @@ mod tests {
             "| prune | 3,200 | 419,430,400 |",
             "| c4 | 0.6700 |",
             "| a\\|b | 0.3300 |",
-            "2.5000 ± 0.0500 nats per token on 1 held-out row, mean over the domains.\n\n",
+            "2.5000 ± 0.0500 nats per token on 1 held-out row, mean over the domains; measured in training",
             "| c4 | 2.2500 |\n| a\\|b | 2.7500 |",
             "1.25e-12 (bound 1e-9)",
             "Loss on 22 held-out rows: 2.8726 nats per token before the cut, 6.4394 after it",

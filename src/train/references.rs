@@ -49,8 +49,7 @@ impl References {
     }
 
     /// That they were measured on other rows than a run evaluates: the mixer compares losses of the first
-    /// `eval.rows_per_domain` rows with them, and on other rows the source itself is above or below them. Not said of too few rows, which
-    /// are to be measured anew, and evaluated alike: one advice.
+    /// `eval.rows_per_domain` rows with them, and on other rows the source itself is above or below them.
     pub(super) fn of_other_rows(&self, dataset: &Dataset, eval: &Eval) -> Option<String> {
         let evaluated = eval.rows_per_domain as u64;
         let differs = |(index, name): (usize, &String)| {
@@ -59,7 +58,7 @@ impl References {
             (measured != rows).then_some((name.clone(), measured, rows))
         };
         let names = dataset.domain_names().iter().enumerate();
-        let (name, measured, rows) = names.filter_map(differs).next().filter(|_| self.noise.is_none())?;
+        let (name, measured, rows) = names.filter_map(differs).next()?;
         Some(format!(
             "mixer.reference_file was measured on {measured} rows of {name:?}, the run evaluates {rows}: measure it with \
              shearling eval --rows {evaluated}"
@@ -132,7 +131,10 @@ pub fn few_rows(measured: &[DomainLoss]) -> Option<String> {
     };
     let others = match noisy.len() - 1 {
         0 => String::new(),
-        others => format!(", and {} above ± {NOISY}", counted(others as u64, "more domain")),
+        others if error(worst).is_finite() => {
+            format!(", and {} above ± {NOISY}", counted(others as u64, "more domain"))
+        }
+        others => format!(", and {} as noisy", counted(others as u64, "more domain")),
     };
     let remedy = match rows {
         rows if rows <= MOST_ROWS as f64 => {
@@ -288,6 +290,8 @@ mod tests {
         // 8 · (0.125 / 0.05)² = 50 rows.
         assert!(said.contains("; 64 of each domain would do (eval --rows, and"), "{said}");
         assert!(few_rows(&[measured(1, None)]).unwrap().contains("from a single row"));
+        let single = few_rows(&[measured(1, None), measured(1, None)]).unwrap();
+        assert!(single.contains("and 1 more domain as noisy"), "{single}");
         assert!(few_rows(&[measured(8, Some(9.0))]).unwrap().contains("more rows help"));
 
         let folder = tempfile::tempdir().unwrap();

@@ -157,7 +157,6 @@ impl Setup {
         // That references are noisy is said where something can be done about it: when they are measured and planned with.
         let mut warnings: Vec<String> = self.references.warning.iter().cloned().collect();
         warnings.extend(kernels::complaint(self.device));
-        // Too few rows are to be measured anew, and evaluated alike: one advice.
         warnings.extend(self.references.of_other_rows(&self.dataset, &self.config.eval));
         warnings.extend(self.teacher.as_ref().and_then(|teacher| other_tokenizer(&self.dataset, teacher.dir())));
         let Some(source) = &self.source else { return warnings };

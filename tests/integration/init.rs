@@ -3,6 +3,7 @@
 use super::support::{data, data_path, fixture, listing, shearling, succeed, write_tiny_source};
 use serde_json::Value;
 use shearling::config::{ComputeDtype, HiddenBasis, Stage, load, validate};
+use shearling_domains::MixerKind;
 use std::path::{Path, PathBuf};
 
 /// `init` in a folder of its own.
@@ -275,6 +276,19 @@ fn what_is_named_and_not_there_is_said() {
     for part in ["--data: there is no", "rows of 4096 tokens are assumed", "--reference-file: there is no", "nope.json"]
     {
         assert!(stderr.contains(part), "{part} in {stderr}");
+    }
+}
+
+#[test]
+fn a_mix_moves_where_there_are_evaluations_at_which_it_can() {
+    for (tokens, expected) in [("50B", MixerKind::Bounded), ("4M", MixerKind::Static)] {
+        let desk = Desk::new();
+        let folder = desk.config_alone("llama2-7b.json");
+        let budget = ["--target-params", "1.3B", "--card", "h200", "--tokens", tokens];
+        desk.init(&folder, &[&budget[..], &["--reference-file", "later.json"]].concat());
+        let next = load(&desk.at("small-continue.toml"), &[]).unwrap();
+        let (every, steps) = (next.eval.every_steps, next.train.steps);
+        assert_eq!((next.mixer.kind, every < steps), (expected, expected == MixerKind::Bounded), "{every} {steps}");
     }
 }
 

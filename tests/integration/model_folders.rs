@@ -296,6 +296,10 @@ fn losses_that_are_not_finite_are_said_and_make_no_reference() {
     assert!(output.status.success() && said.contains("is not finite"), "{said}");
     let asked = [&eval[..], &["--write-reference", &reference]].concat();
     place.refuses(&asked.iter().map(|part| part.to_string()).collect::<Vec<_>>(), &["not written", "not finite"]);
+    // What is written first would be gone.
+    let twice = [&asked[..], &["--out", &reference]].concat();
+    let said = ["--write-reference and --out both name", "name two files"];
+    place.refuses(&twice.iter().map(|part| part.to_string()).collect::<Vec<_>>(), &said);
 }
 
 #[test]

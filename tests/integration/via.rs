@@ -131,7 +131,9 @@ fn what_would_be_refused_in_any_run_is_refused_before_the_first() {
     let (text, said) = place.run(&["plan", "--config", "twice.toml", "--json"], 0);
     let plan: serde_json::Value = serde_json::from_str(&text).unwrap();
     assert_eq!(plan["runs"].as_array().unwrap().len(), 3, "{plan}");
-    assert!(said.contains("next: shearling prune --config twice.toml"), "{said}");
+    assert!(said.contains("next: shearling prune --config twice.toml\n"), "{said}");
+    let (_, said) = place.run(&["plan", "--config", "twice.toml", "--set", "run.seed=4"], 0);
+    assert!(said.contains("next: shearling prune --config twice.toml --set run.seed=4\n"), "what was planned: {said}");
     // A teacher that only the training needs is missed before the cut.
     place.write("taught.toml", &format!("{COMMON}[distill]\nteacher = 'nobody'\nweight = 0.5\n{LAST}{VIA}"));
     let (_, said) = place.run(&["prune", "--config", "taught.toml"], 2);

@@ -10,6 +10,7 @@ mod subject;
 mod table;
 
 use super::ExitStatus;
+use super::beside::plain;
 use super::output_file::OutputFile;
 use crate::cli::Printer;
 use crate::cli::arguments::{Eval, TaskArgument};
@@ -129,6 +130,18 @@ struct Outputs<'a> {
 
 impl Outputs<'_> {
     fn check(arguments: &Eval) -> anyhow::Result<Outputs<'_>> {
+        let named = [
+            ("--write-reference", &arguments.write_reference),
+            ("--csv", &arguments.csv),
+            ("--answers", &arguments.answers),
+            ("--out", &arguments.out),
+        ];
+        let named: Vec<_> = named.into_iter().filter_map(|(option, path)| Some((option, path.as_deref()?))).collect();
+        for (index, (option, path)) in named.iter().enumerate() {
+            if let Some((earlier, _)) = named[..index].iter().find(|(_, other)| plain(other) == plain(path)) {
+                anyhow::bail!("{earlier} and {option} both name {}; name two files", path.display());
+            }
+        }
         Ok(Outputs {
             reference: OutputFile::check_optional("--write-reference", arguments.write_reference.as_deref())?,
             csv: OutputFile::check_optional("--csv", arguments.csv.as_deref())?,

@@ -213,11 +213,14 @@ fn mixer(text: &mut String, recipe: &Recipe, part: &Part) {
     text.push_str("\n[mixer]\n");
     match &recipe.reference_file {
         Some(file) => {
-            text.push_str(&line(
-                "kind",
-                "\"bounded\"",
-                "domains far above their reference loss get more, a little at a time",
-            ));
+            // A mix moves at evaluations, and what moves at the last one is never drawn.
+            let (kind, why) = match part.eval_every < part.stage.steps {
+                true => ("\"bounded\"", "domains far above their reference loss get more, a little at a time"),
+                false => {
+                    ("\"static\"", "too few steps to evaluate on the way; in a longer run \"bounded\" moves the shares")
+                }
+            };
+            text.push_str(&line("kind", kind, why));
             text.push_str(&line("reference_file", &quoted(file), "losses of the source"));
         }
         None => {

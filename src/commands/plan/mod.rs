@@ -81,7 +81,8 @@ pub fn run(arguments: &Plan) -> anyhow::Result<ExitStatus> {
     warned.into_iter().for_each(|warning| printer.warn(warning));
     let fine = reports.iter().all(|(outline, _)| outline.findings.problems.is_empty());
     if let (Some(file), true) = (&arguments.config.config, fine) {
-        printer.note(format!("next: shearling {command} --config {}", shell_word(&file.display().to_string())));
+        let sets: String = arguments.config.set.iter().map(|set| format!(" --set {}", shell_word(set))).collect();
+        printer.note(format!("next: shearling {command} --config {}{sets}", shell_word(&file.display().to_string())));
     }
     Ok(if fine { ExitStatus::Done } else { ExitStatus::CheckFailed })
 }
