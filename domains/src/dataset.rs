@@ -107,10 +107,17 @@ impl Dataset {
     /// Opens the dataset in `folder`: reads the manifest and checks that its files are there with the sizes it records.
     ///
     /// # Errors
-    /// Those of [`Manifest::read`], and [`Error::Corrupt`] or [`Error::Io`] for a file that is missing or of another
+    /// [`Error::NotPrepared`] for another folder or none, those of [`Manifest::read`], and [`Error::Corrupt`] or [`Error::Io`] for a file that is missing or of another
     /// size.
     pub fn open(folder: impl Into<PathBuf>) -> Result<Self> {
         let root = folder.into();
+        if !root.join(MANIFEST_FILE).exists() {
+            let found = match root.is_dir() {
+                true => format!("it has no {MANIFEST_FILE}"),
+                false => "there is no such folder".to_string(),
+            };
+            return Err(Error::NotPrepared { path: root, found });
+        }
         let manifest = Manifest::read(&root)?;
         for file in files(&manifest) {
             check_size(&root.join(&file.name), file)?;

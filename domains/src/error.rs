@@ -21,6 +21,14 @@ pub enum Error {
         /// The system's answer.
         source: io::Error,
     },
+    /// A folder was named that `data prepare` did not write.
+    #[error("{} is not prepared data ({found}): expected a folder written by `shearling data prepare`", .path.display())]
+    NotPrepared {
+        /// The folder.
+        path: PathBuf,
+        /// What is there.
+        found: String,
+    },
     /// An input file was named whose format its name does not tell.
     #[error("{} has an unknown format; expected .jsonl, .ndjson, .json or .txt (each also with .gz or .zst), or .parquet", .path.display())]
     UnknownFormat {

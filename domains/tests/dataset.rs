@@ -102,7 +102,11 @@ fn a_manifest_is_not_trusted() {
         assert!(message(Dataset::open(&folder)).contains("manifest.json"));
     }
     fs::remove_file(folder.join("manifest.json")).unwrap();
-    assert!(matches!(Dataset::open(&folder), Err(Error::Io { .. })));
+    assert!(
+        message(Dataset::open(&folder)).contains("is not prepared data (it has no manifest.json): expected a folder")
+    );
+    let none = message(Dataset::open(folder.join("none")));
+    assert!(none.contains("is not prepared data (there is no such folder)"), "{none}");
 }
 
 #[test]

@@ -213,7 +213,7 @@ fn what_cannot_be_read_is_said_before_the_first_document_is() {
         ("b.jsonl", wide.clone(), "iconv -f UTF-16LE -t UTF-8"),
         ("b.txt.gz", gzip(&[b"\xff\xfe".to_vec(), wide].concat()), "UTF-16LE"),
         ("b.json", b"[\n {\"text\": \"x\"}\n]\n".to_vec(), "jq -c '.[]'"),
-        ("b.json", b"{\n \"text\": \"x\"\n}\n".to_vec(), "b.json, line 1: EOF while parsing an object"),
+        ("b.json", b"{\n \"text\": \"x\"\n}\n".to_vec(), "b.json, line 1: the line ends within an object"),
         (
             "b.jsonl",
             b"\n{\"body\": \"x\"}\n".to_vec(),

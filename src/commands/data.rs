@@ -1,7 +1,6 @@
 //! `shearling data prepare` and `shearling data inspect`.
 
 use super::ExitStatus;
-use super::prepared_data::open_prepared;
 use crate::cli::Printer;
 use crate::cli::arguments::{Data, DataInspect, Prepare};
 use crate::cli::progress::Progress as Line;
@@ -135,7 +134,7 @@ impl Progress for PrepareProgress {
 
 fn inspect(arguments: &DataInspect) -> anyhow::Result<ExitStatus> {
     let printer = Printer::new(arguments.json);
-    let dataset = open_prepared(&arguments.path)?;
+    let dataset = Dataset::open(&arguments.path)?;
     if arguments.verify {
         if let Err(error) = dataset.verify() {
             printer.warn(error);

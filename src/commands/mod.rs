@@ -23,7 +23,6 @@ pub mod observer;
 mod output_file;
 mod place;
 pub mod plan;
-mod prepared_data;
 mod ranks;
 mod refusal;
 pub mod report;

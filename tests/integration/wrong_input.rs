@@ -493,6 +493,12 @@ fn what_is_no_prepared_data_is_told_so() {
     let named = [source.as_str(), "is not prepared data (it has no manifest.json)", "`shearling data prepare`"];
     place.refuses(&["eval", &source, "--data", &source], &named);
     place.refuses(&["data", "inspect", &source], &named);
+    let nowhere = place.at("nowhere");
+    place.refuses_prune(
+        Path::new(&source),
+        &[("data.path", &nowhere)],
+        &[&nowhere, "is not prepared data (there is no such folder)"],
+    );
 }
 
 #[test]

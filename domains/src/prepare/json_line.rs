@@ -16,10 +16,10 @@ pub(super) fn text_of<'a>(line: &'a [u8], field: &str) -> Result<Cow<'a, str>, S
         let message = error.to_string();
         let message = match message.split(" at line ").next().unwrap_or_default() {
             "unexpected end of hex escape" | "lone leading surrogate in hex escape" => {
-                "a \\u escape is half of a surrogate pair, which is no character"
+                "a \\u escape is half of a surrogate pair, which is no character".to_string()
             }
-            "expected value" if is_not_a_number(line, error.column()) => "NaN and Infinity are not JSON",
-            other => other,
+            "expected value" if is_not_a_number(line, error.column()) => "NaN and Infinity are not JSON".to_string(),
+            other => other.replacen("EOF while parsing", "the line ends within", 1),
         };
         format!("{message}, at column {}; expected one JSON object with `{field}` per line", error.column())
     };
@@ -129,7 +129,7 @@ mod tests {
             (br#"{"text":3}"#, "expected a string, at column 9"),
             (br#"{"text":null}"#, "expected a string, at column 12"),
             (br#"["text"]"#, "expected an object"),
-            (br#"{"text":"x"#, "EOF while parsing a string, at column 10"),
+            (br#"{"text":"x"#, "the line ends within a string, at column 10"),
             (br#"{"text":"x"} {"text":"y"}"#, "trailing characters, at column 14"),
             (br#"{"text":"a \ud83d b"}"#, "half of a surrogate pair, which is no character, at column 18"),
             (br#"{"text":"\udc00"}"#, "half of a surrogate pair"),

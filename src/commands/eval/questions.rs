@@ -1,7 +1,6 @@
 //! What every model of `shearling eval` is asked: rows of the data, tasks, and how.
 
 use crate::cli::arguments::{Eval, TaskArgument};
-use crate::commands::prepared_data::open_prepared;
 use crate::eval::EvalRows;
 use crate::eval::multiple_choice::Task;
 use crate::native::runtime::device;
@@ -22,7 +21,7 @@ pub(super) struct Questions {
 impl Questions {
     pub(super) fn read(arguments: &Eval) -> anyhow::Result<Questions> {
         let device = device::parse(&arguments.device)?;
-        let dataset = arguments.data.as_deref().map(open_prepared).transpose()?;
+        let dataset = arguments.data.as_deref().map(Dataset::open).transpose()?;
         let rows = dataset.as_ref().map(|dataset| EvalRows::load(dataset, arguments.rows.get(), device)).transpose()?;
         let limit = arguments.limit.map(|limit| limit.get());
         let read = |task: &TaskArgument| Task::read(&task.name, &task.path, task.kind, limit);

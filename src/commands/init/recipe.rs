@@ -6,7 +6,6 @@ use crate::cli::arguments::{Init, Masks};
 use crate::cli::table::duration;
 use crate::commands::model_folder::config_folder;
 use crate::commands::plan;
-use crate::commands::prepared_data::open_prepared;
 use crate::commands::run_cost::RunCost;
 use crate::commands::shapes::{Need, Wish, find};
 use crate::commands::speed::Place;
@@ -266,7 +265,7 @@ fn not_there(arguments: &Init, row_tokens: i64) -> Vec<String> {
 
 /// The prepared data, if it is there.
 fn open(path: &Path) -> anyhow::Result<Option<Dataset>> {
-    path.exists().then(|| open_prepared(path)).transpose()
+    Ok(path.exists().then(|| Dataset::open(path)).transpose()?)
 }
 
 /// Tokens per row: the data's, or as asked, or 4,096 on a GPU and 1,024 on a CPU, where attention is slow.

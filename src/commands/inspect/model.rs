@@ -80,7 +80,8 @@ impl SpecialTokens {
     }
 
     fn text(&self) -> String {
-        let line = |role: &str, token: &SpecialToken, place: &str| {
+        // Documents of training data end with EOS whatever the tokenizer does with a text.
+        let line = |role: &str, token: &SpecialToken, place: &str, of_data: &str| {
             let named = token.ids.iter().zip(&token.tokens).map(|(id, token)| match token {
                 Some(token) => format!("{id} {token:?}"),
                 None => format!("{id} (not in tokenizer.json)"),
@@ -89,9 +90,10 @@ impl SpecialTokens {
             match (named.is_empty(), token.added) {
                 (true, _) => format!("{role}: none\n"),
                 (false, true) => format!("{role}: {named}, put {place} each text\n"),
-                (false, false) => format!("{role}: {named}, not put {place} a text\n"),
+                (false, false) => format!("{role}: {named}, not put {place} a text{of_data}\n"),
             }
         };
-        format!("{}{}\n", line("BOS", &self.bos, "before"), line("EOS", &self.eos, "after"))
+        let of_data = " (`data prepare` puts it after each document)";
+        format!("{}{}\n", line("BOS", &self.bos, "before", ""), line("EOS", &self.eos, "after", of_data))
     }
 }

@@ -8,7 +8,6 @@ use crate::cli::table::Table;
 use crate::commands::ExitStatus;
 use crate::commands::finish::finish_at;
 use crate::commands::model_folder::model_folder;
-use crate::commands::prepared_data::open_prepared;
 use crate::files::refuse_taken;
 use crate::hf::{Checkpoint, ModelConfig};
 use crate::lte::Grouping;
@@ -19,7 +18,7 @@ use crate::native::runtime::device;
 use crate::prune::scores::Calibration;
 use crate::train::setup::check_data_fits;
 use shearling_domains::manifest::Split;
-use shearling_domains::{Loader, LoaderConfig};
+use shearling_domains::{Dataset, Loader, LoaderConfig};
 use std::path::Path;
 use std::sync::Arc;
 use tch::{Device, Kind, Tensor};
@@ -73,7 +72,7 @@ pub fn run(arguments: &LteGroup) -> anyhow::Result<ExitStatus> {
 
 /// Rows of all domains alike.
 fn calibration(data: &Path, model: &ModelConfig, seed: u64, device: Device) -> anyhow::Result<Calibration> {
-    let dataset = Arc::new(open_prepared(data)?);
+    let dataset = Arc::new(Dataset::open(data)?);
     check_data_fits(&dataset, model)?;
     let domains = dataset.domain_names().len();
     let rows: u64 = (0..domains).map(|domain| dataset.rows(domain, Split::Train)).sum();

@@ -10,7 +10,6 @@ use crate::cli::Printer;
 use crate::cli::table::{Table, duration, grouped};
 use crate::commands::execute::execute;
 use crate::commands::init::budget::{Budget, Stages};
-use crate::commands::prepared_data::open_prepared;
 use crate::commands::shapes::Proposal;
 use crate::config::{Prune, RunConfig, Stage, parse};
 use crate::files::Staging;
@@ -20,6 +19,7 @@ use crate::prune::shape::resized;
 use crate::run_dir::layout::PRUNED;
 use anyhow::{Context, bail};
 use serde_json::{Value, json};
+use shearling_domains::Dataset;
 use std::path::{Path, PathBuf};
 use std::time::Instant;
 
@@ -59,7 +59,7 @@ impl Ranking<'_> {
         if !self.source.is_dir() {
             bail!("--rank cuts and trains: give the model's folder with its weights, not {}", self.source.display());
         }
-        open_prepared(self.data)?;
+        Dataset::open(self.data)?;
         let scratch = Staging::new(&std::env::temp_dir().join("shearling-rank"))
             .context("--rank needs a folder for its trials in the temporary folder (TMPDIR)")?;
         let count = self.count.min(proposals.len());
@@ -104,7 +104,7 @@ impl Ranking<'_> {
     }
 
     fn training(&self, proposal: &Proposal, pruned: &Path, directory: &Path) -> anyhow::Result<RunConfig> {
-        let tokens = open_prepared(self.data)?.sequence_length() as i64;
+        let tokens = Dataset::open(self.data)?.sequence_length() as i64;
         let small = resized(self.model, &proposal.shape);
         let (budget, rows) = (Budget::Tokens(self.tokens as f64), Prune::default().calibration_rows);
         let stage = Stages::after_a_cut(self.model, &small, tokens, budget, rows).next;
