@@ -8,7 +8,7 @@ use super::arguments::milliseconds;
 use super::store::{Store, StoreHandle};
 use crate::native::shim::{self, CError, CTensor};
 use std::ffi::c_int;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use tch::{Device, TchError, Tensor};
 
 /// `c10::intrusive_ptr<c10d::Backend>*`.
@@ -72,7 +72,8 @@ unsafe extern "C" {
     fn shearling_group_barrier(group: *mut GroupHandle, out: *mut *mut WorkHandle, error: CError) -> c_int;
     fn shearling_group_abort(group: *mut GroupHandle, error: CError) -> c_int;
     fn shearling_group_free(group: *mut GroupHandle);
-    fn shearling_work_wait(
+    fn shearling_work_wait(work: *mut WorkHandle, error: CError) -> c_int;
+    fn shearling_work_wait_for(
         work: *mut WorkHandle,
         on_cpu: c_int,
         timeout_ms: i64,
@@ -106,6 +107,8 @@ pub struct Pending {
     work: *mut WorkHandle,
     /// Gloo's work, not NCCL's.
     on_cpu: bool,
+    /// From when on it is late. Gloo's own threads notice that; NCCL's group only while it is waited for without a limit.
+    late: Option<Instant>,
     /// What it reads and writes.
     _tensors: Vec<Tensor>,
 }
@@ -119,9 +122,12 @@ impl Pending {
     /// # Errors
     /// Another process is gone or late.
     pub fn wait_for(&self, timeout: Duration) -> Result<bool, TchError> {
+        if !self.on_cpu && self.late.is_some_and(|late| Instant::now() >= late) {
+            return self.finish().map(|()| true);
+        }
         let (on_cpu, timeout, mut ended) = (c_int::from(self.on_cpu), milliseconds(timeout), 0);
         // SAFETY: a successful start has put a handle there, which `drop` frees; the call fills the out-pointer.
-        shim::check(|error| unsafe { shearling_work_wait(self.work, on_cpu, timeout, &mut ended, error) })?;
+        shim::check(|error| unsafe { shearling_work_wait_for(self.work, on_cpu, timeout, &mut ended, error) })?;
         Ok(ended != 0)
     }
 
@@ -130,8 +136,12 @@ impl Pending {
     /// # Errors
     /// Another process is gone or late.
     pub fn wait(self) -> Result<(), TchError> {
-        while !self.wait_for(Duration::from_secs(60))? {}
-        Ok(())
+        self.finish()
+    }
+
+    fn finish(&self) -> Result<(), TchError> {
+        // SAFETY: a successful start has put a handle there, which `drop` frees.
+        shim::check(|error| unsafe { shearling_work_wait(self.work, error) })
     }
 }
 
@@ -147,6 +157,7 @@ impl Drop for Pending {
 pub struct ProcessGroup {
     handle: *mut GroupHandle,
     on_cpu: bool,
+    timeout: Duration,
 }
 
 // SAFETY: c10d's groups may be used from any thread, and lock inside; the handle is freed once, by `drop`.
@@ -169,11 +180,11 @@ impl ProcessGroup {
     ) -> Result<ProcessGroup, TchError> {
         let on_cpu = device == Device::Cpu;
         let connect = if on_cpu { shearling_group_gloo } else { shearling_group_nccl };
-        let (rank, size, timeout) = (number(rank)?, number(size)?, milliseconds(timeout));
+        let (rank, size, limit) = (number(rank)?, number(size)?, milliseconds(timeout));
         let mut handle = std::ptr::null_mut();
         // SAFETY: the store's handle is alive; the call fills the out-pointer.
-        shim::check(|error| unsafe { connect(store.handle, rank, size, timeout, &mut handle, error) })?;
-        Ok(ProcessGroup { handle, on_cpu })
+        shim::check(|error| unsafe { connect(store.handle, rank, size, limit, &mut handle, error) })?;
+        Ok(ProcessGroup { handle, on_cpu, timeout })
     }
 
     /// Every process has the reduction of all tensors in its own; of one shape and dtype everywhere.
@@ -243,7 +254,7 @@ impl ProcessGroup {
     ) -> Result<Pending, TchError> {
         let mut work = std::ptr::null_mut();
         shim::check(|error| start(&mut work, error))?;
-        Ok(Pending { work, on_cpu: self.on_cpu, _tensors: tensors })
+        Ok(Pending { work, on_cpu: self.on_cpu, late: Instant::now().checked_add(self.timeout), _tensors: tensors })
     }
 
     /// Ends what has begun over NCCL. Gloo has nothing of the kind: its connections close when the group and all that it
@@ -340,7 +351,7 @@ mod tests {
     /// Rank 0 waits for a sum that rank 1 has begun on another tensor only; what ends the one ends the other.
     #[test]
     fn a_process_that_goes_ends_what_waits_in_all() {
-        let begun = std::time::Instant::now();
+        let begun = Instant::now();
         let served = Store::serve("127.0.0.1", 0, PATIENCE).unwrap();
         std::thread::scope(|scope| {
             for rank in 0..3 {

@@ -181,8 +181,13 @@ void shearling_group_free(GroupHandle* group) {
   }
 }
 
-// Waits for a collective for at most so long.
-int shearling_work_wait(WorkHandle* work, int on_cpu, int64_t timeout_ms, int* ended, char** error) {
+// Waits for a collective; one that takes longer than the group's timeout fails.
+int shearling_work_wait(WorkHandle* work, char** error) {
+  return guarded(error, [&] { shearling::finish(**work); });
+}
+
+// Waits for a collective for at most so long. Over NCCL this knows nothing of the group's timeout: see there.
+int shearling_work_wait_for(WorkHandle* work, int on_cpu, int64_t timeout_ms, int* ended, char** error) {
   return guarded(error, [&] {
     *ended = on_cpu ? shearling::gloo_ends(**work, Milliseconds(timeout_ms))
                     : shearling::nccl_ends(**work, Milliseconds(timeout_ms));
