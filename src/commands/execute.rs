@@ -129,11 +129,7 @@ fn cut_at_once(setup: &Setup, printer: &Printer) -> anyhow::Result<Written> {
 
 /// What is about to happen to who may have expected a training run.
 fn at_once(config: &RunConfig) -> String {
-    let unused = match config.train.steps {
-        0 | 1 => String::new(),
-        steps => format!("; train.steps = {steps} is for prune.method = \"learned\""),
-    };
-    format!("cutting at once by {}, without training{unused}", config.prune.method().name())
+    format!("cutting at once by {}, without training", config.prune.method().name())
 }
 
 /// Computes with as many threads as the configuration says, if it says.

@@ -32,6 +32,7 @@ mod run_cost;
 mod shapes;
 mod speed;
 pub mod tensorboard;
+mod unread_keys;
 mod via;
 pub mod watch;
 mod written_shape;

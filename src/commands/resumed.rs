@@ -14,8 +14,8 @@ use std::path::{Path, PathBuf};
 pub(super) enum Resumed {
     /// Steps, or at least the model to write.
     Run(Box<RunConfig>),
-    /// Nothing: all steps are done, and this is the model.
-    Finished(PathBuf),
+    /// Nothing: all these steps are done, and this is the model.
+    Finished { model: PathBuf, steps: u64 },
 }
 
 /// Reads the run in `folder`, with `--set` overrides, to go on as `stage`. Opens neither data nor model.
@@ -50,7 +50,7 @@ pub(super) fn resume(folder: &Path, sets: &[String], stage: Stage, printer: &Pri
     let done = RunDir::open(folder)?.list_steps()?.last().copied().unwrap_or(0);
     let written = folder.join(crate::export::folder_name(stage));
     if done >= config.train.steps && written.exists() {
-        return Ok(Resumed::Finished(written));
+        return Ok(Resumed::Finished { model: written, steps: done });
     }
     if config.train.steps < done {
         anyhow::bail!(
@@ -61,13 +61,29 @@ pub(super) fn resume(folder: &Path, sets: &[String], stage: Stage, printer: &Pri
     if done > 0 && written.exists() {
         let (shown, steps) = (written.display(), config.train.steps);
         anyhow::bail!(
-            "{shown} is the model of this run at step {done}; to train on to step {steps}, move it away first: mv {shown} \
-             {shown}-{done}"
+            "{shown} is the model of this run at step {done}; to train on to step {steps}, move it away first: {}",
+            move_away(&written, done)
         );
     }
     require_sources(folder, &config)?;
     tell_learning_rate(&saved, &config, done, printer);
     Ok(Resumed::Run(Box::new(config)))
+}
+
+/// How to move away the model of so many steps, whose place a longer run needs.
+fn move_away(model: &Path, steps: u64) -> String {
+    let shown = model.display();
+    format!("mv {shown} {shown}-{steps}")
+}
+
+/// That a run in `folder` has nothing left to do, and what can be done with it.
+pub(super) fn finished_said(folder: &Path, stage: Stage, model: &Path, steps: u64) -> String {
+    let (shown, command, moved) = (folder.display(), stage.command(), move_away(model, steps));
+    format!(
+        "{shown} is finished: all its steps are done and its model is written. To train on: {moved} && shearling {command} \
+         --resume {shown} --set train.steps=MORE; to write the model in another dtype: shearling export {shown} --out DIR \
+         --dtype DTYPE"
+    )
 }
 
 /// Refuses a folder whose model was cut at once for what takes the steps of a run: it has no `wanted`.
@@ -129,4 +145,16 @@ fn tell_learning_rate(saved: &RunConfig, config: &RunConfig, done: u64, printer:
         after.steps,
         after.learning_rate
     ));
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_way_on_from_a_finished_run_moves_its_model_away_first() {
+        let said = finished_said(Path::new("runs/a"), Stage::Pretrain, Path::new("runs/a/model"), 28);
+        let command = "mv runs/a/model runs/a/model-28 && shearling pretrain --resume runs/a --set train.steps=MORE";
+        assert!(said.contains(command), "{said}");
+    }
 }

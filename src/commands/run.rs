@@ -7,7 +7,8 @@ use super::finish::{finish, finish_at};
 use super::next_step::next_step;
 use super::ranks::{begun_before, join, tell_end};
 use super::refusal::Origin;
-use super::resumed::{Resumed, resume};
+use super::resumed::{Resumed, finished_said, resume};
+use super::unread_keys::unread_keys;
 use super::via;
 use crate::cli::Printer;
 use crate::cli::arguments::{ConfigArguments, Run};
@@ -17,6 +18,7 @@ use crate::export::folder_name;
 use crate::lte::file::{FILE_NAME, is_lte};
 use crate::native::runtime::device;
 use crate::run_dir::layout::PRUNED;
+use crate::run_dir::{Activity, RunLock};
 use crate::train::has_work;
 use crate::train::saved_run::refuse_existing;
 use anyhow::Context;
@@ -35,8 +37,8 @@ pub fn run(arguments: &Run, stage: Stage, place: Option<&Place>) -> anyhow::Resu
         (None, given) => given.map_or_else(|| load(&arguments.config), Ok)?,
         (Some(folder), _) => match resume(folder, sets, stage, &printer)? {
             Resumed::Run(config) => *config,
-            Resumed::Finished(model) => {
-                tell_finished(folder, stage, &printer);
+            Resumed::Finished { model, steps } => {
+                printer.note(finished_said(folder, stage, &model, steps));
                 return finish_at(&model, &printer);
             }
         },
@@ -73,6 +75,9 @@ pub fn run(arguments: &Run, stage: Stage, place: Option<&Place>) -> anyhow::Resu
     if one_shot && stop_at.is_some() {
         printer.warn("--stop-at has no effect where a source is cut at once: no step is taken");
     }
+    if !resumes {
+        unread_keys(&config, &arguments.config)?.into_iter().for_each(|warning| printer.warn(warning));
+    }
     let as_given = config.clone();
     if several_cuts {
         refuse_existing(&config.run.directory)?;
@@ -99,9 +104,18 @@ pub fn run(arguments: &Run, stage: Stage, place: Option<&Place>) -> anyhow::Resu
     finish(written, &origin, &printer)
 }
 
-/// Refuses a source that another configuration is still to write, with the command that does.
+/// Refuses a source that another configuration is still to write, with the command that does, or that a process is about to.
 fn require_source(config: &RunConfig, file: &Path) -> anyhow::Result<()> {
     let Some(source) = config.model.source.as_deref().filter(|source| !source.exists()) else { return Ok(()) };
+    let run = source.parent().filter(|_| source.file_name().is_some_and(|name| name == PRUNED));
+    if let Some((run, Activity::Process(process))) = run.map(|run| (run, RunLock::activity(run))) {
+        anyhow::bail!(
+            "{} (model.source) is not there yet: a prune is running in {} (process {process}) and writes it at its end; wait \
+             for that, then give this command again",
+            source.display(),
+            run.display()
+        );
+    }
     let writes = |path: &std::path::PathBuf| {
         config::load(path, &[]).is_ok_and(|config| plain(&config.run.directory.join(PRUNED)) == plain(source))
     };
@@ -133,17 +147,48 @@ fn refuse_grouped(config: &RunConfig, stage: Stage) -> anyhow::Result<()> {
     )
 }
 
-fn tell_finished(folder: &Path, stage: Stage, printer: &Printer) {
-    let (shown, command) = (folder.display(), stage.command());
-    printer.note(format!(
-        "{shown} is finished: all its steps are done and its model is written. To train on: shearling {command} --resume \
-         {shown} --set train.steps=MORE; to write the model in another dtype: shearling export {shown} --out DIR --dtype \
-         DTYPE"
-    ));
-}
-
 /// Loads `--config` with its overrides.
 pub(super) fn load(arguments: &ConfigArguments) -> anyhow::Result<RunConfig> {
     let path = arguments.config.as_ref().context("give a configuration with --config FILE (see configs/)")?;
     Ok(config::load(path, &arguments.set)?)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_source_that_is_being_written_is_waited_for() {
+        let folder = tempfile::tempdir().unwrap();
+        let (run, first, next) =
+            (folder.path().join("run"), folder.path().join("first.toml"), folder.path().join("next.toml"));
+        let write = |file: &Path, directory: &Path, source: &Path, rest: &str| {
+            let text = format!(
+                "[run]\ndirectory = {:?}\n[model]\nsource = {:?}\n[data]\npath = 'd'\n{rest}",
+                directory.display().to_string(),
+                source.display().to_string()
+            );
+            std::fs::write(file, text).unwrap();
+        };
+        write(&first, &run, Path::new("m"), "[target]\n");
+        write(&next, &folder.path().join("later"), &run.join(PRUNED), "");
+        std::fs::create_dir(&run).unwrap();
+        let config = config::load(&next, &[]).unwrap();
+        let refused = || require_source(&config, &next).unwrap_err().to_string();
+        assert!(
+            refused().contains(&format!("shearling prune --config {} writes it", first.display())),
+            "{}",
+            refused()
+        );
+        let lock = RunLock::acquire(&run).unwrap();
+        // Where the system does not tell who holds a lock, nobody is known to.
+        if RunLock::activity(&run) != Activity::Unknown {
+            let said = refused();
+            assert!(said.contains(&format!("(process {})", std::process::id())) && said.contains("wait"), "{said}");
+        }
+        drop(lock);
+        assert!(refused().contains("shearling prune --config"));
+        std::fs::create_dir(run.join(PRUNED)).unwrap();
+        assert!(require_source(&config, &next).is_ok());
+    }
 }

@@ -4,7 +4,7 @@ use crate::config::ComputeDtype;
 use crate::files::DType;
 use crate::native::ops::projection::project;
 use crate::native::runtime::cards::{CARDS, Card};
-use crate::native::runtime::contention::Watch;
+use crate::native::runtime::contention::{Contention, Watch};
 use crate::native::runtime::{device, threads};
 use crate::train::fit::memory_to_fill;
 use crate::train::setup::{Device, compute_dtype, kind};
@@ -109,14 +109,30 @@ struct Products {
 impl Products {
     /// Why the rate may be too low, if it may: others had the CPUs, or most products on a GPU were held up.
     fn doubt(&self, device: Device, watch: &Watch) -> Option<String> {
-        let why = match device.is_cuda() {
-            true => {
-                (self.slowdown > HELD_UP).then(|| format!("most products took {:.1} times the fastest", self.slowdown))
-            }
-            false => watch.contention(threads::count()).map(|contention| contention.to_string()),
-        }?;
-        Some(format!("busy machine: {why}, so the times may be too long"))
+        if device.is_cuda() {
+            let slow = self.slowdown > HELD_UP;
+            return slow.then(|| {
+                format!(
+                    "busy machine: most products took {:.1} times the fastest, so the times may be too long",
+                    self.slowdown
+                )
+            });
+        }
+        let threads = threads::count();
+        let contention = watch.contention(threads)?;
+        let advice = fewer_threads(&contention, threads).map_or(String::new(), |advice| format!("; {advice}"));
+        Some(format!("busy machine: {contention}, so the times may be too long{advice}"))
     }
+}
+
+/// What to do where others have the CPUs of a run with `threads` threads: one that finds no CPU of its own keeps the others waiting
+/// at the end of every operation.
+fn fewer_threads(contention: &Contention, threads: usize) -> Option<String> {
+    let free = (contention.cpus as f64 - contention.others).max(0.0);
+    let fewer = (free.round() as usize).max(1);
+    (fewer < threads).then(|| {
+        format!("while it is busy a run may be faster with --threads {fewer}: about {free:.1} of its CPUs are free")
+    })
 }
 
 /// Times products on `device`.
@@ -143,4 +159,18 @@ pub(in crate::commands) fn named_card(name: &str) -> anyhow::Result<&'static Car
         let known: Vec<&str> = CARDS.iter().map(|card| card.id).collect();
         format!("--card {name:?} is not known; there are {}", known.join(", "))
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn threads_that_would_wait_are_advised_against() {
+        let advice = |others: f64, cpus: usize, threads: usize| fewer_threads(&Contention { others, cpus }, threads);
+        assert!(advice(1.7, 2, 2).unwrap().contains("--threads 1: about 0.3 of its CPUs are free"));
+        assert!(advice(5.4, 16, 16).unwrap().contains("--threads 11:"));
+        assert_eq!(advice(0.4, 2, 2), None, "two threads are still the best guess");
+        assert_eq!(advice(3.0, 2, 1), None, "there are no fewer than one");
+    }
 }

@@ -3,6 +3,7 @@
 
 use super::advice::{advice, advice_in, not_toml};
 use super::further::further;
+use super::known_keys::joined;
 use super::overrides::Override;
 use super::refusal::place_in;
 use super::{Error, RunConfig};
@@ -26,6 +27,29 @@ pub fn load_saved(path: &Path) -> Result<RunConfig, Error> {
     let chosen = table.get("prune").and_then(|prune| prune.get("method")).is_some();
     let learned = (table.contains_key("target") && !chosen).then(|| "prune.method=learned".to_string());
     parse(&text, &path.display().to_string(), learned.as_slice())
+}
+
+/// The keys that a file and the overrides give (`train.steps`), by name: what a run was asked for, without defaults.
+///
+/// # Errors
+/// As [`load`].
+pub fn given_keys(path: &Path, overrides: &[String]) -> Result<Vec<String>, Error> {
+    fn add(prefix: &str, table: &Table, given: &mut Vec<String>) {
+        for (key, value) in table {
+            let path = joined(prefix, key);
+            match value.as_table() {
+                Some(inner) => add(&path, inner, given),
+                None => given.push(path),
+            }
+        }
+    }
+    load(path, overrides)?;
+    let text = std::fs::read_to_string(path).map_err(|source| Error::Read { path: path.to_path_buf(), source })?;
+    let base: Table = toml::from_str(text.trim_start_matches('\u{feff}')).unwrap_or_default();
+    let overrides = overrides.iter().map(|text| Override::parse(text)).collect::<Result<Vec<_>, _>>()?;
+    let mut given = Vec::new();
+    add("", &with(&base, &overrides)?, &mut given);
+    Ok(given)
 }
 
 /// Parses configuration text; `origin` names it in errors.
@@ -113,6 +137,23 @@ mod tests {
         assert_eq!(config.masks.target_warmup(100), 20);
         let again = parse(&resolved_toml(&config).unwrap(), "resolved", &[]).unwrap();
         assert_eq!(config, again);
+    }
+
+    #[test]
+    fn given_keys_are_those_of_the_file_and_of_the_overrides() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("run.toml");
+        std::fs::write(&path, MINIMAL).unwrap();
+        let given = |sets: &[&str]| given_keys(&path, &sets.iter().map(|set| set.to_string()).collect::<Vec<_>>());
+        let file = given(&[]).unwrap();
+        assert!(
+            file.contains(&"train.steps".to_string()) && !file.iter().any(|key| key.starts_with("masks")),
+            "{file:?}"
+        );
+        let more = given(&["masks.preset=top-k", "train.steps=3"]).unwrap();
+        assert_eq!(more.len(), file.len() + 1, "{more:?}");
+        assert!(more.contains(&"masks.preset".to_string()));
+        assert!(given(&["masks.presett=top-k"]).is_err());
     }
 
     #[test]

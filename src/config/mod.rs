@@ -29,7 +29,7 @@ mod via;
 pub use dist::*;
 pub use error::Error;
 pub use known_keys::known_keys;
-pub use load::{load, load_saved, parse, resolved_toml};
+pub use load::{given_keys, load, load_saved, parse, resolved_toml};
 pub use lte::*;
 pub use micro_batch::MicroBatchRows;
 pub use pruning::*;

@@ -329,7 +329,7 @@ pub struct Train {
     /// What becomes of a run whose losses say that it diverges.
     #[serde(default)]
     pub divergence: Divergence,
-    /// Kind in which AdamW's moments of the weights are kept; bf16 halves their memory.
+    /// Dtype in which AdamW's moments of the weights are kept; bf16 halves their memory, 8 bits quarter it.
     #[serde(default)]
     pub moments: MomentKind,
     /// Keeps the moments of the weights in host memory and streams them through the device at each update; without
@@ -349,7 +349,7 @@ pub enum Divergence {
     Warn,
 }
 
-/// Kind in which AdamW's moments are kept.
+/// Dtype in which AdamW's moments are kept.
 #[derive(Clone, Copy, Debug, Default, PartialEq, Eq, Serialize, Deserialize)]
 #[serde(rename_all = "lowercase")]
 pub enum MomentKind {
@@ -358,6 +358,9 @@ pub enum MomentKind {
     Fp32,
     /// Rounded to nearest at each update; needs β below 1 − 2⁻⁸.
     Bf16,
+    /// Rounded by chance at each update, right in the mean; needs β₁² < β₂.
+    #[serde(rename = "8bit")]
+    EightBit,
 }
 
 fn final_lr() -> f64 {
@@ -404,6 +407,17 @@ impl Default for Train {
             divergence: Divergence::default(),
             moments: MomentKind::default(),
             moments_on_host: false,
+        }
+    }
+}
+
+impl MomentKind {
+    /// Its name in a configuration.
+    pub fn name(self) -> &'static str {
+        match self {
+            MomentKind::Fp32 => "fp32",
+            MomentKind::Bf16 => "bf16",
+            MomentKind::EightBit => "8bit",
         }
     }
 }

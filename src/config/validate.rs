@@ -127,7 +127,7 @@ fn check_train(config: &RunConfig, problems: &mut Problems) {
         let below = if key == "final_lr_fraction" { value <= 1.0 } else { value < 1.0 };
         problems.unless(value >= 0.0 && below, || format!("train.{key} = {value} must lie between 0 and 1"));
         // Less than half a unit in the last of bf16's eight bits is rounded away: such a moment could not fall.
-        let falls = key == "final_lr_fraction" || train.moments == MomentKind::Fp32 || 1.0 - value > 1.0 / 256.0;
+        let falls = key == "final_lr_fraction" || train.moments != MomentKind::Bf16 || 1.0 - value > 1.0 / 256.0;
         problems.unless(falls, || {
             format!(
                 "train.{key} = {value} is too near 1 for train.moments = \"bf16\": a moment that falls by less than \
@@ -135,6 +135,14 @@ fn check_train(config: &RunConfig, problems: &mut Problems) {
             )
         });
     }
+    let bounded = train.moments != MomentKind::EightBit || train.beta1.powi(2) < train.beta2;
+    problems.unless(bounded, || {
+        format!(
+            "train.beta1 = {} and beta2 = {} do not go with train.moments = \"8bit\", which needs beta1² below beta2: only \
+             then is the first moment bounded by the second; take \"bf16\" or \"fp32\"",
+            train.beta1, train.beta2
+        )
+    });
     problems.unless(positive(train.eps), || format!("train.eps = {} must be positive", train.eps));
     problems.unless(positive(train.clip_norm), || format!("train.clip_norm = {} must be positive", train.clip_norm));
     problems.unless(train.weight_decay >= 0.0 && train.weight_decay.is_finite(), || {
@@ -403,7 +411,7 @@ mod tests {
     }
 
     #[test]
-    fn bf16_moments_need_a_beta_that_they_can_follow() {
+    fn moments_in_fewer_bits_need_betas_that_they_can_follow() {
         let text = "[run]\ndirectory = 'a'\n[model]\nsource = 'm'\n[data]\npath = 'd'\n\
                     [train]\nsteps = 4\nbatch_rows = 2\nlearning_rate = 0.1\n";
         let check = |sets: &[&str]| {
@@ -412,6 +420,9 @@ mod tests {
         };
         check(&["train.beta2=0.999"]).unwrap();
         check(&["train.moments=bf16"]).unwrap();
+        check(&["train.moments=8bit", "train.beta2=0.999"]).unwrap();
+        let message = check(&["train.moments=8bit", "train.beta1=0.98"]).unwrap_err();
+        assert!(message.contains("train.beta1 = 0.98 and beta2 = 0.95") && message.contains("bf16"), "{message}");
         let message = check(&["train.moments=bf16", "train.beta2=0.999"]).unwrap_err();
         assert!(message.contains("train.beta2 = 0.999") && message.contains("fp32"), "{message}");
         assert!(!message.contains("beta1"), "{message}");

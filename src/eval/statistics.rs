@@ -18,6 +18,20 @@ pub struct Estimate {
     pub standard_error: Option<f64>,
 }
 
+/// Rows from which on a standard error is itself known well enough to count differences in it.
+pub const FEW_ROWS: u64 = 8;
+
+/// What to say of standard errors where some domain has so few rows that its error is no more than a guess; `rows` of each.
+/// An error from n rows is itself off by about `1 / √(2 (n − 1))` of itself; from a single row there is none.
+pub fn few_rows_said(rows: impl IntoIterator<Item = u64>) -> Option<String> {
+    let fewest = rows.into_iter().filter(|rows| (2..FEW_ROWS).contains(rows)).min()?;
+    let off = 100.0 / (2.0 * (fewest - 1) as f64).sqrt();
+    Some(format!(
+        "a standard error from {fewest} rows of a domain is itself off by {off:.0} % or so, and with it what is counted in \
+         standard errors: {FEW_ROWS} rows or more of each domain make it reliable"
+    ))
+}
+
 /// Mean of `values`; `None` without values.
 pub fn estimate(values: &[f64]) -> Option<Estimate> {
     if values.is_empty() {
@@ -57,6 +71,16 @@ mod tests {
         assert!((found.standard_error.unwrap() - (1.0f64 / 3.0).sqrt()).abs() < 1e-12);
         assert_eq!(estimate(&[5.0]), Some(Estimate { mean: 5.0, standard_error: None }));
         assert_eq!(estimate(&[]), None);
+    }
+
+    #[test]
+    fn an_error_of_few_rows_is_told_to_be_a_guess() {
+        let said = few_rows_said([8, 2, 64, 3]).unwrap();
+        assert!(
+            said.contains("from 2 rows of a domain is itself off by 71 %") && said.contains("8 rows or more"),
+            "{said}"
+        );
+        assert_eq!(few_rows_said([0, 1, 8]), None, "of one row there is no error, of eight a good one");
     }
 
     #[test]

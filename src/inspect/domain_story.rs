@@ -54,6 +54,9 @@ pub struct DomainStory {
     /// The cut as the run that continued it evaluated it, before its first step.
     #[serde(skip)]
     pub continued_from: Option<HeldOutLoss>,
+    /// Whether the losses are those of one evaluation of source, cut and small model (`shearling eval`), and of no run.
+    #[serde(skip)]
+    pub evaluated: bool,
     /// Loss of every row of `source` and of `cut`, where it is recorded.
     #[serde(skip)]
     pub(crate) source_rows: Vec<f64>,

@@ -11,7 +11,7 @@ use super::evaluations::Evaluation;
 use super::held_out::{HeldOutLoss, RowSet, RowsAgainst};
 use super::history::RunHistory;
 use super::same_data::data_of;
-use crate::eval::statistics::paired_difference;
+use crate::eval::statistics::{few_rows_said, paired_difference};
 
 /// Losses of the same rows that were computed in batches of other sizes differ by less; those of other rows by more, mostly.
 const SAME_LOSS: f64 = 5e-3;
@@ -49,6 +49,12 @@ pub fn joined(histories: &[&RunHistory], others: &[&RunHistory]) -> Vec<DomainSt
         }
     }
     stories
+}
+
+/// What to say of the standard errors of these domains, where some stand on few rows.
+pub fn few_rows(stories: &[DomainStory]) -> Option<String> {
+    let rows = |story: &DomainStory| story.cut?.rows?.rows.filter(|_| story.degradation.is_some());
+    few_rows_said(stories.iter().filter_map(rows))
 }
 
 impl DomainStory {
@@ -99,7 +105,7 @@ impl DomainStory {
 
     /// Of a source that is a reference loss: whether that is of the rows of the other losses, in words.
     pub fn reference_rows(&self) -> Option<&'static str> {
-        let reference = self.source.filter(|source| source.step.is_none())?;
+        let reference = self.source.filter(|source| source.step.is_none() && !self.evaluated)?;
         let other = self.cut.or(self.continued_from).or(self.last);
         Some(match other.map_or(RowsAgainst::NotRecorded, |other| reference.rows_against(&other)) {
             RowsAgainst::Same => "of the same rows",
@@ -111,19 +117,20 @@ impl DomainStory {
     /// Of a source, its cut and what became of that, each with its loss and standard error, all on the same rows, and the
     /// standard error of cut − source row by row, where it is known. `steps` of the losses are not known.
     pub(crate) fn of_one_evaluation(
-        name: &str,
+        (name, rows): (&str, Option<u64>),
         source: (f64, Option<f64>),
         cut: (f64, Option<f64>),
         last: Option<(f64, Option<f64>)>,
         paired_error: Option<f64>,
     ) -> DomainStory {
-        let rows = Some(RowSet { data: Some(0), rows: None, tokens: None });
+        let rows = Some(RowSet { data: Some(0), rows, tokens: None });
         let held = |(loss, standard_error)| HeldOutLoss { loss, standard_error, step: None, rows };
         let mut story = DomainStory {
             domain: name.to_string(),
             source: Some(held(source)),
             cut: Some(held(cut)),
             last: last.map(held),
+            evaluated: true,
             ..DomainStory::default()
         };
         story.measure();
@@ -132,6 +139,30 @@ impl DomainStory {
             (story.damage_standard_error, story.degradation) = (Some(error), Some(damage / error));
         }
         story
+    }
+
+    /// Takes the losses of an evaluation of source, cut and small model, where its own are not of the same rows: a reference loss
+    /// of others says nothing of the cut. What a run evaluated since stays where the evaluation has no small model.
+    pub(crate) fn take_losses(&mut self, other: &DomainStory) {
+        if self.damage().is_some() || other.damage().is_none() {
+            return;
+        }
+        let own = self.clone();
+        *self = DomainStory {
+            domain: own.domain,
+            first_proportion: own.first_proportion,
+            last_proportion: own.last_proportion,
+            rows: own.rows,
+            tokens: own.tokens,
+            epochs: own.epochs,
+            mixed_data: own.mixed_data,
+            data: own.data,
+            ..other.clone()
+        };
+        if other.later == Later::Nothing {
+            (self.continued_from, self.last) = (own.continued_from.or(own.cut), own.last);
+            self.later = if own.later == Later::SameRows { Later::OtherRows } else { own.later };
+        }
     }
 
     /// Takes the error of cut − source row by row that another story has, where this one has none of its own and both are of
@@ -249,6 +280,37 @@ mod tests {
     }
 
     #[test]
+    fn losses_of_one_evaluation_take_the_place_of_a_reference_of_other_rows() {
+        let run = || {
+            let mut run = DomainStory {
+                source: at(2.4, None),
+                cut: at(7.7, Some(0)),
+                last: at(5.3, Some(28)),
+                ..DomainStory::default()
+            };
+            (run.domain, run.rows) = ("a".into(), Some(30.0));
+            run.measure();
+            run
+        };
+        let told = |last: Option<(f64, Option<f64>)>| {
+            let evaluation =
+                DomainStory::of_one_evaluation(("a", Some(2)), (1.6, Some(0.1)), (7.7, Some(0.1)), last, Some(0.1));
+            let mut told = run();
+            told.take_losses(&evaluation);
+            told
+        };
+        assert_eq!((run().damage(), run().reference_rows()), (None, Some("of rows that are not recorded")));
+        let story = told(Some((5.3, Some(0.1))));
+        assert!((story.damage().unwrap() - 6.1).abs() < 1e-12 && story.later == Later::SameRows, "{story:?}");
+        assert_eq!((story.reference_rows(), story.rows, story.paired), (None, Some(30.0), true));
+        let story = told(None);
+        assert_eq!((story.later, story.continued_from, story.last), (Later::OtherRows, run().cut, run().last));
+        let mut measured = DomainStory { source: at(1.0, Some(0)), cut: at(3.0, Some(9)), ..DomainStory::default() };
+        measured.take_losses(&DomainStory::of_one_evaluation(("a", None), (1.5, None), (9.0, None), None, None));
+        assert_eq!(measured.damage(), Some(2.0), "what a run measured stays");
+    }
+
+    #[test]
     fn an_error_row_by_row_is_taken_over_where_the_losses_are_the_same() {
         let own = || {
             let mut own = DomainStory { source: at(1.0, Some(0)), cut: at(3.0, Some(9)), ..DomainStory::default() };
@@ -256,7 +318,7 @@ mod tests {
             own
         };
         let measured = |source: f64, cut: f64| {
-            DomainStory::of_one_evaluation("a", (source, Some(0.3)), (cut, Some(0.3)), None, Some(0.1))
+            DomainStory::of_one_evaluation(("a", None), (source, Some(0.3)), (cut, Some(0.3)), None, Some(0.1))
         };
         let mut story = own();
         story.take_paired_error(&measured(1.001, 3.0));

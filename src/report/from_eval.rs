@@ -6,12 +6,13 @@ use crate::report::lineage::{self, RunView};
 use crate::report::measured::{Part, part_in};
 use crate::report::side_files::{EvalFile, EvalModel};
 
-/// What happened to each domain of `line`, one of the lines of `all`, as its runs recorded it; with the error row by row that the
-/// file has of the same losses, where the runs have none.
+/// What happened to each domain of `line`, one of the lines of `all`, as its runs recorded it; with the losses of the file where
+/// the runs did not evaluate source and cut on the same rows, else with the error row by row that it has of the same losses.
 pub(super) fn recorded(line: &[&RunView], all: &[RunView], file: Option<&EvalFile>) -> Vec<DomainStory> {
     let (mut recorded, measured) = (lineage::stories(line, all), stories(line, all, file));
     for story in &mut recorded {
         if let Some(measured) = measured.iter().find(|measured| measured.domain == story.domain) {
+            story.take_losses(measured);
             story.take_paired_error(measured);
         }
     }
@@ -39,7 +40,8 @@ pub(super) fn stories(line: &[&RunView], all: &[RunView], file: Option<&EvalFile
     let error = paired_error(file, source, cut);
     let story = |name: &str| {
         let last = last.and_then(|last| loss(last, name));
-        Some(DomainStory::of_one_evaluation(name, loss(source, name)?, loss(cut, name)?, last, error(name)))
+        let rows = source.domains.iter().find(|domain| domain.domain == name).and_then(|domain| domain.rows);
+        Some(DomainStory::of_one_evaluation((name, rows), loss(source, name)?, loss(cut, name)?, last, error(name)))
     };
     source.domains.iter().filter_map(|domain| story(&domain.domain)).collect()
 }

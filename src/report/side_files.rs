@@ -53,6 +53,9 @@ pub struct EvalDomain {
     /// Of the mean over rows.
     #[serde(default)]
     pub standard_error: Option<f64>,
+    /// Rows evaluated.
+    #[serde(default)]
+    pub rows: Option<u64>,
     /// Bits per byte of text.
     #[serde(default)]
     pub bits_per_byte: Option<f64>,

@@ -123,8 +123,9 @@ impl Trainer {
                 }
             }
             None => {
-                for (name, kept) in self.weights.kept() {
-                    writer.write(name, &kept.f_detach()?)?;
+                for kept in self.weights.kept() {
+                    let (name, kept) = kept?;
+                    writer.write(name, &kept)?;
                 }
             }
         }
@@ -139,13 +140,12 @@ impl Trainer {
             return Ok(TensorFile::write(path, &moments, &BTreeMap::new())?);
         };
         let own: BTreeMap<String, Tensor> = self.all_groups().skip(1).flat_map(Group::moments).collect();
-        let kind = self.weights.group.moment_kind();
         let sharded = if self.config.freezes_weights() { Vec::new() } else { parameters(&self.model_config) };
         let mut weights = BTreeMap::new();
         let mut plan = Vec::new();
         for Parameter { name, shape, .. } in sharded {
             for moment in Moment::BOTH {
-                plan.push((moment.of(&name), shape.clone(), kind));
+                plan.push((moment.of(&name), shape.clone(), self.weights.group.moment_dtype(moment)));
                 weights.insert(moment.of(&name), (moment, name.clone()));
             }
         }

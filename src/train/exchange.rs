@@ -145,14 +145,14 @@ impl AroundLayer for LayerSum {
 
 /// Elements that the gradient of a tensor takes in a bucket.
 fn room(slot: &Slot) -> i64 {
-    slot.master.numel().div_ceil(ALIGNMENT) as i64 * ALIGNMENT as i64
+    slot.numel().div_ceil(ALIGNMENT) as i64 * ALIGNMENT as i64
 }
 
 /// Moves gradients into buckets of about `elements`.
 fn lay_out(slots: &mut [Slot], elements: i64, buckets: &mut Vec<Tensor>) -> Result<(), TchError> {
     let mut rest = slots;
     while let Some(first) = rest.first() {
-        let device = first.master.device();
+        let device = first.device();
         let (mut count, mut total) = (1, room(first));
         while let Some(next) = rest.get(count).filter(|next| total + room(next) <= elements) {
             (count, total) = (count + 1, total + room(next));
@@ -161,7 +161,7 @@ fn lay_out(slots: &mut [Slot], elements: i64, buckets: &mut Vec<Tensor>) -> Resu
         let (now, later) = std::mem::take(&mut rest).split_at_mut(count);
         let mut start = 0;
         for slot in now {
-            let (length, size) = (slot.master.numel() as i64, slot.master.size());
+            let (length, size) = (slot.numel() as i64, slot.size());
             slot.move_gradient(bucket.f_narrow(0, start, length)?.f_view(&size[..])?)?;
             start += room(slot);
         }

@@ -99,7 +99,7 @@ impl Settings {
 
     /// Those that differ from `before`, as keys.
     pub fn changed_from(&self, before: &Settings) -> Vec<String> {
-        let moments = if self.moments == MomentKind::Bf16 { "bf16" } else { "fp32" };
+        let moments = self.moments.name();
         let (rows, blocks) = (self.micro_batch_rows, self.activation_checkpointing);
         let keys = [
             (before.micro_batch_rows != rows, format!("train.micro_batch_rows = {rows}")),
@@ -115,7 +115,7 @@ impl Settings {
 }
 
 /// The settings that cost the least speed and still fit into `bytes`: as many rows at a time as possible, at most
-/// `most_rows`; then blocks computed again, then moments in bf16, then moments on the host. `None` if nothing fits. The state is
+/// `most_rows`; then blocks computed again, then moments in bf16, in 8 bits, on the host. `None` if nothing fits. The state is
 /// sharded over `ranks`; 1 holds all of it.
 #[allow(clippy::too_many_arguments)]
 pub fn fitting(
@@ -128,7 +128,12 @@ pub fn fitting(
     most_rows: usize,
     ranks: usize,
 ) -> Option<Settings> {
-    let mut sacrifices = vec![(0, MomentKind::Fp32, false), (1, MomentKind::Fp32, false), (1, MomentKind::Bf16, false)];
+    let mut sacrifices = vec![
+        (0, MomentKind::Fp32, false),
+        (1, MomentKind::Fp32, false),
+        (1, MomentKind::Bf16, false),
+        (1, MomentKind::EightBit, false),
+    ];
     sacrifices.extend(device.is_cuda().then_some((1, MomentKind::Fp32, true)));
     let mut settings = sacrifices.into_iter().flat_map(|(activation_checkpointing, moments, moments_on_host)| {
         let rows = (1..=config.train.batch_rows.min(most_rows)).rev();
@@ -215,10 +220,11 @@ mod tests {
         assert_eq!(changed(2000.0).unwrap(), [] as [&str; 0], "all rows at once");
         assert_eq!(changed(250.0).unwrap().len(), 1, "fewer rows at a time");
         assert_eq!(changed(140.4).unwrap(), ["train.micro_batch_rows = 1"], "an H200, nothing recomputed");
-        let less = changed(130.0).unwrap();
-        assert!(less.contains(&"train.activation_checkpointing = 1".to_string()), "{less:?}");
-        assert!(changed(100.0).unwrap().contains(&"train.moments = \"bf16\"".to_string()));
-        assert!(changed(80.0).unwrap().contains(&"train.moments_on_host = true".to_string()));
+        let sacrificed = |gib: f64| changed(gib).unwrap().last().cloned().unwrap();
+        assert_eq!(sacrificed(115.0), "train.activation_checkpointing = 1");
+        assert_eq!(sacrificed(94.0), "train.moments = \"bf16\"");
+        assert_eq!(sacrificed(79.6), "train.moments = \"8bit\"", "an H100");
+        assert_eq!(sacrificed(60.0), "train.moments_on_host = true");
         assert_eq!(changed(24.0), None);
     }
 

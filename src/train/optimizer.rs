@@ -1,9 +1,9 @@
 //! The optimiser's state by group: fp32 masters, their gradients, AdamW's moments; saved and resumed exactly.
 //!
-//! The update itself is [`native::adamw`](crate::native::ops::adamw), which has the equations. In bf16 training each master
-//! has a bf16 working copy that forward and backward use. Every tensor has one fp32 gradient for the whole run, and
-//! backward adds to it, also from a bf16 copy: micro-batches are summed in fp32 by themselves, and no gradient exists
-//! twice.
+//! The update itself is [`native::adamw`](crate::native::ops::adamw), which has the equations. In bf16 training a master
+//! lies in [two halves](crate::native::ops::halves), of which forward and backward use the upper one, a bf16 number. Every
+//! tensor has one fp32 gradient for the whole run, and backward adds to it, also from a bf16 leaf: micro-batches are summed
+//! in fp32 by themselves, and no gradient exists twice.
 //!
 //! Neither the norm nor the update waits for the device. Whether an update was applied is known there first; the host
 //! says so with [`Group::finish`] when it has read it.
@@ -12,17 +12,20 @@ use crate::config::{MomentKind, Train};
 use crate::native::ops::adamw::{AdamwRule, AdamwTensor, adamw};
 use crate::native::ops::gradient::set_gradient_buffer;
 use crate::native::ops::gradient_norm::squared_norm;
+use crate::native::ops::halves;
 use crate::native::runtime::memory::host_zeros;
-use tch::{Kind, TchError, Tensor};
+use shearling_noise::{NoiseKey, Purpose, Stream};
+use tch::{Device, Kind, TchError, Tensor};
 
 /// One trained tensor with its optimiser state.
 #[derive(Debug)]
 pub struct Slot {
     /// Name, unique in its group; Hugging Face's for weights.
     pub name: String,
-    /// fp32 values. The leaf of the graph itself when there is no working copy.
-    pub master: Tensor,
-    working: Option<Tensor>,
+    /// What forward uses: fp32 values, or their upper halves in bf16.
+    leaf: Tensor,
+    /// The lower halves, int16.
+    low: Option<Tensor>,
     gradient: Tensor,
     exp_avg: Tensor,
     exp_avg_sq: Tensor,
@@ -38,14 +41,14 @@ struct Part {
     start: i64,
 }
 
-/// A rank's part of a weight: its name, the shape of the whole, the first element; fp32 values, the bf16 copy that forward
-/// uses of them, and the sums of their gradients, all `[n]`.
+/// A rank's part of a weight: its name, the shape of the whole, the first element; fp32 values or their halves, and the sums
+/// of their gradients, all `[n]`.
 pub(super) struct OwnPart {
     pub(super) name: String,
     pub(super) whole: Vec<i64>,
     pub(super) start: i64,
-    pub(super) master: Tensor,
-    pub(super) working: Option<Tensor>,
+    pub(super) values: Tensor,
+    pub(super) low: Option<Tensor>,
     pub(super) gradient: Tensor,
 }
 
@@ -77,24 +80,52 @@ impl Slot {
         weight_decay: f64,
     ) -> Result<Slot, TchError> {
         let gradient = master.f_zeros_like()?;
-        let (exp_avg, exp_avg_sq) = (moments.zeros(&master)?, moments.zeros(&master)?);
-        let part = None;
-        let mut slot = Slot { name, master, working: None, gradient, exp_avg, exp_avg_sq, weight_decay, part };
-        if working_kind == Kind::Float {
-            slot.master = slot.master.f_set_requires_grad(true)?;
-        } else {
-            let working = tch::no_grad(|| slot.master.f_to_kind(working_kind))?;
-            slot.working = Some(working.f_set_requires_grad(true)?);
-        }
-        set_gradient_buffer(&slot.leaf(), &slot.gradient)?;
-        Ok(slot)
+        let [exp_avg, exp_avg_sq] = moments.zeros(&master)?;
+        let (values, low) = match working_kind {
+            Kind::Float => (master, None),
+            _ => halves::split(&master).map(|(high, low)| (high, Some(low)))?,
+        };
+        let leaf = values.f_set_requires_grad(true)?;
+        set_gradient_buffer(&leaf, &gradient)?;
+        Ok(Slot { name, leaf, low, gradient, exp_avg, exp_avg_sq, weight_decay, part: None })
     }
 
     fn of_part(own: OwnPart, moments: Moments, weight_decay: f64) -> Result<Slot, TchError> {
-        let OwnPart { name, whole, start, master, working, gradient } = own;
-        let (exp_avg, exp_avg_sq) = (moments.zeros(&master)?, moments.zeros(&master)?);
+        let OwnPart { name, whole, start, values, low, gradient } = own;
+        let [exp_avg, exp_avg_sq] = moments.zeros(&values)?;
         let part = Some(Part { whole, start });
-        Ok(Slot { name, master, working, gradient, exp_avg, exp_avg_sq, weight_decay, part })
+        Ok(Slot { name, leaf: values, low, gradient, exp_avg, exp_avg_sq, weight_decay, part })
+    }
+
+    /// Its shape.
+    pub fn size(&self) -> Vec<i64> {
+        self.leaf.size()
+    }
+
+    /// Its number of elements.
+    pub fn numel(&self) -> usize {
+        self.leaf.numel()
+    }
+
+    /// Where it is.
+    pub fn device(&self) -> Device {
+        self.leaf.device()
+    }
+
+    /// The fp32 values, outside of the graph: the leaf's own memory, or where they lie in halves memory of their own.
+    pub fn master(&self) -> Result<Tensor, TchError> {
+        match &self.low {
+            Some(low) => halves::join(&self.leaf, low),
+            None => self.leaf.f_detach(),
+        }
+    }
+
+    /// Takes up fp32 values.
+    pub(super) fn set_master(&mut self, values: &Tensor) -> Result<(), TchError> {
+        match &self.low {
+            Some(low) => halves::split_into(values, &self.leaf, low),
+            None => self.leaf.f_detach()?.f_copy_(values),
+        }
     }
 
     /// A moment.
@@ -125,7 +156,7 @@ impl Slot {
 
     /// The tensor that forward uses.
     pub fn leaf(&self) -> Tensor {
-        self.working.as_ref().unwrap_or(&self.master).shallow_clone()
+        self.leaf.shallow_clone()
     }
 
     /// The fp32 gradient of the leaf: what backward has added since the last update.
@@ -140,19 +171,24 @@ impl Slot {
         Ok(())
     }
 
-    /// Takes up a master that was set from outside.
-    pub(super) fn follow_master(&mut self) -> Result<(), TchError> {
-        self.working.as_mut().map_or(Ok(()), |working| tch::no_grad(|| working.f_copy_(&self.master)))
-    }
-
-    fn view(&self) -> AdamwTensor<'_> {
+    /// For update number `updates` of a run with this seed.
+    fn view(&self, seed: u64, updates: u64) -> AdamwTensor<'_> {
+        let key = match self.exp_avg.kind() {
+            Kind::Int8 => {
+                let key = NoiseKey { seed, step: updates, micro_batch: 0 };
+                Stream::new(&key, Purpose::Rounding, &self.name).key()[0]
+            }
+            _ => 0,
+        };
         AdamwTensor {
-            master: &self.master,
+            values: &self.leaf,
+            low: self.low.as_ref(),
             gradient: &self.gradient,
             exp_avg: &self.exp_avg,
             exp_avg_sq: &self.exp_avg_sq,
-            working: self.working.as_ref(),
             weight_decay: self.weight_decay,
+            first: self.part.as_ref().map_or(0, |part| part.start),
+            key,
         }
     }
 }
@@ -160,25 +196,37 @@ impl Slot {
 /// How moments are kept.
 #[derive(Clone, Copy, Debug)]
 struct Moments {
-    kind: Kind,
+    kind: MomentKind,
     on_host: bool,
 }
 
 impl Moments {
     /// As the configuration asks for the weights; the few numbers of masks and multipliers stay fp32 on the device.
     fn of(name: &str, train: &Train) -> Moments {
-        match (name, train.moments) {
-            ("weights", MomentKind::Bf16) => Moments { kind: Kind::BFloat16, on_host: train.moments_on_host },
-            ("weights", MomentKind::Fp32) => Moments { kind: Kind::Float, on_host: train.moments_on_host },
-            _ => Moments { kind: Kind::Float, on_host: false },
+        match name {
+            "weights" => Moments { kind: train.moments, on_host: train.moments_on_host },
+            _ => Moments { kind: MomentKind::Fp32, on_host: false },
         }
     }
 
-    fn zeros(self, master: &Tensor) -> Result<Tensor, TchError> {
-        match self.on_host && master.device() != tch::Device::Cpu {
-            true => host_zeros(master, self.kind),
-            false => Tensor::f_zeros(master.size(), (self.kind, master.device())),
+    /// In which dtype one of the two is.
+    fn dtype(self, moment: Moment) -> Kind {
+        match (self.kind, moment) {
+            (MomentKind::Fp32, _) => Kind::Float,
+            (MomentKind::Bf16, _) => Kind::BFloat16,
+            (MomentKind::EightBit, Moment::First) => Kind::Int8,
+            (MomentKind::EightBit, Moment::Second) => Kind::Uint8,
         }
+    }
+
+    /// Both of `values`, in the order of [`Moment::BOTH`].
+    fn zeros(self, values: &Tensor) -> Result<[Tensor; 2], TchError> {
+        let zeros = |moment| match self.on_host && values.device() != Device::Cpu {
+            true => host_zeros(values, self.dtype(moment)),
+            false => Tensor::f_zeros(values.size(), (self.dtype(moment), values.device())),
+        };
+        let [first, second] = Moment::BOTH;
+        Ok([zeros(first)?, zeros(second)?])
     }
 }
 
@@ -201,13 +249,15 @@ pub struct Group {
     /// The constants; learning rate and count are filled in at each update.
     rule: AdamwRule,
     slots: Vec<Slot>,
-    moment_kind: Kind,
+    moments: Moments,
+    /// Of the run: 8-bit moments are rounded by chance.
+    seed: u64,
     updates: u64,
 }
 
 impl Group {
-    /// A group over contiguous fp32 `tensors`. With a `working_kind` other than fp32, [`Slot::leaf`] is a copy of that
-    /// kind. Matrices decay when `train.weight_decay` says so; vectors (norms, biases) and masks never do.
+    /// A group over contiguous fp32 `tensors`. With a `working_kind` of bf16 they are kept in halves, and [`Slot::leaf`] is
+    /// the upper one. Matrices decay when `train.weight_decay` says so; vectors (norms, biases) and masks never do.
     pub fn new(
         name: &'static str,
         learning_rate: f64,
@@ -245,13 +295,17 @@ impl Group {
             step: 0,
             maximize: direction == Direction::Ascent,
         };
-        let moment_kind = Moments::of(name, train).kind;
-        Group { name, learning_rate, rule, slots, moment_kind, updates: 0 }
+        Group { name, learning_rate, rule, slots, moments: Moments::of(name, train), seed: 0, updates: 0 }
     }
 
-    /// The dtype of its moments.
-    pub(super) fn moment_kind(&self) -> Kind {
-        self.moment_kind
+    /// The same in a run with this seed.
+    pub(super) fn seeded(self, seed: u64) -> Group {
+        Group { seed, ..self }
+    }
+
+    /// The dtype of one of its moments.
+    pub(super) fn moment_dtype(&self, moment: Moment) -> Kind {
+        self.moments.dtype(moment)
     }
 
     /// Its tensors.
@@ -271,18 +325,22 @@ impl Group {
         squared_norm(&gradients)
     }
 
-    /// Squared L2 norm of all masters, as that of the gradients.
+    /// Squared L2 norm of all masters, as that of the gradients; one master at a time, which may be in halves.
     pub fn squared_size(&self) -> Result<Tensor, TchError> {
-        let masters = self.slots.iter().map(|slot| slot.master.f_detach()).collect::<Result<Vec<_>, _>>()?;
-        squared_norm(&masters)
+        let mut sum = squared_norm(&[])?;
+        for slot in &self.slots {
+            sum = squared_norm(&[slot.master()?])?.f_add(&sum.f_to_device(slot.device())?)?;
+        }
+        Ok(sum)
     }
 
     /// One update with gradients times `scale` and the peak learning rate times `factor`, unless `skip` is other than
     /// zero; both are one number on the device, which is not waited for. The gradients are zero afterwards in any case.
     /// Call [`Group::finish`] before the next one.
     pub fn update(&mut self, scale: &Tensor, skip: &Tensor, factor: f64) -> Result<(), TchError> {
-        let views: Vec<AdamwTensor> = self.slots.iter().map(Slot::view).collect();
-        let rule = AdamwRule { learning_rate: self.learning_rate * factor, step: self.updates + 1, ..self.rule };
+        let step = self.updates + 1;
+        let views: Vec<AdamwTensor> = self.slots.iter().map(|slot| slot.view(self.seed, step)).collect();
+        let rule = AdamwRule { learning_rate: self.learning_rate * factor, step, ..self.rule };
         adamw(&views, &rule, scale, skip)
     }
 
@@ -360,7 +418,7 @@ mod tests {
     }
 
     fn master(group: &Group) -> Vec<f32> {
-        Vec::try_from(group.slots()[0].master.detach().view([-1])).unwrap()
+        Vec::try_from(group.slots()[0].master().unwrap().view([-1])).unwrap()
     }
 
     fn gradient(group: &Group) -> Vec<f32> {
@@ -400,13 +458,17 @@ mod tests {
     }
 
     #[test]
-    fn bf16_working_copies_follow_fp32_masters() {
+    fn a_bf16_leaf_is_half_of_an_fp32_master() {
         let mut group = group(Direction::Descent, "", Kind::BFloat16);
         take_steps(&mut group, 3);
-        let slot = &group.slots()[0];
-        assert_eq!(slot.master.kind(), Kind::Float);
-        assert!(slot.leaf().equal(&slot.master.to_kind(Kind::BFloat16)));
-        assert!(!slot.leaf().to_kind(Kind::Float).equal(&slot.master));
+        let slot = &mut group.slots_mut()[0];
+        let master = slot.master().unwrap();
+        assert_eq!((master.kind(), slot.leaf().kind()), (Kind::Float, Kind::BFloat16));
+        assert!(slot.leaf().equal(&master.to_kind(Kind::BFloat16)));
+        assert!(!slot.leaf().to_kind(Kind::Float).equal(&master));
+        slot.set_master(&(&master * 1.1)).unwrap();
+        assert!(slot.master().unwrap().equal(&(&master * 1.1)));
+        assert!(slot.leaf().requires_grad());
     }
 
     #[test]
@@ -456,10 +518,10 @@ mod tests {
 
     #[test]
     fn restored_moments_continue_exactly() {
-        for extra in ["weight_decay = 0.1", "moments = 'bf16'"] {
+        for extra in ["weight_decay = 0.1", "moments = 'bf16'", "moments = '8bit'"] {
             let mut whole = group(Direction::Descent, extra, Kind::Float);
             take_steps(&mut whole, 3);
-            let tensors = vec![("w".into(), whole.slots()[0].master.detach().copy())];
+            let tensors = vec![("w".into(), whole.slots()[0].master().unwrap().copy())];
             let mut moments: BTreeMap<String, Tensor> =
                 whole.moments().into_iter().map(|(name, tensor)| (name, tensor.copy())).collect();
             let expected = take_steps(&mut whole, 2);
@@ -484,19 +546,36 @@ mod tests {
     }
 
     #[test]
-    fn bf16_moments_are_for_weights_and_come_as_near_to_a_minimum() {
+    fn fewer_bits_are_for_moments_of_weights_and_come_as_near_to_a_minimum() {
         let away = |extra: &str| {
             let mut group =
                 Group::new("weights", 0.02, Direction::Descent, &train(extra), start(), Kind::Float).unwrap();
             take_steps(&mut group, 300).iter().map(|value| value.abs()).fold(0.0, f32::max)
         };
-        let (fp32, bf16) = (away(""), away("moments = 'bf16'"));
-        assert!(fp32 < 0.05 && bf16 < 0.05, "{fp32} {bf16}");
-        let train = train("moments = 'bf16'\nmoments_on_host = true");
-        for (name, kind) in [("weights", Kind::BFloat16), ("masks", Kind::Float), ("multipliers", Kind::Float)] {
-            let group = Group::new(name, 0.1, Direction::Descent, &train, start(), Kind::Float).unwrap();
-            assert!(group.moments().iter().all(|(_, moment)| moment.kind() == kind), "{name}");
+        for moments in ["fp32", "bf16", "8bit"] {
+            let away = away(&format!("moments = '{moments}'"));
+            assert!(away < 0.05, "{moments}: {away}");
         }
+        for (moments, kinds) in [("bf16", [Kind::BFloat16; 2]), ("8bit", [Kind::Int8, Kind::Uint8])] {
+            let train = train(&format!("moments = '{moments}'\nmoments_on_host = true"));
+            for (name, kinds) in [("weights", kinds), ("masks", [Kind::Float; 2]), ("multipliers", [Kind::Float; 2])] {
+                let group = Group::new(name, 0.1, Direction::Descent, &train, start(), Kind::Float).unwrap();
+                let found: Vec<Kind> = group.moments().iter().map(|(_, moment)| moment.kind()).collect();
+                assert_eq!(found, kinds, "{name}");
+            }
+        }
+    }
+
+    /// The chance of 8-bit moments depends on seed, tensor and update alone.
+    #[test]
+    fn eight_bit_moments_are_those_of_their_seed() {
+        let after = |seed: u64| {
+            let mut group = group(Direction::Descent, "moments = '8bit'", Kind::BFloat16).seeded(seed);
+            take_steps(&mut group, 30);
+            group.moments().into_iter().map(|(_, moment)| moment.copy()).collect::<Vec<Tensor>>()
+        };
+        assert_eq!(after(1), after(1));
+        assert_ne!(after(1), after(2));
     }
 
     #[test]

@@ -85,8 +85,9 @@ impl Trainer {
         // Sharded weights were taken from rank 0 as they were loaded.
         let sharded = usize::from(self.weights.shards.is_some());
         for slot in self.groups().skip(sharded).flat_map(|group| group.slots_mut()) {
-            world.broadcast(&slot.master.f_detach()?)?;
-            slot.follow_master()?;
+            let master = slot.master()?;
+            world.broadcast(&master)?;
+            slot.set_master(&master)?;
         }
         Ok(())
     }

@@ -142,9 +142,9 @@ impl RouterTraining {
     /// Weights take the values that they have in bf16, in which they are stored and multiplied when decoding.
     fn round(&mut self) -> Result<(), TchError> {
         let _no_grad = tch::no_grad_guard();
-        for slot in self.group.slots().iter().filter(|slot| slot.master.dim() == 2) {
-            let rounded = slot.master.f_to_kind(Kind::BFloat16)?.f_to_kind(Kind::Float)?;
-            slot.master.shallow_clone().f_copy_(&rounded)?;
+        for slot in self.group.slots_mut().iter_mut().filter(|slot| slot.size().len() == 2) {
+            let rounded = slot.master()?.f_to_kind(Kind::BFloat16)?.f_to_kind(Kind::Float)?;
+            slot.set_master(&rounded)?;
         }
         Ok(())
     }
@@ -200,8 +200,9 @@ impl RouterTraining {
         let shift = excess.f_div(&slope)?.f_mul_scalar(gain)?.f_clamp(-LARGEST_SHIFT, LARGEST_SHIFT)?;
         let applied = skip.f_logical_not()?.f_to_kind(Kind::Float)?;
         let shift = shift.f_nan_to_num(0.0, 0.0, 0.0)?.f_mul(&applied)?;
-        for slot in self.group.slots().iter().filter(|slot| slot.master.dim() == 1) {
-            let _ = slot.master.shallow_clone().f_sub_(&shift)?;
+        for slot in self.group.slots_mut().iter_mut().filter(|slot| slot.size().len() == 1) {
+            let shifted = slot.master()?.f_sub(&shift)?;
+            slot.set_master(&shifted)?;
         }
         Ok(())
     }

@@ -252,7 +252,7 @@ impl Trainer {
         for group in self.groups() {
             for slot in group.slots() {
                 // A sum in fp64 is finite if and only if all its fp32 terms are.
-                if !slot.master.f_sum(Kind::Double)?.f_double_value(&[])?.is_finite() {
+                if !slot.master()?.f_sum(Kind::Double)?.f_double_value(&[])?.is_finite() {
                     return Ok(false);
                 }
             }

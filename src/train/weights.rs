@@ -2,12 +2,13 @@
 //! is nothing but the weights themselves, in the dtype of the computation. Masks are then all that is trained.
 //!
 //! ```text
-//! trained, bf16:   master 4 + working copy 2 + gradient 4 + moments 8 (4 in bf16)     18 bytes a parameter
+//! trained:         master 4 + gradient 4 + moments 8 (4 in bf16, 2 in 8 bits)     16 bytes a parameter
 //! frozen, bf16:    2
 //! ```
 //!
-//! They may be sharded over ranks (`sharding`). A frozen weight has no gradient; what the gates need of the product that would be one is formed weight by weight, in
-//! the backward of its map.
+//! In bf16 the upper half of a master is the number that forward uses. Weights may be sharded over ranks (`sharding`). A
+//! frozen weight has no gradient; what the gates need of the product that would be one is formed weight by weight, in the
+//! backward of its map.
 
 use super::Error;
 use super::fault::Fault;
@@ -58,11 +59,13 @@ impl Weights {
                 fault: fault.clone(),
             };
             let (shards, own) = Shards::load(&sharding, tensors)?;
-            return Ok(Weights { group: Group::of_parts(train, own)?, frozen: Vec::new(), shards: Some(shards) });
+            let group = Group::of_parts(train, own)?.seeded(config.run.seed);
+            return Ok(Weights { group, frozen: Vec::new(), shards: Some(shards) });
         }
         let all = tensors.collect::<Result<Vec<_>, Error>>()?;
         let (trained, frozen) = if freezes { (Vec::new(), all) } else { (all, Vec::new()) };
         let group = Group::new("weights", train.learning_rate, Direction::Descent, train, trained, compute)?;
+        let group = group.seeded(config.run.seed);
         let frozen = frozen.into_iter().map(|(name, tensor)| Ok((name, tensor.f_to_kind(compute)?)));
         Ok(Weights { group, frozen: frozen.collect::<Result<_, TchError>>()?, shards: None })
     }
@@ -72,10 +75,11 @@ impl Weights {
         self.shards.as_ref().map(|shards| Gatherer::new(shards, &self.group))
     }
 
-    /// The weights as they are kept, with their names: fp32 masters, or frozen ones; not those that are sharded.
-    pub(super) fn kept(&self) -> impl Iterator<Item = (&String, &Tensor)> {
-        let masters = self.group.slots().iter().map(|slot| (&slot.name, &slot.master));
-        masters.chain(self.frozen.iter().map(|(name, tensor)| (name, tensor)))
+    /// The weights as they are kept, with their names, one after the other: fp32 masters, or frozen ones; not those that are
+    /// sharded.
+    pub(super) fn kept(&self) -> impl Iterator<Item = Result<(&String, Tensor), TchError>> {
+        let masters = self.group.slots().iter().map(|slot| Ok((&slot.name, slot.master()?)));
+        masters.chain(self.frozen.iter().map(|(name, tensor)| Ok((name, tensor.f_detach()?))))
     }
 
     /// Those that are not trained.

@@ -15,7 +15,7 @@
 #   experts     25 s  feed-forward of experts that are skipped, at several densities (LTE), and a whole 7B of them
 #   profile     90 s  by kernel, where ncu is there: one step of the 1.3B shape, tokens of a 1.3B
 #   versus-7b  150 s  a prune step of the 7B shape in turn with the PyTorch peer, first with nothing recomputed
-#   small-7b    70 s  a 7B step in less memory: everything recomputed, with moments in bf16 and on the host
+#   small-7b    70 s  a 7B step in less memory: everything recomputed, moments in 8 bits, bf16, on the host
 #   memory      60 s  eight configurations: predicted, allocated and reserved
 #   peer-decode       transformers' forward with a static cache
 #             100 s
@@ -109,8 +109,8 @@ first_that_fits() {
 }
 
 # What plan says fits, dearest in memory first: nothing recomputed, moments in bf16 instead, every block recomputed.
-OURS_7B=("--micro-rows 1" "--micro-rows 1 --moments-bf16" "--activation-checkpointing 1 --micro-rows 1"
-    "--activation-checkpointing 1 --micro-rows 1 --moments-bf16")
+OURS_7B=("--micro-rows 1" "--micro-rows 1 --moments bf16" "--activation-checkpointing 1 --micro-rows 1"
+    "--activation-checkpointing 1 --micro-rows 1 --moments bf16")
 # The peer may take more rows at a time: it then casts its fp32 weights less often.
 PEER_7B=("--checkpointing --micro-rows 4" "--checkpointing --micro-rows 2" "--checkpointing --micro-rows 1"
     "--checkpointing --micro-rows 1 --pure-bf16")
@@ -155,7 +155,7 @@ part_masked-1.3b() {
 part_memory() {
     local status=0 masks options words ROWS=8 STEPS=1 WARMUP=1
     for masks in on off; do
-        for options in "--micro-rows 4" "--micro-rows 2" "--micro-rows 4 --moments-bf16" \
+        for options in "--micro-rows 4" "--micro-rows 2" "--micro-rows 4 --moments bf16" \
             "--micro-rows 8 --activation-checkpointing 1"; do
             read -ra words <<<"$options"
             record "1.3b masks $masks $options" ours_step --shape 1.3b --masks "$masks" "${words[@]}" || status=$?
@@ -225,7 +225,7 @@ part_peer-decode() {
 
 part_small-7b() {
     local status=0 ROWS=16 STEPS=1 WARMUP=1 options words
-    for options in "--moments-bf16" "--moments-on-host"; do
+    for options in "--moments 8bit" "--moments bf16" "--moments-on-host"; do
         read -ra words <<<"--activation-checkpointing 1 --micro-rows 1 $options"
         record "shearling 7b plain $options" ours_step --shape 7b --masks off "${words[@]}" || status=$?
     done

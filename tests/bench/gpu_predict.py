@@ -80,8 +80,8 @@ def predict(shape, rows, batch, masks, recomputed):
     # The kernel reads twice and writes once.
     loss = 3 * 2 * logits * d / HEAD_FLOPS + 3 * logits * BF16 / COPY_BYTES
     parameters = layers * weights + 2 * VOCABULARY * d
-    # Master, gradient and two moments read and written in fp32, a bf16 copy written.
-    optimizer = parameters * 34 / COPY_BYTES / batch
+    # Master (in two halves), gradient and two moments in fp32, read and written.
+    optimizer = parameters * 32 / COPY_BYTES / batch
     return Step(products, attention, elementwise, mask_seconds, loss, optimizer), parameters
 
 

@@ -89,12 +89,13 @@ fn steps(setup: &Setup, path: Path) -> Vec<StepReport> {
 #[test]
 fn steps_as_on_a_gpu_are_those_of_the_cpu() {
     let folder = tempfile::tempdir().unwrap();
-    let ways: [(&[&str], f64); 5] = [
+    let ways: [(&[&str], f64); 6] = [
         (&[], 1e-4),
         (&["train.activation_checkpointing=1"], 1e-4),
         (&["masks.preset=llm-shearing"], 1e-4),
         (&["distill.weight=0.5", "distill.temperature=2.0"], 1e-4),
         (&["run.dtype=bf16", "train.moments=bf16"], 2e-2),
+        (&["run.dtype=bf16", "train.moments=8bit"], 2e-2),
     ];
     for (sets, bound) in ways {
         let setup = setup(folder.path(), sets);

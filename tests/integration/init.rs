@@ -261,7 +261,31 @@ fn files_are_named_by_what_was_asked_for_and_both_numbers_are_told() {
     let stdout = String::from_utf8_lossy(&output.stdout);
     assert!(desk.at("llama-to-1.4B.toml").is_file() && desk.at("llama-to-1.4B-continue.toml").is_file(), "{stdout}");
     let said = stdout.lines().find(|line| line.contains("were asked for")).unwrap();
-    assert!(said.starts_with("1,370,000,000 parameters were asked for; of the shapes that keep the proportions of the source the nearest has 1,3"), "{said}");
+    assert!(
+        said.starts_with(
+            "1.37B parameters were asked for; of the shapes that keep the proportions of the source the nearest has 1,3"
+        ),
+        "{said}"
+    );
+}
+
+#[test]
+fn a_short_budget_cuts_on_fewer_rows_and_says_so() {
+    let desk = Desk::new();
+    let model = desk.config_alone("llama2-7b.json");
+    let rows = |hours: &str| {
+        desk.init(&model, &["--target-params", "1.3B", "--card", "h200", "--hours", hours, "--force"]);
+        let prune = load(&desk.at("small.toml"), &[]).unwrap().prune;
+        (prune.calibration_rows, prune.check_rows)
+    };
+    assert_eq!(rows("24"), (128, 2));
+    assert_eq!(rows("0.02"), (32, 1));
+    let text = std::fs::read_to_string(desk.at("small.toml")).unwrap();
+    for said in
+        ["128 if they fitted in a quarter of the budget", "2 if they fitted", "with 7 domains, a number\n# assumed"]
+    {
+        assert!(text.contains(said), "{said} in\n{text}");
+    }
 }
 
 #[test]

@@ -54,6 +54,9 @@ fn the_fused_step_follows_the_plain_one() {
     let noise = distance(&plain_bf16, &plain);
     let found = distance(&curve(folder.path(), &["run.dtype=bf16"]), &plain);
     assert!(found < 2.0 * noise, "bf16 is {found} from fp32, plain operators {noise}");
-    let moments = distance(&curve(folder.path(), &["run.dtype=bf16", "train.moments=bf16"]), &plain);
-    assert!(moments < 0.05, "bf16 moments: {moments}");
+    for kind in ["bf16", "8bit"] {
+        let sets = ["run.dtype=bf16".to_string(), format!("train.moments={kind}")];
+        let moments = distance(&curve(folder.path(), &[&sets[0], &sets[1]]), &plain);
+        assert!(moments < 0.05, "moments in {kind}: {moments}");
+    }
 }

@@ -184,6 +184,11 @@ fn a_bf16_run_with_bf16_moments_resumes_bit_for_bit() {
     stopping_anywhere_changes_nothing(Stage::Prune, &["run.dtype=bf16", "train.moments=bf16"]);
 }
 
+#[test]
+fn a_bf16_run_with_8_bit_moments_resumes_bit_for_bit() {
+    stopping_anywhere_changes_nothing(Stage::Prune, &["run.dtype=bf16", "train.moments=8bit"]);
+}
+
 /// The teacher of a pruning run is its source, in bf16; masks, gates and the teacher meet in one step.
 #[test]
 fn a_prune_run_with_a_teacher_resumes_bit_for_bit() {
@@ -200,11 +205,14 @@ fn a_pretrain_run_with_a_teacher_resumes_bit_for_bit() {
 fn moments_are_saved_in_their_kind() {
     let folder = tempfile::tempdir().unwrap();
     write_tiny_source(&folder.path().join("source"));
-    let config = config(folder.path(), "run", Stage::Prune, &["train.moments=bf16"]);
-    let outcome = go(config, Stage::Prune, false, Some(2));
-    for (name, moment) in tensors(&last_step(&outcome).join("optimizer.safetensors")) {
-        let of_weights = name.contains("model.") || name.contains("lm_head");
-        assert_eq!(moment.kind(), if of_weights { Kind::BFloat16 } else { Kind::Float }, "{name}");
+    for (kind, [first, second]) in [("bf16", [Kind::BFloat16; 2]), ("8bit", [Kind::Int8, Kind::Uint8])] {
+        let moments = format!("train.moments={kind}");
+        let outcome = go(config(folder.path(), kind, Stage::Prune, &[&moments]), Stage::Prune, false, Some(2));
+        for (name, moment) in tensors(&last_step(&outcome).join("optimizer.safetensors")) {
+            let of_weights = name.contains("model.") || name.contains("lm_head");
+            let kept = if name.starts_with("exp_avg_sq.") { second } else { first };
+            assert_eq!(moment.kind(), if of_weights { kept } else { Kind::Float }, "{name}");
+        }
     }
 }
 

@@ -43,6 +43,8 @@ pub enum Purpose {
     Tokens,
     /// How intermediate units are grouped into experts.
     Grouping,
+    /// To which neighbour 8-bit moments are rounded.
+    Rounding,
 }
 
 impl Purpose {
@@ -53,6 +55,7 @@ impl Purpose {
             Purpose::Weights => "weights",
             Purpose::Tokens => "tokens",
             Purpose::Grouping => "grouping",
+            Purpose::Rounding => "moment-rounding",
         }
     }
 }

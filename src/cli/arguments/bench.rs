@@ -1,6 +1,6 @@
 //! Arguments of `bench`.
 
-use super::{ConfigArguments, DtypeArgument, ThreadsArgument, examples};
+use super::{ConfigArguments, DtypeArgument, MomentsArgument, ThreadsArgument, examples};
 use clap::{Args, Subcommand, ValueEnum};
 use std::num::NonZeroUsize;
 use std::path::PathBuf;
@@ -73,9 +73,9 @@ pub struct BenchStep {
     /// Recompute every n-th block in the backward; 0 for none.
     #[arg(long, value_name = "N", default_value_t = 0, conflicts_with = "config")]
     pub activation_checkpointing: usize,
-    /// Keep AdamW's moments in bf16.
-    #[arg(long, conflicts_with = "config")]
-    pub moments_bf16: bool,
+    /// Dtype of AdamW's moments.
+    #[arg(long, value_name = "DTYPE", default_value = "fp32", conflicts_with = "config")]
+    pub moments: MomentsArgument,
     /// Keep AdamW's moments in host memory.
     #[arg(long, conflicts_with = "config")]
     pub moments_on_host: bool,

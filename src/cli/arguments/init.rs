@@ -1,6 +1,6 @@
 //! Arguments of `init`.
 
-use super::quantities::count;
+use super::quantities::{TypedCount, count, typed_count};
 use clap::{Args, ValueEnum};
 use std::num::NonZeroU32;
 use std::path::PathBuf;
@@ -22,8 +22,8 @@ pub struct Init {
     /// The model: a Hugging Face folder, or its config.json alone.
     pub model: PathBuf,
     /// Parameters of the pruned model, embedding and head included: 0.5B, 350M or 350000000.
-    #[arg(long, value_name = "COUNT", value_parser = count)]
-    pub target_params: Option<u64>,
+    #[arg(long, value_name = "COUNT", value_parser = typed_count)]
+    pub target_params: Option<TypedCount>,
     /// Hidden size of the pruned model. Sizes given here are fixed; the others are chosen to reach --target-params, or, without
     /// it, stay as in the source.
     #[arg(long, value_name = "D")]

@@ -19,10 +19,11 @@ pub use init::{Init, Masks};
 pub use inspect::{Inspect, InspectMasks, InspectModel, InspectRun};
 pub use lte::{GroupingArgument, Lte, LteEval, LteGroup, LtePack};
 pub use plan::Plan;
+pub use quantities::TypedCount;
 pub use report::Report;
 pub use watch::{Tensorboard, Watch};
 
-use crate::config::{MOST_THREADS, resumable};
+use crate::config::{MOST_THREADS, MomentKind, resumable};
 use crate::files::DType;
 use clap::{Args, Parser, Subcommand, ValueEnum};
 use std::num::{NonZeroU64, NonZeroUsize};
@@ -350,6 +351,28 @@ pub enum DtypeArgument {
     Bf16,
     /// IEEE half.
     Fp16,
+}
+
+/// `--moments`.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, ValueEnum)]
+pub enum MomentsArgument {
+    /// 4 bytes each.
+    Fp32,
+    /// 2 bytes each.
+    Bf16,
+    /// 1 byte each.
+    #[value(name = "8bit")]
+    EightBit,
+}
+
+impl From<MomentsArgument> for MomentKind {
+    fn from(argument: MomentsArgument) -> MomentKind {
+        match argument {
+            MomentsArgument::Fp32 => MomentKind::Fp32,
+            MomentsArgument::Bf16 => MomentKind::Bf16,
+            MomentsArgument::EightBit => MomentKind::EightBit,
+        }
+    }
 }
 
 impl From<DtypeArgument> for DType {

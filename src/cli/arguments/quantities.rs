@@ -7,6 +7,20 @@ pub(super) fn count(text: &str) -> Result<u64, String> {
     count.map(|count| count as u64).ok_or_else(|| "give a number such as 350M, 1.3B or 1300000000".to_string())
 }
 
+/// A count, with the text that it was given as, for messages that repeat the command line.
+#[derive(Clone, Debug, PartialEq, Eq)]
+pub struct TypedCount {
+    /// The number.
+    pub number: u64,
+    /// What was typed.
+    pub typed: String,
+}
+
+/// As [`count`], keeping the text.
+pub(super) fn typed_count(text: &str) -> Result<TypedCount, String> {
+    Ok(TypedCount { number: count(text)?, typed: text.trim().to_string() })
+}
+
 /// `4GiB`, `512MiB`, `3.5GB`: bytes.
 pub(super) fn size(text: &str) -> Result<f64, String> {
     let bytes = with_unit(text, &BYTES).filter(|bytes| (1.0..1e18).contains(bytes));
@@ -55,6 +69,8 @@ mod tests {
     fn counts_are_read_as_people_write_them() {
         let read = ["1.3B", "350M", "20k", "1_300_000", "1,000", "0.42b", "7"].map(|text| count(text).unwrap());
         assert_eq!(read, [1_300_000_000, 350_000_000, 20_000, 1_300_000, 1_000, 420_000_000, 7]);
+        let given = typed_count("51M").unwrap();
+        assert_eq!((given.number, given.typed.as_str()), (51_000_000, "51M"));
         for wrong in ["", "B", "-1B", "many", "0", "nan", "1e30", "4GiB"] {
             assert!(count(wrong).is_err(), "{wrong}");
         }

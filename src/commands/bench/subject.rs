@@ -4,7 +4,7 @@ use super::shapes::{NamedShape, SHAPES};
 use crate::cli::arguments::{BenchStep, Switch};
 use crate::commands::execute::use_threads;
 use crate::commands::run::load;
-use crate::config::{MomentKind, PruneMethod, RunConfig, Stage, parse};
+use crate::config::{PruneMethod, RunConfig, Stage, parse};
 use crate::files::DType;
 use crate::model::Parameter;
 use crate::model::parameters::parameters;
@@ -131,7 +131,7 @@ fn step_config(arguments: &BenchStep, shape: &NamedShape) -> anyhow::Result<RunC
     train.batch_rows = arguments.rows.map_or(shape.rows, Into::into);
     train.micro_batch_rows = arguments.micro_rows.map(|rows| rows.get().into());
     train.activation_checkpointing = arguments.activation_checkpointing;
-    train.moments = if arguments.moments_bf16 { MomentKind::Bf16 } else { MomentKind::Fp32 };
+    train.moments = arguments.moments.into();
     train.moments_on_host = arguments.moments_on_host;
     train.warmup_steps = RATE_WARMUP_STEPS;
     // Nothing is read ahead that is not drawn.

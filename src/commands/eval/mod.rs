@@ -17,6 +17,7 @@ use crate::cli::arguments::{Eval, TaskArgument};
 use crate::eval::EvalRows;
 use crate::eval::multiple_choice::{ScoredQuestion, Task};
 use crate::eval::report::{EvalReport, ModelResult};
+use crate::eval::statistics::few_rows_said;
 use crate::eval::text_bytes::EvaluatedBytes;
 use crate::model::Decoder;
 use crate::native::runtime::precision::has_bf16;
@@ -61,12 +62,18 @@ pub fn run(arguments: &Eval) -> anyhow::Result<ExitStatus> {
     let report = EvalReport::new(data.zip(bytes), &questions.tasks, &results);
     let fingerprint = questions.dataset.as_ref().map(Dataset::fingerprint);
     let written = outputs.write(fingerprint, &questions.tasks, &results, &report, &printer);
-    if let (Some(_), Some(result)) = (&outputs.reference, results.first()) {
-        few_rows(&result.losses()).into_iter().for_each(|warning| printer.warn(warning));
-    }
+    doubt(&results, outputs.reference.is_some()).into_iter().for_each(|warning| printer.warn(warning));
     printer.data(table::text(&report), || json!(report));
     written?;
     Ok(ExitStatus::Done)
+}
+
+/// What to say of losses that are from few rows: that they are too noisy to be references, if that is what they are for, else
+/// that their errors are not to be trusted. All models have the same rows.
+fn doubt(results: &[ModelResult], references: bool) -> Option<String> {
+    let losses = results.first()?.losses();
+    let noisy = references.then(|| few_rows(&losses)).flatten();
+    noisy.or_else(|| Some(format!("{} (eval --rows)", few_rows_said(losses.iter().map(|domain| domain.rows as u64))?)))
 }
 
 /// Loads a folder and evaluates it on rows alone.
@@ -222,4 +229,25 @@ fn answer_lines(tasks: &[Task], results: &[ModelResult]) -> String {
         }
     }
     text
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::eval::RowLosses;
+
+    #[test]
+    fn few_rows_are_told_once() {
+        let result = |rows: &[f64]| ModelResult {
+            model: "m".to_string(),
+            parameters: 7,
+            domains: vec![RowLosses { domain: "wiki".to_string(), rows: rows.to_vec(), targets_per_row: 10 }],
+            answers: Vec::new(),
+        };
+        let two = [result(&[1.0, 3.0])];
+        assert!(doubt(&two, false).unwrap().contains("from 2 rows of a domain"));
+        assert!(doubt(&two, true).unwrap().starts_with("noisy reference losses: wiki"), "the more telling of both");
+        assert_eq!(doubt(&[result(&[1.0; 8])], false), None);
+        assert_eq!(doubt(&[], false), None);
+    }
 }

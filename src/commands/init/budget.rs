@@ -40,6 +40,30 @@ const KNOWN_STEP_TOKENS: f64 = 16_384.0;
 /// What evaluations and checkpoints take of a budget beside the steps; the files are told what they really do.
 const OVERHEAD: f64 = 1.2;
 
+/// Part of the budget that a cut at once may take, and the fewest rows that it is left with to keep to that: of still fewer the
+/// scores are a matter of chance, and without a row of each domain nothing is compared.
+pub(in crate::commands) const CUT_SHARE: f64 = 0.25;
+const LEAST_CALIBRATION_ROWS: usize = 32;
+const LEAST_CHECK_ROWS: usize = 1;
+
+/// Rows that a cut at once reads: in all to score units, and of each domain to compare the result with its source.
+#[derive(Clone, Copy, Debug, PartialEq, Eq)]
+pub(in crate::commands) struct CutRows {
+    pub(in crate::commands) calibration: usize,
+    pub(in crate::commands) check: usize,
+}
+
+impl CutRows {
+    /// The next fewer ones, if there are any: first of the comparison, which is in fp64 and takes the most.
+    pub(in crate::commands) fn fewer(self) -> Option<CutRows> {
+        if self.check > LEAST_CHECK_ROWS {
+            return Some(CutRows { check: (self.check / 2).max(LEAST_CHECK_ROWS), ..self });
+        }
+        let calibration = (self.calibration / 2).max(LEAST_CALIBRATION_ROWS);
+        (calibration < self.calibration).then_some(CutRows { calibration, ..self })
+    }
+}
+
 /// What there is to spend on both stages.
 #[derive(Clone, Copy, Debug, PartialEq)]
 pub(in crate::commands) enum Budget {
@@ -244,6 +268,14 @@ mod tests {
         assert_eq!((cut.prune.rows(), cut.prune.flops, cut.exceeded), (128, 0.0, false));
         let tokens = |stage: Stage| stage.rows() as f64;
         assert!(tokens(cut.next) > 1.4 * tokens(learned.next), "{cut:?} {learned:?}");
+    }
+
+    #[test]
+    fn a_cut_that_takes_too_much_reads_fewer_rows() {
+        let rows = std::iter::successors(Some(CutRows { calibration: 128, check: 2 }), |rows| rows.fewer());
+        let rows: Vec<(usize, usize)> = rows.map(|rows| (rows.calibration, rows.check)).collect();
+        assert_eq!(rows, [(128, 2), (128, 1), (64, 1), (32, 1)]);
+        assert_eq!(CutRows { calibration: 20, check: 1 }.fewer(), None, "never more");
     }
 
     #[test]

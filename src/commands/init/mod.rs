@@ -71,14 +71,15 @@ fn check(recipe: &Recipe) -> anyhow::Result<()> {
 fn answer(recipe: &Recipe) -> String {
     let mut text = format!("{}\n", shape_table(&[("now", &recipe.model), ("target", &recipe.target)]));
     let found = ParameterCount::of(&recipe.target).total();
-    if let Some(asked) = recipe.asked.filter(|asked| *asked as i64 != found) {
-        let more = 100.0 * (found as f64 / asked as f64 - 1.0);
+    if let Some(asked) = recipe.asked.as_ref().filter(|asked| asked.number as i64 != found) {
+        let more = 100.0 * (found as f64 / asked.number as f64 - 1.0);
         text.push_str(&format!(
             "{} parameters were asked for; of the shapes that keep the proportions of the source the nearest has {} \
-             ({more:+.1} %). Others, some of them nearer: shearling plan {} --target-params {asked}\n",
-            grouped(asked),
+             ({more:+.1} %). Others, some of them nearer: shearling plan {} --target-params {}\n",
+            asked.typed,
             grouped(found),
-            shell_word(&recipe.folder.display().to_string())
+            shell_word(&recipe.folder.display().to_string()),
+            shell_word(&asked.typed)
         ));
     }
     for (part, what) in [(&recipe.prune, "prune"), (&recipe.next, "continue")] {

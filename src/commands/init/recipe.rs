@@ -1,8 +1,8 @@
 //! Everything that the two files say, decided.
 
-use super::budget::{Budget, LEAST_CONTINUE_STEPS, LEAST_PRUNE_STEPS, LEAST_TOP_K_STEPS, Stages};
+use super::budget::{Budget, CUT_SHARE, CutRows, LEAST_CONTINUE_STEPS, LEAST_PRUNE_STEPS, LEAST_TOP_K_STEPS, Stages};
 use super::part::Part;
-use crate::cli::arguments::{Init, Masks};
+use crate::cli::arguments::{Init, Masks, TypedCount};
 use crate::cli::table::duration;
 use crate::commands::model_folder::config_folder;
 use crate::commands::plan;
@@ -32,7 +32,7 @@ pub(super) struct Recipe {
     pub(super) target: ModelConfig,
     pub(super) shape: Shape,
     /// Parameters asked for.
-    pub(super) asked: Option<u64>,
+    pub(super) asked: Option<TypedCount>,
     /// For which machine, in words.
     pub(super) place: String,
     /// FLOP/s of training there, if known.
@@ -49,6 +49,8 @@ pub(super) struct Recipe {
     pub(super) next_file: PathBuf,
     /// Masks to learn; without them the source is cut at once.
     pub(super) masks: Option<MaskPreset>,
+    /// Rows that a cut at once reads.
+    pub(super) cut_rows: CutRows,
     /// Whether the budget is less than the fewest steps take.
     pub(super) exceeded: bool,
     pub(super) prune: Part,
@@ -96,7 +98,7 @@ impl Recipe {
         let masks = arguments.masks.map(preset);
         let stages = match masks {
             Some(preset) => Stages::new(&model, &target, row_tokens, budget, least_steps(preset)),
-            None => Stages::after_a_cut(&model, &target, row_tokens, budget, Prune::default().calibration_rows),
+            None => Stages::after_a_cut(&model, &target, row_tokens, budget, usual_cut_rows().calibration),
         };
         let mut warnings = Vec::new();
         warnings.extend(place.busy.clone());
@@ -105,7 +107,8 @@ impl Recipe {
         warnings.extend(not_there(arguments, row_tokens));
         let file = arguments.out.clone().unwrap_or_else(|| {
             // By what was asked for: what results of it is near.
-            let count = arguments.target_params.map_or(ParameterCount::of(&target).total(), |asked| asked as i64);
+            let asked = arguments.target_params.as_ref();
+            let count = asked.map_or(ParameterCount::of(&target).total(), |asked| asked.number as i64);
             PathBuf::from(format!("{name}-to-{}.toml", short(count)))
         });
         let next_file = continued(&file)?;
@@ -125,7 +128,7 @@ impl Recipe {
         let mut recipe = Recipe {
             prune,
             next,
-            asked: arguments.target_params,
+            asked: arguments.target_params.clone(),
             place: place.name.clone(),
             flops: place.flops,
             rate_said: place.rate_said.clone(),
@@ -133,6 +136,7 @@ impl Recipe {
             export: model.dtype.unwrap_or(DType::BF16),
             reference_file: arguments.reference_file.clone(),
             masks,
+            cut_rows: usual_cut_rows(),
             exceeded: exceeded.is_some(),
             name,
             folder,
@@ -146,11 +150,26 @@ impl Recipe {
         };
         recipe.fit(place)?;
         recipe.time()?;
+        recipe.shorten_the_cut(hours(arguments, place))?;
         if let Some(shorter) = exceeded {
             let warning = too_small(&recipe, shorter);
             recipe.warnings.push(warning);
         }
         Ok(recipe)
+    }
+
+    /// Lowers the rows of a cut at once until it takes its part of so many `hours` and no more, as far as they go.
+    fn shorten_the_cut(&mut self, hours: Option<f64>) -> anyhow::Result<()> {
+        let Some(hours) = hours.filter(|_| self.masks.is_none()) else { return Ok(()) };
+        let most = CUT_SHARE * 3600.0 * hours;
+        while self.prune.time.as_ref().is_some_and(|(seconds, _)| *seconds > most)
+            && let Some(fewer) = self.cut_rows.fewer()
+        {
+            self.cut_rows = fewer;
+            self.prune.stage.batch_rows = fewer.calibration;
+            self.time()?;
+        }
+        Ok(())
     }
 
     /// Seconds of both stages.
@@ -205,6 +224,12 @@ impl Recipe {
     }
 }
 
+/// Rows of a cut at once with time enough.
+pub(super) fn usual_cut_rows() -> CutRows {
+    let usual = Prune::default();
+    CutRows { calibration: usual.calibration_rows, check: usual.check_rows }
+}
+
 /// What a folder is called, also if it is given as `.`; the model that a run wrote is called as the run.
 fn name_of(folder: &Path) -> String {
     let absolute = std::fs::canonicalize(folder).unwrap_or_else(|_| folder.to_path_buf());
@@ -232,7 +257,7 @@ pub(super) fn least_steps(preset: MaskPreset) -> u64 {
 fn wish(arguments: &Init) -> Wish {
     let size = |size: Option<std::num::NonZeroU32>| size.map(|size| i64::from(size.get()));
     Wish {
-        need: arguments.target_params.map(|count| Need::Parameters(count.min(i64::MAX as u64) as i64)),
+        need: arguments.target_params.as_ref().map(|asked| Need::Parameters(asked.number.min(i64::MAX as u64) as i64)),
         hidden_size: size(arguments.hidden_size),
         intermediate_size: size(arguments.intermediate_size),
         layers: size(arguments.layers),
@@ -291,11 +316,17 @@ fn row_tokens(
     Ok(tokens)
 }
 
+/// Hours of both stages, unless tokens are given.
+fn hours(arguments: &Init, place: &Place) -> Option<f64> {
+    let usual = if place.device.is_cuda() { 24.0 } else { 1.0 };
+    arguments.tokens.is_none().then(|| arguments.hours.unwrap_or(usual))
+}
+
 fn budget(arguments: &Init, place: &Place) -> anyhow::Result<Budget> {
     if let Some(tokens) = arguments.tokens {
         return Ok(Budget::Tokens(tokens as f64));
     }
-    let hours = arguments.hours.unwrap_or(if place.device.is_cuda() { 24.0 } else { 1.0 });
+    let hours = hours(arguments, place).unwrap_or_default();
     if !(hours.is_finite() && hours > 0.0) {
         anyhow::bail!("--hours {hours} must be a positive number");
     }

@@ -2,7 +2,7 @@
 
 use super::budget::LEAST_CONTINUE_STEPS;
 use super::part::{ASSUMED_DOMAINS, Part};
-use super::recipe::{Recipe, least_steps};
+use super::recipe::{Recipe, least_steps, usual_cut_rows};
 use crate::cli::table::grouped;
 use crate::config::MomentKind;
 use crate::model::count::{ParameterCount, forward_flops_per_token};
@@ -17,10 +17,7 @@ pub(super) fn prune(recipe: &Recipe) -> String {
     run(&mut text, recipe, part);
     let _ = write!(text, "\n[model]\n{}", line("source", &quoted(&recipe.folder), ""));
     let after = ParameterCount::of(&recipe.target).total();
-    let asked = match recipe.asked {
-        Some(asked) => format!(" ({} were asked for)", grouped(asked as i64)),
-        None => String::new(),
-    };
+    let asked = recipe.asked.as_ref().map_or(String::new(), |asked| format!(" ({} were asked for)", asked.typed));
     let _ = write!(
         text,
         "\n# {} parameters{asked}. Heads keep their width of {}; what is not named stays as in the source.\n[target]\n",
@@ -42,21 +39,34 @@ pub(super) fn prune(recipe: &Recipe) -> String {
     data(&mut text, recipe, part);
     match recipe.masks {
         Some(preset) => learned(&mut text, recipe, preset),
-        None => at_once(&mut text, part),
+        None => at_once(&mut text, recipe, part),
     }
     text
 }
 
 /// The source is cut at once.
-fn at_once(text: &mut String, part: &Part) {
+fn at_once(text: &mut String, recipe: &Recipe, part: &Part) {
     proportions(text, part, "calibration rows are drawn from the domains in these proportions");
-    let rows = part.stage.batch_rows.to_string();
+    let (rows, usual) = (recipe.cut_rows, usual_cut_rows());
+    let fewer = |rows: usize, usual: usize| match rows < usual {
+        true => format!("; {usual} if they fitted in a quarter of the budget"),
+        false => String::new(),
+    };
+    let measured = format!("rows that this is measured on{}", fewer(rows.calibration, usual.calibration));
+    let check = match rows.check < usual.check {
+        true => line(
+            "check_rows",
+            &rows.check.to_string(),
+            &format!("rows of each domain to compare source and cut on{}", fewer(rows.check, usual.check)),
+        ),
+        false => String::new(),
+    };
     let _ = write!(
         text,
-        "\n# No step is taken: all tokens are for the stage that continues. To learn masks instead: init --masks top-k.\n[prune]\n{}{}{}{}",
+        "\n# No step is taken: all tokens are for the stage that continues. To learn masks instead: init --masks top-k.\n[prune]\n{}{}{}{check}{}",
         line("method", "\"activations\"", "heads, MLP units and layers by what they compute on calibration rows"),
         line("basis", "\"principal\"", "hidden dimensions by the principal components of the residual stream"),
-        line("calibration_rows", &rows, "rows that this is measured on"),
+        line("calibration_rows", &rows.calibration.to_string(), &measured),
         line("dtype", "\"fp32\"", "the next stage starts from unrounded weights"),
     );
 }
@@ -171,8 +181,15 @@ fn taken(recipe: &Recipe, part: &Part) -> String {
     let time = part.time.as_ref().map_or(String::new(), |(_, said)| format!(", about {said}, {}", recipe.rate_said));
     // The comparison is made on rows of every domain.
     let assumed = recipe.masks.is_none() && part.prunes() && part.rows.is_none() && !time.is_empty();
-    let time = if assumed { format!("{time}, if there are {ASSUMED_DOMAINS} domains") } else { time };
-    format!("{tokens} tokens{time}.")
+    let assumed = if assumed {
+        format!(
+            " That is with {ASSUMED_DOMAINS} domains, a number\n# assumed while there is no data: the cut is compared with \
+             its source on rows of each domain, and evaluations read some of\n# each, so more domains take longer."
+        )
+    } else {
+        String::new()
+    };
+    format!("{tokens} tokens{time}.{assumed}")
 }
 
 fn run(text: &mut String, recipe: &Recipe, part: &Part) {
@@ -294,8 +311,8 @@ fn train(text: &mut String, recipe: &Recipe, part: &Part, warmup: u64, warmup_sa
     if settings.activation_checkpointing > 0 {
         text.push_str(&line("activation_checkpointing", "1", "blocks are computed again instead of kept: memory"));
     }
-    if settings.moments == MomentKind::Bf16 {
-        text.push_str(&line("moments", "\"bf16\"", "memory"));
+    if settings.moments != MomentKind::Fp32 {
+        text.push_str(&line("moments", &format!("\"{}\"", settings.moments.name()), "memory"));
     }
     if settings.moments_on_host {
         text.push_str(&line("moments_on_host", "true", "memory of the GPU, for some of the host's"));

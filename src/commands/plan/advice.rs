@@ -27,7 +27,6 @@ pub(super) fn warnings(
     mix: Option<&MixReach>,
 ) -> Vec<String> {
     let mut warnings = Vec::new();
-    warnings.extend(one_shot(outline));
     warnings.extend(settling(outline));
     warnings.extend(learning_rate(outline));
     warnings.extend(experts::warnings(outline));
@@ -41,18 +40,6 @@ pub(super) fn warnings(
 
 fn learns_masks(outline: &Outline) -> bool {
     outline.spec.is_some() && outline.config.prune.method() == PruneMethod::Learned
-}
-
-/// Settings that only a run which trains would read.
-fn one_shot(outline: &Outline) -> Option<String> {
-    let config = &outline.config;
-    let named = config.prune.method.is_some();
-    (outline.spec.is_some() && config.cuts_at_once() && !named && config.train.steps > 1).then(|| {
-        format!(
-            "train.steps = {} is not used: the source is cut at once, the default. To learn masks set prune.method = \"learned\"",
-            config.train.steps
-        )
-    })
 }
 
 /// Whether masks come to a decision in the steps that are left to them.

@@ -14,6 +14,7 @@ mod source;
 
 use super::ExitStatus;
 use super::run::load;
+use super::unread_keys::unread_keys;
 use super::via::{described, stages};
 use super::written_shape::written_by;
 use crate::cli::Printer;
@@ -62,11 +63,13 @@ pub fn run(arguments: &Plan) -> anyhow::Result<ExitStatus> {
     let source = source::find(&config, file, arguments.source_as.as_deref())?;
     let command = Stage::of(&config).command();
     let planned = planned_stages(&config, source, device, arguments)?;
+    let unread = unread_keys(&config, &arguments.config)?;
     let mut reports: Vec<(Outline, PlanReport)> = Vec::new();
     for mut outline in planned {
         outline.findings.not_checked.extend(not_here(&config, card));
         fill_micro_batch(&mut outline, arguments, card);
-        let report = PlanReport::new(&outline, arguments, card);
+        let mut report = PlanReport::new(&outline, arguments, card);
+        report.warnings.extend(unread.clone());
         outline.findings.problems.extend(report.rank_problems());
         reports.push((outline, report));
     }

@@ -138,8 +138,14 @@ impl View<'_> {
     }
 
     fn left(&self) -> Option<String> {
-        let left = self.live.seconds_left().filter(|_| !self.live.is_finished() && self.activity != Activity::Nobody);
-        left.map(|seconds| format!("{} left", duration(seconds)))
+        let live = self.live;
+        if live.is_finished() || self.activity == Activity::Nobody {
+            return None;
+        }
+        match live.after_the_steps() {
+            Some(work) => Some(format!("steps done, {work}")),
+            None => live.seconds_left().map(|seconds| format!("{} left", duration(seconds))),
+        }
     }
 
     fn loss(&self, width: usize) -> Vec<String> {
@@ -308,6 +314,8 @@ mod tests {
         for step in 2..=4 {
             live.apply(Event::Record(json!({ "type": "step", "step": step, "loss": { "cross_entropy": 1.0 } })));
         }
+        let line = view(&live, Activity::Process(7)).line();
+        assert!(line.contains("4/4") && line.ends_with("steps done, evaluating") && !line.contains("left"), "{line}");
         live.apply(Event::Record(json!({ "type": "save", "step": 4 })));
         let text = view(&live, Activity::Nobody).lines(80).join("\n");
         assert!(text.contains("finished") && text.contains("saved at step 4") && !text.contains("left"), "{text}");

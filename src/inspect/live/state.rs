@@ -127,6 +127,17 @@ impl LiveRun {
         self.steps.is_some_and(|steps| self.step >= steps && self.last_save == Some(self.step))
     }
 
+    /// What a run whose steps are all done is at before it is finished: its last evaluations (of a prune also that of the cut),
+    /// then its last checkpoint.
+    pub fn after_the_steps(&self) -> Option<&'static str> {
+        if self.is_finished() || !self.steps.is_some_and(|steps| steps > 0 && self.step >= steps) {
+            return None;
+        }
+        let here = |found: &Option<LiveEvaluation>| found.as_ref().is_some_and(|found| found.step == self.step);
+        let cut = self.stage.as_deref() != Some("prune") || here(&self.cut);
+        Some(if here(&self.evaluation) && cut { "writing the last checkpoint" } else { "evaluating" })
+    }
+
     /// Part of the steps that is done, from 0 to 1.
     pub fn progress(&self) -> Option<f64> {
         self.steps.filter(|steps| *steps > 0).map(|steps| (self.step as f64 / steps as f64).min(1.0))
@@ -345,8 +356,11 @@ mod tests {
         let start = json!({ "type": "start", "step": 0, "steps": 2 });
         let mut live = run([start, step(1, 1.0), json!({ "type": "save", "step": 1 }), step(2, 1.0)]);
         assert!(!live.is_finished());
+        assert_eq!(live.after_the_steps(), Some("evaluating"));
+        live.apply(Event::Record(json!({ "type": "eval", "step": 2, "mean_loss": 2.0 })));
+        assert_eq!(live.after_the_steps(), Some("writing the last checkpoint"));
         live.apply(Event::Record(json!({ "type": "save", "step": 2 })));
-        assert!(live.is_finished());
+        assert!(live.is_finished() && live.after_the_steps().is_none());
     }
 
     #[test]

@@ -22,10 +22,16 @@ namespace cu {
 using i64 = long long;
 using u32 = unsigned int;
 using u16 = unsigned short;
+using u8 = unsigned char;
+using i16 = short;
+using i8 = signed char;
 #else
 using i64 = int64_t;
 using u32 = uint32_t;
 using u16 = uint16_t;
+using u8 = uint8_t;
+using i16 = int16_t;
+using i8 = int8_t;
 #endif
 
 // Threads of a block, at most; the compiler shares out registers by it.
@@ -36,18 +42,31 @@ struct Bf16 {
   u16 bits;
 };
 
-SHEARLING_DEVICE float widen(float value) { return value; }
+// The bits of an fp32 number.
+SHEARLING_DEVICE u32 bits_of(float value) {
+#ifdef __CUDACC_RTC__
+  return __float_as_uint(value);
+#else
+  u32 bits;
+  std::memcpy(&bits, &value, sizeof bits);
+  return bits;
+#endif
+}
 
-SHEARLING_DEVICE float widen(Bf16 value) {
-  const u32 bits = static_cast<u32>(value.bits) << 16;
+// The fp32 number with these bits.
+SHEARLING_DEVICE float number_of(u32 bits) {
 #ifdef __CUDACC_RTC__
   return __uint_as_float(bits);
 #else
-  float wide;
-  std::memcpy(&wide, &bits, sizeof wide);
-  return wide;
+  float value;
+  std::memcpy(&value, &bits, sizeof value);
+  return value;
 #endif
 }
+
+SHEARLING_DEVICE float widen(float value) { return value; }
+
+SHEARLING_DEVICE float widen(Bf16 value) { return number_of(static_cast<u32>(value.bits) << 16); }
 
 SHEARLING_DEVICE void narrow(float value, float& place) { place = value; }
 
@@ -56,8 +75,7 @@ SHEARLING_DEVICE void narrow(float value, Bf16& place) {
 #ifdef __CUDACC_RTC__
   asm("cvt.rn.bf16.f32 %0, %1;" : "=h"(place.bits) : "f"(value));
 #else
-  u32 bits;
-  std::memcpy(&bits, &value, sizeof bits);
+  const u32 bits = bits_of(value);
   const u32 rounded = (bits + 0x7fff + ((bits >> 16) & 1)) >> 16;
   place.bits = static_cast<u16>(value == value ? rounded : 0x7fc0);
 #endif
@@ -113,8 +131,18 @@ struct Wide {
 };
 
 template <int W, class T>
+SHEARLING_DEVICE Pack<T, W> load_pack(const T* from) {
+  return *reinterpret_cast<const Pack<T, W>*>(from);
+}
+
+template <int W, class T>
+SHEARLING_DEVICE void store_pack(T* to, const Pack<T, W>& pack) {
+  *reinterpret_cast<Pack<T, W>*>(to) = pack;
+}
+
+template <int W, class T>
 SHEARLING_DEVICE Wide<W> load(const T* from) {
-  const Pack<T, W> pack = *reinterpret_cast<const Pack<T, W>*>(from);
+  const Pack<T, W> pack = load_pack<W>(from);
   Wide<W> wide;
   for (int k = 0; k < W; ++k) wide.at[k] = widen(pack.at[k]);
   return wide;
@@ -133,7 +161,7 @@ template <int W, class T>
 SHEARLING_DEVICE void store(T* to, const Wide<W>& wide) {
   Pack<T, W> pack;
   for (int k = 0; k < W; ++k) narrow(wide.at[k], pack.at[k]);
-  *reinterpret_cast<Pack<T, W>*>(to) = pack;
+  store_pack<W>(to, pack);
 }
 
 // `body(j)` for the packs of a row that begin at column j and are this thread's.

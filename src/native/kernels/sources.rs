@@ -12,8 +12,10 @@ pub struct Source {
 }
 
 /// What sources include: file names and texts.
-pub(super) const HEADERS: [(&str, &str); 3] = [
+pub(super) const HEADERS: [(&str, &str); 5] = [
     ("dot.h", include_str!("../cu/dot.h")),
+    ("halves.h", include_str!("../cu/halves.h")),
+    ("moments.h", include_str!("../cu/moments.h")),
     ("portable.h", include_str!("../cu/portable.h")),
     ("softmax.h", include_str!("../cu/softmax.h")),
 ];

@@ -1,6 +1,7 @@
 //! Answers about the domains: which were degraded, which recovered, where the data went.
 
 use super::{Answer, Verdict};
+use crate::inspect::story::few_rows;
 use crate::inspect::{DomainStory, HeldOutLoss, Later, RunHistory};
 use crate::report::from_eval;
 use crate::report::lineage::RunView;
@@ -37,7 +38,8 @@ pub(super) fn degraded(line: &[&RunView], all: &[RunView], eval: Option<&EvalFil
         return Answer::new("degradation", QUESTION, Verdict::Open, unmeasured(&stories)).with(points);
     }
     let (verdict, answer) = verdict(&measured);
-    Answer::new("degradation", QUESTION, verdict, answer).with(points)
+    let doubt = few_rows(&stories).map_or(String::new(), |said| format!(" {}.", sentence(&said)));
+    Answer::new("degradation", QUESTION, verdict, answer + &doubt).with(points)
 }
 
 /// Why no damage is known.
@@ -87,10 +89,12 @@ fn verdict(measured: &[&DomainStory]) -> (Verdict, String) {
     let parts =
         parts.into_iter().filter_map(|(what, names)| Some((what, many(&names?, degraded.len(), "all of them".into()))));
     let parts: Vec<String> = parts.map(|(what, names)| format!("{what}: {names}")).collect();
-    let said = parts.join("; ");
-    // A sentence begins with a capital.
-    let said = said.chars().take(1).flat_map(char::to_uppercase).chain(said.chars().skip(1)).collect::<String>();
-    (Verdict::Fact, format!("Degraded: {all}. {said}."))
+    (Verdict::Fact, format!("Degraded: {all}. {}.", sentence(&parts.join("; "))))
+}
+
+/// A sentence begins with a capital.
+fn sentence(said: &str) -> String {
+    said.chars().take(1).flat_map(char::to_uppercase).chain(said.chars().skip(1)).collect()
 }
 
 fn damage(story: &DomainStory) -> f64 {
@@ -171,10 +175,14 @@ pub(super) fn data(line: &[&RunView]) -> Answer {
     } else {
         format!("{} rows", Unit::Count.text(rows))
     };
-    let most =
-        stories.first().map_or(String::new(), |story| format!("the most from {} ({})", story.domain, share(story)));
+    // Of several with the same share none is named.
+    let of_share = |story: &DomainStory| match stories.iter().filter(|other| share(other) == share(story)).count() {
+        0 | 1 => format!("{} ({})", story.domain, share(story)),
+        alike => format!("each of {} ({})", counted(alike as u64, "domain"), share(story)),
+    };
+    let most = stories.first().map_or(String::new(), |story| format!("the most from {}", of_share(story)));
     let least = stories.last().filter(|_| stories.len() > 1);
-    let least = least.map_or(String::new(), |story| format!(", the fewest from {} ({})", story.domain, share(story)));
+    let least = least.map_or(String::new(), |story| format!(", the fewest from {}", of_share(story)));
     let answer = match even {
         true => format!("{amount} in all, about as many from each of {}.", counted(stories.len() as u64, "domain")),
         false => format!("{amount} in all: {most}{least}."),
@@ -253,7 +261,13 @@ mod tests {
     #[test]
     fn all_of_many_domains_are_said_in_two_words() {
         let story = |name: &str, cut: f64, last: f64| {
-            DomainStory::of_one_evaluation(name, (1.0, Some(0.01)), (cut, Some(0.01)), Some((last, Some(0.01))), None)
+            DomainStory::of_one_evaluation(
+                (name, None),
+                (1.0, Some(0.01)),
+                (cut, Some(0.01)),
+                Some((last, Some(0.01))),
+                None,
+            )
         };
         let said = |stories: &[DomainStory]| verdict(&stories.iter().collect::<Vec<_>>()).1;
         let mut stories = ["a", "b", "c", "d", "e"].map(|name| story(name, 2.0, 1.5));
@@ -263,6 +277,30 @@ mod tests {
         stories[2] = story("c", 1.0, 1.0);
         assert_eq!(said(&stories), "Degraded: a, b, d and e. Recovered: b; not recovered yet: a, d and e.");
         assert_eq!(said(&stories[..1]), "Degraded: a. Not recovered yet: a.");
+    }
+
+    #[test]
+    fn of_domains_that_gave_as_much_none_is_named() {
+        let said = |rows: &[f64]| {
+            let story = |(index, rows): (usize, &f64)| DomainStory {
+                domain: ["a", "b", "c"][index].into(),
+                rows: Some(*rows),
+                ..DomainStory::default()
+            };
+            let stories = rows.iter().enumerate().map(story).collect();
+            let history = RunHistory { stories, ..RunHistory::default() };
+            data(&[&RunView { history: &history, label: "prune".into(), index: 0, parent: None, tokens_before: 0.0 }])
+                .answer
+        };
+        assert_eq!(
+            said(&[60.0, 20.0, 20.0]),
+            "100 rows in all: the most from a (60 %), the fewest from each of 2 domains (20 %)."
+        );
+        assert_eq!(
+            said(&[40.0, 20.0, 40.0]),
+            "100 rows in all: the most from each of 2 domains (40 %), the fewest from b (20 %)."
+        );
+        assert_eq!(said(&[20.0, 20.0, 20.0]), "60 rows in all, about as many from each of 3 domains.");
     }
 
     #[test]

@@ -11,6 +11,7 @@ use super::style::{classes, glyph};
 use crate::report::markup::Markup;
 use crate::report::number::{Unit, decimals, shared_decimals};
 use crate::report::reduce::Point;
+use crate::words::counted;
 use serde_json::{Value, json};
 use std::fmt::Write;
 
@@ -219,8 +220,22 @@ impl LineChart {
                 self.series.iter().map(|series| series.at(x).map_or("–".to_string(), |value| self.text(value)));
             std::iter::once(self.x.unit.text(x)).chain(values).collect()
         };
-        let places = self.series.iter().flat_map(|series| series.values.iter().map(|(x, _)| *x)).collect();
-        DataTable { header, rows: chosen(places, TABLE_ROWS).into_iter().map(row).collect() }
+        DataTable { header, rows: chosen(self.places(), TABLE_ROWS).into_iter().map(row).collect() }
+    }
+
+    /// What part of the places the table has, where it has not all of them: `24 of 28 steps`.
+    pub fn selection(&self) -> Option<String> {
+        let mut places = self.places();
+        places.sort_by(f64::total_cmp);
+        places.dedup();
+        let noun = if self.x.label == "step" { "step" } else { "place" };
+        let all = places.len();
+        (all > TABLE_ROWS).then(|| format!("{TABLE_ROWS} of {}", counted(all as u64, noun)))
+    }
+
+    /// Where something was measured: a place as often as there are lines that have a value there.
+    fn places(&self) -> Vec<f64> {
+        self.series.iter().flat_map(|series| series.values.iter().map(|(x, _)| *x)).collect()
     }
 
     /// Decimals that all its values have, so that they line up; none where they need different ones.
@@ -357,6 +372,7 @@ mod tests {
         let chart = chart(&[("a", vec![(0.0, 5.0), (24.0, 4.625)]), ("b", vec![(0.0, 7.0), (20.0, 6.0), (40.0, 3.0)])]);
         let rows = [["0", "5.000", "7.000"], ["20", "–", "6.000"], ["24", "4.625", "–"], ["40", "–", "3.000"]];
         assert_eq!(chart.table().rows, rows.map(|row| row.map(String::from).to_vec()));
+        assert_eq!(chart.selection(), None, "the table has all of them");
     }
 
     #[test]
@@ -364,8 +380,10 @@ mod tests {
         // Single steps, of which a drawn point stands for several, and an evaluation every 100 steps.
         let always: Vec<(f64, f64)> = (1..=1000).map(|step| (f64::from(step), f64::from(step % 7) + 0.5)).collect();
         let seldom: Vec<(f64, f64)> = (0..=10).map(|eval| (f64::from(100 * eval), f64::from(eval))).collect();
-        let table = chart(&[("always", always), ("seldom", seldom)]).table();
+        let chart = chart(&[("always", always), ("seldom", seldom)]);
+        let table = chart.table();
         assert_eq!(table.rows.len(), TABLE_ROWS);
+        assert_eq!(chart.selection().unwrap(), "24 of 1,001 steps");
         assert_eq!(table.rows.last().unwrap()[0], "1,000");
         for row in &table.rows {
             let step: u32 = row[0].replace(',', "").parse().unwrap();

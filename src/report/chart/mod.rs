@@ -66,6 +66,14 @@ impl Figure {
         }
     }
 
+    /// What part of its places the table of a line chart has, where it is thinned out.
+    pub fn selection(&self) -> Option<String> {
+        match self {
+            Figure::Line(chart) => chart.selection(),
+            Figure::Map(_) | Figure::Rows(_) => None,
+        }
+    }
+
     /// The numbers as the script reads them.
     pub fn data(&self) -> Value {
         match self {

@@ -74,7 +74,13 @@ fn losses(stories: &[DomainStory], suffix: &str, name: &str) -> Option<Figure> {
         "Per domain: the source before pruning, the model just cut to its target, and the last evaluation. Whiskers \
                      are standard errors. A dot back at the source's loss has recovered."
             .to_string();
-    let bare = |story: &DomainStory| story.source.is_some_and(|source| source.standard_error.is_none());
+    if stories.iter().any(|story| story.evaluated) {
+        about.push_str(
+            " Where no run evaluated source and cut on the same rows, the losses are those given with --eval.",
+        );
+    }
+    let bare =
+        |story: &DomainStory| !story.evaluated && story.source.is_some_and(|source| source.standard_error.is_none());
     if stories.iter().any(bare) {
         about.push_str(" The source is a reference loss, whose error is not recorded: it has no whiskers.");
     }

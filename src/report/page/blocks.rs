@@ -60,7 +60,8 @@ pub(super) fn write_figure(out: &mut Markup, figure: &Figure) {
             },
         );
         out.element("details", &[("id", &format!("numbers-{}", caption.id))], |out| {
-            out.text_element("summary", &[], "Numbers");
+            let selection = figure.selection().map_or(String::new(), |part| format!(": {part}"));
+            out.text_element("summary", &[], format!("Numbers{selection}"));
             write_table(out, &figure.table(), &caption.title);
         });
     });

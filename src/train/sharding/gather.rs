@@ -85,8 +85,8 @@ impl<'a> Gatherer<'a> {
     /// This rank's chunk `[chunk]`.
     fn own(&self, what: What, at: usize) -> Result<Tensor, TchError> {
         let unit = lock(&self.shards.units[at]);
-        let What::Moment(moment) = what else { return Ok(unit.kept().shallow_clone()) };
-        let chunk = Tensor::f_zeros([unit.layout.chunk], (self.group.moment_kind(), unit.kept().device()))?;
+        let What::Moment(moment) = what else { return unit.kept() };
+        let chunk = Tensor::f_zeros([unit.layout.chunk], (self.group.moment_dtype(moment), unit.device()))?;
         // The optimiser has the pieces of all units, one after the other.
         let before: usize = self.shards.units[..at].iter().map(|unit| lock(unit).pieces.len()).sum();
         for (slot, piece) in self.group.slots()[before..].iter().zip(&unit.pieces) {

@@ -1,7 +1,8 @@
 //! Weights that are gathered and freed together: those of a layer, or those outside of all layers.
 //!
 //! ```text
-//! a rank keeps      its chunk of master (fp32), working copy (in bf16), gradient (fp32); moments are in the optimiser
+//! a rank keeps      its chunk of the master (fp32, in bf16 runs in two halves) and of the gradient (fp32); moments are in
+//!                   the optimiser
 //! unshard           all-gather: chunks of all ranks ─► whole weights            before a forward, and before its backward
 //! reshard           the memory of the whole weights is freed                    after it
 //! reduce            reduce-scatter: whole gradients ─► this rank's chunk of the sum   after the backward of each micro-batch
@@ -10,6 +11,7 @@
 use super::layout::{Layout, Piece, Placed};
 use crate::dist::{Error, Reduction, Started, World};
 use crate::native::ops::gradient::set_gradient_buffer;
+use crate::native::ops::halves;
 use crate::native::runtime::storage::Buffer;
 use crate::train::optimizer::OwnPart;
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
@@ -29,8 +31,8 @@ pub(super) struct Unit {
     gradients: Option<Buffer>,
     /// This rank's chunk `[chunk]` in the dtype of the computation: what is sent.
     shard: Tensor,
-    /// This rank's chunk in fp32; `shard` itself in fp32, or where the weights are frozen.
-    master: Tensor,
+    /// What a bf16 chunk lacks of fp32 masters, int16; none in fp32, or where the weights are frozen.
+    low: Option<Tensor>,
     /// This rank's chunk of the gradient's sum; none where the weights are frozen.
     gradient: Option<Tensor>,
     /// An all-gather that goes on.
@@ -51,16 +53,14 @@ impl Unit {
         device: Device,
     ) -> Result<Unit, TchError> {
         let zeros = |kind| Tensor::f_zeros([layout.chunk], (kind, device));
-        let shard = zeros(compute)?;
-        let master = if trains && compute != Kind::Float { zeros(Kind::Float)? } else { shard.shallow_clone() };
         Ok(Unit {
             pieces: layout.pieces(ranks.rank()),
             ranks,
             weights: Buffer::new(layout.elements(), compute, device)?,
             gradients: trains.then(|| Buffer::new(layout.elements(), Kind::Float, device)).transpose()?,
             gradient: trains.then(|| zeros(Kind::Float)).transpose()?,
-            shard,
-            master,
+            shard: zeros(compute)?,
+            low: (trains && compute != Kind::Float).then(|| zeros(Kind::Int16)).transpose()?,
             gathering: None,
             is_unsharded: false,
             reducing: None,
@@ -72,8 +72,10 @@ impl Unit {
     pub(super) fn fill(&self, tensor: usize, weight: &Tensor) -> Result<(), TchError> {
         for piece in self.pieces.iter().filter(|piece| piece.tensor == tensor) {
             let part = weight.f_flatten(0, -1)?.f_narrow(0, piece.in_tensor, piece.length)?;
-            for chunk in [&self.master, &self.shard] {
-                chunk.f_narrow(0, piece.in_chunk, piece.length)?.f_copy_(&part)?;
+            let own = |chunk: &Tensor| chunk.f_narrow(0, piece.in_chunk, piece.length);
+            match &self.low {
+                Some(low) => halves::split_into(&part, &own(&self.shard)?, &own(low)?)?,
+                None => own(&self.shard)?.f_copy_(&part)?,
             }
         }
         Ok(())
@@ -101,17 +103,25 @@ impl Unit {
                 name: placed.name.clone(),
                 whole: placed.shape.clone(),
                 start: piece.in_tensor,
-                master: narrow(&self.master)?,
-                working: (self.shard.kind() != Kind::Float).then(|| narrow(&self.shard)).transpose()?,
+                values: narrow(&self.shard)?,
+                low: self.low.as_ref().map(narrow).transpose()?,
                 gradient: narrow(gradient)?,
             })
         };
         self.pieces.iter().map(part).collect()
     }
 
-    /// This rank's chunk `[chunk]` as it is kept: the fp32 master, or frozen weights.
-    pub(super) fn kept(&self) -> &Tensor {
-        &self.master
+    /// This rank's chunk `[chunk]` as it is kept: fp32 masters, or frozen weights.
+    pub(super) fn kept(&self) -> Result<Tensor, TchError> {
+        match &self.low {
+            Some(low) => halves::join(&self.shard, low),
+            None => Ok(self.shard.shallow_clone()),
+        }
+    }
+
+    /// Where it is.
+    pub(super) fn device(&self) -> Device {
+        self.shard.device()
     }
 
     /// This rank's chunk of the gradient's sum, if the weights train.
