@@ -34,6 +34,7 @@ const RESUME_KEYS: &[(&str, Change)] = &[
     ("train.micro_batch_rows", Change::Freely),
     ("train.activation_checkpointing", Change::Freely),
     ("train.moments_on_host", Change::Freely),
+    ("train.selective_recomputation", Change::Freely),
     ("train.max_skipped_steps", Change::Freely),
     ("train.divergence", Change::Freely),
     // What diverges is told to lower it.
@@ -171,6 +172,7 @@ mod tests {
         ];
         for set in free.into_iter().chain([
             "train.moments_on_host=true",
+            "train.selective_recomputation=true",
             "train.learning_rate=0.05",
             "data.max_epochs=5",
             "train.steps=20",

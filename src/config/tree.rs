@@ -323,6 +323,9 @@ pub struct Train {
     /// keeps everything, 1 recomputes every block.
     #[serde(default)]
     pub activation_checkpointing: usize,
+    /// Trades little time for memory: what norms and SwiGLU give is made again in the backward where a product needs it.
+    #[serde(default)]
+    pub selective_recomputation: bool,
     /// Steps with a non-finite loss or gradient in a row after which the run stops.
     #[serde(default = "max_skipped")]
     pub max_skipped_steps: u64,
@@ -403,6 +406,7 @@ impl Default for Train {
             weight_decay: 0.0,
             clip_norm: clip_norm(),
             activation_checkpointing: 0,
+            selective_recomputation: false,
             max_skipped_steps: max_skipped(),
             divergence: Divergence::default(),
             moments: MomentKind::default(),

@@ -115,7 +115,7 @@ impl Attention {
         probe(Site::AttentionInput, x)?;
         let (normed, x) = rms_norm(x, &self.norm, self.eps, context.hidden.as_ref())?;
         probe(Site::AttentionNorm, &normed)?;
-        let products = project(&normed, [&self.query, &self.key, &self.value])?;
+        let products = project(&normed, [&self.query, &self.key, &self.value], context.inputs)?;
         let Heads { query, key, value, x } = self.split(products, x)?;
         Ok(Heads { query: context.rope.rotate(&query)?, key: context.rope.rotate(&key)?, value, x })
     }

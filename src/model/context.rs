@@ -5,6 +5,7 @@ use super::ModelConfig;
 use super::gates::{LayerGates, ModelGates};
 use super::norm::HiddenGate;
 use super::rope::RopeTable;
+use crate::native::ops::projection::Input;
 use std::collections::HashMap;
 use tch::{Device, Kind, TchError, Tensor};
 
@@ -14,6 +15,8 @@ pub struct ForwardContext {
     rope: RopeTable,
     /// Attention masks `[T, T]` of the sliding windows that are shorter than T, by window.
     window_masks: HashMap<i64, Tensor>,
+    /// Inputs of maps in the backward.
+    inputs: Input,
 }
 
 /// What one layer needs besides its weights and its input.
@@ -24,12 +27,14 @@ pub struct LayerContext {
     pub(super) gates: LayerGates,
     /// Attention mask `[T, T]` of a sliding window; `None` where plain causal attention does.
     pub(super) window: Option<Tensor>,
+    /// What maps have in the backward of what norms and SwiGLU gave them.
+    pub(super) inputs: Input,
 }
 
 impl LayerContext {
     /// Without gates: what decoding needs.
     pub(super) fn plain(rope: RopeTable) -> LayerContext {
-        LayerContext { rope, hidden: None, gates: LayerGates::default(), window: None }
+        LayerContext { rope, hidden: None, gates: LayerGates::default(), window: None, inputs: Input::Kept }
     }
 }
 
@@ -41,7 +46,12 @@ impl ForwardContext {
         for window in model.sliding_window.iter().flatten().filter(|window| **window < tokens) {
             window_masks.insert(*window, window_mask(tokens, *window, device)?);
         }
-        Ok(ForwardContext { rope, window_masks })
+        Ok(ForwardContext { rope, window_masks, inputs: Input::Kept })
+    }
+
+    /// The same for layers that make outputs of norms and SwiGLU again in the backward, or keep them.
+    pub fn with_selective_recomputation(self, recomputes: bool) -> ForwardContext {
+        ForwardContext { inputs: if recomputes { Input::MadeAgain } else { Input::Kept }, ..self }
     }
 
     /// What layer `layer` of `model` needs for rows of `tokens` under `gates`.
@@ -59,6 +69,7 @@ impl ForwardContext {
             hidden: gates.hidden.as_ref().map(HiddenGate::shallow_clone),
             gates: gates.layers.get(layer as usize).map(LayerGates::shallow_clone).unwrap_or_default(),
             window: window.map(|mask| mask.f_narrow(0, 0, tokens)?.f_narrow(1, 0, tokens)).transpose()?,
+            inputs: self.inputs,
         })
     }
 }

@@ -59,14 +59,14 @@ impl FeedForward {
         probe(Site::FeedForwardInput, x)?;
         let (normed, x) = rms_norm(x, &self.norm, self.eps, context.hidden.as_ref())?;
         probe(Site::FeedForwardNorm, &normed)?;
-        let [gate, up] = project(&normed, [&self.gate, &self.up])?;
+        let [gate, up] = project(&normed, [&self.gate, &self.up], context.inputs)?;
         let inner = swiglu(&gate, &up, context.gates.intermediate.as_ref())?;
         probe(Site::Intermediate, &inner)?;
         let inner = match &self.routed {
             Some(routed) => routed.apply(&normed, &inner)?,
             None => inner,
         };
-        self.down.forward_gated(&inner, context.gates.residual.as_ref(), None, &x)
+        self.down.forward_gated_with(&inner, [context.gates.residual.as_ref(), None], &x, context.inputs)
     }
 
     /// As [`FeedForward::forward`] of one token of each row, `x [B, 1, D]`, without gates or a gradient.

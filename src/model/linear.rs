@@ -1,6 +1,6 @@
 //! The weights of a linear map with an optional bias, `y = x Wᵀ + b`, and the two ways in which a layer uses them.
 
-use crate::native::ops::projection;
+use crate::native::ops::projection::{Input, project_gated_with, project_with};
 use crate::native::ops::token_maps::{self, Norm};
 use tch::{TchError, Tensor};
 
@@ -32,11 +32,22 @@ impl Linear {
         column: Option<&Tensor>,
         residual: &Tensor,
     ) -> Result<Tensor, TchError> {
+        self.forward_gated_with(x, [row, column], residual, Input::Kept)
+    }
+
+    /// As [`Linear::forward_gated`], with x in the backward as `input` says.
+    pub(super) fn forward_gated_with(
+        &self,
+        x: &Tensor,
+        [row, column]: [Option<&Tensor>; 2],
+        residual: &Tensor,
+        input: Input,
+    ) -> Result<Tensor, TchError> {
         let bias = match (&self.bias, row) {
             (Some(bias), Some(row)) => Some(bias.f_mul(&row.f_to_kind(bias.f_kind()?)?)?),
             (bias, _) => bias.as_ref().map(Tensor::shallow_clone),
         };
-        projection::project_gated(x, &self.weight, row, column, bias.as_ref(), residual)
+        project_gated_with(x, &self.weight, [row, column], bias.as_ref(), residual, input)
     }
 }
 
@@ -49,9 +60,9 @@ pub(super) fn project_normed<const N: usize>(
     as_many(token_maps::project_normed(x, norm, &maps.map(Linear::as_map))?)
 }
 
-/// Maps `x [.., in]` by several maps at once, each to `[.., out]`.
-pub fn project<const N: usize>(x: &Tensor, maps: [&Linear; N]) -> Result<[Tensor; N], TchError> {
-    as_many(projection::project(x, &maps.map(Linear::as_map))?)
+/// Maps `x [.., in]` by several maps at once, each to `[.., out]`, with x in the backward as `input` says.
+pub(super) fn project<const N: usize>(x: &Tensor, maps: [&Linear; N], input: Input) -> Result<[Tensor; N], TchError> {
+    as_many(project_with(x, &maps.map(Linear::as_map), input)?)
 }
 
 fn as_many<const N: usize>(outputs: Vec<Tensor>) -> Result<[Tensor; N], TchError> {

@@ -69,6 +69,8 @@ pub struct Settings {
     pub micro_batch_rows: usize,
     /// Every n-th block is computed again; 0 for none.
     pub activation_checkpointing: usize,
+    /// Whether outputs of norms and SwiGLU are made again.
+    pub selective_recomputation: bool,
     /// Dtype of the moments.
     pub moments: MomentKind,
     /// Whether the moments are on the host.
@@ -82,6 +84,7 @@ impl Settings {
         Settings {
             micro_batch_rows: train.micro_batch(),
             activation_checkpointing: train.activation_checkpointing,
+            selective_recomputation: train.selective_recomputation,
             moments: train.moments,
             moments_on_host: train.moments_on_host,
         }
@@ -92,6 +95,7 @@ impl Settings {
         let mut config = config.clone();
         config.train.micro_batch_rows = Some(self.micro_batch_rows.into());
         config.train.activation_checkpointing = self.activation_checkpointing;
+        config.train.selective_recomputation = self.selective_recomputation;
         config.train.moments = self.moments;
         config.train.moments_on_host = self.moments_on_host;
         config
@@ -103,6 +107,10 @@ impl Settings {
         let (rows, blocks) = (self.micro_batch_rows, self.activation_checkpointing);
         let keys = [
             (before.micro_batch_rows != rows, format!("train.micro_batch_rows = {rows}")),
+            (
+                before.selective_recomputation != self.selective_recomputation,
+                format!("train.selective_recomputation = {}", self.selective_recomputation),
+            ),
             (before.activation_checkpointing != blocks, format!("train.activation_checkpointing = {blocks}")),
             (before.moments != self.moments, format!("train.moments = \"{moments}\"")),
             (
@@ -115,7 +123,7 @@ impl Settings {
 }
 
 /// The settings that cost the least speed and still fit into `bytes`: as many rows at a time as possible, at most
-/// `most_rows`; then blocks computed again, then moments in bf16, in 8 bits, on the host. `None` if nothing fits. The state is
+/// `most_rows`; then outputs of norms and SwiGLU made again, then blocks, then moments in bf16, in 8 bits, on the host. `None` if nothing fits. The state is
 /// sharded over `ranks`; 1 holds all of it.
 #[allow(clippy::too_many_arguments)]
 pub fn fitting(
@@ -129,22 +137,25 @@ pub fn fitting(
     ranks: usize,
 ) -> Option<Settings> {
     let mut sacrifices = vec![
-        (0, MomentKind::Fp32, false),
-        (1, MomentKind::Fp32, false),
-        (1, MomentKind::Bf16, false),
-        (1, MomentKind::EightBit, false),
+        (0, false, MomentKind::Fp32, false),
+        (0, true, MomentKind::Fp32, false),
+        (1, false, MomentKind::Fp32, false),
+        (1, false, MomentKind::Bf16, false),
+        (1, false, MomentKind::EightBit, false),
     ];
-    sacrifices.extend(device.is_cuda().then_some((1, MomentKind::Fp32, true)));
-    let mut settings = sacrifices.into_iter().flat_map(|(activation_checkpointing, moments, moments_on_host)| {
-        let rows = (1..=config.train.batch_rows.min(most_rows)).rev();
-        let rows = rows.filter(|rows| config.train.batch_rows.is_multiple_of(*rows));
-        rows.map(move |micro_batch_rows| Settings {
-            micro_batch_rows,
-            activation_checkpointing,
-            moments,
-            moments_on_host,
-        })
-    });
+    sacrifices.extend(device.is_cuda().then_some((1, false, MomentKind::Fp32, true)));
+    let mut settings =
+        sacrifices.into_iter().flat_map(|(blocks, selective_recomputation, moments, moments_on_host)| {
+            let rows = (1..=config.train.batch_rows.min(most_rows)).rev();
+            let rows = rows.filter(|rows| config.train.batch_rows.is_multiple_of(*rows));
+            rows.map(move |micro_batch_rows| Settings {
+                micro_batch_rows,
+                activation_checkpointing: blocks,
+                selective_recomputation,
+                moments,
+                moments_on_host,
+            })
+        });
     settings.find(|settings| {
         let config = settings.applied(config);
         let estimate = MemoryEstimate::new(model, teacher, &config, tokens, device);

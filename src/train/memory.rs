@@ -85,7 +85,9 @@ impl MemoryEstimate {
         let train = &config.train;
         let micro_batch = train.micro_batch() as i64 * tokens;
         let dtype = compute_dtype(config.run.dtype, device);
-        let block = BlockBytes::new(model, dtype, micro_batch as f64);
+        // Composed operators are not ours to ask.
+        let selective = train.selective_recomputation && !composed;
+        let block = BlockBytes::new(model, dtype, micro_batch as f64, selective);
         let routers = RouterBytes::new(model, config, dtype, micro_batch as f64);
         let layers = model.num_hidden_layers as usize;
         let recomputed =
@@ -200,16 +202,18 @@ struct BlockBytes {
 }
 
 impl BlockBytes {
-    fn new(model: &ModelConfig, dtype: DType, tokens: f64) -> BlockBytes {
+    /// With `selective` recomputation outputs of norms and SwiGLU are not kept.
+    fn new(model: &ModelConfig, dtype: DType, tokens: f64, selective: bool) -> BlockBytes {
         let element = element_bytes(dtype);
         let (d, f) = (model.hidden_size as f64, model.intermediate_size as f64);
         let q = (model.num_attention_heads * model.head_dim) as f64;
         let kv = (model.num_key_value_heads * model.head_dim) as f64;
         let head_norms = if model.qk_norm { q + kv } else { 0.0 };
         // Input and normed input of both halves; q, k and v in all heads, their output; gate, up, their product.
-        let kept = 4.0 * d + 4.0 * q + head_norms + 3.0 * f;
+        let (kept_inputs, made_again) = if selective { (0.0, f.max(d)) } else { (2.0 * d + f, 0.0) };
+        let kept = 2.0 * d + 4.0 * q + head_norms + 2.0 * f + kept_inputs;
         // Gradients of the stream and of gate and up, or of q, k, v and the heads.
-        let backward = 2.0 * d + (2.0 * f).max(4.0 * q);
+        let backward = 2.0 * d + (2.0 * f).max(4.0 * q) + made_again;
         let log_sum_exp = 4.0 * model.num_attention_heads as f64;
         BlockBytes {
             input: tokens * element * d,
@@ -276,7 +280,7 @@ impl TeacherBytes {
         TeacherBytes {
             weights: if config.shares_teacher() { 0.0 } else { element * ParameterCount::of(teacher).total() as f64 },
             stream: element * (tokens * teacher.hidden_size) as f64,
-            forward: BlockBytes::new(teacher, dtype, tokens as f64).kept,
+            forward: BlockBytes::new(teacher, dtype, tokens as f64, false).kept,
             logit: element,
         }
     }

@@ -79,12 +79,12 @@ impl Slot {
         moments: Moments,
         weight_decay: f64,
     ) -> Result<Slot, TchError> {
-        let gradient = master.f_zeros_like()?;
-        let [exp_avg, exp_avg_sq] = moments.zeros(&master)?;
         let (values, low) = match working_kind {
             Kind::Float => (master, None),
-            _ => halves::split(&master).map(|(high, low)| (high, Some(low)))?,
+            _ => halves::split_in_place(master).map(|(high, low)| (high, Some(low)))?,
         };
+        let gradient = Tensor::f_zeros(values.size(), (Kind::Float, values.device()))?;
+        let [exp_avg, exp_avg_sq] = moments.zeros(&values)?;
         let leaf = values.f_set_requires_grad(true)?;
         set_gradient_buffer(&leaf, &gradient)?;
         Ok(Slot { name, leaf, low, gradient, exp_avg, exp_avg_sq, weight_decay, part: None })

@@ -160,7 +160,8 @@ impl Trainer {
         let tokens = setup.dataset.sequence_length() as i64;
         let routers = experts.map(|experts| RouterTraining::new(experts, &setup.config, tokens as usize));
         let mut trainer = Trainer {
-            context: ForwardContext::new(&setup.model, tokens, setup.device)?,
+            context: ForwardContext::new(&setup.model, tokens, setup.device)?
+                .with_selective_recomputation(setup.config.train.selective_recomputation),
             masks: masks.map(|set| MaskTraining::new(set, &setup.config)).transpose()?,
             routers: routers.transpose()?,
             eval_rows: EvalRows::load(&setup.dataset, setup.config.eval.rows_per_domain, setup.device)?,

@@ -15,8 +15,8 @@
 #   experts     25 s  feed-forward of experts that are skipped, at several densities (LTE), and a whole 7B of them
 #   profile     90 s  by kernel, where ncu is there: one step of the 1.3B shape, tokens of a 1.3B
 #   versus-7b  150 s  a prune step of the 7B shape in turn with the PyTorch peer, first with nothing recomputed
-#   small-7b    70 s  a 7B step in less memory: everything recomputed, moments in 8 bits, bf16, on the host
-#   memory      60 s  eight configurations: predicted, allocated and reserved
+#   small-7b    90 s  a 7B step in less memory: everything recomputed, moments in 8 bits, bf16, on the host
+#   memory      60 s  ten configurations: predicted, allocated and reserved
 #   peer-decode       transformers' forward with a static cache
 #             100 s
 #   pretrain-1.3b     a plain step beside transformers' (eager, compiled)
@@ -45,7 +45,7 @@ read -ra MORE_PEER <<<"${PEER_ARGS:-}"
 BUDGET_SECONDS=${BUDGET_SECONDS:-470} # of one part
 TOTAL_SECONDS=${TOTAL_SECONDS:-890}   # of all of them
 # What is worth most comes first: a machine may be taken away.
-ORDER=(check:45 masked-1.3b:40 decode:30 experts:25 profile:90 versus-7b:150 small-7b:70 memory:60 peer-decode:100
+ORDER=(check:45 masked-1.3b:40 decode:30 experts:25 profile:90 versus-7b:150 small-7b:90 memory:60 peer-decode:100
     pretrain-1.3b:170 doctor:15 ceilings:30)
 
 # Both sides use the same allocator of libtorch; whole 7B states fit only without fragmentation.
@@ -155,7 +155,7 @@ part_masked-1.3b() {
 part_memory() {
     local status=0 masks options words ROWS=8 STEPS=1 WARMUP=1
     for masks in on off; do
-        for options in "--micro-rows 4" "--micro-rows 2" "--micro-rows 4 --moments bf16" \
+        for options in "--micro-rows 4" "--micro-rows 2" "--micro-rows 4 --moments bf16" "--micro-rows 4 --moments 8bit" \
             "--micro-rows 8 --activation-checkpointing 1"; do
             read -ra words <<<"$options"
             record "1.3b masks $masks $options" ours_step --shape 1.3b --masks "$masks" "${words[@]}" || status=$?

@@ -89,9 +89,10 @@ fn steps(setup: &Setup, path: Path) -> Vec<StepReport> {
 #[test]
 fn steps_as_on_a_gpu_are_those_of_the_cpu() {
     let folder = tempfile::tempdir().unwrap();
-    let ways: [(&[&str], f64); 6] = [
+    let ways: [(&[&str], f64); 7] = [
         (&[], 1e-4),
         (&["train.activation_checkpointing=1"], 1e-4),
+        (&["train.selective_recomputation=true"], 1e-4),
         (&["masks.preset=llm-shearing"], 1e-4),
         (&["distill.weight=0.5", "distill.temperature=2.0"], 1e-4),
         (&["run.dtype=bf16", "train.moments=bf16"], 2e-2),
@@ -118,7 +119,7 @@ fn a_gpu_keeps_what_plan_counts() {
     let _path = compute_by(Path::DeviceKernels);
     for (hidden, heads, kv_heads) in [(64, 4, 4), (96, 6, 2)] {
         for masks in [false, true] {
-            for recomputed in [0, 1] {
+            for recomputed in ["nothing", "selective", "blocks"] {
                 for rows in [1, 2] {
                     let sizes = [hidden, heads, kv_heads];
                     let [few, more] = [2, 4].map(|layers| kept(sizes, layers, masks, recomputed, rows));
@@ -135,11 +136,12 @@ fn a_gpu_keeps_what_plan_counts() {
 }
 
 /// Bytes that a forward of `rows` rows keeps, and what the plan has for activations.
-fn kept([hidden, heads, kv_heads]: [i64; 3], layers: i64, masks: bool, recomputed: usize, rows: i64) -> (f64, f64) {
+fn kept([hidden, heads, kv_heads]: [i64; 3], layers: i64, masks: bool, recomputed: &str, rows: i64) -> (f64, f64) {
     const TOKENS: i64 = 128;
+    let (blocks, selective) = (usize::from(recomputed == "blocks"), recomputed == "selective");
     let text = format!(
         "[run]\ndirectory = 'a'\ndtype = 'bf16'\n[model]\nsource = 'm'\n{}[data]\npath = 'd'\n[train]\nsteps = 4\n\
-         batch_rows = {rows}\nlearning_rate = 0.1\nactivation_checkpointing = {recomputed}\n",
+         batch_rows = {rows}\nlearning_rate = 0.1\nactivation_checkpointing = {blocks}\nselective_recomputation = {selective}\n",
         if masks { "[target]\n" } else { "" }
     );
     let config = parse(&text, "test", &[]).unwrap();
@@ -156,8 +158,8 @@ fn kept([hidden, heads, kv_heads]: [i64; 3], layers: i64, masks: bool, recompute
         Ok(checkpoint.tensor(name, Kind::BFloat16, Device::Cpu)?.set_requires_grad(true))
     })
     .unwrap()
-    .with_recomputation(recomputed);
-    let context = ForwardContext::new(model, TOKENS, Device::Cpu).unwrap();
+    .with_recomputation(blocks);
+    let context = ForwardContext::new(model, TOKENS, Device::Cpu).unwrap().with_selective_recomputation(selective);
     let ones = |shape: &[i64]| Some(Tensor::ones(shape, (Kind::Float, Device::Cpu)));
     let gates = match masks {
         true => Gates {

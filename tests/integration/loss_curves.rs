@@ -47,6 +47,7 @@ fn the_fused_step_follows_the_plain_one() {
     for (step, (found, expected)) in fused.iter().zip(&plain).enumerate() {
         assert!((found - expected).abs() < 1e-3, "step {}: {found}, expected {expected}", step + 1);
     }
+    assert_eq!(curve(folder.path(), &["train.selective_recomputation=true"]), fused, "not a bit differs");
     let recomputed = curve(folder.path(), &["train.activation_checkpointing=2"]);
     // Not a bit of a layer changes, but the gradients of the hidden gate are added up in another order.
     assert!(distance(&recomputed, &fused) < 1e-5, "{}", distance(&recomputed, &fused));

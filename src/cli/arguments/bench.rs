@@ -73,6 +73,9 @@ pub struct BenchStep {
     /// Recompute every n-th block in the backward; 0 for none.
     #[arg(long, value_name = "N", default_value_t = 0, conflicts_with = "config")]
     pub activation_checkpointing: usize,
+    /// Make outputs of norms and SwiGLU again in the backward.
+    #[arg(long, conflicts_with = "config")]
+    pub selective_recomputation: bool,
     /// Dtype of AdamW's moments.
     #[arg(long, value_name = "DTYPE", default_value = "fp32", conflicts_with = "config")]
     pub moments: MomentsArgument,

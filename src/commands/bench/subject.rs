@@ -131,6 +131,7 @@ fn step_config(arguments: &BenchStep, shape: &NamedShape) -> anyhow::Result<RunC
     train.batch_rows = arguments.rows.map_or(shape.rows, Into::into);
     train.micro_batch_rows = arguments.micro_rows.map(|rows| rows.get().into());
     train.activation_checkpointing = arguments.activation_checkpointing;
+    train.selective_recomputation = arguments.selective_recomputation;
     train.moments = arguments.moments.into();
     train.moments_on_host = arguments.moments_on_host;
     train.warmup_steps = RATE_WARMUP_STEPS;

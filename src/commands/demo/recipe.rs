@@ -187,6 +187,7 @@ impl Recipe {
                 max_skipped_steps: 10,
                 divergence: Divergence::Stop,
                 activation_checkpointing: 0,
+                selective_recomputation: false,
                 moments: MomentKind::Fp32,
                 moments_on_host: false,
             },

@@ -14,8 +14,13 @@ pub(super) const ASSUMED_DOMAINS: u64 = 7;
 /// Part of the training rows that evaluations may forward; each costs a third of a step's.
 const EVALUATED: f64 = 0.4;
 /// The least memory without a loss of precision: what is written where nothing fits.
-pub(super) const ONE_ROW: Settings =
-    Settings { micro_batch_rows: 1, activation_checkpointing: 1, moments: MomentKind::Fp32, moments_on_host: false };
+pub(super) const ONE_ROW: Settings = Settings {
+    micro_batch_rows: 1,
+    activation_checkpointing: 1,
+    selective_recomputation: false,
+    moments: MomentKind::Fp32,
+    moments_on_host: false,
+};
 
 /// What one file says.
 #[derive(Debug)]

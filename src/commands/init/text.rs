@@ -308,6 +308,9 @@ fn train(text: &mut String, recipe: &Recipe, part: &Part, warmup: u64, warmup_sa
         line("batch_rows", &stage.batch_rows.to_string(), &batch),
         line("micro_batch_rows", &settings.micro_batch_rows.to_string(), &part.memory_said),
     );
+    if settings.selective_recomputation {
+        text.push_str(&line("selective_recomputation", "true", "outputs of norms and SwiGLU are made again: memory"));
+    }
     if settings.activation_checkpointing > 0 {
         text.push_str(&line("activation_checkpointing", "1", "blocks are computed again instead of kept: memory"));
     }

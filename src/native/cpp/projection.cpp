@@ -1,9 +1,10 @@
 // Linear maps as single autograd nodes whose products add up in place: several maps of one input, and a gated map
-// onto a residual. Both keep their input and parameters for backward, nothing else.
+// onto a residual. Both keep their input and parameters for backward, nothing else; the input may be made again instead.
 #include "device/kernels.h"
 #include "folded_weight.h"
 #include "kernel.h"
 #include "leaf_gradient.h"
+#include "made_again.h"
 
 #include <ATen/ops/addmm.h>
 #include <ATen/ops/empty.h>
@@ -81,8 +82,8 @@ Tensor bias_gradient(const Tensor& bias, const Tensor& gradient) {
 // y_k = x W_k^T + b_k. The parameters are W_0, b_0, W_1, b_1, .. with the absent biases left out.
 struct Projection : Function<Projection> {
   static variable_list forward(AutogradContext* ctx, const Tensor& x, at::TensorList parameters,
-                               const std::vector<bool>& biased) {
-    const Tensor kept = x.contiguous(), rows = as_rows(kept);
+                               const std::vector<bool>& biased, bool make_again) {
+    const Tensor kept = keep_input(ctx, x, make_again), rows = as_rows(kept.defined() ? kept : x);
     variable_list saved{kept}, outputs;
     std::vector<Map> maps;
     size_t next = 0;
@@ -101,7 +102,7 @@ struct Projection : Function<Projection> {
   static variable_list backward(AutogradContext* ctx, variable_list gradients) {
     check_first_order();
     const auto saved = ctx->get_saved_variables();
-    const Tensor rows = as_rows(saved[0]);
+    const Tensor x = kept_input(ctx, saved[0]), rows = as_rows(x);
     Tensor dx;
     variable_list parameters;
     for (size_t map = 0; map < gradients.size(); ++map) {
@@ -110,7 +111,7 @@ struct Projection : Function<Projection> {
       if (gradients[map].defined()) {
         const Tensor g = as_rows(gradients[map]);
         gradients[map].reset();
-        if (ctx->needs_input_grad(0)) add_input_gradient(dx, saved[0], g, weight);
+        if (ctx->needs_input_grad(0)) add_input_gradient(dx, x, g, weight);
         if (weight.requires_grad()) dw = deliver_product(weight, g.t(), rows);
         if (bias.defined() && bias.requires_grad()) db = bias_gradient(bias, g);
       }
@@ -119,7 +120,7 @@ struct Projection : Function<Projection> {
     }
     variable_list all{dx};
     all.insert(all.end(), parameters.begin(), parameters.end());
-    all.emplace_back();
+    all.insert(all.end(), 2, Tensor());
     return all;
   }
 
@@ -139,10 +140,10 @@ std::optional<Tensor> or_none(Tensor* tensor) { return tensor ? std::optional<Te
 struct GatedProjection : Function<GatedProjection> {
   static Tensor forward(AutogradContext* ctx, const Tensor& x, const Tensor& weight,
                         const std::optional<Tensor>& row_gate, const std::optional<Tensor>& column_gate,
-                        const std::optional<Tensor>& bias_or_none, const Tensor& residual) {
+                        const std::optional<Tensor>& bias_or_none, const Tensor& residual, bool make_again) {
     const Gates gates{or_undefined(row_gate), or_undefined(column_gate)};
-    const Tensor bias = or_undefined(bias_or_none), kept = x.contiguous();
-    const Tensor rows = as_rows(kept), folded = fold(weight, gates);
+    const Tensor bias = or_undefined(bias_or_none), kept = keep_input(ctx, x, make_again);
+    const Tensor rows = as_rows(kept.defined() ? kept : x), folded = fold(weight, gates);
     Tensor out = at::empty(residual.sizes(), residual.options());
     if (device::takes_matvec(rows)) {
       device::matvec({rows}, {{folded.contiguous(), bias, residual.contiguous(), out}});
@@ -158,7 +159,7 @@ struct GatedProjection : Function<GatedProjection> {
   static variable_list backward(AutogradContext* ctx, variable_list gradients) {
     check_first_order();
     const auto saved = ctx->get_saved_variables();
-    const Tensor &x = saved[0], &weight = saved[1], &bias = saved[4];
+    const Tensor x = kept_input(ctx, saved[0]), &weight = saved[1], &bias = saved[4];
     const Gates gates{saved[2], saved[3]};
     const Tensor g = as_rows(gradients[0]), rows = as_rows(x);
     Tensor dx, db;
@@ -169,7 +170,7 @@ struct GatedProjection : Function<GatedProjection> {
     }
     const FactorGradients factors = factor_gradients(weight, gates, g, rows);
     if (bias.defined() && bias.requires_grad()) db = bias_gradient(bias, g);
-    return {dx, factors.weight, factors.row, factors.column, db, gradients[0]};
+    return {dx, factors.weight, factors.row, factors.column, db, gradients[0], Tensor()};
   }
 
   static FactorGradients factor_gradients(const Tensor& weight, const Gates& gates, const Tensor& g,
@@ -201,9 +202,9 @@ void check_gated(const Tensor& x, const Tensor& weight, const Gates& gates, cons
 
 using shearling::Tensor;
 
-// `biases` has a null pointer where a map has none.
-extern "C" int shearling_project(Tensor* x, Tensor* const* weights, Tensor* const* biases, size_t count, Tensor** out,
-                                 char** error) {
+// `biases` has a null pointer where a map has none; `make_again` is 0 to keep x for the backward.
+extern "C" int shearling_project(Tensor* x, Tensor* const* weights, Tensor* const* biases, size_t count,
+                                 int make_again, Tensor** out, char** error) {
   return shearling::guarded(error, [&] {
     std::vector<Tensor> parameters;
     std::vector<bool> biased;
@@ -214,7 +215,7 @@ extern "C" int shearling_project(Tensor* x, Tensor* const* weights, Tensor* cons
       if (bias.defined()) parameters.push_back(bias);
       biased.push_back(bias.defined());
     }
-    const auto outputs = shearling::Projection::apply(*x, at::TensorList(parameters), biased);
+    const auto outputs = shearling::Projection::apply(*x, at::TensorList(parameters), biased, make_again != 0);
     for (size_t map = 0; map < count; ++map) shearling::give(out + map, outputs[map]);
   });
 }
@@ -247,12 +248,13 @@ extern "C" int shearling_project_token(Tensor* x, Tensor* norm, double eps, Tens
 }
 
 extern "C" int shearling_project_gated(Tensor* x, Tensor* weight, Tensor* row_gate, Tensor* column_gate, Tensor* bias,
-                                       Tensor* residual, Tensor** out, char** error) {
+                                       Tensor* residual, int make_again, Tensor** out, char** error) {
   using namespace shearling;
   return guarded(error, [&] {
     const Gates gates{shearling::optional(row_gate), shearling::optional(column_gate)};
     check_map(*x, *weight, shearling::optional(bias));
     check_gated(*x, *weight, gates, *residual);
-    give(out, GatedProjection::apply(*x, *weight, or_none(row_gate), or_none(column_gate), or_none(bias), *residual));
+    give(out, GatedProjection::apply(*x, *weight, or_none(row_gate), or_none(column_gate), or_none(bias), *residual,
+                                     make_again != 0));
   });
 }

@@ -5,6 +5,7 @@
 //   dz = Σ_rows dy · silu(a) · u
 #include "device/kernels.h"
 #include "kernel.h"
+#include "made_again.h"
 
 #include <ATen/ops/empty_like.h>
 #include <ATen/ops/ones.h>
@@ -149,6 +150,8 @@ struct Swiglu : torch::autograd::Function<Swiglu> {
   }
 };
 
+using SwigluNode = torch::autograd::CppNode<Swiglu>;
+
 Tensor swiglu(const Tensor& gate, const Tensor& up, const Tensor& mask) {
   check_storage(gate, "the gate branch");
   check_storage(up, "the up branch");
@@ -162,6 +165,17 @@ Tensor swiglu(const Tensor& gate, const Tensor& up, const Tensor& mask) {
 }
 
 }  // namespace
+
+bool is_swiglu(const Node* node) { return dynamic_cast<const SwigluNode*>(node) != nullptr; }
+
+Tensor activated_again(Node* node) {
+  const at::AutoGradMode off(false);
+  const auto saved = dynamic_cast<SwigluNode&>(*node).ctx_.get_saved_variables();
+  const Tensor y = at::empty_like(saved[0]);
+  activate(saved[0], saved[1], saved[2], y);
+  return y;
+}
+
 }  // namespace shearling
 
 using shearling::Tensor;

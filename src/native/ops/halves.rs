@@ -37,6 +37,24 @@ pub fn split(whole: &Tensor) -> Result<(Tensor, Tensor), TchError> {
     Ok((high, low))
 }
 
+/// The halves of fp32 contiguous `whole` in its own memory: all upper ones, then all lower ones. Other tensors over that memory
+/// have no meaning afterwards.
+///
+/// # Errors
+/// As [`split_into`]; a tensor that is not contiguous.
+pub fn split_in_place(whole: Tensor) -> Result<(Tensor, Tensor), TchError> {
+    let _no_grad = tch::no_grad_guard();
+    let (high, low) = split(&whole)?;
+    let memory = whole.f_detach()?.f_view([-1])?.f_view_dtype(Kind::Int16)?;
+    let count = whole.numel() as i64;
+    let place = |start, values: &Tensor| {
+        let place = memory.f_narrow(0, start, count)?.f_view_dtype(values.kind())?.f_view(&whole.size()[..])?;
+        place.shallow_clone().f_copy_(values)?;
+        Ok::<Tensor, TchError>(place)
+    };
+    Ok((place(0, &high)?, place(count, &low)?))
+}
+
 /// Writes the halves of fp32 `whole` into `high` (bf16) and `low` (int16) of its shape. NaN loses its payload.
 ///
 /// # Errors
@@ -85,6 +103,20 @@ mod tests {
         let (high, low) = split(&ties).unwrap();
         assert_eq!(Vec::<i16>::try_from(high.view_dtype(Kind::Int16)).unwrap(), [0x3f81, 0x3f82, 0xbf81u16 as i16]);
         assert_eq!(Vec::<i16>::try_from(low).unwrap(), [i16::MIN; 3]);
+    }
+
+    #[test]
+    fn halves_take_the_place_of_the_number() {
+        let whole = (Tensor::arange(15, (Kind::Float, Device::Cpu)) * 0.37).view([3, 5]);
+        let (expected, memory) = (whole.copy(), whole.data_ptr());
+        let (high, low) = split_in_place(whole).unwrap();
+        assert_eq!((high.data_ptr(), high.size(), low.size()), (memory, vec![3, 5], vec![3, 5]));
+        assert_eq!(low.data_ptr() as usize, memory as usize + 2 * 15);
+        assert!(join(&high, &low).unwrap().equal(&expected));
+        let transposed = Tensor::zeros([3, 5], (Kind::Float, Device::Cpu)).transpose(0, 1);
+        assert!(split_in_place(transposed).is_err());
+        let (high, _) = split_in_place(Tensor::zeros([0], (Kind::Float, Device::Cpu))).unwrap();
+        assert_eq!(high.numel(), 0);
     }
 
     #[test]

@@ -3,7 +3,7 @@
 //!
 //! The gradient of a weight that is a leaf goes straight into its buffer ([`super::gradient`]), added there by the
 //! matrix product itself; hooks on the leaf do not see it. Gradients are of first order. The input of a map is kept
-//! for backward, its output is not.
+//! for backward, its output is not; an input that a norm or SwiGLU gave may be [made again](Input::MadeAgain) instead.
 
 use crate::native::shim::{self, CError, CTensor};
 use std::ffi::c_int;
@@ -15,6 +15,7 @@ unsafe extern "C" {
         weights: *const CTensor,
         biases: *const CTensor,
         count: usize,
+        make_again: c_int,
         out: *mut CTensor,
         error: CError,
     ) -> c_int;
@@ -25,9 +26,21 @@ unsafe extern "C" {
         column_gate: CTensor,
         bias: CTensor,
         residual: CTensor,
+        make_again: c_int,
         out: *mut CTensor,
         error: CError,
     ) -> c_int;
+}
+
+/// What a map has of its input in the backward.
+#[derive(Clone, Copy, Debug, Default, PartialEq, Eq)]
+pub enum Input {
+    /// The tensor.
+    #[default]
+    Kept,
+    /// Made again where our norm or SwiGLU gave it, which keep what they made it of; the tensor where anything else did. The same
+    /// bits for less memory and one more pass of an elementwise kernel.
+    MadeAgain,
 }
 
 /// `x Wᵀ + b` `[.., O]` for each map `(W [O, I], b [O])` of one input `x` `[.., I]`.
@@ -35,12 +48,21 @@ unsafe extern "C" {
 /// # Errors
 /// If shapes, dtypes or devices do not fit.
 pub fn project(x: &Tensor, maps: &[(&Tensor, Option<&Tensor>)]) -> Result<Vec<Tensor>, TchError> {
+    project_with(x, maps, Input::Kept)
+}
+
+/// As [`project`], with x in the backward as `input` says.
+///
+/// # Errors
+/// As [`project`].
+pub fn project_with(x: &Tensor, maps: &[(&Tensor, Option<&Tensor>)], input: Input) -> Result<Vec<Tensor>, TchError> {
     let weights = shim::pointers(maps.iter().map(|(weight, _)| *weight));
     let biases: Vec<CTensor> = maps.iter().map(|(_, bias)| shim::optional(*bias)).collect();
     let count = maps.len();
     // SAFETY: both arrays hold `count` live tensors (or null, for a bias) for the time of the call.
     shim::tensors(count, |out, error| unsafe {
-        shearling_project(shim::pointer(x), weights.as_ptr(), biases.as_ptr(), count, out, error)
+        let make_again = c_int::from(input == Input::MadeAgain);
+        shearling_project(shim::pointer(x), weights.as_ptr(), biases.as_ptr(), count, make_again, out, error)
     })
 }
 
@@ -64,6 +86,21 @@ pub fn project_gated(
     bias: Option<&Tensor>,
     residual: &Tensor,
 ) -> Result<Tensor, TchError> {
+    project_gated_with(x, weight, [row_gate, column_gate], bias, residual, Input::Kept)
+}
+
+/// As [`project_gated`], with row and column gate together and x in the backward as `input` says.
+///
+/// # Errors
+/// As [`project_gated`].
+pub fn project_gated_with(
+    x: &Tensor,
+    weight: &Tensor,
+    [row_gate, column_gate]: [Option<&Tensor>; 2],
+    bias: Option<&Tensor>,
+    residual: &Tensor,
+    input: Input,
+) -> Result<Tensor, TchError> {
     // SAFETY: live tensors, or null where one may be absent, for the time of the call.
     shim::tensor(|out, error| unsafe {
         shearling_project_gated(
@@ -73,6 +110,7 @@ pub fn project_gated(
             shim::optional(column_gate),
             shim::optional(bias),
             shim::pointer(residual),
+            c_int::from(input == Input::MadeAgain),
             out,
             error,
         )
@@ -101,8 +139,11 @@ pub fn project_gated_reference(
 #[cfg(test)]
 mod tests {
     use super::super::gradient::set_gradient_buffer;
+    use super::super::rms_norm::rms_norm;
+    use super::super::swiglu::swiglu;
     use super::super::test_support::{as_leaf, assert_close, compare, on_every_backend, sample};
     use super::*;
+    use crate::native::runtime::operator_count::kept_bytes;
     use tch::{Device, Kind};
 
     const KINDS: [(Kind, f64); 3] = [(Kind::Float, 1e-5), (Kind::BFloat16, 3e-2), (Kind::Double, 1e-6)];
@@ -172,6 +213,61 @@ mod tests {
             };
             compare(&inputs, tolerance, |t| map(t, project), |t| map(t, project_reference));
         }
+    }
+
+    /// A feed-forward half with both kinds of inputs that are made again, through every gradient: not a bit differs, and less is
+    /// kept.
+    #[test]
+    fn inputs_that_are_made_again_change_no_bit() {
+        on_every_backend(inputs_that_are_made_again_change_no_bit_here);
+    }
+
+    fn inputs_that_are_made_again_change_no_bit_here() {
+        for kind in [Kind::Float, Kind::BFloat16] {
+            let half = |input: Input| {
+                let leaves = [
+                    leaf(&[2, 40, 16], kind, 1),
+                    leaf(&[16], kind, 2),
+                    leaf(&[48, 16], kind, 3),
+                    leaf(&[48, 16], kind, 4),
+                    leaf(&[16, 48], kind, 5),
+                    leaf(&[48], Kind::Float, 6),
+                    leaf(&[16], Kind::Float, 7),
+                ];
+                let [x, norm, gate, up, down, inner_gate, row_gate] = &leaves;
+                let (bytes, out) = kept_bytes(|| {
+                    let (normed, x) = rms_norm(x, norm, None, 1e-5).unwrap();
+                    let both = project_with(&normed, &[(gate, None), (up, None)], input).unwrap();
+                    let inner = swiglu(&both[0], &both[1], Some(inner_gate)).unwrap();
+                    project_gated_with(&inner, down, [Some(row_gate), None], None, &x, input).unwrap()
+                });
+                out.square().sum(Kind::Float).backward();
+                let mut all = vec![out.detach()];
+                all.extend(leaves.iter().map(Tensor::grad));
+                (bytes, all)
+            };
+            let ((kept, expected), (less, found)) = (half(Input::Kept), half(Input::MadeAgain));
+            assert!(found.iter().zip(&expected).all(|(a, b)| a.equal(b)), "{kind:?}");
+            let element = if kind == Kind::Float { 4 } else { 2 };
+            assert_eq!(kept - less, 2 * 40 * (16 + 48) * element, "{kind:?}");
+        }
+    }
+
+    /// What our norm did not make is kept as ever.
+    #[test]
+    fn other_inputs_are_kept() {
+        let (x, weight) = (leaf(&[3, 4], Kind::Float, 1), leaf(&[2, 4], Kind::Float, 2));
+        for input in [x.shallow_clone(), &x * 2.0, x.view([3, 4])] {
+            let out = project_with(&input, &[(&weight, None)], Input::MadeAgain).unwrap().remove(0);
+            out.sum(Kind::Float).backward();
+        }
+        // Twice x, and once: of the sums over rows.
+        assert_close(
+            "weight",
+            &weight.grad(),
+            &(x.detach().sum_dim_intlist(0i64, false, Kind::Float) * 4.0).expand([2, 4], false),
+            1e-6,
+        );
     }
 
     #[test]
