@@ -123,7 +123,8 @@ impl Settings {
 }
 
 /// The settings that cost the least speed and still fit into `bytes`: as many rows at a time as possible, at most
-/// `most_rows`; then outputs of norms and SwiGLU made again, then blocks, then moments in bf16, in 8 bits, on the host. `None` if nothing fits. The state is
+/// `most_rows`; then outputs of norms and SwiGLU made again, then blocks; then the same with moments in bf16, in 8 bits; then
+/// moments on the host. `None` if nothing fits. The state is
 /// sharded over `ranks`; 1 holds all of it.
 #[allow(clippy::too_many_arguments)]
 pub fn fitting(
@@ -140,7 +141,9 @@ pub fn fitting(
         (0, false, MomentKind::Fp32, false),
         (0, true, MomentKind::Fp32, false),
         (1, false, MomentKind::Fp32, false),
+        (0, true, MomentKind::Bf16, false),
         (1, false, MomentKind::Bf16, false),
+        (0, true, MomentKind::EightBit, false),
         (1, false, MomentKind::EightBit, false),
     ];
     sacrifices.extend(device.is_cuda().then_some((1, false, MomentKind::Fp32, true)));

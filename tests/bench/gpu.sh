@@ -15,7 +15,7 @@
 #   experts     25 s  feed-forward of experts that are skipped, at several densities (LTE), and a whole 7B of them
 #   profile     90 s  by kernel, where ncu is there: one step of the 1.3B shape, tokens of a 1.3B
 #   versus-7b  150 s  a prune step of the 7B shape in turn with the PyTorch peer, first with nothing recomputed
-#   small-7b    90 s  a 7B step in less memory: everything recomputed, moments in 8 bits, bf16, on the host
+#   small-7b    90 s  a 7B step in less memory: selective recomputation or all of it, moments in 8 bits, on the host
 #   memory      60 s  ten configurations: predicted, allocated and reserved
 #   peer-decode       transformers' forward with a static cache
 #             100 s
@@ -225,8 +225,9 @@ part_peer-decode() {
 
 part_small-7b() {
     local status=0 ROWS=16 STEPS=1 WARMUP=1 options words
-    for options in "--moments 8bit" "--moments bf16" "--moments-on-host"; do
-        read -ra words <<<"--activation-checkpointing 1 --micro-rows 1 $options"
+    for options in "--selective-recomputation --moments 8bit" "--activation-checkpointing 1 --moments 8bit" \
+        "--selective-recomputation" "--activation-checkpointing 1 --moments-on-host"; do
+        read -ra words <<<"--micro-rows 1 $options"
         record "shearling 7b plain $options" ours_step --shape 7b --masks off "${words[@]}" || status=$?
     done
     return "$status"
