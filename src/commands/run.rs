@@ -75,7 +75,8 @@ pub fn run(arguments: &Run, stage: Stage, place: Option<&Place>) -> anyhow::Resu
     if one_shot && stop_at.is_some() {
         printer.warn("--stop-at has no effect where a source is cut at once: no step is taken");
     }
-    if !resumes {
+    // A folder that is there will be refused, and an error needs no warning beside it.
+    if !resumes && !config.run.directory.exists() {
         unread_keys(&config, &arguments.config)?.into_iter().for_each(|warning| printer.warn(warning));
     }
     let as_given = config.clone();
