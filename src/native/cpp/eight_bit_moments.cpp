@@ -12,7 +12,7 @@
 namespace shearling {
 namespace {
 
-// v is at most one level, 25 %, below what it was.
+// v is at most one level below what it was: a fifth, of its root 11 %.
 constexpr double ROUNDED_ROOT = 1.125;
 
 constexpr int64_t WORD = 0xffffffff;

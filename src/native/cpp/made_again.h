@@ -15,14 +15,13 @@ namespace shearling {
 
 using torch::autograd::Node;
 
-// The first output of `node` once more, where it is a norm's; undefined otherwise. In rms_norm.cpp.
+// Whether a node of autograd is that of a norm, and the norm's output once more. In rms_norm.cpp.
+bool is_norm(const Node* node);
 Tensor normed_again(Node* node);
 
 // The same of SwiGLU. In swiglu.cpp.
-Tensor activated_again(Node* node);
-
-bool is_norm(const Node* node);
 bool is_swiglu(const Node* node);
+Tensor activated_again(Node* node);
 
 // Where the input of a map comes from, as its node keeps it for the backward: a tensor, or the node that made it.
 struct Source : torch::CustomClassHolder {
@@ -30,7 +29,7 @@ struct Source : torch::CustomClassHolder {
   explicit Source(std::shared_ptr<Node> node) : node(std::move(node)) {}
 };
 
-// Keeps `x` in `ctx` under `name`, by its source where that is asked for and can make it again; what to save of it.
+// What to save of `x`: nothing where that is asked for and its source, which `ctx` then holds, can make it again.
 inline Tensor keep_input(torch::autograd::AutogradContext* ctx, const Tensor& x, bool make_again) {
   const std::shared_ptr<Node> node = make_again && x.output_nr() == 0 ? x.grad_fn() : nullptr;
   if (!node || !(is_norm(node.get()) || is_swiglu(node.get()))) return x.contiguous();
@@ -43,9 +42,7 @@ inline Tensor kept_input(torch::autograd::AutogradContext* ctx, const Tensor& sa
   if (saved.defined()) return saved;
   const auto source = c10::static_intrusive_pointer_cast<Source>(ctx->saved_data["source"].toCapsule());
   Node* node = source->node.get();
-  const Tensor made = is_norm(node) ? normed_again(node) : activated_again(node);
-  TORCH_CHECK(made.defined(), "an input that was to be made again has lost its source");
-  return made;
+  return is_norm(node) ? normed_again(node) : activated_again(node);
 }
 
 }  // namespace shearling
