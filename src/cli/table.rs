@@ -102,6 +102,18 @@ pub fn duration(seconds: f64) -> String {
     }
 }
 
+/// An estimated time, no finer than estimates are: `45 s`, `12 min`, `3 h 20 min`, `2 d 4 h`.
+pub fn estimated(seconds: f64) -> String {
+    let to = |unit: f64| (seconds / unit).round() * unit;
+    match seconds {
+        ..20.0 => duration(seconds),
+        20.0..117.5 => format!("{:.0} s", to(5.0)),
+        117.5..3570.0 => format!("{:.0} min", to(60.0) / 60.0),
+        3570.0..172_800.0 => duration(to(600.0)),
+        _ => duration(seconds),
+    }
+}
+
 /// A number, or `–` where there is none.
 pub fn optional(value: Option<f64>, decimals: usize) -> String {
     let text = value.filter(|value| value.is_finite()).map_or("–".to_string(), |value| format!("{value:.decimals$}"));
@@ -159,6 +171,9 @@ mod tests {
         assert_eq!(duration(59.4), "59 s");
         assert_eq!(duration(3725.0), "1 h 2 min");
         assert_eq!(duration(f64::INFINITY), "?");
+        let estimates = [4.4, 23.0, 117.0, 118.0, 474.0, 3569.0, 3571.0, 12_345.0, 200_000.0, f64::NAN].map(estimated);
+        let said = ["4 s", "25 s", "115 s", "2 min", "8 min", "59 min", "1 h 0 min", "3 h 30 min", "2 d 7 h", "?"];
+        assert_eq!(estimates, said);
         assert_eq!(optional(None, 2), "–");
         assert_eq!(optional(Some(f64::NAN), 2), "–");
         assert_eq!((optional(Some(-0.004), 2), optional(Some(-0.006), 2)), ("0.00".into(), "-0.01".into()));

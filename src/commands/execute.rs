@@ -57,7 +57,7 @@ pub(super) fn execute_among(
         return cut_at_once(&setup, printer).map(Some);
     }
     if !world.is_first() {
-        train_run(&setup, resume, stop_at, &mut Quiet::begin())?;
+        train_run(&setup, resume, stop_at, &mut Quiet::default())?;
         return Ok(None);
     }
     let (outcome, result) = shown(&setup, resume, stop_at, printer)?;
@@ -74,11 +74,11 @@ pub(super) fn execute_among(
     }
     if !outcome.finished {
         let folder = outcome.run.display();
-        printer.note(format!(
-            "stopped after step {}; resume with: shearling {} --resume {folder}",
-            outcome.step,
-            stage.command()
-        ));
+        let place = match outcome.step {
+            0 => "stopped before the first step, with nothing to save; begin again with".to_string(),
+            step => format!("stopped after step {step}; resume with"),
+        };
+        printer.note(format!("{place}: shearling {} --resume {folder}", stage.command()));
         return Ok(None);
     }
     let written = write_model(&setup, &outcome, outcome.run.join(folder_name(stage)), printer)?;

@@ -8,7 +8,7 @@ use super::resumed::refuse_cut_at_once;
 use crate::cli::Printer;
 use crate::cli::arguments::Export;
 use crate::cli::progress::Progress;
-use crate::cli::table::duration;
+use crate::cli::table::estimated;
 use crate::config::{self, RunConfig, Stage, Target};
 use crate::export::{Job, Observer, Written, open_step};
 use crate::files::refuse_taken;
@@ -124,7 +124,7 @@ fn rest_of_pass(taken: f64, done: usize, of: usize) -> String {
     if taken < PACE_SECONDS || done == 0 || done >= of {
         return String::new();
     }
-    format!(", {} left of this pass", duration(taken / done as f64 * (of - done) as f64))
+    format!(", {} left of this pass", estimated(taken / done as f64 * (of - done) as f64))
 }
 
 impl Observer for Shown {

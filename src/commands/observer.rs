@@ -30,14 +30,13 @@ pub struct TerminalObserver {
     /// How long the last evaluation took.
     evaluation_seconds: f64,
     domains: DomainLine,
-    /// Outside the loop (folding, exporting) there is nothing to save: the checkpoint is whole.
-    _listening: Listening,
+    /// Outside the loop (measuring the source, folding, exporting) there is nothing to save, and a signal ends the program at once.
+    listening: Option<Listening>,
 }
 
 impl TerminalObserver {
     /// Shows a run of `config`; `label` starts every line.
     pub fn new(printer: Printer, label: impl Into<String>, config: &RunConfig) -> TerminalObserver {
-        let answer = "stopping after this step or evaluation, with a checkpoint; press Ctrl-C again to quit now";
         TerminalObserver {
             printer,
             progress: Progress::default(),
@@ -49,7 +48,7 @@ impl TerminalObserver {
             losses: None,
             evaluation_seconds: 0.0,
             domains: DomainLine::default(),
-            _listening: Listening::begin(Some(answer)),
+            listening: None,
         }
     }
 
@@ -72,6 +71,7 @@ impl Observer for TerminalObserver {
     }
 
     fn started(&mut self, trainer: &Trainer, resumed: bool) {
+        self.listening = Some(Listening::begin(Some("stopping with a checkpoint; press Ctrl-C again to quit now")));
         let step = trainer.counters.step;
         if let Some(before) = Evaluated::read(&self.run).filter(|_| resumed) {
             self.losses = Some([before.first_loss, before.first_loss]);

@@ -6,8 +6,8 @@ use crate::cli::printer;
 use crate::config::RunConfig;
 use crate::dist::{self, Launcher, Place, World, write_error_file};
 use crate::native::runtime::threads::Sharing;
-use crate::train::Observer;
 use crate::train::saved_run::saved_config;
+use crate::train::{Observer, Trainer};
 use std::path::PathBuf;
 use std::time::Duration;
 use tch::Device;
@@ -69,17 +69,16 @@ pub(super) fn tell_end(world: &World, error: &anyhow::Error) {
 }
 
 /// What a rank shows that does not speak: nothing. It listens to signals all the same.
+#[derive(Default)]
 pub(super) struct Quiet {
-    _listening: Listening,
-}
-
-impl Quiet {
-    pub(super) fn begin() -> Quiet {
-        Quiet { _listening: Listening::begin(None) }
-    }
+    listening: Option<Listening>,
 }
 
 impl Observer for Quiet {
+    fn started(&mut self, _: &Trainer, _: bool) {
+        self.listening = Some(Listening::begin(None));
+    }
+
     fn interrupted(&mut self) -> bool {
         interrupt::requested()
     }

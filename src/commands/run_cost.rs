@@ -1,6 +1,6 @@
 //! What a run costs in FLOPs and how long that takes: one count for `plan` and `init`, evaluations with it.
 
-use crate::cli::table::duration;
+use crate::cli::table::{duration, estimated};
 use crate::eval::rows_read;
 use crate::export::OneShotCost;
 use crate::hf::ModelConfig;
@@ -84,13 +84,13 @@ impl RunCost {
     /// `1 h 3 min with 8 evaluations`: so many seconds, and whether the evaluations are in them.
     pub(super) fn time_said(&self, seconds: f64) -> String {
         if self.one_shot.is_some() {
-            return duration(seconds);
+            return estimated(seconds);
         }
         let evaluations = counted(self.evaluations, "evaluation");
         let cut = if self.cut_flops > 0.0 { " and the cut" } else { "" };
         match self.eval_flops {
-            Some(_) => format!("{} with {evaluations}{cut}", duration(seconds)),
-            None => format!("{} and {evaluations}, whose rows are not known yet", duration(seconds)),
+            Some(_) => format!("{} with {evaluations}{cut}", estimated(seconds)),
+            None => format!("{} and {evaluations}, whose rows are not known yet", estimated(seconds)),
         }
     }
 }
@@ -154,10 +154,10 @@ mod tests {
         // 90 of 100 FLOPs are steps: 9 of 10 seconds.
         assert_eq!(cost(Some(10.0)).tokens_per_second(10.0), Some(8.0 / 9.0));
         assert_eq!(RunCost { tokens: 0.0, ..cost(None) }.tokens_per_second(10.0), None);
-        assert_eq!(cost(Some(10.0)).time_said(65.0), "1 min 5 s with 3 evaluations");
+        assert_eq!(cost(Some(10.0)).time_said(65.0), "65 s with 3 evaluations");
         let cut = RunCost { cut_flops: 20.0, ..cost(Some(10.0)) };
-        assert_eq!((cut.flops(), cut.time_said(65.0)), (120.0, "1 min 5 s with 3 evaluations and the cut".to_string()));
-        assert_eq!(cost(None).time_said(65.0), "1 min 5 s and 3 evaluations, whose rows are not known yet");
+        assert_eq!((cut.flops(), cut.time_said(65.0)), (120.0, "65 s with 3 evaluations and the cut".to_string()));
+        assert_eq!(cost(None).time_said(65.0), "65 s and 3 evaluations, whose rows are not known yet");
         let taken = |evaluations| time_taken(TimeTaken { steps: 65.0, evaluations });
         assert_eq!(taken(Some(5.0)), "1 min 10 s: 1 min 5 s in steps, 5 s in evaluations");
         assert_eq!(taken(None), "1 min 5 s in steps, without its evaluations");

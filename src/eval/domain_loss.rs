@@ -5,6 +5,7 @@ use super::statistics::estimate;
 use crate::model::{Decoder, ForwardContext, ModelGates, loss};
 use serde::{Deserialize, Serialize};
 use shearling_domains::{Dataset, Split};
+use std::cell::Cell;
 use tch::{Device, TchError, Tensor};
 
 /// The rows a domain is evaluated on.
@@ -95,21 +96,28 @@ pub fn row_losses(
 
 /// Which micro-batches of an evaluation, by their index over all domains, a rank does.
 #[derive(Clone, Copy, Debug, PartialEq, Eq)]
-pub struct Deal {
+pub struct Deal<'a> {
     /// Its number.
     pub rank: usize,
     /// How many there are.
     pub ranks: usize,
     /// Whether all go through the model together, since its weights are sharded over them.
     pub together: bool,
+    /// Once true, no more micro-batches are done, and whoever asked for that throws away what there is.
+    pub stop: Option<&'a Cell<bool>>,
 }
 
-impl Deal {
+impl Deal<'_> {
     /// A process by itself.
-    pub const ALONE: Deal = Deal { rank: 0, ranks: 1, together: false };
+    pub const ALONE: Deal<'static> = Deal { rank: 0, ranks: 1, together: false, stop: None };
 
     fn takes(self, index: usize) -> bool {
-        index % self.ranks == self.rank
+        index % self.ranks == self.rank && !self.is_stopped()
+    }
+
+    /// Whether it ended early. Ranks that go through the model together do not: one that left would let the others wait.
+    pub fn is_stopped(self) -> bool {
+        !self.together && self.stop.is_some_and(Cell::get)
     }
 
     /// Whether this rank has a micro-batch less than others, with which it has to go through the model all the same.
@@ -119,7 +127,7 @@ impl Deal {
     }
 }
 
-/// The same of the micro-batches that `deal` says; rows of the others have a loss of 0.
+/// The same of the micro-batches that `deal` says; rows of the others, and of those after a stop, have a loss of 0.
 pub fn dealt_row_losses(
     decoder: &Decoder,
     context: &ForwardContext,
@@ -205,7 +213,7 @@ mod tests {
     fn ranks_of_a_sharded_model_go_through_it_equally_often() {
         for (micro_batches, ranks) in [(1, 4), (4, 4), (7, 3), (9, 2), (2, 5)] {
             for rank in 0..ranks {
-                let deal = Deal { rank, ranks, together: true };
+                let deal = Deal { rank, ranks, together: true, stop: None };
                 let own = (0..micro_batches).filter(|index| deal.takes(*index)).count();
                 let passes = own + usize::from(deal.lacks_one(micro_batches));
                 assert_eq!(passes, micro_batches.div_ceil(ranks), "{micro_batches} to {rank} of {ranks}");
@@ -213,6 +221,17 @@ mod tests {
             }
         }
         assert!(Deal::ALONE.takes(5) && !Deal::ALONE.lacks_one(5));
+    }
+
+    #[test]
+    fn a_stop_ends_the_micro_batches_except_of_ranks_that_go_together() {
+        let stop = Cell::new(false);
+        let deal = Deal { stop: Some(&stop), ..Deal::ALONE };
+        assert!(deal.takes(5) && !deal.is_stopped());
+        stop.set(true);
+        assert!(!deal.takes(5) && deal.is_stopped());
+        let together = Deal { together: true, ..deal };
+        assert!(together.takes(5) && !together.is_stopped());
     }
 
     #[test]

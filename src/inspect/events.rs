@@ -33,7 +33,10 @@ impl Event {
                 let steps = start.steps.map_or(String::new(), |steps| format!(" of {}", thousands(steps)));
                 format!("resumed after step {}{steps} on {}", thousands(step), device(&said(&start.device)))
             }
-            What::Save(saved) => format!("checkpoint; kept: {}", list(saved.kept.0.iter().map(u64::to_string))),
+            What::Save(saved) => {
+                let due = if saved.evaluation_due == Some(true) { ", stopped in the evaluation of this step" } else { "" };
+                format!("checkpoint{due}; kept: {}", list(saved.kept.0.iter().map(u64::to_string)))
+            }
             What::Skip(skipped) => {
                 let in_row = skipped.in_row.map_or("?".to_string(), |count| count.to_string());
                 format!("loss or gradient not finite, update skipped ({in_row} in a row)")
@@ -100,6 +103,8 @@ mod tests {
         };
         let text = |kind: &str, fields: Value| of(kind, fields).unwrap().text;
         assert_eq!(text("save", json!({ "kept": [5, 5] })), "checkpoint; kept: 5");
+        let due = text("save", json!({ "kept": [5], "evaluation_due": true }));
+        assert_eq!(due, "checkpoint, stopped in the evaluation of this step; kept: 5");
         assert_eq!(
             text("exhausted", json!({ "domains": ["a", "b\u{1b}"] })),
             "reached data.max_epochs and left the mix: a, b\u{fffd}"

@@ -92,6 +92,9 @@ pub enum Error {
         /// What can be done.
         recovery_advice: String,
     },
+    /// The observer asked to stop in an evaluation, which then changed nothing.
+    #[error("the evaluation was interrupted")]
+    Interrupted,
     /// The model gave a loss that is not finite before anything was trained.
     #[error(
         "before any step, {model} has a loss that is not finite on {domains}: that is the model itself, not its \

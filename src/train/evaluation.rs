@@ -17,7 +17,9 @@ use crate::model::router::RouterForward;
 use serde::{Deserialize, Serialize};
 use shearling_domains::Measured;
 use shearling_masks::{Gates, MaskReport, ModuleSpec, UnitKind};
+use std::cell::Cell;
 use std::collections::BTreeMap;
+use std::ops::ControlFlow;
 
 /// Largest difference of expected and target sparsity of a module that counts as met, for the choice of the best checkpoint
 /// and for whoever judges a run.
@@ -91,8 +93,26 @@ pub struct EvalReport {
     pub experts: Option<Densities>,
 }
 
-/// Is told of an evaluation that goes on: of which model, how many rows are done, of how many.
-pub type Progress<'a> = dyn FnMut(&str, usize, usize) + 'a;
+/// The parts of an evaluation after a step, in their order.
+#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
+#[serde(rename_all = "lowercase")]
+pub enum EvalPart {
+    /// The model as it is, after which the mixer moves.
+    Model,
+    /// Masks cut to the exact target.
+    Cut,
+    /// Experts multiplied by their scores.
+    Soft,
+}
+
+impl EvalPart {
+    /// All of them.
+    pub(super) const ALL: [EvalPart; 3] = [EvalPart::Model, EvalPart::Cut, EvalPart::Soft];
+}
+
+/// Is told of an evaluation that goes on (of which model, how many rows are done, of how many) and says whether it may. One that
+/// may not ends with [`Error::Interrupted`] and has changed nothing.
+pub type Progress<'a> = dyn FnMut(&str, usize, usize) -> ControlFlow<()> + 'a;
 
 impl Trainer {
     /// Evaluates after the present step and, where the schedule says so, lets the mixer react.
@@ -131,10 +151,12 @@ impl Trainer {
         let domains = summaries(&rows);
         let excess = self.over_reference(&domains);
         let micro_batch = self.config.train.micro_batch();
-        let (world, rows_of_all, deal) = (&self.exchange.world, &self.eval_rows, self.deal());
+        let stop = Cell::new(false);
+        let mut show = |done: usize, of: usize| stop.set(stop.get() || progress("teacher", done, of).is_break());
+        let (world, rows_of_all, deal) = (&self.exchange.world, &self.eval_rows, self.deal(&stop));
         let held_out = |teacher: &Teacher| -> Result<_, Error> {
-            let found = teacher.held_out_losses(rows_of_all, micro_batch, deal, progress)?;
-            Ok(mean_loss(&summaries(&of_all_ranks(world, found)?)))
+            let found = teacher.held_out_losses(rows_of_all, micro_batch, deal, &mut show)?;
+            Ok(mean_loss(&summaries(&of_all_ranks(world, found, deal)?)))
         };
         let teacher = self.teacher.as_ref().map(held_out).transpose();
         let teacher = teacher.map_err(|error| self.exchange.fault.cause(error))?.flatten();
@@ -178,9 +200,9 @@ impl Trainer {
         self.routers.as_ref().is_some_and(|routers| routers.multiplies_at(before))
     }
 
-    fn deal(&self) -> Deal {
+    fn deal<'a>(&self, stop: &'a Cell<bool>) -> Deal<'a> {
         let world = &self.exchange.world;
-        Deal { rank: world.rank(), ranks: world.size(), together: self.weights.shards.is_some() }
+        Deal { rank: world.rank(), ranks: world.size(), together: self.weights.shards.is_some(), stop: Some(stop) }
     }
 
     fn row_losses(&mut self, gates: EvalGates, progress: &mut Progress) -> Result<Vec<RowLosses>, Error> {
@@ -215,16 +237,18 @@ impl Trainer {
         };
         let gates = ModelGates::new(&self.model_config, &gates)?;
         let micro_batch = self.config.train.micro_batch();
-        let mut show = |_: &str, done: usize, of: usize| progress(what, done, of);
+        let stop = Cell::new(false);
+        let mut show =
+            |_: &str, done: usize, of: usize| stop.set(stop.get() || progress(what, done, of).is_break());
         let (world, model, context, rows) = (&self.exchange.world, &self.model, &self.context, &self.eval_rows);
-        let deal = self.deal();
+        let deal = self.deal(&stop);
         let Some(routers) = self.routers.as_ref().filter(|_| how == EvalGates::Experts) else {
             let found = dealt_row_losses(model, context, &gates, rows, micro_batch, deal, &mut show)?;
-            return Ok((of_all_ranks(world, found)?, None));
+            return Ok((of_all_ranks(world, found, deal)?, None));
         };
         let mut meter = Meter::new(routers.experts(), self.device)?;
         let found = routed_row_losses(model, context, rows, micro_batch, &mut meter, deal, &mut show)?;
-        Ok((of_all_ranks(world, found)?, counted_by_all(world, meter)?.densities()?))
+        Ok((of_all_ranks(world, found, deal)?, counted_by_all(world, meter)?.densities()?))
     }
 
     fn report(
@@ -264,8 +288,12 @@ impl Trainer {
     }
 }
 
-/// The losses of all rows, of which each rank has some and zeros for the others.
-fn of_all_ranks(world: &World, mut found: Vec<RowLosses>) -> Result<Vec<RowLosses>, Error> {
+/// The losses of all rows, of which each rank has some and zeros for the others; where one of them stopped, all do.
+fn of_all_ranks(world: &World, mut found: Vec<RowLosses>, deal: Deal) -> Result<Vec<RowLosses>, Error> {
+    let [stopped] = world.raised([deal.is_stopped()])?;
+    if stopped.is_some() {
+        return Err(Error::Interrupted);
+    }
     let own: Vec<f64> = found.iter().flat_map(|domain| domain.rows.iter().copied()).collect();
     let mut all = world.sums(&own)?.into_iter();
     for row in found.iter_mut().flat_map(|domain| &mut domain.rows) {

@@ -27,10 +27,22 @@ impl Journal {
     /// # Errors
     /// The metrics cannot be read or written.
     pub fn open(run: &Path, step: u64, tensorboard: bool) -> Result<Journal, Error> {
-        let metrics = Some(MetricsFile::open(run, step)?);
-        let mut journal = Journal { metrics, events: None, failing: false, warning: None };
+        Ok(Journal::going_on(MetricsFile::open(run, step)?, run, tensorboard))
+    }
+
+    /// The same where the checkpoint of that step was written before its evaluation: what a later one of the step has
+    /// left is dropped too.
+    ///
+    /// # Errors
+    /// As of [`Journal::open`].
+    pub fn before_evaluation(run: &Path, step: u64, tensorboard: bool) -> Result<Journal, Error> {
+        Ok(Journal::going_on(MetricsFile::open_before_evaluation(run, step)?, run, tensorboard))
+    }
+
+    fn going_on(metrics: MetricsFile, run: &Path, tensorboard: bool) -> Journal {
+        let mut journal = Journal { metrics: Some(metrics), events: None, failing: false, warning: None };
         journal.take_events(tensorboard.then(|| EventLog::open(run)));
-        Ok(journal)
+        journal
     }
 
     /// Writes nothing: another rank does.

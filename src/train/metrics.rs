@@ -33,9 +33,36 @@ pub struct MetricsFile {
 impl MetricsFile {
     /// Opens the file of a run folder, keeping lines up to `step` only.
     pub fn open(run: &Path, step: u64) -> Result<MetricsFile, Error> {
+        MetricsFile::open_with(run, |records| {
+            records.retain(|record| Record::from(record).step.is_some_and(|at| at <= step));
+        })
+    }
+
+    /// The same for a step whose checkpoint was written before its evaluation: of what was written after that checkpoint only
+    /// that the run was resumed stays.
+    pub fn open_before_evaluation(run: &Path, step: u64) -> Result<MetricsFile, Error> {
+        MetricsFile::open_with(run, |records| {
+            let mut saved = false;
+            records.retain(|record| {
+                let record = Record::from(record);
+                let keeps = match record.step {
+                    Some(at) if at == step && saved => matches!(record.what, What::Save(_) | What::Resume(_)),
+                    Some(at) => at <= step,
+                    None => false,
+                };
+                saved |= record.step == Some(step) && matches!(record.what, What::Save(_));
+                keeps
+            });
+        })
+    }
+
+    fn open_with(run: &Path, drop_outdated: impl FnOnce(&mut Vec<Value>)) -> Result<MetricsFile, Error> {
         let path = run.join(METRICS);
         if path.exists() {
-            truncate_after(&path, step)?;
+            let mut records = read(&path)?;
+            drop_outdated(&mut records);
+            let kept: String = records.iter().map(|record| format!("{record}\n")).collect();
+            write_atomic(&path, kept.as_bytes())?;
         }
         let file = OpenOptions::new().create(true).append(true).open(&path);
         let file = file.map_err(|source| Error::Io { action: "open", path: path.clone(), source })?;
@@ -100,17 +127,6 @@ pub fn records(path: &Path) -> Result<Vec<Record>, Error> {
 }
 
 /// Lines are kept as they are, with whatever this version does not know.
-fn truncate_after(path: &Path, step: u64) -> Result<(), Error> {
-    let mut kept = String::new();
-    for line in read(path)? {
-        if Record::from(&line).step.is_some_and(|at| at <= step) {
-            kept.push_str(&line.to_string());
-            kept.push('\n');
-        }
-    }
-    Ok(write_atomic(path, kept.as_bytes())?)
-}
-
 /// What a step took.
 #[derive(Clone, Copy, Debug)]
 pub struct Timing {
@@ -319,6 +335,20 @@ mod tests {
         let steps: Vec<u64> = records.iter().map(|record| record["step"].as_u64().unwrap()).collect();
         assert_eq!(steps, [1, 2, 3, 3]);
         assert_eq!(records[3]["type"], "resume");
+    }
+
+    #[test]
+    fn an_evaluation_that_will_be_made_again_is_dropped_and_the_lines_before_its_checkpoint_stay() {
+        let folder = tempfile::tempdir().unwrap();
+        let mut file = MetricsFile::open(folder.path(), 0).unwrap();
+        let lines = [("step", 3), ("eval", 3), ("save", 3), ("resume", 3), ("eval", 3), ("mixer", 3), ("step", 4)];
+        for (kind, step) in lines {
+            file.write(&Record::from(json!({ "type": kind, "step": step }))).unwrap();
+        }
+        MetricsFile::open_before_evaluation(folder.path(), 3).unwrap();
+        let records = read(&folder.path().join(METRICS)).unwrap();
+        let kinds: Vec<&str> = records.iter().map(|record| record["type"].as_str().unwrap()).collect();
+        assert_eq!(kinds, ["step", "eval", "save", "resume"]);
     }
 
     #[test]

@@ -41,6 +41,7 @@ mod run_loop;
 pub mod same_run;
 pub mod saved_run;
 pub mod schedule;
+mod scheduled_evaluation;
 pub mod settling;
 pub mod setup;
 mod sharding;

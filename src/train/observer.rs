@@ -26,7 +26,7 @@ pub trait Observer {
     fn remarked(&mut self, message: &str) {
         self.noted(message);
     }
-    /// Whether to stop after this step, with a checkpoint.
+    /// Whether to stop, with a checkpoint: after this step, or in this evaluation.
     fn interrupted(&mut self) -> bool {
         false
     }

@@ -119,7 +119,7 @@ fn hold(
             refuse_lost_checkpoints(folder.root(), latest.skipped.len())?;
             Found::NothingSaved
         }
-        Some(step) if intervals.stops(step, false) => {
+        Some(step) if intervals.stops(step, false) && !is_evaluation_due(latest.step.as_ref())? => {
             write_config(folder.root(), &setup.config)?;
             Found::Done(step)
         }
@@ -127,6 +127,11 @@ fn hold(
     };
     *held = Some(Held { folder, lock, latest });
     Ok(found)
+}
+
+/// Whether the run was stopped in the evaluation of the step.
+fn is_evaluation_due(step: Option<&StepDir>) -> Result<bool, Error> {
+    step.map_or(Ok(false), |step| Ok(standing(step)?.0.evaluation_due.is_some()))
 }
 
 /// The run at a step. Whoever holds the folder has checked the step's hashes; the others look that it is all there.
@@ -200,7 +205,7 @@ fn outcome_at(setup: &Setup, folder: &RunDir, step: &StepDir) -> Result<Outcome,
         run: folder.root().to_path_buf(),
         checkpoint: Some(step.path().to_path_buf()),
         step: counters.step,
-        finished: counters.step >= setup.config.train.steps,
+        finished: counters.has_finished(setup.config.train.steps),
         tokens: counters.tokens,
         domain_rows: counters.domain_rows,
         proportions,

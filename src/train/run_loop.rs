@@ -2,22 +2,21 @@
 //! in `open`.
 
 use super::Error;
-use super::decide::{Intervals, improves};
-use super::evaluation::EvalReport;
-use super::guard::{check_divergence, check_end, ended, recovery_advice_of, remember, require_finite, tell_alarm};
+use super::decide::Intervals;
+use super::guard::{check_divergence, check_end, ended, recovery_advice_of, remember, tell_alarm};
 use super::journal::Journal;
 use super::metrics::{self, Timing};
 use super::observer::Observer;
 use super::open::{Opened, Opening, open};
 use super::outcome::{Outcome, predicted_memory};
 use super::ranks::check_same;
+use super::scheduled_evaluation::{evaluate, evaluate_start};
 use super::setup::Setup;
-use super::trainer::{Best, Trainer};
+use super::trainer::{Counters, Trainer};
 use crate::files::Error as CheckpointError;
 use crate::hf::ModelCard;
 use crate::native::runtime::{allocator, device, memory};
 use crate::prune::shape::source_shape;
-use crate::run_dir::layout::{SNAPSHOTS, snapshot_name};
 use crate::run_dir::record::{Exhausted, Items, Reason, Record, Saved, Skipped, Start, What};
 use crate::run_dir::{RunDir, Verify};
 use shearling_masks::Shape;
@@ -44,7 +43,7 @@ pub fn run(setup: &Setup, resume: bool, stop_at: Option<u64>, observer: &mut dyn
     };
     memory::restart_peak(setup.device);
     let mut journal = match setup.world.is_first() {
-        true => Journal::open(folder.root(), trainer.counters.step, setup.config.run.tensorboard)?,
+        true => open_journal(folder.root(), &trainer, setup.config.run.tensorboard)?,
         false => Journal::nowhere(),
     };
     let resumed = checkpoint.is_some();
@@ -58,17 +57,26 @@ pub fn run(setup: &Setup, resume: bool, stop_at: Option<u64>, observer: &mut dyn
     if resume {
         remember(&mut trainer, folder.root())?;
     }
-    if trainer.counters.step == 0
-        && let Err(error) = evaluate_start(&mut trainer, setup, &mut journal, observer)
-    {
-        // Of a run that cannot begin nothing stays.
-        if !resume && setup.world.is_first() && matches!(error, Error::BrokenStart { .. }) {
-            let _ = std::fs::remove_dir_all(folder.root());
+    let mut interrupted = false;
+    if trainer.counters.step == 0 {
+        match evaluate_start(&mut trainer, setup, &mut journal, observer) {
+            // Nothing is trained yet, and nothing to save: the run begins again when it resumes.
+            Err(Error::Interrupted) => interrupted = true,
+            // Of a run that cannot begin nothing stays.
+            Err(error) => {
+                if !resume && setup.world.is_first() && matches!(error, Error::BrokenStart { .. }) {
+                    let _ = std::fs::remove_dir_all(folder.root());
+                }
+                return Err(error);
+            }
+            Ok(()) => (),
         }
-        return Err(error);
+    } else if trainer.counters.evaluation_due.is_some() {
+        // Interrupted again: the checkpoint is still the one before it.
+        interrupted = !evaluate(&mut trainer, &folder, &intervals, &mut journal, observer)?;
     }
     let first_step = trainer.counters.step;
-    while !intervals.stops(trainer.counters.step, false) {
+    while !interrupted && !intervals.stops(trainer.counters.step, false) {
         if let Err(error) = one_step(&mut trainer, setup, base, &folder, &mut journal, observer) {
             // Data that ran out or broke leaves the state between two steps whole: the steps so far are kept.
             let of_data = matches!(error, Error::Domains(_) | Error::DataElsewhere { .. });
@@ -78,12 +86,12 @@ pub fn run(setup: &Setup, resume: bool, stop_at: Option<u64>, observer: &mut dyn
             return Err(ended(error, &trainer, &mut journal));
         }
         let step = trainer.counters.step;
-        let interrupted = match setup.world.is_alone() {
+        interrupted = match setup.world.is_alone() {
             true => observer.interrupted(),
             false => trainer.all_stop(),
         };
         if intervals.evaluates(step) || intervals.saves_on_schedule(step) {
-            evaluate(&mut trainer, &folder, &intervals, &mut journal, observer)?;
+            interrupted |= !evaluate(&mut trainer, &folder, &intervals, &mut journal, observer)?;
         }
         // Not at the last step: what it leaves is kept for whoever wants it all the same.
         if step < intervals.steps {
@@ -108,7 +116,7 @@ pub fn run(setup: &Setup, resume: bool, stop_at: Option<u64>, observer: &mut dyn
         run: folder.root().to_path_buf(),
         checkpoint: checkpoint.map(|step| folder.step_path(step)),
         step: trainer.counters.step,
-        finished: trainer.counters.step >= setup.config.train.steps,
+        finished: trainer.counters.has_finished(setup.config.train.steps),
         tokens: trainer.counters.tokens,
         domain_rows: trainer.counters.domain_rows.clone(),
         proportions: trainer.proportions().to_vec(),
@@ -122,11 +130,13 @@ fn peak_above(base: Option<u64>, setup: &Setup) -> Option<u64> {
     memory::peak_bytes(setup.device).zip(base).map(|(peak, base)| peak.saturating_sub(base))
 }
 
-/// An evaluation, with how long it took.
-fn timed(evaluate: impl FnOnce() -> Result<EvalReport, Error>) -> Result<EvalReport, Error> {
-    let begun = Instant::now();
-    let report = evaluate()?;
-    Ok(EvalReport { seconds: Some(begun.elapsed().as_secs_f64()), ..report })
+/// The files of a run from where it stands on.
+fn open_journal(run: &Path, trainer: &Trainer, tensorboard: bool) -> Result<Journal, Error> {
+    let Counters { step, evaluation_due, .. } = trainer.counters;
+    if evaluation_due.is_some() {
+        return Journal::before_evaluation(run, step, tensorboard);
+    }
+    Journal::open(run, step, tensorboard)
 }
 
 /// Whether steps were taken since the last checkpoint.
@@ -215,84 +225,6 @@ fn one_step(
     Ok(())
 }
 
-/// The model that the run starts from, without masks: what pruning takes away, and training adds, is measured from here.
-fn evaluate_start(
-    trainer: &mut Trainer,
-    setup: &Setup,
-    journal: &mut Journal,
-    observer: &mut dyn Observer,
-) -> Result<(), Error> {
-    let report = timed(|| trainer.evaluate_plain(&mut |what, done, of| observer.evaluating(what, done, of)))?;
-    require_finite(&report, setup)?;
-    let record = metrics::eval_record(trainer, &report, None);
-    journal.write(&record)?;
-    trainer.watchdog.take(&record);
-    observer.evaluated(trainer, &report);
-    Ok(())
-}
-
-fn evaluate(
-    trainer: &mut Trainer,
-    folder: &RunDir,
-    intervals: &Intervals,
-    journal: &mut Journal,
-    observer: &mut dyn Observer,
-) -> Result<(), Error> {
-    let report = timed(|| trainer.evaluate(intervals, &mut |what, done, of| observer.evaluating(what, done, of)))?;
-    let first = trainer.is_first();
-    let snapshot = if first { snapshot(trainer, folder.root())? } else { None };
-    let record = metrics::eval_record(trainer, &report, snapshot.as_deref());
-    journal.write(&record)?;
-    observer.evaluated(trainer, &report);
-    let alarm = trainer.watchdog.take(&record);
-    tell_alarm(alarm, trainer, journal, observer)?;
-    if trainer.multiplies_scores() {
-        let soft = timed(|| trainer.evaluate_soft(&mut |what, done, of| observer.evaluating(what, done, of)))?;
-        journal.write(&metrics::eval_record(trainer, &soft, None))?;
-        observer.evaluated(trainer, &soft);
-    }
-    for notice in &report.mix_notices {
-        journal.write(&Record::new(report.step, What::Mixer(notice.fields())))?;
-        let text = format!("step {}: {}", report.step, notice.text);
-        if notice.is_routine() { observer.remarked(&text) } else { observer.noted(&text) }
-    }
-    if intervals.saves_on_schedule(trainer.counters.step) {
-        consider_for_best(trainer, report.mean, journal, observer)?;
-    }
-    Ok(())
-}
-
-/// Lets a step that will be saved compete for "best". What competes is the model that an export would give: while
-/// pruning, the masks cut to the exact target, and only near enough to it.
-fn consider_for_best(
-    trainer: &mut Trainer,
-    mut loss: Option<f64>,
-    journal: &mut Journal,
-    observer: &mut dyn Observer,
-) -> Result<(), Error> {
-    if trainer.masks().is_some() {
-        let cut = timed(|| trainer.evaluate_target(&mut |what, done, of| observer.evaluating(what, done, of)))?;
-        journal.write(&metrics::eval_record(trainer, &cut, None))?;
-        observer.evaluated(trainer, &cut);
-        loss = cut.mean;
-    }
-    let best = trainer.counters.best.map(|best| best.loss);
-    if let Some(loss) = loss.filter(|loss| improves(*loss, best) && trainer.constraint_holds()) {
-        trainer.counters.best = Some(Best { step: trainer.counters.step, loss });
-    }
-    Ok(())
-}
-
-/// Writes the masks as they are; the path relative to the run folder.
-fn snapshot(trainer: &Trainer, run: &Path) -> Result<Option<String>, Error> {
-    let Some(masks) = trainer.masks() else { return Ok(None) };
-    let folder = run.join(SNAPSHOTS);
-    std::fs::create_dir_all(&folder).map_err(|source| Error::Io { action: "create", path: folder.clone(), source })?;
-    let name = snapshot_name(trainer.counters.step);
-    masks.save(folder.join(&name))?;
-    Ok(Some(format!("{SNAPSHOTS}/{name}")))
-}
-
 /// Saves, then removes older checkpoints: the last and the best stay, and the newest good one where the last may not be.
 /// False where the disk is full and the run may go on (`last` says no): there will be another save, and the last good one is
 /// still there.
@@ -329,7 +261,8 @@ fn save(
         written => written.map(|()| true),
     })?;
     if written {
-        let record = Record::new(step, What::Save(Saved { kept: Items(keep) }));
+        let evaluation_due = trainer.counters.evaluation_due.map(|_| true);
+        let record = Record::new(step, What::Save(Saved { kept: Items(keep), evaluation_due }));
         journal.write(&record)?;
         trainer.watchdog.take(&record);
         observer.saved(step, &folder.step_path(step));

@@ -93,9 +93,9 @@ impl Teacher {
         rows: &[EvalRows],
         micro_batch: usize,
         deal: Deal,
-        progress: &mut dyn FnMut(&str, usize, usize),
+        progress: &mut dyn FnMut(usize, usize),
     ) -> Result<Vec<RowLosses>, TchError> {
-        let (none, mut show) = (ModelGates::none(), |_: &str, done: usize, of: usize| progress("teacher", done, of));
+        let (none, mut show) = (ModelGates::none(), |_: &str, done: usize, of: usize| progress(done, of));
         dealt_row_losses(&self.decoder, &self.context, &none, rows, micro_batch, deal, &mut show)
     }
 

@@ -1,6 +1,7 @@
 //! The state of a run: weights, masks, data position, mixer, counters; made new or restored from a checkpoint.
 
 use super::Error;
+use super::evaluation::EvalPart;
 use super::exchange::Exchange;
 use super::fault::Fault;
 use super::loader_config::loader_config;
@@ -91,6 +92,9 @@ pub struct Counters {
     pub best: Option<Best>,
     /// Seconds spent in steps, over the start and all resumes.
     pub seconds: f64,
+    /// From which part on the evaluation of this step is still to be made, where the run was stopped in it.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub evaluation_due: Option<EvalPart>,
 }
 
 /// The saved step with the lowest mean validation loss.
@@ -103,6 +107,11 @@ pub struct Best {
 }
 
 impl Counters {
+    /// Whether all of so many steps are done, and what comes after the last one.
+    pub(super) fn has_finished(&self, steps: u64) -> bool {
+        self.step >= steps && self.evaluation_due.is_none()
+    }
+
     pub(super) fn count(&mut self, batch: &Batch, applied: bool) {
         self.step += 1;
         self.tokens += batch.tokens.len() as u64;

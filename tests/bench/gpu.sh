@@ -11,7 +11,7 @@
 #
 #   check       45 s  every kernel and three steps of pruning, CUDA against CPU; kernels are compiled here, once
 #   masked-1.3b 40 s  1.3B, 4 rows per micro-batch: masked and plain with kernels, masked without: what kernels and masks cost
-#   decode      30 s  prompt and answer of a 7B and a 1.3B
+#   decode      60 s  prompt and answer of a 7B and a 1.3B, with launches that overlap and without
 #   experts     25 s  feed-forward of experts that are skipped, at several densities (LTE), and a whole 7B of them
 #   profile     90 s  by kernel, where ncu is there: one step of the 1.3B shape, tokens of a 1.3B
 #   versus-7b  150 s  a prune step of the 7B shape in turn with the PyTorch peer, first with nothing recomputed
@@ -45,7 +45,7 @@ read -ra MORE_PEER <<<"${PEER_ARGS:-}"
 BUDGET_SECONDS=${BUDGET_SECONDS:-470} # of one part
 TOTAL_SECONDS=${TOTAL_SECONDS:-890}   # of all of them
 # What is worth most comes first: a machine may be taken away.
-ORDER=(check:45 masked-1.3b:40 decode:30 experts:25 profile:90 versus-7b:150 small-7b:90 memory:60 peer-decode:100
+ORDER=(check:45 masked-1.3b:40 decode:60 experts:25 profile:90 versus-7b:150 small-7b:90 memory:60 peer-decode:100
     pretrain-1.3b:170 doctor:15 ceilings:30)
 
 # Both sides use the same allocator of libtorch; whole 7B states fit only without fragmentation.
@@ -214,7 +214,11 @@ lengths_and_shapes() {
 
 part_decode() {
     lengths_and_shapes
-    record "shearling" ours bench latency --device cuda --json "${LENGTHS[@]}"
+    local status=0
+    record "shearling" ours bench latency --device cuda --json "${LENGTHS[@]}" || status=$?
+    SHEARLING_NO_OVERLAP=1 record "shearling, launches one after the other" \
+        ours bench latency --device cuda --json "${LENGTHS[@]}" || status=$?
+    return "$status"
 }
 
 part_peer-decode() {

@@ -89,6 +89,89 @@ fn stopping_anywhere_changes_nothing(stage: Stage, sets: &[&str]) {
     }
 }
 
+/// Asks to stop in the evaluation that its counter says, after the first row of it.
+struct StopsIn {
+    evaluation: usize,
+    interrupted: bool,
+}
+
+impl Observer for StopsIn {
+    fn evaluating(&mut self, what: &str, done: usize, _: usize) {
+        // A teacher is evaluated with the model before the first step.
+        self.evaluation -= usize::from(done == 0 && what != "teacher");
+        self.interrupted |= self.evaluation == 0 && done > 0;
+    }
+
+    fn interrupted(&mut self) -> bool {
+        self.interrupted
+    }
+}
+
+/// Runs that are stopped in each of the evaluations that there are, and resumed.
+fn stopping_in_an_evaluation_changes_nothing(stage: Stage, sets: &[&str]) {
+    let folder = tempfile::tempdir().unwrap();
+    write_tiny_source(&folder.path().join("source"));
+    let sets = &[&["train.micro_batch_rows=1"], sets].concat()[..];
+    let whole = go(config(folder.path(), "whole", stage, sets), stage, false, None);
+    let evaluations = history(&whole.run).iter().filter(|record| record["type"] == "eval").count();
+    for evaluation in 1..=evaluations {
+        let name = format!("in-{evaluation}");
+        let mut stops = StopsIn { evaluation, interrupted: false };
+        let setup = Setup::new(config(folder.path(), &name, stage, sets), stage, Device::Cpu).unwrap();
+        let part = run(&setup, false, None, &mut stops).unwrap();
+        assert!(stops.interrupted && !part.finished, "{name}");
+        let made = history(&part.run).iter().filter(|record| record["type"] == "eval").count();
+        assert_eq!(made, evaluation - 1, "{name}: the one that was left is not recorded");
+        let due = part.checkpoint.as_ref().map(|step| state(step)["counters"]["evaluation_due"].clone());
+        assert!(part.step == 0 || due.is_some_and(|due| due.is_string()), "{name}");
+
+        let parts = go(config(folder.path(), &name, stage, sets), stage, true, None);
+        assert!(parts.finished, "{name}");
+        let (a, b) = (last_step(&whole), last_step(&parts));
+        same_bits(&a.join("model/model.safetensors"), &b.join("model/model.safetensors"));
+        same_bits(&a.join("optimizer.safetensors"), &b.join("optimizer.safetensors"));
+        assert_eq!(history(&whole.run), history(&parts.run), "{name}");
+        let (mut a, mut b) = (state(&a), state(&b));
+        if part.step == whole.step {
+            // Its checkpoint is from before its last evaluation.
+            a["counters"]["best"].take();
+            b["counters"]["best"].take();
+            b["counters"].as_object_mut().unwrap().remove("evaluation_due");
+        }
+        assert_eq!(a, b, "{name}");
+    }
+}
+
+#[test]
+fn a_run_that_is_stopped_in_an_evaluation_makes_it_when_it_resumes() {
+    stopping_in_an_evaluation_changes_nothing(Stage::Prune, &[]);
+    stopping_in_an_evaluation_changes_nothing(Stage::Pretrain, &["distill.teacher=FOLDER/source", "distill.weight=0.5"]);
+    stopping_in_an_evaluation_changes_nothing(Stage::Lte, &[]);
+}
+
+/// Stopped again in the evaluation that it makes first, or killed after it, a run makes it once more and writes it once.
+#[test]
+fn an_evaluation_that_is_due_is_recorded_once_however_often_it_is_made() {
+    let folder = tempfile::tempdir().unwrap();
+    write_tiny_source(&folder.path().join("source"));
+    let sets = ["train.micro_batch_rows=1"];
+    let stage = Stage::Prune;
+    let whole = go(config(folder.path(), "whole", stage, &sets), stage, false, None);
+    let setup = || Setup::new(config(folder.path(), "run", stage, &sets), stage, Device::Cpu).unwrap();
+    // The start, then the model after three steps.
+    let mut stops = StopsIn { evaluation: 2, interrupted: false };
+    assert_eq!(run(&setup(), false, None, &mut stops).unwrap().step, 3);
+    for _ in 0..2 {
+        // The model, and in the cut it is stopped again.
+        let mut stops = StopsIn { evaluation: 2, interrupted: false };
+        let again = run(&setup(), true, None, &mut stops).unwrap();
+        assert!(again.step == 3 && !again.finished && stops.interrupted);
+    }
+    let parts = go(config(folder.path(), "run", stage, &sets), stage, true, None);
+    assert_eq!(history(&whole.run), history(&parts.run));
+    assert_eq!(state(&last_step(&whole)), state(&last_step(&parts)));
+}
+
 /// The records of a run without times, resumes and the checkpoints of stops.
 fn history(run: &Path) -> Vec<serde_json::Value> {
     let records = metrics::read(&run.join(METRICS)).unwrap();

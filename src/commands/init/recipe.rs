@@ -3,7 +3,7 @@
 use super::budget::{Budget, CUT_SHARE, CutRows, LEAST_CONTINUE_STEPS, LEAST_PRUNE_STEPS, LEAST_TOP_K_STEPS, Stages};
 use super::part::Part;
 use crate::cli::arguments::{Init, Masks, TypedCount};
-use crate::cli::table::duration;
+use crate::cli::table::{duration, estimated};
 use crate::commands::model_folder::config_folder;
 use crate::commands::plan;
 use crate::commands::run_cost::RunCost;
@@ -190,7 +190,7 @@ impl Recipe {
             "both stages take about {}{unknown}, more than the {} of --hours: the cut and evaluations alone leave little of it, \
              and fewer steps make no sense",
             duration(self.takes()?),
-            duration(3600.0 * hours?)
+            estimated(3600.0 * hours?)
         ))
     }
 
@@ -357,7 +357,7 @@ fn shorter_rows(
 
 fn too_small(recipe: &Recipe, shorter: Option<i64>) -> String {
     let seconds = recipe.prune.time.as_ref().zip(recipe.next.time.as_ref()).map(|(prune, next)| prune.0 + next.0);
-    let takes = seconds.map_or(String::new(), |seconds| format!(" (in all about {})", duration(seconds)));
+    let takes = seconds.map_or(String::new(), |seconds| format!(" (in all about {})", estimated(seconds)));
     let Some(preset) = recipe.masks else {
         return format!(
             "the budget is less than {LEAST_CONTINUE_STEPS} steps of the continuation, which the files have nevertheless{takes}; give more with \

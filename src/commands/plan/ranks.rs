@@ -10,7 +10,7 @@
 
 use super::places::Places;
 use crate::cli::arguments::Plan;
-use crate::cli::table::{bytes, duration};
+use crate::cli::table::{bytes, estimated};
 use crate::commands::run_cost::RunCost;
 use crate::config::Strategy;
 use crate::model::count::ParameterCount;
@@ -163,7 +163,7 @@ impl RankPlan {
                 format!(
                     "time on {all} ranks: about {}; a step {:.3} s computing and {:.3} s waiting for the exchange, {faster:.1} \
                      times as fast as one ({:.0} %)\n",
-                    duration(time.run),
+                    estimated(time.run),
                     time.computing,
                     time.exchanging,
                     100.0 * faster / all as f64

@@ -64,6 +64,8 @@ pub struct LiveRun {
     pub cut: Option<LiveEvaluation>,
     /// Step of the last checkpoint.
     pub last_save: Option<u64>,
+    /// Whether that was written in an evaluation, which was left and is still to be made.
+    pub evaluation_due: bool,
     /// Step of the last checkpoint that found no room.
     pub last_not_saved: Option<u64>,
     /// Steps whose update was skipped.
@@ -124,7 +126,7 @@ impl LiveRun {
 
     /// Whether the last step is done and saved: nothing more will come.
     pub fn is_finished(&self) -> bool {
-        self.steps.is_some_and(|steps| self.step >= steps && self.last_save == Some(self.step))
+        self.steps.is_some_and(|steps| self.step >= steps && self.last_save == Some(self.step) && !self.evaluation_due)
     }
 
     /// What a run whose steps are all done is at before it is finished: its last evaluations (of a prune also that of the cut),
@@ -164,8 +166,14 @@ impl LiveRun {
                 self.start(start);
             }
             What::Step(fields) => self.step(fields, step),
-            What::Eval(fields) => self.evaluation(fields, step),
-            What::Save(_) => self.last_save = Some(step),
+            What::Eval(fields) => {
+                self.evaluation_due = false;
+                self.evaluation(fields, step);
+            }
+            What::Save(saved) => {
+                self.last_save = Some(step);
+                self.evaluation_due = saved.evaluation_due == Some(true);
+            }
             What::NotSaved(_) => self.last_not_saved = Some(step),
             What::Skip(_) => self.last_skip = Some(step),
             What::Exhausted(exhausted) => self.exhausted(&exhausted.domains.0),
@@ -361,6 +369,16 @@ mod tests {
         assert_eq!(live.after_the_steps(), Some("writing the last checkpoint"));
         live.apply(Event::Record(json!({ "type": "save", "step": 2 })));
         assert!(live.is_finished() && live.after_the_steps().is_none());
+    }
+
+    #[test]
+    fn a_run_that_was_stopped_in_its_last_evaluation_is_not_finished_before_that_is_made() {
+        let start = json!({ "type": "start", "step": 0, "steps": 1 });
+        let saved = json!({ "type": "save", "step": 1, "evaluation_due": true });
+        let mut live = run([start, step(1, 1.0), saved]);
+        assert!(!live.is_finished());
+        live.apply(Event::Record(json!({ "type": "eval", "step": 1, "mean_loss": 2.0 })));
+        assert!(live.is_finished());
     }
 
     #[test]

@@ -2,21 +2,46 @@
 // the join of their parts; cpp/cached_attention.cpp has the equation and the CPU's own kernel.
 #pragma once
 
-#include "portable.h"
+#include "dot.h"
 
 namespace shearling {
 namespace cu {
 
-// Keys of a part, threads that read them, and the largest head that they take.
+// Keys of a part and threads that read them, two for each; the largest head that they take.
 constexpr u32 ATTENTION_KEYS = 128;
-constexpr u32 ATTENTION_THREADS = 256;
+constexpr u32 ATTENTION_THREADS = 2 * ATTENTION_KEYS;
 constexpr u32 ATTENTION_DIM = 256;
 
+// Threads of a block that share out rows of `dim` numbers: as many rows side by side as there are threads for.
+template <int W>
+struct RowsBeside {
+  u32 across, beside, column, first;
+
+  SHEARLING_DEVICE RowsBeside(u32 dim, u32 thread, u32 threads)
+      : across(dim / W), beside(threads / across), column(thread % across * W), first(thread / across) {}
+
+  SHEARLING_DEVICE bool takes_part() const { return first < beside; }
+
+  // The sum over the threads of a column, in their order, for the first of them; `room` is W numbers a thread.
+  template <class Team>
+  SHEARLING_DEVICE void sum(Team& team, Wide<W>& own, float* room) const {
+    store<W>(room + team.thread() * W, own);
+    team.sync();
+    if (first != 0) return;
+    for (u32 other = 1; other < beside; ++other) {
+      const Wide<W> more = load<W>(room + (other * across * W + column));
+      for (int i = 0; i < W; ++i) own.at[i] += more.at[i];
+    }
+  }
+};
+
 // A block per group of queries and part of the cache: of each query the largest score, the sum of exponentials below it, and
-// the values weighed by them. The block's memory holds the scores and room for a sum.
+// the values weighed by them. Reading the cache is all there is to it, so a thread asks for
+// several packs before it waits for one.
 template <class T, int W>
 struct CachedAttentionPart {
-  static constexpr bool MEETS = true;
+  static constexpr bool MEETS = true, OVERLAPS = true;
+  static constexpr u32 THREADS = ATTENTION_THREADS, RESIDENT = 4;
   const T* query;  // [B K, G, E]
   const T* key;    // [B, K, S, E]; rows of E lie one after the other
   const T* value;  // likewise
@@ -29,41 +54,93 @@ struct CachedAttentionPart {
   u32 each, dim;
   float scale;
 
-  static SHEARLING_DEVICE constexpr i64 shared_floats(i64 each) {
-    return each * ATTENTION_KEYS + static_cast<i64>(ATTENTION_THREADS) * W;
+  // What the block's memory holds.
+  struct Shared {
+    float* queries;  // [G, E], scaled
+    float* scores;   // [G, ATTENTION_KEYS]
+    float* room;     // for a sum over threads, of scores or of values
+  };
+
+  static SHEARLING_DEVICE constexpr i64 shared_floats(i64 each, i64 dim) {
+    const i64 scores = each * ATTENTION_KEYS, values = static_cast<i64>(ATTENTION_THREADS) * W;
+    return each * dim + scores + (scores > values ? scores : values);
   }
 
   template <class Team>
   SHEARLING_DEVICE void operator()(Team& team) const {
+    team.wait_for_earlier();
     const i64 group = team.block(), row = group / groups, in_row = group % groups;
     const i64 begin = team.part() * ATTENTION_KEYS, end = last ? *last + 1 : tokens;
     if (begin >= end) return;
     const u32 count = static_cast<u32>(end - begin < ATTENTION_KEYS ? end - begin : ATTENTION_KEYS);
-    float *scores = team.shared(), *room = scores + each * ATTENTION_KEYS;
-    score(team, query + group * each * dim, key + row * key_row + in_row * key_group + begin * dim, count, scores);
-    const i64 place = (group * parts + team.part()) * each;
-    for (u32 g = 0; g < each; ++g) weigh(team, scores + g * ATTENTION_KEYS, count, place + g);
-    team.sync();
+    float* memory = team.shared();
+    const Shared shared{memory, memory + each * dim, memory + each * (dim + ATTENTION_KEYS)};
+    score(team, group, key + row * key_row + in_row * key_group + begin * dim, count, shared);
+
+    // The values come while the scores become exponentials.
     const T* values = value + row * value_row + in_row * value_group + begin * dim;
-    for (u32 g = 0; g < each; ++g) mix(team, scores + g * ATTENTION_KEYS, values, count, room, mixed + (place + g) * dim);
+    const RowsBeside<W> own(dim, team.thread(), team.threads());
+    Pack<T, W> ahead[IN_FLIGHT] = {};
+    for (u32 n = 0; n < IN_FLIGHT; ++n) {
+      const u32 s = own.first + n * own.beside;
+      if (own.takes_part() && s < count) ahead[n] = load_pack<W>(values + (s * dim + own.column));
+    }
+    const i64 place = (group * parts + team.part()) * each;
+    for (u32 g = 0; g < each; ++g) weigh(team, shared.scores + g * ATTENTION_KEYS, count, place + g);
+    team.sync();
+    for (u32 g = 0; g < each; ++g) {
+      const float* weights = shared.scores + g * ATTENTION_KEYS;
+      Wide<W> sum{};
+      for (u32 n = 0; n < IN_FLIGHT; ++n) {
+        const u32 s = own.first + n * own.beside;
+        if (own.takes_part() && s < count) add(weights[s], ahead[n], sum);
+      }
+      for (u32 s = own.first + IN_FLIGHT * own.beside; own.takes_part() && s < count; s += own.beside) {
+        add(weights[s], load_pack<W>(values + (s * dim + own.column)), sum);
+      }
+      own.sum(team, sum, shared.room);
+      if (own.first == 0) store<W>(mixed + (place + g) * dim + own.column, sum);
+      team.sync();
+    }
   }
 
-  // A warp per key, for all queries.
+  static SHEARLING_DEVICE void add(float weight, const Pack<T, W>& row, Wide<W>& sum) {
+    for (int i = 0; i < W; ++i) sum.at[i] += weight * widen(row.at[i]);
+  }
+
+  // Two threads per key, one half each, for all queries.
   template <class Team>
-  SHEARLING_DEVICE void score(Team& team, const T* queries, const T* keys, u32 count, float* scores) const {
-    const u32 warps = team.threads() / 32, warp = team.thread() / 32, lane = team.thread() % 32;
-    for (u32 first = 0; first < count; first += warps) {
-      const u32 s = first + warp;
+  SHEARLING_DEVICE void score(Team& team, i64 group, const T* keys, u32 count, const Shared& shared) const {
+    const u32 s = team.thread() % ATTENTION_KEYS, second = team.thread() / ATTENTION_KEYS;
+    const u32 half = (dim / W + 1) / 2, packs = second ? dim / W - half : half;
+    const u32 begin = second * half * W;
+    const T* own = keys + (s * dim + begin);
+    float* parts_of_scores = second ? shared.room : shared.scores;
+    for (u32 from = 0; from < half; from += IN_FLIGHT) {
+      Pack<T, W> ahead[IN_FLIGHT] = {};
+      for (u32 n = 0; n < IN_FLIGHT; ++n) {
+        if (s < count && from + n < packs) ahead[n] = load_pack<W>(own + (from + n) * W);
+      }
+      if (from == 0) keep_queries(team, query + group * each * dim, shared.queries);
       for (u32 g = 0; g < each; ++g) {
         float dot = 0.0f;
-        for (u32 j = lane * W; s < count && j < dim; j += 32 * W) {
-          const Wide<W> q = load<W>(queries + g * dim + j), k = load<W>(keys + static_cast<i64>(s) * dim + j);
-          for (int i = 0; i < W; ++i) dot += q.at[i] * k.at[i];
+        for (u32 n = 0; n < IN_FLIGHT; ++n) {
+          if (from + n >= packs) continue;
+          const Wide<W> q = load<W>(shared.queries + g * dim + begin + (from + n) * W);
+          for (int i = 0; i < W; ++i) dot += q.at[i] * widen(ahead[n].at[i]);
         }
-        dot = team.warp_sum(dot);
-        if (lane == 0 && s < count) scores[g * ATTENTION_KEYS + s] = dot * scale;
+        float& sum = parts_of_scores[g * ATTENTION_KEYS + s];
+        sum = from == 0 ? dot : sum + dot;
       }
     }
+    team.sync();
+    for (u32 g = second; g < each; g += 2) shared.scores[g * ATTENTION_KEYS + s] += shared.room[g * ATTENTION_KEYS + s];
+    team.sync();
+  }
+
+  template <class Team>
+  SHEARLING_DEVICE void keep_queries(Team& team, const T* from, float* to) const {
+    for (u32 i = team.thread(); i < each * dim; i += team.threads()) to[i] = scale * widen(from[i]);
     team.sync();
   }
 
@@ -79,35 +156,13 @@ struct CachedAttentionPart {
     tops[place] = top;
     sums[place] = sum;
   }
-
-  // As many values side by side as there are threads for, then their sums in order.
-  template <class Team>
-  SHEARLING_DEVICE void mix(Team& team, const float* weights, const T* values, u32 count, float* room,
-                            float* out) const {
-    const u32 across = dim / W, beside = team.threads() / across;
-    const u32 column = team.thread() % across * W, first = team.thread() / across;
-    Wide<W> own{};
-    for (u32 s = first; first < beside && s < count; s += beside) {
-      const Wide<W> row = load<W>(values + static_cast<i64>(s) * dim + column);
-      for (int i = 0; i < W; ++i) own.at[i] += weights[s] * row.at[i];
-    }
-    store<W>(room + team.thread() * W, own);
-    team.sync();
-    if (first == 0) {
-      for (u32 other = 1; other < beside; ++other) {
-        const Wide<W> more = load<W>(room + (other * across * W + column));
-        for (int i = 0; i < W; ++i) own.at[i] += more.at[i];
-      }
-      store<W>(out + column, own);
-    }
-    team.sync();
-  }
 };
 
-// A block per group of queries: the parts of each query, joined in order.
+// A block per query: its parts, joined in an order that only the number of threads and of parts decides.
 template <class T, int W>
 struct CachedAttentionJoin {
-  static constexpr bool MEETS = false;
+  static constexpr bool MEETS = true, OVERLAPS = true;
+  static constexpr u32 THREADS = ATTENTION_THREADS, RESIDENT = 4;
   const float* tops;
   const float* sums;
   const float* mixed;
@@ -116,26 +171,32 @@ struct CachedAttentionJoin {
   i64 parts;
   u32 each, dim;
 
+  static constexpr i64 SHARED_FLOATS = static_cast<i64>(ATTENTION_THREADS) * W;
+
   template <class Team>
   SHEARLING_DEVICE void operator()(Team& team) const {
-    const u32 across = dim / W;
+    team.wait_for_earlier();
+    const i64 group = team.block() / each, first = group * parts * each + team.block() % each;
     const i64 filled = last ? *last / ATTENTION_KEYS + 1 : parts;
-    for (u32 item = team.thread(); item < each * across; item += team.threads()) {
-      const u32 g = item / across, column = item % across * W;
-      const i64 first = team.block() * parts * each + g;
-      float top = lowest(), sum = 0.0f;
-      for (i64 part = 0; part < filled; ++part) top = larger(tops[first + part * each], top);
-      Wide<W> total{};
-      for (i64 part = 0; part < filled; ++part) {
-        const i64 place = first + part * each;
-        const float weight = exponential(tops[place] - top);
-        sum += weight * sums[place];
-        const Wide<W> own = load<W>(mixed + place * dim + column);
-        for (int i = 0; i < W; ++i) total.at[i] += weight * own.at[i];
-      }
-      for (int i = 0; i < W; ++i) total.at[i] /= sum;
-      store<W>(out + (team.block() * each + g) * dim + column, total);
+    float top = lowest(), share = 0.0f;
+    for (i64 part = team.thread(); part < filled; part += team.threads()) top = larger(tops[first + part * each], top);
+    top = team.max(top);
+    for (i64 part = team.thread(); part < filled; part += team.threads()) {
+      share += exponential(tops[first + part * each] - top) * sums[first + part * each];
     }
+    const RowsBeside<W> own(dim, team.thread(), team.threads());
+    Wide<W> total{};
+    for (i64 part = own.first; own.takes_part() && part < filled; part += own.beside) {
+      const i64 place = first + part * each;
+      const float weight = exponential(tops[place] - top);
+      const Wide<W> mix = load<W>(mixed + place * dim + own.column);
+      for (int i = 0; i < W; ++i) total.at[i] += weight * mix.at[i];
+    }
+    const float sum = team.sum(share);
+    own.sum(team, total, team.shared());
+    if (own.first != 0) return;
+    for (int i = 0; i < W; ++i) total.at[i] /= sum;
+    store<W>(out + team.block() * dim + own.column, total);
   }
 };
 

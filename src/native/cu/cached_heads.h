@@ -11,7 +11,7 @@ namespace cu {
 // A block per row and head, of queries, then keys, then values.
 template <class T, int W>
 struct CachedHeads {
-  static constexpr bool MEETS = false;
+  static constexpr bool MEETS = false, OVERLAPS = true;
   const T* query;       // [B, H, E]
   const T* key;         // [B, K, E]
   const T* value;       // likewise
@@ -26,6 +26,7 @@ struct CachedHeads {
 
   template <class Team>
   SHEARLING_DEVICE void operator()(Team& team) const {
+    team.wait_for_earlier();
     const u32 each = heads + 2 * groups, dim = 2 * half;
     const i64 row = team.block() / each, at = *position * dim;
     const u32 head = static_cast<u32>(team.block() % each);

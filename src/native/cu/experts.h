@@ -14,7 +14,7 @@ constexpr u32 EXPERT_UNITS = 8;
 // A block per expert: 1 where its logit x · r + β is above 0, or NaN, so that a broken number stays visible; else 0.
 template <class T, class G, int W>
 struct ExpertsRoute {
-  static constexpr bool MEETS = true;
+  static constexpr bool MEETS = true, OVERLAPS = true;
   const T* x;
   const G* router;
   const float* bias;
@@ -24,6 +24,8 @@ struct ExpertsRoute {
   template <class Team>
   SHEARLING_DEVICE void operator()(Team& team) const {
     const G* row = router + team.block() * dim;
+    for_packs<W>(team, dim, [&](i64 j) { prefetch(row + j); });
+    team.wait_for_earlier();
     float dot = 0.0f;
     for_packs<W>(team, dim, [&](i64 j) {
       const Wide<W> a = load<W>(x + j), b = load<W>(row + j);
@@ -39,7 +41,7 @@ struct ExpertsRoute {
 // x, the sum, the units' values and rows, and the list of experts.
 template <class T, int W>
 struct ExpertsForward {
-  static constexpr bool MEETS = true;
+  static constexpr bool MEETS = true, OVERLAPS = true;
   static constexpr u32 THREADS = 32 * EXPERT_UNITS, RESIDENT = 2;
   const T* x;
   const T* packed;  // [N, 3m, D]
@@ -49,8 +51,11 @@ struct ExpertsForward {
   float* partial;
   i64 experts, size, dim;
 
+  // Experts that are counted together on the way to the list.
+  static constexpr u32 CHUNK = 32;
+
   static SHEARLING_DEVICE constexpr i64 shared_floats(i64 experts, i64 dim) {
-    return 2 * dim + 2 * EXPERT_UNITS + 2 * experts + 1;
+    return 2 * dim + 2 * EXPERT_UNITS + 2 * experts + (experts + CHUNK - 1) / CHUNK + 1;
   }
 
   // What the block's memory holds.
@@ -61,7 +66,7 @@ struct ExpertsForward {
     int* rows;     // [EXPERT_UNITS], their down rows, among all rows of `packed`
     int* flags;    // [N]
     int* list;     // [N], the experts that run, in order
-    int* running;  // how many there are
+    int* counts;   // how many of them there are in each chunk of experts, and at last in all
   };
 
   template <class Team>
@@ -75,12 +80,13 @@ struct ExpertsForward {
                         whole + EXPERT_UNITS,
                         whole + EXPERT_UNITS + experts,
                         whole + EXPERT_UNITS + 2 * experts};
+    team.wait_for_earlier();
     for_packs<W>(team, dim, [&](i64 j) {
       store<W>(shared.input + j, load<W>(x + j));
       store<W>(shared.sum + j, Wide<W>{});
     });
     list_running(team, shared);
-    const i64 units = *shared.running * size;
+    const i64 units = shared.counts[(experts + CHUNK - 1) / CHUNK] * size;
     const i64 begin = team.block() * units / team.blocks(), end = (team.block() + 1) * units / team.blocks();
     for (i64 first = begin; first < end; first += EXPERT_UNITS) {
       add_units(team, first, static_cast<u32>(end - first < EXPERT_UNITS ? end - first : EXPERT_UNITS), shared);
@@ -92,15 +98,25 @@ struct ExpertsForward {
   // The numbers of the experts that run. Every block makes its own list: that is faster than another launch.
   template <class Team>
   SHEARLING_DEVICE void list_running(Team& team, const Shared& shared) const {
-    for (u32 e = team.thread(); e < experts; e += team.threads()) shared.flags[e] = runs[e];
+    const u32 all = static_cast<u32>(experts), chunks = (all + CHUNK - 1) / CHUNK;
+    for (u32 e = team.thread(); e < all; e += team.threads()) shared.flags[e] = runs[e];
     team.sync();
-    for (u32 e = team.thread(); e < experts; e += team.threads()) {
-      int before = 0;
-      for (u32 other = 0; other < e; ++other) before += shared.flags[other];
-      if (shared.flags[e]) shared.list[before] = static_cast<int>(e);
-      if (e + 1 == experts) *shared.running = before + shared.flags[e];
+    for (u32 chunk = team.thread(); chunk < chunks; chunk += team.threads()) {
+      shared.counts[chunk] = sum_of(shared.flags, chunk * CHUNK, chunk + 1 < chunks ? (chunk + 1) * CHUNK : all);
     }
     team.sync();
+    for (u32 e = team.thread(); e < all; e += team.threads()) {
+      const int before = sum_of(shared.counts, 0, e / CHUNK) + sum_of(shared.flags, e / CHUNK * CHUNK, e);
+      if (shared.flags[e]) shared.list[before] = static_cast<int>(e);
+      if (e + 1 == all) shared.counts[chunks] = before + shared.flags[e];
+    }
+    team.sync();
+  }
+
+  static SHEARLING_DEVICE int sum_of(const int* counts, u32 begin, u32 end) {
+    int sum = 0;
+    for (u32 i = begin; i < end; ++i) sum += counts[i];
+    return sum;
   }
 
   // Units from `first` on among those that run.
@@ -147,7 +163,7 @@ struct ExpertsForward {
 // projection and the residual stream are added in order.
 template <class T, int W>
 struct ExpertsSum {
-  static constexpr bool MEETS = true;
+  static constexpr bool MEETS = true, OVERLAPS = true;
   const float* partial;
   const float* bias;
   const T* residual;
@@ -158,6 +174,7 @@ struct ExpertsSum {
 
   template <class Team>
   SHEARLING_DEVICE void operator()(Team& team) const {
+    team.wait_for_earlier();
     const u32 warps = team.threads() / 32, warp = team.thread() / 32, lane = team.thread() % 32;
     const i64 column = (team.block() * 32 + lane) * W;
     const u32 end = column < dim ? static_cast<u32>(count) * (warp + 1) / warps : 0;

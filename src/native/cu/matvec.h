@@ -15,6 +15,8 @@ namespace cu {
 
 constexpr int MATVEC_MAPS = 3;
 constexpr u32 MATVEC_THREADS = 256;
+// Packs of a row that are asked for before the launch before has ended: 4 KB.
+constexpr i64 PREFETCHED = 256;
 
 // `bias` and `residual` may be null.
 template <class T>
@@ -35,13 +37,19 @@ struct MatvecInput {
   float eps;
   i64 columns;
 
-  // The dots of a warp with R rows of weights; every warp of the block comes by, those without rows too.
+  // The dots of a warp with R rows of weights; every warp of the block comes by, those without rows too. The beginning of the
+  // rows is on its way while the launch before, which x comes from, ends.
   template <int W, int R, class Team>
   SHEARLING_DEVICE Wide<R> dots(Team& team, const T* const (&rows)[R]) const {
+    const u32 lane = team.thread() % 32;
+    for (i64 at = lane * W; rows[0] && at < columns && at < PREFETCHED * W; at += 32 * W) {
+      for (int r = 0; r < R; ++r) prefetch(rows[r] + at);
+    }
+    team.wait_for_earlier();
     float squares = 0.0f;
     Wide<R> sums{};
     if (rows[0]) {
-      sums = lane_dots<W>(rows, columns, team.thread() % 32, [&](i64 at) {
+      sums = lane_dots<W>(rows, columns, lane, [&](i64 at) {
         Wide<W> value = load<W>(x + at);
         if (norm) {
           const Wide<W> weight = load<W>(norm + at);
@@ -64,35 +72,42 @@ struct MatvecInput {
 // A warp for each row of the maps, one map after the other.
 template <class T, int W>
 struct Matvec {
-  static constexpr bool MEETS = true;
-  static constexpr u32 THREADS = MATVEC_THREADS, RESIDENT = 3;
+  static constexpr bool MEETS = true, OVERLAPS = true;
+  // Four blocks at a time: the 4,096 rows of a 7B's residual stream are then all in work at once on 132 multiprocessors.
+  static constexpr u32 THREADS = MATVEC_THREADS, RESIDENT = 4;
   MatvecInput<T> input;
   MatvecMap<T> maps[MATVEC_MAPS];
 
   template <class Team>
   SHEARLING_DEVICE void operator()(Team& team) const {
-    i64 left = team.block() * (team.threads() / 32) + team.thread() / 32, row = 0;
-    MatvecMap<T> map{};
+    const i64 place = team.block() * (team.threads() / 32) + team.thread() / 32;
+    const T* rows[1] = {nullptr};
+    at_row(place, [&](const MatvecMap<T>& map, i64 row) { rows[0] = map.weight + row * input.columns; });
+    const float dot = input.template dots<W>(team, rows).at[0];
+    if (team.thread() % 32 != 0) return;
+    // Looked up again: what a map has besides its weight would be in registers all the while.
+    at_row(place, [&](const MatvecMap<T>& map, i64 row) {
+      float y = dot;
+      if (map.bias) y += map.bias[row];
+      if (map.residual) y += widen(map.residual[row]);
+      narrow(y, map.out[row]);
+    });
+  }
+
+  // The map and its row that are in this place among all rows, if there is one.
+  template <class Body>
+  SHEARLING_DEVICE void at_row(i64 place, const Body& body) const {
     for (int m = 0; m < MATVEC_MAPS; ++m) {
-      if (left >= 0 && left < maps[m].rows) {
-        map = maps[m];
-        row = left;
-      }
-      left -= maps[m].rows;
+      if (place >= 0 && place < maps[m].rows) body(maps[m], place);
+      place -= maps[m].rows;
     }
-    const T* const rows[1] = {map.weight ? map.weight + row * input.columns : nullptr};
-    float y = input.template dots<W>(team, rows).at[0];
-    if (!map.weight || team.thread() % 32 != 0) return;
-    if (map.bias) y += map.bias[row];
-    if (map.residual) y += widen(map.residual[row]);
-    narrow(y, map.out[row]);
   }
 };
 
 // A warp for each unit: its rows of both maps.
 template <class T, int W>
 struct MatvecSwiglu {
-  static constexpr bool MEETS = true;
+  static constexpr bool MEETS = true, OVERLAPS = true;
   static constexpr u32 THREADS = MATVEC_THREADS, RESIDENT = 4;
   MatvecInput<T> input;
   MatvecMap<T> gate, up;

@@ -124,6 +124,15 @@ struct alignas(W * sizeof(T) < 16 ? W * sizeof(T) : 16) Pack {
   T at[W];
 };
 
+// Asks for the memory of a place to be near when it is read. It is not read: what is written there meanwhile is seen.
+SHEARLING_DEVICE void prefetch(const void* place) {
+#ifdef __CUDACC_RTC__
+  asm volatile("prefetch.global.L2 [%0];" ::"l"(place));
+#else
+  static_cast<void>(place);
+#endif
+}
+
 // W numbers in registers.
 template <int W>
 struct Wide {
@@ -182,6 +191,20 @@ struct Rows {
   }
 };
 
+template <class>
+using Void = void;
+
+// Whether a kernel says that it OVERLAPS with the launches before it.
+template <class Kernel, class = void>
+struct Overlap {
+  static constexpr bool value = false;
+};
+
+template <class Kernel>
+struct Overlap<Kernel, Void<decltype(Kernel::OVERLAPS)>> {
+  static constexpr bool value = Kernel::OVERLAPS;
+};
+
 #ifdef __CUDACC_RTC__
 
 // The threads of one block on a GPU.
@@ -192,6 +215,21 @@ struct Team {
   SHEARLING_DEVICE i64 blocks() const { return gridDim.x; }
   SHEARLING_DEVICE i64 part() const { return blockIdx.y; }
   SHEARLING_DEVICE void sync() { __syncthreads(); }
+
+  // What earlier launches wrote is there from here on. A kernel that OVERLAPS may start before they have ended: it asks for
+  // this before it reads or writes anything, and can prefetch before.
+  SHEARLING_DEVICE void wait_for_earlier() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.wait;" ::: "memory");
+#endif
+  }
+
+  // The next launch may start as soon as all blocks of this one have, if its kernel OVERLAPS.
+  SHEARLING_DEVICE void let_next_start() {
+#if __CUDA_ARCH__ >= 900
+    asm volatile("griddepcontrol.launch_dependents;");
+#endif
+  }
 
   // Memory of the block, as large as the launch says.
   SHEARLING_DEVICE float* shared() {
@@ -241,9 +279,6 @@ struct Bounds {
   static constexpr u32 threads = MOST_THREADS, resident = 0;
 };
 
-template <class>
-using Void = void;
-
 template <class Kernel>
 struct Bounds<Kernel, Void<decltype(Kernel::RESIDENT)>> {
   static constexpr u32 threads = Kernel::THREADS, resident = Kernel::RESIDENT;
@@ -254,6 +289,7 @@ struct Bounds<Kernel, Void<decltype(Kernel::RESIDENT)>> {
                                                shearling::cu::Bounds<__VA_ARGS__>::resident)    \
       name(const __VA_ARGS__ kernel) {                                                          \
     shearling::cu::Team team;                                                                   \
+    if (shearling::cu::Overlap<__VA_ARGS__>::value) team.let_next_start();                      \
     kernel(team);                                                                               \
   }
 

@@ -8,6 +8,9 @@ use std::ptr::null_mut;
 const COMPUTE_CAPABILITY_MAJOR: c_int = 75;
 const COMPUTE_CAPABILITY_MINOR: c_int = 76;
 const MAX_DYNAMIC_SHARED_SIZE_BYTES: c_int = 8;
+const PROGRAMMATIC_STREAM_SERIALIZATION: c_int = 6;
+/// With this variable every launch waits for the one before: what overlapping them gives can be measured.
+const NO_OVERLAP: &str = "SHEARLING_NO_OVERLAP";
 /// What a launch may have without being asked: of the 48 KB of a block, less what kernels have of their own.
 const PLAIN_SHARED_BYTES: usize = 40 << 10;
 
@@ -26,6 +29,8 @@ pub(super) struct Driver {
     library: Library,
     context: Handle,
     launch: Launch,
+    /// Launches that overlap, on GPUs that have them.
+    launch_with: Option<LaunchWith>,
     current: GetHandle,
 }
 
@@ -54,7 +59,30 @@ pub(super) struct Geometry {
     pub(super) parts: u32,
     pub(super) threads: u32,
     pub(super) shared_bytes: usize,
+    /// Whether it may start while the launches before it end; its kernel then waits for them itself.
+    pub(super) overlaps: bool,
 }
+
+/// As `CUlaunchAttribute` in cuda.h: a number, and 64 bytes for what is said by it.
+#[repr(C, align(8))]
+struct Attribute {
+    id: c_int,
+    pad: c_int,
+    value: [c_int; 16],
+}
+
+/// As `CUlaunchConfig` there.
+#[repr(C)]
+struct Config {
+    grid: [c_uint; 3],
+    block: [c_uint; 3],
+    shared_bytes: c_uint,
+    stream: Handle,
+    attributes: *mut Attribute,
+    count: c_uint,
+}
+
+type LaunchWith = unsafe extern "C" fn(*const Config, Handle, *mut *mut c_void, *mut *mut c_void) -> c_int;
 
 impl Driver {
     /// Opens it for the GPU of that number, whose architecture comes with it.
@@ -71,7 +99,7 @@ impl Driver {
         // SAFETY: the types are those of the driver's functions of that name.
         let (launch, current) =
             unsafe { (find::<Launch>(&library, c"cuLaunchKernel")?, find::<GetHandle>(&library, c"cuCtxGetCurrent")?) };
-        let mut driver = Driver { library, context: null_mut(), launch, current };
+        let mut driver = Driver { library, context: null_mut(), launch, launch_with: None, current };
         let mut device: c_int = 0;
         // SAFETY: as above; results go to places of ours.
         unsafe {
@@ -89,6 +117,10 @@ impl Driver {
         let (major, minor) =
             (driver.attribute(device, COMPUTE_CAPABILITY_MAJOR)?, driver.attribute(device, COMPUTE_CAPABILITY_MINOR)?);
         let architecture = format!("sm_{major}{minor}");
+        if major >= 9 && std::env::var_os(NO_OVERLAP).is_none() {
+            // SAFETY: the type is that of the driver's function of that name, which old ones do not have.
+            driver.launch_with = unsafe { find::<LaunchWith>(&driver.library, c"cuLaunchKernelEx").ok() };
+        }
         if major < 8 { Err(KernelError::TooOld(architecture)) } else { Ok((driver, architecture)) }
     }
 
@@ -135,7 +167,17 @@ impl Driver {
     ) -> Result<(), KernelError> {
         self.enter()?;
         let mut arguments = [argument.cast_mut()];
-        let Geometry { blocks, parts, threads, shared_bytes } = geometry;
+        let Geometry { blocks, parts, threads, shared_bytes, overlaps } = geometry;
+        if let Some(launch) = self.launch_with.filter(|_| overlaps) {
+            let mut allowed = Attribute { id: PROGRAMMATIC_STREAM_SERIALIZATION, pad: 0, value: [0; 16] };
+            allowed.value[0] = 1;
+            let (grid, block) = ([blocks, parts, 1], [threads, 1, 1]);
+            let shared_bytes = shared_bytes as c_uint;
+            let config = Config { grid, block, shared_bytes, stream, attributes: &mut allowed, count: 1 };
+            // SAFETY: as below; the configuration is read before the call returns.
+            let status = unsafe { launch(&config, function.0, arguments.as_mut_ptr(), null_mut()) };
+            return self.check("cuLaunchKernelEx", status);
+        }
         // SAFETY: the argument is as the kernel has it, and is copied before the call returns.
         let status = unsafe {
             (self.launch)(
@@ -225,7 +267,9 @@ mod tests {
     /// A driver that launches nothing and remembers what it was asked: the signatures are those of NVIDIA's cuda.h.
     const STAND_IN: &str = r#"
         #include <cstring>
-        struct Asked { unsigned grid[3], block[3], shared; void* stream; int argument, attribute, bytes; } asked;
+        struct Asked { unsigned grid[3], block[3], shared; void* stream; int argument, attribute, bytes, overlaps; } asked;
+        struct Attribute { int id; char pad[4]; union { char room[64]; int number; } value; };
+        struct Config { unsigned grid[3], block[3], shared; void* stream; Attribute* attributes; unsigned count; };
         static void *primary = &asked, *current = nullptr;
         extern "C" {
         Asked* what_was_asked() { return &asked; }
@@ -259,6 +303,13 @@ mod tests {
             asked.shared = shared, asked.stream = stream, asked.argument = *static_cast<int*>(arguments[0]);
             return 0;
         }
+        int cuLaunchKernelEx(const Config* config, void* function, void** arguments, void** extra) {
+            if (config->count != 1 || config->attributes[0].id != 6) return 1;
+            asked.overlaps = config->attributes[0].value.number;
+            const unsigned *grid = config->grid, *block = config->block;
+            return cuLaunchKernel(function, grid[0], grid[1], grid[2], block[0], block[1], block[2], config->shared,
+                                  config->stream, arguments, extra);
+        }
         int cuGetErrorString(int error, const char** words) {
             *words = error == 500 ? "named symbol not found" : "another error";
             return error > 0 && error < 999 ? 0 : 1;
@@ -275,6 +326,7 @@ mod tests {
         argument: c_int,
         attribute: c_int,
         bytes: c_int,
+        overlaps: c_int,
     }
 
     fn stand_in(folder: &Path) -> PathBuf {
@@ -304,11 +356,16 @@ mod tests {
         assert_eq!((asked().attribute, asked().bytes), (8, 90_000));
         let (argument, mut there) = (42 as c_int, 0u8);
         let stream: Handle = std::ptr::from_mut(&mut there).cast();
-        let geometry = Geometry { blocks: 7, parts: 5, threads: 96, shared_bytes: 90_000 };
+        let mut geometry = Geometry { blocks: 7, parts: 5, threads: 96, shared_bytes: 90_000, overlaps: false };
         driver.launch(function, geometry, std::ptr::from_ref(&argument).cast(), stream).unwrap();
         let found = asked();
         assert_eq!((found.grid, found.block, found.shared), ([7, 5, 1], [96, 1, 1], 90_000));
-        assert_eq!((found.argument, found.stream), (42, stream));
+        assert_eq!((found.argument, found.stream, found.overlaps), (42, stream, 0));
+        (geometry.blocks, geometry.overlaps) = (8, true);
+        driver.launch(function, geometry, std::ptr::from_ref(&argument).cast(), stream).unwrap();
+        let found = asked();
+        assert_eq!((found.grid, found.block, found.shared), ([8, 5, 1], [96, 1, 1], 90_000));
+        assert_eq!((found.argument, found.stream, found.overlaps), (42, stream, 1));
     }
 
     #[test]

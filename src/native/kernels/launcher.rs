@@ -8,7 +8,8 @@ use std::collections::HashMap;
 use std::ffi::{CStr, CString, c_char, c_int, c_void};
 use std::sync::{Mutex, PoisonError};
 
-type Launch = extern "C" fn(*const c_char, c_int, i64, i64, u32, usize, *const c_void, *mut *mut c_char) -> c_int;
+type Launch =
+    extern "C" fn(*const c_char, c_int, i64, i64, u32, usize, c_int, *const c_void, *mut *mut c_char) -> c_int;
 
 unsafe extern "C" {
     fn shearling_set_device_kernels(device: i64, there: c_int, launch: Option<Launch>);
@@ -80,26 +81,30 @@ extern "C" fn launch(
     parts: i64,
     threads: u32,
     shared_bytes: usize,
+    overlaps: c_int,
     kernel: *const c_void,
     message: *mut *mut c_char,
 ) -> c_int {
     // SAFETY: a static name of the C++ side.
     let name = unsafe { CStr::from_ptr(name) }.to_string_lossy();
-    let Err(error) = run(&name, device, [blocks, parts], threads, shared_bytes, kernel) else { return 0 };
+    let size = Size { grid: [blocks, parts], threads, shared_bytes, overlaps: overlaps != 0 };
+    let Err(error) = run(&name, device, size, kernel) else { return 0 };
     let text = CString::new(format!("kernel {name}: {error}")).unwrap_or_default();
     // SAFETY: `message` is the caller's place for a text, which it frees with `free`.
     unsafe { *message = libc::strdup(text.as_ptr()) };
     1
 }
 
-fn run(
-    name: &str,
-    device: c_int,
+/// A launch as the C++ side asks for it.
+struct Size {
     grid: [i64; 2],
     threads: u32,
     shared_bytes: usize,
-    kernel: *const c_void,
-) -> Result<(), KernelError> {
+    overlaps: bool,
+}
+
+fn run(name: &str, device: c_int, size: Size, kernel: *const c_void) -> Result<(), KernelError> {
+    let Size { grid, threads, shared_bytes, overlaps } = size;
     let mut gpus = GPUS.lock().unwrap_or_else(PoisonError::into_inner);
     let gpu = gpus.iter_mut().find(|(own, _)| *own == device).map(|(_, gpu)| gpu);
     let gpu = gpu.ok_or_else(|| KernelError::NoKernel(name.to_string()))?;
@@ -112,7 +117,7 @@ fn run(
     if unsafe { (gpu.current_stream)(device, &mut stream) } != 0 {
         return Err(KernelError::Call { call: "libtorch", problem: "it has no current stream".to_string() });
     }
-    gpu.driver.launch(function, Geometry { blocks, parts, threads, shared_bytes }, kernel, stream)
+    gpu.driver.launch(function, Geometry { blocks, parts, threads, shared_bytes, overlaps }, kernel, stream)
 }
 
 impl Gpu {

@@ -71,6 +71,9 @@ record! {
     pub struct Saved {
         /// Steps whose checkpoints stay.
         pub kept: Items<u64>,
+        /// The run was stopped in the evaluation of this step, which is made when it resumes.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub evaluation_due: Option<bool>,
     }
 
     /// `exhausted`.

@@ -90,6 +90,8 @@ fn counted_alone() {
                     *expected.lock().unwrap() = expected_bytes(&setup, ranks);
                     world.barrier().unwrap();
                     start.wait();
+                    // What came before is counted.
+                    start.wait();
                     trainer.step().unwrap();
                     world.barrier().unwrap();
                     end.wait();
@@ -99,6 +101,7 @@ fn counted_alone() {
             }
             start.wait();
             let before = received_bytes();
+            start.wait();
             end.wait();
             let counted = (received_bytes() - before) as f64;
             end.wait();

@@ -99,7 +99,7 @@ void cached_heads(const Tensor& query, const Tensor& key, const Tensor& value, c
 }
 
 bool takes_cached_attention(int64_t each, int64_t dim) {
-  const int64_t floats = cu::CachedAttentionPart<cu::Bf16, 8>::shared_floats(each);
+  const int64_t floats = cu::CachedAttentionPart<cu::Bf16, 8>::shared_floats(each, dim);
   return dim <= cu::ATTENTION_DIM && floats * static_cast<int64_t>(sizeof(float)) <= MOST_SHARED_BYTES;
 }
 
@@ -119,15 +119,14 @@ void cached_attention(const Tensor& query, const Tensor& key, const Tensor& valu
   by_pack(query.scalar_type(), packs, [&](auto number, auto width) {
     using T = decltype(number);
     using Part = cu::CachedAttentionPart<T, width>;
-    launch(query, Geometry{rows * groups, parts, cu::ATTENTION_THREADS, Part::shared_floats(each) * sizeof(float)},
+    using Join = cu::CachedAttentionJoin<T, width>;
+    launch(query, Geometry{rows * groups, parts, cu::ATTENTION_THREADS, Part::shared_floats(each, dim) * sizeof(float)},
            Part{numbers<T>(query), numbers<T>(key), numbers<T>(value), reinterpret_cast<const cu::i64*>(end),
                 numbers<float>(tops), numbers<float>(sums), numbers<float>(mixed), key.stride(0), key.stride(1), value.stride(0), value.stride(1), groups, tokens,
                 parts, static_cast<uint32_t>(each), static_cast<uint32_t>(dim), scale});
-    launch(query, Geometry{rows * groups, 1, row_threads(each * dim, width), 0},
-           cu::CachedAttentionJoin<T, width>{numbers<float>(tops), numbers<float>(sums), numbers<float>(mixed),
-                                             numbers<T>(out), reinterpret_cast<const cu::i64*>(end), parts,
-                                             static_cast<uint32_t>(each),
-                                             static_cast<uint32_t>(dim)});
+    launch(query, Geometry{rows * groups * each, 1, cu::ATTENTION_THREADS, Join::SHARED_FLOATS * sizeof(float)},
+           Join{numbers<float>(tops), numbers<float>(sums), numbers<float>(mixed), numbers<T>(out),
+                reinterpret_cast<const cu::i64*>(end), parts, static_cast<uint32_t>(each), static_cast<uint32_t>(dim)});
   });
 }
 

@@ -32,6 +32,7 @@ class HostTeam {
   int64_t part() const;
   float* shared();
   void sync();
+  void wait_for_earlier() {}
   float sum(float value);
   float max(float value);
   float warp_sum(float value);

@@ -9,7 +9,7 @@ namespace {
 
 // As `Launcher` in src/native/kernels/launcher.rs.
 using Launcher = int (*)(const char* name, int device, int64_t blocks, int64_t parts, uint32_t threads,
-                         size_t shared_bytes, const void* kernel, char** error);
+                         size_t shared_bytes, int overlaps, const void* kernel, char** error);
 
 std::atomic<Launcher> launcher{nullptr};
 
@@ -30,12 +30,13 @@ bool has_device_kernels(c10::Device device) {
 
 bool has_cpu_kernels(c10::Device device) { return device.is_cpu() && path == OWN_KERNELS; }
 
-void launch_compiled(const char* name, c10::Device device, const Geometry& geometry, const void* kernel) {
+void launch_compiled(const char* name, c10::Device device, const Geometry& geometry, bool overlaps,
+                     const void* kernel) {
   const Launcher launch = launcher.load(std::memory_order_acquire);
   TORCH_CHECK(launch, "no kernels are loaded");
   char* message = nullptr;
   const int status = launch(name, device.index(), geometry.blocks, geometry.parts, geometry.threads,
-                            geometry.shared_bytes, kernel, &message);
+                            geometry.shared_bytes, overlaps, kernel, &message);
   if (status == 0) return;
   const std::string text = message ? message : "no message";
   std::free(message);

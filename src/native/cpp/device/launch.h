@@ -24,8 +24,9 @@ bool has_device_kernels(c10::Device device);
 // Whether the CPU's own kernels compute there.
 bool has_cpu_kernels(c10::Device device);
 
-// Hands a kernel, whose bytes are its one argument, to the driver.
-void launch_compiled(const char* name, c10::Device device, const Geometry& geometry, const void* kernel);
+// Hands a kernel, whose bytes are its one argument, to the driver; one that `overlaps` may start while the launches before it
+// end.
+void launch_compiled(const char* name, c10::Device device, const Geometry& geometry, bool overlaps, const void* kernel);
 
 // Counts a launch where launches are counted (operator_count.cpp).
 void note_launch(const char* name);
@@ -38,7 +39,7 @@ void launch(const Tensor& on, const Geometry& geometry, const Kernel& kernel) {
   if (geometry.blocks == 0 || geometry.parts == 0) return;
   note_launch(cu::EntryName<Kernel>::value);
   if (on.is_cuda()) {
-    launch_compiled(cu::EntryName<Kernel>::value, on.device(), geometry, &kernel);
+    launch_compiled(cu::EntryName<Kernel>::value, on.device(), geometry, cu::Overlap<Kernel>::value, &kernel);
   } else {
     run_on_host(geometry, Kernel::MEETS, [&](HostTeam& team) { kernel(team); });
   }
