@@ -6,6 +6,7 @@
 mod equal;
 mod faults;
 mod sharded;
+mod stops;
 mod traffic;
 
 use super::support::{data, data_path};
