@@ -66,7 +66,7 @@ pub(super) fn execute_among(
         let beside = if setup.device.is_cuda() { "" } else { " (both without what the process had before the model)" };
         printer.note(format!("peak memory of the run {}, predicted {}{beside}", bytes(peak as f64), bytes(predicted)));
     }
-    if let Some(taken) = TimeTaken::read(&outcome.run) {
+    if let Some(taken) = TimeTaken::read(&outcome.run).filter(|_| outcome.step > 0) {
         printer.note(format!("the run took {}", time_taken(taken)));
     }
     if let Some(result) = result {
@@ -75,7 +75,7 @@ pub(super) fn execute_among(
     if !outcome.finished {
         let folder = outcome.run.display();
         let place = match outcome.step {
-            0 => "stopped before the first step, with nothing to save; begin again with".to_string(),
+            0 => "stopped before the first step, there was nothing to save; begin again with".to_string(),
             step => format!("stopped after step {step}; resume with"),
         };
         printer.note(format!("{place}: shearling {} --resume {folder}", stage.command()));

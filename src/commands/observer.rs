@@ -71,7 +71,9 @@ impl Observer for TerminalObserver {
     }
 
     fn started(&mut self, trainer: &Trainer, resumed: bool) {
-        self.listening = Some(Listening::begin(Some("stopping with a checkpoint; press Ctrl-C again to quit now")));
+        self.listening = Some(Listening::begin(Some(
+            "stopping; a checkpoint is written if any step is done. Press Ctrl-C again to quit now",
+        )));
         let step = trainer.counters.step;
         if let Some(before) = Evaluated::read(&self.run).filter(|_| resumed) {
             self.losses = Some([before.first_loss, before.first_loss]);

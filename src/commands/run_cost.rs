@@ -81,7 +81,7 @@ impl RunCost {
         (self.tokens > 0.0 && in_steps > 0.0).then(|| self.tokens / in_steps)
     }
 
-    /// `1 h 3 min with 8 evaluations`: so many seconds, and whether the evaluations are in them.
+    /// `1 h 10 min with 8 evaluations`: so many seconds, and whether the evaluations are in them.
     pub(super) fn time_said(&self, seconds: f64) -> String {
         if self.one_shot.is_some() {
             return estimated(seconds);

@@ -23,6 +23,14 @@ impl Staging {
         Ok(Staging(StagedFolder::begin(final_dir)?))
     }
 
+    /// The same to take the place of `final_dir` when it is [done](Staging::replace).
+    ///
+    /// # Errors
+    /// Nothing can be made beside it.
+    pub fn replacing(final_dir: &Path) -> Result<Staging> {
+        Ok(Staging(StagedFolder::begin_replacement(final_dir)?))
+    }
+
     /// Where to write.
     pub fn path(&self) -> &Path {
         self.0.path()
@@ -39,6 +47,14 @@ impl Staging {
     /// The final name was taken meanwhile, or the system refuses; the temporary folder is then removed.
     pub fn publish(self) -> Result<PathBuf> {
         Ok(self.0.publish()?)
+    }
+
+    /// The same in the place of what is there, of which nothing is left then.
+    ///
+    /// # Errors
+    /// The system refuses; what is there stays.
+    pub fn replace(self) -> Result<PathBuf> {
+        Ok(self.0.replace()?)
     }
 }
 

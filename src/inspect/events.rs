@@ -34,7 +34,8 @@ impl Event {
                 format!("resumed after step {}{steps} on {}", thousands(step), device(&said(&start.device)))
             }
             What::Save(saved) => {
-                let due = if saved.evaluation_due == Some(true) { ", stopped in the evaluation of this step" } else { "" };
+                let due =
+                    if saved.evaluation_due == Some(true) { ", stopped in the evaluation of this step" } else { "" };
                 format!("checkpoint{due}; kept: {}", list(saved.kept.0.iter().map(u64::to_string)))
             }
             What::Skip(skipped) => {

@@ -51,6 +51,8 @@ pub struct RunHistory {
     pub planned_steps: Option<u64>,
     /// Finished steps.
     pub finished_steps: u64,
+    /// Whether it was stopped in the evaluation after the last of them.
+    pub evaluation_due: bool,
     /// Tokens seen.
     pub tokens: Option<f64>,
     /// Seconds spent in the recorded steps.
@@ -115,7 +117,7 @@ impl RunHistory {
 
     /// Whether all its steps are done.
     pub fn is_finished(&self) -> bool {
-        self.planned_steps.is_some_and(|planned| self.finished_steps >= planned)
+        self.planned_steps.is_some_and(|planned| self.finished_steps >= planned) && !self.evaluation_due
     }
 
     /// Steps whose update was skipped.

@@ -98,6 +98,7 @@ impl RunHistory {
         let last = recorded.steps.step.last().or(self.checkpoints.last());
         self.finished_steps = last.copied().unwrap_or(0);
         self.tokens = super::columns::ends(&recorded.steps.tokens).1;
+        self.evaluation_due = recorded.evaluation_due;
         self.steps = recorded.steps;
         self.evaluations = recorded.evaluations;
         self.events = recorded.events;

@@ -28,6 +28,8 @@ pub(super) struct Recorded {
     last_time: Option<f64>,
     /// The last `written`, and after which step.
     pub written: Option<(u64, Written)>,
+    /// Whether the last checkpoint was written when the run left an evaluation.
+    pub evaluation_due: bool,
     pub steps: Steps,
     /// In the order of their steps.
     pub evaluations: Vec<Evaluation>,
@@ -155,6 +157,7 @@ impl Recorded {
         match &record.what {
             What::Start(start) => self.take_start(start, record.time),
             What::Resume(start) if self.start.is_none() => self.take_start(start, record.time),
+            What::Save(saved) => self.evaluation_due = saved.evaluation_due == Some(true),
             What::Written(written) => self.written = Some((step, (**written).clone())),
             _ => (),
         }

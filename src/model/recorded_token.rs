@@ -73,7 +73,12 @@ impl RecordedToken {
         let _ = self.position.f_fill_(position)?;
         let one_by_one = || one_by_one(&self.ids, &self.position);
         if let (Launches::Loaded, Device::Cuda(gpu)) = (&self.launches, input_ids.device()) {
-            self.launches = match CudaGraph::record(gpu, one_by_one) {
+            let mut recorded = CudaGraph::record(gpu, one_by_one);
+            // Drivers record launches in turn for longer than such as overlap.
+            if recorded.is_err() && kernels::launch_in_turn() {
+                recorded = CudaGraph::record(gpu, one_by_one);
+            }
+            self.launches = match recorded {
                 Ok((graph, logits)) => Launches::Recorded(graph, logits),
                 Err(problem) => Launches::Refused(problem.to_string()),
             };

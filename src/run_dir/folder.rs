@@ -71,6 +71,14 @@ impl RunDir {
         StepStaging::new(&self.checkpoints, step)
     }
 
+    /// The same for a step that is there, which stays until the commit.
+    ///
+    /// # Errors
+    /// Nothing can be written there.
+    pub fn stage_step_again(&self, step: u64) -> Result<StepStaging> {
+        StepStaging::again(&self.checkpoints, step)
+    }
+
     /// The steps there are by name, ascending; they may be broken. Temporary folders and other files are passed over.
     pub fn list_steps(&self) -> Result<Vec<u64>> {
         if !self.checkpoints.exists() {

@@ -24,6 +24,8 @@ pub enum Verify {
 pub struct StepStaging {
     staging: Staging,
     step: u64,
+    /// Whether the step is there already.
+    again: bool,
 }
 
 impl StepStaging {
@@ -34,7 +36,12 @@ impl StepStaging {
         }
         // What is there is broken (or not there); a run that passes this step again replaces it.
         set_aside(&path)?;
-        Ok(StepStaging { staging: Staging::new(&path)?, step })
+        Ok(StepStaging { staging: Staging::new(&path)?, step, again: false })
+    }
+
+    /// The step once more: what is there stays until the commit.
+    pub(crate) fn again(checkpoints: &Path, step: u64) -> Result<StepStaging> {
+        Ok(StepStaging { staging: Staging::replacing(&checkpoints.join(step_name(step)))?, step, again: true })
     }
 
     /// Where to write the step's files; sub-folders are fine.
@@ -56,7 +63,8 @@ impl StepStaging {
         }
         publish::sync_tree(self.path())?;
         publish::write_atomic(&self.path().join(MANIFEST_NAME), manifest.to_json()?.as_bytes())?;
-        Ok(StepDir { path: self.staging.publish()?, manifest })
+        let path = if self.again { self.staging.replace()? } else { self.staging.publish()? };
+        Ok(StepDir { path, manifest })
     }
 }
 
@@ -191,6 +199,19 @@ mod tests {
         ] {
             assert_eq!(step_of(other), None, "{other}");
         }
+    }
+
+    #[test]
+    fn a_step_that_is_written_again_is_the_new_one_and_stays_the_old_one_until_then() {
+        let root = tempfile::tempdir().unwrap();
+        let old = commit(root.path(), 100);
+        let again = StepStaging::again(root.path(), 100).unwrap();
+        fs::write(again.path().join("state"), "other").unwrap();
+        assert_eq!(StepDir::open(old.path(), Verify::Hashes).unwrap(), old);
+        let new = again.commit(1000, "prune").unwrap();
+        assert_eq!(entries(root.path()), ["step-00000100"]);
+        assert_eq!(StepDir::open(old.path(), Verify::Hashes).unwrap(), new);
+        assert_eq!(fs::read_to_string(new.file("state").unwrap()).unwrap(), "other");
     }
 
     #[test]

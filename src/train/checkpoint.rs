@@ -55,11 +55,12 @@ struct State {
 
 impl Trainer {
     /// Writes a checkpoint of the present step; it is there as a whole or not at all. Of several ranks the first writes, and
-    /// the others [take part](Trainer::save_shards) where the state is sharded.
-    pub fn save(&mut self, run: &RunDir, max_shard_bytes: u64, stage: &str) -> Result<StepDir, Error> {
+    /// the others [take part](Trainer::save_shards) where the state is sharded. `again` says that the step has a checkpoint,
+    /// whose place this one takes.
+    pub fn save(&mut self, run: &RunDir, max_shard_bytes: u64, stage: &str, again: bool) -> Result<StepDir, Error> {
         let _no_grad = tch::no_grad_guard();
         let mut gatherer = self.weights.gatherer();
-        let written = self.stage(run, max_shard_bytes, gatherer.as_mut());
+        let written = self.stage(run, max_shard_bytes, again, gatherer.as_mut());
         // After a failure too: the others wait for it.
         let gathered = gatherer.map_or(Ok(()), Gatherer::finish);
         let written = written?;
@@ -77,10 +78,12 @@ impl Trainer {
         &self,
         run: &RunDir,
         max_shard_bytes: u64,
+        again: bool,
         mut gatherer: Option<&mut Gatherer>,
     ) -> Result<StepStaging, Error> {
         ensure_space(run.root(), checkpoint_bytes(&self.model_config, &self.config) as u64)?;
-        let staging = run.stage_step(self.counters.step)?;
+        let step = self.counters.step;
+        let staging = if again { run.stage_step_again(step)? } else { run.stage_step(step)? };
         let folder = staging.path().to_path_buf();
         self.save_weights(&folder.join(STEP_MODEL), max_shard_bytes, gatherer.as_deref_mut())?;
         self.save_moments(&folder.join(STEP_OPTIMIZER), gatherer)?;

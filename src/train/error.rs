@@ -92,7 +92,7 @@ pub enum Error {
         /// What can be done.
         recovery_advice: String,
     },
-    /// The observer asked to stop in an evaluation, which then changed nothing.
+    /// The observer asked to stop in an evaluation, which then changed nothing that a checkpoint holds.
     #[error("the evaluation was interrupted")]
     Interrupted,
     /// The model gave a loss that is not finite before anything was trained.

@@ -111,7 +111,7 @@ impl EvalPart {
 }
 
 /// Is told of an evaluation that goes on (of which model, how many rows are done, of how many) and says whether it may. One that
-/// may not ends with [`Error::Interrupted`] and has changed nothing.
+/// may not ends with [`Error::Interrupted`] and has changed nothing that a checkpoint holds.
 pub type Progress<'a> = dyn FnMut(&str, usize, usize) -> ControlFlow<()> + 'a;
 
 impl Trainer {
@@ -238,8 +238,7 @@ impl Trainer {
         let gates = ModelGates::new(&self.model_config, &gates)?;
         let micro_batch = self.config.train.micro_batch();
         let stop = Cell::new(false);
-        let mut show =
-            |_: &str, done: usize, of: usize| stop.set(stop.get() || progress(what, done, of).is_break());
+        let mut show = |_: &str, done: usize, of: usize| stop.set(stop.get() || progress(what, done, of).is_break());
         let (world, model, context, rows) = (&self.exchange.world, &self.model, &self.context, &self.eval_rows);
         let deal = self.deal(&stop);
         let Some(routers) = self.routers.as_ref().filter(|_| how == EvalGates::Experts) else {

@@ -30,8 +30,8 @@ impl Journal {
         Ok(Journal::going_on(MetricsFile::open(run, step)?, run, tensorboard))
     }
 
-    /// The same where the checkpoint of that step was written before its evaluation: what a later one of the step has
-    /// left is dropped too.
+    /// The same where the checkpoint of that step was written before its evaluation: what an evaluation of the step has
+    /// left since is dropped too.
     ///
     /// # Errors
     /// As of [`Journal::open`].

@@ -38,8 +38,8 @@ impl MetricsFile {
         })
     }
 
-    /// The same for a step whose checkpoint was written before its evaluation: of what was written after that checkpoint only
-    /// that the run was resumed stays.
+    /// The same for a step whose checkpoint was written before its evaluation: of the lines after that checkpoint only
+    /// `save` and `resume` stay.
     pub fn open_before_evaluation(run: &Path, step: u64) -> Result<MetricsFile, Error> {
         MetricsFile::open_with(run, |records| {
             let mut saved = false;
@@ -56,6 +56,7 @@ impl MetricsFile {
         })
     }
 
+    /// Lines that stay are as they were, with whatever this version does not know.
     fn open_with(run: &Path, drop_outdated: impl FnOnce(&mut Vec<Value>)) -> Result<MetricsFile, Error> {
         let path = run.join(METRICS);
         if path.exists() {
@@ -126,7 +127,6 @@ pub fn records(path: &Path) -> Result<Vec<Record>, Error> {
     Ok(read(path)?.iter().map(Record::from).collect())
 }
 
-/// Lines are kept as they are, with whatever this version does not know.
 /// What a step took.
 #[derive(Clone, Copy, Debug)]
 pub struct Timing {

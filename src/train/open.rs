@@ -31,7 +31,7 @@ pub(super) struct Opened {
 
 /// What there is to do in a run folder.
 pub(super) enum Opening {
-    /// Steps.
+    /// Steps, or the evaluation of the last one.
     Run(Box<Opened>),
     /// Nothing: the last checkpoint is at the last step, or at the one to stop at.
     Done(Box<Outcome>),

@@ -69,29 +69,27 @@ pub fn run(setup: &Setup, resume: bool, stop_at: Option<u64>, observer: &mut dyn
                 }
                 return Err(error);
             }
-            Ok(()) => (),
+            Ok(()) => interrupted = is_asked_to_stop(setup, observer)?,
         }
-    } else if trainer.counters.evaluation_due.is_some() {
-        // Interrupted again: the checkpoint is still the one before it.
-        interrupted = !evaluate(&mut trainer, &folder, &intervals, &mut journal, observer)?;
     }
     let first_step = trainer.counters.step;
-    while !interrupted && !intervals.stops(trainer.counters.step, false) {
-        if let Err(error) = one_step(&mut trainer, setup, base, &folder, &mut journal, observer) {
+    while !interrupted && (trainer.counters.evaluation_due.is_some() || !intervals.stops(trainer.counters.step, false))
+    {
+        // The step of an evaluation that is due was made before the run stopped, and has a checkpoint from before that.
+        let again = trainer.counters.evaluation_due.is_some();
+        if !again && let Err(error) = one_step(&mut trainer, setup, base, &folder, &mut journal, observer) {
             // Data that ran out or broke leaves the state between two steps whole: the steps so far are kept.
             let of_data = matches!(error, Error::Domains(_) | Error::DataElsewhere { .. });
             if of_data && is_unsaved(&trainer, checkpoint) {
-                save(&mut trainer, setup, &folder, &mut journal, observer, true)?;
+                save(&mut trainer, setup, &folder, &mut journal, observer, Saving { last: true, again: false })?;
             }
             return Err(ended(error, &trainer, &mut journal));
         }
         let step = trainer.counters.step;
-        interrupted = match setup.world.is_alone() {
-            true => observer.interrupted(),
-            false => trainer.all_stop(),
-        };
-        if intervals.evaluates(step) || intervals.saves_on_schedule(step) {
-            interrupted |= !evaluate(&mut trainer, &folder, &intervals, &mut journal, observer)?;
+        interrupted = !again && if setup.world.is_alone() { observer.interrupted() } else { trainer.all_stop() };
+        if again || intervals.evaluates(step) || intervals.saves_on_schedule(step) {
+            let whole = evaluate(&mut trainer, &folder, &intervals, &mut journal, observer)?;
+            interrupted |= !whole || is_asked_to_stop(setup, observer)?;
         }
         // Not at the last step: what it leaves is kept for whoever wants it all the same.
         if step < intervals.steps {
@@ -99,8 +97,10 @@ pub fn run(setup: &Setup, resume: bool, stop_at: Option<u64>, observer: &mut dyn
                 .map_err(|error| ended(error, &trainer, &mut journal))?;
         }
         let stops = intervals.stops(step, interrupted);
-        if intervals.saves(step, interrupted) {
-            let saved = save(&mut trainer, setup, &folder, &mut journal, observer, stops);
+        let saves = if again { trainer.counters.evaluation_due.is_none() } else { intervals.saves(step, interrupted) };
+        if saves {
+            let saving = Saving { last: stops, again };
+            let saved = save(&mut trainer, setup, &folder, &mut journal, observer, saving);
             if saved.map_err(|error| ended(error, &trainer, &mut journal))? {
                 checkpoint = Some(step);
             }
@@ -110,8 +110,11 @@ pub fn run(setup: &Setup, resume: bool, stop_at: Option<u64>, observer: &mut dyn
             break;
         }
     }
-    check_divergence(&trainer.watchdog, trainer.counters.step, setup, &folder)
-        .map_err(|error| ended(error, &trainer, &mut journal))?;
+    journal.take_warning().iter().for_each(|warning| observer.noted(warning));
+    if trainer.counters.evaluation_due.is_none() {
+        check_divergence(&trainer.watchdog, trainer.counters.step, setup, &folder)
+            .map_err(|error| ended(error, &trainer, &mut journal))?;
+    }
     Ok(Outcome {
         run: folder.root().to_path_buf(),
         checkpoint: checkpoint.map(|step| folder.step_path(step)),
@@ -128,6 +131,12 @@ pub fn run(setup: &Setup, resume: bool, stop_at: Option<u64>, observer: &mut dyn
 /// Peak memory of the device of the run so far, above what the process had before: what was predicted is without it too.
 fn peak_above(base: Option<u64>, setup: &Setup) -> Option<u64> {
     memory::peak_bytes(setup.device).zip(base).map(|(peak, base)| peak.saturating_sub(base))
+}
+
+/// Whether a rank is asked to stop; the same for all.
+fn is_asked_to_stop(setup: &Setup, observer: &mut dyn Observer) -> Result<bool, Error> {
+    let [asked] = setup.world.raised([observer.interrupted()])?;
+    Ok(asked.is_some())
 }
 
 /// The files of a run from where it stands on.
@@ -225,8 +234,17 @@ fn one_step(
     Ok(())
 }
 
+/// How a checkpoint is written.
+#[derive(Clone, Copy)]
+struct Saving {
+    /// Whether the run ends with it.
+    last: bool,
+    /// Whether the step has one, from before its evaluation.
+    again: bool,
+}
+
 /// Saves, then removes older checkpoints: the last and the best stay, and the newest good one where the last may not be.
-/// False where the disk is full and the run may go on (`last` says no): there will be another save, and the last good one is
+/// False where the disk is full and the run may go on (it is not the last): there will be another save, and the last good one is
 /// still there.
 fn save(
     trainer: &mut Trainer,
@@ -234,7 +252,7 @@ fn save(
     folder: &RunDir,
     journal: &mut Journal,
     observer: &mut dyn Observer,
-    last: bool,
+    Saving { last, again }: Saving,
 ) -> Result<bool, Error> {
     let step = trainer.counters.step;
     if !trainer.is_finite()? {
@@ -244,15 +262,16 @@ fn save(
         });
     }
     let best = trainer.counters.best.map(|best| best.step);
-    // While something speaks against the weights, those from before are kept too.
-    let good = trainer.watchdog.last_good_save().filter(|_| !trainer.watchdog.is_well());
+    let due = trainer.counters.evaluation_due.is_some();
+    // While something speaks against the weights, or may yet, those from before are kept too.
+    let good = trainer.watchdog.last_good_save().filter(|_| due || !trainer.watchdog.is_well());
     let mut keep = vec![step];
     keep.extend(best.into_iter().chain(good).filter(|kept| *kept != step));
     keep.dedup();
     if !setup.world.is_first() {
         trainer.save_shards()?;
     }
-    let written = setup.world.told(|| match write_step(trainer, setup, folder, &keep) {
+    let written = setup.world.told(|| match write_step(trainer, setup, folder, &keep, again) {
         Err(Error::Checkpoint(error @ CheckpointError::NoSpace { .. })) if !last => {
             journal.write(&Record::new(step, What::NotSaved(Reason { reason: Some(error.to_string()) })))?;
             observer.noted(&format!("step {step}: no checkpoint was written: {error}"));
@@ -261,8 +280,7 @@ fn save(
         written => written.map(|()| true),
     })?;
     if written {
-        let evaluation_due = trainer.counters.evaluation_due.map(|_| true);
-        let record = Record::new(step, What::Save(Saved { kept: Items(keep), evaluation_due }));
+        let record = Record::new(step, What::Save(Saved { kept: Items(keep), evaluation_due: due.then_some(true) }));
         journal.write(&record)?;
         trainer.watchdog.take(&record);
         observer.saved(step, &folder.step_path(step));
@@ -270,8 +288,8 @@ fn save(
     Ok(written)
 }
 
-fn write_step(trainer: &mut Trainer, setup: &Setup, folder: &RunDir, keep: &[u64]) -> Result<(), Error> {
-    trainer.save(folder, setup.config.checkpoint.max_shard_bytes, setup.stage.name())?;
+fn write_step(trainer: &mut Trainer, setup: &Setup, folder: &RunDir, keep: &[u64], again: bool) -> Result<(), Error> {
+    trainer.save(folder, setup.config.checkpoint.max_shard_bytes, setup.stage.name(), again)?;
     folder.retain(keep, Verify::Sizes)?;
     Ok(())
 }

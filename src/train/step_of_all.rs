@@ -183,7 +183,7 @@ mod tests {
                 for fits in [true, false] {
                     match rank {
                         0 => {
-                            let saved = trainer.save(&run.lock().unwrap(), u64::MAX, "pretrain");
+                            let saved = trainer.save(&run.lock().unwrap(), u64::MAX, "pretrain", false);
                             assert_eq!(saved.is_ok(), fits, "{saved:?}");
                         }
                         _ => trainer.save_shards().unwrap(),

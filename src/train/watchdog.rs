@@ -131,8 +131,9 @@ impl Watchdog {
                 self.evaluations.take(found, self.uniform)
             }
             What::Step(step) => self.take_step(record.step, step),
-            What::Save(_) => {
-                if self.is_well() {
+            // Nothing is known of weights whose evaluation is due; they are saved again when it is made.
+            What::Save(saved) => {
+                if self.is_well() && saved.evaluation_due != Some(true) {
                     self.good_saves = [record.step, self.good_saves[0]];
                 }
                 None

@@ -90,7 +90,7 @@ fn a_non_finite_gradient_never_reaches_the_weights() {
         assert_eq!((trainer.counters.skipped, trainer.counters.skipped_in_row), (skipped, skipped));
     }
     let run = RunDir::create(&folder.path().join("run")).unwrap();
-    let saved = trainer.save(&run, 1 << 30, "pretrain").unwrap();
+    let saved = trainer.save(&run, 1 << 30, "pretrain", false).unwrap();
     let saved = tensors(&saved.path().join("model/model.safetensors"));
     for (name, weight) in &all {
         assert!(weight.equal(&saved[name]), "{name} changed");

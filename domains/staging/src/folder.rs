@@ -5,9 +5,14 @@ use std::io;
 use std::os::unix::fs::{MetadataExt, PermissionsExt};
 use std::path::{Path, PathBuf};
 
+use rustix::fs::{CWD, RenameFlags};
+
 use crate::leftovers::{LOCK, Locked, OUTPUT, discard, prefix_of, remove_left_of, try_lock};
 use crate::live::{Registered, register};
 use crate::{Error, Result, parent_of, refuse_taken, sync, sync_tree};
+
+/// Where a folder that is being replaced lies for a moment, where names cannot be swapped.
+const OLD: &str = "old";
 
 /// A folder being written beside its final place. Removed when dropped unpublished.
 #[derive(Debug)]
@@ -26,6 +31,14 @@ impl StagedFolder {
     /// [`Error::Taken`] when `final_dir` is not free, [`Error::Io`] when nothing can be made beside it.
     pub fn begin(final_dir: &Path) -> Result<Self> {
         refuse_taken(final_dir)?;
+        Self::beside(final_dir)
+    }
+
+    /// Begins a folder that takes the place of `final_dir` when it is done; until then that one stays as it is.
+    ///
+    /// # Errors
+    /// [`Error::Io`] when nothing can be made beside it.
+    pub fn begin_replacement(final_dir: &Path) -> Result<Self> {
         Self::beside(final_dir)
     }
 
@@ -79,6 +92,31 @@ impl StagedFolder {
             _ => {}
         }
         fs::rename(&self.output, &final_dir).map_err(Error::io("move the finished folder to", &final_dir))?;
+        drop(self);
+        sync(&parent_of(&final_dir))?;
+        Ok(final_dir)
+    }
+
+    /// The same in the place of the folder that is there, which is removed afterwards. One of the two is there at any time where
+    /// the file system can swap names; elsewhere, for the moment between two renames, neither.
+    ///
+    /// # Errors
+    /// The system refuses; the folder that was there is then still there.
+    pub fn replace(self) -> Result<PathBuf> {
+        let final_dir = self.final_dir.clone();
+        make_writable(&self.output)?;
+        sync_tree(&self.output)?;
+        let swapped = rustix::fs::renameat_with(CWD, &self.output, CWD, &final_dir, RenameFlags::EXCHANGE);
+        if swapped.is_err() {
+            let failed = || Error::io("replace", &final_dir);
+            let old = self.holder.path().join(OLD);
+            fs::rename(&final_dir, &old).map_err(failed())?;
+            if let Err(error) = fs::rename(&self.output, &final_dir) {
+                let _ = fs::rename(&old, &final_dir);
+                return Err(failed()(error));
+            }
+        }
+        // With what was there before.
         drop(self);
         sync(&parent_of(&final_dir))?;
         Ok(final_dir)
@@ -167,6 +205,22 @@ mod tests {
         fs::create_dir(&reference).unwrap();
         let mode = |path: &Path| fs::metadata(path).unwrap().permissions().mode();
         assert_eq!(mode(&target), mode(&reference));
+    }
+
+    #[test]
+    fn a_replacement_takes_the_place_of_what_was_there_and_one_that_is_dropped_changes_nothing() {
+        let root = tempfile::tempdir().unwrap();
+        let target = root.path().join("out");
+        fs::create_dir(&target).unwrap();
+        fs::write(target.join("old"), b"1").unwrap();
+        let dropped = StagedFolder::begin_replacement(&target).unwrap();
+        fs::write(dropped.path().join("new"), b"2").unwrap();
+        drop(dropped);
+        assert_eq!(entries(&target), ["old"]);
+        let staged = StagedFolder::begin_replacement(&target).unwrap();
+        fs::write(staged.path().join("new"), b"2").unwrap();
+        assert_eq!(staged.replace().unwrap(), target);
+        assert_eq!((entries(&target), entries(root.path())), (vec!["new".to_string()], vec!["out".to_string()]));
     }
 
     #[test]

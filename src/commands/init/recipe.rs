@@ -190,7 +190,7 @@ impl Recipe {
             "both stages take about {}{unknown}, more than the {} of --hours: the cut and evaluations alone leave little of it, \
              and fewer steps make no sense",
             duration(self.takes()?),
-            estimated(3600.0 * hours?)
+            duration(3600.0 * hours?)
         ))
     }
 

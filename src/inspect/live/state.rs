@@ -64,7 +64,7 @@ pub struct LiveRun {
     pub cut: Option<LiveEvaluation>,
     /// Step of the last checkpoint.
     pub last_save: Option<u64>,
-    /// Whether that was written in an evaluation, which was left and is still to be made.
+    /// Whether that was written when the run left an evaluation, which is still to be made.
     pub evaluation_due: bool,
     /// Step of the last checkpoint that found no room.
     pub last_not_saved: Option<u64>,
@@ -166,10 +166,7 @@ impl LiveRun {
                 self.start(start);
             }
             What::Step(fields) => self.step(fields, step),
-            What::Eval(fields) => {
-                self.evaluation_due = false;
-                self.evaluation(fields, step);
-            }
+            What::Eval(fields) => self.evaluation(fields, step),
             What::Save(saved) => {
                 self.last_save = Some(step);
                 self.evaluation_due = saved.evaluation_due == Some(true);
@@ -378,6 +375,8 @@ mod tests {
         let mut live = run([start, step(1, 1.0), saved]);
         assert!(!live.is_finished());
         live.apply(Event::Record(json!({ "type": "eval", "step": 1, "mean_loss": 2.0 })));
+        assert!(!live.is_finished() && live.after_the_steps() == Some("writing the last checkpoint"));
+        live.apply(Event::Record(json!({ "type": "save", "step": 1 })));
         assert!(live.is_finished());
     }
 

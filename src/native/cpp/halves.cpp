@@ -18,8 +18,8 @@ void check_halves(const Tensor& high, const Tensor& low) {
 
 Tensor join(const Tensor& high, const Tensor& low) {
   check_halves(high, low);
-  const Tensor upper = high.detach().view(at::kShort).to(at::kInt);
-  return upper.bitwise_left_shift(16).add_(low).view(at::kFloat);
+  Tensor bits = high.detach().view(at::kShort).to(at::kInt);
+  return bits.bitwise_left_shift_(16).add_(low).view(at::kFloat);
 }
 
 void split_into(const Tensor& whole, const Tensor& high, const Tensor& low) {

@@ -1,6 +1,6 @@
 //! The CUDA driver (`libcuda.so.1`): what loads a cubin and launches its kernels, in the context that libtorch uses.
 
-use super::KernelError;
+use super::{KernelError, launch_in_turn, launches_overlap};
 use libloading::Library;
 use std::ffi::{CStr, CString, OsStr, c_char, c_int, c_uint, c_void};
 use std::ptr::null_mut;
@@ -9,7 +9,9 @@ const COMPUTE_CAPABILITY_MAJOR: c_int = 75;
 const COMPUTE_CAPABILITY_MINOR: c_int = 76;
 const MAX_DYNAMIC_SHARED_SIZE_BYTES: c_int = 8;
 const PROGRAMMATIC_STREAM_SERIALIZATION: c_int = 6;
-/// With this variable every launch waits for the one before: what overlapping them gives can be measured.
+/// The first version of the driver (CUDA 12.3) that records launches which overlap.
+const OVERLAPS_IN_GRAPHS: c_int = 12_030;
+/// With this variable, whatever it says, every launch waits for the one before: what overlapping them gives can be measured.
 const NO_OVERLAP: &str = "SHEARLING_NO_OVERLAP";
 /// What a launch may have without being asked: of the 48 KB of a block, less what kernels have of their own.
 const PLAIN_SHARED_BYTES: usize = 40 << 10;
@@ -117,8 +119,8 @@ impl Driver {
         let (major, minor) =
             (driver.attribute(device, COMPUTE_CAPABILITY_MAJOR)?, driver.attribute(device, COMPUTE_CAPABILITY_MINOR)?);
         let architecture = format!("sm_{major}{minor}");
-        if major >= 9 && std::env::var_os(NO_OVERLAP).is_none() {
-            // SAFETY: the type is that of the driver's function of that name, which old ones do not have.
+        if major >= 9 && driver.version()? >= OVERLAPS_IN_GRAPHS && std::env::var_os(NO_OVERLAP).is_none() {
+            // SAFETY: the type is that of the driver's function of that name.
             driver.launch_with = unsafe { find::<LaunchWith>(&driver.library, c"cuLaunchKernelEx").ok() };
         }
         if major < 8 { Err(KernelError::TooOld(architecture)) } else { Ok((driver, architecture)) }
@@ -168,7 +170,7 @@ impl Driver {
         self.enter()?;
         let mut arguments = [argument.cast_mut()];
         let Geometry { blocks, parts, threads, shared_bytes, overlaps } = geometry;
-        if let Some(launch) = self.launch_with.filter(|_| overlaps) {
+        if let Some(launch) = self.launch_with.filter(|_| overlaps && launches_overlap()) {
             let mut allowed = Attribute { id: PROGRAMMATIC_STREAM_SERIALIZATION, pad: 0, value: [0; 16] };
             allowed.value[0] = 1;
             let (grid, block) = ([blocks, parts, 1], [threads, 1, 1]);
@@ -176,7 +178,10 @@ impl Driver {
             let config = Config { grid, block, shared_bytes, stream, attributes: &mut allowed, count: 1 };
             // SAFETY: as below; the configuration is read before the call returns.
             let status = unsafe { launch(&config, function.0, arguments.as_mut_ptr(), null_mut()) };
-            return self.check("cuLaunchKernelEx", status);
+            if status == 0 {
+                return Ok(());
+            }
+            launch_in_turn();
         }
         // SAFETY: the argument is as the kernel has it, and is copied before the call returns.
         let status = unsafe {
@@ -207,6 +212,14 @@ impl Driver {
         }
         // SAFETY: a context that was retained.
         unsafe { self.call::<unsafe extern "C" fn(Handle) -> c_int>(c"cuCtxSetCurrent", |set| set(self.context)) }
+    }
+
+    fn version(&self) -> Result<c_int, KernelError> {
+        let mut version = 0;
+        type Get = unsafe extern "C" fn(*mut c_int) -> c_int;
+        // SAFETY: the result goes to a place of ours.
+        unsafe { self.call::<Get>(c"cuDriverGetVersion", |get| get(&mut version))? };
+        Ok(version)
     }
 
     fn attribute(&self, device: c_int, attribute: c_int) -> Result<c_int, KernelError> {
@@ -282,6 +295,7 @@ mod tests {
             *value = attribute == 75 ? (device == 70 ? 9 : 7) : 0;
             return 0;
         }
+        int cuDriverGetVersion(int* version) { *version = 13000; return 0; }
         int cuModuleLoadData(void** module, const void* image) {
             if (current != primary) return 201;
             *module = &current;

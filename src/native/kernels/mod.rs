@@ -25,6 +25,18 @@ use std::sync::atomic::{AtomicBool, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
 use tch::Device;
 
+/// Whether launches may start while those before them end, on GPUs that have that.
+static OVERLAP: AtomicBool = AtomicBool::new(true);
+
+/// From now on every launch waits for the one before. True where they did not before.
+pub fn launch_in_turn() -> bool {
+    OVERLAP.swap(false, Ordering::Relaxed)
+}
+
+fn launches_overlap() -> bool {
+    OVERLAP.load(Ordering::Relaxed)
+}
+
 /// Why there are no kernels.
 #[derive(Clone, Debug, thiserror::Error)]
 #[non_exhaustive]
