@@ -1,7 +1,8 @@
 #!/usr/bin/env bash
 # Repeats the comparison on the small source: run.sh WORK, with WORK/data and WORK/source/model as
 # ../2026-11-21-redpajama-sample/run.sh makes them. SHEARLING names the binary, SEEDS the seeds; ROUTES picks rows by name.
-# Every model sees the same rows. A table of name, mean held-out loss over the dense source's and density is printed at the end.
+# Every model sees the same rows. A table of name, mean held-out loss and density is printed at the end. The rows of a threshold
+# without training need PYTHON with torch, transformers and pyarrow; without it they are left out.
 set -euo pipefail
 configs=$(cd "$(dirname "$0")" && pwd)
 shearling=${SHEARLING:-shearling}
@@ -16,21 +17,50 @@ for seed in ${SEEDS:-0 1 2}; do
     rm -rf "$folder"
     "$shearling" lte train --config "$configs/lte.toml" --set "run.directory=$folder" --set "run.seed=$seed" "$@" >/dev/null
   }
-  if [[ " ${ROUTES:-dense} " == *" dense "* && ! -d lte/dense-$seed/model ]]; then
-    rm -rf "lte/dense-$seed"
-    sed '/^\[lte\]/,/^expert_size/d' "$configs/lte.toml" > lte/dense.toml
-    "$shearling" pretrain --config lte/dense.toml --set "run.directory=lte/dense-$seed" --set "run.seed=$seed" >/dev/null
-  fi
+  train_dense() { # NAME SOURCE
+    local folder=lte/$1-$seed
+    [[ " ${ROUTES:-$1} " == *" $1 "* && ! -d $folder/model ]] || return 0
+    rm -rf "$folder"
+    sed '/^\[lte\]/,/^expert_size/d' "$configs/lte.toml" > lte/dense-$seed.toml
+    "$shearling" pretrain --config lte/dense-$seed.toml --set "run.directory=$folder" --set "run.seed=$seed" \
+      --set "model.source=$2" >/dev/null
+  }
+  narrower() { # DENSITY INTERMEDIATE: reads as many bytes a token as experts at that density and their routers do
+    [[ " ${ROUTES:-static-$1} " == *" static-$1 "* && ! -d lte/static-$1-$seed/model ]] || return 0
+    rm -rf "lte/cut-$1-$seed"
+    "$shearling" prune --config "$configs/narrower.toml" --set "run.directory=lte/cut-$1-$seed" --set "run.seed=$seed" \
+      --set "target.intermediate_size=$2" >/dev/null
+    train_dense "static-$1" "lte/cut-$1-$seed/pruned"
+  }
+  taught_pruned() { # NAME DENSITY: a source with half of its intermediate units, of which a part runs
+    [[ " ${ROUTES:-$1} " == *" $1 "* && ! -d lte/$1-$seed/model ]] || return 0
+    if [ ! -d "lte/cut-half-$seed/pruned" ]; then
+      "$shearling" prune --config "$configs/narrower.toml" --set "run.directory=lte/cut-half-$seed" --set "run.seed=$seed" \
+        --set target.intermediate_size=176 >/dev/null
+    fi
+    teach "$1" --set "model.source=lte/cut-half-$seed/pruned" --set "lte.density=$2"
+  }
+  train_dense dense source/model
   teach half
   teach half-frozen --set lte.router_steps=0
   teach half-at-once --set lte.density_steps=0
   teach half-fast --set lte.router_learning_rate=5e-3
   teach half-slow --set lte.router_learning_rate=5e-4
   teach half-random --set lte.grouping=random
+  teach half-co-activation --set lte.grouping=co-activation
   teach paper --set lte.mode=paper
-  teach 70 --set lte.density=0.7
-  teach 30 --set lte.density=0.3
-  teach 20 --set lte.density=0.2
+  for density in 75 40 30 20 10; do
+    teach "$density" --set "lte.density=0.$density"
+    teach "$density-frozen" --set "lte.density=0.$density" --set lte.router_steps=0
+  done
+  narrower 75 271
+  narrower 50 183
+  narrower 40 148
+  narrower 30 113
+  narrower 20 78
+  narrower 10 42
+  taught_pruned pruned-30 0.6
+  taught_pruned pruned-20 0.4
 done
 for folder in lte/*/model; do
   rows=(--data data --rows 64 --json)
@@ -42,3 +72,8 @@ for folder in lte/*/model; do
       python3 -c 'import json,sys; r=json.load(sys.stdin); print(sys.argv[1], round(r["models"][0]["mean_loss"],4), 100)' "$folder"
   fi
 done
+if [ -n "${PYTHON:-}" ]; then
+  for seed in ${SEEDS:-0 1 2}; do
+    "$PYTHON" "$configs/threshold.py" "lte/dense-$seed/model" data 64 0.75 0.5 0.4 0.3 0.2 0.1 | sed "s/^/lte\/threshold-$seed /"
+  done
+fi
