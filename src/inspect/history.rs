@@ -52,6 +52,7 @@ pub struct RunHistory {
     /// Finished steps.
     pub finished_steps: u64,
     /// Whether it was stopped in the evaluation after the last of them.
+    #[serde(skip_serializing_if = "std::ops::Not::not")]
     pub evaluation_due: bool,
     /// Tokens seen.
     pub tokens: Option<f64>,

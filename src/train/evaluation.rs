@@ -93,23 +93,6 @@ pub struct EvalReport {
     pub experts: Option<Densities>,
 }
 
-/// The parts of an evaluation after a step, in their order.
-#[derive(Clone, Copy, Debug, PartialEq, Eq, PartialOrd, Ord, Serialize, Deserialize)]
-#[serde(rename_all = "lowercase")]
-pub enum EvalPart {
-    /// The model as it is, after which the mixer moves.
-    Model,
-    /// Masks cut to the exact target.
-    Cut,
-    /// Experts multiplied by their scores.
-    Soft,
-}
-
-impl EvalPart {
-    /// All of them.
-    pub(super) const ALL: [EvalPart; 3] = [EvalPart::Model, EvalPart::Cut, EvalPart::Soft];
-}
-
 /// Is told of an evaluation that goes on (of which model, how many rows are done, of how many) and says whether it may. One that
 /// may not ends with [`Error::Interrupted`] and has changed nothing that a checkpoint holds.
 pub type Progress<'a> = dyn FnMut(&str, usize, usize) -> ControlFlow<()> + 'a;

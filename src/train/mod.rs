@@ -16,6 +16,7 @@ mod compute;
 mod deal;
 pub mod decide;
 mod error;
+pub mod eval_part;
 pub mod evaluation;
 mod exchange;
 mod fault;

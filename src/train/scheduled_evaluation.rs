@@ -7,7 +7,8 @@
 
 use super::Error;
 use super::decide::{Intervals, improves};
-use super::evaluation::{EvalPart, EvalReport};
+use super::eval_part::EvalPart;
+use super::evaluation::EvalReport;
 use super::guard::{require_finite, tell_alarm};
 use super::journal::Journal;
 use super::metrics;

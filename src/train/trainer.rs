@@ -1,7 +1,7 @@
 //! The state of a run: weights, masks, data position, mixer, counters; made new or restored from a checkpoint.
 
 use super::Error;
-use super::evaluation::EvalPart;
+use super::eval_part::EvalPart;
 use super::exchange::Exchange;
 use super::fault::Fault;
 use super::loader_config::loader_config;
