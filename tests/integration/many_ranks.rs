@@ -11,6 +11,7 @@ mod traffic;
 
 use super::support::{data, data_path};
 use serde_json::Value;
+use shearling::dist;
 use shearling::native::c10d::Store;
 use shearling::train::metrics;
 use std::path::{Path, PathBuf};
@@ -59,6 +60,21 @@ impl Place {
         let path = self.at(&format!("{name}.toml"));
         std::fs::write(&path, text).unwrap();
         path
+    }
+}
+
+/// The place of a rank that is a thread of this process, beside a store at that port.
+pub fn thread_place(rank: usize, size: usize, port: u16) -> dist::Place {
+    dist::Place {
+        rank,
+        size,
+        local_rank: rank,
+        local_size: size,
+        address: "127.0.0.1".to_string(),
+        port,
+        agent_prefix: Some("/test".to_string()),
+        launcher: dist::Launcher::Torchrun,
+        restarts: 0,
     }
 }
 

@@ -1,7 +1,7 @@
 //! One of several ranks is told to stop in an evaluation: all leave it at the same step, and make it when they resume. Ranks of
 //! a sharded model finish it, and stop then.
 
-use super::{LIMIT, Place};
+use super::{LIMIT, Place, thread_place};
 use serde_json::Value;
 use shearling::config::{Stage, Strategy, parse};
 use shearling::dist;
@@ -69,18 +69,7 @@ fn both(text: &str, strategy: Strategy, resume: bool, stops: [Option<usize>; 2])
     let store = Store::serve("127.0.0.1", 0, LIMIT).unwrap();
     let port = store.port();
     let one = |rank: usize, stops: Option<usize>| {
-        let place = dist::Place {
-            rank,
-            size: 2,
-            local_rank: rank,
-            local_size: 2,
-            address: "127.0.0.1".to_string(),
-            port,
-            agent_prefix: Some("/test".to_string()),
-            launcher: dist::Launcher::Torchrun,
-            restarts: 0,
-        };
-        let world = dist::join(&place, tch::Device::Cpu, LIMIT).unwrap();
+        let world = dist::join(&thread_place(rank, 2, port), tch::Device::Cpu, LIMIT).unwrap();
         let sets = ["train.micro_batch_rows=1".to_string(), format!("dist.strategy={}", strategy.name())];
         let config = parse(text, "test", &sets).unwrap();
         let setup = Setup::new(config, Stage::Pretrain, tch::Device::Cpu).unwrap().among(world.clone()).unwrap();

@@ -1,6 +1,6 @@
 //! What goes over the wire at every step, as the kernel counts it, is what the formula says that `plan` uses.
 
-use super::{LIMIT, Place};
+use super::{LIMIT, Place, thread_place};
 use shearling::config::{Stage, Strategy, parse};
 use shearling::dist::{self, pass_bytes};
 use shearling::model::count::ParameterCount;
@@ -67,18 +67,7 @@ fn counted_alone() {
             for rank in 0..size {
                 let (text, start, end, expected, port) = (&text, &start, &end, &expected, store.port());
                 scope.spawn(move || {
-                    let place = dist::Place {
-                        rank,
-                        size,
-                        local_rank: rank,
-                        local_size: size,
-                        address: "127.0.0.1".to_string(),
-                        port,
-                        agent_prefix: Some("/test".to_string()),
-                        launcher: dist::Launcher::Torchrun,
-                        restarts: 0,
-                    };
-                    let world = dist::join(&place, tch::Device::Cpu, LIMIT).unwrap();
+                    let world = dist::join(&thread_place(rank, size, port), tch::Device::Cpu, LIMIT).unwrap();
                     let sets = ["train.micro_batch_rows=1".to_string(), format!("dist.strategy={}", strategy.name())];
                     let config = parse(text, "test", &sets).unwrap();
                     let micro_batches = config.train.batch_rows / size;
