@@ -73,9 +73,12 @@ impl RecordedToken {
         let _ = self.position.f_fill_(position)?;
         let one_by_one = || one_by_one(&self.ids, &self.position);
         if let (Launches::Loaded, Device::Cuda(gpu)) = (&self.launches, input_ids.device()) {
+            let overlapped = kernels::launches_overlap();
             let mut recorded = CudaGraph::record(gpu, one_by_one);
-            // Drivers record launches in turn for longer than such as overlap.
-            if recorded.is_err() && kernels::launch_in_turn() {
+            // Drivers record launches in turn for longer than such as overlap. One that refused a launch has ended this recording,
+            // and the overlap, already.
+            if recorded.is_err() && overlapped {
+                kernels::launch_in_turn();
                 recorded = CudaGraph::record(gpu, one_by_one);
             }
             self.launches = match recorded {

@@ -108,18 +108,23 @@ impl StagedFolder {
         sync_tree(&self.output)?;
         let swapped = rustix::fs::renameat_with(CWD, &self.output, CWD, &final_dir, RenameFlags::EXCHANGE);
         if swapped.is_err() {
-            let failed = || Error::io("replace", &final_dir);
-            let old = self.holder.path().join(OLD);
-            fs::rename(&final_dir, &old).map_err(failed())?;
-            if let Err(error) = fs::rename(&self.output, &final_dir) {
-                let _ = fs::rename(&old, &final_dir);
-                return Err(failed()(error));
-            }
+            self.rename_both()?;
         }
         // With what was there before.
         drop(self);
         sync(&parent_of(&final_dir))?;
         Ok(final_dir)
+    }
+
+    /// What is there goes aside, this folder to its place.
+    fn rename_both(&self) -> Result<()> {
+        let failed = || Error::io("replace", &self.final_dir);
+        let old = self.holder.path().join(OLD);
+        fs::rename(&self.final_dir, &old).map_err(failed())?;
+        fs::rename(&self.output, &self.final_dir).map_err(|error| {
+            let _ = fs::rename(&old, &self.final_dir);
+            failed()(error)
+        })
     }
 }
 
@@ -220,6 +225,24 @@ mod tests {
         let staged = StagedFolder::begin_replacement(&target).unwrap();
         fs::write(staged.path().join("new"), b"2").unwrap();
         assert_eq!(staged.replace().unwrap(), target);
+        assert_eq!((entries(&target), entries(root.path())), (vec!["new".to_string()], vec!["out".to_string()]));
+    }
+
+    #[test]
+    fn where_names_cannot_be_swapped_two_renames_do_it_and_a_failure_puts_the_old_folder_back() {
+        let root = tempfile::tempdir().unwrap();
+        let target = root.path().join("out");
+        fs::create_dir(&target).unwrap();
+        fs::write(target.join("old"), b"1").unwrap();
+        let lost = StagedFolder::begin_replacement(&target).unwrap();
+        fs::remove_dir(lost.path()).unwrap();
+        assert!(lost.rename_both().is_err());
+        drop(lost);
+        assert_eq!(entries(&target), ["old"]);
+        let staged = StagedFolder::begin_replacement(&target).unwrap();
+        fs::write(staged.path().join("new"), b"2").unwrap();
+        staged.rename_both().unwrap();
+        drop(staged);
         assert_eq!((entries(&target), entries(root.path())), (vec!["new".to_string()], vec!["out".to_string()]));
     }
 

@@ -318,7 +318,7 @@ mod tests {
             return 0;
         }
         int cuLaunchKernelEx(const Config* config, void* function, void** arguments, void** extra) {
-            if (config->count != 1 || config->attributes[0].id != 6) return 1;
+            if (config->count != 1 || config->attributes[0].id != 6 || config->grid[0] == 9) return 1;
             asked.overlaps = config->attributes[0].value.number;
             const unsigned *grid = config->grid, *block = config->block;
             return cuLaunchKernel(function, grid[0], grid[1], grid[2], block[0], block[1], block[2], config->shared,
@@ -380,6 +380,10 @@ mod tests {
         let found = asked();
         assert_eq!((found.grid, found.block, found.shared), ([8, 5, 1], [96, 1, 1], 90_000));
         assert_eq!((found.argument, found.stream, found.overlaps), (42, stream, 1));
+        // Refused with the attribute, it is launched without, and so are all that follow.
+        geometry.blocks = 9;
+        driver.launch(function, geometry, std::ptr::from_ref(&argument).cast(), stream).unwrap();
+        assert!(asked().grid == [9, 5, 1] && !launches_overlap());
     }
 
     #[test]

@@ -28,12 +28,13 @@ use tch::Device;
 /// Whether launches may start while those before them end, on GPUs that have that.
 static OVERLAP: AtomicBool = AtomicBool::new(true);
 
-/// From now on every launch waits for the one before. True where they did not before.
-pub fn launch_in_turn() -> bool {
-    OVERLAP.swap(false, Ordering::Relaxed)
+/// From now on every launch waits for the one before.
+pub fn launch_in_turn() {
+    OVERLAP.store(false, Ordering::Relaxed);
 }
 
-fn launches_overlap() -> bool {
+/// Whether launches may still overlap: one that the driver refuses ends that.
+pub fn launches_overlap() -> bool {
     OVERLAP.load(Ordering::Relaxed)
 }
 
