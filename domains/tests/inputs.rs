@@ -442,3 +442,18 @@ fn a_model_without_bos_gets_none_unless_an_id_is_given() {
     config.bos_token_id = Some(0);
     assert_eq!(place.prepare_with(&config).0.unwrap().bos_token_id, Some(0));
 }
+
+#[test]
+fn other_json_in_place_of_a_tokenizer_is_told_as_what_it_is() {
+    let place = Place::new();
+    place.write("a.jsonl", jsonl(&stories()));
+    for (text, what) in
+        [("{\"model_type\": \"llama\"}", "the config.json of a model"), ("{\"a\": 1}", "it has no \"model\"")]
+    {
+        place.write("config.json", text);
+        let mut config = place.config(vec![place.path("a.jsonl")]);
+        config.tokenizer = TokenizerSource::File(place.path("config.json"));
+        let told = prepare(&config, &Silent).unwrap_err().to_string();
+        assert!(told.contains(what) && told.contains("expected tokenizer.json"), "{told}");
+    }
+}

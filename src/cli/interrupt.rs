@@ -74,7 +74,7 @@ fn on_signal() {
     QUITTING.store(true, Ordering::SeqCst);
     shearling_staging::remove_all();
     if LISTENERS.load(Ordering::SeqCst) == 0 {
-        Printer::new(false).note("\nstopped; nothing half-written is left");
+        Printer::new(false).note("\nstopped; nothing half-written is left: to start over, give the command again");
     }
     // Not `exit`: its clean-up would pull the ground from under threads that still compute.
     // SAFETY: ends the program.

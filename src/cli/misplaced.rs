@@ -42,7 +42,11 @@ fn not_a_number(error: &clap::Error) -> Option<String> {
         "number too large to fit in target type" => "the number is too large",
         _ => return None,
     };
-    Some(format!("invalid value '{value}' for '{argument}': {expected}\n\nFor more information, try '--help'.\n"))
+    // `12min` is what a person says.
+    let hours = if argument.starts_with("--hours") { " of hours: 0.2 are 12 minutes" } else { "" };
+    Some(format!(
+        "invalid value '{value}' for '{argument}': {expected}{hours}\n\nFor more information, try '--help'.\n"
+    ))
 }
 
 /// The option with its value that a lone argument was meant for, if the command has it.

@@ -121,8 +121,8 @@ fn cut_at_once(setup: &Setup, printer: &Printer) -> anyhow::Result<Written> {
     let written = prune_one_shot(setup, out, printer)?;
     write_config(run, &setup.config)?;
     if let Some(peak) = memory::peak_bytes(setup.device) {
-        let whole = if setup.device.is_cuda() { "" } else { ", all of the process" };
-        printer.note(format!("peak memory of the cut {}{whole}", bytes(peak as f64)));
+        let whole = if setup.device.is_cuda() { "the cut" } else { "the whole process" };
+        printer.note(format!("peak memory of {whole}: {}", bytes(peak as f64)));
     }
     Ok(written)
 }

@@ -3,7 +3,7 @@
 
 use crate::hf::{RawConfig, not_a_model};
 use crate::run_dir::layout::{CHECKPOINTS, MODEL, PRUNED};
-use crate::run_dir::{Activity, RunDir, RunLock};
+use crate::run_dir::{Activity, RunDir, RunLock, only_begun};
 use std::path::{Path, PathBuf};
 
 /// The folder itself, or the model that a run wrote into its own.
@@ -29,6 +29,9 @@ pub(super) fn model_folder(path: &Path) -> anyhow::Result<PathBuf> {
         anyhow::bail!(
             "{shown} is a run that has not written its model: no {MODEL}/ and no {PRUNED}/ is in it; {end}{export}"
         );
+    }
+    if let Some(begun) = only_begun(path) {
+        anyhow::bail!("{shown} has no model: {begun}");
     }
     let hint = not_a_model(path).map(|hint| format!("; {hint}")).unwrap_or_default();
     if !path.exists() {

@@ -21,7 +21,6 @@ pub(super) enum Resumed {
 /// Reads the run in `folder`, with `--set` overrides, to go on as `stage`. Opens neither data nor model.
 pub(super) fn resume(folder: &Path, sets: &[String], stage: Stage, printer: &Printer) -> anyhow::Result<Resumed> {
     let saved = saved_config(folder)?;
-    require_stage(folder, &saved, stage)?;
     if saved.cuts_at_once() {
         let shown = folder.display();
         anyhow::bail!(
@@ -29,6 +28,7 @@ pub(super) fn resume(folder: &Path, sets: &[String], stage: Stage, printer: &Pri
              model.source = \"{shown}/{PRUNED}\", or cut again into another run.directory"
         );
     }
+    require_stage(folder, &saved, stage)?;
     let mut config = with_overrides(&saved, sets)?;
     if config.run.directory != saved.run.directory {
         anyhow::bail!(

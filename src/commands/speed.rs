@@ -50,11 +50,11 @@ pub(in crate::commands) struct Place {
 }
 
 impl Place {
-    /// The card of that name, or this machine.
+    /// The card of that name, or this machine with `run.dtype = "auto"`.
     pub(in crate::commands) fn new(card: Option<&str>) -> anyhow::Result<Place> {
         match card {
             Some(card) => Place::card(card),
-            None => Place::here(),
+            None => Place::here(ComputeDtype::Auto),
         }
     }
 
@@ -72,10 +72,10 @@ impl Place {
         })
     }
 
-    /// This machine; takes a second.
-    pub(in crate::commands) fn here() -> anyhow::Result<Place> {
+    /// This machine, where runs compute in `dtype`; takes a second.
+    pub(in crate::commands) fn here(dtype: ComputeDtype) -> anyhow::Result<Place> {
         let device = device::parse("auto")?;
-        let dtype = compute_dtype(ComputeDtype::Auto, device);
+        let dtype = compute_dtype(dtype, device);
         let utilisation = if device.is_cuda() { GPU_UTILISATION } else { CPU_UTILISATION };
         let memory_bytes = memory_to_fill(device);
         let watch = Watch::begin();
@@ -90,7 +90,7 @@ impl Place {
         Ok(Place { device, name: format!("{name}{gib}"), memory_bytes, flops, rate_said, busy, dtype, card: false })
     }
 
-    /// What `run.dtype = "auto"` comes to there.
+    /// What `run.dtype` comes to there.
     pub(in crate::commands) fn dtype_said(&self) -> String {
         let place = if self.card { self.name.as_str() } else { "here" };
         format!("{} {}{place}", self.dtype.name(), if self.card { "on " } else { "" })

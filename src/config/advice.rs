@@ -45,8 +45,25 @@ pub(super) fn not_toml(error: &toml::de::Error) -> String {
     format!("this is not TOML: {}", said.strip_prefix("TOML parse error at ").unwrap_or(said))
 }
 
+/// What other tools call the length of a row, which is no key of ours.
+const ROW_LENGTHS: [&str; 8] = [
+    "sequence_length",
+    "seq_length",
+    "seq_len",
+    "max_seq_len",
+    "max_seq_length",
+    "block_size",
+    "context_length",
+    "max_length",
+];
+
 /// What was meant by the unknown key `found` of the table `place`, where `siblings` are known.
 fn key_advice(place: &str, found: &str, siblings: &[&str], table: &Table) -> Option<String> {
+    if ROW_LENGTHS.contains(&found) {
+        return Some(
+            "rows have the length that they were made with: shearling data prepare --sequence-length N".to_string(),
+        );
+    }
     let meant = || meant_key(place, found).map(|key| format!("`{key}`"));
     // A misspelt key of this very table, if hardly misspelt; else by meaning; else anything like it.
     let near = |threshold: f64| nearest(found, siblings, threshold).map(|key| format!("`{}`", joined(place, key)));

@@ -249,6 +249,10 @@ mod tests {
             assert!(message.contains(list) && message.contains(meant), "{set}: {message}");
             assert!(!set.starts_with("run.") || !message.contains("\"fp16\""), "{message}");
         }
+        let message = refused(MINIMAL, &["data.sequence_length=512"]);
+        assert!(message.contains("shearling data prepare --sequence-length"), "{message}");
+        let message = refused(MINIMAL, &["learning_rate=1e-4"]);
+        assert!(message.contains("did you mean `train.learning_rate`?"), "{message}");
         let message = refused(&MINIMAL.replace("[model]", "dtype = 'half'\n[model]"), &[]);
         assert!(message.contains("line 4") && message.contains("fp16 is only for written"), "{message}");
     }

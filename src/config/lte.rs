@@ -14,7 +14,7 @@ pub struct Lte {
     /// Steps of stage 1, in which routers train; in the rest they are frozen. Half of the run when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub router_steps: Option<u64>,
-    /// Steps over which the density falls from 1 to the asked one; half of `router_steps` when absent.
+    /// Steps over which the density falls from 1 to the asked one; none when absent, or half of `router_steps` without a warm start.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub density_steps: Option<u64>,
     /// Intermediate units of an expert.
@@ -110,9 +110,11 @@ impl Lte {
         self.router_steps.unwrap_or(steps / 2).min(steps)
     }
 
-    /// Steps over which the density falls, in a run of `steps`.
+    /// Steps over which the density falls, in a run of `steps`. Routers that start from contributions know what to run, and every step
+    /// with more experts than will run is one less to learn without the others.
     pub fn density_steps(&self, steps: u64) -> u64 {
-        self.density_steps.unwrap_or(self.router_steps(steps) / 2)
+        let default = if self.warm_start() { 0 } else { self.router_steps(steps) / 2 };
+        self.density_steps.unwrap_or(default)
     }
 
     /// The density to reach after `finished` steps of a run of `steps`; `None` where nothing holds it.

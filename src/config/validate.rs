@@ -113,8 +113,11 @@ fn check_train(config: &RunConfig, problems: &mut Problems) {
     problems
         .unless(train.batch_rows > 0, || "train.batch_rows is 0 or missing: at least one row is needed".to_string());
     let micro = train.micro_batch();
-    problems.unless(micro > 0 && train.batch_rows.is_multiple_of(micro), || {
-        format!("train.micro_batch_rows = {micro} must divide train.batch_rows = {}", train.batch_rows)
+    // Without a batch there is nothing to divide.
+    problems.unless(train.batch_rows == 0 || (micro > 0 && train.batch_rows.is_multiple_of(micro)), || {
+        let rows = train.batch_rows;
+        let fitting = (1..=micro).rev().find(|size| rows.is_multiple_of(*size)).unwrap_or(1);
+        format!("train.micro_batch_rows = {micro} must divide train.batch_rows = {rows}; take for example {fitting}")
     });
     problems.unless(positive(train.learning_rate), || {
         format!("train.learning_rate = {} (or missing) must be a positive number", train.learning_rate)

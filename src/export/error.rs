@@ -28,11 +28,11 @@ pub enum Error {
     #[error("libtorch: {0}")]
     Tch(#[from] tch::TchError),
     /// No step to export.
-    #[error("{} has no good checkpoint{reasons}", run.display())]
+    #[error("{} has {reasons}", run.display())]
     NoStep {
         /// The run.
         run: PathBuf,
-        /// Why each step was passed over, a line each.
+        /// That there is no checkpoint yet, or why each was passed over, a line each.
         reasons: String,
     },
     /// A cut at once of nothing.

@@ -200,7 +200,13 @@ pub fn open_step(run: &Path, step: Option<u64>) -> Result<StepDir, Error> {
     let folder = RunDir::open(run)?;
     let Some(step) = step else {
         let latest = folder.latest_valid(Verify::Hashes)?;
-        let reasons = || latest.skipped.iter().map(|skipped| format!("\n  {}", skipped.reason)).collect::<String>();
+        let reasons = || match latest.skipped.is_empty() {
+            true => "no checkpoint yet (checkpoint.every_steps says when the next one is written)".to_string(),
+            false => {
+                let each = latest.skipped.iter().map(|skipped| format!("\n  {}", skipped.reason));
+                format!("no good checkpoint{}", each.collect::<String>())
+            }
+        };
         return latest.step.ok_or_else(|| Error::NoStep { run: run.to_path_buf(), reasons: reasons() });
     };
     Ok(folder.open_step(step, Verify::Hashes)?)

@@ -4,8 +4,8 @@
 use super::Error;
 use super::one_shot;
 use super::snapshots::{SnapshotFile, list};
-use crate::run_dir::RunDir;
 use crate::run_dir::layout::{PRUNED, claimed_step, mask_file, step_folder};
+use crate::run_dir::{RunDir, only_begun};
 use shearling_masks::MaskSet;
 use std::path::Path;
 use tch::Device;
@@ -40,6 +40,9 @@ pub(super) fn newest(files: Vec<SnapshotFile>) -> Option<SnapshotFile> {
 pub fn find(run: &Path, step: Option<u64>) -> Result<SnapshotFile, Error> {
     let no_masks = |problem: String| Error::NoMasks { path: run.to_path_buf(), problem };
     RunDir::open(run).map_err(|error| no_masks(error.to_string()))?;
+    if let Some(begun) = only_begun(run) {
+        return Err(no_masks(begun));
+    }
     let files = mask_files(run);
     if files.is_empty() && one_shot::is_one_shot(run) {
         let model = run.join(PRUNED);

@@ -142,12 +142,22 @@ fn clipped(history: &RunHistory) -> Option<Note> {
     }
     let (least, most) =
         clipped.iter().fold((1.0_f64, 0.0_f64), |(least, most), scale| (least.min(*scale), most.max(*scale)));
+    let smallest = history.steps.clip_scale.iter().position(|scale| *scale == Some(least));
+    let spike = smallest.and_then(|at| history.steps.step.get(at));
+    let spike = spike.map_or(String::new(), |step| format!(", the smallest at step {}", thousands(*step)));
     Some(Note::info(format!(
-        "{} of {} were clipped to train.clip_norm (factors {least:.2} to {most:.2}): usual for a model that was just cut, and AdamW \
-         does not depend on the size that all gradients share; single spikes do not show in this run",
+        "{} of {} were clipped to train.clip_norm (factors {} to {}{spike}): usual for a model that was just cut, and AdamW \
+         does not depend on the size that all gradients share. That a step was clipped tells no spike here; the gradient norm does",
         thousands(clipped.len() as u64),
-        counted(scales.len() as u64, "step")
+        counted(scales.len() as u64, "step"),
+        factor(least),
+        factor(most)
     )))
+}
+
+/// Small ones as powers of ten: 0.00 would be a step that did nothing.
+fn factor(value: f64) -> String {
+    if value < 0.01 { format!("{value:.1e}") } else { format!("{value:.2}") }
 }
 
 /// Whether the expected sizes were at their targets in the last step.
@@ -360,10 +370,12 @@ mod tests {
         let of = |scales: &[f64]| {
             let mut history = RunHistory::default();
             history.steps.clip_scale = scales.iter().map(|scale| Some(*scale)).collect();
+            history.steps.step = (1..=scales.len() as u64).collect();
             clipped(&history).map(|note| note.text)
         };
-        let text = of(&[[0.25; 19].as_slice(), &[0.5, 1.0]].concat()).unwrap();
-        assert!(text.starts_with("20 of 21 steps were clipped to train.clip_norm (factors 0.25 to 0.50)"), "{text}");
+        let text = of(&[[0.25; 18].as_slice(), &[0.00384, 0.5, 1.0]].concat()).unwrap();
+        let said = "20 of 21 steps were clipped to train.clip_norm (factors 3.8e-3 to 0.50, the smallest at step 19)";
+        assert!(text.starts_with(said), "{text}");
         assert!(of(&[0.25; 19]).is_none() && of(&[[0.25; 10], [1.0; 10]].concat()).is_none());
     }
 

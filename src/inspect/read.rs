@@ -21,7 +21,7 @@ use super::time_taken::TimeTaken;
 use super::written::WrittenModel;
 use crate::hf::ModelCard;
 use crate::run_dir::layout::{CHECKPOINTS, LOCK, METRICS, RESOLVED_CONFIG, SNAPSHOTS, claimed_step};
-use crate::run_dir::{Activity, RunDir, RunLock};
+use crate::run_dir::{Activity, RunDir, RunLock, only_begun};
 use crate::words::device;
 use std::io::{ErrorKind, Read};
 use std::path::Path;
@@ -147,6 +147,7 @@ fn check_is_run(run: &Path) -> Result<(), Error> {
         Err(error) if error.kind() == ErrorKind::NotFound => refuse("it does not exist".to_string()),
         Err(error) => refuse(error.to_string()),
         Ok(about) if !about.is_dir() => refuse("it is not a folder".to_string()),
+        Ok(_) if only_begun(run).is_some() => refuse(only_begun(run).unwrap_or_default()),
         Ok(_) if !is_trained(run) && !one_shot::is_one_shot(run) => {
             refuse(format!("it holds none of {}{}", SIGNS.join(", "), runs_hint(run)))
         }

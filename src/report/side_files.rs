@@ -189,7 +189,7 @@ pub struct Decode {
 
 /// Reads what `shearling eval --json` printed.
 pub fn read_eval(path: &Path) -> Result<EvalFile, Error> {
-    read(path, "--eval", "shearling eval MODEL… --data DIR --json")
+    read(path, "--eval", "shearling eval MODEL… --data DIR --out FILE")
 }
 
 /// Reads what `shearling bench latency --json` printed.

@@ -4,6 +4,7 @@
 //! state of a run ─► StepStaging ─► RUN/checkpoints/step-00000100/ {files…, manifest.json}
 //! ```
 
+mod begun;
 mod folder;
 pub mod layout;
 mod lock;
@@ -11,6 +12,7 @@ mod manifest;
 pub mod record;
 mod step_dir;
 
+pub use begun::only_begun;
 pub use folder::{Latest, RunDir, STEPS_AT_ONCE, SkippedStep};
 pub use layout::MANIFEST_NAME;
 pub use lock::{Activity, Claim, RunLock};

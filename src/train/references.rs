@@ -58,9 +58,14 @@ impl References {
             (measured != rows).then_some((name.clone(), measured, rows))
         };
         let names = dataset.domain_names().iter().enumerate();
-        let (name, measured, rows) = names.filter_map(differs).next()?;
+        let found: Vec<(String, u64, u64)> = names.filter_map(differs).collect();
+        let (name, measured, rows) = found.first()?;
+        let more = match found.len() - 1 {
+            0 => String::new(),
+            more => format!(" ({} differ too)", counted(more as u64, "other domain")),
+        };
         Some(format!(
-            "mixer.reference_file was measured on {measured} rows of {name:?}, the run evaluates {rows}: measure it with \
+            "mixer.reference_file was measured on {measured} rows of {name:?}, the run evaluates {rows}{more}: measure it with \
              shearling eval --rows {evaluated}"
         ))
     }
@@ -210,9 +215,10 @@ fn in_order(key: &str, given: &BTreeMap<String, f64>, names: &[String]) -> Resul
     if !problems.is_empty() {
         let named = problems.join(" and ").trim_end_matches(',').to_string();
         // All of them are in the list already where none has a value.
-        let all = match missing.len() == names.len() {
-            true => "each of them".to_string(),
-            false => format!("each of {}", names.join(", ")),
+        let all = match (missing.len() == names.len(), names) {
+            (_, [only]) => only.clone(),
+            (true, _) => "each of them".to_string(),
+            (false, _) => format!("each of {}", names.join(", ")),
         };
         return Err(Error::Mismatch(format!("{key} {named}; give one for {all}")));
     }

@@ -5,7 +5,7 @@ use crate::config::{self, RunConfig, Stage};
 use crate::files::publish::is_staged;
 use crate::files::{self, write_atomic};
 use crate::run_dir::layout::{LOCK, RESOLVED_CONFIG};
-use crate::run_dir::{Activity, RunLock};
+use crate::run_dir::{Activity, RunLock, only_begun};
 use std::ffi::OsStr;
 use std::path::{Path, PathBuf};
 
@@ -50,6 +50,12 @@ pub fn write_config(run: &Path, config: &RunConfig) -> Result<(), Error> {
     Ok(write_atomic(&run.join(RESOLVED_CONFIG), config::resolved_toml(config)?.as_bytes())?)
 }
 
+/// The run that a folder of a step or of a model lies in.
+fn run_around(folder: &Path) -> String {
+    let run = folder.ancestors().skip(1).take(2).find(|above| above.join(RESOLVED_CONFIG).is_file());
+    run.map_or(String::new(), |run| format!("; the run is {}: give that folder", run.display()))
+}
+
 /// The configuration that a run folder was started with.
 ///
 /// A run writes absolute paths. Where an older one has relative ones, they are looked for from the folder in which it was
@@ -63,7 +69,11 @@ pub fn saved_config(run: &Path) -> Result<RunConfig, Error> {
         return Err(Error::Mismatch(format!("{} does not exist: expected the folder of a run", run.display())));
     }
     if !path.is_file() {
-        return Err(Error::Mismatch(format!("{} is not a run folder (it has no {RESOLVED_CONFIG})", run.display())));
+        let shown = run.display();
+        return Err(Error::Mismatch(match only_begun(run) {
+            Some(begun) => format!("{shown} cannot be resumed: {begun}"),
+            None => format!("{shown} is not a run folder (it has no {RESOLVED_CONFIG}){}", run_around(run)),
+        }));
     }
     let mut config = config::load_saved(&path)?;
     if let Some(base) = started_in(run, &config.run.directory) {

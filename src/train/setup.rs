@@ -16,6 +16,7 @@ use crate::hf::{Architecture, Checkpoint, ModelConfig, NewLlama, RawConfig, voca
 use crate::native::kernels;
 use crate::native::ops::self_check::check_kernels;
 use crate::prune::{convert::require_complete, shape};
+use crate::words::{counted, thousands};
 use shearling_domains::{Dataset, MAX_CHANGE, MAX_DRIFT, Mixer, MixerConfig, MixerKind, MixerState, Split};
 use shearling_masks::MaskSpec;
 use std::path::{Path, PathBuf};
@@ -224,10 +225,14 @@ pub(super) fn check_rows_suffice(config: &RunConfig, proportions: &[f64], datase
     if needed <= there {
         return Ok(());
     }
-    let fewer = if config.cuts_at_once() { "prune.calibration_rows" } else { "train.steps" };
+    let (fewer, steps_said) = match config.cuts_at_once() {
+        true => ("prune.calibration_rows", "to calibrate on".to_string()),
+        false => ("train.steps", format!("({} of {batch_rows})", counted(steps, "step"))),
+    };
+    let (needed, there) = (thousands(needed), thousands(there));
     Err(Error::Mismatch(format!(
-        "the run needs {needed} rows ({steps} steps of {batch_rows}), the domains that are drawn from have {there}, seen {epochs} \
-         times (data.max_epochs); prepare more data, lower {fewer} or raise data.max_epochs"
+        "the run needs {needed} rows {steps_said}, the domains that are drawn from have {there}, seen {epochs} times (data.max_epochs); \
+         prepare more data, lower {fewer} or raise data.max_epochs"
     )))
 }
 
@@ -333,8 +338,15 @@ pub fn check_loads_elsewhere(model: &ModelConfig) -> Result<(), Error> {
     Err(Error::Mismatch(format!(
         "hidden_size = {hidden} is not a multiple of num_attention_heads = {heads}: transformers 5 would not load the \
          written LlamaForCausalLM; take for example hidden_size = {} or another number of heads",
-        (hidden / heads).max(1) * heads
+        near_multiple(hidden, heads)
     )))
+}
+
+/// The largest multiple of `heads` that is at most `hidden`, of 64 too where there is one: such products are fast.
+fn near_multiple(hidden: i64, heads: i64) -> i64 {
+    let fast = (1..=heads).map(|times| 64 * times).find(|size| size % heads == 0).filter(|size| *size <= hidden);
+    let step = fast.unwrap_or(heads);
+    (hidden / step).max(1) * step
 }
 
 /// Shapes that transformers loads and other tools do not: llama.cpp and vLLM have no `head_dim` for Qwen2, they divide.
@@ -395,6 +407,14 @@ pub(super) fn resolve_bounds(mixer: &mut MixerTable) {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn the_advised_hidden_size_suits_heads_and_products() {
+        assert_eq!(
+            [(400, 6), (400, 9), (100, 9), (5, 9)].map(|(hidden, heads)| near_multiple(hidden, heads)),
+            [384, 396, 99, 9]
+        );
+    }
 
     #[test]
     fn only_a_qwen2_whose_heads_are_narrower_than_its_stream_is_warned_of() {

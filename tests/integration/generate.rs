@@ -210,7 +210,7 @@ fn latency_measures_models_side_by_side() {
     let stdout = succeed(&[&common[..], &lengths].concat());
     assert_eq!(std::fs::read_to_string(&out).unwrap(), stdout);
     let answer: Value = serde_json::from_str(&stdout).unwrap();
-    assert_eq!((&answer["device"], &answer["dtype"], &answer["threads"]), (&json!("Cpu"), &json!("fp32"), &json!(1)));
+    assert_eq!((&answer["device"], &answer["dtype"], &answer["threads"]), (&json!("CPU"), &json!("fp32"), &json!(1)));
     let models = answer["models"].as_array().unwrap();
     assert_eq!(models.len(), 3);
     assert_eq!(models[0]["decode"]["speed_over_first"]["median"], 1.0);

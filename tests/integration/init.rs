@@ -162,7 +162,7 @@ fn a_source_is_cut_at_once_and_continued_by_what_it_writes() {
         assert!(stderr.contains("was cut at once, without a step") && stderr.contains("cut/pruned"), "{stderr}");
     }
     // The folder was held meanwhile; no lock stays.
-    assert!(said.contains("peak memory of the cut") && !desk.at("cut/run.lock").exists(), "{said}");
+    assert!(said.contains("peak memory of the whole process") && !desk.at("cut/run.lock").exists(), "{said}");
     // The configuration is kept beside the model; a cut at once cannot be resumed.
     assert!(std::fs::read_to_string(desk.at("cut/resolved.toml")).unwrap().contains("calibration_rows = 128"));
     for command in [

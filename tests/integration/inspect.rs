@@ -418,11 +418,26 @@ fn what_is_left_of_a_run_is_shown() {
     std::fs::write(snapshot_of(&run, 100), "").unwrap();
     assert_eq!(RunHistory::read(&run).unwrap().survivors.unwrap().step, 80);
     assert_eq!(answer(&["inspect", "masks", &run.display().to_string(), "--json"])["step"], 80);
-    // A folder with a lock and no more is a run that has not begun.
+}
+
+#[test]
+fn a_folder_with_a_lock_and_no_more_is_said_to_be_that() {
     let begun = tempfile::tempdir().unwrap();
+    let path = begun.path().display().to_string();
     std::fs::write(begun.path().join("run.lock"), "").unwrap();
-    let text = succeed(&["inspect", "run", &begun.path().display().to_string()]);
-    assert!(text.contains("no finished step is recorded") && text.contains("? run: step 0 of ?"), "{text}");
+    for command in [
+        &["inspect", "run"][..],
+        &["inspect", "masks"],
+        &["watch"],
+        &["report", "--out", "none.html"],
+        &["generate"],
+        &["prune", "--resume"],
+    ] {
+        let output = shearling(&[command, &[&path]].concat());
+        let stderr = String::from_utf8_lossy(&output.stderr);
+        assert_eq!(output.status.code(), Some(2), "{command:?}: {stderr}");
+        assert!(stderr.contains("was stopped before it wrote anything"), "{command:?}: {stderr}");
+    }
 }
 
 #[test]

@@ -155,7 +155,7 @@ fn a_closed_terminal_is_a_checkpoint_and_no_leftovers() {
     quiet(&mut command);
     let mut child = command.spawn().unwrap();
     let steps = || std::fs::read_to_string(run.join("metrics.jsonl")).unwrap_or_default();
-    wait_for(|| steps().contains("\"step\"").then_some(()));
+    wait_for(|| steps().contains("\"type\":\"step\"").then_some(()));
     signal(&child, "HUP");
     assert_eq!(child.wait().unwrap().code(), Some(0));
     let checkpoints = names(&run.join("checkpoints"));

@@ -1,7 +1,7 @@
 //! `plan` with less than a run needs: a config.json alone, no data, a source that is not there yet; and everything that is
 //! wrong at once.
 
-use super::support::{config, data_path, fixture, listing, sets, shearling, succeed, write_tiny_source};
+use super::support::{config, data_path, fixture, listing, sets, shearling, succeed, tiny_runs, write_tiny_source};
 use serde_json::Value;
 use std::path::{Path, PathBuf};
 
@@ -123,6 +123,16 @@ fn a_stage_whose_source_is_not_written_yet_takes_its_target() {
     let prune = desk.at("llama2-7b-to-1.3b.toml").display().to_string();
     let (code, answer, stderr) = plan(&moved, &["--source-as", &prune, "--sequence-length", "4096"]);
     assert_eq!((code, &answer["now"]["total_parameters"]), (Some(0), &1_345_423_360i64.into()), "{stderr}");
+
+    // The folder of a run is no model, but has one.
+    let run = tiny_runs().join("prune");
+    let source = format!("model.source={}", run.display());
+    let (code, _, stderr) = plan(&moved, &["--set", &source]);
+    assert_eq!(code, Some(2));
+    assert!(
+        stderr.contains(&format!("the model is in {}: give that folder", run.join("pruned").display())),
+        "{stderr}"
+    );
 }
 
 #[test]
@@ -207,7 +217,10 @@ fn too_little_data_is_a_line_of_the_plan_and_the_end_of_a_run() {
     let (code, answer, _) = planned(&arguments);
     assert_eq!(code, Some(1), "a check said no");
     let problems = said(&answer, "problems");
-    assert!(problems.contains("the run needs 800000 rows") && problems.contains("data.max_epochs"), "{problems}");
+    assert!(
+        problems.contains("the run needs 800,000 rows (100,000 steps of 8)") && problems.contains("data.max_epochs"),
+        "{problems}"
+    );
     assert!(answer["memory_bytes"].as_f64().unwrap() > 0.0, "the rest of the plan is there");
     let run: Vec<&str> = std::iter::once("prune").chain(arguments[1..].iter().map(String::as_str)).collect();
     let output = shearling(&run);

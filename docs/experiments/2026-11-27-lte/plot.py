@@ -9,7 +9,7 @@ from collections import defaultdict
 from pathlib import Path
 
 WIDTH, HEIGHT, LEFT, RIGHT, TOP, BOTTOM = 720, 400, 56, 236, 16, 44
-COLOURS = ["#1f8a4c", "#1b6ca8", "#a83279", "#c98a2b", "#8a8a8a"]
+COLOURS = ["#1f8a4c", "#7a5cc0", "#1b6ca8", "#a83279", "#c98a2b", "#8a8a8a"]
 UNITS, HIDDEN, EXPERT = 352, 128, 16
 ROUTERS = UNITS // EXPERT * HIDDEN / (3 * HIDDEN * UNITS)
 PRUNED = 176
@@ -27,8 +27,10 @@ def place(name, density):
         return "half as wide, then experts", density * PRUNED / UNITS + ROUTERS / 2
     if name.endswith("-frozen"):
         return "experts, routers frozen", density + ROUTERS
-    if name in ("half", "75", "40", "30", "20", "10"):
-        return "experts, routers trained", density + ROUTERS
+    if name.endswith("-falling") and "frozen" not in name:
+        return "experts, density that falls", density + ROUTERS
+    if name in ("75", "50", "40", "30", "20", "10"):
+        return "experts (the default)", density + ROUTERS
     return None, None
 
 

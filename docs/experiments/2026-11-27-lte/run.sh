@@ -41,17 +41,20 @@ for seed in ${SEEDS:-0 1 2}; do
     teach "$1" --set "model.source=lte/cut-half-$seed/pruned" --set "lte.density=$2"
   }
   train_dense dense source/model
-  teach half
-  teach half-frozen --set lte.router_steps=0
-  teach half-at-once --set lte.density_steps=0
-  teach half-fast --set lte.router_learning_rate=5e-3
-  teach half-slow --set lte.router_learning_rate=5e-4
   teach half-random --set lte.grouping=random
   teach half-co-activation --set lte.grouping=co-activation
   teach paper --set lte.mode=paper
-  for density in 75 40 30 20 10; do
+  for density in 75 50 40 30 20 10; do
     teach "$density" --set "lte.density=0.$density"
     teach "$density-frozen" --set "lte.density=0.$density" --set lte.router_steps=0
+    teach "$density-falling" --set "lte.density=0.$density" --set lte.density_steps=20
+  done
+  few=(--set lte.density=0.2)
+  teach 20-frozen-falling "${few[@]}" --set lte.router_steps=0 --set lte.density_steps=20
+  teach 20-to-the-end "${few[@]}" --set lte.router_steps=80
+  teach 20-soft "${few[@]}" --set lte.forward=soft
+  for rate in 5e-5 1e-3 5e-3; do
+    teach "20-rate-$rate" "${few[@]}" --set "lte.router_learning_rate=$rate"
   done
   narrower 75 271
   narrower 50 183

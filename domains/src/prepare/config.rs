@@ -115,7 +115,7 @@ impl PrepareConfig {
     pub(super) fn unreadable(&self, error: Error) -> Error {
         let Error::Document { path, unit, number, mut problem } = error else { return error };
         problem.push_str(&match self.skip_broken {
-            0 => "; mend it, or leave out up to N such documents with --skip-broken N".to_string(),
+            0 => "; correct it, or leave out up to N such documents with --skip-broken N".to_string(),
             most => format!("; it is one more than the {most} that --skip-broken leaves out"),
         });
         Error::Document { path, unit, number, problem }

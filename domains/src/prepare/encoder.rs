@@ -33,6 +33,17 @@ pub(super) struct Encoder {
     pub(super) eos: Option<u32>,
 }
 
+/// What a file is that is sound JSON and no tokenizer: the parser would name the first comma that it did not expect.
+fn other_json(bytes: &[u8]) -> Option<String> {
+    let Value::Object(found) = serde_json::from_slice(bytes).ok()? else { return None };
+    if found.contains_key("model") {
+        return None;
+    }
+    let what =
+        if found.contains_key("model_type") { "it is the config.json of a model" } else { "it has no \"model\"" };
+    Some(format!("{what}: expected {TOKENIZER_FILE}, as transformers writes it beside a model, or the folder it is in"))
+}
+
 /// `tokenizer.json` in `path`, which may be that file or its folder.
 pub(super) fn tokenizer_file(path: &Path) -> PathBuf {
     if path.is_dir() { path.join(TOKENIZER_FILE) } else { path.to_path_buf() }
@@ -43,7 +54,8 @@ impl Encoder {
     pub(super) fn load(path: &Path, config: &PrepareConfig, progress: &dyn Progress) -> Result<Self> {
         let problem = |problem: String| Error::Tokenizer { path: path.to_path_buf(), problem };
         let bytes = std::fs::read(path).map_err(Error::io("open", path))?;
-        let mut tokenizer = Tokenizer::from_bytes(&bytes).map_err(|error| problem(error.to_string()))?;
+        let mut tokenizer = Tokenizer::from_bytes(&bytes)
+            .map_err(|error| problem(other_json(&bytes).unwrap_or_else(|| error.to_string())))?;
         let changed = make_exact(&mut tokenizer).map_err(|error| problem(error.to_string()))?;
         if !changed.is_empty() {
             let changed = changed.join(", ");

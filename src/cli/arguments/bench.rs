@@ -122,9 +122,9 @@ pub struct BenchLatency {
     /// Rounds to measure, after one warm-up round.
     #[arg(long, value_name = "N", default_value = "5")]
     pub rounds: NonZeroUsize,
-    /// dtype of weights and computation, the same for all models.
-    #[arg(long, default_value = "bf16")]
-    pub dtype: DtypeArgument,
+    /// dtype of weights and computation, the same for all models [default: bf16 where the device has instructions for it, else fp32].
+    #[arg(long)]
+    pub dtype: Option<DtypeArgument>,
     /// Device: auto, cpu, cuda or cuda:N.
     #[arg(long, default_value = "auto")]
     pub device: String,

@@ -195,7 +195,7 @@ impl StepReport<'_> {
             "loss": measured.losses,
             "same_rows": self.same_rows,
             "loss_fell": self.loss_fell(),
-            "device": format!("{:?}", self.setup.device),
+            "device": device::name(self.setup.device),
             "threads": tch::get_num_threads(),
         })
     }

@@ -51,7 +51,7 @@ fn latency_arguments(models: &[&str], device: &str) -> BenchLatency {
         prompt_tokens: None,
         new_tokens: None,
         rounds: LATENCY_ROUNDS,
-        dtype: DtypeArgument::Fp32,
+        dtype: Some(DtypeArgument::Fp32),
         device: device.to_string(),
         threads: ThreadsArgument::default(),
         out: None,

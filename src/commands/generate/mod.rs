@@ -15,6 +15,7 @@ use crate::hf::{GenerationConfig, Tokenizer};
 use crate::model::Decoder;
 use crate::model::count::ParameterCount;
 use crate::native::runtime::device;
+use crate::native::runtime::precision::has_bf16;
 use crate::train::setup::kind;
 use anyhow::Context;
 use prompts::Prompts;
@@ -60,6 +61,10 @@ impl<'a> Speaker<'a> {
         let kind = compute_kind(arguments.dtype.map(|dtype| kind(dtype.into())), opened.dtype(), device);
         let parameters = grouped(ParameterCount::of(model).total());
         printer.note(format!("{}: {parameters} parameters, {}", folder.display(), place(kind, device)));
+        if kind == Kind::BFloat16 && !has_bf16(device) {
+            printer
+                .warn("this device has no bf16 instructions: --dtype fp32 reads a prompt several times as fast here");
+        }
         opened.note().iter().chain(&settings.notes).for_each(|note| printer.note(note));
         printer.note(settings.describe(arguments.seed));
         if tokenizer.eos_ids().is_empty() {
@@ -115,7 +120,7 @@ impl<'a> Speaker<'a> {
             "tokens_per_second": generated.tokens_per_second(),
             "cache_bytes": generated.cache_bytes,
             "dtype": dtype_name(self.kind),
-            "device": format!("{:?}", self.device),
+            "device": device::name(self.device),
         })
     }
 }

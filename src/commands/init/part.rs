@@ -13,6 +13,8 @@ const EPOCHS: f64 = 4.0;
 pub(super) const ASSUMED_DOMAINS: u64 = 7;
 /// Part of the training rows that evaluations may forward; each costs a third of a step's.
 const EVALUATED: f64 = 0.4;
+/// The same where a short stage would else be evaluated hardly ever: half of the time, where `plan` begins to warn.
+const MOST_EVALUATED: f64 = 1.5;
 /// The least memory without a loss of precision: what is written where nothing fits.
 pub(super) const ONE_ROW: Settings = Settings {
     micro_batch_rows: 1,
@@ -56,7 +58,7 @@ impl Part {
         let max_epochs = dataset.map_or(EPOCHS, |dataset| within(dataset, &mut stage, least));
         let rows = dataset.map(|dataset| Rows::new(dataset, stage.rows(), max_epochs));
         let domains = rows.as_ref().map_or(ASSUMED_DOMAINS, |rows| rows.shares().count() as u64);
-        let (eval_every, eval_rows) = evaluations(&stage, domains);
+        let (eval_every, eval_rows) = evaluations(&stage, domains, command == Command::Prune);
         Part {
             command,
             stage,
@@ -78,7 +80,9 @@ impl Part {
     /// Evaluates on so many rows of each domain, less often where that would take too much of the time.
     pub(super) fn evaluate_on(&mut self, rows: u64, said: &str) {
         let domains = self.rows.as_ref().map_or(ASSUMED_DOMAINS, |rows| rows.shares().count() as u64);
-        let fits = |every: &u64| fits(&self.stage, *every, domains * rows);
+        let fits = |every: &u64| {
+            evaluated(&self.stage, *every, self.prunes()) * domains * rows <= part_of(&self.stage, EVALUATED)
+        };
         let every = [6, 4, 3, 2].map(|parts| interval(&self.stage, parts)).into_iter().find(fits);
         self.eval_every = every.unwrap_or(interval(&self.stage, 1));
         self.save_every = save_every(&self.stage, self.eval_every);
@@ -93,9 +97,14 @@ impl Part {
 
 /// Steps between evaluations, and held-out rows of each domain. The published intervals, unless that would be fewer than
 /// six evaluations; and fewer still before a domain has less than eight rows, which tell little.
-fn evaluations(stage: &Stage, domains: u64) -> (u64, u64) {
-    let choices = [6, 4, 3].into_iter().flat_map(|parts| [64, 32, 16, 8].map(|rows| (interval(stage, parts), rows)));
-    choices.into_iter().find(|(every, rows)| fits(stage, *every, domains * rows)).unwrap_or((interval(stage, 6), 4))
+fn evaluations(stage: &Stage, domains: u64, masked: bool) -> (u64, u64) {
+    let fits = |part: f64| {
+        move |(every, rows): &(u64, u64)| evaluated(stage, *every, masked) * domains * rows <= part_of(stage, part)
+    };
+    let usual = [6, 4, 3].into_iter().flat_map(|parts| [64, 32, 16, 8].map(|rows| (interval(stage, parts), rows)));
+    let short = [6, 4, 3, 2].map(|parts| (interval(stage, parts), 4));
+    let found = usual.into_iter().find(fits(EVALUATED));
+    found.or_else(|| short.into_iter().find(fits(MOST_EVALUATED))).unwrap_or((interval(stage, 1), 4))
 }
 
 /// Steps between evaluations that are `parts` of a stage, or the published ones if those are fewer.
@@ -103,9 +112,16 @@ fn interval(stage: &Stage, parts: u64) -> u64 {
     (stage.steps / parts).clamp(1, if stage.steps > 10_000 { 400 } else { 50 * 6 / parts })
 }
 
-/// Whether evaluations of so many rows, one every so many steps, leave most of the time to the steps.
-fn fits(stage: &Stage, every: u64, rows: u64) -> bool {
-    ((stage.steps / every + 2) * rows) as f64 <= EVALUATED * stage.rows() as f64
+/// How often a stage that is evaluated every so many steps evaluates: before the first step, at the intervals, at the end; with masks
+/// a saved step is evaluated a second time, as it would be cut.
+fn evaluated(stage: &Stage, every: u64, masked: bool) -> u64 {
+    let cuts = if masked { stage.steps / save_every(stage, every) } else { 0 };
+    stage.steps / every + 2 + cuts
+}
+
+/// So much of the training rows.
+fn part_of(stage: &Stage, part: f64) -> u64 {
+    (part * stage.rows() as f64) as u64
 }
 
 /// Saved steps are evaluated: on the same steps as the others.
@@ -123,4 +139,22 @@ fn within(dataset: &Dataset, stage: &mut Stage, least: u64) -> f64 {
     stage.flops *= steps as f64 / stage.steps as f64;
     stage.steps = steps;
     EPOCHS.max((stage.rows() as f64 / (rows.max(1) as f64 * 0.9)).ceil())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn evaluations_of_a_short_stage_with_masks_leave_half_of_the_time() {
+        for (steps, batch_rows) in [(69, 4), (300, 4), (600, 32), (20_000, 256)] {
+            let stage = Stage { steps, batch_rows, learning_rate: 1e-4, flops: 1.0 };
+            for masked in [true, false] {
+                let (every, rows) = evaluations(&stage, 11, masked);
+                let forwarded = evaluated(&stage, every, masked) * 11 * rows;
+                assert!(forwarded <= part_of(&stage, MOST_EVALUATED), "{steps} steps: every {every} on {rows} rows");
+                assert!(every < steps, "{steps} steps are evaluated on the way");
+            }
+        }
+    }
 }

@@ -44,7 +44,7 @@ fn learns_masks(outline: &Outline) -> bool {
 
 /// Whether masks come to a decision in the steps that are left to them.
 fn settling(outline: &Outline) -> Vec<String> {
-    if !learns_masks(outline) {
+    if !learns_masks(outline) || outline.config.train.steps == 0 {
         return Vec::new();
     }
     let (config, mut warnings) = (&outline.config, Vec::new());

@@ -5,7 +5,7 @@ use crate::config::{Lte, LteMode};
 use crate::model::count::{ParameterCount, decoding_weight_bytes};
 use crate::model::routed_count::{RoutedCount, dense_gib_flops_per_token};
 use crate::train::Outline;
-use crate::words::thousands;
+use crate::words::{counted, thousands};
 use serde_json::{Value, json};
 
 /// Steps of stage 1 below which routers have hardly learned.
@@ -76,11 +76,11 @@ impl ExpertPlan {
         };
         let gigabytes = |bytes: f64| format!("{:.4} GB", bytes / 1e9);
         text.push_str(&format!(
-            "density: {:.1} % asked, reached over {} steps\n\
+            "density: {:.1} % asked, {}\n\
              a token then takes {:.4} GiFLOP in the layers' projections, {:.4} dense ({:.2}×)\n\
              and decoding one row reads {} of weights, {} dense ({:.2}×); rows decoded together need more\n",
             100.0 * asked.density,
-            thousands(asked.density_steps),
+            reached(asked.density_steps),
             asked.gib_flops,
             self.dense_gib_flops,
             self.dense_gib_flops / asked.gib_flops,
@@ -107,6 +107,14 @@ impl ExpertPlan {
             "decoding_bytes": asked.map(|asked| asked.decoding_bytes),
             "dense_decoding_bytes": self.dense_bytes,
         })
+    }
+}
+
+/// When the asked density holds.
+fn reached(steps: u64) -> String {
+    match steps {
+        0 => "from the first step".to_string(),
+        steps => format!("reached over {}", counted(steps, "step")),
     }
 }
 

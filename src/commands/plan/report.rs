@@ -46,7 +46,7 @@ pub(super) struct PlanReport {
 
 /// The time at the rate that this machine multiplies at, where the run would be here.
 fn measured_seconds(outline: &Outline, flops: f64, busy: &mut Option<String>) -> Option<(f64, String)> {
-    let place = Place::here().ok().filter(|place| place.device == outline.device)?;
+    let place = Place::here(outline.config.run.dtype).ok().filter(|place| place.device == outline.device)?;
     let hint = if outline.config.cuts_at_once() { "" } else { "; `shearling bench step --config FILE` times steps" };
     let said = format!("{}, measured here{hint}", place.rate_said);
     busy.clone_from(&place.busy);
@@ -244,7 +244,7 @@ impl PlanReport {
         };
         format!(
             "cut at once by {}{basis}{measured}; no step is taken, no checkpoint written\n\
-             FLOPs: {:.3e} scores + {:.3e} basis + {:.3e} comparison in fp64, where a product takes as long as four\n",
+             FLOPs: {:.3e} scores and loss of the source + {:.3e} basis + {:.3e} comparison in fp64, where a product takes as long as four\n",
             table.method().name(),
             cost.scoring_flops,
             cost.basis_flops,

@@ -92,18 +92,18 @@ pub(super) fn written_later(file: &Path, path: &Path) -> Option<PathBuf> {
 
 fn missing(folder: &Path) -> String {
     let shown = folder.display();
-    if folder.exists() {
-        return format!(
-            "{shown} (model.source) has no {0}: plan needs that file of a model, not its weights; put the model's {0} there",
-            RawConfig::FILE_NAME
-        );
+    let config = RawConfig::FILE_NAME;
+    match (folder.exists(), not_a_model(folder)) {
+        (true, Some(hint)) => format!("{shown} (model.source) has no {config}: {hint}"),
+        (true, None) => format!(
+            "{shown} (model.source) has no {config}: plan needs that file of a model, not its weights; put the model's \
+             {config} there"
+        ),
+        (false, Some(hint)) => format!("there is no {shown} (model.source): {hint}"),
+        (false, None) => format!(
+            "there is no {shown} (model.source), and no configuration beside this one writes it. plan needs the model's \
+             {config} in that folder, not its weights; if an earlier stage will write the folder, give its configuration with \
+             --source-as"
+        ),
     }
-    if let Some(hint) = not_a_model(folder) {
-        return format!("there is no {shown} (model.source): {hint}");
-    }
-    format!(
-        "there is no {shown} (model.source), and no configuration beside this one writes it. plan needs the model's {} in \
-         that folder, not its weights; if an earlier stage will write the folder, give its configuration with --source-as",
-        RawConfig::FILE_NAME
-    )
 }

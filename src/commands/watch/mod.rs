@@ -13,7 +13,7 @@ use crate::cli::arguments::Watch;
 use crate::inspect::live::{Follower, LiveRun};
 use crate::inspect::{runs_hint, was_cut_at_once};
 use crate::run_dir::layout::{METRICS, PRUNED, RESOLVED_CONFIG};
-use crate::run_dir::{Activity, RunLock};
+use crate::run_dir::{Activity, RunLock, only_begun};
 use anyhow::Context;
 use draw::{Screen, View};
 use serde_json::{Value, json};
@@ -61,6 +61,9 @@ fn require_run(run: &Path) -> anyhow::Result<()> {
     std::fs::read_dir(run).with_context(|| format!("cannot open the run folder {}", run.display()))?;
     if run.join(RESOLVED_CONFIG).exists() || run.join(METRICS).exists() || was_cut_at_once(run) {
         return Ok(());
+    }
+    if let Some(begun) = only_begun(run) {
+        anyhow::bail!("there is nothing to watch in {}: {begun}", run.display());
     }
     let hint = runs_hint(run);
     anyhow::bail!("{} is not a run folder (it has neither {RESOLVED_CONFIG} nor {METRICS}){hint}", run.display())

@@ -4,7 +4,7 @@
 //! __metadata__.shearling_lte      JSON: version, sizes, grouping, seed, stage, densities, and a line per layer
 //! layers.{l}.permutation          [F]     I64
 //! layers.{l}.router.weight        [N, D]  F32 or BF16, of layers with a router
-//! layers.{l}.router.bias          [N]     the same, of routers with a bias
+//! layers.{l}.router.bias          [N]     F32, of routers with a bias; files of earlier versions have it as the weight
 //! ```
 //!
 //! Written whole or not at all; what is read is taken as hostile until all of it agrees with the model's config.json.
@@ -32,7 +32,8 @@ pub fn is_lte(folder: &Path) -> bool {
     folder.join(FILE_NAME).symlink_metadata().is_ok()
 }
 
-/// Writes `experts` into `folder`, routers in `dtype`.
+/// Writes `experts` into `folder`, router weights in `dtype`. Biases stay fp32: the density hangs on them, and they were never rounded
+/// in training.
 ///
 /// # Errors
 /// Anything that [`read`] would refuse; fp16, in which routers are not stored; the disk's.
@@ -55,8 +56,9 @@ pub fn write(folder: &Path, experts: &Experts, dtype: DType) -> Result<()> {
             .map_err(|problem| Error::tensor(&path, &name, problem))?;
         tensors.push((name.clone(), Tensor::f_from_slice(&order).map_err(Error::torch("make", &name))?));
         let Some(router) = &of_layer.router else { continue };
-        let parts = [(weight_name(layer), Some(&router.weight)), (bias_name(layer), router.bias.as_ref())];
-        for (name, tensor) in parts.into_iter().filter_map(|(name, tensor)| Some((name, tensor?))) {
+        let weight = std::iter::once((weight_name(layer), &router.weight, dtype));
+        let bias = router.bias.iter().map(|bias| (bias_name(layer), bias, DType::F32));
+        for (name, tensor, dtype) in weight.chain(bias) {
             let stored = stored(tensor, dtype).map_err(Error::torch("convert", &name))?;
             require_finite(&path, &name, &stored)?;
             tensors.push((name, stored));

@@ -87,37 +87,37 @@ extern "C" fn launch(
 ) -> c_int {
     // SAFETY: a static name of the C++ side.
     let name = unsafe { CStr::from_ptr(name) }.to_string_lossy();
-    let size = Size { grid: [blocks, parts], threads, shared_bytes, overlaps: overlaps != 0 };
-    let Err(error) = run(&name, device, size, kernel) else { return 0 };
+    let geometry = grid([blocks, parts]).map(|[blocks, parts]| Geometry {
+        blocks,
+        parts,
+        threads,
+        shared_bytes,
+        overlaps: overlaps != 0,
+    });
+    let Err(error) = geometry.and_then(|geometry| run(&name, device, geometry, kernel)) else { return 0 };
     let text = CString::new(format!("kernel {name}: {error}")).unwrap_or_default();
     // SAFETY: `message` is the caller's place for a text, which it frees with `free`.
     unsafe { *message = libc::strdup(text.as_ptr()) };
     1
 }
 
-/// A launch as the C++ side asks for it.
-struct Size {
-    grid: [i64; 2],
-    threads: u32,
-    shared_bytes: usize,
-    overlaps: bool,
+/// The blocks of a grid as the driver takes them.
+fn grid(blocks: [i64; 2]) -> Result<[u32; 2], KernelError> {
+    let too_large = |_| KernelError::Call { call: "a launch", problem: format!("a grid of {blocks:?} blocks") };
+    Ok([u32::try_from(blocks[0]).map_err(too_large)?, u32::try_from(blocks[1]).map_err(too_large)?])
 }
 
-fn run(name: &str, device: c_int, size: Size, kernel: *const c_void) -> Result<(), KernelError> {
-    let Size { grid, threads, shared_bytes, overlaps } = size;
+fn run(name: &str, device: c_int, geometry: Geometry, kernel: *const c_void) -> Result<(), KernelError> {
     let mut gpus = GPUS.lock().unwrap_or_else(PoisonError::into_inner);
     let gpu = gpus.iter_mut().find(|(own, _)| *own == device).map(|(_, gpu)| gpu);
     let gpu = gpu.ok_or_else(|| KernelError::NoKernel(name.to_string()))?;
-    let function = gpu.function(name, shared_bytes)?;
-    let too_large = |_| KernelError::Call { call: "a launch", problem: format!("a grid of {grid:?} blocks") };
-    let blocks = u32::try_from(grid[0]).map_err(too_large)?;
-    let parts = u32::try_from(grid[1]).map_err(too_large)?;
+    let function = gpu.function(name, geometry.shared_bytes)?;
     let mut stream = std::ptr::null_mut();
     // SAFETY: libtorch's function, with a place of ours for its result.
     if unsafe { (gpu.current_stream)(device, &mut stream) } != 0 {
         return Err(KernelError::Call { call: "libtorch", problem: "it has no current stream".to_string() });
     }
-    gpu.driver.launch(function, Geometry { blocks, parts, threads, shared_bytes, overlaps }, kernel, stream)
+    gpu.driver.launch(function, geometry, kernel, stream)
 }
 
 impl Gpu {

@@ -20,7 +20,10 @@ pub(super) fn write_notes(out: &mut Markup, views: &[RunView]) {
     let several = views.len() > 1;
     out.element("ul", &[("class", &"notes")], |list| {
         if warnings.is_empty() {
-            let fine = "None: nothing is missing, and the runs ended as they should.";
+            let fine = match views.iter().any(|view| view.history.process.is_some()) {
+                true => "None so far: nothing is missing, and a run is going on.",
+                false => "None: nothing is missing, and the runs ended as they should.",
+            };
             list.text_element("li", &[("class", &"fine")], fine);
         }
         warnings.iter().take(SHOWN_WARNINGS).for_each(|said| write_note(list, said, several));

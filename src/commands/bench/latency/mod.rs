@@ -17,11 +17,15 @@ use crate::cli::arguments::BenchLatency;
 use crate::commands::ExitStatus;
 use crate::commands::output_file::OutputFile;
 use crate::commands::place::place;
+use crate::config::ComputeDtype;
+use crate::files::DType;
 use crate::native::runtime::contention::Watch;
+use crate::native::runtime::precision::has_bf16;
 use crate::native::runtime::{allocator, device, threads};
-use crate::train::setup::kind;
+use crate::train::setup::{compute_dtype, kind};
 use contestant::{Candidate, Contestant};
 use report::LatencyReport;
+use tch::Kind;
 use timed_decode::Lengths;
 
 /// Tokens, unless asked for otherwise or more than a model takes.
@@ -42,7 +46,10 @@ pub(super) fn run(arguments: &BenchLatency) -> anyhow::Result<ExitStatus> {
 /// Loads the models and measures them.
 pub(in crate::commands) fn measure(arguments: &BenchLatency, printer: &Printer) -> anyhow::Result<LatencyReport> {
     let device = device::parse(&arguments.device)?;
-    let kind = kind(arguments.dtype.into());
+    let kind = kind(arguments.dtype.map_or_else(|| compute_dtype(ComputeDtype::Auto, device), DType::from));
+    if kind == Kind::BFloat16 && !has_bf16(device) {
+        printer.warn("this device has no bf16 instructions: what is measured is slower than --dtype fp32");
+    }
     let candidates = Candidate::all(arguments)?;
     let lengths = lengths(arguments, &candidates)?;
     printer.note(format!("prefill of {} tokens, decoding of {}, {}", lengths.prompt, lengths.new, place(kind, device)));

@@ -6,6 +6,7 @@ use super::timed_decode::{DecodeTimes, Lengths};
 use crate::cli::table::{Table, bytes, grouped};
 use crate::commands::place::{dtype_name, place};
 use crate::native::runtime::contention::Contention;
+use crate::native::runtime::device;
 use crate::native::runtime::threads;
 use serde_json::{Value, json};
 use tch::{Device, Kind};
@@ -92,7 +93,7 @@ impl LatencyReport {
             let roofline = self.roofline(row);
             speeds.row([
                 row.name.clone(),
-                grouped((self.lengths.prompt as f64 / row.prefill.median) as i64),
+                grouped((self.lengths.prompt as f64 / row.prefill.median).round() as i64),
                 format!("{:.2}", row.prefill_ratio.median),
                 format!("{rate:.1}"),
                 format!("{:.2}", row.step_ratio.median),
@@ -122,7 +123,7 @@ impl LatencyReport {
 
     pub(in crate::commands) fn json(&self) -> Value {
         json!({
-            "device": format!("{:?}", self.device),
+            "device": device::name(self.device),
             "threads": tch::get_num_threads(),
             "dtype": dtype_name(self.kind),
             "cpus_taken_by_others": self.busy.map(|busy| busy.others),
