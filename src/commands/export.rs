@@ -137,7 +137,7 @@ impl Observer for Shown {
         std::mem::take(&mut self.progress).finish();
         let stay = match unrotated {
             0 => String::new(),
-            some => format!("; {some} of {dimensions} stay unrotated, for the embedding is the head too"),
+            some => format!("; {some} of {dimensions} dimensions are not rotated, since embedding and head are tied"),
         };
         let share = 100.0 * share;
         self.printer

@@ -96,7 +96,8 @@ impl Observer for TerminalObserver {
         let (label, steps, intervals, evaluation) =
             (self.label.clone(), self.steps, self.intervals, self.evaluation_seconds);
         self.progress.show_within(|width| {
-            let evaluations = intervals.evaluations_after(report.step, trainer.masks().is_some());
+            // That of this very step is still to come.
+            let evaluations = intervals.evaluations_after(report.step.saturating_sub(1), trainer.masks().is_some());
             let left = steps.saturating_sub(report.step) as f64 * report.tokens as f64 / rate
                 + evaluations as f64 * evaluation;
             // What matters first: on a narrow terminal the last ones find no room.

@@ -49,6 +49,11 @@ pub(super) fn data_of_fingerprint(fingerprint: &str) -> u64 {
 }
 
 impl HeldOutLoss {
+    /// How many rows it is of, where that was recorded.
+    pub fn held_out_rows(&self) -> Option<u64> {
+        self.rows?.rows
+    }
+
     /// Whether both are of the same rows, so that their difference is one of the models.
     pub fn is_comparable_with(&self, other: &HeldOutLoss) -> bool {
         self.rows_against(other) == RowsAgainst::Same

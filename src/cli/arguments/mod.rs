@@ -82,7 +82,7 @@ pub enum Command {
     /// no training step. With prune.method = "learned" masks train together with the weights until the target shape is met;
     /// the run folder (run.directory) then gets checkpoints/, masks/ and metrics.jsonl, Ctrl-C stops the run with a
     /// checkpoint, `--resume` continues it. The pruned model is written to pruned/ in that folder, and only if its logits
-    /// equal those of the gated source on held-out rows; otherwise the exit code is 1.
+    /// equal those of the masked source on held-out rows; otherwise the exit code is 1.
     #[command(after_long_help = with_changeable(examples::PRUNE))]
     Prune(Run),
     /// Continue the pre-training of a model on weighted domains, then write it as a Hugging Face folder (model/).

@@ -19,7 +19,7 @@ use crate::train::references::reference_rows;
 use anyhow::Context;
 use shearling_domains::Dataset;
 use shearling_masks::{MaskPreset, MaskSpec, Shape};
-use std::path::{Path, PathBuf};
+use std::path::{Component, Path, PathBuf};
 
 /// What both files say.
 #[derive(Debug)]
@@ -230,9 +230,12 @@ pub(super) fn usual_cut_rows() -> CutRows {
     CutRows { calibration: usual.calibration_rows, check: usual.check_rows }
 }
 
-/// What a folder is called, also if it is given as `.`; the model that a run wrote is called as the run.
+/// What a folder is called by who gave it, also if that was `.`; the model that a run wrote is called as the run.
 fn name_of(folder: &Path) -> String {
-    let absolute = std::fs::canonicalize(folder).unwrap_or_else(|_| folder.to_path_buf());
+    // A link is called as it is, not as what it leads to; only `..` has no name before it is followed.
+    let followed = folder.components().any(|part| part == Component::ParentDir);
+    let absolute = if followed { std::fs::canonicalize(folder) } else { std::path::absolute(folder) };
+    let absolute = absolute.unwrap_or_else(|_| folder.to_path_buf());
     let named = absolute.iter().rev().map(|part| part.to_string_lossy().into_owned());
     let written = [crate::run_dir::layout::MODEL, crate::run_dir::layout::PRUNED];
     named.into_iter().find(|name| !written.contains(&name.as_str()) && name != "/").unwrap_or("model".to_string())
@@ -396,5 +399,22 @@ fn short(count: i64) -> String {
         _ if count >= 1e9 => format!("{}B", number(count / 1e9)),
         _ if count >= 1e6 => format!("{}M", number(count / 1e6)),
         _ => format!("{}k", number(count / 1e3)),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_model_is_called_as_it_was_given() {
+        let root = tempfile::tempdir().unwrap();
+        let folder = root.path().join("stored/0a1b");
+        std::fs::create_dir_all(folder.join("model")).unwrap();
+        let link = root.path().join("smollm2");
+        std::os::unix::fs::symlink(&folder, &link).unwrap();
+        assert_eq!([&folder, &link].map(|path| name_of(path)), ["0a1b", "smollm2"]);
+        assert_eq!(name_of(&folder.join("model")), "0a1b", "the run that wrote it");
+        assert_eq!(name_of(&link.join("model/..")), "0a1b", "`..` is followed first");
     }
 }

@@ -185,7 +185,7 @@ fn written(written: &WrittenModel) -> String {
         };
         let verdict = if check.verdict() == Some(false) { "not proven equal: " } else { "" };
         // A cut at once has no masks.
-        let masked = if written.cut.is_some() { "its source, cut alike," } else { "the masked model" };
+        let masked = if written.cut.is_some() { "the masked source" } else { "the masked model" };
         text.push_str(&format!(
             "; {verdict}differs from {masked} by {} of the largest logit (bound {})",
             number(error),

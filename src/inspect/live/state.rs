@@ -56,6 +56,8 @@ pub struct LiveRun {
     pub seconds_per_step: Option<f64>,
     /// Seconds of all evaluations after a step.
     pub evaluation_seconds: f64,
+    /// Seconds of the one before the first step: how long the last will take, while none came between.
+    pub first_evaluation_seconds: f64,
     /// As in the last step.
     pub peak_memory_bytes: Option<u64>,
     /// The last evaluation of the model in training.
@@ -150,11 +152,12 @@ impl LiveRun {
         self.recent.len()
     }
 
-    /// Seconds that the steps to come will take at the present speed, and as many evaluations per step as there were so far;
-    /// checkpoints come on top.
+    /// Seconds that the steps to come will take at the present speed, and as many evaluations per step as there were so far, or
+    /// the last one alone; checkpoints come on top.
     pub fn seconds_left(&self) -> Option<f64> {
         let evaluating = self.evaluation_seconds / self.step.max(1) as f64;
-        Some(self.steps?.saturating_sub(self.step) as f64 * (self.seconds_per_step? + evaluating))
+        let last = if self.evaluation_seconds > 0.0 { 0.0 } else { self.first_evaluation_seconds };
+        Some(self.steps?.saturating_sub(self.step) as f64 * (self.seconds_per_step? + evaluating) + last)
     }
 
     fn record(&mut self, record: &Record) {
@@ -232,8 +235,9 @@ impl LiveRun {
 
     fn evaluation(&mut self, record: &Eval, step: u64) {
         // The one before the first step comes once, however many steps there are.
-        if step > 0 {
-            self.evaluation_seconds += record.seconds.unwrap_or(0.0);
+        match step {
+            0 => self.first_evaluation_seconds = record.seconds.unwrap_or(0.0),
+            _ => self.evaluation_seconds += record.seconds.unwrap_or(0.0),
         }
         // The same model, run another way.
         if record.is_soft() {
@@ -315,6 +319,8 @@ mod tests {
         let evaluated = |step: u64| json!({ "type": "eval", "step": step, "seconds": 6.0 });
         let with_evaluations = run([start.clone(), evaluated(0), step(1, 3.0), step(2, 1.0), evaluated(2)]);
         assert_eq!(with_evaluations.seconds_left(), Some(10.0), "two steps of 2 s, and half an evaluation with each");
+        let before_the_second = run([start.clone(), evaluated(0), step(1, 3.0), step(2, 1.0)]);
+        assert_eq!(before_the_second.seconds_left(), Some(10.0), "two steps of 2 s, and the evaluation after the last");
         let [code, wiki] = &live.domains[..] else { panic!("two domains") };
         assert_eq!((code.name.as_str(), code.proportion, code.loss), ("code", Some(0.25), None));
         assert_eq!((wiki.proportion, wiki.loss, wiki.reference), (Some(0.5), Some(1.5), Some(2.0)));

@@ -136,8 +136,8 @@ impl Equivalence {
         }
         let error = written.loss_change_error.map_or(String::new(), |error| format!(" ± {error:.4}"));
         format!(
-            "loss {:.4} on these rows; stored in {} it changes by {}{error}, KL divergence of the next token {:.1e} (worst {:.1e} at {}); the masked model \
-             rounded alike: {}, KL {:.1e}",
+            "loss {:.4} on these rows; stored in {} it changes by {}{error}, KL divergence of the next token {:.1e} (worst {:.1e} at {}); the \
+             masked model rounded to that dtype changes by {}, KL {:.1e}",
             self.rounding.masked_loss,
             dtype.name(),
             signed(written.loss_change),

@@ -218,7 +218,7 @@ pub(super) fn settled(history: &RunHistory) -> Answer {
 pub(super) fn equivalence(history: &RunHistory) -> Answer {
     // A cut at once has no masks.
     let question = match history.one_shot {
-        true => "Does the exported model match its source, cut alike?",
+        true => "Does the exported model match the masked source?",
         false => "Does the exported model match the masked one?",
     };
     let written = history.written.as_ref();

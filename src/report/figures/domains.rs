@@ -1,6 +1,6 @@
 //! The domains: what the cut did to each, what training recovered, and where the data went.
 
-use super::{NamedTable, Over, Section, add, by_run, domain_names, eval_series, run_dash, step_series};
+use super::{NamedTable, Over, Section, add, by_run, domain_names, eval_series, rows_each, run_dash, step_series};
 use crate::inspect::{Column, DomainStory, HeldOutLoss, Later};
 use crate::report::chart::{Axis, Caption, DataTable, Figure, LineSpec, RowChart, RowEntry, RowMark, Series, reach};
 use crate::report::from_eval;
@@ -74,6 +74,8 @@ fn losses(stories: &[DomainStory], suffix: &str, name: &str) -> Option<Figure> {
         "Per domain: the source before pruning, the model just cut to its target, and the last evaluation. Whiskers \
                      are standard errors. A dot back at the source's loss has recovered."
             .to_string();
+    let held_out = stories.iter().filter_map(|story| story.last.or(story.cut)?.held_out_rows());
+    about.push_str(&format!(" Losses are of held-out rows{}.", rows_each(held_out)));
     if stories.iter().any(|story| story.evaluated) {
         about.push_str(
             " Where no run evaluated source and cut on the same rows, the losses are those given with --eval.",
@@ -127,7 +129,8 @@ fn table(stories: &[DomainStory], name: &str) -> Option<NamedTable> {
             story.epochs.map_or("–".into(), |epochs| significant(epochs, 2)),
         ]
     };
-    let header = ["domain", "source", "just cut", "now", "degraded by", "recovered", "proportion", "rows", "epochs"];
+    let header =
+        ["domain", "source", "just cut", "now", "degraded by", "recovered", "proportion", "rows trained on", "epochs"];
     let table = DataTable { header: header.map(String::from).to_vec(), rows: stories.iter().map(row).collect() };
     let table = table.without_empty_columns();
     (!stories.is_empty()).then(|| NamedTable { title: format!("By domain{name}"), table, folded: false })

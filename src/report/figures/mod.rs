@@ -290,10 +290,29 @@ pub(super) fn pruning<'a, 'b>(runs: &'b [RunView<'a>]) -> impl Iterator<Item = &
     runs.iter().filter(|run| run.history.is_prune())
 }
 
+/// `, 8 of each domain`: how many held-out rows losses are of, where that is known.
+fn rows_each(rows: impl Iterator<Item = u64>) -> String {
+    let span = rows.fold(None, |span: Option<(u64, u64)>, rows| {
+        let (fewest, most) = span.unwrap_or((rows, rows));
+        Some((fewest.min(rows), most.max(rows)))
+    });
+    match span {
+        None => String::new(),
+        Some((fewest, most)) if fewest == most => format!(", {most} of each domain"),
+        Some((fewest, most)) => format!(", {fewest} to {most} of a domain"),
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
     use crate::inspect::RunHistory;
+
+    #[test]
+    fn held_out_rows_are_counted_by_domain() {
+        let said = |rows: &[u64]| rows_each(rows.iter().copied());
+        assert_eq!([said(&[]), said(&[8, 8]), said(&[16, 4])], ["", ", 8 of each domain", ", 4 to 16 of a domain"]);
+    }
 
     #[test]
     fn runs_laid_over_one_another_look_different() {

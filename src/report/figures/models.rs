@@ -1,6 +1,6 @@
 //! The models themselves: shape and size before and after, evaluation and latency where their files are given.
 
-use super::{NamedTable, Section};
+use super::{NamedTable, Section, rows_each};
 use crate::inspect::RunHistory;
 use crate::report::chart::{Axis, Caption, DataTable, Figure, RowChart, RowEntry, RowMark, reach};
 use crate::report::lineage::RunView;
@@ -112,11 +112,9 @@ pub(super) fn evaluation(eval: &EvalFile) -> Section {
     let entries: Vec<RowEntry> = eval.models.iter().enumerate().map(entry).collect();
     let values = reach(&entries);
     let axis = Axis::fit("loss, nats per token", Unit::Plain, false, &[], values.into_iter());
-    let caption = Caption::new(
-        "evaluation",
-        "Models side by side",
-        "All on the same held-out rows; whiskers are standard errors.",
-    );
+    let rows = eval.models.iter().flat_map(|model| &model.domains).filter_map(|domain| domain.rows);
+    let about = format!("All on the same held-out rows{}; whiskers are standard errors.", rows_each(rows));
+    let caption = Caption::new("evaluation", "Models side by side", about);
     let figures = RowChart::build(caption, axis, RowMark::Dot, domains.clone(), entries).map(Figure::Rows);
     // Without data there are tasks only.
     let mut tables = if domains.is_empty() { Vec::new() } else { vec![loss_table(eval, &domains)] };
