@@ -119,6 +119,8 @@ const COMMON_NAMES: &[(&[&str], &str)] = &[
         ],
         "train.micro_batch_rows",
     ),
+    (&["lte.learning_rate", "lte.lr"], "lte.router_learning_rate"),
+    (&["lte.steps"], "lte.router_steps"),
     (&["learning_rate", "lr", "max_lr", "peak_lr", "base_lr"], "train.learning_rate"),
     (&["warmup", "num_warmup_steps", "lr_warmup_steps", "warmup_ratio", "t_warmup"], "train.warmup_steps"),
     (&["min_lr", "min_lr_ratio", "min_lr_factor", "final_lr", "alpha_f"], "train.final_lr_fraction"),

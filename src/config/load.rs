@@ -97,11 +97,15 @@ fn culprit<'a, 'b>(base: &Table, overrides: &'b [Override<'a>]) -> Option<&'b Ov
 }
 
 /// The configuration as TOML, every default written out; so is the method of a cut, since a file without one is of the
-/// versions that knew no other than masks ([`load_saved`]).
+/// versions that knew no other than masks ([`load_saved`]); and the stages of `lte train`, whose defaults may differ in another version.
 pub fn resolved_toml(config: &RunConfig) -> Result<String, Error> {
     let mut config = config.clone();
     if config.target.is_some() {
         config.prune.method = Some(config.prune.method());
+    }
+    if let Some(lte) = &mut config.lte {
+        let steps = config.train.steps;
+        (lte.router_steps, lte.density_steps) = (Some(lte.router_steps(steps)), Some(lte.density_steps(steps)));
     }
     toml::to_string_pretty(&config)
         .map_err(|error| Error::Parse { origin: "resolved configuration".to_string(), message: error.to_string() })

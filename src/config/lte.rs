@@ -14,7 +14,7 @@ pub struct Lte {
     /// Steps of stage 1, in which routers train; in the rest they are frozen. Half of the run when absent.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub router_steps: Option<u64>,
-    /// Steps over which the density falls from 1 to the asked one; none when absent, or half of `router_steps` without a warm start.
+    /// Steps over which the density falls from 1 to the asked one; none when absent, or half of `router_steps` with `warm_start = false`.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub density_steps: Option<u64>,
     /// Intermediate units of an expert.

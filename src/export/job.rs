@@ -201,7 +201,7 @@ pub fn open_step(run: &Path, step: Option<u64>) -> Result<StepDir, Error> {
     let Some(step) = step else {
         let latest = folder.latest_valid(Verify::Hashes)?;
         let reasons = || match latest.skipped.is_empty() {
-            true => "no checkpoint yet (checkpoint.every_steps says when the next one is written)".to_string(),
+            true => "no checkpoint (a run writes one every checkpoint.every_steps)".to_string(),
             false => {
                 let each = latest.skipped.iter().map(|skipped| format!("\n  {}", skipped.reason));
                 format!("no good checkpoint{}", each.collect::<String>())

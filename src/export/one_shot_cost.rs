@@ -21,7 +21,7 @@ pub struct OneShotCost {
     pub scoring_flops: f64,
     /// Of the principal basis: a forward and the second moments of the stream; 0 without one.
     pub basis_flops: f64,
-    /// Of the comparison: gated source and cut, each exact in fp64 and rounded in fp32.
+    /// Of the comparison: masked source and cut, each exact in fp64 and rounded in fp32.
     pub check_flops: f64,
     /// At the peak, on the device.
     pub memory_bytes: f64,

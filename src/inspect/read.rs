@@ -143,11 +143,13 @@ fn has_steps(folder: &Path) -> bool {
 
 fn check_is_run(run: &Path) -> Result<(), Error> {
     let refuse = |problem: String| Err(Error::NotARun { path: run.to_path_buf(), problem });
+    if let Some(begun) = only_begun(run) {
+        return refuse(begun);
+    }
     match std::fs::metadata(run) {
         Err(error) if error.kind() == ErrorKind::NotFound => refuse("it does not exist".to_string()),
         Err(error) => refuse(error.to_string()),
         Ok(about) if !about.is_dir() => refuse("it is not a folder".to_string()),
-        Ok(_) if only_begun(run).is_some() => refuse(only_begun(run).unwrap_or_default()),
         Ok(_) if !is_trained(run) && !one_shot::is_one_shot(run) => {
             refuse(format!("it holds none of {}{}", SIGNS.join(", "), runs_hint(run)))
         }

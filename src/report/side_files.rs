@@ -1,4 +1,4 @@
-//! What may be given beside the runs: the JSON that `shearling eval --json` and `shearling bench latency --json` print.
+//! What may be given beside the runs: the JSON that `shearling eval` and `shearling bench latency` write with `--out`.
 //! Unknown keys are passed over (a newer program may print more); missing or wrong ones are named.
 
 use super::{Error, side_kinds};
@@ -187,14 +187,14 @@ pub struct Decode {
     pub speed_over_first: Option<Spread>,
 }
 
-/// Reads what `shearling eval --json` printed.
+/// Reads what `shearling eval --out FILE` wrote.
 pub fn read_eval(path: &Path) -> Result<EvalFile, Error> {
     read(path, "--eval", "shearling eval MODEL… --data DIR --out FILE")
 }
 
-/// Reads what `shearling bench latency --json` printed.
+/// Reads what `shearling bench latency --out FILE` wrote.
 pub fn read_latency(path: &Path) -> Result<LatencyFile, Error> {
-    read(path, "--latency", "shearling bench latency MODEL… --json")
+    read(path, "--latency", "shearling bench latency MODEL… --out FILE")
 }
 
 fn read<T: serde::de::DeserializeOwned>(path: &Path, option: &'static str, made_by: &'static str) -> Result<T, Error> {

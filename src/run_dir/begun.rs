@@ -1,13 +1,13 @@
 //! A folder in which a command began and of which nothing but its lock is there: a cut at once before its end, or one that was
 //! stopped. Neither can be shown, watched or resumed; whoever is asked to says so in the same words.
 
-use super::layout::{CHECKPOINTS, LOCK, METRICS, MODEL, PRUNED, RESOLVED_CONFIG};
+use super::layout::{CHECKPOINTS, LOCK, METRICS, MODEL, PRUNED, RESOLVED_CONFIG, SNAPSHOTS};
 use super::lock::{Activity, RunLock};
 use std::path::Path;
 
 /// What such a folder is and what to do; `None` of any other.
 pub fn only_begun(run: &Path) -> Option<String> {
-    let written = [RESOLVED_CONFIG, METRICS, CHECKPOINTS, PRUNED, MODEL];
+    let written = [RESOLVED_CONFIG, METRICS, CHECKPOINTS, SNAPSHOTS, PRUNED, MODEL];
     if !run.join(LOCK).is_file() || written.iter().any(|name| run.join(name).exists()) {
         return None;
     }
@@ -17,8 +17,14 @@ pub fn only_begun(run: &Path) -> Option<String> {
              wait for that",
             run.join(PRUNED).display()
         ),
-        Activity::Nobody | Activity::Unknown => {
-            "the command that began in it was stopped before it wrote anything: there is nothing to resume, give that command again"
+        Activity::Nobody => {
+            "no process of this machine is at work in it, and the command that began in it was stopped before it wrote \
+                             anything: there is nothing to resume, give that command again"
+                .to_string()
+        }
+        Activity::Unknown => {
+            "a command began in it and has written nothing yet: wait for its end if it is still running, else give \
+                              it again"
                 .to_string()
         }
     })
@@ -40,7 +46,7 @@ mod tests {
         );
         drop(lock);
         std::fs::write(run.path().join(LOCK), "1").unwrap();
-        assert!(only_begun(run.path()).unwrap().contains("give that command again"));
+        assert!(only_begun(run.path()).unwrap().contains("again"));
         std::fs::write(run.path().join(RESOLVED_CONFIG), "").unwrap();
         assert_eq!(only_begun(run.path()), None);
     }

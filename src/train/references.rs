@@ -62,7 +62,7 @@ impl References {
         let (name, measured, rows) = found.first()?;
         let more = match found.len() - 1 {
             0 => String::new(),
-            more => format!(" ({} differ too)", counted(more as u64, "other domain")),
+            more => format!(", and others in {}", counted(more as u64, "more domain")),
         };
         Some(format!(
             "mixer.reference_file was measured on {measured} rows of {name:?}, the run evaluates {rows}{more}: measure it with \

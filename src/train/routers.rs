@@ -33,7 +33,7 @@ const WINDOW: f64 = 0.25;
 const LEAST_SLOPE: f64 = 0.02;
 /// Largest shift of a step.
 const LARGEST_SHIFT: f64 = 0.5;
-/// Damping of the shift in stage 1, where the target moves, and in stage 2, where it averages over batches.
+/// Damping of the shift in stage 1, where routers move, and in stage 2, where it averages over batches.
 const GAINS: [f64; 2] = [0.5, 0.1];
 
 /// Routers with the group that trains them.

@@ -52,6 +52,7 @@ pub fn write_config(run: &Path, config: &RunConfig) -> Result<(), Error> {
 
 /// The run that a folder of a step or of a model lies in.
 fn run_around(folder: &Path) -> String {
+    let folder = std::path::absolute(folder).unwrap_or_else(|_| folder.to_path_buf());
     let run = folder.ancestors().skip(1).take(2).find(|above| above.join(RESOLVED_CONFIG).is_file());
     run.map_or(String::new(), |run| format!("; the run is {}: give that folder", run.display()))
 }
@@ -71,7 +72,7 @@ pub fn saved_config(run: &Path) -> Result<RunConfig, Error> {
     if !path.is_file() {
         let shown = run.display();
         return Err(Error::Mismatch(match only_begun(run) {
-            Some(begun) => format!("{shown} cannot be resumed: {begun}"),
+            Some(begun) => format!("{shown} is no run yet: {begun}"),
             None => format!("{shown} is not a run folder (it has no {RESOLVED_CONFIG}){}", run_around(run)),
         }));
     }

@@ -51,6 +51,9 @@ for seed in ${SEEDS:-0 1 2}; do
   done
   few=(--set lte.density=0.2)
   teach 20-frozen-falling "${few[@]}" --set lte.router_steps=0 --set lte.density_steps=20
+  for rows in 16 256; do
+    teach "20-frozen-rows-$rows" "${few[@]}" --set lte.router_steps=0 --set "lte.calibration_rows=$rows"
+  done
   teach 20-to-the-end "${few[@]}" --set lte.router_steps=80
   teach 20-soft "${few[@]}" --set lte.forward=soft
   for rate in 5e-5 1e-3 5e-3; do

@@ -3,6 +3,7 @@
 use super::budget::Stage;
 use super::rows::Rows;
 use crate::config::{MomentKind, Stage as Command};
+use crate::train::decide::Intervals;
 use crate::train::fit::Settings;
 use shearling_domains::{Dataset, Split};
 use std::path::{Path, PathBuf};
@@ -11,9 +12,9 @@ use std::path::{Path, PathBuf};
 const EPOCHS: f64 = 4.0;
 /// Domains that are assumed while there is no data.
 pub(super) const ASSUMED_DOMAINS: u64 = 7;
-/// Part of the training rows that evaluations may forward; each costs a third of a step's.
+/// Part of the training rows that evaluations may forward; each costs a third of a step's row.
 const EVALUATED: f64 = 0.4;
-/// The same where a short stage would else be evaluated hardly ever: half of the time, where `plan` begins to warn.
+/// The same where a short stage would else be evaluated hardly ever: half of the time of training, where `plan` begins to warn.
 const MOST_EVALUATED: f64 = 1.5;
 /// The least memory without a loss of precision: what is written where nothing fits.
 pub(super) const ONE_ROW: Settings = Settings {
@@ -58,7 +59,7 @@ impl Part {
         let max_epochs = dataset.map_or(EPOCHS, |dataset| within(dataset, &mut stage, least));
         let rows = dataset.map(|dataset| Rows::new(dataset, stage.rows(), max_epochs));
         let domains = rows.as_ref().map_or(ASSUMED_DOMAINS, |rows| rows.shares().count() as u64);
-        let (eval_every, eval_rows) = evaluations(&stage, domains, command == Command::Prune);
+        let (eval_every, eval_rows, eval_rows_said) = evaluations(&stage, domains, command == Command::Prune);
         Part {
             command,
             stage,
@@ -68,7 +69,7 @@ impl Part {
             max_epochs,
             eval_every,
             eval_rows,
-            eval_rows_said: "held-out rows; evaluations stay a tenth of the time or so".to_string(),
+            eval_rows_said: eval_rows_said.to_string(),
             save_every: save_every(&stage, eval_every),
             settings: ONE_ROW,
             memory_said: String::new(),
@@ -80,10 +81,12 @@ impl Part {
     /// Evaluates on so many rows of each domain, less often where that would take too much of the time.
     pub(super) fn evaluate_on(&mut self, rows: u64, said: &str) {
         let domains = self.rows.as_ref().map_or(ASSUMED_DOMAINS, |rows| rows.shares().count() as u64);
-        let fits = |every: &u64| {
-            evaluated(&self.stage, *every, self.prunes()) * domains * rows <= part_of(&self.stage, EVALUATED)
+        let every = [6, 4, 3, 2].map(|parts| interval(&self.stage, parts));
+        let within = |part: f64| {
+            let fits = |every: &u64| fits(&self.stage, *every, domains * rows, self.prunes(), part);
+            every.into_iter().find(fits)
         };
-        let every = [6, 4, 3, 2].map(|parts| interval(&self.stage, parts)).into_iter().find(fits);
+        let every = within(EVALUATED).or_else(|| within(MOST_EVALUATED));
         self.eval_every = every.unwrap_or(interval(&self.stage, 1));
         self.save_every = save_every(&self.stage, self.eval_every);
         (self.eval_rows, self.eval_rows_said) = (rows, said.to_string());
@@ -95,16 +98,21 @@ impl Part {
     }
 }
 
-/// Steps between evaluations, and held-out rows of each domain. The published intervals, unless that would be fewer than
-/// six evaluations; and fewer still before a domain has less than eight rows, which tell little.
-fn evaluations(stage: &Stage, domains: u64, masked: bool) -> (u64, u64) {
-    let fits = |part: f64| {
-        move |(every, rows): &(u64, u64)| evaluated(stage, *every, masked) * domains * rows <= part_of(stage, part)
-    };
+/// Steps between evaluations, held-out rows of each domain, and what is to be said of that. The published intervals, unless that
+/// would be fewer than six evaluations; and fewer still before a domain has less than eight rows, which tell little.
+fn evaluations(stage: &Stage, domains: u64, masked: bool) -> (u64, u64, &'static str) {
+    let within = |part: f64| move |(every, rows): &(u64, u64)| fits(stage, *every, domains * rows, masked, part);
     let usual = [6, 4, 3].into_iter().flat_map(|parts| [64, 32, 16, 8].map(|rows| (interval(stage, parts), rows)));
     let short = [6, 4, 3, 2].map(|parts| (interval(stage, parts), 4));
-    let found = usual.into_iter().find(fits(EVALUATED));
-    found.or_else(|| short.into_iter().find(fits(MOST_EVALUATED))).unwrap_or((interval(stage, 1), 4))
+    if let Some((every, rows)) = usual.into_iter().find(within(EVALUATED)) {
+        return (every, rows, "held-out rows; evaluations stay a tenth of the time or so");
+    }
+    match short.into_iter().find(within(MOST_EVALUATED)) {
+        Some((every, rows)) => {
+            (every, rows, "held-out rows; in so few steps evaluations take up to a third of the time")
+        }
+        None => (interval(stage, 1), 4, "held-out rows; too few steps to evaluate on the way"),
+    }
 }
 
 /// Steps between evaluations that are `parts` of a stage, or the published ones if those are fewer.
@@ -112,16 +120,11 @@ fn interval(stage: &Stage, parts: u64) -> u64 {
     (stage.steps / parts).clamp(1, if stage.steps > 10_000 { 400 } else { 50 * 6 / parts })
 }
 
-/// How often a stage that is evaluated every so many steps evaluates: before the first step, at the intervals, at the end; with masks
-/// a saved step is evaluated a second time, as it would be cut.
-fn evaluated(stage: &Stage, every: u64, masked: bool) -> u64 {
-    let cuts = if masked { stage.steps / save_every(stage, every) } else { 0 };
-    stage.steps / every + 2 + cuts
-}
-
-/// So much of the training rows.
-fn part_of(stage: &Stage, part: f64) -> u64 {
-    (part * stage.rows() as f64) as u64
+/// Whether evaluations of so many rows in all, one every so many steps, forward no more than this part of the training rows.
+fn fits(stage: &Stage, evaluate_every: u64, rows: u64, masked: bool, part: f64) -> bool {
+    let save_every = save_every(stage, evaluate_every);
+    let intervals = Intervals { steps: stage.steps, evaluate_every, save_every, stop_at: None, mixer_from: 0 };
+    (intervals.evaluations(masked) * rows) as f64 <= part * stage.rows() as f64
 }
 
 /// Saved steps are evaluated: on the same steps as the others.
@@ -146,14 +149,25 @@ mod tests {
     use super::*;
 
     #[test]
-    fn evaluations_of_a_short_stage_with_masks_leave_half_of_the_time() {
-        for (steps, batch_rows) in [(69, 4), (300, 4), (600, 32), (20_000, 256)] {
+    fn evaluations_of_a_short_stage_leave_most_of_the_time() {
+        for (steps, batch_rows) in [(69, 4), (100, 4), (300, 4), (600, 32), (20_000, 256)] {
             let stage = Stage { steps, batch_rows, learning_rate: 1e-4, flops: 1.0 };
-            for masked in [true, false] {
-                let (every, rows) = evaluations(&stage, 11, masked);
-                let forwarded = evaluated(&stage, every, masked) * 11 * rows;
-                assert!(forwarded <= part_of(&stage, MOST_EVALUATED), "{steps} steps: every {every} on {rows} rows");
-                assert!(every < steps, "{steps} steps are evaluated on the way");
+            for command in [Command::Prune, Command::Pretrain] {
+                let mut part = Part::new(command, stage, 1, Path::new("a.toml"), PathBuf::from("data"), None);
+                for given in [false, true] {
+                    if given {
+                        part.evaluate_on(4, "as given");
+                    }
+                    let Part { eval_every: evaluate_every, eval_rows, save_every, .. } = part;
+                    let intervals = Intervals { steps, evaluate_every, save_every, stop_at: None, mixer_from: 0 };
+                    // A forward is a third of a step: half of the time of training.
+                    let forwarded = intervals.evaluations(part.prunes()) * ASSUMED_DOMAINS * eval_rows;
+                    assert!(
+                        2 * forwarded <= 3 * stage.rows(),
+                        "{steps} steps: every {evaluate_every} on {eval_rows} rows"
+                    );
+                    assert!(evaluate_every < steps, "{steps} steps are evaluated on the way");
+                }
             }
         }
     }

@@ -118,10 +118,12 @@ impl Recipe {
         let mut next = Part::new(Command::Pretrain, stages.next, least, &next_file, next_data, dataset);
         let measured =
             arguments.reference_file.as_deref().filter(|file| file.is_file()).map(reference_rows).transpose()?;
-        if let Some(rows) = measured.flatten() {
+        let measured = measured.flatten();
+        if let Some(rows) = measured {
             prune.evaluate_on(rows, "held-out rows, as many as the reference losses were measured on");
         }
-        if next.data == prune.data {
+        // A cut at once evaluates nothing: then what the next stage has time for is what counts.
+        if next.data == prune.data && (measured.is_some() || masks.is_some()) {
             // Reference losses hold for the rows that they were measured on.
             next.evaluate_on(prune.eval_rows, &prune.eval_rows_said);
         }
@@ -230,7 +232,7 @@ pub(super) fn usual_cut_rows() -> CutRows {
     CutRows { calibration: usual.calibration_rows, check: usual.check_rows }
 }
 
-/// What a folder is called by who gave it, also if that was `.`; the model that a run wrote is called as the run.
+/// The name that a folder was given by, also if that was `.`; the model that a run wrote is called as the run.
 fn name_of(folder: &Path) -> String {
     // A link is called as it is, not as what it leads to; only `..` has no name before it is followed.
     let followed = folder.components().any(|part| part == Component::ParentDir);

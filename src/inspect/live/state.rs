@@ -56,8 +56,8 @@ pub struct LiveRun {
     pub seconds_per_step: Option<f64>,
     /// Seconds of all evaluations after a step.
     pub evaluation_seconds: f64,
-    /// Seconds of the one before the first step: how long the last will take, while none came between.
-    pub first_evaluation_seconds: f64,
+    /// Seconds of the last one, at whatever step: as long as the next will take.
+    pub last_evaluation_seconds: f64,
     /// As in the last step.
     pub peak_memory_bytes: Option<u64>,
     /// The last evaluation of the model in training.
@@ -152,12 +152,13 @@ impl LiveRun {
         self.recent.len()
     }
 
-    /// Seconds that the steps to come will take at the present speed, and as many evaluations per step as there were so far, or
-    /// the last one alone; checkpoints come on top.
+    /// Seconds that the steps to come will take at the present speed, and as many evaluations per step as there were so far, but
+    /// at least the one after the last step; checkpoints come on top.
     pub fn seconds_left(&self) -> Option<f64> {
-        let evaluating = self.evaluation_seconds / self.step.max(1) as f64;
-        let last = if self.evaluation_seconds > 0.0 { 0.0 } else { self.first_evaluation_seconds };
-        Some(self.steps?.saturating_sub(self.step) as f64 * (self.seconds_per_step? + evaluating) + last)
+        let left = self.steps?.saturating_sub(self.step) as f64;
+        let evaluating = left * self.evaluation_seconds / self.step.max(1) as f64;
+        let last = if left > 0.0 { self.last_evaluation_seconds } else { 0.0 };
+        Some(left * self.seconds_per_step? + evaluating.max(last))
     }
 
     fn record(&mut self, record: &Record) {
@@ -235,14 +236,14 @@ impl LiveRun {
 
     fn evaluation(&mut self, record: &Eval, step: u64) {
         // The one before the first step comes once, however many steps there are.
-        match step {
-            0 => self.first_evaluation_seconds = record.seconds.unwrap_or(0.0),
-            _ => self.evaluation_seconds += record.seconds.unwrap_or(0.0),
+        if step > 0 {
+            self.evaluation_seconds += record.seconds.unwrap_or(0.0);
         }
         // The same model, run another way.
         if record.is_soft() {
             return;
         }
+        self.last_evaluation_seconds = record.seconds.unwrap_or(0.0);
         let density = record.experts.as_ref().and_then(|experts| experts.density);
         let found = LiveEvaluation { step, mean_loss: record.mean_loss, density };
         if record.is_cut() {
