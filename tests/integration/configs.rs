@@ -65,7 +65,13 @@ fn every_file_is_known_and_valid_for_its_stage_only() {
         let other = if stage == Stage::Prune { Stage::Pretrain } else { Stage::Prune };
         assert!(validate(&config, other).is_err(), "{name}");
         let text = resolved_toml(&config).unwrap();
-        assert_eq!(shearling::config::parse(&text, "resolved", &[]).unwrap(), config, "{name}");
+        let mut written = config.clone();
+        if let Some(lte) = &mut written.lte {
+            // The stages are told in steps.
+            let steps = config.train.steps;
+            (lte.router_steps, lte.density_steps) = (Some(steps / 2), Some(0));
+        }
+        assert_eq!(shearling::config::parse(&text, "resolved", &[]).unwrap(), written, "{name}");
     }
 }
 
