@@ -103,7 +103,10 @@ mod tests {
             assert!(message.starts_with(&format!("error: invalid value '{rows}' for '--rows <")), "{message}");
             assert!(message.contains(why), "{rows}: {message}");
         }
-        assert!(refused(&["demo", "--scale", "big"]).contains("expected a number"));
+        assert!(refused(&["demo", "--scale", "big"]).contains("expected a number\n"));
+        assert!(
+            refused(&["init", "model", "--hours", "12min"]).contains("expected a number of hours: 0.2 are 12 minutes")
+        );
     }
 
     #[test]
