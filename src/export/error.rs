@@ -32,7 +32,7 @@ pub enum Error {
     NoStep {
         /// The run.
         run: PathBuf,
-        /// That there is no checkpoint yet, or why each was passed over, a line each.
+        /// That there is no checkpoint, or why each was passed over, a line each.
         reasons: String,
     },
     /// A cut at once of nothing.

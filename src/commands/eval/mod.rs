@@ -12,6 +12,7 @@ mod table;
 use super::ExitStatus;
 use super::beside::plain;
 use super::output_file::OutputFile;
+use super::place::slow_bf16;
 use crate::cli::Printer;
 use crate::cli::arguments::{Eval, TaskArgument};
 use crate::eval::EvalRows;
@@ -20,7 +21,6 @@ use crate::eval::report::{EvalReport, ModelResult};
 use crate::eval::statistics::few_rows_said;
 use crate::eval::text_bytes::EvaluatedBytes;
 use crate::model::Decoder;
-use crate::native::runtime::precision::has_bf16;
 use crate::train::references::few_rows;
 use questions::Questions;
 use serde_json::{Map, Value, json};
@@ -35,9 +35,7 @@ pub fn run(arguments: &Eval) -> anyhow::Result<ExitStatus> {
     check_arguments(arguments)?;
     let outputs = Outputs::check(arguments)?;
     let questions = Questions::read(arguments)?;
-    if questions.compute == tch::Kind::BFloat16 && !has_bf16(questions.device) {
-        printer.warn("this device has no bf16 instructions: --dtype fp32 is several times as fast here");
-    }
+    slow_bf16(questions.compute, questions.device).into_iter().for_each(|slow| printer.warn(slow));
     let bytes = questions.dataset.as_ref().map(|dataset| EvaluatedBytes::of(dataset, arguments.rows.get()));
     let bytes = bytes.transpose()?;
     if bytes.as_ref().is_some_and(|bytes| !bytes.counted) {

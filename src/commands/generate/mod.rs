@@ -6,7 +6,7 @@ mod settings;
 use super::ExitStatus;
 use super::decoder_folder::DecoderFolder;
 use super::model_folder::model_folder;
-use super::place::{dtype_name, place};
+use super::place::{dtype_name, place, slow_bf16};
 use crate::cli::Printer;
 use crate::cli::arguments::Generate;
 use crate::cli::table::grouped;
@@ -15,7 +15,6 @@ use crate::hf::{GenerationConfig, Tokenizer};
 use crate::model::Decoder;
 use crate::model::count::ParameterCount;
 use crate::native::runtime::device;
-use crate::native::runtime::precision::has_bf16;
 use crate::train::setup::kind;
 use anyhow::Context;
 use prompts::Prompts;
@@ -61,10 +60,7 @@ impl<'a> Speaker<'a> {
         let kind = compute_kind(arguments.dtype.map(|dtype| kind(dtype.into())), opened.dtype(), device);
         let parameters = grouped(ParameterCount::of(model).total());
         printer.note(format!("{}: {parameters} parameters, {}", folder.display(), place(kind, device)));
-        if kind == Kind::BFloat16 && !has_bf16(device) {
-            printer
-                .warn("this device has no bf16 instructions: --dtype fp32 reads a prompt several times as fast here");
-        }
+        slow_bf16(kind, device).into_iter().for_each(|slow| printer.warn(slow));
         opened.note().iter().chain(&settings.notes).for_each(|note| printer.note(note));
         printer.note(settings.describe(arguments.seed));
         if tokenizer.eos_ids().is_empty() {

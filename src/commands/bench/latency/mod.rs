@@ -16,16 +16,14 @@ use crate::cli::Printer;
 use crate::cli::arguments::BenchLatency;
 use crate::commands::ExitStatus;
 use crate::commands::output_file::OutputFile;
-use crate::commands::place::place;
+use crate::commands::place::{place, slow_bf16};
 use crate::config::ComputeDtype;
 use crate::files::DType;
 use crate::native::runtime::contention::Watch;
-use crate::native::runtime::precision::has_bf16;
 use crate::native::runtime::{allocator, device, threads};
 use crate::train::setup::{compute_dtype, kind};
 use contestant::{Candidate, Contestant};
 use report::LatencyReport;
-use tch::Kind;
 use timed_decode::Lengths;
 
 /// Tokens, unless asked for otherwise or more than a model takes.
@@ -47,9 +45,7 @@ pub(super) fn run(arguments: &BenchLatency) -> anyhow::Result<ExitStatus> {
 pub(in crate::commands) fn measure(arguments: &BenchLatency, printer: &Printer) -> anyhow::Result<LatencyReport> {
     let device = device::parse(&arguments.device)?;
     let kind = kind(arguments.dtype.map_or_else(|| compute_dtype(ComputeDtype::Auto, device), DType::from));
-    if kind == Kind::BFloat16 && !has_bf16(device) {
-        printer.warn("this device has no bf16 instructions: --dtype fp32 reads a prompt several times as fast here");
-    }
+    slow_bf16(kind, device).into_iter().for_each(|slow| printer.warn(slow));
     let candidates = Candidate::all(arguments)?;
     let lengths = lengths(arguments, &candidates)?;
     printer.note(format!("prefill of {} tokens, decoding of {}, {}", lengths.prompt, lengths.new, place(kind, device)));
