@@ -42,12 +42,18 @@ pub fn is_free(folder: &Path) -> bool {
     })
 }
 
+/// Heads the configuration of a cut at once, whose file has every default of training too.
+const CUT_AT_ONCE: &str = "# The source was cut at once (prune.method): [masks] and [train] were not read, but for \
+                           batch_rows and micro_batch_rows.\n\n";
+
 /// Writes the configuration of a run into its folder, every default with it.
 ///
 /// # Errors
 /// The file cannot be written.
 pub fn write_config(run: &Path, config: &RunConfig) -> Result<(), Error> {
-    Ok(write_atomic(&run.join(RESOLVED_CONFIG), config::resolved_toml(config)?.as_bytes())?)
+    let head = if config.cuts_at_once() && config.prune.via.is_empty() { CUT_AT_ONCE } else { "" };
+    let text = format!("{head}{}", config::resolved_toml(config)?);
+    Ok(write_atomic(&run.join(RESOLVED_CONFIG), text.as_bytes())?)
 }
 
 /// The run that a folder of a step or of a model lies in.
@@ -118,6 +124,24 @@ mod tests {
         let moved = at.join("elsewhere");
         std::fs::rename(&run, &moved).unwrap();
         assert_eq!(saved_config(&moved).unwrap().data.path, PathBuf::from("data"));
+    }
+
+    #[test]
+    fn a_cut_at_once_says_which_tables_it_did_not_read() {
+        let root = tempfile::tempdir().unwrap();
+        let written = |method: &str| {
+            let config =
+                config::parse(&format!("{CONFIG}[target]\n[prune]\nmethod = '{method}'\n"), "test", &[]).unwrap();
+            write_config(root.path(), &config).unwrap();
+            assert_eq!(saved_config(root.path()).unwrap().prune, config.prune);
+            std::fs::read_to_string(root.path().join(RESOLVED_CONFIG)).unwrap()
+        };
+        let cut = written("taylor");
+        assert!(
+            cut.starts_with("# The source was cut at once") && cut.contains("[masks] and [train] were not read"),
+            "{cut}"
+        );
+        assert!(written("learned").starts_with("[run]"));
     }
 
     #[test]

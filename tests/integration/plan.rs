@@ -105,6 +105,23 @@ fn a_config_json_is_enough_to_plan_a_prune_run() {
 }
 
 #[test]
+fn domains_with_fewer_held_out_rows_than_asked_for_are_named() {
+    let desk = Desk::tiny();
+    let warned = |overrides: &[(&str, &str)]| {
+        let (code, answer, stderr) = planned(&desk.tiny_plan(overrides));
+        assert_eq!(code, Some(0), "{stderr}");
+        said(&answer, "warnings")
+    };
+    let learned = ("prune.method", "learned");
+    let few = warned(&[learned, ("eval.rows_per_domain", "9999")]);
+    assert!(few.contains("domains have fewer held-out rows than eval.rows_per_domain = 9999 ("), "{few}");
+    let few = warned(&[("prune.method", "activations"), ("prune.check_rows", "9999")]);
+    assert!(few.contains("domains have fewer held-out rows than prune.check_rows = 9999 ("), "{few}");
+    let enough = warned(&[learned, ("eval.rows_per_domain", "1")]);
+    assert!(!enough.contains("held-out"), "{enough}");
+}
+
+#[test]
 fn a_stage_whose_source_is_not_written_yet_takes_its_target() {
     let desk = Desk::published();
     let file = desk.at("llama2-7b-to-1.3b-continue.toml");

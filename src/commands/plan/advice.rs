@@ -16,7 +16,7 @@ use crate::train::settling::{ENOUGH_CROSSINGS, crossings};
 use crate::train::setup::{Device, compute_dtype};
 use crate::train::written_dtype;
 use crate::words::counted;
-use shearling_domains::MixerKind;
+use shearling_domains::{MixerKind, Split};
 use shearling_masks::MaskPreset;
 
 /// All of it.
@@ -35,6 +35,7 @@ pub(super) fn warnings(
     warnings.extend(writing(outline));
     warnings.extend(odd_sizes(small));
     warnings.extend(running_out(outline, domains, mix));
+    warnings.extend(few_held_out(outline));
     warnings
 }
 
@@ -182,4 +183,26 @@ fn running_out(outline: &Outline, domains: &[DomainRows], mix: Option<&MixReach>
         }
     }
     warnings
+}
+
+/// Domains that are evaluated on fewer rows than asked for: their losses are noisier than those of the others.
+fn few_held_out(outline: &Outline) -> Option<String> {
+    let (config, dataset) = (&outline.config, outline.dataset.as_ref()?);
+    let (key, asked) = match config.cuts_at_once() {
+        true => ("prune.check_rows", config.prune.check_rows),
+        false => ("eval.rows_per_domain", config.eval.rows_per_domain),
+    };
+    let held_out = |(index, (name, _)): (usize, &(String, f64))| (name.clone(), dataset.rows(index, Split::Validation));
+    let few: Vec<String> = (outline.domains.iter().enumerate().map(held_out))
+        .filter(|(_, rows)| *rows < asked as u64)
+        .map(|(name, rows)| format!("{name} {}", grouped(rows)))
+        .collect();
+    let (verb, whose) = if few.len() == 1 { ("has", "its loss is") } else { ("have", "their losses are") };
+    (!few.is_empty()).then(|| {
+        let domains = counted(few.len() as u64, "domain");
+        format!(
+            "{domains} {verb} fewer held-out rows than {key} = {asked} ({}): {whose} of these, and noisier",
+            few.join(", ")
+        )
+    })
 }
