@@ -131,7 +131,7 @@ fn fewer_threads(contention: &Contention, threads: usize) -> Option<String> {
     let free = (contention.cpus as f64 - contention.others).max(0.0);
     let fewer = (free.round() as usize).max(1);
     (fewer < threads).then(|| {
-        format!("while it is busy a run may be faster with --threads {fewer}: about {free:.1} of its CPUs are free")
+        format!("if that lasts, --threads {fewer} may be faster (about {free:.1} CPUs are free): `shearling bench step` measures both")
     })
 }
 
@@ -168,8 +168,8 @@ mod tests {
     #[test]
     fn threads_that_would_wait_are_advised_against() {
         let advice = |others: f64, cpus: usize, threads: usize| fewer_threads(&Contention { others, cpus }, threads);
-        assert!(advice(1.7, 2, 2).unwrap().contains("--threads 1: about 0.3 of its CPUs are free"));
-        assert!(advice(5.4, 16, 16).unwrap().contains("--threads 11:"));
+        assert!(advice(1.7, 2, 2).unwrap().contains("--threads 1 may be faster (about 0.3 CPUs are free)"));
+        assert!(advice(5.4, 16, 16).unwrap().contains("--threads 11 may"));
         assert_eq!(advice(0.4, 2, 2), None, "two threads are still the best guess");
         assert_eq!(advice(3.0, 2, 1), None, "there are no fewer than one");
     }

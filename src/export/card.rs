@@ -49,6 +49,7 @@ pub(super) fn card(
         held_out: step.and_then(|step| held_out(step, stage)),
         equivalence: before.equivalence,
         cut: before.cut,
+        kept: before.kept,
         config_digest: Some(digest.to_string()),
         versions: vec![
             ("shearling".to_string(), env!("CARGO_PKG_VERSION").to_string()),

@@ -5,22 +5,39 @@ use crate::eval::statistics::{Estimate, mean_of};
 use crate::hf::HeldOut;
 use crate::run_dir::StepDir;
 use crate::run_dir::layout::METRICS;
-use crate::run_dir::record::{DomainEval, Eval, What};
+use crate::run_dir::record::{DomainEval, Eval, Start, What};
 use crate::train::metrics;
 
 /// What the run of `step` measured after that step of the model that `stage` writes; `None` if it was not evaluated there. A
 /// card does without it rather than fail.
 pub(super) fn held_out(step: &StepDir, stage: Stage) -> Option<HeldOut> {
     let run = step.path().parent()?.parent()?;
-    let at_step =
-        metrics::records(&run.join(METRICS)).ok()?.into_iter().filter(|record| record.step == Some(step.step()));
-    let mut evaluations = at_step.filter_map(|record| match record.what {
-        What::Eval(eval) => Some(eval),
-        _ => None,
-    });
     let is_written = |eval: &Eval| if stage == Stage::Prune { eval.is_cut() } else { eval.is_as_run() };
-    let last = evaluations.rfind(|eval| is_written(eval))?;
-    of(&last)
+    let (mut last, mut begun) = (None, None);
+    for record in metrics::records(&run.join(METRICS)).ok()? {
+        match record.what {
+            What::Eval(eval) if record.step == Some(step.step()) && is_written(&eval) => last = Some(eval),
+            What::Start(start) | What::Resume(start) => begun = Some(start),
+            _ => (),
+        }
+    }
+    let last = last?;
+    let reference = begun.and_then(|begun| reference(&last, &begun));
+    Some(HeldOut { reference, ..of(&last)? })
+}
+
+/// The mean of the reference losses, if they are known to be of the rows that were evaluated.
+fn reference(eval: &Eval, begun: &Start) -> Option<f64> {
+    let measured = begun.references.as_ref()?;
+    if measured.data_fingerprint.is_none() || measured.data_fingerprint != begun.data_fingerprint {
+        return None;
+    }
+    let of_domain = |(name, domain): (&str, &DomainEval)| {
+        let (_, rows) = measured.domains.iter().find(|(measured, _)| *measured == name)?;
+        domain.reference.filter(|_| rows.rows.is_some() && rows.rows == domain.rows)
+    };
+    let losses: Vec<f64> = eval.domains.iter().map(of_domain).collect::<Option<_>>()?;
+    (!losses.is_empty()).then(|| losses.iter().sum::<f64>() / losses.len() as f64)
 }
 
 fn of(eval: &Eval) -> Option<HeldOut> {
@@ -34,6 +51,7 @@ fn of(eval: &Eval) -> Option<HeldOut> {
         loss: mean.mean,
         standard_error: mean.standard_error,
         domains: domains.into_iter().map(|(name, estimate)| (name, estimate.mean)).collect(),
+        reference: None,
     })
 }
 
@@ -53,5 +71,22 @@ mod tests {
         assert!((found.standard_error.unwrap() - 0.3 / 2f64.sqrt()).abs() < 1e-12);
         assert_eq!(found.domains, [("a".to_string(), 2.0), ("b".to_string(), 3.0)]);
         assert_eq!(of(&Eval::default()), None);
+    }
+
+    #[test]
+    fn reference_losses_count_where_they_are_of_the_same_rows() {
+        let record = |line: &serde_json::Value| crate::run_dir::record::Record::from(line).what;
+        let domain = |reference: f64| json!({ "loss": 3.0, "rows": 4, "reference": reference });
+        let line = json!({ "type": "eval", "step": 8, "domains": { "a": domain(2.0), "b": domain(2.5) } });
+        let What::Eval(eval) = record(&line) else { panic!("an evaluation") };
+        let of = |fingerprint: &str, rows: u64| {
+            let measured =
+                json!({ "data_fingerprint": fingerprint, "domains": { "a": { "rows": 4 }, "b": { "rows": rows } } });
+            let line = json!({ "type": "start", "step": 0, "data_fingerprint": "x", "references": measured });
+            let What::Start(start) = record(&line) else { panic!("a start") };
+            reference(&eval, &start)
+        };
+        assert_eq!(of("x", 4), Some(2.25));
+        assert_eq!((of("x", 5), of("y", 4)), (None, None));
     }
 }

@@ -32,7 +32,7 @@ pub use companions::{carry_companions, is_companion};
 pub use generation_config::GenerationConfig;
 pub use leftover::{EMBEDDING, HEAD};
 pub use load_report::{LoadReport, Missing, Unused, WrongShape};
-pub use model_card::{CardShape, CutLoss, Equivalence, HISTORY_NAME, HeldOut, ModelCard};
+pub use model_card::{CardShape, CutLoss, Equivalence, HISTORY_NAME, HeldOut, KeptLayer, ModelCard};
 pub use model_config::{AttentionBias, ModelConfig};
 pub use not_a_model::not_a_model;
 pub use raw_config::{NewLlama, NewShape, RawConfig};

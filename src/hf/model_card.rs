@@ -113,6 +113,19 @@ pub struct HeldOut {
     pub standard_error: Option<f64>,
     /// By domain.
     pub domains: Vec<(String, f64)>,
+    /// The mean of the run's reference losses, where they are of the same rows.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub reference: Option<f64>,
+}
+
+/// A layer that a cut kept, in the indices of the model that was cut.
+#[derive(Debug, Clone, Default, PartialEq, Serialize, Deserialize)]
+#[serde(deny_unknown_fields)]
+pub struct KeptLayer {
+    /// Of the layer.
+    pub source_layer: i64,
+    /// Of its query heads that stay.
+    pub heads: Vec<i64>,
 }
 
 /// What a model card can say.
@@ -139,6 +152,9 @@ pub struct ModelCard {
     /// What the cut did to the loss, where the source was cut at once.
     #[serde(default, skip_serializing_if = "Option::is_none")]
     pub cut: Option<CutLoss>,
+    /// Which layers and query heads the last cut kept.
+    #[serde(default, skip_serializing_if = "Option::is_none")]
+    pub kept: Option<Vec<KeptLayer>>,
     /// SHA-256 of the resolved configuration.
     pub config_digest: Option<String>,
     /// Programs and their versions: `("shearling", "0.1.0")`.
@@ -251,13 +267,16 @@ impl ModelCard {
     }
 
     fn loss(&self) -> Option<String> {
-        let HeldOut { rows, loss, standard_error, domains } = self.held_out.as_ref()?;
+        let HeldOut { rows, loss, standard_error, domains, reference } = self.held_out.as_ref()?;
         let error = standard_error.map_or(String::new(), |error| format!(" ± {error:.4}"));
         let of = format!("{} held-out {}", grouped(*rows), if *rows == 1 { "row" } else { "rows" });
         let rows: String = domains.iter().map(|(name, loss)| format!("| {} | {loss:.4} |\n", cell(name))).collect();
+        let reference = reference.map_or(String::new(), |mean| {
+            format!(" The reference losses of that run are {mean:.4} in the mean of the same rows.")
+        });
         Some(format!(
             "## Loss\n\n{loss:.4}{error} nats per token on {of}, mean over the domains; measured in training, before the weights \
-             were stored.\n\n| domain | loss |\n|---|---:|\n{rows}"
+             were stored.{reference}\n\n| domain | loss |\n|---|---:|\n{rows}"
         ))
     }
 
@@ -395,9 +414,11 @@ mod tests {
                 loss: 2.5,
                 standard_error: Some(0.05),
                 domains: vec![("c4".into(), 2.25), ("a|b".into(), 2.75)],
+                reference: Some(2.125),
             }),
             equivalence: Some(Equivalence { error: 1.25e-12, bound: 1e-9, ..Equivalence::default() }),
             cut: Some(CutLoss { rows: 22, source: 2.87264, cut: 6.4394 }),
+            kept: Some(vec![KeptLayer { source_layer: 3, heads: vec![0, 2] }]),
             config_digest: Some("abc".into()),
             versions: vec![("libtorch".into(), "2.11.0".into())],
         };
@@ -411,6 +432,7 @@ mod tests {
             "| c4 | 0.6700 |",
             "| a\\|b | 0.3300 |",
             "2.5000 ± 0.0500 nats per token on 1 held-out row, mean over the domains; measured in training",
+            "The reference losses of that run are 2.1250 in the mean of the same rows.\n",
             "| c4 | 2.2500 |\n| a\\|b | 2.7500 |",
             "1.25e-12 (bound 1e-9)",
             "Loss on 22 held-out rows: 2.8726 nats per token before the cut, 6.4394 after it",

@@ -146,8 +146,8 @@ fn clipped(history: &RunHistory) -> Option<Note> {
     let spike = smallest.and_then(|at| history.steps.step.get(at));
     let spike = spike.map_or(String::new(), |step| format!(", the smallest at step {}", thousands(*step)));
     Some(Note::info(format!(
-        "{} of {} were clipped to train.clip_norm (factors {} to {}{spike}): usual for a model that was just cut, and \
-         without effect on AdamW where the factor stays about the same. Look for spikes in the gradient norm, not among clipped steps",
+        "{} of {} were clipped to train.clip_norm (factors {} to {}{spike}): usual for a model that was just cut. Their gradients then have \
+         the same norm, and count alike for AdamW. A small factor is a spike of the gradient norm: no harm where the held-out loss falls on",
         thousands(clipped.len() as u64),
         counted(scales.len() as u64, "step"),
         factor(least),

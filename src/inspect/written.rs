@@ -2,7 +2,7 @@
 //! the card inside the folder.
 
 use super::lines::shown;
-use crate::hf::{CardShape, CutLoss, Equivalence, ModelCard};
+use crate::hf::{CardShape, CutLoss, Equivalence, KeptLayer, ModelCard};
 use crate::run_dir::layout::{MODEL, PRUNED};
 use crate::run_dir::record::{Comparison, Written};
 use serde::Serialize;
@@ -34,6 +34,9 @@ pub struct WrittenModel {
     /// What the cut did to the loss, where the source was cut at once and its card tells.
     #[serde(skip_serializing_if = "Option::is_none")]
     pub cut: Option<CutLoss>,
+    /// Which layers and query heads were kept, where the source was cut at once and its card tells.
+    #[serde(skip_serializing_if = "Option::is_none")]
+    pub kept: Option<Vec<KeptLayer>>,
 }
 
 /// How the written model was compared with the masked one. Differences are the largest of a logit over the largest
@@ -76,6 +79,7 @@ impl WrittenModel {
             dtype: record.dtype.as_deref().map(shown),
             equivalence: record.equivalence.as_ref().map(WrittenEquivalence::of_record),
             cut: None,
+            kept: None,
         })
     }
 
@@ -94,6 +98,7 @@ impl WrittenModel {
             dtype: None,
             equivalence: card.equivalence.as_ref().map(WrittenEquivalence::of_card),
             cut: card.cut.filter(|_| name == PRUNED),
+            kept: card.kept.filter(|_| name == PRUNED),
         })
     }
 }

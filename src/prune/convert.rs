@@ -12,8 +12,9 @@ use super::fold::Folder;
 use super::shape::pruned_config;
 use super::{Error, Transfer, read_ahead};
 use crate::files::{Staging, ensure_space};
-use crate::hf::{self, Checkpoint, ModelCard, ShardWriter, TensorPlan, carry_companions};
+use crate::hf::{self, Checkpoint, KeptLayer, ModelCard, ShardWriter, TensorPlan, carry_companions};
 use crate::model::{ModelConfig, parameters::parameters};
+use shearling_masks::LayerKeep;
 use std::path::Path;
 use std::time::Instant;
 
@@ -44,6 +45,7 @@ pub fn convert(
         return Err(Error::NotEqual(Box::new(equivalence)));
     }
     card.equivalence = Some(on_the_card(&equivalence));
+    card.kept = Some(kept(conversion));
     if let Some(cut) = &mut card.cut {
         cut.rows = u64::try_from(equivalence.rows).unwrap_or_default();
         cut.cut = equivalence.rounding.masked_loss + equivalence.rounding.written.loss_change;
@@ -51,6 +53,13 @@ pub fn convert(
     card.write(staging.path())?;
     staging.publish()?;
     Ok(Converted { transfer, equivalence })
+}
+
+fn kept(conversion: &Conversion) -> Vec<KeptLayer> {
+    let group_size = conversion.spec.source().group_size();
+    let layer =
+        |layer: &LayerKeep| KeptLayer { source_layer: layer.source_index, heads: layer.query_heads(group_size) };
+    conversion.plan.layers.iter().map(layer).collect()
 }
 
 fn on_the_card(equivalence: &Equivalence) -> hf::Equivalence {

@@ -159,6 +159,7 @@ fn start(setup: &Setup, trainer: &Trainer) -> Start {
     Start {
         stage: Some(setup.stage.name().to_string()),
         steps: Some(setup.config.train.steps),
+        evaluate_every: Some(setup.config.eval.every_steps),
         version: Some(env!("CARGO_PKG_VERSION").to_string()),
         domains: Items(trainer.domains.clone()),
         proportions: known(trainer.proportions()),

@@ -177,6 +177,19 @@ fn a_source_is_cut_at_once_and_continued_by_what_it_writes() {
     }
     let inspected = succeed(&["inspect", "run", &desk.text("cut")]);
     assert!(inspected.contains("one-shot cut") && inspected.contains(told), "{told} in {inspected}");
+    // Which layers and heads stayed is on the card, told alike by inspect and by the report.
+    let history: serde_json::Value =
+        serde_json::from_slice(&std::fs::read(desk.at("cut/pruned/shearling.json")).unwrap()).unwrap();
+    let kept = history["kept"].as_array().unwrap();
+    assert_eq!(kept.len() as u64, history["target_shape"]["num_hidden_layers"].as_u64().unwrap());
+    for layer in kept {
+        let heads: Vec<u64> = layer["heads"].as_array().unwrap().iter().map(|head| head.as_u64().unwrap()).collect();
+        assert_eq!(heads.len() as u64, history["target_shape"]["num_attention_heads"].as_u64().unwrap());
+        assert!(heads.iter().all(|head| *head < history["source_shape"]["num_attention_heads"].as_u64().unwrap()));
+    }
+    assert!(inspected.contains("kept layers of the source: ") && inspected.contains("query heads, by layer:"));
+    let report = succeed(&["report", &desk.text("cut"), "--json"]);
+    assert!(report.contains("Layers of the source: "), "{report}");
     let card = std::fs::read_to_string(desk.at("cut/pruned/README.md")).unwrap();
     assert!(card.contains("## Cost of the cut") && card.contains(" nats per token before the cut, "), "{card}");
     let early =

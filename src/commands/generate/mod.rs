@@ -36,6 +36,9 @@ pub fn run(arguments: &Generate) -> anyhow::Result<ExitStatus> {
     Ok(ExitStatus::Done)
 }
 
+/// Tokens of a prompt from which on the speed of computing it is worth a word: below, decoding is nearly all of the time.
+const LONG_PROMPT: usize = 128;
+
 /// A loaded model with its tokenizer and how it is to be sampled from.
 struct Speaker<'a> {
     arguments: &'a Generate,
@@ -60,7 +63,6 @@ impl<'a> Speaker<'a> {
         let kind = compute_kind(arguments.dtype.map(|dtype| kind(dtype.into())), opened.dtype(), device);
         let parameters = grouped(ParameterCount::of(model).total());
         printer.note(format!("{}: {parameters} parameters, {}", folder.display(), place(kind, device)));
-        slow_bf16(kind, device).into_iter().for_each(|slow| printer.warn(slow));
         opened.note().iter().chain(&settings.notes).for_each(|note| printer.note(note));
         printer.note(settings.describe(arguments.seed));
         if tokenizer.eos_ids().is_empty() {
@@ -77,6 +79,9 @@ impl<'a> Speaker<'a> {
         if ids.is_empty() {
             // An empty prompt: begin a document.
             ids.extend(self.tokenizer.bos_id().or(self.end_ids.first().copied()));
+        }
+        if number == 0 && ids.len() >= LONG_PROMPT {
+            slow_bf16(self.kind, self.device).into_iter().for_each(|slow| printer.warn(slow));
         }
         let request = Request {
             prompt: &ids,

@@ -92,6 +92,15 @@ impl Part {
         (self.eval_rows, self.eval_rows_said) = (rows, said.to_string());
     }
 
+    /// How many evaluations there will be, and their share of the time: a forward is a third of a step.
+    pub(super) fn evaluations_said(&self) -> String {
+        let count = intervals(&self.stage, self.eval_every).evaluations(self.prunes());
+        let domains = self.rows.as_ref().map_or(ASSUMED_DOMAINS, |rows| rows.shares().count() as u64);
+        let evaluated = (count * domains * self.eval_rows) as f64 / 3.0;
+        let share = 100.0 * evaluated / (evaluated + self.stage.rows() as f64);
+        format!("{count} evaluations, about {share:.0} % of the time")
+    }
+
     /// Whether it is the file of the prune stage.
     pub(super) fn prunes(&self) -> bool {
         self.command == Command::Prune
@@ -122,9 +131,13 @@ fn interval(stage: &Stage, parts: u64) -> u64 {
 
 /// Whether evaluations of so many rows in all, one every so many steps, forward no more than this part of the training rows.
 fn fits(stage: &Stage, evaluate_every: u64, rows: u64, masked: bool, part: f64) -> bool {
+    (intervals(stage, evaluate_every).evaluations(masked) * rows) as f64 <= part * stage.rows() as f64
+}
+
+/// What a stage does on schedule.
+fn intervals(stage: &Stage, evaluate_every: u64) -> Intervals {
     let save_every = save_every(stage, evaluate_every);
-    let intervals = Intervals { steps: stage.steps, evaluate_every, save_every, stop_at: None, mixer_from: 0 };
-    (intervals.evaluations(masked) * rows) as f64 <= part * stage.rows() as f64
+    Intervals { steps: stage.steps, evaluate_every, save_every, stop_at: None, mixer_from: 0 }
 }
 
 /// Saved steps are evaluated: on the same steps as the others.

@@ -338,7 +338,7 @@ fn rest(text: &mut String, part: &Part) {
     let _ = write!(
         text,
         "\n[eval]\n{}{}\n[checkpoint]\n{}",
-        line("every_steps", &part.eval_every.to_string(), ""),
+        line("every_steps", &part.eval_every.to_string(), &part.evaluations_said()),
         line("rows_per_domain", &part.eval_rows.to_string(), &part.eval_rows_said),
         line("every_steps", &part.save_every.to_string(), &part.disk_said),
     );

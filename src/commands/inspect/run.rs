@@ -199,5 +199,11 @@ fn written(written: &WrittenModel) -> String {
         let rows = counted(cut.rows, "held-out row");
         text.push_str(&format!("\nloss on {rows}: {:.4} before the cut, {:.4} after", cut.source, cut.cut));
     }
+    if let Some(kept) = &written.kept {
+        let layers: Vec<i64> = kept.iter().map(|layer| layer.source_layer).collect();
+        text.push_str(&format!("\nkept layers of the source: {}; query heads, by layer:", ranges(&layers)));
+        kept.iter()
+            .for_each(|layer| text.push_str(&format!("\n  {:>3}: {}", layer.source_layer, ranges(&layer.heads))));
+    }
     text + "\n"
 }

@@ -20,6 +20,9 @@ pub struct LiveRun {
     pub step: u64,
     /// Steps of the whole run.
     pub steps: Option<u64>,
+    /// Steps between evaluations, where the run says.
+    #[serde(skip)]
+    pub evaluate_every: Option<u64>,
     /// Tokens seen.
     pub tokens: Option<u64>,
     /// Cross entropy of the last step, nats per token.
@@ -152,13 +155,25 @@ impl LiveRun {
         self.recent.len()
     }
 
-    /// Seconds that the steps to come will take at the present speed, and as many evaluations per step as there were so far, but
-    /// at least the one after the last step; checkpoints come on top.
+    /// Seconds that the steps to come will take at the present speed, with the evaluations among them; checkpoints come on top.
     pub fn seconds_left(&self) -> Option<f64> {
         let left = self.steps?.saturating_sub(self.step) as f64;
-        let evaluating = left * self.evaluation_seconds / self.step.max(1) as f64;
-        let last = if left > 0.0 { self.last_evaluation_seconds } else { 0.0 };
-        Some(left * self.seconds_per_step? + evaluating.max(last))
+        let evaluating = if left > 0.0 { self.evaluation_seconds_left() } else { 0.0 };
+        Some(left * self.seconds_per_step? + evaluating)
+    }
+
+    /// Seconds of the evaluations to come, at least of the one after the last step. From the second one on they are as dear per step
+    /// as those so far: where masks are cut at some of them, these take twice as long.
+    fn evaluation_seconds_left(&self) -> f64 {
+        let steps = self.steps.unwrap_or_default();
+        let evaluated = self.evaluation.as_ref().map_or(0, |last| last.step);
+        let to_come = steps.saturating_sub(evaluated);
+        let seconds = match (evaluated, self.evaluate_every) {
+            (0, Some(every)) => to_come.div_ceil(every.max(1)) as f64 * self.last_evaluation_seconds,
+            (0, None) => 0.0,
+            (evaluated, _) => to_come as f64 * self.evaluation_seconds / evaluated as f64,
+        };
+        seconds.max(self.last_evaluation_seconds)
     }
 
     fn record(&mut self, record: &Record) {
@@ -185,6 +200,7 @@ impl LiveRun {
     fn start(&mut self, start: &Start) {
         self.stage.clone_from(&start.stage);
         self.steps = start.steps;
+        self.evaluate_every = start.evaluate_every.or(self.evaluate_every);
         for (index, name) in start.domains.0.iter().take(MOST_GROUPS).enumerate() {
             let proportion = start.proportions.get(index).copied().flatten();
             let reference = start.reference_losses.iter().flatten().nth(index).copied().flatten();
@@ -319,9 +335,14 @@ mod tests {
         assert_eq!((live.progress(), live.seconds_left()), (Some(0.5), Some(4.0)));
         let evaluated = |step: u64| json!({ "type": "eval", "step": step, "seconds": 6.0 });
         let with_evaluations = run([start.clone(), evaluated(0), step(1, 3.0), step(2, 1.0), evaluated(2)]);
-        assert_eq!(with_evaluations.seconds_left(), Some(10.0), "two steps of 2 s, and half an evaluation with each");
+        assert_eq!(with_evaluations.seconds_left(), Some(10.0), "two steps of 2 s, and the evaluation after the last");
         let before_the_second = run([start.clone(), evaluated(0), step(1, 3.0), step(2, 1.0)]);
         assert_eq!(before_the_second.seconds_left(), Some(10.0), "two steps of 2 s, and the evaluation after the last");
+        // Six steps of 1 s, of which every second one is evaluated.
+        let long = json!({ "type": "start", "step": 0, "stage": "pretrain", "steps": 6, "evaluate_every": 2 });
+        let at = |records: &[Value]| run([&[long.clone(), evaluated(0)], records].concat()).seconds_left();
+        assert_eq!(at(&[step(1, 1.0)]), Some(5.0 + 18.0));
+        assert_eq!(at(&[step(1, 1.0), step(2, 1.0), evaluated(2), step(3, 1.0)]), Some(3.0 + 12.0));
         let [code, wiki] = &live.domains[..] else { panic!("two domains") };
         assert_eq!((code.name.as_str(), code.proportion, code.loss), ("code", Some(0.25), None));
         assert_eq!((wiki.proportion, wiki.loss, wiki.reference), (Some(0.5), Some(1.5), Some(2.0)));

@@ -2,6 +2,7 @@
 //! matches the masked one.
 
 use super::{Answer, Verdict};
+use crate::hf::KeptLayer;
 use crate::inspect::columns::ends;
 use crate::inspect::{ModuleSteps, RunHistory, SurvivingLayer, WrittenEquivalence};
 use crate::report::figures::shape_differences;
@@ -70,7 +71,7 @@ fn half_alive_layers(history: &RunHistory) -> Option<String> {
         .then(|| format!("Kept, but half-alive ({} below 0.5): {}.", gates(half_alive.len()), ranges(&half_alive)))
 }
 
-/// What a one-shot cut kept: how many of each, since which ones is not recorded.
+/// What a one-shot cut kept: how many of each, and which layers and query heads.
 pub(super) fn one_shot(history: &RunHistory) -> Answer {
     let size = |shape: &Value, key: &str| shape[key].as_i64().map_or("?".to_string(), grouped);
     let part = |(key, name): (&str, &str)| {
@@ -83,12 +84,28 @@ pub(super) fn one_shot(history: &RunHistory) -> Answer {
         ("hidden_size", "hidden dimensions"),
     ];
     let answer = format!("A one-shot cut without training: it kept {}.", listed(&parts.map(part)));
-    let mut points = vec!["It has no masks, so which ones it kept is not recorded.".to_string()];
-    if let Some(cut) = history.written.as_ref().and_then(|written| written.cut) {
+    let written = history.written.as_ref();
+    let mut points = written.and_then(|written| written.kept.as_deref()).map_or_else(
+        || vec!["It has no masks, and which ones it kept is not on its card: an earlier version wrote it.".to_string()],
+        |kept| kept_units(kept, history.source_shape["num_attention_heads"].as_u64()),
+    );
+    if let Some(cut) = written.and_then(|written| written.cut) {
         let rows = counted(cut.rows, "held-out row");
         points.push(format!("Loss on {rows}: {:.4} before the cut, {:.4} after.", cut.source, cut.cut));
     }
     Answer::new("survivors", WHICH_KEPT, Verdict::Fact, answer).with(points)
+}
+
+/// Layers and query heads that the card of a cut names, by the source's indices.
+fn kept_units(kept: &[KeptLayer], source_heads: Option<u64>) -> Vec<String> {
+    let index = |numbers: &[i64]| numbers.iter().filter_map(|n| usize::try_from(*n).ok()).collect::<Vec<_>>();
+    let layers: Vec<i64> = kept.iter().map(|layer| layer.source_layer).collect();
+    let mut points = vec![format!("Layers of the source: {}.", ranges(&index(&layers)))];
+    if kept.iter().any(|layer| Some(layer.heads.len() as u64) != source_heads) {
+        let heads = |layer: &KeptLayer| format!("layer {}: {}", layer.source_layer, ranges(&index(&layer.heads)));
+        points.push(format!("Query heads of the source: {}.", kept.iter().map(heads).collect::<Vec<_>>().join("; ")));
+    }
+    points
 }
 
 pub(super) fn constraint(history: &RunHistory) -> Answer {

@@ -21,6 +21,9 @@ record! {
         pub stage: Option<String>,
         /// Of the whole run.
         pub steps: Option<u64>,
+        /// Steps between evaluations; runs of earlier versions do not say.
+        #[serde(skip_serializing_if = "Option::is_none")]
+        pub evaluate_every: Option<u64>,
         /// Of shearling.
         pub version: Option<String>,
         /// In the order of the data.
