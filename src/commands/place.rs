@@ -25,8 +25,7 @@ pub(super) fn place(kind: Kind, device: Device) -> String {
 pub(super) fn slow_bf16(kind: Kind, device: Device) -> Option<&'static str> {
     let slow = kind == Kind::BFloat16 && !has_bf16(device);
     slow.then_some(
-        "this device has no bf16 instructions: --dtype fp32 computes rows and prompts several times as fast here (decoding is \
-         no faster by it)",
+        "this device has no bf16 instructions: --dtype fp32 computes rows and prompts several times as fast here",
     )
 }
 

@@ -131,7 +131,7 @@ fn fewer_threads(contention: &Contention, threads: usize) -> Option<String> {
     let free = (contention.cpus as f64 - contention.others).max(0.0);
     let fewer = (free.round() as usize).max(1);
     (fewer < threads).then(|| {
-        format!("if that lasts, --threads {fewer} may be faster (about {free:.1} CPUs are free): `shearling bench step` measures both")
+        format!("if that lasts, --threads {fewer} may be faster (about {free:.1} CPUs are free): compare with shearling bench step --config FILE --threads {fewer}")
     })
 }
 

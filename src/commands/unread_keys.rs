@@ -8,10 +8,9 @@ const OF_TRAINING: [&str; 3] = ["train.", "masks.", "distill."];
 /// Keys among them that a cut reads all the same: rows per forward while units are scored.
 const READ: [&str; 2] = ["train.micro_batch_rows", "train.batch_rows"];
 
-/// What to say of them, where there are any. A prune in several cuts trains between them, and reads these tables.
+/// What to say of them, where there are any.
 pub(super) fn unread_keys(config: &RunConfig, arguments: &ConfigArguments) -> anyhow::Result<Option<String>> {
-    let Some(file) = arguments.config.as_deref().filter(|_| config.cuts_at_once() && config.prune.via.is_empty())
-    else {
+    let Some(file) = arguments.config.as_deref().filter(|_| config.takes_no_step()) else {
         return Ok(None);
     };
     let mut given = config::given_keys(file, &arguments.set)?;

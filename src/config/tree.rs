@@ -503,6 +503,11 @@ impl RunConfig {
         self.freezes_weights() && self.distill.is_some() && self.teacher() == self.model.source.as_ref()
     }
 
+    /// Whether this does nothing but cut its source at once: a prune in several cuts trains between them.
+    pub fn takes_no_step(&self) -> bool {
+        self.cuts_at_once() && self.prune.via.is_empty()
+    }
+
     /// Whether this cuts its source at once, without a step of training.
     pub fn cuts_at_once(&self) -> bool {
         self.target.is_some() && self.prune.method().is_one_shot()

@@ -5,19 +5,24 @@ use crate::eval::statistics::{Estimate, mean_of};
 use crate::hf::HeldOut;
 use crate::run_dir::StepDir;
 use crate::run_dir::layout::METRICS;
-use crate::run_dir::record::{DomainEval, Eval, Start, What};
+use crate::run_dir::record::{DomainEval, Eval, Record, Start, What};
 use crate::train::metrics;
 
 /// What the run of `step` measured after that step of the model that `stage` writes; `None` if it was not evaluated there. A
 /// card does without it rather than fail.
 pub(super) fn held_out(step: &StepDir, stage: Stage) -> Option<HeldOut> {
     let run = step.path().parent()?.parent()?;
+    of_records(metrics::records(&run.join(METRICS)).ok()?, step.step(), stage)
+}
+
+fn of_records(records: Vec<Record>, step: u64, stage: Stage) -> Option<HeldOut> {
     let is_written = |eval: &Eval| if stage == Stage::Prune { eval.is_cut() } else { eval.is_as_run() };
     let (mut last, mut begun) = (None, None);
-    for record in metrics::records(&run.join(METRICS)).ok()? {
+    for record in records {
         match record.what {
-            What::Eval(eval) if record.step == Some(step.step()) && is_written(&eval) => last = Some(eval),
-            What::Start(start) | What::Resume(start) => begun = Some(start),
+            What::Eval(eval) if record.step == Some(step) && is_written(&eval) => last = Some(eval),
+            // A run that goes on has the losses in its configuration, and no longer on what they were measured.
+            What::Start(start) | What::Resume(start) if begun.is_none() => begun = Some(start),
             _ => (),
         }
     }
@@ -36,7 +41,8 @@ fn reference(eval: &Eval, begun: &Start) -> Option<f64> {
         let (_, rows) = measured.domains.iter().find(|(measured, _)| *measured == name)?;
         domain.reference.filter(|_| rows.rows.is_some() && rows.rows == domain.rows)
     };
-    let losses: Vec<f64> = eval.domains.iter().map(of_domain).collect::<Option<_>>()?;
+    let evaluated = eval.domains.iter().filter(|(_, domain)| domain.loss.is_some());
+    let losses: Vec<f64> = evaluated.map(of_domain).collect::<Option<_>>()?;
     (!losses.is_empty()).then(|| losses.iter().sum::<f64>() / losses.len() as f64)
 }
 
@@ -75,16 +81,17 @@ mod tests {
 
     #[test]
     fn reference_losses_count_where_they_are_of_the_same_rows() {
-        let record = |line: &serde_json::Value| crate::run_dir::record::Record::from(line).what;
         let domain = |reference: f64| json!({ "loss": 3.0, "rows": 4, "reference": reference });
-        let line = json!({ "type": "eval", "step": 8, "domains": { "a": domain(2.0), "b": domain(2.5) } });
-        let What::Eval(eval) = record(&line) else { panic!("an evaluation") };
+        let domains = json!({ "a": domain(2.0), "b": domain(2.5) });
+        let eval = json!({ "type": "eval", "step": 8, "gates": "plain", "domains": domains });
         let of = |fingerprint: &str, rows: u64| {
             let measured =
                 json!({ "data_fingerprint": fingerprint, "domains": { "a": { "rows": 4 }, "b": { "rows": rows } } });
-            let line = json!({ "type": "start", "step": 0, "data_fingerprint": "x", "references": measured });
-            let What::Start(start) = record(&line) else { panic!("a start") };
-            reference(&eval, &start)
+            let start = json!({ "type": "start", "step": 0, "data_fingerprint": "x", "references": measured });
+            // What a run that goes on writes: the losses alone.
+            let resume = json!({ "type": "resume", "step": 4, "data_fingerprint": "x" });
+            let records = [&start, &resume, &eval].map(Record::from).into();
+            of_records(records, 8, Stage::Pretrain).unwrap().reference
         };
         assert_eq!(of("x", 4), Some(2.25));
         assert_eq!((of("x", 5), of("y", 4)), (None, None));

@@ -272,7 +272,7 @@ impl ModelCard {
         let of = format!("{} held-out {}", grouped(*rows), if *rows == 1 { "row" } else { "rows" });
         let rows: String = domains.iter().map(|(name, loss)| format!("| {} | {loss:.4} |\n", cell(name))).collect();
         let reference = reference.map_or(String::new(), |mean| {
-            format!(" The reference losses of that run are {mean:.4} in the mean of the same rows.")
+            format!(" The reference loss on the same rows is {mean:.4} (mean over the domains).")
         });
         Some(format!(
             "## Loss\n\n{loss:.4}{error} nats per token on {of}, mean over the domains; measured in training, before the weights \
@@ -432,7 +432,7 @@ mod tests {
             "| c4 | 0.6700 |",
             "| a\\|b | 0.3300 |",
             "2.5000 ± 0.0500 nats per token on 1 held-out row, mean over the domains; measured in training",
-            "The reference losses of that run are 2.1250 in the mean of the same rows.\n",
+            "The reference loss on the same rows is 2.1250 (mean over the domains).\n",
             "| c4 | 2.2500 |\n| a\\|b | 2.7500 |",
             "1.25e-12 (bound 1e-9)",
             "Loss on 22 held-out rows: 2.8726 nats per token before the cut, 6.4394 after it",

@@ -143,11 +143,12 @@ fn clipped(history: &RunHistory) -> Option<Note> {
     let (least, most) =
         clipped.iter().fold((1.0_f64, 0.0_f64), |(least, most), scale| (least.min(*scale), most.max(*scale)));
     let smallest = history.steps.clip_scale.iter().position(|scale| *scale == Some(least));
-    let spike = smallest.and_then(|at| history.steps.step.get(at));
-    let spike = spike.map_or(String::new(), |step| format!(", the smallest at step {}", thousands(*step)));
+    let at_step = smallest.and_then(|at| history.steps.step.get(at));
+    let at_step = at_step.map_or(String::new(), |step| format!(", the smallest at step {}", thousands(*step)));
     Some(Note::info(format!(
-        "{} of {} were clipped to train.clip_norm (factors {} to {}{spike}): usual for a model that was just cut. Their gradients then have \
-         the same norm, and count alike for AdamW. A small factor is a spike of the gradient norm: no harm where the held-out loss falls on",
+        "{} of {} were clipped to train.clip_norm (factors {} to {}{at_step}): usual for a model that was just cut. All clipped \
+         steps then have the same gradient norm. A factor far below the others is a spike of the gradient norm; it does no harm while the \
+         held-out loss keeps falling",
         thousands(clipped.len() as u64),
         counted(scales.len() as u64, "step"),
         factor(least),

@@ -98,7 +98,7 @@ impl WrittenModel {
             dtype: None,
             equivalence: card.equivalence.as_ref().map(WrittenEquivalence::of_card),
             cut: card.cut.filter(|_| name == PRUNED),
-            kept: card.kept.filter(|_| name == PRUNED),
+            kept: card.kept.filter(|_| name == PRUNED && card.cut.is_some()),
         })
     }
 }

@@ -43,15 +43,15 @@ pub fn is_free(folder: &Path) -> bool {
 }
 
 /// Heads the configuration of a cut at once, whose file has every default of training too.
-const CUT_AT_ONCE: &str = "# The source was cut at once (prune.method): [masks] and [train] were not read, but for \
-                           batch_rows and micro_batch_rows.\n\n";
+const CUT_AT_ONCE: &str = "# The source was cut at once (prune.method), without a step: of [train] only batch_rows and \
+                           micro_batch_rows were read (rows per forward),\n# of [masks], [distill] and [eval] nothing.\n\n";
 
 /// Writes the configuration of a run into its folder, every default with it.
 ///
 /// # Errors
 /// The file cannot be written.
 pub fn write_config(run: &Path, config: &RunConfig) -> Result<(), Error> {
-    let head = if config.cuts_at_once() && config.prune.via.is_empty() { CUT_AT_ONCE } else { "" };
+    let head = if config.takes_no_step() { CUT_AT_ONCE } else { "" };
     let text = format!("{head}{}", config::resolved_toml(config)?);
     Ok(write_atomic(&run.join(RESOLVED_CONFIG), text.as_bytes())?)
 }
@@ -138,7 +138,7 @@ mod tests {
         };
         let cut = written("taylor");
         assert!(
-            cut.starts_with("# The source was cut at once") && cut.contains("[masks] and [train] were not read"),
+            cut.starts_with("# The source was cut at once") && cut.contains("of [masks], [distill] and [eval] nothing"),
             "{cut}"
         );
         assert!(written("learned").starts_with("[run]"));

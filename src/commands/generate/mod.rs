@@ -20,6 +20,7 @@ use anyhow::Context;
 use prompts::Prompts;
 use serde_json::{Value, json};
 use settings::{Settings, compute_kind};
+use std::cell::Cell;
 use std::path::PathBuf;
 use tch::{Device, Kind};
 
@@ -49,6 +50,8 @@ struct Speaker<'a> {
     settings: Settings,
     kind: Kind,
     device: Device,
+    /// Whether a long prompt was warned of.
+    warned: Cell<bool>,
 }
 
 impl<'a> Speaker<'a> {
@@ -70,7 +73,7 @@ impl<'a> Speaker<'a> {
         }
         let decoder = opened.decoder(kind, device)?;
         let end_ids = tokenizer.eos_ids().to_vec();
-        Ok(Speaker { arguments, folder, tokenizer, decoder, end_ids, settings, kind, device })
+        Ok(Speaker { arguments, folder, tokenizer, decoder, end_ids, settings, kind, device, warned: Cell::new(false) })
     }
 
     /// Generates after one prompt and prints it.
@@ -80,7 +83,7 @@ impl<'a> Speaker<'a> {
             // An empty prompt: begin a document.
             ids.extend(self.tokenizer.bos_id().or(self.end_ids.first().copied()));
         }
-        if number == 0 && ids.len() >= LONG_PROMPT {
+        if ids.len() >= LONG_PROMPT && !self.warned.replace(true) {
             slow_bf16(self.kind, self.device).into_iter().for_each(|slow| printer.warn(slow));
         }
         let request = Request {

@@ -58,8 +58,8 @@ impl Part {
     ) -> Part {
         let max_epochs = dataset.map_or(EPOCHS, |dataset| within(dataset, &mut stage, least));
         let rows = dataset.map(|dataset| Rows::new(dataset, stage.rows(), max_epochs));
-        let domains = rows.as_ref().map_or(ASSUMED_DOMAINS, |rows| rows.shares().count() as u64);
-        let (eval_every, eval_rows, eval_rows_said) = evaluations(&stage, domains, command == Command::Prune);
+        let (eval_every, eval_rows, eval_rows_said) =
+            evaluations(&stage, domains(rows.as_ref()), command == Command::Prune);
         Part {
             command,
             stage,
@@ -80,7 +80,7 @@ impl Part {
 
     /// Evaluates on so many rows of each domain, less often where that would take too much of the time.
     pub(super) fn evaluate_on(&mut self, rows: u64, said: &str) {
-        let domains = self.rows.as_ref().map_or(ASSUMED_DOMAINS, |rows| rows.shares().count() as u64);
+        let domains = domains(self.rows.as_ref());
         let every = [6, 4, 3, 2].map(|parts| interval(&self.stage, parts));
         let within = |part: f64| {
             let fits = |every: &u64| fits(&self.stage, *every, domains * rows, self.prunes(), part);
@@ -95,16 +95,21 @@ impl Part {
     /// How many evaluations there will be, and their share of the time: a forward is a third of a step.
     pub(super) fn evaluations_said(&self) -> String {
         let count = intervals(&self.stage, self.eval_every).evaluations(self.prunes());
-        let domains = self.rows.as_ref().map_or(ASSUMED_DOMAINS, |rows| rows.shares().count() as u64);
-        let evaluated = (count * domains * self.eval_rows) as f64 / 3.0;
+        let evaluated = (count * domains(self.rows.as_ref()) * self.eval_rows) as f64 / 3.0;
         let share = 100.0 * evaluated / (evaluated + self.stage.rows() as f64);
-        format!("{count} evaluations, about {share:.0} % of the time")
+        let share = if share < 1.0 { "under 1".to_string() } else { format!("about {share:.0}") };
+        format!("{count} evaluations with that before the first step, {share} % of the time")
     }
 
     /// Whether it is the file of the prune stage.
     pub(super) fn prunes(&self) -> bool {
         self.command == Command::Prune
     }
+}
+
+/// How many domains there are; assumed while there are no data.
+fn domains(rows: Option<&Rows>) -> u64 {
+    rows.map_or(ASSUMED_DOMAINS, |rows| rows.shares().count() as u64)
 }
 
 /// Steps between evaluations, held-out rows of each domain, and what is to be said of that. The published intervals, unless that
@@ -114,11 +119,11 @@ fn evaluations(stage: &Stage, domains: u64, masked: bool) -> (u64, u64, &'static
     let usual = [6, 4, 3].into_iter().flat_map(|parts| [64, 32, 16, 8].map(|rows| (interval(stage, parts), rows)));
     let short = [6, 4, 3, 2].map(|parts| (interval(stage, parts), 4));
     if let Some((every, rows)) = usual.into_iter().find(within(EVALUATED)) {
-        return (every, rows, "held-out rows; evaluations stay a tenth of the time or so");
+        return (every, rows, "held-out rows, as many as a tenth of the time or so allows");
     }
     match short.into_iter().find(within(MOST_EVALUATED)) {
         Some((every, rows)) => {
-            (every, rows, "held-out rows; in so few steps evaluations take up to a third of the time")
+            (every, rows, "held-out rows, few, so that evaluations take at most a third of so short a run")
         }
         None => (interval(stage, 1), 4, "held-out rows; too few steps to evaluate on the way"),
     }
@@ -180,6 +185,9 @@ mod tests {
                         "{steps} steps: every {evaluate_every} on {eval_rows} rows"
                     );
                     assert!(evaluate_every < steps, "{steps} steps are evaluated on the way");
+                    let said = part.evaluations_said();
+                    let count = format!("{} evaluations", intervals.evaluations(part.prunes()));
+                    assert!(said.starts_with(&count) && said.ends_with(" % of the time"), "{said}");
                 }
             }
         }

@@ -11,6 +11,7 @@ use crate::cli::wrap::wrapped;
 use crate::cli::{Printer, Terminal};
 use crate::commands::ExitStatus;
 use crate::commands::run_cost::time_taken;
+use crate::hf::KeptLayer;
 use crate::inspect::{DomainStory, RunHistory, RunSummary, Severity, Survivors, TimeTaken, WrittenModel};
 use crate::words::{counted, device, thousands};
 use serde_json::{Value, json};
@@ -106,7 +107,7 @@ fn text(history: &RunHistory, terminal: Terminal) -> String {
         text.push_str(&format!("\nevents\n{}", tables::events(history)));
     }
     text.push_str(&history.survivors.as_ref().map(survivors).unwrap_or_default());
-    text.push_str(&history.written.as_ref().map(written).unwrap_or_default());
+    text.push_str(&history.written.as_ref().map(written).unwrap_or_default() + &kept(history));
     text
 }
 
@@ -168,6 +169,21 @@ fn survivors(survivors: &Survivors) -> String {
     )
 }
 
+/// Layers, and query heads where some were removed, that a cut at once kept.
+fn kept(history: &RunHistory) -> String {
+    let Some(kept) = history.written.as_ref().and_then(|written| written.kept.as_ref()) else { return String::new() };
+    let listed = |indices: &[i64]| ranges(indices).replace(' ', ", ");
+    let layers: Vec<i64> = kept.iter().map(|layer| layer.source_layer).collect();
+    let mut text = format!("\nkept by the cut: layers {} of the model that was cut\n", listed(&layers));
+    let before = history.source_shape["num_attention_heads"].as_u64();
+    if kept.iter().any(|layer| Some(layer.heads.len() as u64) != before) {
+        let line =
+            |layer: &KeptLayer| format!("  layer {}: query heads {}\n", layer.source_layer, listed(&layer.heads));
+        text.extend(kept.iter().map(line));
+    }
+    text
+}
+
 fn written(written: &WrittenModel) -> String {
     let count = |count: Option<u64>| count.map_or("?".to_string(), grouped);
     let mut text = format!("\nexported model: {}/ in the run folder", written.path);
@@ -198,12 +214,6 @@ fn written(written: &WrittenModel) -> String {
     if let Some(cut) = &written.cut {
         let rows = counted(cut.rows, "held-out row");
         text.push_str(&format!("\nloss on {rows}: {:.4} before the cut, {:.4} after", cut.source, cut.cut));
-    }
-    if let Some(kept) = &written.kept {
-        let layers: Vec<i64> = kept.iter().map(|layer| layer.source_layer).collect();
-        text.push_str(&format!("\nkept layers of the source: {}; query heads, by layer:", ranges(&layers)));
-        kept.iter()
-            .for_each(|layer| text.push_str(&format!("\n  {:>3}: {}", layer.source_layer, ranges(&layer.heads))));
     }
     text + "\n"
 }

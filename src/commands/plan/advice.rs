@@ -185,24 +185,52 @@ fn running_out(outline: &Outline, domains: &[DomainRows], mix: Option<&MixReach>
     warnings
 }
 
-/// Domains that are evaluated on fewer rows than asked for: their losses are noisier than those of the others.
+/// Domains that have fewer held-out rows than asked for.
 fn few_held_out(outline: &Outline) -> Option<String> {
     let (config, dataset) = (&outline.config, outline.dataset.as_ref()?);
-    let (key, asked) = match config.cuts_at_once() {
-        true => ("prune.check_rows", config.prune.check_rows),
-        false => ("eval.rows_per_domain", config.eval.rows_per_domain),
-    };
     let held_out = |(index, (name, _)): (usize, &(String, f64))| (name.clone(), dataset.rows(index, Split::Validation));
-    let few: Vec<String> = (outline.domains.iter().enumerate().map(held_out))
-        .filter(|(_, rows)| *rows < asked as u64)
-        .map(|(name, rows)| format!("{name} {}", grouped(rows)))
-        .collect();
-    let (verb, whose) = if few.len() == 1 { ("has", "its loss is") } else { ("have", "their losses are") };
-    (!few.is_empty()).then(|| {
-        let domains = counted(few.len() as u64, "domain");
-        format!(
-            "{domains} {verb} fewer held-out rows than {key} = {asked} ({}): {whose} of these, and noisier",
-            few.join(", ")
-        )
-    })
+    let rows = outline.domains.iter().enumerate().map(held_out);
+    match config.cuts_at_once() {
+        true => {
+            few_rows(rows, "prune.check_rows", config.prune.check_rows, "source and cut are compared on fewer rows of")
+        }
+        false => few_rows(rows, "eval.rows_per_domain", config.eval.rows_per_domain, "a noisier loss of"),
+    }
+}
+
+/// Domains named in a warning.
+const NAMED_DOMAINS: usize = 4;
+
+/// What to say of domains with fewer than `asked` rows.
+fn few_rows(rows: impl Iterator<Item = (String, u64)>, key: &str, asked: usize, effect: &str) -> Option<String> {
+    let few: Vec<(String, u64)> = rows.filter(|(_, rows)| *rows < asked as u64).collect();
+    let named = few.iter().take(NAMED_DOMAINS).map(|(name, rows)| format!("{name} {}", grouped(*rows)));
+    let named = named.collect::<Vec<_>>().join(", ");
+    let more = few.len().saturating_sub(NAMED_DOMAINS);
+    let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+    let (verb, them) = if few.len() == 1 { ("has", "it") } else { ("have", "them") };
+    let domains = counted(few.len() as u64, "domain");
+    (!few.is_empty())
+        .then(|| format!("{domains} {verb} fewer held-out rows than {key} = {asked} ({named}{more}): {effect} {them}"))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn domains_with_few_rows_are_counted_and_some_named() {
+        let of = |rows: &[u64]| {
+            let rows = rows.iter().enumerate().map(|(index, rows)| (format!("d{index}"), *rows));
+            few_rows(rows, "eval.rows_per_domain", 8, "a noisier loss of")
+        };
+        let one = "1 domain has fewer held-out rows than eval.rows_per_domain = 8 (d1 7): a noisier loss of it";
+        assert_eq!((of(&[8, 9]), of(&[8, 7]).as_deref()), (None, Some(one)));
+        let many = of(&[1, 2, 3, 4, 5, 6]).unwrap();
+        assert!(
+            many.starts_with("6 domains have ")
+                && many.ends_with("(d0 1, d1 2, d2 3, d3 4 and 2 more): a noisier loss of them"),
+            "{many}"
+        );
+    }
 }

@@ -20,9 +20,6 @@ pub struct LiveRun {
     pub step: u64,
     /// Steps of the whole run.
     pub steps: Option<u64>,
-    /// Steps between evaluations, where the run says.
-    #[serde(skip)]
-    pub evaluate_every: Option<u64>,
     /// Tokens seen.
     pub tokens: Option<u64>,
     /// Cross entropy of the last step, nats per token.
@@ -86,6 +83,12 @@ pub struct LiveRun {
     pub losses: Vec<Option<f64>>,
     #[serde(skip)]
     recent: VecDeque<(f64, f64)>,
+    /// Steps between evaluations, where the run says.
+    #[serde(skip)]
+    evaluate_every: Option<u64>,
+    /// Steps that were evaluated, without that before the first one.
+    #[serde(skip)]
+    evaluated_steps: u64,
 }
 
 /// A domain of a run.
@@ -162,18 +165,21 @@ impl LiveRun {
         Some(left * self.seconds_per_step? + evaluating)
     }
 
-    /// Seconds of the evaluations to come, at least of the one after the last step. From the second one on they are as dear per step
-    /// as those so far: where masks are cut at some of them, these take twice as long.
+    /// Seconds of the evaluations to come, each as long as those so far were in the mean: where masks are cut at some of them, these
+    /// take twice as long. A run of an earlier version does not say when it evaluates: at least after the last step.
     fn evaluation_seconds_left(&self) -> f64 {
-        let steps = self.steps.unwrap_or_default();
         let evaluated = self.evaluation.as_ref().map_or(0, |last| last.step);
-        let to_come = steps.saturating_sub(evaluated);
-        let seconds = match (evaluated, self.evaluate_every) {
-            (0, Some(every)) => to_come.div_ceil(every.max(1)) as f64 * self.last_evaluation_seconds,
-            (0, None) => 0.0,
-            (evaluated, _) => to_come as f64 * self.evaluation_seconds / evaluated as f64,
+        let steps = self.steps.unwrap_or_default().saturating_sub(evaluated);
+        let mean = match self.evaluated_steps {
+            0 => self.last_evaluation_seconds,
+            count => self.evaluation_seconds / count as f64,
         };
-        seconds.max(self.last_evaluation_seconds)
+        match self.evaluate_every {
+            Some(every) => steps.div_ceil(every.max(1)) as f64 * mean,
+            None => {
+                (steps as f64 * self.evaluation_seconds / evaluated.max(1) as f64).max(self.last_evaluation_seconds)
+            }
+        }
     }
 
     fn record(&mut self, record: &Record) {
@@ -266,6 +272,7 @@ impl LiveRun {
             self.cut = Some(found);
             return;
         }
+        self.evaluated_steps += u64::from(step > 0);
         self.evaluation = Some(found);
         for (name, fields) in record.domains.iter().take(MOST_GROUPS) {
             let Some(domain) = self.domain(name) else { continue };
@@ -338,11 +345,11 @@ mod tests {
         assert_eq!(with_evaluations.seconds_left(), Some(10.0), "two steps of 2 s, and the evaluation after the last");
         let before_the_second = run([start.clone(), evaluated(0), step(1, 3.0), step(2, 1.0)]);
         assert_eq!(before_the_second.seconds_left(), Some(10.0), "two steps of 2 s, and the evaluation after the last");
-        // Six steps of 1 s, of which every second one is evaluated.
-        let long = json!({ "type": "start", "step": 0, "stage": "pretrain", "steps": 6, "evaluate_every": 2 });
+        // Seven steps of 1 s; the second, fourth, sixth and last one are evaluated.
+        let long = json!({ "type": "start", "step": 0, "stage": "pretrain", "steps": 7, "evaluate_every": 2 });
         let at = |records: &[Value]| run([&[long.clone(), evaluated(0)], records].concat()).seconds_left();
-        assert_eq!(at(&[step(1, 1.0)]), Some(5.0 + 18.0));
-        assert_eq!(at(&[step(1, 1.0), step(2, 1.0), evaluated(2), step(3, 1.0)]), Some(3.0 + 12.0));
+        assert_eq!(at(&[step(1, 1.0)]), Some(6.0 + 24.0));
+        assert_eq!(at(&[step(1, 1.0), step(2, 1.0), evaluated(2), step(3, 1.0)]), Some(4.0 + 18.0));
         let [code, wiki] = &live.domains[..] else { panic!("two domains") };
         assert_eq!((code.name.as_str(), code.proportion, code.loss), ("code", Some(0.25), None));
         assert_eq!((wiki.proportion, wiki.loss, wiki.reference), (Some(0.5), Some(1.5), Some(2.0)));

@@ -26,9 +26,7 @@ pub(super) fn survivors(history: &RunHistory) -> Answer {
             "No mask file can be read, so this cannot be said.",
         );
     };
-    let index =
-        |numbers: &mut dyn Iterator<Item = i64>| numbers.filter_map(|n| usize::try_from(n).ok()).collect::<Vec<_>>();
-    let kept = index(&mut survivors.layers.iter().map(|layer| layer.source_layer));
+    let kept = indices(survivors.layers.iter().map(|layer| layer.source_layer));
     let (source, target) = (&survivors.source, &survivors.target);
     let answer = match survivors.removed_layers.is_empty() {
         true => format!("All {} layers are kept.", source.num_hidden_layers),
@@ -36,7 +34,7 @@ pub(super) fn survivors(history: &RunHistory) -> Answer {
     };
     let mut points = Vec::new();
     if !survivors.removed_layers.is_empty() {
-        points.push(format!("Removed: {}.", ranges(&index(&mut survivors.removed_layers.iter().copied()))));
+        points.push(format!("Removed: {}.", ranges(&indices(survivors.removed_layers.iter().copied()))));
     }
     points.push(format!(
         "Each kept layer has {} of {} query heads and {} of {} MLP units left; {} of {} hidden dimensions are kept.",
@@ -48,9 +46,7 @@ pub(super) fn survivors(history: &RunHistory) -> Answer {
         grouped(source.hidden_size)
     ));
     if target.num_attention_heads < source.num_attention_heads {
-        let heads = |layer: &SurvivingLayer| {
-            format!("Layer {}: heads {}.", layer.source_layer, ranges(&index(&mut layer.heads.iter().copied())))
-        };
+        let heads = |layer: &SurvivingLayer| heads_of(layer.source_layer, &layer.heads);
         match survivors.layers.len() <= NAMED_LAYERS {
             true => points.extend(survivors.layers.iter().map(heads)),
             false => points.push("The heads of each layer are in the table under Masks.".to_string()),
@@ -96,16 +92,27 @@ pub(super) fn one_shot(history: &RunHistory) -> Answer {
     Answer::new("survivors", WHICH_KEPT, Verdict::Fact, answer).with(points)
 }
 
-/// Layers and query heads that the card of a cut names, by the source's indices.
-fn kept_units(kept: &[KeptLayer], source_heads: Option<u64>) -> Vec<String> {
-    let index = |numbers: &[i64]| numbers.iter().filter_map(|n| usize::try_from(*n).ok()).collect::<Vec<_>>();
-    let layers: Vec<i64> = kept.iter().map(|layer| layer.source_layer).collect();
-    let mut points = vec![format!("Layers of the source: {}.", ranges(&index(&layers)))];
-    if kept.iter().any(|layer| Some(layer.heads.len() as u64) != source_heads) {
-        let heads = |layer: &KeptLayer| format!("layer {}: {}", layer.source_layer, ranges(&index(&layer.heads)));
-        points.push(format!("Query heads of the source: {}.", kept.iter().map(heads).collect::<Vec<_>>().join("; ")));
+/// Layers and query heads that the card of a cut names.
+fn kept_units(kept: &[KeptLayer], heads_before: Option<u64>) -> Vec<String> {
+    let layers = indices(kept.iter().map(|layer| layer.source_layer));
+    let mut points = vec![format!("Layers of the model that was cut: {}.", ranges(&layers))];
+    if kept.iter().all(|layer| Some(layer.heads.len() as u64) == heads_before) {
+        return points;
+    }
+    match kept.len() <= NAMED_LAYERS {
+        true => points.extend(kept.iter().map(|layer| heads_of(layer.source_layer, &layer.heads))),
+        false => points.push("The heads of each layer: `shearling inspect run`.".to_string()),
     }
     points
+}
+
+/// The query heads of a layer, for a sentence of their own.
+fn heads_of(layer: i64, heads: &[i64]) -> String {
+    format!("Layer {layer}: heads {}.", ranges(&indices(heads.iter().copied())))
+}
+
+fn indices(numbers: impl Iterator<Item = i64>) -> Vec<usize> {
+    numbers.filter_map(|number| usize::try_from(number).ok()).collect()
 }
 
 pub(super) fn constraint(history: &RunHistory) -> Answer {
