@@ -107,7 +107,8 @@ fn text(history: &RunHistory, terminal: Terminal) -> String {
         text.push_str(&format!("\nevents\n{}", tables::events(history)));
     }
     text.push_str(&history.survivors.as_ref().map(survivors).unwrap_or_default());
-    text.push_str(&history.written.as_ref().map(written).unwrap_or_default() + &kept(history));
+    text.push_str(&history.written.as_ref().map(written).unwrap_or_default());
+    text.push_str(&kept(history));
     text
 }
 
