@@ -71,7 +71,7 @@ mod tests {
         let domain = |loss: f64| json!({ "loss": loss, "standard_error": 0.3, "rows": 4 });
         let line =
             json!({ "type": "eval", "step": 8, "gates": "plain", "domains": { "a": domain(2.0), "b": domain(3.0) } });
-        let What::Eval(eval) = crate::run_dir::record::Record::from(&line).what else { panic!("an evaluation") };
+        let What::Eval(eval) = Record::from(&line).what else { panic!("an evaluation") };
         let found = of(&eval).unwrap();
         assert_eq!((found.rows, found.loss), (8, 2.5));
         assert!((found.standard_error.unwrap() - 0.3 / 2f64.sqrt()).abs() < 1e-12);

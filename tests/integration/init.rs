@@ -178,8 +178,7 @@ fn a_source_is_cut_at_once_and_continued_by_what_it_writes() {
     let inspected = succeed(&["inspect", "run", &desk.text("cut")]);
     assert!(inspected.contains("one-shot cut") && inspected.contains(told), "{told} in {inspected}");
     // Which layers and heads stayed is on the card, told alike by inspect and by the report.
-    let history: serde_json::Value =
-        serde_json::from_slice(&std::fs::read(desk.at("cut/pruned/shearling.json")).unwrap()).unwrap();
+    let history: Value = serde_json::from_slice(&std::fs::read(desk.at("cut/pruned/shearling.json")).unwrap()).unwrap();
     let kept = history["kept"].as_array().unwrap();
     assert_eq!(kept.len() as u64, history["target_shape"]["num_hidden_layers"].as_u64().unwrap());
     for layer in kept {
