@@ -48,8 +48,9 @@ pub(super) fn card(
         domains: step.map(checkpoint::shares_seen).transpose()?.unwrap_or_default(),
         held_out: step.and_then(|step| held_out(step, stage)),
         equivalence: before.equivalence,
-        cut: before.cut,
-        kept: before.kept,
+        // What the cut before this one did is not what this one does.
+        cut: before.cut.filter(|_| stage != Stage::Prune),
+        kept: before.kept.filter(|_| stage != Stage::Prune),
         config_digest: Some(digest.to_string()),
         versions: vec![
             ("shearling".to_string(), env!("CARGO_PKG_VERSION").to_string()),
@@ -61,4 +62,36 @@ pub(super) fn card(
 /// A shape with its parameters.
 pub(super) fn card_shape(model: &ModelConfig) -> CardShape {
     CardShape::of(model, Some(ParameterCount::of(model).total() as u64))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config;
+    use crate::hf::{CutLoss, KeptLayer, RawConfig};
+    use serde_json::Value;
+    use std::path::Path;
+
+    #[test]
+    fn what_a_cut_did_goes_with_the_model_until_the_next_cut() {
+        let folder = tempfile::tempdir().unwrap();
+        let cut = CutLoss { rows: 4, source: 2.0, cut: 5.0 };
+        let kept = vec![KeptLayer { source_layer: 3, heads: vec![0, 2] }];
+        let before = ModelCard { cut: Some(cut), kept: Some(kept.clone()), ..ModelCard::default() };
+        before.write(folder.path()).unwrap();
+        let text =
+            format!("[run]\ndirectory = 'a'\n[model]\nsource = '{}'\n[data]\npath = 'd'\n", folder.path().display());
+        let config = config::parse(&text, "test", &[]).unwrap();
+        let of = |stage: Stage| card(&config, "digest", stage, &model(), None).unwrap();
+        let trained = of(Stage::Pretrain);
+        assert_eq!((trained.cut, trained.kept), (Some(cut), Some(kept)));
+        let again = of(Stage::Prune);
+        assert_eq!((again.cut, again.kept), (None, None));
+    }
+
+    fn model() -> ModelConfig {
+        let config = include_str!("../../tests/fixtures/configs/llama2-7b.json");
+        let Value::Object(raw) = serde_json::from_str(config).unwrap() else { panic!("an object") };
+        RawConfig::from_raw(raw, Path::new("llama2-7b.json")).model().unwrap()
+    }
 }
